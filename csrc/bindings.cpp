@@ -1,0 +1,41 @@
+// The Python module _C: what was built. Importing it also registers the CPU ops. No torch header
+// here: torch ships another pybind11 than the one we build with.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "common/score.h"
+#include "cpu/isa.h"
+
+namespace py = pybind11;
+
+namespace {
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = RHO_EXT_VERSION;
+  info["compiler"] = RHO_EXT_COMPILER;
+  info["cxx_flags"] = RHO_EXT_CXX_FLAGS;
+  info["isa_compiled"] = rho_ext::compiled_isas();
+  info["isa"] = rho_ext::row_kernels().isa;
+  info["torch_headers"] = RHO_EXT_TORCH_HEADERS;
+  info["torch_target"] = RHO_EXT_TORCH_TARGET;
+  info["cuda"] = RHO_EXT_CUDA_STATUS;
+  return info;
+}
+
+py::dict methods() {
+  py::dict numbers;
+  for (int64_t i = 0; i < rho_ext::kMethodCount; ++i) {
+    numbers[rho_ext::kMethodNames[i]] = i;
+  }
+  return numbers;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "What was built into rho_ext; importing it registers the CPU ops.";
+  m.def("build_info", &build_info,
+        "Version, compiler, flags, instruction sets, torch headers and CUDA of this build.");
+  m.def("methods", &methods, "The number that the ops take for each method.");
+}

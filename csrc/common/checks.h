@@ -1,0 +1,131 @@
+// Every check of the arguments of select and score, for all backends. rho_ext/_meta.py states the
+// same rules in the same words and order; tests/ops/test_bad_inputs.py holds the two together.
+#pragma once
+
+#include <cmath>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+
+#include "common/score.h"
+#include "common/tensor.h"
+
+namespace rho_ext {
+
+struct ScoreArguments {
+  Tensor logits;
+  Tensor labels;
+  std::optional<Tensor> ids;
+  std::optional<Tensor> il;
+  Method method;
+  std::optional<Tensor> bias;
+  int64_t ignore_index;
+  double label_smoothing;
+};
+
+// torch hands these on as ValueError and IndexError; STD_TORCH_CHECK could only say RuntimeError.
+template <class... Parts>
+[[noreturn]] void value_error(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  throw std::invalid_argument(text.str());
+}
+
+template <class... Parts>
+[[noreturn]] void index_error(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  throw std::out_of_range(text.str());
+}
+
+inline void check_device(const char* op, const char* name, const Tensor& tensor,
+                         const Tensor& logits) {
+  if (tensor.device() != logits.device()) {
+    value_error(op, ": ", name, " must be on the device of logits; move it with ", name,
+                ".to(logits.device)");
+  }
+}
+
+inline void check_length(const char* op, const char* name, const Tensor& tensor, int64_t n) {
+  if (tensor.dim() != 1 || tensor.size(0) != n) {
+    value_error(op, ": ", name, " must have shape (", n, ",), got ", shape_text(tensor));
+  }
+}
+
+inline void check_index(const char* op, const char* name, const Tensor& tensor) {
+  if (tensor.scalar_type() != ScalarType::Long && tensor.scalar_type() != ScalarType::Int) {
+    value_error(op, ": ", name, " must be int64 or int32, got ", dtype_name(tensor));
+  }
+}
+
+inline void check_il(const char* op, const ScoreArguments& in) {
+  if (!in.il) {
+    if (uses_il(in.method)) {
+      value_error(op, ": method '", kMethodNames[static_cast<int64_t>(in.method)],
+                  "' needs il; pass il=table or activate one with rho_ext.use_il(table)");
+    }
+    return;
+  }
+  check_device(op, "il", *in.il, in.logits);
+  if (in.ids) {
+    if (in.il->dim() != 1) {
+      value_error(op, ": il must have shape (N,), got ", shape_text(*in.il));
+    }
+  } else {
+    check_length(op, "il", *in.il, in.logits.size(0));
+  }
+  ScalarType dtype = in.il->scalar_type();
+  if (dtype != ScalarType::Float && dtype != ScalarType::Half && dtype != ScalarType::BFloat16) {
+    value_error(op, ": il must be float32, float16 or bfloat16, got ", dtype_name(*in.il));
+  }
+}
+
+inline void check_arguments(const char* op, const ScoreArguments& in) {
+  if (in.logits.dim() != 2) {
+    value_error(op, ": logits must have shape (n, C), got ", shape_text(in.logits));
+  }
+  ScalarType dtype = in.logits.scalar_type();
+  if (dtype != ScalarType::Float && dtype != ScalarType::Half && dtype != ScalarType::BFloat16 &&
+      dtype != ScalarType::Double) {
+    value_error(op, ": logits must be float32, float16, bfloat16 or float64, got ",
+                dtype_name(in.logits));
+  }
+  if (in.logits.size(1) == 0) {
+    value_error(op, ": logits must have at least one class, got ", shape_text(in.logits));
+  }
+  int64_t n = in.logits.size(0);
+  check_device(op, "labels", in.labels, in.logits);
+  check_length(op, "labels", in.labels, n);
+  check_index(op, "labels", in.labels);
+  if (in.ids) {
+    check_device(op, "ids", *in.ids, in.logits);
+    check_length(op, "ids", *in.ids, n);
+    check_index(op, "ids", *in.ids);
+  }
+  check_il(op, in);
+  if (in.bias) {
+    check_device(op, "bias", *in.bias, in.logits);
+    check_length(op, "bias", *in.bias, n);
+    if (in.bias->scalar_type() != ScalarType::Float) {
+      value_error(op, ": bias must be float32, got ", dtype_name(*in.bias));
+    }
+  }
+  if (!(in.label_smoothing >= 0.0 && in.label_smoothing <= 1.0)) {
+    value_error(op, ": label_smoothing must be in [0, 1], got ", in.label_smoothing);
+  }
+}
+
+inline Method check_method(const char* op, int64_t method) {
+  if (method < 0 || method >= kMethodCount) {
+    value_error(op, ": method must be in [0, ", kMethodCount, "), got ", method);
+  }
+  return static_cast<Method>(method);
+}
+
+inline void check_k(const char* op, int64_t k, int64_t n) {
+  if (k < 0 || k > n) {
+    value_error(op, ": k must be in [0, ", n, "], the rows of logits, got ", k);
+  }
+}
+
+}  // namespace rho_ext

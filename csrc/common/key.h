@@ -1,0 +1,68 @@
+// One integer per row that sorts by score and then by row, so that ties are exact and no comparison
+// looks at two fields.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+namespace rho_ext {
+
+__extension__ typedef unsigned __int128 uint128_t;
+
+template <class Real>
+struct KeyTraits;
+
+template <>
+struct KeyTraits<float> {
+  using Key = uint64_t;
+  using Bits = uint32_t;
+};
+
+// 64 bits of score leave no room for the row in a 64-bit word.
+template <>
+struct KeyTraits<double> {
+  using Key = uint128_t;
+  using Bits = uint64_t;
+};
+
+template <class Real>
+using key_t = typename KeyTraits<Real>::Key;
+
+// A row that must not be selected: invalid, ignored or masked. Sorts below every other key.
+template <class Real>
+inline constexpr key_t<Real> kExcluded = 0;
+
+// Keys order by score, then by the complement of the row: the larger key is the better choice.
+template <class Real>
+key_t<Real> make_key(Real score, int64_t row) {
+  using Bits = typename KeyTraits<Real>::Bits;
+  constexpr int kWidth = std::numeric_limits<Bits>::digits;
+  if (std::isnan(score) || score == -std::numeric_limits<Real>::infinity()) {
+    return kExcluded<Real>;
+  }
+  // Adding zero turns -0 into +0: they are equal, so the row decides.
+  Bits bits = std::bit_cast<Bits>(score + Real{0});
+  Bits sign = Bits{1} << (kWidth - 1);
+  Bits ordered = (bits & sign) != 0 ? ~bits : bits | sign;
+  return (static_cast<key_t<Real>>(ordered) << kWidth) | static_cast<Bits>(~static_cast<Bits>(row));
+}
+
+template <class Real>
+int64_t key_row(key_t<Real> key) {
+  using Bits = typename KeyTraits<Real>::Bits;
+  return static_cast<int64_t>(static_cast<Bits>(~static_cast<Bits>(key)));
+}
+
+template <class Real>
+Real key_score(key_t<Real> key) {
+  using Bits = typename KeyTraits<Real>::Bits;
+  constexpr int kWidth = std::numeric_limits<Bits>::digits;
+  Bits ordered = static_cast<Bits>(key >> kWidth);
+  Bits sign = Bits{1} << (kWidth - 1);
+  return std::bit_cast<Real>((ordered & sign) != 0 ? static_cast<Bits>(ordered & ~sign)
+                                                   : static_cast<Bits>(~ordered));
+}
+
+}  // namespace rho_ext

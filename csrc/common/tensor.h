@@ -1,0 +1,100 @@
+// The only file that includes torch's stable headers, and the few words about tensors that they
+// lack.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
+#include <string>
+
+namespace rho_ext {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Names as Python prints them: an error must read the same from C++ and from a fake kernel.
+inline std::string dtype_name(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Short:
+      return "int16";
+    case ScalarType::Char:
+      return "int8";
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::Bool:
+      return "bool";
+    case ScalarType::ComplexFloat:
+      return "complex64";
+    case ScalarType::ComplexDouble:
+      return "complex128";
+    default:
+      return torch::headeronly::toString(tensor.scalar_type());
+  }
+}
+
+inline std::string shape_text(const Tensor& tensor) {
+  std::string text = "(";
+  for (int64_t dim = 0; dim < tensor.dim(); ++dim) {
+    text += (dim == 0 ? "" : ", ") + std::to_string(tensor.size(dim));
+  }
+  return text + (tensor.dim() == 1 ? ",)" : ")");
+}
+
+// 1-D integer tensor, int64 or int32, read without a copy.
+class IndexView {
+ public:
+  explicit IndexView(const Tensor& tensor)
+      : data_(tensor.const_data_ptr()),
+        stride_(tensor.stride(0)),
+        wide_(tensor.scalar_type() == ScalarType::Long) {}
+
+  int64_t operator[](int64_t i) const {
+    return wide_ ? static_cast<const int64_t*>(data_)[i * stride_]
+                 : static_cast<const int32_t*>(data_)[i * stride_];
+  }
+
+ private:
+  const void* data_;
+  int64_t stride_;
+  bool wide_;
+};
+
+// 1-D float32, float16 or bfloat16 tensor, read as float32 without a copy.
+class FloatView {
+ public:
+  explicit FloatView(const Tensor& tensor)
+      : data_(tensor.const_data_ptr()), stride_(tensor.stride(0)), dtype_(tensor.scalar_type()) {}
+
+  float operator[](int64_t i) const {
+    switch (dtype_) {
+      case ScalarType::Half:
+        return static_cast<const torch::headeronly::Half*>(data_)[i * stride_];
+      case ScalarType::BFloat16:
+        return static_cast<const torch::headeronly::BFloat16*>(data_)[i * stride_];
+      default:
+        return static_cast<const float*>(data_)[i * stride_];
+    }
+  }
+
+ private:
+  const void* data_;
+  int64_t stride_;
+  ScalarType dtype_;
+};
+
+}  // namespace rho_ext

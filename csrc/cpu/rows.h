@@ -1,0 +1,40 @@
+// The interface between the op and the row kernels. The kernels are compiled once for each
+// instruction set, so this header holds plain data only: an inline function from a shared header
+// could be kept by the linker in its AVX-512 form and crash an older machine.
+#pragma once
+
+#include <cstdint>
+
+#include "common/score.h"
+
+namespace rho_ext {
+
+struct RowBlock {
+  const void* logits;     // first row
+  int64_t stride;         // elements from row to row
+  int64_t classes;        // elements in a row
+  const int64_t* labels;  // negative: skip the row, its logits are not read
+  int64_t rows;
+  bool smoothing;  // fill RowStats::distance
+};
+
+using RowKernel = void (*)(const RowBlock& block, RowStats* stats);
+
+enum Reduction { kLogSumExp, kOthers, kEntropySum, kReductions };
+
+// One kernel for each type of logits and each set of reductions.
+struct RowKernels {
+  const char* isa;
+  RowKernel float32[kReductions];
+  RowKernel float16[kReductions];
+  RowKernel bfloat16[kReductions];
+  RowKernel float64[kReductions];
+};
+
+extern const RowKernels kRowsBaseline;
+#ifdef RHO_EXT_X86
+extern const RowKernels kRowsAvx2;
+extern const RowKernels kRowsAvx512;
+#endif
+
+}  // namespace rho_ext

@@ -1,0 +1,3 @@
+#define RHO_ROWS kRowsAvx2
+#define RHO_ISA "avx2"
+#include "cpu/rows.inc"

@@ -1,0 +1,3 @@
+#define RHO_ROWS kRowsBaseline
+#define RHO_ISA "baseline"
+#include "cpu/rows.inc"

@@ -1,0 +1,32 @@
+// rho_ext::score: the score and the loss of every row.
+#include <tuple>
+
+#include "cpu/score_rows.h"
+
+namespace rho_ext {
+namespace {
+
+std::tuple<Tensor, Tensor> score_cpu(Tensor logits, Tensor labels, std::optional<Tensor> ids,
+                                     std::optional<Tensor> il, int64_t method,
+                                     std::optional<Tensor> bias, int64_t ignore_index,
+                                     double label_smoothing) {
+  ScoreArguments in{logits,       labels,         ids, il, check_method("score", method), bias,
+                    ignore_index, label_smoothing};
+  check_arguments("score", in);
+  Tensor scores = torch::stable::new_empty(logits, {logits.size(0)}, ScalarType::Float);
+  Tensor losses = torch::stable::new_empty(logits, {logits.size(0)}, ScalarType::Float);
+  float* score_out = scores.mutable_data_ptr<float>();
+  float* loss_out = losses.mutable_data_ptr<float>();
+  dispatch_real(logits, [&]<class Real>() {
+    score_rows<Real>("score", in, [=](int64_t row, Real score, Real loss) {
+      score_out[row] = static_cast<float>(score);
+      loss_out[row] = static_cast<float>(loss);
+    });
+  });
+  return {scores, losses};
+}
+
+}  // namespace
+}  // namespace rho_ext
+
+STABLE_TORCH_LIBRARY_IMPL(rho_ext, CPU, m) { m.impl("score", TORCH_BOX(&rho_ext::score_cpu)); }

@@ -1,0 +1,61 @@
+// rho_ext::select: scores every row and returns the k best.
+#include <functional>
+#include <memory>
+#include <tuple>
+
+#include "common/key.h"
+#include "cpu/score_rows.h"
+
+namespace rho_ext {
+namespace {
+
+// Writes the k largest keys in descending order; what is missing becomes row -1 with value -inf.
+template <class Real>
+void write_top(key_t<Real>* keys, int64_t n, int64_t k, float* values, int64_t* indices) {
+  using Key = key_t<Real>;
+  if (k > 0 && k < n) {
+    std::nth_element(keys, keys + k, keys + n, std::greater<Key>());
+  }
+  std::sort(keys, keys + k, std::greater<Key>());
+  for (int64_t i = 0; i < k; ++i) {
+    const bool padding = keys[i] == kExcluded<Real>;
+    values[i] = padding ? -std::numeric_limits<float>::infinity()
+                        : static_cast<float>(key_score<Real>(keys[i]));
+    indices[i] = padding ? -1 : key_row<Real>(keys[i]);
+  }
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> select_cpu(
+    Tensor logits, Tensor labels, std::optional<Tensor> ids, int64_t k, std::optional<Tensor> il,
+    int64_t method, std::optional<Tensor> bias, int64_t ignore_index, double label_smoothing) {
+  ScoreArguments in{logits,       labels,         ids, il, check_method("select", method), bias,
+                    ignore_index, label_smoothing};
+  check_arguments("select", in);
+  const int64_t n = logits.size(0);
+  check_k("select", k, n);
+  Tensor values = torch::stable::new_empty(logits, {k}, ScalarType::Float);
+  Tensor indices = torch::stable::new_empty(logits, {k}, ScalarType::Long);
+  Tensor losses = torch::stable::new_empty(logits, {n}, ScalarType::Float);
+  Tensor invalid = torch::stable::new_empty(logits, {}, ScalarType::Int);
+  float* loss_out = losses.mutable_data_ptr<float>();
+  std::atomic<int32_t> invalid_rows{0};
+  dispatch_real(logits, [&]<class Real>() {
+    auto keys = std::make_unique_for_overwrite<key_t<Real>[]>(static_cast<size_t>(n));
+    score_rows<Real>("select", in, [&](int64_t row, Real score, Real loss) {
+      loss_out[row] = static_cast<float>(loss);
+      keys[static_cast<size_t>(row)] = make_key<Real>(score, row);
+      if (std::isnan(score)) {
+        invalid_rows.fetch_add(1, std::memory_order_relaxed);
+      }
+    });
+    write_top<Real>(keys.get(), n, k, values.mutable_data_ptr<float>(),
+                    indices.mutable_data_ptr<int64_t>());
+  });
+  *invalid.mutable_data_ptr<int32_t>() = invalid_rows.load();
+  return {values, indices, losses, invalid};
+}
+
+}  // namespace
+}  // namespace rho_ext
+
+STABLE_TORCH_LIBRARY_IMPL(rho_ext, CPU, m) { m.impl("select", TORCH_BOX(&rho_ext::select_cpu)); }

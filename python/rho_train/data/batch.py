@@ -1,0 +1,249 @@
+"""What a large batch looks like, and how rows are taken from it without changing its structure."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+_LABEL_KEYS = ("labels", "label", "y")
+_INPUT_KEYS = ("x", "inputs")
+
+
+class Batch(NamedTuple):
+    """One example or a batch of an (x, y) data set, with the ids that `IndexedDataset` adds."""
+
+    x: Any
+    y: Any
+    ids: Any
+
+
+class Fields(NamedTuple):
+    """The parts of a batch that selection needs; a dict of inputs means keyword arguments."""
+
+    inputs: Any
+    labels: Tensor
+    ids: Tensor
+
+
+def split(batch: object, where: str = "Selector") -> Fields:
+    """Find the inputs, the labels and the ids of a batch.
+
+    Understood are structures with the fields x, y and ids (named tuples, dataclasses, objects);
+    mappings with "ids", the labels under "labels", "label" or "y", and the inputs under "x" or
+    "inputs", or else all other keys as keyword inputs; and tuples or lists (x, y, ids).
+
+    Args:
+        batch: a batch of n examples, ids being an int64 or int32 tensor (n,), labels (n, ...).
+        where: the caller, named in errors.
+
+    Raises:
+        ValueError: the batch has no ids, labels or inputs, or their lengths differ.
+        TypeError: the ids or the labels are not tensors of the right type.
+
+    Example:
+        >>> split((torch.zeros(2, 3), torch.tensor([0, 1]), torch.tensor([7, 4]))).ids
+        tensor([7, 4])
+    """
+    if isinstance(batch, Mapping):
+        fields = _split_mapping(batch, where)
+    elif all(hasattr(batch, name) for name in Batch._fields):
+        named: Any = batch
+        fields = Fields(named.x, named.y, named.ids)
+    elif isinstance(batch, (tuple, list)) and not _is_named(batch) and len(batch) == 3:
+        fields = Fields(*batch)
+    else:
+        raise _no_ids(where, batch)
+    _check_fields(fields, where)
+    return fields
+
+
+def take(batch: T, indices: Tensor) -> T:
+    """Return the rows `indices` of a batch in the structure and type of the batch.
+
+    Rows are taken from tensors and arrays whose first dimension is n and from lists and tuples of
+    n elements, at any depth of mappings, sequences and dataclasses; other values are kept as they
+    are. A mapping whose type cannot be built from a dict becomes a dict.
+
+    Args:
+        batch: n examples, in a form that `split` understands.
+        indices: int64 tensor (k,), values in [0, n), on any device. The range is checked on the
+            CPU only; on CUDA that would wait for the device.
+
+    Raises:
+        TypeError: `indices` is not a one-dimensional int64 tensor.
+        IndexError: an index lies outside [0, n).
+        ValueError: `split` does not understand the batch, or a sequence of n tensors with n rows
+            each leaves open whether it holds one element or one tensor column an example.
+
+    Example:
+        >>> batch = Batch(torch.zeros(3, 2), torch.tensor([0, 1, 2]), torch.tensor([7, 4, 9]))
+        >>> take(batch, torch.tensor([2, 0])).ids
+        tensor([9, 7])
+    """
+    n = split(batch, "take").ids.shape[0]
+    if not isinstance(indices, Tensor) or indices.dtype != torch.int64 or indices.ndim != 1:
+        raise TypeError(f"take: indices must be an int64 tensor (k,), got {_describe(indices)}")
+    if indices.device.type == "cpu" and indices.numel():
+        low, high = (int(bound) for bound in indices.aminmax())
+        if low < 0 or high >= n:
+            raise IndexError(
+                f"take: indices must lie in [0, {n}), got {low if low < 0 else high}; "
+                "drop the padding (-1) of rho_ext.select first"
+            )
+
+    def rows(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            per_example = value.ndim > 0 and value.shape[0] == n
+            return value.index_select(0, indices.to(value.device)) if per_example else value
+        if isinstance(value, np.ndarray):
+            per_example = value.ndim > 0 and value.shape[0] == n
+            return value[indices.cpu().numpy()] if per_example else value
+        if isinstance(value, (tuple, list)) and not _is_named(value) and len(value) == n:
+            if n and all(isinstance(v, Tensor) and v.shape[:1] == (n,) for v in value):
+                raise ValueError(
+                    f"take: a {type(value).__name__} of {n} tensors with {n} rows each may hold "
+                    "one tensor an example or one column each; give columns names (a dict)"
+                )
+            items = [value[i] for i in indices.tolist()]
+            return tuple(items) if isinstance(value, tuple) else items
+        return _rebuild(value, rows) if _is_structure(value) else value
+
+    return _rebuild(batch, rows)
+
+
+def to(batch: T, device: torch.device | str) -> T:
+    """Move every tensor of a batch to `device`, keeping the structure and type of the batch.
+
+    Example:
+        >>> to({"x": torch.zeros(1), "name": "a"}, "cpu")
+        {'x': tensor([0.]), 'name': 'a'}
+    """
+    device = torch.device(device)
+    # A copy to the host that does not block could be read before it has arrived.
+    non_blocking = device.type != "cpu"
+
+    def move(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(device, non_blocking=non_blocking)
+        return _rebuild(value, move) if _is_structure(value) else value
+
+    return _rebuild(batch, move)
+
+
+def _rebuild(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, Mapping):
+        items = {key: change(item) for key, item in value.items()}
+        try:
+            return type(value)(items)  # type: ignore[call-arg]
+        except TypeError:
+            return items
+    if _is_named(value):
+        return value._make(map(change, value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(change, value))
+    result = copy.copy(value)
+    for name in _attributes(value):
+        # Frozen dataclasses refuse a plain assignment, and this copy is not theirs yet.
+        object.__setattr__(result, name, change(getattr(value, name)))
+    return result
+
+
+def _attributes(value: Any) -> list[str]:
+    if dataclasses.is_dataclass(value):
+        return [field.name for field in dataclasses.fields(value)]
+    if not hasattr(value, "__dict__"):
+        raise TypeError(
+            f"a batch of type {type(value).__name__} has no attributes that can be replaced; "
+            "use a NamedTuple, a dataclass or a dict"
+        )
+    return list(vars(value))
+
+
+def _is_named(value: object) -> bool:
+    return isinstance(value, tuple) and hasattr(value, "_fields")
+
+
+def _is_structure(value: object) -> bool:
+    # An unknown object deep inside a batch is a value; only its maker knows how to rebuild it.
+    return isinstance(value, (Mapping, tuple, list)) or (
+        dataclasses.is_dataclass(value) and not isinstance(value, type)
+    )
+
+
+def _split_mapping(batch: Mapping[Any, Any], where: str) -> Fields:
+    if "ids" not in batch:
+        raise _no_ids(where, batch)
+    label = next((key for key in _LABEL_KEYS if key in batch), None)
+    if label is None:
+        raise ValueError(
+            f"{where}: the batch has no labels: got {_describe(batch)}, "
+            "wanted one of the keys 'labels', 'label' or 'y'"
+        )
+    rest = {key: value for key, value in batch.items() if key not in ("ids", label)}
+    key = next((key for key in _INPUT_KEYS if key in batch), None)
+    inputs = rest if key is None else batch[key]
+    if key is None and not rest:
+        raise ValueError(
+            f"{where}: the batch has no inputs: got {_describe(batch)}, "
+            "wanted the key 'x' or 'inputs', or the keyword arguments of the model"
+        )
+    return Fields(inputs, batch[label], batch["ids"])
+
+
+def _check_fields(fields: Fields, where: str) -> None:
+    ids, labels = fields.ids, fields.labels
+    if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32):
+        raise TypeError(
+            f"{where}: ids must be an int64 or int32 tensor (n,), got {_describe(ids)}; "
+            "collate the ids of IndexedDataset unchanged, as torch.tensor(ids)"
+        )
+    if ids.ndim != 1:
+        raise ValueError(
+            f"{where}: ids must have shape (n,), got {tuple(ids.shape)}; "
+            "collate one id an example, as torch.tensor(ids)"
+        )
+    if not isinstance(labels, Tensor):
+        raise TypeError(
+            f"{where}: labels must be a tensor of {len(ids)} rows, got {_describe(labels)}; "
+            "collate them to one tensor"
+        )
+    if labels.shape[:1] != ids.shape:
+        raise ValueError(
+            f"{where}: labels and ids must have one row an example, got labels "
+            f"{tuple(labels.shape)} and ids {tuple(ids.shape)}; check the collate_fn"
+        )
+
+
+def _no_ids(where: str, batch: object) -> ValueError:
+    keep = (
+        "keep the key 'ids' through the collate_fn (Hugging Face Trainer: "
+        "remove_unused_columns=False)"
+        if isinstance(batch, Mapping)
+        else "keep its third element through the collate_fn"
+    )
+    return ValueError(
+        f"{where}: the batch has no ids: got {_describe(batch)}. The data set adds none, or the "
+        "collate_fn dropped them. Wrap the data set in rho_train.IndexedDataset before the "
+        f"DataLoader, and {keep}"
+    )
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor {tuple(value.shape)}"
+    name = type(value).__name__
+    if isinstance(value, Mapping):
+        return f"{name} with the keys {', '.join(map(repr, value))}"
+    if _is_named(value):
+        return f"{name} with the fields {', '.join(getattr(value, '_fields', ()))}"
+    if isinstance(value, (tuple, list)):
+        return f"{name} of {len(value)} elements"
+    return name

@@ -1,0 +1,190 @@
+"""Ids for any map-style data set, without editing it."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
+
+import torch
+from rho_train.data.batch import Batch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
+
+
+class IndexedDataset(Dataset[Any]):
+    """A map-style data set whose examples carry ids: their positions in the wrapped data set.
+
+    Examples (x, y) become `Batch(x, y, ids)`, dicts get the key "ids". Subsets and shuffles taken
+    of the wrapped data set keep the ids, so wrap the whole data set once, before any split.
+
+    Args:
+        dataset: any data set with `__len__` and `__getitem__`.
+        labels: class indices (n,), for data sets that do not show theirs as `labels`, `targets`
+            or the second tensor of a TensorDataset.
+
+    Raises:
+        TypeError: the data set is iterable-style or has ids already; or, at the first access, its
+            examples are neither (x, y) pairs nor dicts.
+        ValueError: `labels` do not match the data set.
+
+    Example:
+        >>> data = IndexedDataset(TensorDataset(torch.rand(4, 2), torch.tensor([0, 1, 1, 0])))
+        >>> data[-1].ids
+        3
+    """
+
+    def __init__(self, dataset: Any, *, labels: Sequence[int] | Tensor | None = None) -> None:
+        if isinstance(dataset, IndexedDataset):
+            raise TypeError("IndexedDataset: the data set is wrapped already; use it as it is")
+        has_rows = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+        if isinstance(dataset, IterableDataset) or not has_rows:
+            raise TypeError(
+                "IndexedDataset: dataset must be map-style (__len__ and __getitem__), got "
+                f"{type(dataset).__name__}; ids are positions, so load the stream into a list or "
+                "a map-style data set first"
+            )
+        self.dataset = dataset
+        self._labels = None if labels is None else _as_labels(labels, len(dataset), "labels=")
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels of all examples, int64 (n,), read without loading an example.
+
+        Raises:
+            ValueError: the data set does not show its labels, or they are no class indices.
+        """
+        if self._labels is not None:
+            return self._labels
+        for name in ("labels", "targets"):
+            found = getattr(self.dataset, name, None)
+            if found is not None:
+                return _as_labels(found, len(self), f"{type(self.dataset).__name__}.{name}")
+        if isinstance(self.dataset, TensorDataset) and len(self.dataset.tensors) > 1:
+            return _as_labels(self.dataset.tensors[1], len(self), "the second tensor")
+        raise ValueError(
+            f"IndexedDataset: {type(self.dataset).__name__} has no attribute labels or targets; "
+            "pass the labels of all examples: IndexedDataset(dataset, labels=labels)"
+        )
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        position = self._position(index)
+        return _with_id(self.dataset[position], position)
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
+        positions = [self._position(index) for index in indices]
+        # A subclass may transform what it returns, so only the class itself is read in one go.
+        if type(self.dataset) is TensorDataset and len(self.dataset.tensors) == 2:
+            ids = torch.tensor(positions, dtype=torch.int64)
+            x, y = self.dataset.tensors
+            return _Rows(Batch(x[ids], y[ids], ids))
+        if callable(getattr(self.dataset, "__getitems__", None)):
+            samples = self.dataset.__getitems__(positions)
+            if len(samples) != len(positions):
+                raise ValueError(
+                    f"IndexedDataset: {type(self.dataset).__name__}.__getitems__ returned "
+                    f"{len(samples)} examples for {len(positions)} indices"
+                )
+        else:
+            samples = [self.dataset[position] for position in positions]
+        return [_with_id(s, position) for s, position in zip(samples, positions, strict=True)]
+
+    @staticmethod
+    def collate(samples: Sequence[Any]) -> Any:
+        """Collate examples as torch does; examples that were read as one batch stay one."""
+        return samples.batch if isinstance(samples, _Rows) else default_collate(list(samples))
+
+    def _position(self, index: int) -> int:
+        n = len(self)
+        position = operator.index(index)
+        if not -n <= position < n:
+            raise IndexError(f"IndexedDataset: index {position} is outside a data set of {n}")
+        return position % n
+
+
+class _Rows(Sequence[Batch]):
+    """Rows read as one batch, which any other collate function still sees as a list of samples."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return len(self.batch.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Batch]: ...
+    def __getitem__(self, index: int | slice) -> Batch | Sequence[Batch]:
+        rows = Batch(*(field[index] for field in self.batch))
+        return _Rows(rows) if isinstance(index, slice) else rows
+
+
+def fingerprint(dataset: IndexedDataset) -> dict[str, str]:
+    """Identify a data set by its count, its labels and what its ids are; no example is loaded.
+
+    Returns:
+        "n": the count; "labels": SHA-256 of the labels as little-endian int64; "ids": "position".
+
+    Raises:
+        TypeError: `dataset` is not an IndexedDataset.
+        ValueError: its labels are unknown, see `IndexedDataset.labels`.
+
+    Example:
+        >>> fingerprint(IndexedDataset([("a", 0), ("b", 1)], labels=[0, 1]))["n"]
+        '2'
+    """
+    if not isinstance(dataset, IndexedDataset):
+        raise TypeError(
+            f"fingerprint: dataset must be an IndexedDataset, got {type(dataset).__name__}; "
+            "of a subset, pass the whole IndexedDataset that it was taken from"
+        )
+    labels = dataset.labels.cpu().contiguous().numpy().astype("<i8", copy=False)
+    return {
+        "n": str(len(dataset)),
+        "labels": hashlib.sha256(labels.data).hexdigest(),
+        "ids": "position",
+    }
+
+
+def _as_labels(labels: Any, n: int, source: str) -> Tensor:
+    try:
+        tensor = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"IndexedDataset: {source} must be class indices (n,), got "
+            f"{type(labels).__name__} ({error}); pass labels= with integers"
+        ) from error
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.shape != (n,):
+        raise ValueError(
+            f"IndexedDataset: {source} must be integer class indices of shape ({n},), got "
+            f"{tensor.dtype} {tuple(tensor.shape)}; pass labels= with one integer an example"
+        )
+    return tensor.to(torch.int64)
+
+
+def _with_id(sample: Any, position: int) -> Any:
+    if isinstance(sample, Batch):
+        raise TypeError(
+            "IndexedDataset: the examples carry ids already; wrap the whole data set once and "
+            "take subsets of the wrapped one"
+        )
+    if isinstance(sample, Mapping):
+        if "ids" in sample:
+            raise TypeError(
+                "IndexedDataset: the examples have a key 'ids' already; rename it in the data set"
+            )
+        return {**sample, "ids": position}
+    if isinstance(sample, (tuple, list)) and len(sample) == 2:
+        return Batch(sample[0], sample[1], position)
+    got = f"{type(sample).__name__}"
+    if isinstance(sample, (tuple, list)):
+        got += f" of {len(sample)} elements"
+    raise TypeError(
+        f"IndexedDataset: examples must be (x, y) pairs or dicts, got {got}; return a dict with "
+        "the labels under 'labels' and the inputs under their names"
+    )

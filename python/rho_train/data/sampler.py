@@ -1,0 +1,142 @@
+"""The stream of large batches, reproducible from any point on."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rho_train.data.indexed import IndexedDataset
+from rho_train.data.rng import generator
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+
+class LargeBatchSampler(Sampler[list[int]]):
+    """An endless stream of large batches of positions, a pure function of its arguments.
+
+    Each epoch is a fresh permutation drawn from (seed, epoch), cut into batches; the incomplete
+    last batch is dropped (paper section 2, Algorithm 1: large batches without replacement). The
+    sampler keeps no state: after b batches, `start=b` continues the stream exactly, whatever
+    DataLoader workers had fetched ahead.
+
+    Args:
+        ids_or_n: the number of points n, or the positions to draw from, integers (n,) without
+            repeats, for example the half that is not held out.
+        batch_size: n_B, the points of a large batch.
+        seed: the seed of the stream; the global generators are never touched.
+        start: batches already consumed.
+
+    Raises:
+        ValueError: no points, repeated or negative positions, a batch size outside [1, n], a
+            negative start.
+        TypeError: an argument is not an integer, or the positions are not.
+
+    Example:
+        >>> stream = iter(LargeBatchSampler(10, 4, seed=0))
+        >>> first, second = next(stream), next(stream)
+        >>> second == next(iter(LargeBatchSampler(10, 4, seed=0, start=1)))
+        True
+    """
+
+    def __init__(
+        self,
+        ids_or_n: int | Sequence[int] | Tensor | npt.NDArray[np.integer[Any]],
+        batch_size: int,
+        *,
+        seed: int,
+        start: int = 0,
+    ) -> None:
+        self.positions = None if isinstance(ids_or_n, int) else _as_positions(ids_or_n)
+        self.n = int(ids_or_n) if isinstance(ids_or_n, int) else self.positions.numel()
+        self.batch_size = operator.index(batch_size)
+        self.seed = operator.index(seed)
+        self.start = operator.index(start)
+        if self.n < 1:
+            raise ValueError(f"LargeBatchSampler: there are no points to draw from (n = {self.n})")
+        if not 1 <= self.batch_size <= self.n:
+            raise ValueError(
+                f"LargeBatchSampler: batch_size must lie in [1, {self.n}], the number of points, "
+                f"got {self.batch_size}; choose a smaller large batch"
+            )
+        if self.start < 0:
+            raise ValueError(f"LargeBatchSampler: start must be at least 0, got {self.start}")
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Large batches in one pass over the points, floor(n / n_B)."""
+        return self.n // self.batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first_epoch, first = divmod(self.start, self.batches_per_epoch)
+        for epoch in itertools.count(first_epoch):
+            order = torch.randperm(self.n, generator=generator(self.seed, "large batches", epoch))
+            if self.positions is not None:
+                order = self.positions[order]
+            for batch in range(first, self.batches_per_epoch):
+                yield order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+            first = 0
+
+
+def loader(
+    dataset: IndexedDataset, sampler: Sampler[list[int]], *, workers: int = 0
+) -> DataLoader[Any]:
+    """Load the batches that `sampler` names, with ids, in page-locked memory where CUDA is present.
+
+    The order of the batches does not depend on `workers`, and starting the loader leaves the
+    global generators alone; workers derive their seeds from `torch.initial_seed()`.
+
+    Raises:
+        TypeError: `dataset` is not an IndexedDataset.
+
+    Example:
+        >>> data = IndexedDataset([(float(i), 0) for i in range(8)], labels=[0] * 8)
+        >>> len(next(iter(loader(data, LargeBatchSampler(8, 4, seed=0)))).ids)
+        4
+    """
+    if not isinstance(dataset, IndexedDataset):
+        raise TypeError(
+            f"loader: dataset must be an IndexedDataset, got {type(dataset).__name__}; wrap it: "
+            "rho_train.IndexedDataset(dataset)"
+        )
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=dataset.collate,
+        pin_memory=torch.cuda.is_available(),
+        # Without a generator of its own, each start of the loader draws from the global one.
+        generator=torch.Generator().manual_seed(torch.initial_seed()),
+    )
+
+
+def _as_positions(positions: Any) -> Tensor:
+    tensor = torch.as_tensor(positions).cpu()
+    if tensor.numel() == 0:
+        raise ValueError("LargeBatchSampler: there are no points to draw from (no positions)")
+    if tensor.dtype == torch.bool:
+        raise TypeError(
+            "LargeBatchSampler: positions must be integers, got a bool mask; "
+            "pass mask.nonzero().flatten()"
+        )
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.ndim != 1:
+        raise TypeError(
+            "LargeBatchSampler: positions must be integers of shape (n,), got "
+            f"{tensor.dtype} {tuple(tensor.shape)}"
+        )
+    # A copy, so that the stream does not change when the caller's tensor does.
+    tensor = tensor.to(torch.int64, copy=True)
+    if int(tensor.min()) < 0:
+        raise ValueError(
+            f"LargeBatchSampler: positions must be at least 0, got {int(tensor.min())}"
+        )
+    if tensor.unique().numel() != tensor.numel():
+        raise ValueError(
+            "LargeBatchSampler: positions must not repeat, since one large batch could then hold "
+            "a point twice; pass positions.unique()"
+        )
+    return tensor

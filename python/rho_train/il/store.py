@@ -1,0 +1,230 @@
+"""The irreducible losses of a data set in one file that cannot be mistaken for another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from rho_train.data import IndexedDataset
+from rho_train.data import fingerprint as fingerprint_of
+from rho_train.files import atomic_write
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+_FORMAT = "rho_ext.il_store"
+_VERSION = 1
+_FINGERPRINT = {"n": "count", "labels": "labels (SHA-256)", "ids": "id scheme"}
+_DTYPES = {torch.float32: "F32", torch.int32: "I32", torch.int16: "I16"}
+_RECOMPUTE = "recompute the IL for this data set"
+
+
+@dataclass(frozen=True, eq=False)
+class ILStore:
+    """The irreducible loss (IL) of every example, indexed by id, bound to its data set.
+
+    Args:
+        il: float32 (N,) in nats; NaN means unknown.
+        fingerprint: of the data set, see `rho_train.data.fingerprint`.
+        fold: int16 or int32 (N,), the cross-fit fold that left the example out.
+        info: how the IL came about: model and its weight hash, recipe, holdout loss.
+
+    Raises:
+        ValueError: wrong shapes, dtypes or devices, an infinite IL, an incomplete fingerprint.
+        TypeError: metadata that is not text.
+
+    Example:
+        >>> data = IndexedDataset([(0.5, 0), (0.7, 1)], labels=[0, 1])
+        >>> store = ILStore(torch.tensor([0.3, float("nan")]), fingerprint_of(data))
+        >>> store.verify(data)
+        >>> store.known
+        tensor([ True, False])
+    """
+
+    il: Tensor
+    fingerprint: Mapping[str, str]
+    fold: Tensor | None = None
+    info: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fingerprint", dict(self.fingerprint))
+        object.__setattr__(self, "info", dict(self.info))
+        _check_table("il", self.il, (torch.float32,))
+        if self.fold is not None:
+            _check_table("fold", self.fold, (torch.int16, torch.int32))
+            if self.fold.shape != self.il.shape:
+                raise ValueError(
+                    f"ILStore: fold must have the shape of il, {tuple(self.il.shape)}, "
+                    f"got {tuple(self.fold.shape)}"
+                )
+        for name, mapping in (("fingerprint", self.fingerprint), ("info", self.info)):
+            for key, value in mapping.items():
+                if not isinstance(key, str) or not isinstance(value, str):
+                    raise TypeError(
+                        f"ILStore: {name} must map text to text, got {key!r}: {value!r}; use str()"
+                    )
+        if set(self.fingerprint) != set(_FINGERPRINT):
+            raise ValueError(
+                f"ILStore: fingerprint must have the keys {', '.join(_FINGERPRINT)}, got "
+                f"{', '.join(self.fingerprint)}; make it with rho_train.data.fingerprint(dataset)"
+            )
+        if self.fingerprint["n"] != str(len(self.il)):
+            raise ValueError(
+                f"ILStore: il has {len(self.il)} rows for a data set of {self.fingerprint['n']}; "
+                "give one row an example, NaN where the IL is unknown"
+            )
+        # In pieces: a test of the whole table would allocate the table once more.
+        if any(bool(torch.isinf(piece).any()) for piece in self.il.split(1 << 22)):
+            raise ValueError(
+                "ILStore: il must be finite or NaN (unknown), got an infinite value; "
+                "the IL model has diverged, train it with a lower learning rate"
+            )
+
+    @property
+    def known(self) -> Tensor:
+        """Which examples have an IL, bool (N,)."""
+        return ~torch.isnan(self.il)
+
+    def verify(self, dataset: IndexedDataset) -> None:
+        """Check that the store was made for this data set.
+
+        Raises:
+            ValueError: count, labels or id scheme differ; the message lists which.
+        """
+        theirs = fingerprint_of(dataset)
+        differences = [
+            f"{meaning}: store has {self.fingerprint[key]}, data set has {theirs[key]}"
+            for key, meaning in _FINGERPRINT.items()
+            if self.fingerprint[key] != theirs[key]
+        ]
+        if differences:
+            raise ValueError(
+                "ILStore: the store belongs to another data set ("
+                + "; ".join(differences)
+                + f"); {_RECOMPUTE}, or load the data set that the store was made for"
+            )
+
+    def save(self, path: Path) -> None:
+        """Write the store as one safetensors file, in one step and without a copy in memory.
+
+        Raises:
+            OSError: the file cannot be written; an earlier file is untouched.
+        """
+        tensors = {"il": self.il} if self.fold is None else {"il": self.il, "fold": self.fold}
+        header: dict[str, object] = {"__metadata__": self._metadata() | {"sha256": self._digest()}}
+        offset = 0
+        for name, tensor in tensors.items():
+            end = offset + tensor.nbytes
+            header[name] = {
+                "dtype": _DTYPES[tensor.dtype],
+                "shape": list(tensor.shape),
+                "data_offsets": [offset, end],
+            }
+            offset = end
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        pieces = [len(text).to_bytes(8, "little"), text, *map(_bytes, tensors.values())]
+        atomic_write(path, pieces)
+
+    @classmethod
+    def load(cls, path: Path, dataset: IndexedDataset | None = None) -> ILStore:
+        """Read a store, memory-mapped, and check that it is whole and belongs to `dataset`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is cut, damaged, no IL store, of another format version, or of
+                another data set.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"ILStore.load: there is no file {path}; check the path or compute the IL first"
+            )
+        try:
+            with safe_open(os.fspath(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                _check_format(metadata, path)
+                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(
+                f"ILStore.load: {path} is cut, damaged or no safetensors file ({error}); "
+                f"restore it from a copy or {_RECOMPUTE}"
+            ) from error
+        try:
+            store = cls(
+                found.pop("il"),
+                _with_prefix(metadata, "fingerprint."),
+                found.pop("fold", None),
+                _with_prefix(metadata, "info."),
+            )
+            if found or metadata.get("sha256") != store._digest():
+                raise ValueError("its content does not match its checksum")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"ILStore.load: {path} is damaged ({error}); restore it from a copy or {_RECOMPUTE}"
+            ) from error
+        if dataset is not None:
+            try:
+                store.verify(dataset)
+            except ValueError as error:
+                raise ValueError(f"ILStore.load: {path}: {error}") from error
+        return store
+
+    def _metadata(self) -> dict[str, str]:
+        return {
+            "format": _FORMAT,
+            "version": str(_VERSION),
+            **{f"fingerprint.{key}": value for key, value in self.fingerprint.items()},
+            **{f"info.{key}": value for key, value in self.info.items()},
+        }
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256(json.dumps(self._metadata(), sort_keys=True).encode())
+        digest.update(_bytes(self.il))
+        if self.fold is not None:
+            digest.update(f"fold {self.fold.dtype}".encode())
+            digest.update(_bytes(self.fold))
+        return digest.hexdigest()
+
+
+def _check_table(name: str, table: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
+    wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+    if not isinstance(table, Tensor) or table.dtype not in dtypes or table.ndim != 1:
+        got = (
+            f"{table.dtype} {tuple(table.shape)}"
+            if isinstance(table, Tensor)
+            else type(table).__name__
+        )
+        raise ValueError(f"ILStore: {name} must be a {wanted} tensor (N,), got {got}")
+    if table.device.type != "cpu" or table.requires_grad or not table.is_contiguous():
+        raise ValueError(
+            f"ILStore: {name} must be a contiguous CPU tensor without gradient, "
+            f"pass {name}.detach().cpu().contiguous()"
+        )
+
+
+def _check_format(metadata: Mapping[str, str], path: Path) -> None:
+    if metadata.get("format") != _FORMAT:
+        raise ValueError(
+            f"ILStore.load: {path} is a safetensors file but no IL store (format "
+            f"{metadata.get('format')!r}, wanted {_FORMAT!r}); give a file that ILStore.save wrote"
+        )
+    version = metadata.get("version", "")
+    if version != str(_VERSION):
+        raise ValueError(
+            f"ILStore.load: {path} has format version {version!r}, this rho_ext reads {_VERSION}; "
+            f"use the rho_ext that wrote it, or {_RECOMPUTE}"
+        )
+
+
+def _with_prefix(metadata: Mapping[str, str], prefix: str) -> dict[str, str]:
+    return {k.removeprefix(prefix): v for k, v in metadata.items() if k.startswith(prefix)}
+
+
+def _bytes(table: Tensor) -> memoryview:
+    array = table.numpy()
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).data

@@ -1,0 +1,41 @@
+"""Loads the compiled library; importing it registers the CPU ops with torch."""
+
+from __future__ import annotations
+
+# libtorch must be in the process before the library that links to it.
+import torch
+
+try:
+    from rho_ext import _C
+except ImportError as error:
+    if "_C" in str(error) and "cannot import name" in str(error):
+        raise ImportError(
+            "rho_ext: the compiled library is missing. Either this is the source folder, which hides "
+            "the installed package (run from another folder, or use 'python -P'), or rho_ext is not "
+            "installed (run 'pip install .')."
+        ) from error
+    raise ImportError(
+        f"rho_ext: the compiled library does not load with torch {torch.__version__}; it needs "
+        f"torch 2.10 or newer. Reinstall with 'pip install --force-reinstall --no-deps .'. ({error})"
+    ) from error
+
+METHODS: dict[str, int] = _C.methods()
+
+
+def build_info() -> dict[str, str | list[str]]:
+    """Return what was built and what is in use on this machine.
+
+    Returns:
+        `version`, `compiler`, `cxx_flags`, `isa_compiled` (slowest first), `isa` (the one in use;
+        the environment variable `RHO_EXT_ISA` forces a lower one), `torch_headers` (of the build),
+        `torch_target` (oldest torch that the library runs on) and `cuda`.
+
+    Raises:
+        ValueError: `RHO_EXT_ISA` names an instruction set that cannot run here.
+
+    Example:
+        >>> import rho_ext
+        >>> rho_ext.build_info()["torch_target"]
+        '2.10'
+    """
+    return _C.build_info()

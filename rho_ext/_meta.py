@@ -1,0 +1,152 @@
+"""Fake kernels: shapes and dtypes of the results, and the rules of csrc/common/checks.h.
+
+The rules stand in the same words and order as in C++; tests/ops/test_bad_inputs.py holds the two
+together.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rho_ext._library import METHODS
+
+_NAMES = list(METHODS)
+_LOGITS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_TABLE = (torch.float32, torch.float16, torch.bfloat16)
+_INDEX = (torch.int64, torch.int32)
+
+
+def _check(condition: bool, message: str) -> None:
+    # On symbolic sizes this records the fact for the compiler instead of failing.
+    torch._check_value(condition, lambda: message)
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _check_device(op: str, name: str, tensor: Tensor, logits: Tensor) -> None:
+    _check(
+        tensor.device == logits.device,
+        f"{op}: {name} must be on the device of logits; move it with {name}.to(logits.device)",
+    )
+
+
+def _check_length(op: str, name: str, tensor: Tensor, n: int) -> None:
+    message = f"{op}: {name} must have shape ({n},), got {tuple(tensor.shape)}"
+    _check(tensor.dim() == 1, message)
+    _check(tensor.shape[0] == n, message)
+
+
+def _check_index(op: str, name: str, tensor: Tensor) -> None:
+    _check(tensor.dtype in _INDEX, f"{op}: {name} must be int64 or int32, got {_dtype(tensor)}")
+
+
+def _check_table_dtype(op: str, il: Tensor) -> None:
+    _check(il.dtype in _TABLE, f"{op}: il must be float32, float16 or bfloat16, got {_dtype(il)}")
+
+
+def check_table(op: str, table: Tensor) -> None:
+    """Check a table of irreducible losses by itself."""
+    if not isinstance(table, Tensor):
+        raise TypeError(f"{op}: il must be a tensor of shape (N,), got {type(table).__name__}")
+    _check(table.dim() == 1, f"{op}: il must have shape (N,), got {tuple(table.shape)}")
+    _check_table_dtype(op, table)
+
+
+def _check_il(op: str, il: Tensor | None, ids: Tensor | None, logits: Tensor, method: int) -> None:
+    if il is None:
+        name = _NAMES[method]
+        _check(
+            name not in ("rho", "neg_il"),
+            f"{op}: method '{name}' needs il; pass il=table or activate one with "
+            "rho_ext.use_il(table)",
+        )
+        return
+    _check_device(op, "il", il, logits)
+    if ids is not None:
+        _check(il.dim() == 1, f"{op}: il must have shape (N,), got {tuple(il.shape)}")
+    else:
+        _check_length(op, "il", il, logits.shape[0])
+    _check_table_dtype(op, il)
+
+
+def _check_arguments(
+    op: str,
+    logits: Tensor,
+    labels: Tensor,
+    ids: Tensor | None,
+    il: Tensor | None,
+    method: int,
+    bias: Tensor | None,
+    label_smoothing: float,
+) -> None:
+    _check(0 <= method < len(_NAMES), f"{op}: method must be in [0, {len(_NAMES)}), got {method}")
+    _check(logits.dim() == 2, f"{op}: logits must have shape (n, C), got {tuple(logits.shape)}")
+    _check(
+        logits.dtype in _LOGITS,
+        f"{op}: logits must be float32, float16, bfloat16 or float64, got {_dtype(logits)}",
+    )
+    _check(
+        logits.shape[1] != 0,
+        f"{op}: logits must have at least one class, got {tuple(logits.shape)}",
+    )
+    n = logits.shape[0]
+    _check_device(op, "labels", labels, logits)
+    _check_length(op, "labels", labels, n)
+    _check_index(op, "labels", labels)
+    if ids is not None:
+        _check_device(op, "ids", ids, logits)
+        _check_length(op, "ids", ids, n)
+        _check_index(op, "ids", ids)
+    _check_il(op, il, ids, logits, method)
+    if bias is not None:
+        _check_device(op, "bias", bias, logits)
+        _check_length(op, "bias", bias, n)
+        _check(bias.dtype == torch.float32, f"{op}: bias must be float32, got {_dtype(bias)}")
+    _check(
+        0.0 <= label_smoothing <= 1.0,
+        f"{op}: label_smoothing must be in [0, 1], got {label_smoothing:g}",
+    )
+
+
+@torch.library.register_fake("rho_ext::select")
+def _select_fake(
+    logits: Tensor,
+    labels: Tensor,
+    ids: Tensor | None,
+    k: int,
+    il: Tensor | None,
+    method: int,
+    bias: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _check_arguments("select", logits, labels, ids, il, method, bias, label_smoothing)
+    n = logits.shape[0]
+    message = f"select: k must be in [0, {n}], the rows of logits, got {k}"
+    _check(k >= 0, message)
+    _check(k <= n, message)
+    return (
+        logits.new_empty((k,), dtype=torch.float32),
+        logits.new_empty((k,), dtype=torch.int64),
+        logits.new_empty((n,), dtype=torch.float32),
+        logits.new_empty((), dtype=torch.int32),
+    )
+
+
+@torch.library.register_fake("rho_ext::score")
+def _score_fake(
+    logits: Tensor,
+    labels: Tensor,
+    ids: Tensor | None,
+    il: Tensor | None,
+    method: int,
+    bias: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+) -> tuple[Tensor, Tensor]:
+    _check_arguments("score", logits, labels, ids, il, method, bias, label_smoothing)
+    n = logits.shape[0]
+    return logits.new_empty((n,), dtype=torch.float32), logits.new_empty((n,), dtype=torch.float32)

@@ -1,0 +1,198 @@
+"""The public ops: options are checked here, tensors in C++ (csrc/common/checks.h)."""
+
+from __future__ import annotations
+
+import operator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rho_ext import _autograd, _meta  # noqa: F401  (they register themselves)
+from rho_ext._library import METHODS
+
+_select = torch.ops.rho_ext.select.default
+_score = torch.ops.rho_ext.score.default
+
+_NEEDS_IL = frozenset({"rho", "neg_il"})
+_active_il: Tensor | None = None
+
+
+class Selection(NamedTuple):
+    """The k best rows of a batch; `values` and `indices` come first, as in `torch.topk`."""
+
+    values: Tensor
+    indices: Tensor
+    losses: Tensor
+    invalid: Tensor
+
+
+class Scores(NamedTuple):
+    """The score and the loss of every row of a batch."""
+
+    scores: Tensor
+    losses: Tensor
+
+
+class use_il:
+    """Make a table of irreducible losses the one that `select` and `score` use without `il`.
+
+    Works as a call, for the rest of the process, and as a context manager, which puts the table
+    before it back. One table is active for all threads.
+
+    Args:
+        table: (N,) float32, float16 or bfloat16; row i is the irreducible loss of the point with
+            id i, NaN where it is unknown. None: no table is active.
+
+    Raises:
+        TypeError: the table is not a tensor.
+        ValueError: the table is not 1-D, or its dtype is not one of the three.
+
+    Example:
+        >>> import torch, rho_ext
+        >>> with rho_ext.use_il(torch.tensor([0.1, 2.0])):
+        ...     logits, labels, ids = torch.zeros(2, 3), torch.tensor([0, 1]), torch.tensor([1, 0])
+        ...     rho_ext.select(logits, labels, ids, 1).indices
+        tensor([1])
+    """
+
+    def __init__(self, table: Tensor | None) -> None:
+        global _active_il
+        if table is not None:
+            _meta.check_table("use_il", table)
+        self._previous = _active_il
+        self._table = table
+        _active_il = table
+
+    def __enter__(self) -> Tensor | None:
+        return self._table
+
+    def __exit__(self, *error: object) -> None:
+        global _active_il
+        _active_il = self._previous
+
+
+def _method_number(op: str, method: str) -> int:
+    number = METHODS.get(method)
+    if number is None:
+        raise ValueError(f"{op}: method must be one of {', '.join(METHODS)}, got {method!r}")
+    return number
+
+
+def _table(op: str, method: str, ids: Tensor | None, il: Tensor | None) -> Tensor | None:
+    """Return the table to use: the one given, else the active one if the method needs it."""
+    if il is not None or method not in _NEEDS_IL or _active_il is None:
+        return il
+    if ids is None:
+        raise ValueError(
+            f"{op}: the table of rho_ext.use_il is read by ids, and ids is None; pass ids, or pass "
+            "il with one value a row"
+        )
+    return _active_il
+
+
+def _check_k(k: object) -> int:
+    """Accept whatever counts as an integer, but no bool and no float."""
+    if isinstance(k, torch.SymInt):
+        return k  # type: ignore[return-value]
+    if isinstance(k, (bool, float)) or not hasattr(k, "__index__"):
+        raise TypeError(
+            f"select: k must be an int, the number of rows to select, got {k!r}; for a share of the "
+            "batch use rho_train.Selector(ratio=...)"
+        )
+    return operator.index(k)
+
+
+def select(
+    logits: Tensor,
+    labels: Tensor,
+    ids: Tensor | None,
+    k: int,
+    *,
+    il: Tensor | None = None,
+    method: str = "rho",
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+) -> Selection:
+    r"""Score every row of a batch and return the k rows with the highest scores.
+
+    `score_i = CE_i - IL_i` with `CE_i = logsumexp(logits_i) - logits_i[labels_i]` and
+    `IL_i = il[ids_i]` for the default method `rho` (Mindermann et al., ICML 2022, eq. 3), computed
+    in one pass over the logits. Nothing here is differentiable: score under
+    `torch.inference_mode`, then train on the selected rows.
+
+    Args:
+        logits: (n, C) float32, float16, bfloat16 or float64, unnormalised. Rows may have any
+            stride; a last dimension with a stride other than 1 costs one copy.
+        labels: (n,) int64 or int32, in [0, C) or `ignore_index`.
+        ids: (n,) int64 or int32, the rows of the table; None: `il` has one value a row.
+        k: number of rows, 0 <= k <= n.
+        il: (N,) float32, float16 or bfloat16, NaN where unknown; None: the table of `use_il`.
+            Methods that do not need it do not read it.
+        method: `rho` = CE - IL; `loss` = CE; `neg_il` = -IL;
+            `grad_norm` = ||softmax(logits) - onehot(label)||_2 (label smoothing does not enter);
+            `entropy` = that of softmax(logits), in nats.
+        bias: (n,) float32 added to the score: Gumbel noise, class weights, quotas. A row whose
+            score becomes -inf is masked: it is never returned.
+        ignore_index: rows with this label are never selected and their loss is 0.
+        label_smoothing: in [0, 1], as in `torch.nn.functional.cross_entropy`.
+
+    Returns:
+        Selection: `values` (k,) float32, scores in descending order; `indices` (k,) int64, rows of
+        the batch, ties in favour of the lower row; `losses` (n,) float32, the cross-entropy of
+        every row; `invalid` () int32, the number of rows whose score is NaN. Such rows, masked rows
+        and ignored rows are never returned: when fewer than k remain, `indices` ends in -1 and
+        `values` in -inf. Arithmetic is float32 (float64 for float64 logits), and the result is the
+        same to the bit for any number of threads.
+
+    Raises:
+        TypeError: k is not an integer.
+        ValueError: shape, dtype, device or range of an argument, or il is missing.
+        IndexError: a label or an id is out of range (on the CPU).
+
+    Example:
+        >>> import torch, rho_ext
+        >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
+        >>> labels, ids = torch.tensor([0, 0, 1]), torch.tensor([7, 3, 5])
+        >>> rho_ext.select(logits, labels, ids, 2, il=torch.full((8,), 0.1)).indices
+        tensor([1, 2])
+    """
+    if type(k) is not int:
+        k = _check_k(k)
+    number = _method_number("select", method)
+    if il is None:
+        il = _table("select", method, ids, il)
+    return Selection(
+        *_select(logits, labels, ids, k, il, number, bias, ignore_index, label_smoothing)
+    )
+
+
+def score(
+    logits: Tensor,
+    labels: Tensor,
+    ids: Tensor | None,
+    *,
+    il: Tensor | None = None,
+    method: str = "rho",
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+) -> Scores:
+    """Score every row of a batch without selecting.
+
+    The arguments, the formula and the errors are those of `select`.
+
+    Returns:
+        Scores: `scores` (n,) float32, NaN for invalid rows and -inf for ignored ones; `losses`
+        (n,) float32, the cross-entropy of every row.
+
+    Example:
+        >>> import torch, rho_ext
+        >>> rho_ext.score(torch.zeros(1, 2), torch.tensor([0]), None, method="loss").scores
+        tensor([0.6931])
+    """
+    number = _method_number("score", method)
+    if il is None:
+        il = _table("score", method, ids, il)
+    return Scores(*_score(logits, labels, ids, il, number, bias, ignore_index, label_smoothing))

@@ -1,0 +1,113 @@
+"""The plain-torch definition of the ops: the truth of the tests and the eager baseline.
+
+Same arguments and results as `rho_ext.select` and `rho_ext.score`, but with float64 logits the
+results are float64 too. Slow, and written to be read.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rho_ext.ops import Scores, Selection
+
+
+def score(
+    logits: Tensor,
+    labels: Tensor,
+    ids: Tensor | None,
+    *,
+    il: Tensor | None = None,
+    method: str = "rho",
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+) -> Scores:
+    """Score every row; invalid rows have score NaN, ignored rows -inf and loss 0.
+
+    The formulas of `rho_ext.select`, in float32, or in float64 for float64 logits. A label or an
+    id out of range makes its row invalid instead of raising.
+
+    Example:
+        >>> import torch
+        >>> from rho_ext import reference
+        >>> reference.score(torch.zeros(1, 2), torch.tensor([0]), None, method="loss").scores
+        tensor([0.6931])
+    """
+    real = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    logits, labels = logits.to(real), labels.long()
+    classes = logits.shape[1]
+    ignored = labels == ignore_index
+    bad = ~ignored & ((labels < 0) | (labels >= classes))
+    safe = labels.masked_fill(ignored | bad, 0)
+    losses = F.cross_entropy(logits, safe, reduction="none", label_smoothing=label_smoothing)
+
+    row_il = torch.zeros_like(losses)
+    if method in ("rho", "neg_il"):
+        assert il is not None
+        rows = torch.arange(len(il), device=il.device) if ids is None else ids.long()
+        outside = (rows < 0) | (rows >= len(il))
+        bad |= ~ignored & outside
+        padded = torch.cat([il, il.new_zeros(1)])
+        row_il = padded[rows.masked_fill(outside, len(il))].to(real)
+
+    if method == "rho":
+        scores = losses - row_il
+    elif method == "loss":
+        scores = losses.clone()
+    elif method == "neg_il":
+        scores = -row_il
+    elif method == "grad_norm":
+        # 1 - p_y as the sum of the other probabilities keeps the digits of a row almost learnt.
+        others = logits.softmax(1).scatter(1, safe[:, None], 0.0)
+        scores = (others.sum(1).square() + others.square().sum(1)).sqrt()
+    elif method == "entropy":
+        p = logits.softmax(1)
+        scores = -torch.special.xlogy(p, p).sum(1)
+    else:
+        raise ValueError(f"reference.score: unknown method {method!r}")
+    if bias is not None:
+        scores = scores + bias
+    scores = scores.masked_fill(bad, torch.nan).masked_fill(ignored, -torch.inf)
+    return Scores(scores, losses.masked_fill(bad, torch.nan).masked_fill(ignored, 0.0))
+
+
+def select(
+    logits: Tensor,
+    labels: Tensor,
+    ids: Tensor | None,
+    k: int,
+    *,
+    il: Tensor | None = None,
+    method: str = "rho",
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+) -> Selection:
+    """Return the k best rows: score descending, ties in favour of the lower row.
+
+    Example:
+        >>> import torch
+        >>> from rho_ext import reference
+        >>> logits, labels = torch.zeros(3, 2), torch.tensor([0, 1, -100])
+        >>> reference.select(logits, labels, None, 3, method="loss").indices
+        tensor([ 0,  1, -1])
+    """
+    scores, losses = score(
+        logits,
+        labels,
+        ids,
+        il=il,
+        method=method,
+        bias=bias,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+    )
+    usable = ~scores.isnan() & (scores != -torch.inf)
+    ranked = scores.masked_fill(~usable, -torch.inf)
+    # +0 makes -0 equal to it, and a stable sort keeps equal scores in row order.
+    values, indices = (ranked + 0.0).sort(descending=True, stable=True)
+    values, indices = values[:k], indices[:k].clone()
+    indices[values == -torch.inf] = -1
+    return Selection(values, indices, losses, scores.isnan().sum().int())
