@@ -10,13 +10,13 @@ try:
 except ImportError as error:
     if "_C" in str(error) and "cannot import name" in str(error):
         raise ImportError(
-            "rho_ext: the compiled library is missing. Either this is the source folder, which hides "
-            "the installed package (run from another folder, or use 'python -P'), or rho_ext is not "
-            "installed (run 'pip install .')."
+            "rho_ext: the compiled library is missing. Either this is the source folder, which "
+            "hides the installed package (run from another folder, or use 'python -P'), or rho_ext "
+            "is not installed (run 'pip install .')."
         ) from error
     raise ImportError(
         f"rho_ext: the compiled library does not load with torch {torch.__version__}; it needs "
-        f"torch 2.10 or newer. Reinstall with 'pip install --force-reinstall --no-deps .'. ({error})"
+        f"torch 2.10 or newer. Update torch, or build rho_ext again with 'pip install .'. ({error})"
     ) from error
 
 METHODS: dict[str, int] = _C.methods()

@@ -73,7 +73,7 @@ class use_il:
 
 
 def _method_number(op: str, method: str) -> int:
-    number = METHODS.get(method)
+    number = METHODS.get(method) if isinstance(method, str) else None
     if number is None:
         raise ValueError(f"{op}: method must be one of {', '.join(METHODS)}, got {method!r}")
     return number
@@ -95,12 +95,15 @@ def _check_k(k: object) -> int:
     """Accept whatever counts as an integer, but no bool and no float."""
     if isinstance(k, torch.SymInt):
         return k  # type: ignore[return-value]
-    if isinstance(k, (bool, float)) or not hasattr(k, "__index__"):
-        raise TypeError(
-            f"select: k must be an int, the number of rows to select, got {k!r}; for a share of the "
-            "batch use rho_train.Selector(ratio=...)"
-        )
-    return operator.index(k)
+    if not isinstance(k, (bool, float)):
+        try:
+            return operator.index(k)  # type: ignore[arg-type]
+        except TypeError:
+            pass
+    raise TypeError(
+        f"select: k must be an int, the number of rows to select, got {k!r}; for a share of "
+        "the batch use rho_train.Selector(ratio=...)"
+    )
 
 
 def select(

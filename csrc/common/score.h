@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <iterator>
+#include <limits>
 
 namespace rho_ext {
 
@@ -40,7 +41,14 @@ inline double grad_norm_of(const RowStats& row) {
   return std::sqrt(row.sum * row.sum + row.moment) / total;
 }
 
-inline double entropy_of(const RowStats& row) { return std::log(row.sum) + row.moment / row.sum; }
+// NaN for a row without a finite logit, which has no softmax: its sums hold only the rounding of
+// exp(-inf).
+inline double entropy_of(const RowStats& row) {
+  if (row.max == -std::numeric_limits<double>::infinity()) {
+    return std::numeric_limits<double>::quiet_NaN();
+  }
+  return std::log(row.sum) + row.moment / row.sum;
+}
 
 // `loss` and `il` come in the arithmetic type of the op, so that a float32 score is exactly the
 // difference of the float32 loss that the caller sees and the table's entry.

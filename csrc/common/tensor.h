@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <cctype>
 #include <cstdint>
 #include <string>
 
@@ -42,8 +43,15 @@ inline std::string dtype_name(const Tensor& tensor) {
       return "complex64";
     case ScalarType::ComplexDouble:
       return "complex128";
-    default:
-      return torch::headeronly::toString(tensor.scalar_type());
+    case ScalarType::ComplexHalf:
+      return "complex32";
+    default: {
+      std::string name = torch::headeronly::toString(tensor.scalar_type());
+      for (char& letter : name) {
+        letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
+      }
+      return name;
+    }
   }
 }
 

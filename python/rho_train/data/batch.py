@@ -116,7 +116,8 @@ def take(batch: T, indices: Tensor) -> T:
             return tuple(items) if isinstance(value, tuple) else items
         return _rebuild(value, rows) if _is_structure(value) else value
 
-    return _rebuild(batch, rows)
+    result: T = _rebuild(batch, rows)
+    return result
 
 
 def to(batch: T, device: torch.device | str) -> T:
@@ -135,7 +136,8 @@ def to(batch: T, device: torch.device | str) -> T:
             return value.to(device, non_blocking=non_blocking)
         return _rebuild(value, move) if _is_structure(value) else value
 
-    return _rebuild(batch, move)
+    result: T = _rebuild(batch, move)
+    return result
 
 
 def _rebuild(value: Any, change: Callable[[Any], Any]) -> Any:
@@ -238,7 +240,7 @@ def _no_ids(where: str, batch: object) -> ValueError:
 
 def _describe(value: object) -> str:
     if isinstance(value, Tensor):
-        return f"a {str(value.dtype).removeprefix('torch.')} tensor {tuple(value.shape)}"
+        return f"{str(value.dtype).removeprefix('torch.')} tensor {tuple(value.shape)}"
     name = type(value).__name__
     if isinstance(value, Mapping):
         return f"{name} with the keys {', '.join(map(repr, value))}"

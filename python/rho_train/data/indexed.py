@@ -7,10 +7,13 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from rho_train.data.batch import Batch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
+
+from rho_train.data.batch import Batch
 
 
 class IndexedDataset(Dataset[Any]):
@@ -35,7 +38,12 @@ class IndexedDataset(Dataset[Any]):
         3
     """
 
-    def __init__(self, dataset: Any, *, labels: Sequence[int] | Tensor | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        labels: Sequence[int] | Tensor | npt.NDArray[np.integer[Any]] | None = None,
+    ) -> None:
         if isinstance(dataset, IndexedDataset):
             raise TypeError("IndexedDataset: the data set is wrapped already; use it as it is")
         has_rows = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
@@ -72,11 +80,12 @@ class IndexedDataset(Dataset[Any]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        position = self._position(index)
+        position = _position(index, len(self))
         return _with_id(self.dataset[position], position)
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
-        positions = [self._position(index) for index in indices]
+        n = len(self)
+        positions = [_position(index, n) for index in indices]
         # A subclass may transform what it returns, so only the class itself is read in one go.
         if type(self.dataset) is TensorDataset and len(self.dataset.tensors) == 2:
             ids = torch.tensor(positions, dtype=torch.int64)
@@ -97,13 +106,6 @@ class IndexedDataset(Dataset[Any]):
     def collate(samples: Sequence[Any]) -> Any:
         """Collate examples as torch does; examples that were read as one batch stay one."""
         return samples.batch if isinstance(samples, _Rows) else default_collate(list(samples))
-
-    def _position(self, index: int) -> int:
-        n = len(self)
-        position = operator.index(index)
-        if not -n <= position < n:
-            raise IndexError(f"IndexedDataset: index {position} is outside a data set of {n}")
-        return position % n
 
 
 class _Rows(Sequence[Batch]):
@@ -151,6 +153,13 @@ def fingerprint(dataset: IndexedDataset) -> dict[str, str]:
     }
 
 
+def _position(index: int, n: int) -> int:
+    position = operator.index(index)
+    if not -n <= position < n:
+        raise IndexError(f"IndexedDataset: index {position} is outside a data set of {n}")
+    return position % n
+
+
 def _as_labels(labels: Any, n: int, source: str) -> Tensor:
     try:
         tensor = torch.as_tensor(labels)
@@ -181,7 +190,7 @@ def _with_id(sample: Any, position: int) -> Any:
         return {**sample, "ids": position}
     if isinstance(sample, (tuple, list)) and len(sample) == 2:
         return Batch(sample[0], sample[1], position)
-    got = f"{type(sample).__name__}"
+    got = type(sample).__name__
     if isinstance(sample, (tuple, list)):
         got += f" of {len(sample)} elements"
     raise TypeError(

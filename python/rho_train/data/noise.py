@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from rho_train.data.rng import generator
 from torch import Tensor
+
+from rho_train.data.rng import generator
 
 
 class NoisyLabels(NamedTuple):

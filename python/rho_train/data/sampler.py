@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from rho_train.data.indexed import IndexedDataset
-from rho_train.data.rng import generator
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
+
+from rho_train.data.indexed import IndexedDataset
+from rho_train.data.rng import generator
 
 
 class LargeBatchSampler(Sampler[list[int]]):
@@ -51,8 +52,12 @@ class LargeBatchSampler(Sampler[list[int]]):
         seed: int,
         start: int = 0,
     ) -> None:
-        self.positions = None if isinstance(ids_or_n, int) else _as_positions(ids_or_n)
-        self.n = int(ids_or_n) if isinstance(ids_or_n, int) else self.positions.numel()
+        self.positions: Tensor | None = None
+        if isinstance(ids_or_n, (int, np.integer)):
+            self.n = int(ids_or_n)
+        else:
+            self.positions = _as_positions(ids_or_n)
+            self.n = len(self.positions)
         self.batch_size = operator.index(batch_size)
         self.seed = operator.index(seed)
         self.start = operator.index(start)
@@ -83,7 +88,7 @@ class LargeBatchSampler(Sampler[list[int]]):
 
 
 def loader(
-    dataset: IndexedDataset, sampler: Sampler[list[int]], *, workers: int = 0
+    dataset: IndexedDataset, sampler: Iterable[list[int]], *, workers: int = 0
 ) -> DataLoader[Any]:
     """Load the batches that `sampler` names, with ids, in page-locked memory where CUDA is present.
 
@@ -115,7 +120,13 @@ def loader(
 
 
 def _as_positions(positions: Any) -> Tensor:
-    tensor = torch.as_tensor(positions).cpu()
+    try:
+        tensor = torch.as_tensor(positions).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            "LargeBatchSampler: the first argument must be the number of points or their "
+            f"positions, got {type(positions).__name__}; of a data set, pass len(dataset)"
+        ) from error
     if tensor.numel() == 0:
         raise ValueError("LargeBatchSampler: there are no points to draw from (no positions)")
     if tensor.dtype == torch.bool:
@@ -130,11 +141,10 @@ def _as_positions(positions: Any) -> Tensor:
         )
     # A copy, so that the stream does not change when the caller's tensor does.
     tensor = tensor.to(torch.int64, copy=True)
-    if int(tensor.min()) < 0:
-        raise ValueError(
-            f"LargeBatchSampler: positions must be at least 0, got {int(tensor.min())}"
-        )
-    if tensor.unique().numel() != tensor.numel():
+    ordered = tensor.sort().values
+    if int(ordered[0]) < 0:
+        raise ValueError(f"LargeBatchSampler: positions must be at least 0, got {int(ordered[0])}")
+    if bool((ordered[1:] == ordered[:-1]).any()):
         raise ValueError(
             "LargeBatchSampler: positions must not repeat, since one large batch could then hold "
             "a point twice; pass positions.unique()"

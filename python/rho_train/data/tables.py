@@ -75,7 +75,7 @@ def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"load_table: there is no file {path}; check the path")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             missing = {"features", "labels"} - set(arrays)
             if not missing:
                 return arrays["features"], arrays["labels"]

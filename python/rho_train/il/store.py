@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
 from rho_train.data import IndexedDataset
 from rho_train.data import fingerprint as fingerprint_of
 from rho_train.files import atomic_write
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 _FORMAT = "rho_ext.il_store"
 _VERSION = 1
@@ -78,7 +79,7 @@ class ILStore:
                 "give one row an example, NaN where the IL is unknown"
             )
         # In pieces: a test of the whole table would allocate the table once more.
-        if any(bool(torch.isinf(piece).any()) for piece in self.il.split(1 << 22)):
+        if any(bool(piece.isinf().any()) for piece in self.il.chunk(1 + (len(self.il) >> 22))):
             raise ValueError(
                 "ILStore: il must be finite or NaN (unknown), got an infinite value; "
                 "the IL model has diverged, train it with a lower learning rate"
@@ -127,8 +128,8 @@ class ILStore:
             offset = end
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
-        pieces = [len(text).to_bytes(8, "little"), text, *map(_bytes, tensors.values())]
-        atomic_write(path, pieces)
+        size = len(text).to_bytes(8, "little")
+        atomic_write(path, [size, text, *map(_bytes, tensors.values())])
 
     @classmethod
     def load(cls, path: Path, dataset: IndexedDataset | None = None) -> ILStore:
@@ -155,6 +156,8 @@ class ILStore:
                 f"restore it from a copy or {_RECOMPUTE}"
             ) from error
         try:
+            if "il" not in found:
+                raise ValueError("it has no tensor il")
             store = cls(
                 found.pop("il"),
                 _with_prefix(metadata, "fingerprint."),
@@ -163,7 +166,7 @@ class ILStore:
             )
             if found or metadata.get("sha256") != store._digest():
                 raise ValueError("its content does not match its checksum")
-        except (KeyError, TypeError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(
                 f"ILStore.load: {path} is damaged ({error}); restore it from a copy or {_RECOMPUTE}"
             ) from error

@@ -1,0 +1,122 @@
+"""What an experiment is made of."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from rho_train.il import ILRecipe
+from rho_train.selection import METHODS
+from rho_train.training import TrainConfig
+
+ILKind = Literal["none", "holdout", "crossfit"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The data of an experiment.
+
+    Args:
+        path: an .npz file with `features` (n, d) and `labels` (n,); none: Letter Recognition, which
+            comes with the package.
+        test: how many of the last rows of that file are the test set.
+        noise: share of the training points that get a label drawn uniformly over all classes.
+    """
+
+    path: Path | None = None
+    test: int = 1000
+    noise: float = 0.1
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to choose the points that are trained on.
+
+    Args:
+        name: in files and records.
+        label: for people.
+        select: `uniform`, or a method of `rho_ext.select`.
+        il: where irreducible losses come from.
+        points: train on `all` training points, or on the `rest` that is not held out.
+    """
+
+    name: str
+    label: str
+    select: str
+    il: ILKind = "none"
+    points: Literal["all", "rest"] = "all"
+
+    def __post_init__(self) -> None:
+        if self.select not in ("uniform", *METHODS):
+            raise ValueError(
+                f"method must be one of uniform, {', '.join(METHODS)}, got {self.select!r}"
+            )
+        if self.il not in get_args(ILKind):
+            raise ValueError(f"il must be one of {', '.join(get_args(ILKind))}, got {self.il!r}")
+        if self.select in ("rho", "neg_il") and self.il == "none":
+            raise ValueError(
+                f"method {self.select} needs irreducible losses; choose il = holdout or crossfit"
+            )
+
+
+# The baselines come first, and "uniform on all data" is what a user would do otherwise.
+DEMO_METHODS = (
+    Method("uniform_half", "Uniform, the half not held out", "uniform", points="rest"),
+    Method("uniform_all", "Uniform, all data", "uniform"),
+    Method("train_loss", "Training loss, the half not held out", "loss", points="rest"),
+    Method("rho_holdout", "RHO-LOSS, holdout IL", "rho", "holdout", "rest"),
+    Method("rho_crossfit", "RHO-LOSS, cross-fit IL, all data", "rho", "crossfit"),
+)
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """An experiment: every method with every seed.
+
+    Args:
+        title: of the report.
+        description: one sentence under the title.
+        methods: in the order of the table.
+        baseline: name of the method whose best accuracy the others are timed to.
+        seeds: each draws its own noise, holdout, initial weights and order.
+        data: what to train on.
+        hidden: widths of the hidden layers of the MLP, target and IL model alike.
+        train: how the target is trained.
+        il: how the IL models are trained.
+        holdout: share of the training points that a holdout IL model trains on.
+        folds: of the cross-fit.
+    """
+
+    title: str
+    description: str
+    methods: tuple[Method, ...]
+    baseline: str
+    seeds: tuple[int, ...]
+    data: DataConfig = field(default_factory=DataConfig)
+    hidden: tuple[int, ...] = (256, 256)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    il: ILRecipe = field(default_factory=ILRecipe)
+    holdout: float = 0.5
+    folds: int = 2
+
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            raise ValueError("an experiment needs at least one seed")
+        if not 0.0 < self.holdout < 1.0:
+            raise ValueError(f"holdout must lie in (0, 1), got {self.holdout}")
+        if any(width < 1 for width in self.hidden):
+            raise ValueError(f"hidden must be positive widths, got {list(self.hidden)}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, as JSON keeps them."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: plain(item) for key, item in value.items()}
+            if isinstance(value, (list, tuple)):
+                return [plain(item) for item in value]
+            return str(value) if isinstance(value, Path) else value
+
+        result: dict[str, Any] = plain(asdict(self))
+        return result

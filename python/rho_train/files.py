@@ -1,0 +1,83 @@
+"""Files that are either complete or absent, whatever interrupts the writing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+_FIXES = {
+    errno.ENOSPC: "free some space or choose a folder on another disk",
+    errno.EDQUOT: "free some space within the quota or choose a folder on another disk",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EACCES: "choose a folder that this user may write to",
+    errno.EPERM: "choose a folder that this user may write to",
+    errno.EROFS: "choose a folder on a disk that is not mounted read-only",
+    errno.ENOENT: "create its folder first",
+    errno.ENOTDIR: "choose a path whose parent is a folder",
+    errno.EISDIR: "choose a file name that is not a folder",
+    errno.ENAMETOOLONG: "choose a shorter file name",
+}
+
+
+def atomic_write(path: Path, data: str | bytes | memoryview | Iterable[bytes | memoryview]) -> None:
+    """Replace the file `path` by `data` in one step.
+
+    Readers, and a run killed at any moment, see either the previous file or the whole new one:
+    the data goes to a temporary file in the same folder, is flushed to the disk, and takes the
+    name of `path` only then. Text is stored as UTF-8; an iterable is written piece by piece, so
+    that large payloads need no copy in memory.
+
+    Raises:
+        OSError: the file cannot be written (folder missing or unwritable, disk full); the previous
+            file is untouched and no temporary file remains.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> atomic_write(folder / "summary.json", "{}")
+        >>> (folder / "summary.json").read_text()
+        '{}'
+    """
+    if isinstance(data, str):
+        data = data.encode()
+    pieces = [data] if isinstance(data, (bytes, memoryview)) else data
+    try:
+        _write_and_rename(Path(path), pieces)
+    except OSError as error:
+        cause = error.strerror or str(error)
+        fix = _FIXES.get(error.errno or 0, "check the disk and the permissions of the folder")
+        message = f"atomic_write: cannot write {path}: {cause}; {fix}"
+        raise OSError(error.errno, message) from error
+
+
+def _write_and_rename(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    # The new name is an entry of the folder and needs a flush of its own to survive a power cut.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems cannot flush a folder; the file itself is complete.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(handle)

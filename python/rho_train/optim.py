@@ -1,0 +1,40 @@
+"""The optimizer of the paper and its learning rates."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+def adamw(model: nn.Module, lr: float, weight_decay: float) -> AdamW:
+    """AdamW with torch's defaults (paper, Appendix B), updated in one fused pass."""
+    return AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+
+
+def lr_schedule(optimizer: Optimizer, schedule: Schedule, steps: int) -> LambdaLR:
+    """Constant rate, or a decay to zero over `steps`: linear, or half a cosine.
+
+    Raises:
+        ValueError: unknown schedule.
+    """
+
+    def factor(step: int) -> float:
+        done = min(step / steps, 1.0)
+        if schedule == "linear":
+            return 1.0 - done
+        if schedule == "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * done))
+        return 1.0
+
+    if schedule not in get_args(Schedule):
+        raise ValueError(
+            f"lr_schedule: schedule must be one of {', '.join(get_args(Schedule))}, "
+            f"got {schedule!r}"
+        )
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,14 @@
+"""The report of an experiment: read its folder, summarise, draw, write one page."""
+
+from rho_train.report.page import write_report
+from rho_train.report.read import Experiment, read_experiment
+from rho_train.report.summary import Summary, format_table, summarize
+
+__all__ = [
+    "Experiment",
+    "Summary",
+    "format_table",
+    "read_experiment",
+    "summarize",
+    "write_report",
+]

@@ -1,0 +1,71 @@
+"""The forward pass that only looks: nothing of the model or of the random state changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@contextmanager
+def scoring(model: nn.Module, *, bf16: bool = False) -> Iterator[nn.Module]:
+    """Give the model in eval mode under `torch.inference_mode`, and put everything back.
+
+    Dropout is off and BatchNorm uses and keeps its running statistics. Modes are restored module
+    by module, so that a part frozen in eval mode stays frozen, and so is the state of the random
+    generators. A DistributedDataParallel model is given unwrapped: its forward would synchronise
+    buffers a second time in one step.
+
+    Args:
+        model: any module.
+        bf16: run the forward pass under bfloat16 autocast.
+
+    Example:
+        >>> model = nn.Dropout()
+        >>> with scoring(model) as scorer:
+        ...     scorer(torch.ones(3))
+        tensor([1., 1., 1.])
+        >>> model.training
+        True
+    """
+    module = model.module if isinstance(model, DistributedDataParallel) else model
+    training = [part for part in module.modules() if part.training]
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    cpu_state = torch.get_rng_state()
+    cuda_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    for part in training:
+        part.training = False
+    try:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            yield module
+    finally:
+        for part in training:
+            part.training = True
+        torch.set_rng_state(cpu_state)
+        if cuda_state is not None:
+            torch.cuda.set_rng_state(cuda_state, device)
+
+
+def logits_of(model: nn.Module, inputs: Any) -> Tensor:
+    """Call the model on the inputs of a batch and find the logits in what it returns.
+
+    A dict of inputs is passed as keyword arguments. The output may be a tensor, or an object or
+    mapping with `logits`, as Hugging Face models return.
+
+    Raises:
+        TypeError: the output holds no logits.
+    """
+    output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+    if isinstance(output, Mapping):
+        output = output.get("logits", output)
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"Selector: the model returned {type(output).__name__}, wanted a tensor of logits "
+            "(n, C) or an object with .logits; pass Selector(forward=...) to pick them"
+        )
+    return logits

@@ -1,0 +1,5 @@
+"""The training loop: steps, evaluation, metrics, checkpoints."""
+
+from rho_train.training.loop import TrainConfig, Trainer
+
+__all__ = ["TrainConfig", "Trainer"]

@@ -1,0 +1,71 @@
+"""Checkpoints: everything that a run needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rho_train.files import atomic_write
+
+_VERSION = 1
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint in one step; the previous one survives any failure.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    buffer = io.BytesIO()
+    torch.save({"version": _VERSION, **state}, buffer)
+    atomic_write(path, buffer.getbuffer())
+
+
+def load_checkpoint(path: Path, expected: dict[str, Any]) -> dict[str, Any]:
+    """Read a checkpoint.
+
+    Args:
+        path: of the file.
+        expected: entries that must be as they were, such as the configuration.
+
+    Raises:
+        ValueError: the file is damaged, of another version, or of a run with another
+            configuration; the message says which entries differ.
+    """
+    try:
+        # weights_only: a checkpoint is data, loading it must not run code.
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise ValueError(
+            f"load_checkpoint: {path} is damaged ({error}); delete the run's folder to start again"
+        ) from error
+    if not isinstance(state, dict) or state.get("version") != _VERSION:
+        raise ValueError(
+            f"load_checkpoint: {path} is no checkpoint of this version; delete the run's folder "
+            "to start again"
+        )
+    for name, wanted in expected.items():
+        found = state.get(name)
+        if found != wanted:
+            raise ValueError(
+                f"load_checkpoint: {path} belongs to a run with another {name}: it has {found}, "
+                f"this run has {wanted}; use another output folder, or delete this one"
+            )
+    return state
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of torch's global generators, for a checkpoint."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put the global generators where `random_state` found them."""
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,355 @@
+"""The training loop: plain PyTorch, with an optional Selector before the step."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rho_train.data import IndexedDataset, LargeBatchSampler, loader, split, to
+from rho_train.optim import Schedule, adamw, lr_schedule
+from rho_train.progress import OnStep, Stopped, go_on, stop_signals
+from rho_train.scoring import logits_of, scoring
+from rho_train.selection import Selector
+from rho_train.training.checkpoint import (
+    load_checkpoint,
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+)
+from rho_train.training.metrics import MetricsFile
+
+_EVAL_BATCH = 4096
+_SAMPLED_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained.
+
+    Args:
+        steps: optimizer steps.
+        large_batch: points that are drawn and scored for a step, n_B.
+        batch: points that a step trains on, n_b.
+        lr: AdamW learning rate.
+        weight_decay: of AdamW.
+        schedule: of the learning rate: constant (as in the paper), linear or cosine to zero.
+        bf16: forward passes under bfloat16 autocast.
+        compile: run the model through torch.compile.
+        eval_every: steps between evaluations on the test set.
+        log_every: steps between training records.
+        checkpoint_every: steps between checkpoints.
+        workers: processes that load batches.
+    """
+
+    steps: int = 2000
+    large_batch: int = 320
+    batch: int = 32
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    schedule: Schedule = "constant"
+    bf16: bool = False
+    compile: bool = False
+    eval_every: int = 50
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "eval_every", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"TrainConfig: {name} must be at least 1, got {getattr(self, name)}"
+                )
+        if not self.batch <= self.large_batch:
+            raise ValueError(
+                f"TrainConfig: batch = {self.batch} must not be larger than large_batch = "
+                f"{self.large_batch}: the small batch is selected from the large one"
+            )
+        if not self.lr > 0:
+            raise ValueError(f"TrainConfig: lr must be positive, got {self.lr}")
+
+
+class Trainer:
+    """Train a model on some points of a data set, and leave metrics and checkpoints in a folder.
+
+    With a Selector every step draws a large batch and trains on what the Selector keeps; without
+    one it draws the small batch directly, which is what a user would do otherwise. `fit` seeds
+    torch's global generators (dropout draws from them), or restores them when it resumes.
+
+    Args:
+        model: trained in place; its parameters say on which device.
+        dataset: training data with ids.
+        train_ids: int64 (n,), the points to train on.
+        test_x, test_y: the test set.
+        config: how to train.
+        folder: for metrics.jsonl and checkpoint.pt; a checkpoint there is gone on from.
+        name: of the method, in every record.
+        seed: of the order of the batches.
+        selector: what to keep of a large batch; None: plain training.
+        noisy: bool (len(dataset),), labels known to be wrong, for the record only.
+        il_seconds: what the irreducible losses cost, for the record only.
+
+    Raises:
+        ValueError: the checkpoint in the folder belongs to another run.
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: IndexedDataset,
+        train_ids: Tensor,
+        test_x: Tensor,
+        test_y: Tensor,
+        config: TrainConfig,
+        folder: Path,
+        *,
+        name: str,
+        seed: int = 0,
+        selector: Selector | None = None,
+        noisy: Tensor | None = None,
+        il_seconds: float = 0.0,
+    ) -> None:
+        self.device = next(model.parameters()).device
+        self.model, self.dataset, self.train_ids = model, dataset, train_ids
+        self.test_x, self.test_y = test_x.to(self.device), test_y.to(self.device)
+        self.config, self.folder, self.seed = config, folder, seed
+        self.selector, self.il_seconds = selector, il_seconds
+        self.noisy = None if noisy is None else noisy.to(self.device)
+        self.optimizer = adamw(model, config.lr, config.weight_decay)
+        self.schedule = lr_schedule(self.optimizer, config.schedule, config.steps)
+        self.runner: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
+        self.step = 0
+        self.seconds = 0.0
+        self._since_log = _Counts()
+        self._random_state: dict[str, Any] | None = None
+        self._identity = {
+            "config": asdict(config),
+            "name": name,
+            "seed": seed,
+            "points": len(train_ids),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        size = self._resume()
+        self.metrics = MetricsFile(folder / "metrics.jsonl", size, {"method": name, "seed": seed})
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Where the checkpoint lies."""
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are made."""
+        return self.step >= self.config.steps
+
+    def fit(self, on_step: OnStep = go_on) -> None:
+        """Make the remaining steps.
+
+        Args:
+            on_step: called with the number of steps that were made; returns whether to stop.
+
+        Raises:
+            Stopped: Ctrl-C, SIGTERM or `on_step` asked for it; the checkpoint holds the last whole
+                step.
+            FloatingPointError: the loss is NaN or infinite.
+        """
+        if self.finished:
+            return
+        config = self.config
+        per_step = config.large_batch if self.selector is not None else config.batch
+        sampler = LargeBatchSampler(self.train_ids, per_step, seed=self.seed, start=self.step)
+        batches = iter(loader(self.dataset, sampler, workers=config.workers))
+        if self._random_state is None:
+            torch.manual_seed(self.seed)
+            self._evaluate()
+        else:
+            restore_random_state(self._random_state)
+        self.model.train()
+        with stop_signals() as signalled:
+            while not self.finished:
+                started = time.perf_counter()
+                self._train_step(to(next(batches), self.device))
+                self.seconds += time.perf_counter() - started
+                self._records()
+                stop = on_step(1) or signalled.is_set()
+                if self.finished or stop or self.step % config.checkpoint_every == 0:
+                    self.save()
+                if stop and not self.finished:
+                    raise Stopped(
+                        f"stopped at step {self.step} of {config.steps}; run the same command "
+                        "again to go on from there"
+                    )
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        save_checkpoint(
+            self.checkpoint_path,
+            {
+                **self._identity,
+                "step": self.step,
+                "seconds": self.seconds,
+                "since_log": self._read_counts(),
+                "metrics_size": self.metrics.size(),
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "selector": self.selector.state_dict() if self.selector else None,
+                "random_state": random_state(),
+            },
+        )
+
+    def _resume(self) -> int:
+        """Take over the checkpoint, if there is one, and return the length of the metrics."""
+        if not self.checkpoint_path.exists():
+            return 0
+        state = load_checkpoint(self.checkpoint_path, self._identity)
+        self.step, self.seconds = state["step"], state["seconds"]
+        self._random_state = state["random_state"]
+        self._since_log = _Counts(**state["since_log"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.selector is not None:
+            self.selector.load_state_dict(state["selector"])
+        return int(state["metrics_size"])
+
+    def _train_step(self, batch: Any) -> None:
+        if self.selector is not None:
+            batch = self.selector(self.runner, batch)
+        fields = split(batch, "Trainer")
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
+            logits = logits_of(self.runner, fields.inputs)
+            loss = F.cross_entropy(logits.float(), fields.labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        # Sums stay on the device; reading one here would wait for the step to finish.
+        counts = self._since_log
+        counts.steps += 1
+        counts.selected += len(fields.ids)
+        counts.loss = counts.loss + loss.detach()
+        counts.correct = counts.correct + (logits.detach().argmax(1) == fields.labels).sum()
+        if self.noisy is not None:
+            counts.noisy = counts.noisy + self.noisy[fields.ids].sum()
+
+    def _records(self) -> None:
+        """Write what is due after a step; none of it is on the training clock."""
+        config = self.config
+        if self.step % config.log_every == 0 or self.finished:
+            self._log()
+        if self.step % config.eval_every == 0 or self.finished:
+            self._evaluate()
+        if self.step in (config.steps // 10, config.steps // 2, config.steps):
+            self._sample()
+        if self.finished:
+            per_step = config.large_batch if self.selector is not None else config.batch
+            self.metrics.write(
+                "end",
+                step=self.step,
+                seconds=self.seconds,
+                score_seconds=self._score_seconds(),
+                il_seconds=self.il_seconds,
+                scored=self.step * per_step if self.selector is not None else 0,
+                trained=self.step * config.batch,
+            )
+
+    def _log(self) -> None:
+        counts = self._read_counts()
+        self.metrics.write(
+            "train",
+            step=self.step,
+            loss=counts["loss"] / counts["steps"],
+            selected=counts["selected"],
+            noisy=counts["noisy"] if self.noisy is not None else None,
+            correct=counts["correct"],
+            invalid=self.selector.invalid if self.selector else 0,
+            seconds=self.seconds,
+            score_seconds=self._score_seconds(),
+        )
+        self._since_log = _Counts()
+
+    def _read_counts(self) -> dict[str, Any]:
+        """Read the sums from the device; a diverged model stops here, before it is saved."""
+        counts = self._since_log
+        loss = float(counts.loss)
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"Trainer: the training loss became NaN or infinite in the {counts.steps} steps "
+                f"before step {self.step}: the model has diverged; lower the learning rate. The "
+                "last checkpoint is unharmed"
+            )
+        return {
+            "steps": counts.steps,
+            "selected": counts.selected,
+            "loss": loss,
+            "correct": int(counts.correct),
+            "noisy": int(counts.noisy),
+        }
+
+    def _evaluate(self) -> None:
+        correct, loss = 0, 0.0
+        with scoring(self.runner, bf16=self.config.bf16) as scorer:
+            for begin in range(0, len(self.test_y), _EVAL_BATCH):
+                x = self.test_x[begin : begin + _EVAL_BATCH]
+                y = self.test_y[begin : begin + _EVAL_BATCH]
+                logits = logits_of(scorer, x).float()
+                correct += int((logits.argmax(1) == y).sum())
+                loss += float(F.cross_entropy(logits, y, reduction="sum"))
+        n = len(self.test_y)
+        self.metrics.write(
+            "eval", step=self.step, accuracy=correct / n, loss=loss / n, seconds=self.seconds
+        )
+
+    def _sample(self) -> None:
+        """Record what the Selector would keep of a few large batches, the same at every look."""
+        if self.selector is None:
+            return
+        counters = self.selector.state_dict()
+        sampler = LargeBatchSampler(self.train_ids, self.config.large_batch, seed=self.seed)
+        record: dict[str, list[Any]] = {"ids": [], "loss": [], "selected": []}
+        for _, positions in zip(
+            range(min(_SAMPLED_BATCHES, sampler.batches_per_epoch)), sampler, strict=False
+        ):
+            batch = self.dataset.collate(self.dataset.__getitems__(positions))
+            self.selector(self.runner, to(batch, self.device))
+            last = self.selector.last
+            assert last is not None
+            chosen = torch.zeros(len(last.ids), dtype=torch.bool)
+            chosen[last.indices.cpu()] = True
+            record["ids"] += last.ids.tolist()
+            record["loss"] += last.losses.tolist()
+            record["selected"] += chosen.tolist()
+        self.selector.load_state_dict(counters)
+        ids = torch.tensor(record["ids"])
+        table = self.selector.table
+        self.metrics.write(
+            "sample",
+            step=self.step,
+            **record,
+            il=None if table is None else table.cpu()[ids].tolist(),
+            noisy=None if self.noisy is None else self.noisy.cpu()[ids].tolist(),
+        )
+
+    def _score_seconds(self) -> float:
+        return self.selector.seconds if self.selector is not None else 0.0
+
+
+@dataclass
+class _Counts:
+    """Sums over the steps since the last training record."""
+
+    steps: int = 0
+    selected: int = 0
+    loss: Tensor | float = 0.0
+    correct: Tensor | int = 0
+    noisy: Tensor | int = 0

@@ -1,0 +1,69 @@
+"""Metrics as lines of JSON, which a kill can shorten by one line at most."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class MetricsFile:
+    """Append-only `metrics.jsonl` of one run.
+
+    Args:
+        path: of the file; it is created, or cut back to `size` bytes.
+        size: length that a checkpoint recorded: records written after it belong to steps that
+            are about to be made again.
+        common: fields that every record carries.
+
+    Raises:
+        OSError: the file cannot be written; the message names it and the fix.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "metrics.jsonl"
+        >>> metrics = MetricsFile(path, 0, {"method": "rho", "seed": 0})
+        >>> metrics.write("eval", step=0, accuracy=0.5)
+        >>> path.read_text()
+        '{"event": "eval", "method": "rho", "seed": 0, "step": 0, "accuracy": 0.5}\\n'
+    """
+
+    def __init__(self, path: Path, size: int, common: dict[str, Any]) -> None:
+        self.path = path
+        self.common = common
+        try:
+            path.touch()
+            if path.stat().st_size < size:
+                raise ValueError(
+                    f"{path} is shorter than its checkpoint says ({path.stat().st_size} of {size} "
+                    "bytes); restore it, or delete the run's folder to start again"
+                )
+            os.truncate(path, size)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def write(self, event: str, **values: Any) -> None:
+        """Append one record; it is in the file when this returns."""
+        line = json.dumps({"event": event, **self.common, **values}) + "\n"
+        size = self.size()
+        try:
+            with open(self.path, "ab", buffering=0) as file:
+                data = memoryview(line.encode())
+                while data:
+                    data = data[file.write(data) :]
+        except OSError as error:
+            # Half a line would make the next record unreadable.
+            os.truncate(self.path, size)
+            raise self._cannot_write(error) from error
+
+    def size(self) -> int:
+        """Return the length of the file in bytes."""
+        return self.path.stat().st_size
+
+    def _cannot_write(self, error: OSError) -> OSError:
+        return OSError(
+            error.errno,
+            f"cannot write {self.path}: {error.strerror}; make room or the folder writable, then "
+            "run the same command again: it goes on from the last checkpoint",
+        )

@@ -1,0 +1,91 @@
+import errno
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from rho_train.files import atomic_write
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    path = tmp_path / "result.json"
+    path.write_text("previous")
+    return path
+
+
+def assert_untouched(target: Path) -> None:
+    assert target.read_text() == "previous"
+    assert os.listdir(target.parent) == [target.name]
+
+
+def test_the_new_file_replaces_the_previous_one(target: Path) -> None:
+    payloads: list[tuple[Any, bytes]] = [
+        ("grüße", "grüße".encode()),
+        (b"\x00\xff", b"\x00\xff"),
+        (memoryview(b"view"), b"view"),
+        (iter([b"a", memoryview(b"b")]), b"ab"),
+        ([], b""),
+    ]
+    for data, expected in payloads:
+        atomic_write(target, data)
+        assert target.read_bytes() == expected
+    assert os.listdir(target.parent) == [target.name]
+
+
+def test_the_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    atomic_write(tmp_path / "atomic", "")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_is_named_and_loses_nothing(
+    target: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, step, fail)
+    message = r"result\.json: No space left on device; free some space"
+    with pytest.raises(OSError, match=message) as caught:
+        atomic_write(target, "new")
+    assert caught.value.errno == errno.ENOSPC
+    assert_untouched(target)
+
+
+def test_a_write_cut_by_the_system_loses_nothing(target: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        with pytest.raises(OSError, match=r"result\.json: File too large; raise the limit"):
+            atomic_write(target, bytes(1 << 21))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert_untouched(target)
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, ValueError])
+def test_an_interrupted_write_loses_nothing(
+    target: Path, interruption: type[BaseException]
+) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield bytes(1 << 16)
+        raise interruption
+
+    with pytest.raises(interruption):
+        atomic_write(target, pieces())
+    assert_untouched(target)
+
+
+def test_a_folder_that_cannot_hold_the_file_is_named(target: Path) -> None:
+    with pytest.raises(NotADirectoryError, match=r"result\.json/x: .*; choose a path whose parent"):
+        atomic_write(target / "x", "new")
+    with pytest.raises(FileNotFoundError, match=r"missing/x: .*; create its folder first"):
+        atomic_write(target.parent / "missing" / "x", "new")
+    with pytest.raises(IsADirectoryError, match="choose a file name that is not a folder"):
+        atomic_write(target.parent, "new")
+    assert_untouched(target)

@@ -1,0 +1,134 @@
+"""Irreducible losses: no point is scored by a model that saw it, and the best epoch is kept."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from rho_train import ILRecipe, IndexedDataset, crossfit_il, holdout_il, models, score_points
+from rho_train.il import fit_il
+from rho_train.progress import Stopped
+
+N = 60
+
+
+def make_data(seed: int = 0) -> IndexedDataset:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(N, 4, generator=generator)
+    # The first feature is the id itself, so that a model can tell which points it was shown.
+    x[:, 0] = torch.arange(N)
+    return IndexedDataset(TensorDataset(x, torch.randint(0, 3, (N,), generator=generator)))
+
+
+def make_model(seed: int) -> nn.Module:
+    return models.mlp(4, [16], 3, seed=seed)
+
+
+class Witness(nn.Module):
+    """Remembers the ids that it trained on and the ids that it scored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.trained: set[int] = set()
+        self.scored: set[int] = set()
+
+    def forward(self, x: Tensor) -> Tensor:
+        (self.trained if self.training else self.scored).update(x[:, 0].int().tolist())
+        return self.layer(x / N)
+
+
+@pytest.mark.parametrize("folds", [2, 3, 7])
+def test_cross_fit_never_scores_a_point_with_a_model_that_saw_it(folds: int) -> None:
+    witnesses: list[Witness] = []
+
+    def make(seed: int) -> nn.Module:
+        witnesses.append(Witness())
+        return witnesses[-1]
+
+    store = crossfit_il(make, make_data(), folds, ILRecipe(epochs=2, batch_size=1))
+    assert store.known.all()
+    assert store.fold is not None
+    for fold, witness in enumerate(witnesses):
+        members = set((store.fold == fold).nonzero().flatten().tolist())
+        assert witness.scored == members
+        assert witness.trained == set(range(N)) - members
+        assert len(members) in (N // folds, N // folds + 1)
+
+
+def test_holdout_scores_exactly_the_other_points() -> None:
+    held_out = torch.tensor([3, 1, 59, 20])
+    witness = Witness()
+    store = holdout_il(lambda seed: witness, make_data(), held_out, ILRecipe(1, batch_size=1))
+    assert (~store.known).nonzero().flatten().tolist() == sorted(held_out.tolist())
+    assert witness.trained == set(held_out.tolist())
+
+
+def test_il_is_the_loss_of_the_final_model_at_the_point() -> None:
+    data, model = make_data(), make_model(0)
+    store = holdout_il(lambda seed: model, data, torch.arange(20), ILRecipe(epochs=3))
+    assert isinstance(data.dataset, TensorDataset)
+    x, y = data.dataset.tensors
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(model(x[20:]), y[20:], reduction="none")
+    torch.testing.assert_close(store.il[20:], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_epoch_with_the_lowest_loss_on_the_target_points_is_kept() -> None:
+    data, model = make_data(), make_model(0)
+    train, target = torch.arange(20), torch.arange(20, N)
+    by_epoch: list[float] = []
+
+    def watch(steps: int) -> bool:
+        by_epoch.append(float(score_points(model, data, target).mean()))
+        return False
+
+    best = fit_il(model, data, train, target, ILRecipe(epochs=30, lr=0.05), on_step=watch)
+    assert best == min(by_epoch)
+    # Random labels: the model memorises, so the last epoch is not the best one.
+    assert by_epoch[-1] > best
+    assert float(score_points(model, data, target).mean()) == best
+
+
+def test_same_seed_same_bits_and_global_random_state_untouched() -> None:
+    state = torch.get_rng_state()
+    one = crossfit_il(make_model, make_data(), 2, ILRecipe(epochs=2))
+    torch.rand(5)
+    two = crossfit_il(make_model, make_data(), 2, ILRecipe(epochs=2))
+    assert torch.equal(one.il, two.il)
+    assert one.info["weights_sha256"] == two.info["weights_sha256"]
+    torch.set_rng_state(state)
+    crossfit_il(make_model, make_data(), 2, ILRecipe(epochs=1))
+    assert torch.equal(torch.get_rng_state(), state)
+    other = crossfit_il(make_model, make_data(), 2, ILRecipe(epochs=2, seed=1))
+    assert not torch.equal(one.il, other.il)
+
+
+def test_store_belongs_to_its_data() -> None:
+    store = crossfit_il(make_model, make_data(), 2, ILRecipe(epochs=1))
+    store.verify(make_data())
+    with pytest.raises(ValueError, match="another data set.*labels"):
+        store.verify(make_data(seed=1))
+
+
+def test_bad_input_is_refused() -> None:
+    data, model = make_data(), make_model(0)
+    with pytest.raises(ValueError, match=r"1 points are in train_ids and in target_ids.*id 5"):
+        fit_il(model, data, torch.arange(6), torch.arange(5, N), ILRecipe(epochs=1))
+    with pytest.raises(FloatingPointError, match="lower ILRecipe.lr"):
+        fit_il(model, data, torch.arange(6), torch.arange(6, N), ILRecipe(epochs=1, lr=1e38))
+    with pytest.raises(ValueError, match=r"folds must lie in \[2, 60\], got 1"):
+        crossfit_il(make_model, data, 1, ILRecipe())
+    with pytest.raises(ValueError, match="60 of 60 points are held out"):
+        holdout_il(make_model, data, torch.arange(N), ILRecipe())
+    with pytest.raises(ValueError, match=r"holdout_ids must lie in \[0, 60\)"):
+        holdout_il(make_model, data, torch.tensor([60]), ILRecipe())
+    with pytest.raises(ValueError, match="epochs must be at least 1"):
+        ILRecipe(epochs=0)
+
+
+def test_stopping() -> None:
+    with pytest.raises(Stopped):
+        crossfit_il(make_model, make_data(), 2, ILRecipe(epochs=3), on_step=lambda steps: True)

@@ -1,0 +1,123 @@
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import TensorDataset
+
+from rho_train.data import IndexedDataset, LargeBatchSampler, loader
+
+deterministic = settings(deadline=None, derandomize=True, max_examples=50)
+
+
+def first(count: int, *args: Any, **kwargs: Any) -> list[list[int]]:
+    return list(itertools.islice(LargeBatchSampler(*args, **kwargs), count))
+
+
+@deterministic
+@given(st.data(), st.integers(1, 40), st.integers(0, 2**63), st.booleans())
+def test_resuming_anywhere_equals_the_uninterrupted_stream(
+    data: st.DataObject, n: int, seed: int, subset: bool
+) -> None:
+    batch_size = data.draw(st.integers(1, n))
+    start = data.draw(st.integers(0, 3 * (n // batch_size) + 1))
+    points = torch.arange(n) * 3 + 5 if subset else n
+    whole = first(start + 7, points, batch_size, seed=seed)
+    assert first(7, points, batch_size, seed=seed, start=start) == whole[start:]
+
+
+@deterministic
+@given(st.data(), st.integers(1, 40), st.integers(0, 2**63), st.booleans())
+def test_every_epoch_is_disjoint_and_full(
+    data: st.DataObject, n: int, seed: int, subset: bool
+) -> None:
+    batch_size = data.draw(st.integers(1, n))
+    points = [7 * i + 2 for i in range(n)] if subset else range(n)
+    sampler = LargeBatchSampler(points if subset else n, batch_size, seed=seed)
+    stream = iter(sampler)
+    for _ in range(3):
+        batches = [next(stream) for _ in range(sampler.batches_per_epoch)]
+        assert {len(batch) for batch in batches} == {batch_size}
+        drawn = {point for batch in batches for point in batch}
+        assert len(drawn) == n // batch_size * batch_size
+        assert drawn <= set(points)
+
+
+def test_epochs_and_seeds_are_shuffled_differently() -> None:
+    epochs = [first(1, 1000, 1000, seed=s, start=e)[0] for s in (0, 1, 2**32) for e in (0, 1, 2)]
+    epochs.append(list(range(1000)))
+    assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
+
+
+def test_every_point_is_equally_likely_in_a_first_batch() -> None:
+    drawn = torch.tensor([first(1, 10, 5, seed=seed)[0] for seed in range(2000)])
+    counts = torch.bincount(drawn.flatten(), minlength=10)
+    # Each count is binomial with mean 1000 and variance 500.
+    assert (counts - 1000).abs().max() < 5 * 500**0.5
+
+
+def test_the_start_is_reached_without_walking_there() -> None:
+    assert len(first(1, 100, 10, seed=0, start=10**15)[0]) == 10
+
+
+def test_the_stream_ignores_later_changes_of_the_callers_tensor() -> None:
+    positions = torch.arange(10)
+    sampler = LargeBatchSampler(positions, 5, seed=0)
+    before = list(itertools.islice(sampler, 4))
+    positions.zero_()
+    assert list(itertools.islice(sampler, 4)) == before
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_loading_follows_the_sampler_with_and_without_workers() -> None:
+    x = torch.arange(60, dtype=torch.float32).unsqueeze(1)
+    dataset = IndexedDataset(TensorDataset(x, torch.arange(60) % 7))
+    expected = first(8, 60, 16, seed=3, start=5)
+    for workers in (0, 2):
+        batches = loader(dataset, LargeBatchSampler(60, 16, seed=3, start=5), workers=workers)
+        for batch, positions in zip(batches, expected, strict=False):
+            assert batch.ids.tolist() == positions
+            assert batch.x.flatten().tolist() == positions
+            assert batch.y.tolist() == [position % 7 for position in positions]
+
+
+def test_the_global_generators_are_left_alone() -> None:
+    torch_state, numpy_state = torch.get_rng_state(), str(np.random.get_state())  # noqa: NPY002
+    dataset = IndexedDataset(TensorDataset(torch.zeros(20, 1), torch.zeros(20, dtype=torch.int64)))
+    next(iter(loader(dataset, LargeBatchSampler(20, 5, seed=0))))
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert str(np.random.get_state()) == numpy_state  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    ("points", "options", "error", "message"),
+    [
+        (10, {"batch_size": 11}, ValueError, r"batch_size must lie in \[1, 10\].*got 11"),
+        (10, {"batch_size": 0}, ValueError, r"batch_size must lie in \[1, 10\].*got 0"),
+        (10, {"batch_size": 2.5}, TypeError, "integer"),
+        (10, {"start": -1}, ValueError, "start must be at least 0, got -1"),
+        (0, {}, ValueError, "no points"),
+        (-3, {}, ValueError, "no points"),
+        ([], {}, ValueError, "no points"),
+        ([3, 4, 3, 1, 0], {}, ValueError, "must not repeat"),
+        ([3, 4, -1, 1, 0], {}, ValueError, "at least 0, got -1"),
+        (torch.ones(8, dtype=torch.bool), {}, TypeError, r"mask\.nonzero"),
+        (torch.rand(8), {}, TypeError, "must be integers"),
+        (torch.zeros(8, 1, dtype=torch.int64), {}, TypeError, r"shape \(n,\)"),
+        ([("a", 0)], {}, TypeError, r"pass len\(dataset\)"),
+    ],
+)
+def test_bad_arguments_are_refused(
+    points: Any, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        LargeBatchSampler(points, **({"batch_size": 4, "seed": 0} | options))
+
+
+def test_loading_without_ids_is_refused() -> None:
+    dataset: Any = TensorDataset(torch.zeros(4, 1), torch.zeros(4))
+    with pytest.raises(TypeError, match=r"got TensorDataset; wrap it: rho_train\.IndexedDataset"):
+        loader(dataset, LargeBatchSampler(4, 2, seed=0))

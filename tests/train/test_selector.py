@@ -1,0 +1,214 @@
+"""The Selector: what it keeps, what it leaves alone, what it refuses."""
+
+from __future__ import annotations
+
+from collections import UserDict
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from rho_train import Batch, ILStore, IndexedDataset, Selector, fingerprint
+
+# Losses by hand: logits (0, 0) cost log 2, (a, 0) cost log(1 + e^-a) for label 0.
+X = torch.tensor([[9.0, 0.0], [0.0, 0.0], [-3.0, 0.0], [-9.0, 0.0]])
+Y = torch.zeros(4, dtype=torch.int64)
+IDS = torch.tensor([5, 2, 7, 0])
+# The last point is the hardest, but its irreducible loss says that it cannot be learnt.
+TABLE = torch.zeros(8).index_fill(0, torch.tensor([0]), 9.0)
+
+
+@dataclass
+class Named:
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+    name: str = "kept"
+
+
+class KeywordModel(nn.Module):
+    def forward(self, features: Tensor, scale: float) -> Any:
+        return UserDict(logits=features * scale)
+
+
+def test_keeps_the_points_with_the_largest_reducible_loss() -> None:
+    small = Selector(il=TABLE, k=2)(nn.Identity(), Batch(X, Y, IDS))
+    # CE - IL = (0, 0.69, 3.05, 0.00): rows 1 and 2, in the order of the large batch.
+    assert small.ids.tolist() == [2, 7]
+    assert torch.equal(small.x, X[[1, 2]])
+    by_loss = Selector(k=2, method="loss")(nn.Identity(), Batch(X, Y, IDS))
+    assert by_loss.ids.tolist() == [7, 0]
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        (X, Y, IDS),
+        [X, Y, IDS],
+        Batch(X, Y, IDS),
+        Named(X, Y, IDS),
+        {"x": X, "labels": Y, "ids": IDS, "source": "web"},
+    ],
+    ids=lambda batch: type(batch).__name__,
+)
+def test_structure_is_kept(batch: Any) -> None:
+    small = Selector(il=TABLE, ratio=0.5)(nn.Identity(), batch)
+    assert type(small) is type(batch)
+    values = small.values() if isinstance(small, dict) else small
+    if isinstance(small, Named):
+        values = (small.x, small.y, small.ids, small.name)
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    assert [len(value) for value in tensors] == [2, 2, 2]
+    assert torch.equal(tensors[-1], IDS[[1, 2]])
+    if isinstance(small, dict):
+        assert small["source"] == "web"
+
+
+def test_keyword_inputs_logits_in_a_mapping_and_forward() -> None:
+    batch = {"features": X, "scale": 1.0, "labels": Y, "ids": IDS}
+    kept = Selector(il=TABLE, k=1)(KeywordModel(), batch)
+    assert kept["ids"].tolist() == [7]
+    picked = Selector(il=TABLE, k=1, forward=lambda model, b: model(b["features"]))
+    assert picked(nn.Identity(), batch)["ids"].tolist() == [7]
+
+
+def test_store_and_tensor_are_the_same() -> None:
+    data = IndexedDataset(TensorDataset(torch.zeros(8, 2), torch.zeros(8, dtype=torch.int64)))
+    store = ILStore(TABLE, fingerprint(data))
+    one, two = Selector(il=store, k=2), Selector(il=TABLE, k=2)
+    batch = Batch(X, Y, IDS)
+    assert torch.equal(one(nn.Identity(), batch).ids, two(nn.Identity(), batch).ids)
+
+
+def test_scoring_leaves_the_model_and_the_random_state_alone() -> None:
+    torch.manual_seed(0)
+    frozen = nn.BatchNorm1d(2).eval()
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5), frozen, nn.Linear(2, 2))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [part.training for part in model.modules()]
+    random_state = torch.get_rng_state()
+    batch = Selector(il=TABLE, k=2)(model, Batch(X, Y, IDS))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert [part.training for part in model.modules()] == modes
+    assert not frozen.training
+    assert torch.equal(torch.get_rng_state(), random_state)
+    # The batch must still be good for training.
+    nn.functional.cross_entropy(model(batch.x), batch.y).backward()
+    assert model[3].weight.grad is not None
+
+
+def test_scoring_uses_eval_mode() -> None:
+    seen: list[bool] = []
+
+    class Probe(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(self.training or torch.is_grad_enabled())
+            return x
+
+    Selector(il=TABLE, k=1)(Probe(), Batch(X, Y, IDS))
+    assert seen == [False]
+
+
+def test_distributed_model_is_scored_unwrapped(tmp_path: Any) -> None:
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(nn.Linear(2, 2))
+        calls: list[str] = []
+        model.register_forward_pre_hook(lambda *_: calls.append("wrapper"))
+        model.module.register_forward_pre_hook(lambda *_: calls.append("module"))
+        Selector(il=TABLE, k=1)(model, Batch(X, Y, IDS))
+        assert calls == ["module"]
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "n", "k"), [(0.1, 320, 32), (0.29, 100, 29), (0.001, 10, 1), (1.0, 7, 7), (0.5, 5, 3)]
+)
+def test_ratio_rounds_and_keeps_at_least_one(ratio: float, n: int, k: int) -> None:
+    assert Selector(ratio=ratio, method="loss").size(n) == k
+
+
+def test_fewer_usable_points_than_k() -> None:
+    labels = torch.tensor([-100, 0, -100, 0])
+    selector = Selector(il=TABLE, k=3)
+    assert selector(nn.Identity(), Batch(X, labels, IDS)).ids.tolist() == [2, 0]
+    assert selector.selected == 2
+
+
+def test_state_round_trip() -> None:
+    selector = Selector(il=TABLE, k=2)
+    selector(nn.Identity(), Batch(X, Y, IDS))
+    other = Selector(il=TABLE, k=2)
+    other.load_state_dict(selector.state_dict())
+    assert (other.steps, other.scored, other.selected, other.invalid) == (1, 4, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"ratio": 0.0}, ValueError, r"ratio must lie in \(0, 1\].*got 0.0"),
+        ({"ratio": 1.5}, ValueError, r"ratio must lie in \(0, 1\].*got 1.5"),
+        ({"ratio": float("nan")}, ValueError, "ratio must lie in"),
+        ({}, ValueError, "either ratio or k"),
+        ({"ratio": 0.1, "k": 3}, ValueError, "either ratio or k"),
+        ({"k": 0}, ValueError, "k must be at least 1"),
+        ({"k": 0.1}, TypeError, "k must be an int.*ratio="),
+        ({"k": True}, TypeError, "k must be an int"),
+        ({"k": 1, "method": "best"}, ValueError, "method must be one of rho, loss"),
+        ({"k": 1, "il": None}, ValueError, "needs irreducible losses; pass il="),
+    ],
+)
+def test_bad_arguments_fail_at_construction(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Selector(**{"il": TABLE, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "message"),
+    [
+        ((X, Y), ValueError, "no ids.*IndexedDataset"),
+        ({"x": X, "y": Y}, ValueError, "no ids.*'ids'"),
+        (
+            Batch(X[:1], Y[:1], IDS[:1]),
+            ValueError,
+            "k = 2 is larger than the batch of 1.*drop_last",
+        ),
+        (Batch(X, Y, IDS.float()), TypeError, "ids must be an int64 or int32"),
+        (Batch(X, Y, IDS + 8), IndexError, r"ids must be in \[0, 8\).*got 13 at row 0"),
+        (Batch(X, Y + 7, IDS), IndexError, r"labels must be in \[0, 2\)"),
+        (
+            Batch(X * torch.nan, Y, IDS),
+            FloatingPointError,
+            "4 of 4 losses.*diverged.*learning rate",
+        ),
+        (Batch(X, Y - 100, IDS), FloatingPointError, "ignore_index"),
+    ],
+)
+def test_bad_batches(batch: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Selector(il=TABLE, k=2)(nn.Identity(), batch)
+
+
+def test_unknown_irreducible_losses_are_named() -> None:
+    with pytest.raises(FloatingPointError, match=r"of 4 of 4 points is unknown.*held out"):
+        Selector(il=torch.full((8,), torch.nan), k=2)(nn.Identity(), Batch(X, Y, IDS))
+
+
+def test_a_model_without_logits_is_named() -> None:
+    with pytest.raises(TypeError, match="returned list, wanted a tensor of logits"):
+        Selector(il=TABLE, k=2, forward=None)(_returns_list(), Batch(X, Y, IDS))
+
+
+def _returns_list() -> nn.Module:
+    class Listy(nn.Module):
+        def forward(self, x: Tensor) -> list[Tensor]:
+            return [x]
+
+    return Listy()

@@ -1,0 +1,293 @@
+"""The training loop: stopping changes nothing, looking changes nothing, failures lose nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from rho_train import IndexedDataset, Selector, TrainConfig, Trainer
+from rho_train.progress import Stopped
+from rho_train.training.metrics import MetricsFile
+
+N = 200
+CONFIG = TrainConfig(
+    steps=30, large_batch=32, batch=8, eval_every=10, log_every=7, checkpoint_every=11
+)
+
+
+def make_trainer(
+    folder: Path, select: str = "rho", config: TrainConfig = CONFIG, **options: Any
+) -> Trainer:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(N, 5, generator=generator)
+    y = torch.randint(0, 3, (N,), generator=generator)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        # Dropout makes a lost random state visible.
+        model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3))
+    selector = None
+    if select != "plain":
+        il = torch.rand(N, generator=generator)
+        selector = Selector(il=il, k=config.batch, method=select)
+    data = IndexedDataset(TensorDataset(x, y))
+    defaults: dict[str, Any] = {"name": select, "seed": 3, "noisy": y == 0}
+    return Trainer(
+        model,
+        data,
+        torch.arange(N),
+        x[:50],
+        y[:50],
+        config,
+        folder,
+        selector=selector,
+        **{**defaults, **options},
+    )
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Read the metrics without the clock."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if not k.endswith("seconds")} for line in lines
+    ]
+
+
+def weights(trainer: Trainer) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+def stop_after(steps: int) -> Callable[[int], bool]:
+    made = 0
+
+    def on_step(new: int) -> bool:
+        nonlocal made
+        made += new
+        return made >= steps
+
+    return on_step
+
+
+@pytest.mark.parametrize("select", ["plain", "rho", "grad_norm"])
+def test_a_run_stopped_twice_equals_the_uninterrupted_one(tmp_path: Path, select: str) -> None:
+    whole = make_trainer(tmp_path / "whole", select)
+    whole.fit()
+    for steps in (5, 14):
+        part = make_trainer(tmp_path / "parts", select)
+        with pytest.raises(Stopped, match="run the same command again"):
+            part.fit(stop_after(steps))
+        torch.rand(17)  # another process would not have this random state either
+    last = make_trainer(tmp_path / "parts", select)
+    assert last.step == 19
+    last.fit()
+    assert torch.equal(weights(last), weights(whole))
+    assert records(tmp_path / "parts") == records(tmp_path / "whole")
+
+
+def test_a_kill_goes_back_to_the_last_checkpoint(tmp_path: Path) -> None:
+    whole = make_trainer(tmp_path / "whole")
+    whole.fit()
+
+    class Killed(BaseException):
+        pass
+
+    def kill(steps: int) -> bool:
+        if trainer.step == 17:
+            raise Killed
+        return False
+
+    trainer = make_trainer(tmp_path / "killed")
+    with pytest.raises(Killed):
+        trainer.fit(kill)
+    with open(tmp_path / "killed" / "metrics.jsonl", "a") as file:
+        file.write('{"event": "tr')
+    again = make_trainer(tmp_path / "killed")
+    assert again.step == 11
+    again.fit()
+    assert torch.equal(weights(again), weights(whole))
+    assert records(tmp_path / "killed") == records(tmp_path / "whole")
+
+
+def test_loader_workers_change_nothing(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, steps=12)
+    here = make_trainer(tmp_path / "here", config=config)
+    here.fit()
+    config = dataclasses.replace(config, workers=1)
+    part = make_trainer(tmp_path / "workers", config=config)
+    with pytest.raises(Stopped):
+        part.fit(stop_after(5))
+    there = make_trainer(tmp_path / "workers", config=config)
+    there.fit()
+    assert torch.equal(weights(here), weights(there))
+
+
+def test_looking_does_not_change_the_run(tmp_path: Path) -> None:
+    one = make_trainer(tmp_path / "one")
+    one.fit()
+    often = dataclasses.replace(CONFIG, eval_every=1, log_every=1, checkpoint_every=1)
+    two = make_trainer(tmp_path / "two", config=often, noisy=None)
+    two.fit()
+    assert torch.equal(weights(one), weights(two))
+
+
+def test_keeping_everything_is_plain_training_to_the_bit(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, large_batch=8)
+    selected = make_trainer(tmp_path / "rho", "rho", config)
+    plain = make_trainer(tmp_path / "plain", "plain", config)
+    selected.fit()
+    plain.fit()
+    assert torch.equal(weights(selected), weights(plain))
+
+
+def test_records_say_what_happened(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.fit()
+    events = records(tmp_path)
+    train = [e for e in events if e["event"] == "train"]
+    assert [e["step"] for e in train] == [7, 14, 21, 28, 30]
+    assert [e["selected"] for e in train] == [56, 56, 56, 56, 16]
+    assert all(0 <= e["noisy"] <= e["selected"] for e in train)
+    evals = [e for e in events if e["event"] == "eval"]
+    assert [e["step"] for e in evals] == [0, 10, 20, 30]
+    trainer.model.eval()
+    logits = trainer.model(trainer.test_x)
+    assert evals[-1]["accuracy"] == float((logits.argmax(1) == trainer.test_y).double().mean())
+    samples = [e for e in events if e["event"] == "sample"]
+    assert [e["step"] for e in samples] == [3, 15, 30]
+    for sample in samples:
+        assert len(sample["ids"]) == len(set(sample["ids"])) == 4 * 32
+        assert sum(sample["selected"]) == 4 * 8
+        gap = torch.tensor(sample["loss"]) - torch.tensor(sample["il"])
+        chosen = torch.tensor(sample["selected"])
+        # Of each large batch the points with the largest gap, and no other.
+        for part, kept in zip(gap.split(32), chosen.split(32), strict=True):
+            assert part[kept].min() >= part[~kept].max()
+    (end,) = [e for e in events if e["event"] == "end"]
+    assert (end["scored"], end["trained"]) == (30 * 32, 30 * 8)
+
+
+def test_signals_stop_at_a_whole_step(tmp_path: Path) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        trainer = make_trainer(tmp_path / str(number))
+        before = signal.getsignal(number)
+
+        def raise_once(steps: int, trainer: Trainer = trainer, number: int = number) -> bool:
+            if trainer.step == 4:
+                os.kill(os.getpid(), number)
+            return False
+
+        with pytest.raises(Stopped, match="step [45] of 30"):
+            trainer.fit(raise_once)
+        assert signal.getsignal(number) is before
+        assert make_trainer(tmp_path / str(number)).step == trainer.step
+
+
+def test_a_diverged_run_keeps_its_last_checkpoint(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, "plain")
+
+    def poison(steps: int) -> bool:
+        if trainer.step == 12:
+            next(trainer.model.parameters()).data.fill_(torch.nan)
+        return False
+
+    with pytest.raises(FloatingPointError, match="diverged; lower the learning rate"):
+        trainer.fit(poison)
+    assert make_trainer(tmp_path, "plain").step == 11
+    selecting = make_trainer(tmp_path / "rho", "rho")
+    next(selecting.model.parameters()).data.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="losses are NaN or infinite.*diverged"):
+        selecting.fit()
+
+
+def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.fit()
+    with pytest.raises(ValueError, match="another config.*another output folder"):
+        make_trainer(tmp_path, config=dataclasses.replace(CONFIG, lr=0.5))
+    with pytest.raises(ValueError, match="another seed"):
+        make_trainer(tmp_path, seed=4)
+    data = trainer.checkpoint_path.read_bytes()
+    for size in (0, 10, len(data) // 2, len(data) - 1):
+        trainer.checkpoint_path.write_bytes(data[:size])
+        with pytest.raises(ValueError, match="is damaged"):
+            make_trainer(tmp_path)
+
+
+def test_full_disk_leaves_whole_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl", 0, {"method": "rho"})
+    metrics.write("eval", step=0)
+    before = metrics.path.read_bytes()
+    real_open = open
+
+    class Full:
+        def __init__(self, path: Path) -> None:
+            self.file = real_open(path, "ab", buffering=0)
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.file.close()
+
+        def write(self, data: memoryview) -> int:
+            self.file.write(data[:5])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("builtins.open", lambda path, *a, **k: Full(path))
+    with pytest.raises(OSError, match=r"metrics.jsonl: No space left.*run the same command again"):
+        metrics.write("eval", step=10)
+    monkeypatch.undo()
+    assert metrics.path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"batch": 64}, "batch = 64 must not be larger than large_batch = 32"),
+        ({"lr": 0.0}, "lr must be positive"),
+        ({"schedule": "step"}, "schedule must be one of constant, linear, cosine"),
+    ],
+)
+def test_bad_configurations(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, config=dataclasses.replace(CONFIG, **changes))
+
+
+@pytest.mark.parametrize(("schedule", "middle"), [("linear", 0.5), ("cosine", 0.5)])
+def test_learning_rate_decays_to_zero(tmp_path: Path, schedule: Any, middle: float) -> None:
+    trainer = make_trainer(tmp_path, config=dataclasses.replace(CONFIG, schedule=schedule))
+    seen: list[float] = []
+    trainer.fit(lambda steps: bool(seen.append(trainer.schedule.get_last_lr()[0])))
+    assert seen[14] == pytest.approx(middle * CONFIG.lr)
+    assert seen[-1] == pytest.approx(0.0)
+    assert seen == sorted(seen, reverse=True)
+
+
+def test_bf16_and_compile_train(tmp_path: Path) -> None:
+    plain = make_trainer(tmp_path / "plain", "plain")
+    plain.fit()
+    bf16 = make_trainer(tmp_path / "bf16", "plain", dataclasses.replace(CONFIG, bf16=True))
+    bf16.fit()
+    # bfloat16 keeps 8 bits: close to, but not the same as, float32.
+    assert not torch.equal(weights(bf16), weights(plain))
+    assert (weights(bf16) - weights(plain)).abs().max() < 0.02
+    compiled = make_trainer(
+        tmp_path / "compiled", "rho", dataclasses.replace(CONFIG, steps=4, compile=True)
+    )
+    compiled.fit()
+    resumed = make_trainer(
+        tmp_path / "compiled", "rho", dataclasses.replace(CONFIG, steps=4, compile=True)
+    )
+    assert resumed.finished
+    assert torch.equal(weights(resumed), weights(compiled))
