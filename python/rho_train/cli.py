@@ -40,8 +40,9 @@ def demo(
     """
     config = ExperimentConfig(
         title="RHO-LOSS beside its baselines on Letter Recognition",
-        description="14,668 real training examples in 26 classes, 10 % of the labels drawn at "
-        "random; 4,000 clean test examples. An MLP, a short budget of steps.",
+        description="14,668 real training examples in 26 classes, 10 % of their labels drawn at "
+        "random, and 4,000 clean test examples. “Half” trains on the half that is not held out "
+        "for the model of the irreducible loss, “all” on everything.",
         methods=DEMO_METHODS,
         baseline="uniform_all",
         seeds=tuple(range(seeds)),
@@ -149,11 +150,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     logging.basicConfig(format="%(message)s")
     parser = _parser()
-    parsed: Namespace = parser.instantiate_classes(parser.parse_args(arguments))
-    options: dict[str, Any] = dict(vars(parsed[parsed.command]))
-    options.pop("config", None)
+    parsed = parser.parse_args(arguments)
     try:
-        _COMMANDS[parsed.command](**options)
+        ready: Namespace = parser.instantiate(parsed)
+        options: dict[str, Any] = dict(vars(ready[ready.command]))
+        options.pop("config", None)
+        _COMMANDS[ready.command](**options)
     except Stopped as stopped:
         print(f"rho-ext: {stopped}", file=sys.stderr)
         return _STOPPED

@@ -1,4 +1,4 @@
-"""Writing the report: `report.html` and `figures/*.svg` in the folder of an experiment."""
+"""Writing the report of an experiment into its folder."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rho_train.files import atomic_write
 from rho_train.report.figures import make_figures, styles
 from rho_train.report.headline import headline
 from rho_train.report.read import read_experiment
-from rho_train.report.summary import COLUMNS, left_out_lines, summarize, target_meaning
+from rho_train.report.summary import COLUMNS, as_csv, left_out_lines, summarize, target_meaning
 from rho_train.report.svg import STYLE, sign, standalone
 
 
 def write_report(out: Path) -> Path:
-    """Write `out/report.html`, one file without network use, and `out/figures/*.svg`.
+    """Write `out/report.html`, one file without network use, `figures/*.svg` and `summary.csv`.
 
     Returns:
         The path of the page. Each file appears whole or not at all.
@@ -63,6 +63,7 @@ def write_report(out: Path) -> Path:
     folder.mkdir(exist_ok=True)
     for figure in figures:
         atomic_write(folder / f"{figure.name}.svg", _bytes(standalone(figure.svg)))
+    atomic_write(out / "summary.csv", as_csv(summary))
     atomic_write(out / "report.html", _bytes(page))
     return out / "report.html"
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import textwrap
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from statistics import fmean, median, stdev
 
 from rho_train.report.read import Eval, Experiment, LeftOut, Method, Run
@@ -228,6 +230,18 @@ def left_out_lines(summary: Summary) -> list[str]:
     """One line for each run that is not part of the numbers."""
     labels = {row.method.name: row.method.label for row in summary.methods}
     return [f"{labels[run.method]}, seed {run.seed}: {run.reason}" for run in summary.left_out]
+
+
+def as_csv(summary: Summary) -> str:
+    """The numbers of the table, unrounded, one method a line; empty where there is none."""
+    names = [field.name for field in fields(MethodSummary)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*names, "charged_seconds"])
+    for row in summary.methods:
+        values = [row.method.name, *(getattr(row, name) for name in names[1:]), row.charged_seconds]
+        writer.writerow(["" if value is None else value for value in values])
+    return text.getvalue()
 
 
 def format_table(summary: Summary) -> str:

@@ -190,6 +190,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint."""
+        self._random_state = random_state()
         save_checkpoint(
             self.checkpoint_path,
             {
@@ -202,7 +203,7 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
                 "selector": self.selector.state_dict() if self.selector else None,
-                "random_state": random_state(),
+                "random_state": self._random_state,
             },
         )
 
