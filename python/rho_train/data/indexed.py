@@ -85,12 +85,12 @@ class IndexedDataset(Dataset[Any]):
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
         n = len(self)
-        positions = [_position(index, n) for index in indices]
         # A subclass may transform what it returns, so only the class itself is read in one go.
         if type(self.dataset) is TensorDataset and len(self.dataset.tensors) == 2:
-            ids = torch.tensor(positions, dtype=torch.int64)
+            ids = _positions(indices, n)
             x, y = self.dataset.tensors
             return _Rows(Batch(x[ids], y[ids], ids))
+        positions = [_position(index, n) for index in indices]
         if callable(getattr(self.dataset, "__getitems__", None)):
             samples = self.dataset.__getitems__(positions)
             if len(samples) != len(positions):
@@ -158,6 +158,15 @@ def _position(index: int, n: int) -> int:
     if not -n <= position < n:
         raise IndexError(f"IndexedDataset: index {position} is outside a data set of {n}")
     return position % n
+
+
+def _positions(indices: Sequence[int], n: int) -> Tensor:
+    # Large batches come here at every step: no Python for each point.
+    ids = torch.tensor(indices, dtype=torch.int64)
+    outside = (ids < -n) | (ids >= n)
+    if outside.any():
+        _position(int(ids[outside][0]), n)
+    return ids % n
 
 
 def _as_labels(labels: Any, n: int, source: str) -> Tensor:

@@ -1,0 +1,73 @@
+"""What was installed: both packages, their data, the command, and nothing of the build."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import importlib.metadata
+import pkgutil
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import rho_ext
+import rho_train
+
+
+def _installed() -> list[str]:
+    files = importlib.metadata.files("rho-ext")
+    assert files is not None
+    return [str(path) for path in files]
+
+
+def test_package_data_is_there_and_sources_are_not() -> None:
+    installed = _installed()
+    if any("editable" in path for path in installed):
+        pytest.skip("an editable install keeps its files in the source tree")
+    for name in (
+        "rho_ext/py.typed",
+        "rho_train/py.typed",
+        "rho_train/data/letter_recognition.npz",
+        "rho_train/report/template.html",
+    ):
+        assert name in installed
+    assert any(re.match(r"rho_ext/_C\..*so$", path) for path in installed)
+    assert any(path.endswith("letter_recognition.LICENSE") for path in installed)
+    assert not [path for path in installed if path.endswith((".cpp", ".h", ".inc", ".o"))]
+    tops = {path.partition("/")[0] for path in installed if not path.startswith("..")}
+    assert tops - {"rho_ext", "rho_train"} == {f"rho_ext-{rho_ext.__version__}.dist-info"}
+
+
+def test_command_is_declared() -> None:
+    scripts = importlib.metadata.entry_points(group="console_scripts")
+    assert scripts["rho-ext"].value == "rho_train.cli:main"
+
+
+def _modules(package: ModuleType) -> list[str]:
+    found = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    return [package.__name__, *(m.name for m in found if not m.name.endswith("__main__"))]
+
+
+@pytest.mark.parametrize("name", _modules(rho_ext) + _modules(rho_train))
+def test_examples_in_docstrings_run(name: str) -> None:
+    module = importlib.import_module(name)
+    assert doctest.testmod(module, optionflags=doctest.ELLIPSIS).failed == 0
+
+
+def test_public_names_have_documentation() -> None:
+    for package in (rho_ext, rho_train):
+        for name in package.__all__:
+            assert (getattr(package, name).__doc__ or "").strip(), f"{package.__name__}.{name}"
+
+
+def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    blocks = re.findall(r"```python\n(.*?)```", readme.read_text(), flags=re.DOTALL)
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    # One after the other in one namespace, as a reader would paste them.
+    namespace: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), namespace)
