@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -294,11 +295,29 @@ def test_drawings_are_sound_xml_with_escaped_text_and_finite_numbers(
     assert "<synthetic>" not in page
 
 
+def test_drawing_of_a_step_is_sound_in_the_palette_and_in_the_page(tmp_path: Path) -> None:
+    drawing = files("rho_train.report").joinpath("selection.svg").read_text("utf-8")
+    style = ElementTree.fromstring(drawing).findtext("{*}style", "")
+    # In a page its style meets all other drawings.
+    assert all(".selection" in line for line in re.findall(r"(.*)\{\s*[a-z-]+:", style))
+    colour = r"--\w+: #\w{6}"
+    for own, shared in zip(style.split("@media"), STYLE.split("@media"), strict=True):
+        assert set(re.findall(colour, own)) <= set(re.findall(colour, shared))
+    hand_checkable(tmp_path)
+    page = write_report(tmp_path).read_text("utf-8")
+    assert drawing in page
+    identifiers = re.findall(r' id="([^"]+)"', page)
+    assert len(set(identifiers)) == len(identifiers)
+    referred = re.findall(r'(?:href="|url\()#([^")]+)', drawing)
+    assert referred
+    assert set(referred) <= set(identifiers)
+
+
 def test_methods_of_any_number_and_figures_without_data_are_left_out(tmp_path: Path) -> None:
     synthetic(tmp_path / "plain", noise_known=False, with_il=False)
     page = write_report(tmp_path / "plain").read_text()
     assert names(tmp_path / "plain") == FIGURES - {"noisy"}
-    assert page.count("<figure ") == 3
+    assert page.count("<figure ") == 4
     assert "wrong label" not in page.split('id="figures"')[1].split('id="terms"')[0]
     for count in (1, 8):
         out = tmp_path / str(count)
@@ -394,7 +413,7 @@ addEventListener("message", (e) => { seen.push(e.data); show(); }); addEventList
     for seen in result["seen"]:
         assert seen["page"] <= seen["viewport"]
         assert {figure["id"] for figure in seen["figures"]} == {
-            f"figure-{name}" for name in FIGURES | QUADRANTS
+            f"figure-{name}" for name in FIGURES | QUADRANTS | {"selection"}
         }
         for figure in seen["figures"]:
             left, top, right, bottom = figure["box"]

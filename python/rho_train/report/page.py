@@ -37,7 +37,7 @@ def write_report(out: Path) -> Path:
     figures = make_figures(experiment, summary)
     template = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(files("rho_train.report").joinpath("template.html").read_text("utf-8"))
+    ).from_string(_packaged("template.html"))
     signs = {name: Markup(sign(style)) for name, style in styles(experiment).items()}
     page = template.render(
         experiment=experiment,
@@ -55,6 +55,7 @@ def write_report(out: Path) -> Path:
         target=target_meaning(summary),
         left_out=left_out_lines(summary),
         figures=[(figure, Markup(figure.svg)) for figure in figures],
+        selection=Markup(_packaged("selection.svg")),
         config=list(_flat(experiment.config)),
         environment=list(_flat(experiment.environment)),
         style=Markup(STYLE),
@@ -66,6 +67,10 @@ def write_report(out: Path) -> Path:
     atomic_write(out / "summary.csv", as_csv(summary))
     atomic_write(out / "report.html", _bytes(page))
     return out / "report.html"
+
+
+def _packaged(name: str) -> str:
+    return files("rho_train.report").joinpath(name).read_text("utf-8")
 
 
 def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -1,0 +1,292 @@
+"""One table of bad inputs: the same error in eager and under fake tensors.
+
+Those of `use_il` stand in test_use_il.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import rho_ext
+
+N, C, POINTS = 320, 10, 1000
+
+
+def good(device: torch.device) -> dict[str, Any]:
+    return {
+        "logits": torch.zeros(N, C, device=device),
+        "labels": torch.zeros(N, dtype=torch.int64, device=device),
+        "ids": torch.zeros(N, dtype=torch.int64, device=device),
+        "k": 32,
+        "il": torch.zeros(POINTS, device=device),
+        "bias": torch.zeros(N, device=device),
+    }
+
+
+def call(op: str, arguments: dict[str, Any]) -> object:
+    if op == "score":
+        arguments = {name: value for name, value in arguments.items() if name != "k"}
+    return getattr(rho_ext, op)(**arguments)
+
+
+def zeros(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> torch.Tensor:
+    return torch.zeros(shape, dtype=dtype, device=device)
+
+
+LOGITS_TYPES = "logits must be float32, float16, bfloat16 or float64, got "
+IL_TYPES = "il must be float32, float16 or bfloat16, got "
+SHARE = "; for a share of the batch use rho_train.Selector(ratio=...)"
+NEEDS = "needs il; pass il=table or activate one with rho_ext.use_il(table)"
+Change = dict[str, Any]
+
+# Rules about tensors: checked in C++ and, in the same words, in the fake kernels.
+TENSOR_RULES: dict[str, tuple[Change, str]] = {
+    "logits 1-D": ({"logits": zeros(N)}, "logits must have shape (n, C), got (320,)"),
+    "logits 3-D": ({"logits": zeros(N, 2, 5)}, "logits must have shape (n, C), got (320, 2, 5)"),
+    "logits 0-D": ({"logits": zeros()}, "logits must have shape (n, C), got ()"),
+    "logits int64": ({"logits": zeros(N, C, dtype=torch.int64)}, LOGITS_TYPES + "int64"),
+    "logits bool": ({"logits": zeros(N, C, dtype=torch.bool)}, LOGITS_TYPES + "bool"),
+    "logits complex": ({"logits": zeros(N, C, dtype=torch.complex64)}, LOGITS_TYPES + "complex64"),
+    "logits float8": (
+        {"logits": zeros(N, C).to(torch.float8_e4m3fn)},
+        LOGITS_TYPES + "float8_e4m3fn",
+    ),
+    "no class": ({"logits": zeros(N, 0)}, "logits must have at least one class, got (320, 0)"),
+    "labels short": (
+        {"labels": zeros(32, dtype=torch.int64)},
+        "labels must have shape (320,), got (32,)",
+    ),
+    "labels one-hot": ({"labels": zeros(N, C)}, "labels must have shape (320,), got (320, 10)"),
+    "labels 0-D": (
+        {"labels": zeros(dtype=torch.int64)},
+        "labels must have shape (320,), got ()",
+    ),
+    "labels float32": ({"labels": zeros(N)}, "labels must be int64 or int32, got float32"),
+    "labels uint16": (
+        {"labels": zeros(N, dtype=torch.uint16)},
+        "labels must be int64 or int32, got uint16",
+    ),
+    "labels elsewhere": (
+        {"labels": zeros(N, dtype=torch.int64, device="meta")},
+        "labels must be on the device of logits; move it with labels.to(logits.device)",
+    ),
+    "ids long": (
+        {"ids": zeros(N + 1, dtype=torch.int64)},
+        "ids must have shape (320,), got (321,)",
+    ),
+    "ids 2-D": (
+        {"ids": zeros(N, 1, dtype=torch.int64)},
+        "ids must have shape (320,), got (320, 1)",
+    ),
+    "ids int16": (
+        {"ids": zeros(N, dtype=torch.int16)},
+        "ids must be int64 or int32, got int16",
+    ),
+    "ids elsewhere": (
+        {"ids": zeros(N, dtype=torch.int64, device="meta")},
+        "ids must be on the device of logits; move it with ids.to(logits.device)",
+    ),
+    "no il": ({"il": None}, "method 'rho' " + NEEDS),
+    "no il for neg_il": ({"il": None, "method": "neg_il"}, "method 'neg_il' " + NEEDS),
+    "il 2-D": ({"il": zeros(POINTS, 1)}, "il must have shape (N,), got (1000, 1)"),
+    "il float64": ({"il": zeros(POINTS, dtype=torch.float64)}, IL_TYPES + "float64"),
+    "il int64": ({"il": zeros(POINTS, dtype=torch.int64)}, IL_TYPES + "int64"),
+    "il elsewhere": (
+        {"il": zeros(POINTS, device="meta")},
+        "il must be on the device of logits; move it with il.to(logits.device)",
+    ),
+    "whole table without ids": ({"ids": None}, "il must have shape (320,), got (1000,)"),
+    "unread il float64": (
+        {"method": "loss", "il": zeros(POINTS, dtype=torch.float64)},
+        IL_TYPES + "float64",
+    ),
+    "bias short": ({"bias": zeros(1)}, "bias must have shape (320,), got (1,)"),
+    "bias float16": (
+        {"bias": zeros(N, dtype=torch.float16)},
+        "bias must be float32, got float16",
+    ),
+    "bias elsewhere": (
+        {"bias": zeros(N, device="meta")},
+        "bias must be on the device of logits; move it with bias.to(logits.device)",
+    ),
+    "smoothing negative": (
+        {"label_smoothing": -0.1},
+        "label_smoothing must be in [0, 1], got -0.1",
+    ),
+    "smoothing above 1": (
+        {"label_smoothing": 1.0000001},
+        "label_smoothing must be in [0, 1], got 1",
+    ),
+    "smoothing nan": (
+        {"label_smoothing": float("nan")},
+        "label_smoothing must be in [0, 1], got nan",
+    ),
+}
+SELECT_RULES: dict[str, tuple[Change, str]] = {
+    "k negative": ({"k": -1}, "k must be in [0, 320], the rows of logits, got -1"),
+    "k above n": ({"k": N + 1}, "k must be in [0, 320], the rows of logits, got 321"),
+}
+RULES = [(op, name) for op in ("select", "score") for name in TENSOR_RULES] + [
+    ("select", name) for name in SELECT_RULES
+]
+
+
+def error_of(op: str, arguments: dict[str, Any]) -> tuple[type, str]:
+    with pytest.raises((ValueError, IndexError)) as caught:
+        call(op, arguments)
+    return caught.type, str(caught.value)
+
+
+def fake_error_of(op: str, arguments: dict[str, Any]) -> tuple[type, str]:
+    with FakeTensorMode() as mode:
+        fake = {
+            name: mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
+            for name, value in arguments.items()
+        }
+        return error_of(op, fake)
+
+
+@pytest.mark.parametrize(("op", "name"), RULES)
+def test_tensor_rules_in_eager_and_fake(op: str, name: str, device: torch.device) -> None:
+    change, message = (TENSOR_RULES | SELECT_RULES)[name]
+    arguments = good(device) | change
+    assert error_of(op, arguments) == (ValueError, f"{op}: {message}")
+    assert fake_error_of(op, arguments) == (ValueError, f"{op}: {message}")
+
+
+def test_of_two_faults_eager_and_fake_name_the_same(device: torch.device) -> None:
+    for a, b in combinations((TENSOR_RULES | SELECT_RULES).values(), 2):
+        arguments = good(device) | a[0] | b[0]
+        assert error_of("select", arguments) == fake_error_of("select", arguments), (a[1], b[1])
+
+
+def test_the_good_arguments_are_good(device: torch.device) -> None:
+    """Else an error above could come from what all of them share."""
+    for op in ("select", "score"):
+        call(op, good(device))
+        call(op, good(device) | {"ids": None, "il": zeros(N)})
+        call(op, good(device) | {"label_smoothing": 1})
+
+
+@pytest.mark.parametrize("method", [5, -1])
+def test_method_numbers_of_the_op(method: int, device: torch.device) -> None:
+    """Whoever calls the op itself gets no undefined behaviour either."""
+    g = good(device)
+    arguments = (g["logits"], g["labels"], None, None, method, None, -100, 0.0)
+    message = re.escape(f"score: method must be in [0, 5), got {method}")
+    with pytest.raises(ValueError, match=message):
+        torch.ops.rho_ext.score(*arguments)
+    with FakeTensorMode() as mode, pytest.raises(ValueError, match=message):
+        torch.ops.rho_ext.score(*(mode.from_tensor(t) for t in arguments[:2]), *arguments[2:])
+
+
+RANGE_RULES: dict[str, tuple[str, int, str]] = {
+    "label C": ("labels", C, "labels must be in [0, 10) or equal to ignore_index (-100), got 10"),
+    "label -1": ("labels", -1, "labels must be in [0, 10) or equal to ignore_index (-100), got -1"),
+    "label of int32": ("labels", -(2**31), "or equal to ignore_index (-100), got -2147483648"),
+    "id N": ("ids", POINTS, "ids must be in [0, 1000), the rows of il, got 1000"),
+    "id -1": ("ids", -1, "ids must be in [0, 1000), the rows of il, got -1"),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+@pytest.mark.parametrize("name", RANGE_RULES)
+@pytest.mark.parametrize("op", ["select", "score"])
+def test_values_out_of_range(op: str, name: str, dtype: torch.dtype, device: torch.device) -> None:
+    argument, value, message = RANGE_RULES[name]
+    for row in (0, 63, 64, N - 1):
+        arguments = good(device)
+        arguments[argument] = arguments[argument].to(dtype)
+        arguments[argument][row] = value
+        kind, text = error_of(op, arguments)
+        assert kind is IndexError
+        assert text.startswith(f"{op}: {argument} must be in [0, ")
+        assert text.endswith(f"{message} at row {row}")
+    # Nothing is left behind: the next call works.
+    call(op, good(device))
+
+
+def test_ids_wider_than_32_bits_are_not_cut(device: torch.device) -> None:
+    arguments = good(device)
+    arguments["ids"][5] = 2**32
+    with pytest.raises(IndexError, match=r"got 4294967296 at row 5$"):
+        call("select", arguments)
+    arguments = good(device)
+    arguments["labels"][6] = 2**32
+    with pytest.raises(IndexError, match=r"got 4294967296 at row 6$"):
+        call("select", arguments)
+
+
+def test_an_empty_table_has_no_id(device: torch.device) -> None:
+    with pytest.raises(
+        IndexError, match=r"ids must be in \[0, 0\), the rows of il, got 0 at row 0"
+    ):
+        call("select", good(device) | {"il": zeros(0)})
+
+
+def test_the_first_bad_row_is_named_whatever_the_threads(
+    threads: None, device: torch.device
+) -> None:
+    n = 20_000
+    logits = torch.zeros(n, C, device=device)
+    labels = torch.zeros(n, dtype=torch.int64, device=device)
+    ids, il = labels.clone(), torch.zeros(POINTS, device=device)
+    labels[[19_999, 15_003, 9_001, 3_333, 3_332]] = torch.tensor([11, 12, 13, 14, 15])
+    ids[[18_000, 12_000, 3_331, 3_332]] = torch.tensor([-2, -3, -4, -5])
+    for count in (1, 2, 4):
+        torch.set_num_threads(count)
+        for _ in range(20):
+            with pytest.raises(IndexError, match=r"ids must .* got -4 at row 3331$"):
+                rho_ext.select(logits, labels, ids, 5, il=il)
+            with pytest.raises(IndexError, match=r"labels must .* got 15 at row 3332$"):
+                rho_ext.select(logits, labels, ids, 5, method="loss")
+
+
+ONLY = "method must be one of rho, loss, neg_il, grad_norm, entropy, got "
+AN_INT = "k must be an int, the number of rows to select, got "
+
+# Rules about options: checked in Python before anything is dispatched.
+OPTION_RULES: dict[str, tuple[Change, type[Exception], str]] = {
+    "k bool": ({"k": True}, TypeError, AN_INT + "True" + SHARE),
+    "k float": ({"k": 0.1}, TypeError, AN_INT + "0.1" + SHARE),
+    "k whole float": ({"k": 32.0}, TypeError, AN_INT + "32.0" + SHARE),
+    "k str": ({"k": "32"}, TypeError, AN_INT + "'32'" + SHARE),
+    "k None": ({"k": None}, TypeError, AN_INT + "None" + SHARE),
+    "k numpy float": ({"k": np.float32(0.5)}, TypeError, AN_INT + "np.float32(0.5)" + SHARE),
+    "k numpy bool": ({"k": np.bool_(True)}, TypeError, AN_INT + "np.True_" + SHARE),
+    "k float tensor": ({"k": torch.tensor(2.0)}, TypeError, AN_INT + "tensor(2.)" + SHARE),
+    "method unknown": ({"method": "Rho"}, ValueError, ONLY + "'Rho'"),
+    "method None": ({"method": None}, ValueError, ONLY + "None"),
+    "method number": ({"method": 0}, ValueError, ONLY + "0"),
+    "method list": ({"method": ["rho"]}, ValueError, ONLY + "['rho']"),
+}
+
+
+@pytest.mark.parametrize(
+    ("op", "name"),
+    [("select", name) for name in OPTION_RULES]
+    + [("score", name) for name in OPTION_RULES if name.startswith("method")],
+)
+def test_option_rules(op: str, name: str, device: torch.device) -> None:
+    change, kind, message = OPTION_RULES[name]
+    with pytest.raises(kind) as caught:
+        call(op, good(device) | change)
+    assert str(caught.value) == f"{op}: {message}"
+
+
+@pytest.mark.parametrize(
+    "integer",
+    [np.int64, np.int32, np.uint8, torch.tensor],
+    ids=["int64", "int32", "uint8", "tensor"],
+)
+def test_every_kind_of_integer_is_a_k(integer: Callable[[int], Any], device: torch.device) -> None:
+    got = rho_ext.select(**good(device) | {"k": integer(7)})
+    assert len(got.indices) == 7

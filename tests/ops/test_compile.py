@@ -1,0 +1,195 @@
+"""The ops under torch.compile, opcheck and autograd."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.utils import counters
+
+import rho_ext
+from rho_ext import _autograd, score, select
+from rho_ext._library import METHODS as NUMBERS
+
+from .cases import FEW_CASES, METHODS, Case, Inputs, same_bits
+
+OPS = ("select", "score")
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> None:
+    torch._dynamo.reset()
+    counters.clear()
+
+
+def graphs() -> int:
+    return counters["stats"]["unique_graphs"]
+
+
+def op_arguments(op: str, inputs: Inputs, method: str, k: int) -> tuple[Any, ...]:
+    count = (k,) if op == "select" else ()
+    return (
+        inputs["logits"],
+        inputs["labels"],
+        inputs["ids"],
+        *count,
+        inputs["il"],
+        NUMBERS[method],
+        inputs["bias"],
+        inputs["ignore_index"],
+        inputs["label_smoothing"],
+    )
+
+
+@pytest.mark.parametrize("requires_grad", [False, True], ids=["", "requires_grad"])
+@pytest.mark.parametrize(
+    "case", [c for c in FEW_CASES if c.content != "bad-rows"], ids=lambda case: case.name
+)
+@pytest.mark.parametrize("op", OPS)
+def test_opcheck(op: str, case: Case, requires_grad: bool, device: torch.device) -> None:
+    inputs = case.inputs(device)
+    # opcheck compares results, and for it no NaN equals another.
+    inputs["il"].nan_to_num_(0)
+    inputs["logits"].requires_grad_(requires_grad)
+    method = METHODS[len(case.name) % 5]
+    arguments = op_arguments(op, inputs, method, case.n // 2)
+    torch.library.opcheck(getattr(torch.ops.rho_ext, op).default, arguments)
+
+
+def tenth(inputs: Inputs) -> tuple[Tensor, ...]:
+    """As in training: a tenth of whatever batch comes."""
+    logits = inputs["logits"] * 2
+    k = logits.shape[0] // 10
+    values, indices, losses, invalid = select(**inputs | {"logits": logits}, k=k)
+    scores = score(**inputs | {"logits": logits}).scores
+    return values, indices, inputs["labels"][indices.clamp(min=0)], losses + 1, invalid, scores
+
+
+def check(
+    compiled: Callable[[Inputs], Any], plain: Callable[[Inputs], Any], inputs: Inputs
+) -> None:
+    for a, b in zip(compiled(inputs), plain(inputs), strict=True):
+        assert a.shape == b.shape
+        assert same_bits(a, b)
+
+
+@pytest.mark.parametrize(("dynamic", "most"), [(True, 1), (None, 2)], ids=["dynamic", "automatic"])
+def test_one_graph_serves_every_batch_size(
+    dynamic: bool | None, most: int, device: torch.device
+) -> None:
+    compiled = torch.compile(tenth, backend="aot_eager", fullgraph=True, dynamic=dynamic)
+    for n in (320, 64, 65, 1000, 33, 320):
+        check(compiled, tenth, Case(f"compiled {n}", n=n).inputs(device))
+        assert 1 <= graphs() <= most, f"compiled again for n = {n}"
+
+
+def test_k_is_an_input_of_the_graph(device: torch.device) -> None:
+    compiled = torch.compile(select, backend="aot_eager", fullgraph=True, dynamic=True)
+    inputs = Case("compiled k").inputs(device)
+    for k in (32, 31, 8, 64):
+        for a, b in zip(compiled(**inputs, k=k), select(**inputs, k=k), strict=True):
+            assert same_bits(a, b)
+    assert graphs() == 1
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler")
+def test_inductor_equals_eager(device: torch.device) -> None:
+    compiled = torch.compile(tenth, fullgraph=True, dynamic=True)
+    for n in (320, 50):
+        check(compiled, tenth, Case(f"inductor {n}", n=n).inputs(device))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_compiles(method: str, device: torch.device) -> None:
+    def step(inputs: Inputs) -> tuple[Tensor, ...]:
+        return select(**inputs, k=5, method=method)
+
+    case = Case("compiled method", bias=True, ignored=True, label_smoothing=0.1)
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    check(compiled, step, case.inputs(device))
+
+
+def test_the_active_table_inside_a_compiled_function(device: torch.device) -> None:
+    def step(inputs: Inputs) -> tuple[Tensor, ...]:
+        return select(inputs["logits"], inputs["labels"], inputs["ids"], 5)
+
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    inputs = Case("compiled table").inputs(device)
+    table = inputs["il"]
+    for active in (table, 2 - table, 2 - table[:1000].to(torch.bfloat16), table):
+        with rho_ext.use_il(active):
+            check(compiled, step, inputs)
+            expected = select(**inputs | {"il": active}, k=5)
+            assert same_bits(compiled(inputs)[0], expected.values)
+
+
+def test_use_il_inside_a_compiled_function(device: torch.device) -> None:
+    def step(inputs: Inputs) -> tuple[Tensor, ...]:
+        with rho_ext.use_il(inputs["il"]):
+            return select(inputs["logits"], inputs["labels"], inputs["ids"], 5)
+
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    check(compiled, step, Case("compiled use_il").inputs(device))
+
+
+def test_errors_reach_the_caller_of_a_compiled_function(device: torch.device) -> None:
+    inputs = Case("compiled errors").inputs(device)
+    compiled = torch.compile(tenth, backend="aot_eager", fullgraph=True)
+    compiled(inputs)
+    inputs["labels"][7] = 26
+    with pytest.raises(IndexError, match=r"labels must be in \[0, 26\)"):
+        compiled(inputs)
+
+
+MODES: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {
+    "autograd": contextlib.nullcontext,
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_outputs_never_require_grad(mode: str, device: torch.device) -> None:
+    case = Case("no gradient", bias=True)
+    expected = select(**case.inputs(device), k=9), score(**case.inputs(device))
+    for name in ("logits", "il", "bias"):
+        inputs = case.inputs(device)
+        inputs[name].requires_grad_()
+        with MODES[mode]():
+            got = select(**inputs, k=9), score(**inputs)
+        for results, others in zip(got, expected, strict=True):
+            for a, b in zip(results, others, strict=True):
+                assert not a.requires_grad
+                assert same_bits(a.detach(), b)
+
+
+def test_selecting_leaves_the_gradient_of_the_step_alone(device: torch.device) -> None:
+    inputs = Case("step").inputs(device)
+    logits = inputs["logits"].requires_grad_()
+    indices = select(**inputs, k=9).indices
+    loss = torch.nn.functional.cross_entropy(logits[indices], inputs["labels"][indices])
+    (gradient,) = torch.autograd.grad(loss, logits)
+    rows = gradient.abs().sum(1).nonzero()[:, 0]
+    assert rows.tolist() == indices.sort().values.tolist()
+
+
+def test_every_op_is_of_exactly_one_kind() -> None:
+    kinds = {name: value for name, value in vars(_autograd).items() if name.isupper()}
+    listed = Counter(op for ops in kinds.values() for op in ops)
+    registered = {
+        name.removeprefix("rho_ext::").partition(".")[0]
+        for name in torch._C._dispatch_get_all_op_names()
+        if name.startswith("rho_ext::")
+    }
+    assert registered >= set(OPS)
+    assert listed == dict.fromkeys(registered, 1)
+    for op in _autograd.FALL_THROUGH:
+        registrations = torch._C._dispatch_dump(f"rho_ext::{op}")
+        assert re.search(r"^Autograd\[alias\].*fallthrough", registrations, re.MULTILINE)

@@ -1,0 +1,155 @@
+"""The losses and scores of every row, against float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rho_ext import reference, score
+
+from .cases import (
+    CASES,
+    DTYPES,
+    FEW_CASES,
+    INF,
+    LAYOUTS,
+    METHODS,
+    Case,
+    assert_accurate,
+    same_bits,
+    short,
+)
+
+PER_ROW = ("logits", "labels", "ids", "bias")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_scores_and_losses_are_accurate(case: Case, method: str, device: torch.device) -> None:
+    inputs = case.inputs(device)
+    ours = score(**inputs, method=method)
+    plain = reference.score(**inputs, method=method)
+    inputs["logits"] = inputs["logits"].double()
+    truth = reference.score(**inputs, method=method)
+    # For float64 logits plain torch is the truth itself: what remains is the final rounding.
+    assert_accurate(ours.losses, plain.losses, truth.losses)
+    assert_accurate(ours.scores, plain.scores, truth.scores)
+
+
+def test_golden_values(device: torch.device) -> None:
+    # softmax = (1/6, 2/6, 3/6), label 1: CE = ln 3, ||p - onehot|| = sqrt(1 + 16 + 9) / 6,
+    # H = 1/6 ln 6 + 1/3 ln 3 + 1/2 ln 2; smoothing 0.3 takes 0.1 from each of ln 6, ln 3, ln 2.
+    logits = torch.tensor([[0.0, 0.6931471806, 1.0986122887]], device=device)
+    label, il = torch.tensor([1], device=device), torch.tensor([0.5], device=device)
+    expected = {
+        "rho": 0.5986122887,
+        "loss": 1.0986122887,
+        "neg_il": -0.5,
+        "grad_norm": 0.8498365856,
+        "entropy": 1.0114042647,
+    }
+    for method, value in expected.items():
+        got = score(logits, label, None, il=il, method=method)
+        assert got.scores.item() == pytest.approx(value, abs=1e-6), method
+        assert got.losses.item() == pytest.approx(1.0986122887, abs=1e-6), method
+    smooth = score(logits, label, None, method="loss", label_smoothing=0.3)
+    assert smooth.losses.item() == pytest.approx(0.7 * 1.0986122887 + 0.1 * 3.5835189385, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:3], ids=short)
+def test_rho_is_exactly_the_returned_loss_minus_the_table(
+    dtype: torch.dtype, device: torch.device
+) -> None:
+    inputs = Case("exact", n=320, classes=100, dtype=dtype).inputs(device)
+    ids, il = inputs["ids"], inputs["il"]
+    got = score(**inputs)
+    assert same_bits(got.scores, got.losses - il[ids])
+    bias = torch.linspace(-3, 3, 320, device=device)
+    inputs["bias"] = bias
+    assert same_bits(score(**inputs).scores, got.losses - il[ids] + bias)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_float64_logits_are_computed_in_float64(method: str, device: torch.device) -> None:
+    """A difference that float32 cannot see at this size decides the result."""
+    logits = torch.tensor([[1e6, 1e6 + 1e-3], [1e6, 1e6]], dtype=torch.float64, device=device)
+    labels = torch.zeros(2, dtype=torch.int64, device=device)
+    il = torch.zeros(2, device=device)
+    got = score(logits, labels, None, il=il, method=method)
+    truth = reference.score(logits, labels, None, il=il, method=method)
+    assert_accurate(got.scores, truth.scores, truth.scores)
+    assert_accurate(got.losses, truth.losses, truth.losses)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=short)
+@pytest.mark.parametrize("layout", ["padded", "transposed"])
+def test_layout_does_not_change_a_bit(
+    layout: str, dtype: torch.dtype, method: str, device: torch.device
+) -> None:
+    inputs = Case("layout", dtype=dtype, classes=1025, label_smoothing=0.1).inputs(device)
+    dense = score(**inputs, method=method)
+    inputs["logits"] = LAYOUTS[layout](inputs["logits"])
+    assert not inputs["logits"].is_contiguous()
+    for a, b in zip(score(**inputs, method=method), dense, strict=True):
+        assert same_bits(a, b)
+
+
+@pytest.mark.parametrize("classes", [26, 1025])
+@pytest.mark.parametrize("dtype", DTYPES, ids=short)
+def test_a_row_does_not_depend_on_its_neighbours(
+    dtype: torch.dtype, classes: int, device: torch.device
+) -> None:
+    case = Case("alone", n=70, classes=classes, dtype=dtype, bias=True, ignored=True)
+    for method in METHODS:
+        inputs = case.inputs(device)
+        batch = score(**inputs, method=method)
+        for row in range(0, 70, 3):
+            one = inputs | {name: inputs[name][row : row + 1] for name in PER_ROW}
+            alone = score(**one, method=method)
+            assert same_bits(alone.scores, batch.scores[row : row + 1])
+            assert same_bits(alone.losses, batch.losses[row : row + 1])
+
+
+def test_strided_labels_ids_il_and_bias(device: torch.device) -> None:
+    inputs = Case("vectors", n=64, bias=True).inputs(device)
+    expected = score(**inputs)
+    for name in ("labels", "ids", "il", "bias"):
+        tensor = inputs[name]
+        inputs[name] = torch.stack([tensor, tensor.flip(0)], 1)[:, 0]
+    for a, b in zip(score(**inputs), expected, strict=True):
+        assert same_bits(a, b)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ignored_rows(method: str, device: torch.device) -> None:
+    """Score -inf and loss 0, and neither their logits nor their id is looked at."""
+    inputs = Case("ignored", ignored=True).inputs(device)
+    ids = inputs["ids"]
+    inputs["logits"][::3] = torch.nan
+    ids[::6], ids[3::6] = -5, 10**12
+    got = score(**inputs, method=method)
+    assert (got.scores[::3] == -INF).all()
+    assert (got.losses[::3] == 0).all()
+    assert (got.scores[1::3] != -INF).all()
+
+
+@pytest.mark.parametrize("method", ["loss", "grad_norm", "entropy"])
+def test_methods_without_il_do_not_read_it(method: str, device: torch.device) -> None:
+    inputs = Case("unread").inputs(device)
+    expected = score(**inputs | {"il": None, "ids": None}, method=method)
+    for ids in (inputs["ids"], torch.full_like(inputs["labels"], -1)):
+        for il in (torch.full((3,), torch.nan, device=device), None):
+            if il is not None and ids is None:
+                continue
+            got = score(**inputs | {"il": il, "ids": ids}, method=method)
+            assert same_bits(got.scores, expected.scores)
+
+
+@pytest.mark.parametrize("case", FEW_CASES, ids=lambda case: case.name)
+def test_inputs_are_not_changed(case: Case, device: torch.device) -> None:
+    inputs, before = case.inputs(device), case.inputs(device)
+    score(**inputs)
+    for name in ("logits", "labels", "ids", "il", "bias"):
+        a, b = inputs[name], before[name]
+        assert a is None or torch.equal(a.nan_to_num(7), b.nan_to_num(7)), name

@@ -1,0 +1,81 @@
+"""What the compiled library needs, holds and shows."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+from bisect import bisect_right
+from pathlib import Path
+
+import pytest
+
+from rho_ext import _C
+
+LIBRARY = Path(_C.__file__)
+
+
+def tool(name: str, *options: str) -> str:
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not installed (it comes with binutils)")
+    command = [name, *options, str(LIBRARY)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_torch_is_reached_through_its_stable_abi_only() -> None:
+    """One build runs on torch 2.10 and newer: no C++ symbol of torch may be needed."""
+    wanted = [line.split()[-1] for line in tool("nm", "-D", "--undefined-only").splitlines()]
+    # Itanium mangling spells a namespace as its length and name: at::, c10::, torch::.
+    unstable = [name for name in wanted if re.search(r"_Z\w*?(?<!\d)(2at|3c10|5torch)\d", name)]
+    assert unstable == []
+    assert any(name.startswith(("aoti_torch_", "torch_")) for name in wanted)
+
+
+def test_no_path_of_the_builder_is_inside() -> None:
+    """Neither its folders' names nor a difference between two builds of the same source."""
+    paths = re.findall(
+        rb"(?<![\w.-])/[\w.+~@/-]+\.(?:h|hpp|c|cc|cpp|inc|cu|cuh)\b", LIBRARY.read_bytes()
+    )
+    assert sorted({path.decode() for path in paths}) == []
+
+
+def test_torch_is_found_beside_the_package() -> None:
+    dynamic = tool("readelf", "-d")
+    assert re.findall(r"R(?:UN)?PATH\).*\[(.*)\]", dynamic) == ["$ORIGIN/../torch/lib"]
+
+
+def test_only_the_module_is_exported() -> None:
+    exported = [line.split() for line in tool("nm", "-D", "--defined-only").splitlines()]
+    assert [line[-1] for line in exported if line[-2] == "T"] == ["PyInit__C"]
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="AVX exists on x86 only")
+def test_avx_code_is_reached_through_the_table_of_kernels_only() -> None:
+    """A function shared with the kernels must not be kept in the form that needs AVX.
+
+    The kernels are one stretch of the code, entered through pointers in constant tables. So a
+    direct call into the stretch must come from a function of those tables.
+    """
+    # "  1a2b:\tcall   3c4d <...>"; the mnemonics of AVX and AVX-512 start with v.
+    line = re.compile(r"\s*([0-9a-f]+):\s+(\S+)\s*(?:([0-9a-f]+) <)?.*?(?:# ([0-9a-f]+) <.*)?$")
+    code = [
+        (int(match[1], 16), match[2], int(match[3] or match[4] or "0", 16))
+        for match in map(line.match, tool("objdump", "-d", "--no-show-raw-insn").splitlines())
+        if match
+    ]
+    avx = [address for address, name, _ in code if name.startswith("v")]
+    assert len(avx) > 1000, "the kernels should be compiled for AVX"
+    pointers = re.findall(r"R_X86_64_RELATIV\w*\s+([0-9a-f]+)", tool("readelf", "-rW"))
+    tables = {int(address, 16) for address in pointers}
+    functions = sorted(tables | {target for _, name, target in code if name in ("call", "lea")})
+    calls = 0
+    for address, name, target in code:
+        if name == "call" and avx[0] <= target <= avx[-1]:
+            caller = functions[bisect_right(functions, address) - 1]
+            inside = avx[0] <= address <= avx[-1]
+            assert inside or caller in tables, f"call of AVX code at {target:#x} from {address:#x}"
+            calls += 1
+    assert calls > 0
+    symbols = [line.split() for line in tool("nm", "-D", "--defined-only").splitlines()]
+    assert [s[-1] for s in symbols if len(s) == 3 and avx[0] <= int(s[0], 16) <= avx[-1]] == []

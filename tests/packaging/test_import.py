@@ -1,0 +1,147 @@
+"""What may import what, and what importing does."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import rho_ext
+
+
+def folder(package: str) -> Path:
+    """Where the package is installed: the tests run from outside the source tree."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None, f"{package} is not installed"
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def sources(package: str) -> Iterator[tuple[str, ast.Module]]:
+    files = sorted(folder(package).rglob("*.py"))
+    assert files
+    for file in files:
+        yield str(file.relative_to(folder(package))), ast.parse(file.read_text(encoding="utf-8"))
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    """Full names: `from a.b import c` is a.b.c. Relative imports have no package in front."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def run(code: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_rho_ext_depends_on_torch_and_numpy_only() -> None:
+    allowed = {"rho_ext", "torch", "numpy", *sys.stdlib_module_names}
+    for file, tree in sources("rho_ext"):
+        for name in imports(tree):
+            assert name.partition(".")[0] in allowed, f"rho_ext/{file} imports {name}"
+
+
+def test_rho_train_uses_public_names_of_rho_ext_only() -> None:
+    public = set(rho_ext.__all__) | {"__version__"}
+    for file, tree in sources("rho_train"):
+        aliases = {"rho_ext"}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                aliases |= {a.asname for a in node.names if a.name == "rho_ext" and a.asname}
+        used = {name for name in imports(tree) if name.startswith("rho_ext.")}
+        used |= {
+            f"rho_ext.{node.attr}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in aliases
+        }
+        for name in used:
+            parts = name.split(".")[1:]
+            assert parts[0] in public, f"rho_train/{file} uses {name}"
+            assert not any(part.startswith("_") for part in parts[1:]), f"rho_train/{file}: {name}"
+
+
+def test_the_active_table_is_the_only_state() -> None:
+    changed = set()
+    for file, tree in sources("rho_ext"):
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Global, ast.Nonlocal)):
+                changed |= {(file, name) for name in node.names}
+        for node in tree.body:
+            # A container that is not spelt as a constant could be filled.
+            if isinstance(node, (ast.Assign, ast.AnnAssign)):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names = {name.id for name in targets if isinstance(name, ast.Name)}
+                if isinstance(node.value, (ast.List, ast.Dict, ast.Set)):
+                    assert all(name.strip("_") == "all" or name.isupper() for name in names), names
+    assert changed == {("ops.py", "_active_il")}
+
+
+def test_version_is_one() -> None:
+    assert rho_ext.__version__ == importlib.metadata.version("rho-ext")
+    assert rho_ext.__version__ == rho_ext.build_info()["version"]
+
+
+def test_all_lists_every_public_name() -> None:
+    names = {
+        name
+        for name, value in vars(rho_ext).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+    assert sorted(names | {"reference"}) == rho_ext.__all__
+    for name in rho_ext.__all__:
+        assert getattr(rho_ext, name).__doc__, f"{name} has no docstring"
+
+
+def test_packages_are_typed() -> None:
+    for package in ("rho_ext", "rho_train"):
+        assert (folder(package) / "py.typed").is_file()
+    assert (folder("rho_ext") / "_C.pyi").is_file()
+
+
+def test_import_in_a_fresh_interpreter_takes_no_gpu_and_no_training_layer() -> None:
+    code = (
+        "import rho_ext, sys, torch; "
+        "assert not torch.cuda.is_initialized(); "
+        "assert 'rho_train' not in sys.modules; "
+        "assert rho_ext.build_info()['cuda']; "
+        "print(rho_ext.__version__)"
+    )
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == rho_ext.__version__
+    assert result.stderr == ""
+
+
+def test_the_source_folder_says_that_it_hides_the_installed_package(tmp_path: Path) -> None:
+    shutil.copytree(
+        folder("rho_ext"),
+        tmp_path / "rho_ext",
+        ignore=shutil.ignore_patterns("*.so", "__pycache__"),
+    )
+    result = run("import rho_ext", cwd=tmp_path)
+    assert result.returncode != 0
+    message = result.stderr.strip().splitlines()[-1]
+    assert message.startswith("ImportError: rho_ext: the compiled library is missing.")
+    assert "source folder, which hides the installed package" in message
+    assert "pip install ." in message
