@@ -159,7 +159,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         print(f"rho-ext: {stopped}", file=sys.stderr)
         return _STOPPED
-    except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, LookupError) as error:
+    except OSError as error:
+        # Our own say it all in one sentence, without Python's "[Errno 28]" in front.
+        text = error.strerror if error.filename is None else None
+        print(f"rho-ext: error: {text or error}", file=sys.stderr)
+        return 1
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError) as error:
         print(f"rho-ext: error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -38,6 +38,8 @@ def test_every_instruction_set_is_accurate(isa: str) -> None:
     options = ["-q", "--tb=short", "-p", "no:cacheprovider", "-k", "accurate or golden or in_use"]
     result = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *tests],
+        # Not the source tree: Python would import the folder without the library.
+        cwd=sys.prefix,
         env=os.environ | {"RHO_EXT_ISA": isa},
         capture_output=True,
         text=True,
@@ -49,6 +51,7 @@ def test_every_instruction_set_is_accurate(isa: str) -> None:
 def test_an_unknown_instruction_set_is_a_clear_error() -> None:
     result = subprocess.run(
         [sys.executable, "-c", "import rho_ext; print(rho_ext.build_info())"],
+        cwd=sys.prefix,
         env=os.environ | {"RHO_EXT_ISA": "avx9"},
         capture_output=True,
         text=True,

@@ -41,7 +41,7 @@ def imports(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def run(code: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(code: str, cwd: Path = Path(sys.prefix)) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     return subprocess.run(
         [sys.executable, "-c", code],

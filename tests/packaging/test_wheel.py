@@ -31,6 +31,8 @@ def test_package_data_is_there_and_sources_are_not() -> None:
         "rho_train/py.typed",
         "rho_train/data/letter_recognition.npz",
         "rho_train/report/template.html",
+        "rho_train/report/chart.css",
+        "rho_train/report/selection.svg",
     ):
         assert name in installed
     assert any(re.match(r"rho_ext/_C\..*so$", path) for path in installed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -57,9 +58,14 @@ def records(out: Path) -> list[dict[str, Any]]:
 
 
 def run(arguments: list[str], **options: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-P", "-m", "rho_train", *arguments]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        [sys.executable, "-m", "rho_train", *arguments],
+        # Not the source tree: Python would import the folder without the library.
+        cwd=sys.prefix,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
     )
 
 
@@ -132,6 +138,49 @@ def test_kill_leaves_no_process_and_a_run_that_goes_on(tmp_path: Path, table: Pa
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < deadline, "worker processes outlive their parent"
         time.sleep(0.05)
+
+
+def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path, table: Path) -> None:
+    whole, full = tmp_path / "whole", tmp_path / "full"
+    assert main(train_arguments(table, whole)) == 0
+    # A limit on the size of files is a full disk that a test can have: the store still fits.
+    limit = 7000
+    process = run(
+        train_arguments(table, full),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.search(
+        r"error: cannot write .*: File too large.*run the same command again", errors
+    ), errors
+    assert "Traceback" not in errors
+    stores = {path: path.read_bytes() for path in full.glob("il/*")}
+    assert stores
+    assert not list(full.rglob("*.tmp"))
+    assert main(train_arguments(table, full)) == 0
+    assert {path: path.read_bytes() for path in stores} == stores
+    assert records(full) == records(whole)
+
+
+def test_a_killed_worker_is_named(tmp_path: Path) -> None:
+    long = [*SMALL, "--train.steps=5000"]
+    demo = run(["demo", f"--out={tmp_path / 'demo'}", *long, "--processes=2"])
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("demo/runs/*/metrics.jsonl")):
+        assert demo.poll() is None, demo.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    workers = [child for child in _children(demo.pid) if _is_worker(child)]
+    os.kill(workers[0], signal.SIGKILL)
+    _, errors = demo.communicate(timeout=60)
+    assert demo.returncode == 1
+    assert "a worker process was killed" in errors
+    assert "Traceback" not in errors
+
+
+def _is_worker(pid: int) -> bool:
+    return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def _children(pid: int) -> list[int]:
