@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import doctest
 import importlib
 import importlib.metadata
@@ -62,6 +63,38 @@ def test_public_names_have_documentation() -> None:
     for package in (rho_ext, rho_train):
         for name in package.__all__:
             assert (getattr(package, name).__doc__ or "").strip(), f"{package.__name__}.{name}"
+
+
+def test_numbers_in_the_readme_are_rows_of_results() -> None:
+    root = Path(__file__).parents[2]
+    text = " ".join((root / "README.md").read_text().split())
+
+    def rows(folder: str) -> list[dict[str, str]]:
+        path = root / "benchmarks" / "results" / folder / "summary.csv"
+        return list(csv.DictReader(path.read_text().splitlines()))
+
+    def seconds(row: dict[str, str]) -> str:
+        if not row["steps"]:
+            return "never"
+        charged = f"{float(row['target_seconds']):.1f}"
+        if not float(row["il_seconds"]):
+            return charged
+        return f"{charged}, or {float(row['reused_seconds']):.1f} with IL at hand"
+
+    for row in rows("demo"):
+        steps = f"{float(row['steps']):,.0f}" if row["steps"] else "never"
+        cells = [f"{float(row['accuracy']):.1%}", steps, f"{float(row['noisy']):.1%}"]
+        wanted = " | ".join(cells).replace("%", " %")
+        assert f"| {wanted} | {seconds(row)} |" in text, row["method"]
+    demo = {row["method"]: float(row["seconds"]) for row in rows("demo")}
+    ratios = sorted(demo[m] / demo["uniform_all"] for m in ("rho_holdout", "rho_crossfit"))
+    assert "{:.1f} to {:.1f} times as long as a uniform step".format(*ratios) in text
+    poor = [f"{float(row['accuracy']):.1%}".replace("%", " %") for row in rows("demo-poor-il")]
+    assert f"RHO-LOSS ends at {poor[3]} and {poor[4]}" in text
+    long = rows("demo-long")
+    assert not long[3]["steps"]
+    assert not long[4]["steps"]
+    assert float(long[1]["target"]) == pytest.approx(0.950, abs=0.0005)
 
 
 def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

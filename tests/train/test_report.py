@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import json
 import math
@@ -146,6 +147,7 @@ def test_numbers_by_hand_are_paired_by_seed(tmp_path: Path) -> None:
     # would be 20, 20, never.
     assert (fast.reached, fast.paired, fast.steps) == (2, 3, 20)
     assert fast.target_seconds == pytest.approx(5.0 + 2.0)
+    assert fast.reused_seconds == pytest.approx(2.0)
     assert (slow.reached, slow.steps, slow.target_seconds) == (1, None, None)
     assert (base.reached, base.steps) == (3, 30)
     assert base.target_seconds == pytest.approx(3.0)
@@ -166,7 +168,7 @@ def test_headline_states_wins_and_losses(tmp_path: Path) -> None:
     assert "“fast” has the highest test accuracy, 75.0%, against 65.0% for “base”" in text
     assert "at step 30 of 30 (median over the seeds); “fast” meets it at step 20, in 2 of 3" in text
     assert "Lower than the baseline: “slow” (40.0%)" in text
-    assert "no method is faster than the baseline: “fast” needs 7.0 s" in text
+    assert "no method is faster than the baseline: “fast” needs 7.0 s for this (2.0 s where" in text
     write_plan(
         tmp_path, {"fast": "F", "slow": "S", "base": "B"}, range(3), baseline="fast", steps=30
     )
@@ -185,6 +187,16 @@ def test_table_fits_the_console_and_holds_the_numbers(tmp_path: Path) -> None:
     row = next(line for line in table.splitlines() if line.startswith("fast"))
     wanted = "fast 75.0 ± 13.2 20 2 of 3 10.0 50.0 3.0 8.0 7.0"
     assert row.split() == wanted.split()
+
+
+def test_csv_holds_the_numbers(tmp_path: Path) -> None:
+    hand_checkable(tmp_path)
+    write_report(tmp_path)
+    rows = list(csv.DictReader((tmp_path / "summary.csv").read_text().splitlines()))
+    assert [row["method"] for row in rows] == ["base", "fast", "slow"]
+    assert float(rows[1]["accuracy"]) == pytest.approx(0.75)
+    assert (float(rows[1]["steps"]), rows[2]["steps"]) == (20, "")
+    assert float(rows[1]["charged_seconds"]) == pytest.approx(8.0)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 40, 600, -1])

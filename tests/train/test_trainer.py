@@ -203,10 +203,9 @@ def test_a_diverged_run_keeps_its_last_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="diverged; lower the learning rate"):
         trainer.fit(poison)
     assert make_trainer(tmp_path, "plain").step == 11
-    selecting = make_trainer(tmp_path / "rho", "rho")
-    next(selecting.model.parameters()).data.fill_(torch.nan)
-    with pytest.raises(FloatingPointError, match="losses are NaN or infinite.*diverged"):
-        selecting.fit()
+    trainer = make_trainer(tmp_path / "rho", "rho")
+    with pytest.raises(FloatingPointError, match="step 12: .*losses are NaN or infinite.*diverged"):
+        trainer.fit(poison)
 
 
 def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
@@ -216,6 +215,8 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tmp_path: Path)
         make_trainer(tmp_path, config=dataclasses.replace(CONFIG, lr=0.5))
     with pytest.raises(ValueError, match="another seed"):
         make_trainer(tmp_path, seed=4)
+    with pytest.raises(ValueError, match="another selection"):
+        make_trainer(tmp_path, "loss", name="rho")
     data = trainer.checkpoint_path.read_bytes()
     for size in (0, 10, len(data) // 2, len(data) - 1):
         trainer.checkpoint_path.write_bytes(data[:size])

@@ -51,6 +51,7 @@ def _speed(summary: Summary, base: MethodSummary, others: list[MethodSummary]) -
     soonest = min(there, key=lambda row: row.target_seconds or 0.0)
     earlier = (first.steps or 0.0) < (base.steps or math.inf)
     sooner = (soonest.target_seconds or 0.0) < (base.target_seconds or math.inf)
+    reused = f" ({soonest.reused_seconds:.1f} s where they exist)" if soonest.il_seconds else ""
     return [
         f"The baseline meets its own best accuracy at step {base.steps:,.0f} of {summary.steps:,} "
         f"(median over the seeds); {'' if earlier else 'no method is earlier, '}"
@@ -58,7 +59,7 @@ def _speed(summary: Summary, base: MethodSummary, others: list[MethodSummary]) -
         f"{_of_seeds(first.reached, first)}.",
         "In seconds, with the irreducible losses charged, "
         + ("" if sooner else "no method is faster than the baseline: ")
-        + f"{_named(soonest)} needs {soonest.target_seconds:.1f} s for this, the baseline "
+        + f"{_named(soonest)} needs {soonest.target_seconds:.1f} s for this{reused}, the baseline "
         f"{base.target_seconds:.1f} s.",
     ]
 

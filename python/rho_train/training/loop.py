@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,19 @@ class Trainer:
     Raises:
         ValueError: the checkpoint in the folder belongs to another run.
         OSError: the folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from torch.utils.data import TensorDataset
+        >>> x, y = torch.randn(64, 2), torch.arange(64) % 2
+        >>> data, folder = IndexedDataset(TensorDataset(x, y)), Path(tempfile.mkdtemp())
+        >>> config = TrainConfig(steps=3, large_batch=8, batch=4)
+        >>> selector = Selector(k=4, method="loss")
+        >>> trainer = Trainer(nn.Linear(2, 2), data, torch.arange(64), x, y, config, folder,
+        ...     name="loss", selector=selector)
+        >>> trainer.fit()
+        >>> trainer.step, selector.scored, selector.selected
+        (3, 24, 12)
     """
 
     def __init__(
@@ -135,6 +149,7 @@ class Trainer:
             "name": name,
             "seed": seed,
             "points": len(train_ids),
+            "selection": selector and [selector.method, selector.ratio, selector.k],
         }
         folder.mkdir(parents=True, exist_ok=True)
         size = self._resume()
@@ -282,13 +297,7 @@ class Trainer:
     def _read_counts(self) -> dict[str, Any]:
         """Read the sums from the device; a diverged model stops here, before it is saved."""
         counts = self._since_log
-        loss = float(counts.loss)
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"Trainer: the training loss became NaN or infinite in the {counts.steps} steps "
-                f"before step {self.step}: the model has diverged; lower the learning rate. The "
-                "last checkpoint is unharmed"
-            )
+        loss = self._finite("training", float(counts.loss))
         return {
             "steps": counts.steps,
             "selected": counts.selected,
@@ -296,6 +305,14 @@ class Trainer:
             "correct": int(counts.correct),
             "noisy": int(counts.noisy),
         }
+
+    def _finite(self, what: str, loss: float) -> float:
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"Trainer: the {what} loss is NaN or infinite at step {self.step}: the model has "
+                "diverged; lower the learning rate. The last checkpoint is unharmed"
+            )
+        return loss
 
     def _evaluate(self) -> None:
         correct, loss = 0, 0.0
@@ -308,7 +325,11 @@ class Trainer:
                 loss += float(F.cross_entropy(logits, y, reduction="sum"))
         n = len(self.test_y)
         self.metrics.write(
-            "eval", step=self.step, accuracy=correct / n, loss=loss / n, seconds=self.seconds
+            "eval",
+            step=self.step,
+            accuracy=correct / n,
+            loss=self._finite("test", loss / n),
+            seconds=self.seconds,
         )
 
     def _sample(self) -> None:
@@ -317,29 +338,28 @@ class Trainer:
             return
         counters = self.selector.state_dict()
         sampler = LargeBatchSampler(self.train_ids, self.config.large_batch, seed=self.seed)
-        record: dict[str, list[Any]] = {"ids": [], "loss": [], "selected": []}
-        for _, positions in zip(
-            range(min(_SAMPLED_BATCHES, sampler.batches_per_epoch)), sampler, strict=False
-        ):
+        ids, losses, selected = [], [], []
+        for positions in islice(sampler, min(_SAMPLED_BATCHES, sampler.batches_per_epoch)):
             batch = self.dataset.collate(self.dataset.__getitems__(positions))
             self.selector(self.runner, to(batch, self.device))
             last = self.selector.last
             assert last is not None
-            chosen = torch.zeros(len(last.ids), dtype=torch.bool)
-            chosen[last.indices.cpu()] = True
-            record["ids"] += last.ids.tolist()
-            record["loss"] += last.losses.tolist()
-            record["selected"] += chosen.tolist()
+            ids.append(last.ids)
+            losses.append(last.losses)
+            selected.append(torch.zeros_like(last.ids, dtype=torch.bool))
+            selected[-1][last.indices] = True
         self.selector.load_state_dict(counters)
-        ids = torch.tensor(record["ids"])
-        table = self.selector.table
-        self.metrics.write(
-            "sample",
-            step=self.step,
-            **record,
-            il=None if table is None else table.cpu()[ids].tolist(),
-            noisy=None if self.noisy is None else self.noisy.cpu()[ids].tolist(),
-        )
+        points = torch.cat(ids)
+        record = {"ids": points, "loss": torch.cat(losses), "selected": torch.cat(selected)}
+        known = record["loss"].isfinite()
+        if self.selector.table is not None:
+            record["il"] = self.selector.table[points]
+            known &= record["il"].isfinite()
+        if self.noisy is not None:
+            record["noisy"] = self.noisy[points]
+        # JSON has no NaN: points without a loss or an IL are left out.
+        values = {name: value[known].tolist() for name, value in record.items()}
+        self.metrics.write("sample", step=self.step, **{"il": None, "noisy": None, **values})
 
     def _score_seconds(self) -> float:
         return self.selector.seconds if self.selector is not None else 0.0

@@ -45,7 +45,7 @@ class MetricsFile:
 
     def write(self, event: str, **values: Any) -> None:
         """Append one record; it is in the file when this returns."""
-        line = json.dumps({"event": event, **self.common, **values}) + "\n"
+        line = json.dumps({"event": event, **self.common, **values}, allow_nan=False) + "\n"
         size = self.size()
         try:
             with open(self.path, "ab", buffering=0) as file:
