@@ -1,4 +1,4 @@
-"""`python -m rho_train`, and so `torchrun -m rho_train`."""
+"""`python -m rho_train` is `rho-ext`."""
 
 import sys
 

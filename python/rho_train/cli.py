@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -12,8 +13,11 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 import rho_ext
+from rho_train.data import load_letters
 from rho_train.experiment import DataConfig, ExperimentConfig, Method, run_experiment
 from rho_train.experiment.config import DEMO_METHODS, ILKind
+from rho_train.experiment.run import JobsFailed
+from rho_train.files import message
 from rho_train.il import ILRecipe
 from rho_train.progress import Stopped
 from rho_train.report import format_table, read_experiment, summarize, write_report
@@ -42,14 +46,15 @@ def demo(
         title="RHO-LOSS beside its baselines on Letter Recognition",
         description="14,668 real training examples in 26 classes, 10 % of their labels drawn at "
         "random, and 4,000 clean test examples. “Half” trains on the half that is not held out "
-        "for the model of the irreducible loss, “all” on everything.",
+        f"for the model of the irreducible loss, “all” on everything. {load_letters().attribution}",
         methods=DEMO_METHODS,
         baseline="uniform_all",
         seeds=tuple(range(seeds)),
+        data=DataConfig(noise=0.1),
         train=train,
         il=il,
     )
-    _run(config, out, processes or len(os.sched_getaffinity(0)))
+    _run(config, out, processes)
 
 
 def train(
@@ -82,7 +87,8 @@ def train(
     chosen = Method(method, method, method, needed, "rest" if needed == "holdout" else "all")
     config = ExperimentConfig(
         title=f"{method} on {data.path.name if data.path else 'Letter Recognition'}",
-        description=f"One run of {train.steps} steps, {data.noise:.0%} label noise.",
+        description=f"One run of {train.steps} steps, {data.noise:.0%} label noise. "
+        f"{data.load().attribution}",
         methods=(chosen,),
         baseline=method,
         seeds=(seed,),
@@ -112,7 +118,15 @@ def doctor() -> None:
 
 
 def _run(config: ExperimentConfig, out: Path, processes: int) -> None:
-    run_experiment(config, out, processes=processes)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("one process trains one model in this version; start it without torchrun")
+    try:
+        run_experiment(config, out, processes=processes)
+    except JobsFailed as error:
+        # What is finished is worth looking at all the same.
+        with contextlib.suppress(ValueError):
+            print(f"report: {write_report(out)}")
+        raise error
     print(format_table(summarize(read_experiment(out))))
     print(f"report: {write_report(out)}")
 
@@ -159,13 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         print(f"rho-ext: {stopped}", file=sys.stderr)
         return _STOPPED
-    except OSError as error:
-        # Our own say it all in one sentence, without Python's "[Errno 28]" in front.
-        text = error.strerror if error.filename is None else None
-        print(f"rho-ext: error: {text or error}", file=sys.stderr)
-        return 1
-    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError) as error:
-        print(f"rho-ext: error: {error}", file=sys.stderr)
+    except (ValueError, IndexError, OSError, FloatingPointError, JobsFailed) as error:
+        for line in message(error).splitlines():
+            print(f"rho-ext: error: {line}", file=sys.stderr)
         return 1
     return 0
 

@@ -54,6 +54,13 @@ def atomic_write(path: Path, data: str | bytes | memoryview | Iterable[bytes | m
         raise OSError(error.errno, message) from error
 
 
+def message(error: Exception) -> str:
+    """Return the text of an error, without Python's "[Errno 28]" where ours says it all."""
+    if isinstance(error, OSError) and error.strerror and error.filename is None:
+        return error.strerror
+    return str(error)
+
+
 def _write_and_rename(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 OnStep = Callable[[int], bool]
 """Called with the number of steps just made; returns whether the work should stop."""
@@ -25,24 +27,26 @@ class Stopped(Exception):
 def stop_signals() -> Iterator[threading.Event]:
     """Turn the first Ctrl-C or SIGTERM into a flag, so that no step is cut in half.
 
-    A second one acts at once. Only the main thread can receive signals; elsewhere the flag stays
-    unset.
+    A second one acts at once. Signals that somebody else handles already, an outer `stop_signals`
+    among them, are left alone, and so are threads other than the main one and child processes of
+    multiprocessing, whose parent decides.
     """
     stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours: dict[int, Any] = {}
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main and multiprocessing.parent_process() is None:
+        defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+        ours = {n: d for n, d in defaults.items() if signal.getsignal(n) is d}
 
     def restore() -> None:
-        for number, handler in before.items():
+        for number, handler in ours.items():
             signal.signal(number, handler)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         stop.set()
         restore()
 
-    for number in before:
+    for number in ours:
         signal.signal(number, on_signal)
     try:
         yield stop

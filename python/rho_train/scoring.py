@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,17 +12,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 @contextmanager
-def scoring(model: nn.Module, *, bf16: bool = False) -> Iterator[nn.Module]:
+def scoring(model: nn.Module, *, bf16: bool | None = None) -> Iterator[nn.Module]:
     """Give the model in eval mode under `torch.inference_mode`, and put everything back.
 
     Dropout is off and BatchNorm uses and keeps its running statistics. Modes are restored module
     by module, so that a part frozen in eval mode stays frozen, and so is the state of the random
     generators. A DistributedDataParallel model is given unwrapped: its forward would synchronise
-    buffers a second time in one step.
+    buffers a second time in one step. A model that makes and keeps tensors in its first forward
+    pass (rotary tables, masks) must run once before: made here, they could not enter autograd.
 
     Args:
         model: any module.
-        bf16: run the forward pass under bfloat16 autocast.
+        bf16: run the forward pass under bfloat16 autocast, or without autocast; None: as it is
+            outside.
 
     Example:
         >>> model = nn.Dropout()
@@ -32,15 +34,19 @@ def scoring(model: nn.Module, *, bf16: bool = False) -> Iterator[nn.Module]:
         >>> model.training
         True
     """
-    module = model.module if isinstance(model, DistributedDataParallel) else model
+    inner = getattr(model, "_orig_mod", model)
+    module = inner.module if isinstance(inner, DistributedDataParallel) else model
     training = [part for part in module.modules() if part.training]
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     cpu_state = torch.get_rng_state()
     cuda_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     for part in training:
         part.training = False
+    autocast = (
+        nullcontext() if bf16 is None else torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+    )
     try:
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with torch.inference_mode(), autocast:
             yield module
     finally:
         for part in training:

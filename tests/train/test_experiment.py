@@ -18,6 +18,7 @@ import pytest
 
 import rho_ext
 from rho_train.cli import main
+from rho_train.experiment import ExperimentConfig, Method
 
 SMALL = ["--train.steps=60", "--train.eval_every=20", "--il.epochs=1", "--seeds=1"]
 
@@ -118,20 +119,27 @@ def test_ctrl_c_leaves_a_demo_that_goes_on(tmp_path: Path, processes: int) -> No
 
 
 def test_kill_leaves_no_process_and_a_run_that_goes_on(tmp_path: Path, table: Path) -> None:
+    # Long enough that the kill comes before the end.
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert main(train_arguments(table, whole)) == 0
-    process = run(train_arguments(table, killed))
+    long = "--train.steps=400"
+    assert main([*train_arguments(table, whole), long]) == 0
+    process = run([*train_arguments(table, killed), long])
     while not list(killed.glob("runs/*/checkpoint.pt")):
-        if process.poll() is not None:
-            break
+        assert process.poll() is None, process.communicate()
         time.sleep(0.001)
     process.kill()
     process.communicate(timeout=60)
-    assert main(train_arguments(table, killed)) == 0
+    assert process.returncode == -signal.SIGKILL
+    assert main([*train_arguments(table, killed), long]) == 0
     assert records(killed) == records(whole)
-    demo = run(["demo", f"--out={tmp_path / 'demo'}", "--processes=2"])
-    time.sleep(6)
+    demo = run(["demo", f"--out={tmp_path / 'demo'}", *SMALL, "--train.steps=5000"])
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("demo/runs/*/metrics.jsonl")):
+        assert demo.poll() is None, demo.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     children = _children(demo.pid)
+    assert len(children) >= 2
     demo.kill()
     demo.communicate(timeout=60)
     deadline = time.monotonic() + 20
@@ -194,7 +202,7 @@ def _children(pid: int) -> list[int]:
 )
 def test_train(tmp_path: Path, table: Path, method: str, il: str, has_il: bool) -> None:
     out = tmp_path / "run"
-    chosen = (f"--method={method}", f"--il={il}", "--data.noise=0")
+    chosen = (f"--method={method}", f"--il={il}")
     assert main(train_arguments(table, out, *chosen)) == 0
     (end,) = [record for record in records(out) if record["event"] == "end"]
     assert (end["method"], end["step"]) == (method, 40)
@@ -283,6 +291,87 @@ def test_a_store_of_other_data_is_refused(
     capfd.readouterr()
     assert main(train_arguments(table, two, "--data.noise=0.1")) == 1
     assert re.search(r"another data set.*labels", capfd.readouterr().err)
+
+
+def test_one_process_at_a_time_in_a_folder(tmp_path: Path, table: Path) -> None:
+    out = tmp_path / "run"
+    first = run([*train_arguments(table, out), "--train.steps=20000"])
+    while not (out / "experiment.json").exists():
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.01)
+    second = run(train_arguments(table, out))
+    _, errors = second.communicate(timeout=60)
+    first.kill()
+    first.communicate()
+    assert second.returncode == 1
+    assert "another process is running in" in errors
+
+
+def test_a_second_ctrl_c_acts_at_once(tmp_path: Path) -> None:
+    process = run(["demo", f"--out={tmp_path / 'demo'}", "--processes=1", "--il.epochs=100000"])
+    while not (tmp_path / "demo" / "experiment.json").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode != 0
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_one_failing_method_does_not_stop_the_others(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], processes: int
+) -> None:
+    out = tmp_path / "demo"
+    blocked = out / "runs" / "train_loss-seed0"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("in the way")
+    arguments = ["demo", f"--out={out}", *SMALL, f"--processes={processes}"]
+    assert main(arguments) == 1
+    captured = capfd.readouterr()
+    assert re.search(r"error: train_loss-0: .*train_loss-seed0", captured.err)
+    assert "report: " in captured.out
+    finished = {record["method"] for record in records(out) if record["event"] == "end"}
+    assert finished == {"uniform_half", "uniform_all", "rho_holdout", "rho_crossfit"}
+    blocked.unlink()
+    assert main(arguments) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": (1, 1)}, "seeds must be different"),
+        ({"seeds": ()}, "seeds must be different and at least one"),
+        ({"baseline": "best"}, "baseline must be one of uniform, got 'best'"),
+        ({"methods": 2 * (Method("uniform", "u", "uniform"),)}, "methods must be different"),
+        ({"hidden": (0,)}, "hidden must be positive"),
+    ],
+)
+def test_impossible_experiments_do_not_start(changes: dict[str, Any], message: str) -> None:
+    options: dict[str, Any] = {
+        "title": "t",
+        "description": "d",
+        "methods": (Method("uniform", "u", "uniform"),),
+        "baseline": "uniform",
+        "seeds": (0,),
+    }
+    ExperimentConfig(**options)
+    with pytest.raises(ValueError, match=message):
+        ExperimentConfig(**options | changes)
+    with pytest.raises(ValueError, match="points of the holdout have no irreducible loss"):
+        Method("rho", "r", "rho", "holdout", "all")
+
+
+def test_changed_data_are_another_experiment(
+    tmp_path: Path, table: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(train_arguments(table, out)) == 0
+    with np.load(table) as arrays:
+        np.savez(table, features=2 * arrays["features"] + 1, labels=arrays["labels"])
+    assert main(train_arguments(table, out)) == 1
+    assert "holds another experiment: data differ" in capfd.readouterr().err
 
 
 def test_doctor_prints_the_build(capfd: pytest.CaptureFixture[str]) -> None:

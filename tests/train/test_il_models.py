@@ -23,7 +23,9 @@ def make_data(seed: int = 0) -> IndexedDataset:
 
 
 def make_model(seed: int) -> nn.Module:
-    return models.mlp(4, [16], 3, seed=seed)
+    # Dropout makes it visible when training draws from the global generator.
+    model = models.mlp(4, [16], 3, seed=seed)
+    return nn.Sequential(model[0], nn.Dropout(0.3), *model[1:])
 
 
 class Witness(nn.Module):
@@ -71,6 +73,7 @@ def test_il_is_the_loss_of_the_final_model_at_the_point() -> None:
     store = holdout_il(lambda seed: model, data, torch.arange(20), ILRecipe(epochs=3))
     assert isinstance(data.dataset, TensorDataset)
     x, y = data.dataset.tensors
+    model.eval()
     with torch.no_grad():
         expected = nn.functional.cross_entropy(model(x[20:]), y[20:], reduction="none")
     torch.testing.assert_close(store.il[20:], expected, rtol=1e-5, atol=1e-6)
@@ -85,11 +88,13 @@ def test_the_epoch_with_the_lowest_loss_on_the_target_points_is_kept() -> None:
         by_epoch.append(float(score_points(model, data, target).mean()))
         return False
 
+    # One step is one epoch of these 20 points.
     best = fit_il(model, data, train, target, ILRecipe(epochs=30, lr=0.05), on_step=watch)
-    assert best == min(by_epoch)
+    assert best.loss == min(by_epoch)
+    assert best.epoch == 1 + by_epoch.index(best.loss)
     # Random labels: the model memorises, so the last epoch is not the best one.
-    assert by_epoch[-1] > best
-    assert float(score_points(model, data, target).mean()) == best
+    assert by_epoch[-1] > best.loss
+    assert float(score_points(model, data, target).mean()) == best.loss
 
 
 def test_same_seed_same_bits_and_global_random_state_untouched() -> None:
@@ -104,6 +109,14 @@ def test_same_seed_same_bits_and_global_random_state_untouched() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     other = crossfit_il(make_model, make_data(), 2, ILRecipe(epochs=2, seed=1))
     assert not torch.equal(one.il, other.il)
+
+
+def test_points_without_a_label_have_no_irreducible_loss() -> None:
+    x, y = torch.randn(40, 4), torch.arange(40) % 3
+    y[::4] = -100
+    store = crossfit_il(make_model, IndexedDataset(TensorDataset(x, y)), 2, ILRecipe(epochs=2))
+    assert torch.equal(store.known, y != -100)
+    assert all(float(loss) > 0 for loss in store.info["holdout_loss"].split(", "))
 
 
 def test_store_belongs_to_its_data() -> None:
@@ -129,6 +142,13 @@ def test_bad_input_is_refused() -> None:
         ILRecipe(epochs=0)
 
 
-def test_stopping() -> None:
+def test_stopping_at_the_next_step() -> None:
+    made: list[int] = []
+
+    def third(steps: int) -> bool:
+        made.append(steps)
+        return len(made) == 3
+
     with pytest.raises(Stopped):
-        crossfit_il(make_model, make_data(), 2, ILRecipe(epochs=3), on_step=lambda steps: True)
+        crossfit_il(make_model, make_data(), 2, ILRecipe(epochs=9, batch_size=4), on_step=third)
+    assert made == [1, 1, 1]

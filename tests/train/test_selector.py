@@ -140,6 +140,45 @@ def test_fewer_usable_points_than_k() -> None:
     assert selector.selected == 2
 
 
+def test_points_without_a_usable_score_are_named_once() -> None:
+    table = TABLE.clone()
+    table[7] = torch.nan
+    selector = Selector(il=table, k=2)
+    with pytest.warns(UserWarning, match=r"irreducible loss of 1 of 4 points is unknown"):
+        small = selector(nn.Identity(), Batch(X, Y, IDS))
+    assert small.ids.tolist() == [5, 2]
+    selector(nn.Identity(), Batch(X, Y, IDS))
+    assert selector.invalid == 2
+
+
+def test_autocast_of_the_caller_is_kept_unless_told() -> None:
+    seen: list[torch.dtype] = []
+
+    def forward(model: nn.Module, batch: Batch) -> Tensor:
+        seen.append(model(batch.x).dtype)
+        return batch.x
+
+    for bf16 in (None, True, False):
+        with torch.autocast("cpu", torch.bfloat16):
+            selector = Selector(il=TABLE, k=1, bf16=bf16, forward=forward)
+            selector(nn.Linear(2, 2), Batch(X, Y, IDS))
+    assert seen == [torch.bfloat16, torch.bfloat16, torch.float32]
+
+
+def test_identity_tells_selectors_apart() -> None:
+    one = Selector(il=TABLE, k=2)
+    assert one.identity() == Selector(il=TABLE.clone(), k=2).identity()
+    others = [
+        Selector(il=TABLE + 1, k=2),
+        Selector(il=TABLE, k=3),
+        Selector(il=TABLE, ratio=0.5),
+        Selector(il=TABLE, k=2, method="neg_il"),
+        Selector(il=TABLE, k=2, label_smoothing=0.1),
+        Selector(il=TABLE, k=2, ignore_index=0),
+    ]
+    assert all(other.identity() != one.identity() for other in others)
+
+
 def test_state_round_trip() -> None:
     selector = Selector(il=TABLE, k=2)
     selector(nn.Identity(), Batch(X, Y, IDS))
@@ -161,6 +200,7 @@ def test_state_round_trip() -> None:
         ({"k": True}, TypeError, "k must be an int"),
         ({"k": 1, "method": "best"}, ValueError, "method must be one of rho, loss"),
         ({"k": 1, "il": None}, ValueError, "needs irreducible losses; pass il="),
+        ({"k": 1, "il": "store.safetensors"}, TypeError, "got str; a file is read with ILStore"),
     ],
 )
 def test_bad_arguments_fail_at_construction(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from rho_train import IndexedDataset, Selector, TrainConfig, Trainer
+from rho_train import ILStore, IndexedDataset, Selector, TrainConfig, Trainer, fingerprint
 from rho_train.progress import Stopped
 from rho_train.training.metrics import MetricsFile
 
@@ -40,17 +40,20 @@ def make_trainer(
     if select != "plain":
         il = torch.rand(N, generator=generator)
         selector = Selector(il=il, k=config.batch, method=select)
-    data = IndexedDataset(TensorDataset(x, y))
-    defaults: dict[str, Any] = {"name": select, "seed": 3, "noisy": y == 0}
+    defaults: dict[str, Any] = {
+        "dataset": IndexedDataset(TensorDataset(x, y)),
+        "train_ids": torch.arange(N),
+        "name": select,
+        "seed": 3,
+        "noisy": y == 0,
+        "selector": selector,
+    }
     return Trainer(
         model,
-        data,
-        torch.arange(N),
-        x[:50],
-        y[:50],
-        config,
-        folder,
-        selector=selector,
+        test_x=x[:50],
+        test_y=y[:50],
+        config=config,
+        folder=folder,
         **{**defaults, **options},
     )
 
@@ -217,11 +220,22 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tmp_path: Path)
         make_trainer(tmp_path, seed=4)
     with pytest.raises(ValueError, match="another selection"):
         make_trainer(tmp_path, "loss", name="rho")
+    with pytest.raises(ValueError, match="another train_ids"):
+        make_trainer(tmp_path, train_ids=torch.arange(N).flip(0))
     data = trainer.checkpoint_path.read_bytes()
     for size in (0, 10, len(data) // 2, len(data) - 1):
         trainer.checkpoint_path.write_bytes(data[:size])
         with pytest.raises(ValueError, match="is damaged"):
             make_trainer(tmp_path)
+
+
+def test_a_selector_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="keeps 16 of a large batch of 32, TrainConfig.batch is 8"):
+        make_trainer(tmp_path, selector=Selector(ratio=0.5, method="loss"))
+    other = IndexedDataset(TensorDataset(torch.zeros(N, 5), torch.zeros(N, dtype=torch.int64)))
+    store = ILStore(torch.zeros(N), fingerprint(other))
+    with pytest.raises(ValueError, match="another data set.*labels"):
+        make_trainer(tmp_path, selector=Selector(il=store, k=8))
 
 
 def test_full_disk_leaves_whole_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,9 +300,12 @@ def test_bf16_and_compile_train(tmp_path: Path) -> None:
     compiled = make_trainer(
         tmp_path / "compiled", "rho", dataclasses.replace(CONFIG, steps=4, compile=True)
     )
-    compiled.fit()
+    with pytest.raises(Stopped):
+        compiled.fit(stop_after(2))
     resumed = make_trainer(
         tmp_path / "compiled", "rho", dataclasses.replace(CONFIG, steps=4, compile=True)
     )
-    assert resumed.finished
+    assert resumed.step == 2
     assert torch.equal(weights(resumed), weights(compiled))
+    resumed.fit()
+    assert resumed.finished

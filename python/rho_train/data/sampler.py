@@ -88,12 +88,13 @@ class LargeBatchSampler(Sampler[list[int]]):
 
 
 def loader(
-    dataset: IndexedDataset, sampler: Iterable[list[int]], *, workers: int = 0
+    dataset: IndexedDataset, sampler: Iterable[list[int]], *, workers: int = 0, seed: int = 0
 ) -> DataLoader[Any]:
     """Load the batches that `sampler` names, with ids, in page-locked memory where CUDA is present.
 
     The order of the batches does not depend on `workers`, and starting the loader leaves the
-    global generators alone; workers derive their seeds from `torch.initial_seed()`.
+    global generators alone; workers derive their seeds from `seed`. A random transform in a worker
+    therefore starts over when a run resumes.
 
     Raises:
         TypeError: `dataset` is not an IndexedDataset.
@@ -115,7 +116,7 @@ def loader(
         collate_fn=dataset.collate,
         pin_memory=torch.cuda.is_available(),
         # Without a generator of its own, each start of the loader draws from the global one.
-        generator=torch.Generator().manual_seed(torch.initial_seed()),
+        generator=generator(seed, "loader workers"),
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from rho_train.data import ClassificationData, load_letters, load_table
 from rho_train.il import ILRecipe
 from rho_train.selection import METHODS
 from rho_train.training import TrainConfig
@@ -26,7 +28,23 @@ class DataConfig:
 
     path: Path | None = None
     test: int = 4000
-    noise: float = 0.1
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.path is None and self.test != 4000:
+            raise ValueError(
+                f"data.test = {self.test} needs data.path; Letter Recognition has 4,000 test rows"
+            )
+
+    def load(self) -> ClassificationData:
+        """Read the data, without noise."""
+        return load_letters() if self.path is None else load_table(self.path, self.test)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what determines the data: the content of the file, not its name."""
+        content = self.path and hashlib.sha256(self.path.read_bytes()).hexdigest()
+        path = self.path and self.path.name
+        return {"path": path, "sha256": content, "test": self.test, "noise": self.noise}
 
 
 @dataclass(frozen=True)
@@ -57,6 +75,11 @@ class Method:
         if self.select in ("rho", "neg_il") and self.il == "none":
             raise ValueError(
                 f"method {self.select} needs irreducible losses; choose il = holdout or crossfit"
+            )
+        if self.il == "holdout" and self.points == "all":
+            raise ValueError(
+                f"method {self.name}: the points of the holdout have no irreducible loss; train "
+                "on the rest"
             )
 
 
@@ -101,8 +124,12 @@ class ExperimentConfig:
     folds: int = 2
 
     def __post_init__(self) -> None:
-        if not self.seeds:
-            raise ValueError("an experiment needs at least one seed")
+        names = [method.name for method in self.methods]
+        for what, values in (("seeds", self.seeds), ("methods", names)):
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{what} must be different and at least one, got {list(values)}")
+        if self.baseline not in names:
+            raise ValueError(f"baseline must be one of {', '.join(names)}, got {self.baseline!r}")
         if not 0.0 < self.holdout < 1.0:
             raise ValueError(f"holdout must lie in (0, 1), got {self.holdout}")
         if self.folds < 2:
@@ -116,7 +143,7 @@ class ExperimentConfig:
             "methods": {m.name: f"{m.select}, il {m.il}, {m.points} points" for m in self.methods},
             "baseline": self.baseline,
             "seeds": list(self.seeds),
-            "data": {**asdict(self.data), "path": self.data.path and str(self.data.path)},
+            "data": self.data.identity(),
             "hidden": list(self.hidden),
             "train": asdict(self.train),
             "il": asdict(self.il),

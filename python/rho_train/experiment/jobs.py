@@ -10,25 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from rho_train.data import (
-    IndexedDataset,
-    generator,
-    load_letters,
-    load_table,
-    uniform_label_noise,
-)
-from rho_train.data.tables import ClassificationData
-from rho_train.experiment.config import DataConfig, ExperimentConfig, Method
+from rho_train.data import ClassificationData, IndexedDataset, generator, uniform_label_noise
+from rho_train.experiment.config import ExperimentConfig, Method
 from rho_train.il import ILStore, crossfit_il, holdout_il
 from rho_train.models import mlp
 from rho_train.progress import OnStep
 from rho_train.selection import Selector
 from rho_train.training import Trainer
-
-
-def load(config: DataConfig) -> ClassificationData:
-    """Load the data that the configuration names, without noise."""
-    return load_letters() if config.path is None else load_table(config.path, config.test)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +32,7 @@ class Setting:
     @classmethod
     def make(cls, config: ExperimentConfig, seed: int) -> Setting:
         """Draw noise and split from `seed`."""
-        data = load(config.data)
+        data = config.data.load()
         labels, noisy = uniform_label_noise(
             data.train_y, config.data.noise, data.num_classes, seed=seed
         )
@@ -59,11 +47,6 @@ class Setting:
         return torch.arange(len(self.dataset)) if method.points == "all" else self.rest
 
 
-def device() -> torch.device:
-    """Return the accelerator, if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def il_path(out: Path, kind: str, seed: int) -> Path:
     """Return where the store of a kind and seed lies."""
     return out / "il" / f"{kind}-seed{seed}.safetensors"
@@ -74,9 +57,8 @@ def run_folder(out: Path, method: Method, seed: int) -> Path:
     return out / "runs" / f"{method.name}-seed{seed}"
 
 
-def il_steps(config: ExperimentConfig, kind: str) -> int:
-    """Return the training steps that a kind of irreducible loss takes."""
-    n = len(load(config.data).train_y)
+def il_steps(config: ExperimentConfig, kind: str, n: int) -> int:
+    """Return the training steps that a kind of irreducible loss takes for n training points."""
     if kind == "holdout":
         return config.il.steps(round(config.holdout * n))
     sizes = [n - len(range(fold, n, config.folds)) for fold in range(config.folds)]
@@ -89,14 +71,13 @@ def il_job(config: ExperimentConfig, out: Path, kind: str, seed: int, on_step: O
     setting = Setting.make(config, seed)
     if path.exists():
         ILStore.load(path, setting.dataset)
-        on_step(il_steps(config, kind))
+        on_step(il_steps(config, kind, len(setting.dataset)))
         return
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def make_model(model_seed: int) -> nn.Module:
         features = setting.data.train_x.shape[1]
-        model = mlp(features, config.hidden, setting.data.num_classes, seed=model_seed)
-        return model.to(device())
+        return mlp(features, config.hidden, setting.data.num_classes, seed=model_seed)
 
     # The target has the seed itself: its IL model must not start from the same weights.
     recipe = dataclasses.replace(config.il, seed=config.il.seed + 1000 * (seed + 1))
@@ -122,7 +103,7 @@ def train_job(
         selector = Selector(
             il=store, k=config.train.batch, method=method.select, bf16=config.train.bf16
         )
-    model = mlp(data.train_x.shape[1], config.hidden, data.num_classes, seed=seed).to(device())
+    model = mlp(data.train_x.shape[1], config.hidden, data.num_classes, seed=seed)
     trainer = Trainer(
         model,
         setting.dataset,

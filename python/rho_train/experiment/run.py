@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import queue
@@ -22,11 +21,15 @@ from tqdm.auto import tqdm
 
 from rho_train.experiment.config import ExperimentConfig
 from rho_train.experiment.environment import environment
+from rho_train.experiment.folder import claimed
 from rho_train.experiment.jobs import il_job, il_steps, run_folder, train_job
-from rho_train.files import atomic_write
+from rho_train.files import atomic_write, message
 from rho_train.progress import OnStep, Stopped, stop_signals
 
 _POLL_SECONDS = 0.2
+_AGAIN = "stopped; run the same command again to go on"
+# What bad input, a full disk or a diverged model raise; anything else is a fault of ours.
+_EXPECTED = (ValueError, IndexError, OSError, FloatingPointError)
 
 
 @dataclass(frozen=True)
@@ -37,42 +40,58 @@ class _Job:
     needs: str | None = None
 
 
-def run_experiment(config: ExperimentConfig, out: Path, *, processes: int = 1) -> None:
+class JobsFailed(Exception):
+    """Some jobs of an experiment failed; the message names each with its error."""
+
+
+def run_experiment(config: ExperimentConfig, out: Path, *, processes: int = 0) -> None:
     """Run what is not finished yet and leave metrics, stores and checkpoints in `out`.
+
+    A job that fails does not stop the others.
 
     Args:
         config: what to run.
         out: output folder; runs of the same experiment that are finished there are kept, and
             unfinished ones go on from their checkpoint.
-        processes: how many jobs run at a time; the cores are shared out evenly.
+        processes: how many jobs run at a time, with the cores shared out evenly; 0: one for each
+            core. A script that asks for more than one needs `if __name__ == "__main__":`.
 
     Raises:
         Stopped: Ctrl-C or SIGTERM; run it again to go on.
-        ValueError: `out` holds another experiment.
+        ValueError: `out` holds another experiment, or another process is writing there.
         OSError: `out` cannot be written.
+        JobsFailed: after all other jobs are done.
     """
-    if processes < 1:
-        raise ValueError(f"processes must be at least 1, got {processes}")
+    if processes < 0:
+        raise ValueError(f"processes must be at least 0, got {processes}")
     jobs = _jobs(config, out)
-    processes = min(processes, len(jobs))
-    threads = torch.get_num_threads() if processes == 1 else max(1, _cores() // processes)
-    _claim(config, out, environment(processes, threads))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    processes = min(processes or cores or 1, len(jobs))
+    threads = torch.get_num_threads() if processes == 1 else max(1, (cores or 1) // processes)
     steps = sum(job.steps for job in jobs)
     with (
+        claimed(config, out, environment(processes, threads)),
         stop_signals() as stop,
         tqdm(total=steps, unit="step", dynamic_ncols=True, disable=None) as bar,
     ):
         if processes == 1:
-            _run_here(jobs, bar, stop)
+            failed = _run_here(jobs, bar, stop)
         else:
-            _run_in_processes(jobs, bar, stop, processes, threads)
-    runs = [run_folder(out, method, seed) for seed in config.seeds for method in config.methods]
-    atomic_write(out / "metrics.jsonl", ((run / "metrics.jsonl").read_bytes() for run in runs))
+            failed = _run_in_processes(jobs, bar, stop, processes, threads)
+        runs = [
+            run_folder(out, m, seed) / "metrics.jsonl"
+            for seed in config.seeds
+            for m in config.methods
+        ]
+        atomic_write(out / "metrics.jsonl", (run.read_bytes() for run in runs if run.exists()))
+    if failed:
+        raise JobsFailed("\n".join(f"{name}: {error}" for name, error in failed.items()))
 
 
 def _jobs(config: ExperimentConfig, out: Path) -> list[_Job]:
     kinds = sorted({method.il for method in config.methods} - {"none"})
-    steps = {kind: il_steps(config, kind) for kind in kinds}
+    n = len(config.data.load().train_y)
+    steps = {kind: il_steps(config, kind, n) for kind in kinds}
     losses = [
         _Job(f"{kind}-{seed}", partial(il_job, config, out, kind, seed), steps[kind])
         for seed in config.seeds
@@ -91,79 +110,71 @@ def _jobs(config: ExperimentConfig, out: Path) -> list[_Job]:
     return losses + runs
 
 
-def _claim(config: ExperimentConfig, out: Path, where: dict[str, str | int]) -> None:
-    """Write experiment.json, or check that the one in `out` is of this experiment."""
-    path = out / "experiment.json"
-    wanted = config.as_dict()
-    if path.exists():
-        try:
-            found = json.loads(path.read_text())["config"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path} is damaged ({error}); delete the folder {out} to start again"
-            ) from error
-        differing = sorted(key for key in wanted if found.get(key) != wanted[key])
-        if differing:
-            raise ValueError(
-                f"{out} holds another experiment: {', '.join(differing)} differ; choose another "
-                "--out, or delete that folder"
-            )
-        return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            error.errno, f"cannot make the folder {out}: {error.strerror}; choose another --out"
-        ) from error
-    description: dict[str, Any] = {
-        "title": config.title,
-        "description": config.description,
-        "methods": [{"name": m.name, "label": m.label} for m in config.methods],
-        "seeds": list(config.seeds),
-        "baseline": config.baseline,
-        "steps": config.train.steps,
-        "config": wanted,
-        "environment": where,
-    }
-    atomic_write(path, json.dumps(description, indent=1))
+def _ready(waiting: list[_Job], done: set[str], failed: dict[str, str]) -> list[_Job]:
+    """Take the jobs out of `waiting` that can start now; those that never can fail."""
+    ready = []
+    for job in list(waiting):
+        if job.needs in failed:
+            failed[job.name] = f"not run, {job.needs} failed"
+        elif job.needs is None or job.needs in done:
+            ready.append(job)
+        else:
+            continue
+        waiting.remove(job)
+    return ready
 
 
-def _run_here(jobs: list[_Job], bar: tqdm[Any], stop: threading.Event) -> None:
+def _run_here(jobs: list[_Job], bar: tqdm[Any], stop: threading.Event) -> dict[str, str]:
     def on_step(steps: int) -> bool:
         bar.update(steps)
         return stop.is_set()
 
-    for job in jobs:
-        bar.set_description(job.name)
-        job.work(on_step)
-        if stop.is_set():
-            raise Stopped("stopped; run the same command again to go on")
+    waiting, done, failed = list(jobs), set[str](), dict[str, str]()
+    while ready := _ready(waiting, done, failed):
+        for job in ready:
+            bar.set_description(job.name)
+            try:
+                job.work(on_step)
+            except _EXPECTED as error:
+                failed[job.name] = message(error)
+            else:
+                done.add(job.name)
+            if stop.is_set():
+                raise Stopped(_AGAIN)
+    return failed
 
 
 def _run_in_processes(
     jobs: list[_Job], bar: tqdm[Any], stop: threading.Event, processes: int, threads: int
-) -> None:
+) -> dict[str, str]:
     # Spawned, not forked: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     progress: Any = context.Queue()
     stop_all = context.Event()
-    waiting, done = list(jobs), set[str]()
+    waiting, done, failed = list(jobs), set[str](), dict[str, str]()
     running: dict[Future[None], _Job] = {}
     with _pool(context, processes, threads, progress, stop_all) as pool:
-        while waiting or running:
-            for job in [job for job in waiting if job.needs is None or job.needs in done]:
-                waiting.remove(job)
+        while True:
+            for job in _ready(waiting, done, failed):
                 running[pool.submit(_work, job.work)] = job
+            if not running:
+                break
+            bar.set_postfix_str(", ".join(job.name for job in running.values()), refresh=False)
             finished, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             bar.update(_drain(progress))
             if stop.is_set():
-                raise Stopped("stopped; run the same command again to go on")
+                raise Stopped(_AGAIN)
             for future in finished:
-                future.result()
-                done.add(running.pop(future).name)
-            bar.set_postfix_str(", ".join(job.name for job in running.values()), refresh=False)
-        # What the last workers reported may still be on its way.
-        bar.update((bar.total or 0) - bar.n)
+                job = running.pop(future)
+                try:
+                    future.result()
+                except _EXPECTED as error:
+                    failed[job.name] = message(error)
+                else:
+                    done.add(job.name)
+    # What the last workers reported may still be on its way.
+    bar.update(0 if failed else (bar.total or 0) - bar.n)
+    return failed
 
 
 @contextmanager
@@ -177,9 +188,10 @@ def _pool(
     try:
         yield pool
     except BrokenProcessPool as error:
-        raise RuntimeError(
-            "a worker process was killed, perhaps for lack of memory; run the same command again "
-            "to go on, with fewer --processes if memory is short"
+        raise JobsFailed(
+            "a worker process was killed, perhaps for lack of memory (then use fewer --processes), "
+            "or could not start (a script needs 'if __name__ == \"__main__\":'); run the same "
+            "command again to go on"
         ) from error
     finally:
         stop_all.set()
@@ -193,10 +205,6 @@ def _drain(progress: Any) -> int:
             steps += progress.get_nowait()
         except queue.Empty:
             return steps
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # In a worker process:

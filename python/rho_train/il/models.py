@@ -32,6 +32,7 @@ MakeModel = Callable[[int], nn.Module]
 """Builds a fresh model from a seed."""
 
 _SCORING_BATCH = 4096
+_IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,28 @@ class ILRecipe:
         return self.epochs * (points // min(self.batch_size, points))
 
 
+@dataclass(frozen=True)
+class ILFit:
+    """The lowest mean loss on the target's points, in nats, and the epoch (from 1) that has it."""
+
+    loss: float
+    epoch: int
+
+
 def score_points(model: nn.Module, dataset: IndexedDataset, ids: Tensor) -> Tensor:
     """Return the loss of the model at each of the points, float32 (len(ids),) in nats.
 
     Eval mode, and whatever transform the data set applies: give it without augmentation
-    (paper, Appendix B).
+    (paper, Appendix B). Points with the label -100 (ignore_index) have no loss: NaN.
+
+    Raises:
+        IndexError: an id or a label is out of range.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> data = IndexedDataset(TensorDataset(torch.zeros(3, 2), torch.tensor([0, 1, -100])))
+        >>> score_points(nn.Linear(2, 1, bias=False), data, torch.tensor([0, 2]))
+        tensor([0., nan])
     """
     positions = ids.tolist()
     chunks = [
@@ -79,13 +97,14 @@ def score_points(model: nn.Module, dataset: IndexedDataset, ids: Tensor) -> Tens
         for begin in range(0, len(positions), _SCORING_BATCH)
     ]
     device = next(model.parameters()).device
-    losses = []
+    losses = [torch.empty(0)]
     for batch in loader(dataset, chunks):
         fields = split(to(batch, device), "score_points")
         with scoring(model) as scorer:
             logits = logits_of(scorer, fields.inputs)
-            losses.append(rho_ext.score(logits, fields.labels, None, method="loss").losses.cpu())
-    return torch.cat(losses).clone()
+            scored = rho_ext.score(logits, fields.labels, None, method="loss").losses
+        losses.append(scored.masked_fill(fields.labels == _IGNORED, torch.nan).cpu())
+    return torch.cat(losses)
 
 
 def fit_il(
@@ -96,11 +115,12 @@ def fit_il(
     recipe: ILRecipe,
     *,
     on_step: OnStep = go_on,
-) -> float:
+) -> ILFit:
     """Train a model on some points and keep the epoch with the lowest mean loss on the others.
 
     The paper selects the checkpoint by loss, not accuracy, and on the points that the target will
-    train on (section 4 and Appendix B), never on the test set.
+    train on (section 4 and Appendix B), never on the test set. Dropout draws from the recipe's
+    seed; the global generators are left as they were.
 
     Args:
         model: trained in place; it ends with the weights of the best epoch.
@@ -111,7 +131,7 @@ def fit_il(
         on_step: called with the number of steps that were made; returns whether to stop.
 
     Returns:
-        The lowest mean loss on `target_ids`, in nats.
+        The lowest mean loss on `target_ids`, and its epoch.
 
     Raises:
         ValueError: the two sets share a point: its loss would not be irreducible but memorised.
@@ -126,23 +146,25 @@ def fit_il(
         )
     batch_size = min(recipe.batch_size, len(train_ids))
     sampler = LargeBatchSampler(train_ids, batch_size, seed=recipe.seed)
-    batches = iter(loader(dataset, sampler))
+    batches = iter(loader(dataset, sampler, seed=recipe.seed))
     device = next(model.parameters()).device
     optimizer = adamw(model, recipe.lr, recipe.weight_decay)
-    best, best_state = float("inf"), None
+    best, best_state = ILFit(float("inf"), 0), None
     model.train()
-    for _ in range(recipe.epochs):
-        for batch in islice(batches, sampler.batches_per_epoch):
-            fields = split(to(batch, device), "fit_il")
-            loss = F.cross_entropy(logits_of(model, fields.inputs), fields.labels)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        if on_step(sampler.batches_per_epoch):
-            raise Stopped("the training of the IL model was stopped")
-        target_loss = float(score_points(model, dataset, target_ids).mean())
-        if target_loss < best:
-            best, best_state = target_loss, copy.deepcopy(model.state_dict())
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(recipe.seed)
+        for epoch in range(1, recipe.epochs + 1):
+            for batch in islice(batches, sampler.batches_per_epoch):
+                fields = split(to(batch, device), "fit_il")
+                loss = F.cross_entropy(logits_of(model, fields.inputs), fields.labels)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                if on_step(1):
+                    raise Stopped("the training of the IL model was stopped")
+            target_loss = float(score_points(model, dataset, target_ids).nanmean())
+            if target_loss < best.loss:
+                best, best_state = ILFit(target_loss, epoch), copy.deepcopy(model.state_dict())
     if best_state is None:
         raise FloatingPointError(
             "fit_il: the loss on the target's points was NaN or infinite after every epoch; "
@@ -190,12 +212,10 @@ def holdout_il(
             "some, half is a good start"
         )
     model = make_model(recipe.seed)
-    loss = fit_il(model, dataset, held_out.nonzero().flatten(), targets, recipe, on_step=on_step)
+    fit = fit_il(model, dataset, held_out.nonzero().flatten(), targets, recipe, on_step=on_step)
     il = torch.full((n,), torch.nan)
     il[targets] = score_points(model, dataset, targets)
-    return ILStore(
-        il, fingerprint(dataset), info=_info("holdout", [model], [loss], recipe, started)
-    )
+    return ILStore(il, fingerprint(dataset), info=_info("holdout", [model], [fit], recipe, started))
 
 
 def crossfit_il(
@@ -231,20 +251,20 @@ def crossfit_il(
     fold = torch.empty(n, dtype=torch.int16)
     fold[order] = (torch.arange(n) % folds).to(torch.int16)
     il = torch.full((n,), torch.nan)
-    models, losses = [], []
+    models, fits = [], []
     for f in range(folds):
         model = make_model(recipe.seed + f)
         left_out = (fold == f).nonzero().flatten()
         rest = (fold != f).nonzero().flatten()
-        losses.append(fit_il(model, dataset, rest, left_out, recipe, on_step=on_step))
+        fits.append(fit_il(model, dataset, rest, left_out, recipe, on_step=on_step))
         il[left_out] = score_points(model, dataset, left_out)
         models.append(model)
-    info = _info(f"cross-fit, {folds} folds", models, losses, recipe, started)
+    info = _info(f"cross-fit, {folds} folds", models, fits, recipe, started)
     return ILStore(il, fingerprint(dataset), fold=fold, info=info)
 
 
 def _info(
-    kind: str, models: list[nn.Module], losses: list[float], recipe: ILRecipe, started: float
+    kind: str, models: list[nn.Module], fits: list[ILFit], recipe: ILRecipe, started: float
 ) -> dict[str, str]:
     digest = hashlib.sha256()
     for model in models:
@@ -257,6 +277,7 @@ def _info(
         "parameters",
         "weights_sha256": digest.hexdigest(),
         "recipe": repr(recipe),
-        "holdout_loss": ", ".join(f"{loss:.6f}" for loss in losses),
+        "holdout_loss": ", ".join(f"{fit.loss:.6f}" for fit in fits),
+        "best_epoch": ", ".join(str(fit.epoch) for fit in fits),
         "seconds": f"{time.perf_counter() - started:.3f}",
     }

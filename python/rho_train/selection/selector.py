@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -20,12 +22,17 @@ T = TypeVar("T")
 
 METHODS = ("rho", "loss", "neg_il", "grad_norm", "entropy")
 _NEED_IL = ("rho", "neg_il")
+_SETTINGS = ("method", "ratio", "k", "bf16", "ignore_index", "label_smoothing")
 _COUNTERS = ("steps", "scored", "selected", "invalid")
 
 
 @dataclass(frozen=True)
 class LastSelection:
-    """What the Selector did with the last large batch of n points."""
+    """What the Selector did with the last large batch of n points, k of which were kept.
+
+    `ids` int64 (n,); `losses` float32 (n,) in nats; `indices` int64 (k,), rows of the batch, and
+    `values` float32 (k,), their scores, the highest first.
+    """
 
     ids: Tensor
     losses: Tensor
@@ -46,7 +53,7 @@ class Selector:
         ratio: share of the large batch that is kept, in (0, 1]; k = max(1, round(ratio * n)).
         k: number of points that are kept; give either `ratio` or `k`.
         method: `rho`, `loss`, `neg_il`, `grad_norm` or `entropy`, see `rho_ext.select`.
-        bf16: score under bfloat16 autocast.
+        bf16: score under bfloat16 autocast, or without; None: as it is outside.
         ignore_index: points with this label are never selected.
         label_smoothing: as in the training loss.
         forward: called as `forward(model, batch)`, returns logits (n, C); by default the model is
@@ -68,7 +75,7 @@ class Selector:
     ratio: float | None = None
     k: int | None = None
     method: str = "rho"
-    bf16: bool = False
+    bf16: bool | None = None
     ignore_index: int = -100
     label_smoothing: float = 0.0
     forward: Callable[[nn.Module, Any], Tensor] | None = None
@@ -103,6 +110,12 @@ class Selector:
                 "(rho_train.holdout_il or rho_train.crossfit_il make one) or a tensor by id"
             )
         self._table = self.il.il if isinstance(self.il, ILStore) else self.il
+        if self._table is not None and not isinstance(self._table, Tensor):
+            raise TypeError(
+                f"Selector: il must be an ILStore or a tensor (N,), got {type(self.il).__name__}; "
+                "a file is read with ILStore.load(path, dataset)"
+            )
+        self._warned = False
 
     @property
     def table(self) -> Tensor | None:
@@ -161,6 +174,9 @@ class Selector:
             indices, values = indices[:found], values[:found]
         if len(indices) == 0:
             raise _nothing_left(self.steps, len(fields.ids), invalid, chosen.losses)
+        if invalid and not self._warned:
+            self._warned = True
+            warnings.warn(_some_invalid(invalid, len(fields.ids), chosen.losses), stacklevel=2)
         self.last = LastSelection(fields.ids, chosen.losses, indices, values)
         self.steps += 1
         self.scored += len(fields.ids)
@@ -170,6 +186,14 @@ class Selector:
         small = take(batch, indices.sort().values)
         self.seconds += time.perf_counter() - started
         return small
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that decides what is selected, the table as its SHA-256."""
+        table = self._table
+        return {
+            **{name: getattr(self, name) for name in _SETTINGS},
+            "il": table if table is None else hashlib.sha256(_bytes(table)).hexdigest(),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counters and the seconds spent, for a checkpoint."""
@@ -185,18 +209,32 @@ def _on_device(table: Tensor | None, device: torch.device) -> Tensor | None:
     return table if table is None or table.device == device else table.to(device)
 
 
-def _nothing_left(step: int, n: int, invalid: int, losses: Tensor) -> FloatingPointError:
+def _bytes(table: Tensor) -> memoryview:
+    return table.cpu().contiguous().view(torch.uint8).numpy().data
+
+
+def _cause(n: int, invalid: int, losses: Tensor) -> str:
     bad = int((~losses.isfinite()).sum())
     if bad:
-        cause = (
+        return (
             f"{bad} of {n} losses are NaN or infinite: the model has diverged; go back to a "
             "checkpoint and lower the learning rate or clip the gradients"
         )
-    elif invalid:
-        cause = (
+    if invalid:
+        return (
             f"the irreducible loss of {invalid} of {n} points is unknown (NaN); train on points "
             "that the store covers, for a holdout store those that are not held out"
         )
-    else:
-        cause = f"all {n} labels are ignore_index"
+    return f"all {n} labels are ignore_index"
+
+
+def _some_invalid(invalid: int, n: int, losses: Tensor) -> str:
+    return (
+        f"Selector: points without a usable score are never selected: {_cause(n, invalid, losses)} "
+        "(said once; Selector.invalid counts them)"
+    )
+
+
+def _nothing_left(step: int, n: int, invalid: int, losses: Tensor) -> FloatingPointError:
+    cause = _cause(n, invalid, losses)
     return FloatingPointError(f"Selector: step {step}: no point can be selected: {cause}")

@@ -1,5 +1,6 @@
 """The training loop: steps, evaluation, metrics, checkpoints."""
 
-from rho_train.training.loop import TrainConfig, Trainer
+from rho_train.training.config import TrainConfig
+from rho_train.training.loop import Trainer
 
 __all__ = ["TrainConfig", "Trainer"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rho_train.data import IndexedDataset, LargeBatchSampler, loader, split, to
-from rho_train.optim import Schedule, adamw, lr_schedule
+from rho_train.data import IndexedDataset, LargeBatchSampler, fingerprint, loader, split, to
+from rho_train.il.store import ILStore
+from rho_train.optim import adamw, lr_schedule
 from rho_train.progress import OnStep, Stopped, go_on, stop_signals
-from rho_train.scoring import logits_of, scoring
+from rho_train.scoring import logits_of
 from rho_train.selection import Selector
 from rho_train.training.checkpoint import (
     load_checkpoint,
@@ -24,57 +25,9 @@ from rho_train.training.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
+from rho_train.training.config import TrainConfig
+from rho_train.training.looks import evaluate, sample
 from rho_train.training.metrics import MetricsFile
-
-_EVAL_BATCH = 4096
-_SAMPLED_BATCHES = 4
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a model is trained.
-
-    Args:
-        steps: optimizer steps.
-        large_batch: points that are drawn and scored for a step, n_B.
-        batch: points that a step trains on, n_b.
-        lr: AdamW learning rate.
-        weight_decay: of AdamW.
-        schedule: of the learning rate: constant (as in the paper), linear or cosine to zero.
-        bf16: forward passes under bfloat16 autocast.
-        compile: run the model through torch.compile.
-        eval_every: steps between evaluations on the test set.
-        log_every: steps between training records.
-        checkpoint_every: steps between checkpoints.
-        workers: processes that load batches.
-    """
-
-    steps: int = 2000
-    large_batch: int = 320
-    batch: int = 32
-    lr: float = 1e-3
-    weight_decay: float = 0.01
-    schedule: Schedule = "constant"
-    bf16: bool = False
-    compile: bool = False
-    eval_every: int = 50
-    log_every: int = 50
-    checkpoint_every: int = 1000
-    workers: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "eval_every", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"TrainConfig: {name} must be at least 1, got {getattr(self, name)}"
-                )
-        if not self.batch <= self.large_batch:
-            raise ValueError(
-                f"TrainConfig: batch = {self.batch} must not be larger than large_batch = "
-                f"{self.large_batch}: the small batch is selected from the large one"
-            )
-        if not self.lr > 0:
-            raise ValueError(f"TrainConfig: lr must be positive, got {self.lr}")
 
 
 class Trainer:
@@ -98,7 +51,9 @@ class Trainer:
         il_seconds: what the irreducible losses cost, for the record only.
 
     Raises:
-        ValueError: the checkpoint in the folder belongs to another run.
+        ValueError: the checkpoint in the folder belongs to another run, the ILStore of the Selector
+            to another data set, or the Selector keeps another number of points than
+            `config.batch`.
         OSError: the folder cannot be written.
 
     Example:
@@ -131,6 +86,15 @@ class Trainer:
         noisy: Tensor | None = None,
         il_seconds: float = 0.0,
     ) -> None:
+        if selector is not None:
+            if isinstance(selector.il, ILStore):
+                selector.il.verify(dataset)
+            if selector.size(config.large_batch) != config.batch:
+                raise ValueError(
+                    f"Trainer: the Selector keeps {selector.size(config.large_batch)} of a large "
+                    f"batch of {config.large_batch}, TrainConfig.batch is {config.batch}; make "
+                    "them agree"
+                )
         self.device = next(model.parameters()).device
         self.model, self.dataset, self.train_ids = model, dataset, train_ids
         self.test_x, self.test_y = test_x.to(self.device), test_y.to(self.device)
@@ -141,6 +105,7 @@ class Trainer:
         self.schedule = lr_schedule(self.optimizer, config.schedule, config.steps)
         self.runner: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
         self.step = 0
+        self.trained = 0
         self.seconds = 0.0
         self._since_log = _Counts()
         self._random_state: dict[str, Any] | None = None
@@ -148,8 +113,9 @@ class Trainer:
             "config": asdict(config),
             "name": name,
             "seed": seed,
-            "points": len(train_ids),
-            "selection": selector and [selector.method, selector.ratio, selector.k],
+            "data": fingerprint(dataset),
+            "train_ids": hashlib.sha256(train_ids.cpu().numpy().tobytes()).hexdigest(),
+            "selection": selector and selector.identity(),
         }
         folder.mkdir(parents=True, exist_ok=True)
         size = self._resume()
@@ -181,7 +147,7 @@ class Trainer:
         config = self.config
         per_step = config.large_batch if self.selector is not None else config.batch
         sampler = LargeBatchSampler(self.train_ids, per_step, seed=self.seed, start=self.step)
-        batches = iter(loader(self.dataset, sampler, workers=config.workers))
+        batches = iter(loader(self.dataset, sampler, workers=config.workers, seed=self.seed))
         if self._random_state is None:
             torch.manual_seed(self.seed)
             self._evaluate()
@@ -206,11 +172,14 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint."""
         self._random_state = random_state()
+        # The checkpoint must not reach the disk before the records that it counts on.
+        self.metrics.flush()
         save_checkpoint(
             self.checkpoint_path,
             {
                 **self._identity,
                 "step": self.step,
+                "trained": self.trained,
                 "seconds": self.seconds,
                 "since_log": self._read_counts(),
                 "metrics_size": self.metrics.size(),
@@ -227,7 +196,8 @@ class Trainer:
         if not self.checkpoint_path.exists():
             return 0
         state = load_checkpoint(self.checkpoint_path, self._identity)
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.trained = state["step"], state["trained"]
+        self.seconds = state["seconds"]
         self._random_state = state["random_state"]
         self._since_log = _Counts(**state["since_log"])
         self.model.load_state_dict(state["model"])
@@ -238,8 +208,11 @@ class Trainer:
         return int(state["metrics_size"])
 
     def _train_step(self, batch: Any) -> None:
+        counts = self._since_log
         if self.selector is not None:
+            before = self.selector.invalid
             batch = self.selector(self.runner, batch)
+            counts.invalid += self.selector.invalid - before
         fields = split(batch, "Trainer")
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
             logits = logits_of(self.runner, fields.inputs)
@@ -250,9 +223,9 @@ class Trainer:
         self.schedule.step()
         self.step += 1
         # Sums stay on the device; reading one here would wait for the step to finish.
-        counts = self._since_log
         counts.steps += 1
         counts.selected += len(fields.ids)
+        self.trained += len(fields.ids)
         counts.loss = counts.loss + loss.detach()
         counts.correct = counts.correct + (logits.detach().argmax(1) == fields.labels).sum()
         if self.noisy is not None:
@@ -265,18 +238,20 @@ class Trainer:
             self._log()
         if self.step % config.eval_every == 0 or self.finished:
             self._evaluate()
-        if self.step in (config.steps // 10, config.steps // 2, config.steps):
-            self._sample()
+        looks = (config.steps // 10, config.steps // 2, config.steps)
+        if self.selector is not None and self.step in looks:
+            sampler = LargeBatchSampler(self.train_ids, config.large_batch, seed=self.seed)
+            record = sample(self.runner, self.selector, self.dataset, sampler, self.noisy)
+            self.metrics.write("sample", step=self.step, **record)
         if self.finished:
-            per_step = config.large_batch if self.selector is not None else config.batch
             self.metrics.write(
                 "end",
                 step=self.step,
                 seconds=self.seconds,
                 score_seconds=self._score_seconds(),
                 il_seconds=self.il_seconds,
-                scored=self.step * per_step if self.selector is not None else 0,
-                trained=self.step * config.batch,
+                scored=self.selector.scored if self.selector is not None else 0,
+                trained=self.trained,
             )
 
     def _log(self) -> None:
@@ -288,7 +263,7 @@ class Trainer:
             selected=counts["selected"],
             noisy=counts["noisy"] if self.noisy is not None else None,
             correct=counts["correct"],
-            invalid=self.selector.invalid if self.selector else 0,
+            invalid=counts["invalid"],
             seconds=self.seconds,
             score_seconds=self._score_seconds(),
         )
@@ -301,6 +276,7 @@ class Trainer:
         return {
             "steps": counts.steps,
             "selected": counts.selected,
+            "invalid": counts.invalid,
             "loss": loss,
             "correct": int(counts.correct),
             "noisy": int(counts.noisy),
@@ -315,51 +291,15 @@ class Trainer:
         return loss
 
     def _evaluate(self) -> None:
-        correct, loss = 0, 0.0
-        with scoring(self.runner, bf16=self.config.bf16) as scorer:
-            for begin in range(0, len(self.test_y), _EVAL_BATCH):
-                x = self.test_x[begin : begin + _EVAL_BATCH]
-                y = self.test_y[begin : begin + _EVAL_BATCH]
-                logits = logits_of(scorer, x).float()
-                correct += int((logits.argmax(1) == y).sum())
-                loss += float(F.cross_entropy(logits, y, reduction="sum"))
-        n = len(self.test_y)
+        bf16 = self.config.bf16
+        accuracy, loss = evaluate(self.runner, self.test_x, self.test_y, bf16=bf16)
         self.metrics.write(
             "eval",
             step=self.step,
-            accuracy=correct / n,
-            loss=self._finite("test", loss / n),
+            accuracy=accuracy,
+            loss=self._finite("test", loss),
             seconds=self.seconds,
         )
-
-    def _sample(self) -> None:
-        """Record what the Selector would keep of a few large batches, the same at every look."""
-        if self.selector is None:
-            return
-        counters = self.selector.state_dict()
-        sampler = LargeBatchSampler(self.train_ids, self.config.large_batch, seed=self.seed)
-        ids, losses, selected = [], [], []
-        for positions in islice(sampler, min(_SAMPLED_BATCHES, sampler.batches_per_epoch)):
-            batch = self.dataset.collate(self.dataset.__getitems__(positions))
-            self.selector(self.runner, to(batch, self.device))
-            last = self.selector.last
-            assert last is not None
-            ids.append(last.ids)
-            losses.append(last.losses)
-            selected.append(torch.zeros_like(last.ids, dtype=torch.bool))
-            selected[-1][last.indices] = True
-        self.selector.load_state_dict(counters)
-        points = torch.cat(ids)
-        record = {"ids": points, "loss": torch.cat(losses), "selected": torch.cat(selected)}
-        known = record["loss"].isfinite()
-        if self.selector.table is not None:
-            record["il"] = self.selector.table[points]
-            known &= record["il"].isfinite()
-        if self.noisy is not None:
-            record["noisy"] = self.noisy[points]
-        # JSON has no NaN: points without a loss or an IL are left out.
-        values = {name: value[known].tolist() for name, value in record.items()}
-        self.metrics.write("sample", step=self.step, **{"il": None, "noisy": None, **values})
 
     def _score_seconds(self) -> float:
         return self.selector.seconds if self.selector is not None else 0.0
@@ -371,6 +311,7 @@ class _Counts:
 
     steps: int = 0
     selected: int = 0
+    invalid: int = 0
     loss: Tensor | float = 0.0
     correct: Tensor | int = 0
     noisy: Tensor | int = 0

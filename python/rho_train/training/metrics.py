@@ -57,6 +57,11 @@ class MetricsFile:
             os.truncate(self.path, size)
             raise self._cannot_write(error) from error
 
+    def flush(self) -> None:
+        """Make sure that all records so far survive a power cut."""
+        with open(self.path, "rb") as file:
+            os.fsync(file.fileno())
+
     def size(self) -> int:
         """Return the length of the file in bytes."""
         return self.path.stat().st_size

@@ -1,0 +1,55 @@
+"""How a model is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rho_train.optim import Schedule
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained.
+
+    Args:
+        steps: optimizer steps.
+        large_batch: points that are drawn and scored for a step, n_B.
+        batch: points that a step trains on, n_b.
+        lr: AdamW learning rate.
+        weight_decay: of AdamW.
+        schedule: of the learning rate: constant (as in the paper), linear or cosine to zero.
+        bf16: forward passes under bfloat16 autocast.
+        compile: run the model through torch.compile.
+        eval_every: steps between evaluations on the test set.
+        log_every: steps between training records.
+        checkpoint_every: steps between checkpoints.
+        workers: processes that load batches. The order of the batches does not depend on them, but
+            a random transform in a worker starts over when a run resumes.
+    """
+
+    steps: int = 2000
+    large_batch: int = 320
+    batch: int = 32
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    schedule: Schedule = "constant"
+    bf16: bool = False
+    compile: bool = False
+    eval_every: int = 50
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "eval_every", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"TrainConfig: {name} must be at least 1, got {getattr(self, name)}"
+                )
+        if not self.batch <= self.large_batch:
+            raise ValueError(
+                f"TrainConfig: batch = {self.batch} must not be larger than large_batch = "
+                f"{self.large_batch}: the small batch is selected from the large one"
+            )
+        if not self.lr > 0:
+            raise ValueError(f"TrainConfig: lr must be positive, got {self.lr}")

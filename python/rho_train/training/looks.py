@@ -1,0 +1,75 @@
+"""Looks at a model in training; none of them changes the run."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rho_train.data import IndexedDataset, LargeBatchSampler, to
+from rho_train.scoring import logits_of, scoring
+from rho_train.selection import Selector
+from rho_train.training.checkpoint import random_state, restore_random_state
+
+_EVAL_BATCH = 4096
+_SAMPLED_BATCHES = 4
+
+
+def evaluate(
+    model: nn.Module, x: Tensor, y: Tensor, *, bf16: bool | None = None
+) -> tuple[float, float]:
+    """Return the accuracy and the mean cross-entropy in nats on inputs x (n, ...), labels y (n,).
+
+    Example:
+        >>> accuracy, loss = evaluate(nn.Identity(), torch.tensor([[9.0, 0.0]]), torch.tensor([0]))
+        >>> accuracy
+        1.0
+    """
+    correct, loss = 0, 0.0
+    with scoring(model, bf16=bf16) as scorer:
+        for begin in range(0, len(y), _EVAL_BATCH):
+            labels = y[begin : begin + _EVAL_BATCH]
+            logits = logits_of(scorer, x[begin : begin + _EVAL_BATCH]).float()
+            correct += int((logits.argmax(1) == labels).sum())
+            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+    return correct / len(y), loss / len(y)
+
+
+def sample(
+    model: nn.Module,
+    selector: Selector,
+    dataset: IndexedDataset,
+    sampler: LargeBatchSampler,
+    noisy: Tensor | None,
+) -> dict[str, Any]:
+    """Return what the Selector would keep of the first large batches of a sampler, as lists.
+
+    `ids`, `loss`, `selected`, and `il` and `noisy` where they are known. Points without a finite
+    loss or irreducible loss are left out: JSON has no NaN.
+    """
+    counters, state = selector.state_dict(), random_state()
+    ids, losses, selected = [], [], []
+    for positions in islice(sampler, min(_SAMPLED_BATCHES, sampler.batches_per_epoch)):
+        batch = dataset.collate(dataset.__getitems__(positions))
+        selector(model, to(batch, next(model.parameters()).device))
+        last = selector.last
+        assert last is not None
+        ids.append(last.ids)
+        losses.append(last.losses)
+        selected.append(torch.zeros_like(last.ids, dtype=torch.bool))
+        selected[-1][last.indices] = True
+    selector.load_state_dict(counters)
+    restore_random_state(state)
+    points = torch.cat(ids)
+    record = {"ids": points, "loss": torch.cat(losses), "selected": torch.cat(selected)}
+    known = record["loss"].isfinite()
+    if selector.table is not None:
+        record["il"] = selector.table[points]
+        known &= record["il"].isfinite()
+    if noisy is not None:
+        record["noisy"] = noisy[points]
+    lists = {name: value[known].tolist() for name, value in record.items()}
+    return {"il": None, "noisy": None, **lists}
