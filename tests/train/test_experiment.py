@@ -160,7 +160,7 @@ def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path, table: Path) -> 
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert re.search(
-        r"error: cannot write .*: File too large.*run the same command again", errors
+        r"error: rho-0: cannot write .*: File too large.*run the same command again", errors
     ), errors
     assert "Traceback" not in errors
     stores = {path: path.read_bytes() for path in full.glob("il/*")}
