@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rho_train.report.fields import Fields
+from rho_train.report.checked_json import CheckedJson
 
 MAX_METHODS = 8
 
@@ -112,7 +112,7 @@ def read_experiment(out: Path) -> Experiment:
         raise ValueError(
             f"read_experiment: {path} is missing; give the folder that the experiment wrote"
         )
-    plan = Fields.parse(path.read_bytes(), f"{path}", "restore the file or run again")
+    plan = CheckedJson.parse(path.read_bytes(), f"{path}", "restore the file or run again")
     methods = tuple(
         Method(entry.text("name"), entry.text("label")) for entry in plan.entries("methods")
     )
@@ -168,16 +168,17 @@ def read_experiment(out: Path) -> Experiment:
     )
 
 
-def _records(file: Path) -> list[Fields]:
+def _records(file: Path) -> list[CheckedJson]:
     # A kill leaves a last line without its newline, cut anywhere: it is never read.
     lines = file.read_bytes().split(b"\n")[:-1]
     fix = "move the folder of this run away and run it again"
     return [
-        Fields.parse(line, f"{file}, line {number}", fix) for number, line in enumerate(lines, 1)
+        CheckedJson.parse(line, f"{file}, line {number}", fix)
+        for number, line in enumerate(lines, 1)
     ]
 
 
-def _run(method: str, seed: int, records: Sequence[Fields], steps: int) -> Run | str:
+def _run(method: str, seed: int, records: Sequence[CheckedJson], steps: int) -> Run | str:
     train: list[Train] = []
     evals: list[Eval] = []
     samples: list[Sample] = []
@@ -211,13 +212,13 @@ def _run(method: str, seed: int, records: Sequence[Fields], steps: int) -> Run |
     return f"unfinished, last record at step {last:,} of {steps:,}"
 
 
-def _train(record: Fields) -> Train:
+def _train(record: CheckedJson) -> Train:
     selected = record.count("selected")
     noisy = None if record.missing("noisy") else record.count("noisy", selected)
     return Train(record.count("step"), selected, noisy, record.count("correct", selected))
 
 
-def _sample(record: Fields) -> Sample:
+def _sample(record: CheckedJson) -> Sample:
     sample = Sample(
         step=record.count("step"),
         loss=record.losses("loss"),

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-class Fields:
+class CheckedJson:
     """A JSON object whose fields are checked as they are taken; errors say where it stood."""
 
     def __init__(self, values: Mapping[str, object], where: str, fix: str) -> None:
         self._values, self._where, self._fix = values, where, fix
 
     @classmethod
-    def parse(cls, data: bytes, where: str, fix: str) -> Fields:
+    def parse(cls, data: bytes, where: str, fix: str) -> CheckedJson:
         """The JSON object in `data`; `where` and `fix` go into every error."""
         try:
             values = json.loads(data)
@@ -85,10 +85,10 @@ class Fields:
         """An object with any content."""
         return dict(self._take(key, "an object", lambda value: isinstance(value, dict)))
 
-    def entries(self, key: str) -> list[Fields]:
+    def entries(self, key: str) -> list[CheckedJson]:
         """A list of objects."""
         entries = self._list(key, "objects", lambda value: isinstance(value, dict))
-        return [Fields(entry, f"{self._where}, {key}", self._fix) for entry in entries]
+        return [CheckedJson(entry, f"{self._where}, {key}", self._fix) for entry in entries]
 
 
 def _is_integer(value: object) -> bool:

@@ -1,0 +1,49 @@
+"""The command as a person runs it, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+SMALL = ["--train.steps=60", "--train.eval_every=20", "--il.epochs=1", "--seeds=1"]
+
+
+def train_arguments(table: Path, out: Path, *more: str) -> list[str]:
+    return [
+        "train",
+        f"--data.path={table}",
+        "--data.test=300",
+        f"--out={out}",
+        "--train.steps=40",
+        "--train.large_batch=40",
+        "--train.batch=8",
+        "--train.eval_every=10",
+        "--train.checkpoint_every=5",
+        "--hidden=[16]",
+        "--recipe.epochs=2",
+        "--train.lr=0.03",
+        *more,
+    ]
+
+
+def records(out: Path) -> list[dict[str, Any]]:
+    """Read the metrics without the clock."""
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if not k.endswith("seconds")} for line in lines
+    ]
+
+
+def run(arguments: list[str], **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "rho_train", *arguments],
+        # Not the source tree: Python would import the folder without the library.
+        cwd=sys.prefix,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
