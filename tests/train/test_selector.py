@@ -29,6 +29,13 @@ class Named:
     name: str = "kept"
 
 
+class Noise(nn.Module):
+    """Draws random numbers in eval mode too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand_like(x)
+
+
 class KeywordModel(nn.Module):
     def forward(self, features: Tensor, scale: float) -> Any:
         return UserDict(logits=features * scale)
@@ -86,7 +93,7 @@ def test_store_and_tensor_are_the_same() -> None:
 def test_scoring_leaves_the_model_and_the_random_state_alone() -> None:
     torch.manual_seed(0)
     frozen = nn.BatchNorm1d(2).eval()
-    model = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5), frozen, nn.Linear(2, 2))
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5), frozen, nn.Linear(2, 2), Noise())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [part.training for part in model.modules()]
     random_state = torch.get_rng_state()

@@ -81,16 +81,21 @@ def stop_after(steps: int) -> Callable[[int], bool]:
     return on_step
 
 
-@pytest.mark.parametrize("select", ["plain", "rho", "grad_norm"])
-def test_a_run_stopped_twice_equals_the_uninterrupted_one(tmp_path: Path, select: str) -> None:
-    whole = make_trainer(tmp_path / "whole", select)
+@pytest.mark.parametrize(
+    ("select", "schedule"), [("plain", "constant"), ("rho", "cosine"), ("grad_norm", "linear")]
+)
+def test_a_run_stopped_twice_equals_the_uninterrupted_one(
+    tmp_path: Path, select: str, schedule: Any
+) -> None:
+    config = dataclasses.replace(CONFIG, schedule=schedule)
+    whole = make_trainer(tmp_path / "whole", select, config)
     whole.fit()
     for steps in (5, 14):
-        part = make_trainer(tmp_path / "parts", select)
+        part = make_trainer(tmp_path / "parts", select, config)
         with pytest.raises(Stopped, match="run the same command again"):
             part.fit(stop_after(steps))
         torch.rand(17)  # another process would not have this random state either
-    last = make_trainer(tmp_path / "parts", select)
+    last = make_trainer(tmp_path / "parts", select, config)
     assert last.step == 19
     last.fit()
     assert torch.equal(weights(last), weights(whole))
