@@ -31,6 +31,16 @@ py::dict methods() {
   return numbers;
 }
 
+std::vector<std::string> needs_il() {
+  std::vector<std::string> names;
+  for (int64_t i = 0; i < rho_ext::kMethodCount; ++i) {
+    if (rho_ext::uses_il(static_cast<rho_ext::Method>(i))) {
+      names.emplace_back(rho_ext::kMethodNames[i]);
+    }
+  }
+  return names;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -38,4 +48,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info,
         "Version, compiler, flags, instruction sets, torch headers and CUDA of this build.");
   m.def("methods", &methods, "The number that the ops take for each method.");
+  m.def("needs_il", &needs_il, "The methods that read the table of irreducible losses.");
 }

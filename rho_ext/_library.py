@@ -20,13 +20,15 @@ except ImportError as error:
     ) from error
 
 METHODS: dict[str, int] = _C.methods()
+NEEDS_IL = frozenset(_C.needs_il())
 
 
 def build_info() -> dict[str, str | list[str]]:
     """Return what was built and what is in use on this machine.
 
     Returns:
-        `version`, `compiler`, `cxx_flags`, `isa_compiled` (slowest first), `isa` (the one in use;
+        `version`, `compiler`, `cxx_flags` (of the row kernels, each of which adds those of its
+        instruction set), `isa_compiled` (slowest first), `isa` (the one in use;
         the environment variable `RHO_EXT_ISA` forces a lower one), `torch_headers` (of the build),
         `torch_target` (oldest torch that the library runs on) and `cuda`.
 

@@ -6,24 +6,35 @@ together.
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
-from rho_ext._library import METHODS
+from rho_ext._library import METHODS, NEEDS_IL
 
 _NAMES = list(METHODS)
 _LOGITS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _TABLE = (torch.float32, torch.float16, torch.bfloat16)
 _INDEX = (torch.int64, torch.int32)
+_MAX_ROWS = 2**31
 
 
 def _check(condition: bool, message: str) -> None:
-    # On symbolic sizes this records the fact for the compiler instead of failing.
-    torch._check_value(condition, lambda: message)
+    if isinstance(condition, torch.SymBool):
+        # On symbolic sizes this records the fact for the compiler instead of failing.
+        torch._check_value(condition, lambda: message)
+    elif not condition:
+        raise ValueError(message)
 
 
 def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
+
+
+def _check_tensor(op: str, name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
 
 
 def _check_device(op: str, name: str, tensor: Tensor, logits: Tensor) -> None:
@@ -49,8 +60,7 @@ def _check_table_dtype(op: str, il: Tensor) -> None:
 
 def check_table(op: str, table: Tensor) -> None:
     """Check a table of irreducible losses by itself."""
-    if not isinstance(table, Tensor):
-        raise TypeError(f"{op}: il must be a tensor of shape (N,), got {type(table).__name__}")
+    _check_tensor(op, "il", table)
     _check(table.dim() == 1, f"{op}: il must have shape (N,), got {tuple(table.shape)}")
     _check_table_dtype(op, table)
 
@@ -59,7 +69,7 @@ def _check_il(op: str, il: Tensor | None, ids: Tensor | None, logits: Tensor, me
     if il is None:
         name = _NAMES[method]
         _check(
-            name not in ("rho", "neg_il"),
+            name not in NEEDS_IL,
             f"{op}: method '{name}' needs il; pass il=table or activate one with "
             "rho_ext.use_il(table)",
         )
@@ -72,7 +82,7 @@ def _check_il(op: str, il: Tensor | None, ids: Tensor | None, logits: Tensor, me
     _check_table_dtype(op, il)
 
 
-def _check_arguments(
+def check_arguments(
     op: str,
     logits: Tensor,
     labels: Tensor,
@@ -82,6 +92,15 @@ def _check_arguments(
     bias: Tensor | None,
     label_smoothing: float,
 ) -> None:
+    """Check everything but k and the values of labels and ids."""
+    _check_tensor(op, "logits", logits)
+    _check_tensor(op, "labels", labels)
+    for name, optional in (("ids", ids), ("il", il), ("bias", bias)):
+        if optional is not None:
+            _check_tensor(op, name, optional)
+    if not isinstance(label_smoothing, (Real, torch.SymFloat)):
+        kind = type(label_smoothing).__name__
+        raise TypeError(f"{op}: label_smoothing must be a number, got {kind}")
     _check(0 <= method < len(_NAMES), f"{op}: method must be in [0, {len(_NAMES)}), got {method}")
     _check(logits.dim() == 2, f"{op}: logits must have shape (n, C), got {tuple(logits.shape)}")
     _check(
@@ -93,6 +112,7 @@ def _check_arguments(
         f"{op}: logits must have at least one class, got {tuple(logits.shape)}",
     )
     n = logits.shape[0]
+    _check(n < _MAX_ROWS, f"{op}: logits must have fewer than {_MAX_ROWS} rows, got {n}")
     _check_device(op, "labels", labels, logits)
     _check_length(op, "labels", labels, n)
     _check_index(op, "labels", labels)
@@ -111,6 +131,13 @@ def _check_arguments(
     )
 
 
+def check_k(op: str, k: int, n: int) -> None:
+    """Check the number of rows to select from n."""
+    message = f"{op}: k must be in [0, {n}], the rows of logits, got {k}"
+    _check(k >= 0, message)
+    _check(k <= n, message)
+
+
 @torch.library.register_fake("rho_ext::select")
 def _select_fake(
     logits: Tensor,
@@ -123,11 +150,9 @@ def _select_fake(
     ignore_index: int,
     label_smoothing: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _check_arguments("select", logits, labels, ids, il, method, bias, label_smoothing)
+    check_arguments("select", logits, labels, ids, il, method, bias, label_smoothing)
     n = logits.shape[0]
-    message = f"select: k must be in [0, {n}], the rows of logits, got {k}"
-    _check(k >= 0, message)
-    _check(k <= n, message)
+    check_k("select", k, n)
     return (
         logits.new_empty((k,), dtype=torch.float32),
         logits.new_empty((k,), dtype=torch.int64),
@@ -147,6 +172,6 @@ def _score_fake(
     ignore_index: int,
     label_smoothing: float,
 ) -> tuple[Tensor, Tensor]:
-    _check_arguments("score", logits, labels, ids, il, method, bias, label_smoothing)
+    check_arguments("score", logits, labels, ids, il, method, bias, label_smoothing)
     n = logits.shape[0]
     return logits.new_empty((n,), dtype=torch.float32), logits.new_empty((n,), dtype=torch.float32)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import operator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rho_ext import _autograd, _meta  # noqa: F401  (they register themselves)
-from rho_ext._library import METHODS
+from rho_ext._library import METHODS, NEEDS_IL
 
 _select = torch.ops.rho_ext.select.default
 _score = torch.ops.rho_ext.score.default
 
-_NEEDS_IL = frozenset({"rho", "neg_il"})
 _active_il: Tensor | None = None
 
 
@@ -37,8 +36,10 @@ class Scores(NamedTuple):
 class use_il:
     """Make a table of irreducible losses the one that `select` and `score` use without `il`.
 
-    Works as a call, for the rest of the process, and as a context manager, which puts the table
-    before it back. One table is active for all threads.
+    Works as a call, for the rest of the process, and as a context manager, which activates its
+    table again if another one is active by then, and on leaving puts back what was active before
+    it, unless a call inside has chosen another. One table is active for all threads; contexts that
+    overlap in several threads are not supported.
 
     Args:
         table: (N,) float32, float16 or bfloat16; row i is the irreducible loss of the point with
@@ -57,32 +58,44 @@ class use_il:
     """
 
     def __init__(self, table: Tensor | None) -> None:
-        global _active_il
         if table is not None:
             _meta.check_table("use_il", table)
-        self._previous = _active_il
         self._table = table
-        _active_il = table
+        self._previous: list[Tensor | None] = []
+        self._entered = False
+        self._activate()
+
+    def _activate(self) -> None:
+        global _active_il
+        self._previous.append(_active_il)
+        _active_il = self._table
 
     def __enter__(self) -> Tensor | None:
+        # In `with use_il(table):` the table is active already.
+        if self._entered or _active_il is not self._table:
+            self._activate()
+        self._entered = True
         return self._table
 
     def __exit__(self, *error: object) -> None:
         global _active_il
-        _active_il = self._previous
+        previous = self._previous.pop()
+        if _active_il is self._table:
+            _active_il = previous
 
 
-def _method_number(op: str, method: str) -> int:
+def method_number(op: str, method: str) -> int:
+    """Return the number that the op takes for a method."""
     number = METHODS.get(method) if isinstance(method, str) else None
     if number is None:
         raise ValueError(f"{op}: method must be one of {', '.join(METHODS)}, got {method!r}")
     return number
 
 
-def _table(op: str, method: str, ids: Tensor | None, il: Tensor | None) -> Tensor | None:
-    """Return the table to use: the one given, else the active one if the method needs it."""
-    if il is not None or method not in _NEEDS_IL or _active_il is None:
-        return il
+def active_il(op: str, method: str, ids: Tensor | None) -> Tensor | None:
+    """Return the active table if the method needs one."""
+    if method not in NEEDS_IL or _active_il is None:
+        return None
     if ids is None:
         raise ValueError(
             f"{op}: the table of rho_ext.use_il is read by ids, and ids is None; pass ids, or pass "
@@ -91,19 +104,37 @@ def _table(op: str, method: str, ids: Tensor | None, il: Tensor | None) -> Tenso
     return _active_il
 
 
-def _check_k(k: object) -> int:
+def integer_k(op: str, k: object) -> int:
     """Accept whatever counts as an integer, but no bool and no float."""
     if isinstance(k, torch.SymInt):
         return k  # type: ignore[return-value]
-    if not isinstance(k, (bool, float)):
+    is_bool = isinstance(k, bool) or (isinstance(k, Tensor) and k.dtype == torch.bool)
+    if not is_bool and not isinstance(k, float):
         try:
             return operator.index(k)  # type: ignore[arg-type]
         except TypeError:
             pass
     raise TypeError(
-        f"select: k must be an int, the number of rows to select, got {k!r}; for a share of "
+        f"{op}: k must be an int, the number of rows to select, got {k!r}; for a share of "
         "the batch use rho_train.Selector(ratio=...)"
     )
+
+
+def _plainer(
+    error: Exception, op: str, arguments: tuple[Any, ...], k: int | None = None
+) -> Exception:
+    """Return what the checks in Python say, if anything, instead of the error of the op.
+
+    torch refuses what is no tensor, no int64 or of a rare dtype before the checks in C++ see it,
+    and shows the schema.
+    """
+    try:
+        _meta.check_arguments(op, *arguments)
+        if k is not None:
+            _meta.check_k(op, k, arguments[0].shape[0])
+    except (TypeError, ValueError) as plainer:
+        return plainer
+    return error
 
 
 def select(
@@ -132,7 +163,8 @@ def select(
         ids: (n,) int64 or int32, the rows of the table; None: `il` has one value a row.
         k: number of rows, 0 <= k <= n.
         il: (N,) float32, float16 or bfloat16, NaN where unknown; None: the table of `use_il`.
-            Methods that do not need it do not read it.
+            Methods that need none check `il` and `ids` for shape, dtype and device and do not
+            read their values.
         method: `rho` = CE - IL; `loss` = CE; `neg_il` = -IL;
             `grad_norm` = ||softmax(logits) - onehot(label)||_2 (label smoothing does not enter);
             `entropy` = that of softmax(logits), in nats.
@@ -150,7 +182,7 @@ def select(
         same to the bit for any number of threads.
 
     Raises:
-        TypeError: k is not an integer.
+        TypeError: k is not an integer, label_smoothing not a number, or a tensor is none.
         ValueError: shape, dtype, device or range of an argument, or il is missing.
         IndexError: a label or an id is out of range (on the CPU).
 
@@ -162,13 +194,16 @@ def select(
         tensor([1, 2])
     """
     if type(k) is not int:
-        k = _check_k(k)
-    number = _method_number("select", method)
+        k = integer_k("select", k)
+    number = method_number("select", method)
     if il is None:
-        il = _table("select", method, ids, il)
-    return Selection(
-        *_select(logits, labels, ids, k, il, number, bias, ignore_index, label_smoothing)
-    )
+        il = active_il("select", method, ids)
+    try:
+        results = _select(logits, labels, ids, k, il, number, bias, ignore_index, label_smoothing)
+    except (RuntimeError, ValueError) as error:
+        arguments = (logits, labels, ids, il, number, bias, label_smoothing)
+        raise _plainer(error, "select", arguments, k) from None
+    return Selection(*results)
 
 
 def score(
@@ -195,7 +230,12 @@ def score(
         >>> rho_ext.score(torch.zeros(1, 2), torch.tensor([0]), None, method="loss").scores
         tensor([0.6931])
     """
-    number = _method_number("score", method)
+    number = method_number("score", method)
     if il is None:
-        il = _table("score", method, ids, il)
-    return Scores(*_score(logits, labels, ids, il, number, bias, ignore_index, label_smoothing))
+        il = active_il("score", method, ids)
+    try:
+        results = _score(logits, labels, ids, il, number, bias, ignore_index, label_smoothing)
+    except (RuntimeError, ValueError) as error:
+        arguments = (logits, labels, ids, il, number, bias, label_smoothing)
+        raise _plainer(error, "score", arguments) from None
+    return Scores(*results)

@@ -1,7 +1,8 @@
 """The plain-torch definition of the ops: the truth of the tests and the eager baseline.
 
 Same arguments and results as `rho_ext.select` and `rho_ext.score`, but with float64 logits the
-results are float64 too. Slow, and written to be read.
+results are float64 too. Their checks are the same, but a label or an id out of range makes its row
+invalid instead of raising. Slow, and written to be read.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rho_ext.ops import Scores, Selection
+from rho_ext._library import NEEDS_IL
+from rho_ext._meta import check_arguments, check_k
+from rho_ext.ops import Scores, Selection, active_il, integer_k, method_number
 
 
 def score(
@@ -26,8 +29,7 @@ def score(
 ) -> Scores:
     """Score every row; invalid rows have score NaN, ignored rows -inf and loss 0.
 
-    The formulas of `rho_ext.select`, in float32, or in float64 for float64 logits. A label or an
-    id out of range makes its row invalid instead of raising.
+    The formulas of `rho_ext.select`, in float32, or in float64 for float64 logits.
 
     Example:
         >>> import torch
@@ -35,6 +37,11 @@ def score(
         >>> reference.score(torch.zeros(1, 2), torch.tensor([0]), None, method="loss").scores
         tensor([0.6931])
     """
+    op = "reference"
+    number = method_number(op, method)
+    if il is None:
+        il = active_il(op, method, ids)
+    check_arguments(op, logits, labels, ids, il, number, bias, label_smoothing)
     real = torch.float64 if logits.dtype == torch.float64 else torch.float32
     logits, labels = logits.to(real), labels.long()
     classes = logits.shape[1]
@@ -44,13 +51,12 @@ def score(
     losses = F.cross_entropy(logits, safe, reduction="none", label_smoothing=label_smoothing)
 
     row_il = torch.zeros_like(losses)
-    if method in ("rho", "neg_il"):
-        assert il is not None
+    if il is not None and method in NEEDS_IL:
         rows = torch.arange(len(il), device=il.device) if ids is None else ids.long()
         outside = (rows < 0) | (rows >= len(il))
         bad |= ~ignored & outside
-        padded = torch.cat([il, il.new_zeros(1)])
-        row_il = padded[rows.masked_fill(outside, len(il))].to(real)
+        if len(il) > 0:
+            row_il = il[rows.masked_fill(outside, 0)].to(real)
 
     if method == "rho":
         scores = losses - row_il
@@ -61,12 +67,13 @@ def score(
     elif method == "grad_norm":
         # 1 - p_y as the sum of the other probabilities keeps the digits of a row almost learnt.
         others = logits.softmax(1).scatter(1, safe[:, None], 0.0)
-        scores = (others.sum(1).square() + others.square().sum(1)).sqrt()
-    elif method == "entropy":
+        # Their largest, taken out, keeps the squares from underflowing.
+        largest = others.amax(1)
+        ratio = others / largest.where(largest > 0, 1.0)[:, None]
+        scores = largest * (ratio.sum(1).square() + ratio.square().sum(1)).sqrt()
+    else:
         p = logits.softmax(1)
         scores = -torch.special.xlogy(p, p).sum(1)
-    else:
-        raise ValueError(f"reference.score: unknown method {method!r}")
     if bias is not None:
         scores = scores + bias
     scores = scores.masked_fill(bad, torch.nan).masked_fill(ignored, -torch.inf)
@@ -94,6 +101,7 @@ def select(
         >>> reference.select(logits, labels, None, 3, method="loss").indices
         tensor([ 0,  1, -1])
     """
+    k = integer_k("reference", k)
     scores, losses = score(
         logits,
         labels,
@@ -104,6 +112,7 @@ def select(
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
     )
+    check_k("reference", k, len(scores))
     usable = ~scores.isnan() & (scores != -torch.inf)
     ranked = scores.masked_fill(~usable, -torch.inf)
     # +0 makes -0 equal to it, and a stable sort keeps equal scores in row order.

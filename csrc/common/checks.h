@@ -12,6 +12,9 @@
 
 namespace rho_ext {
 
+// A key holds the row in 32 bits, and `invalid` counts rows in an int32.
+inline constexpr int64_t kMaxRows = int64_t{1} << 31;
+
 struct ScoreArguments {
   Tensor logits;
   Tensor labels;
@@ -94,6 +97,9 @@ inline void check_arguments(const char* op, const ScoreArguments& in) {
     value_error(op, ": logits must have at least one class, got ", shape_text(in.logits));
   }
   int64_t n = in.logits.size(0);
+  if (n >= kMaxRows) {
+    value_error(op, ": logits must have fewer than ", kMaxRows, " rows, got ", n);
+  }
   check_device(op, "labels", in.labels, in.logits);
   check_length(op, "labels", in.labels, n);
   check_index(op, "labels", in.labels);

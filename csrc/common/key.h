@@ -42,9 +42,11 @@ key_t<Real> make_key(Real score, int64_t row) {
   if (std::isnan(score) || score == -std::numeric_limits<Real>::infinity()) {
     return kExcluded<Real>;
   }
-  // Adding zero turns -0 into +0: they are equal, so the row decides.
-  Bits bits = std::bit_cast<Bits>(score + Real{0});
+  Bits bits = std::bit_cast<Bits>(score);
   Bits sign = Bits{1} << (kWidth - 1);
+  // -0 and +0 are equal, so the row decides. Adding 0 would do it too, but it loses a denormal
+  // where those are flushed to zero.
+  bits = bits == sign ? 0 : bits;
   Bits ordered = (bits & sign) != 0 ? ~bits : bits | sign;
   return (static_cast<key_t<Real>>(ordered) << kWidth) | static_cast<Bits>(~static_cast<Bits>(row));
 }

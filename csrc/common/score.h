@@ -1,10 +1,12 @@
 // The maths of a score, shared by every backend: from a row's reductions to its loss and score.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <iterator>
-#include <limits>
+
+#include "common/row_stats.h"
 
 namespace rho_ext {
 
@@ -15,40 +17,38 @@ inline constexpr int64_t kMethodCount = std::size(kMethodNames);
 
 constexpr bool uses_il(Method method) { return method == Method::kRho || method == Method::kNegIl; }
 
-// What one pass over a row leaves behind. Everything is relative to `max`, so that nothing
-// overflows and nothing cancels, however large the logits are.
-struct RowStats {
-  double max;       // largest logit
-  double sum;       // sum of exp(x - max); for grad_norm without the label's term
-  double moment;    // entropy: sum of exp(x - max) * (max - x); grad_norm: sum of exp(x - max)^2
-                    // without the label's term
-  double distance;  // label smoothing: sum of (max - x)
-  double label;     // the label's logit
-};
+// Relative to the largest of all logits, the label's among them.
+inline double scale_of(const RowStats& row) {
+  return std::exp(row.max - std::max(row.max, row.label));
+}
+inline double gap_of(const RowStats& row) { return std::max(row.max, row.label) - row.label; }
+
+// Log of the sum of exp(x - largest logit) over all classes.
+inline double log_sum_of(const RowStats& row, Method method) {
+  if (method != Method::kGradNorm) {
+    return std::log(row.sum);
+  }
+  const double others = row.sum * scale_of(row);
+  const double gap = gap_of(row);
+  return gap == 0.0 ? std::log1p(others) : std::log(others + std::exp(-gap));
+}
 
 // Cross-entropy with label smoothing eps: (1 - eps) * -log p_y + eps / C * sum_j -log p_j.
 inline double loss_of(const RowStats& row, Method method, int64_t classes, double smoothing) {
-  double gap = row.max - row.label;
-  double sum = method == Method::kGradNorm ? row.sum + std::exp(-gap) : row.sum;
-  double loss = std::log(sum) + (smoothing == 0.0 ? gap : (1.0 - smoothing) * gap);
-  return smoothing == 0.0 ? loss : loss + smoothing / static_cast<double>(classes) * row.distance;
+  return log_sum_of(row, method) + (1.0 - smoothing) * gap_of(row) +
+         smoothing / static_cast<double>(classes) * row.distance;
 }
 
 // Norm of softmax - onehot. The label's own term 1 - p_y is a sum over the other classes, so a row
 // that is almost learnt keeps its digits.
 inline double grad_norm_of(const RowStats& row) {
-  double total = row.sum + std::exp(row.label - row.max);
-  return std::sqrt(row.sum * row.sum + row.moment) / total;
+  const double scale = scale_of(row);
+  const double total = row.sum * scale + std::exp(-gap_of(row));
+  return std::sqrt(row.sum * row.sum + row.moment) * scale / total;
 }
 
-// NaN for a row without a finite logit, which has no softmax: its sums hold only the rounding of
-// exp(-inf).
-inline double entropy_of(const RowStats& row) {
-  if (row.max == -std::numeric_limits<double>::infinity()) {
-    return std::numeric_limits<double>::quiet_NaN();
-  }
-  return std::log(row.sum) + row.moment / row.sum;
-}
+// NaN for a row without a finite logit, which has no softmax: its sums are 0.
+inline double entropy_of(const RowStats& row) { return std::log(row.sum) + row.moment / row.sum; }
 
 // `loss` and `il` come in the arithmetic type of the op, so that a float32 score is exactly the
 // difference of the float32 loss that the caller sees and the table's entry.
@@ -58,7 +58,7 @@ Real score_of(Method method, const RowStats& row, Real loss, Real il) {
     case Method::kRho:
       return loss - il;
     case Method::kLoss:
-      return loss;
+      break;
     case Method::kNegIl:
       return -il;
     case Method::kGradNorm:

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "common/score.h"
+#include "common/row_stats.h"
 
 namespace rho_ext {
 

@@ -49,11 +49,10 @@ inline void store(T* to, V value) {
   __builtin_memcpy(to, &value, sizeof(V));
 }
 
-// exp(t) for t <= 0, relative error below 2 ulp; NaN stays NaN. Values below exp(-87), -inf among
-// them, count as exp(-87), about 1e-38: next to the row's largest term, which is 1, that is zero.
+// exp(t) for t <= 0, relative error below 2 ulp; NaN stays NaN. Below t = -87, where float32 ends,
+// the result is 0.
 inline FloatVector exp_nonpositive(FloatVector t) {
   const FloatVector floor = FloatVector{} - 87.0f;
-  t = t < floor ? floor : t;
   // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
   FloatVector shifted = t * 1.44269504f + 12582912.0f;
   FloatVector power = shifted - 12582912.0f;
@@ -69,7 +68,8 @@ inline FloatVector exp_nonpositive(FloatVector t) {
   p = p * r + 1.0f;
   // A product, not an addition to the exponent, so that NaN stays NaN.
   UintVector scale = ((UintVector)(shifted) + 127u) << 23;
-  return p * (FloatVector)(scale);
+  FloatVector result = p * (FloatVector)(scale);
+  return t < floor ? FloatVector{} : result;
 }
 
 // float64 logits are for reference and debugging: libm's accuracy matters there, speed does not.
@@ -107,13 +107,16 @@ inline FloatVector widen_bfloat16(HalfVector bits) {
   return (FloatVector)(__builtin_convertvector(bits, UintVector) << 16);
 }
 
-// Moves exponent and fraction to their float32 places and repairs the exponent's bias by one exact
-// product, which also normalises denormals; infinity and NaN keep the largest exponent.
+// Moves exponent and fraction to their float32 places and repairs the exponent's bias; infinity and
+// NaN keep the largest exponent. A denormal becomes the fraction of 2^-14, which is then taken
+// away: no operand is a float32 denormal, so flushing those to zero changes nothing.
 inline FloatVector widen_float16(HalfVector bits) {
   UintVector wide = __builtin_convertvector(bits, UintVector);
   UintVector magnitude = (wide & 0x7fffu) << 13;
-  UintVector finite = (UintVector)((FloatVector)(magnitude) * 0x1p112f);
+  UintVector normal = magnitude + (112u << 23);
+  UintVector denormal = (UintVector)((FloatVector)(magnitude + (113u << 23)) - 0x1p-14f);
   UintVector special = magnitude | 0x7f800000u;
+  UintVector finite = magnitude < (UintVector{} + 0x00800000u) ? denormal : normal;
   UintVector result = magnitude >= (UintVector{} + 0x0f800000u) ? special : finite;
   return (FloatVector)(result | ((wide & 0x8000u) << 16));
 }

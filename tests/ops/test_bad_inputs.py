@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -31,10 +31,23 @@ def good(device: torch.device) -> dict[str, Any]:
     }
 
 
+OPS: dict[str, Callable[..., object]] = {
+    "select": rho_ext.select,
+    "score": rho_ext.score,
+    "reference.select": rho_ext.reference.select,
+    "reference.score": rho_ext.reference.score,
+}
+
+
 def call(op: str, arguments: dict[str, Any]) -> object:
-    if op == "score":
+    if op.endswith("score"):
         arguments = {name: value for name, value in arguments.items() if name != "k"}
-    return getattr(rho_ext, op)(**arguments)
+    return OPS[op](**arguments)
+
+
+def prefix(op: str) -> str:
+    """The name in front of an error."""
+    return op.partition(".")[0]
 
 
 def zeros(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> torch.Tensor:
@@ -58,6 +71,18 @@ TENSOR_RULES: dict[str, tuple[Change, str]] = {
     "logits float8": (
         {"logits": zeros(N, C).to(torch.float8_e4m3fn)},
         LOGITS_TYPES + "float8_e4m3fn",
+    ),
+    "logits float8_e8m0fnu": (
+        {"logits": torch.empty(N, C, dtype=torch.float8_e8m0fnu)},
+        LOGITS_TYPES + "float8_e8m0fnu",
+    ),
+    "labels int4": (
+        {"labels": torch.empty(N, dtype=torch.int4)},
+        "labels must be int64 or int32, got int4",
+    ),
+    "too many rows": (
+        {"logits": zeros(1, C).expand(2**31, C)},
+        "logits must have fewer than 2147483648 rows, got 2147483648",
     ),
     "no class": ({"logits": zeros(N, 0)}, "logits must have at least one class, got (320, 0)"),
     "labels short": (
@@ -133,9 +158,10 @@ TENSOR_RULES: dict[str, tuple[Change, str]] = {
 SELECT_RULES: dict[str, tuple[Change, str]] = {
     "k negative": ({"k": -1}, "k must be in [0, 320], the rows of logits, got -1"),
     "k above n": ({"k": N + 1}, "k must be in [0, 320], the rows of logits, got 321"),
+    "k above int64": ({"k": 2**63}, f"k must be in [0, 320], the rows of logits, got {2**63}"),
 }
-RULES = [(op, name) for op in ("select", "score") for name in TENSOR_RULES] + [
-    ("select", name) for name in SELECT_RULES
+RULES = [(op, name) for op in OPS for name in TENSOR_RULES] + [
+    (op, name) for op in OPS if op.endswith("select") for name in SELECT_RULES
 ]
 
 
@@ -158,8 +184,8 @@ def fake_error_of(op: str, arguments: dict[str, Any]) -> tuple[type, str]:
 def test_tensor_rules_in_eager_and_fake(op: str, name: str, device: torch.device) -> None:
     change, message = (TENSOR_RULES | SELECT_RULES)[name]
     arguments = good(device) | change
-    assert error_of(op, arguments) == (ValueError, f"{op}: {message}")
-    assert fake_error_of(op, arguments) == (ValueError, f"{op}: {message}")
+    assert error_of(op, arguments) == (ValueError, f"{prefix(op)}: {message}")
+    assert fake_error_of(op, arguments) == (ValueError, f"{prefix(op)}: {message}")
 
 
 def test_of_two_faults_eager_and_fake_name_the_same(device: torch.device) -> None:
@@ -174,6 +200,25 @@ def test_the_good_arguments_are_good(device: torch.device) -> None:
         call(op, good(device))
         call(op, good(device) | {"ids": None, "il": zeros(N)})
         call(op, good(device) | {"label_smoothing": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *product(("logits", "labels", "ids", "il", "bias"), ([0, 1], np.zeros(N), 0.5)),
+        ("logits", None),
+        ("labels", None),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+@pytest.mark.parametrize("op", OPS)
+def test_what_is_no_tensor(op: str, name: str, value: Any, device: torch.device) -> None:
+    with pytest.raises(TypeError) as caught:
+        call(op, good(device) | {name: value})
+    assert str(caught.value) == f"{prefix(op)}: {name} must be a tensor, got {type(value).__name__}"
+    # The schema that torch shows does not stand above it.
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
 
 
 @pytest.mark.parametrize("method", [5, -1])
@@ -253,16 +298,22 @@ def test_the_first_bad_row_is_named_whatever_the_threads(
 ONLY = "method must be one of rho, loss, neg_il, grad_norm, entropy, got "
 AN_INT = "k must be an int, the number of rows to select, got "
 
-# Rules about options: checked in Python before anything is dispatched.
+# Rules about options: checked in Python.
 OPTION_RULES: dict[str, tuple[Change, type[Exception], str]] = {
     "k bool": ({"k": True}, TypeError, AN_INT + "True" + SHARE),
     "k float": ({"k": 0.1}, TypeError, AN_INT + "0.1" + SHARE),
     "k whole float": ({"k": 32.0}, TypeError, AN_INT + "32.0" + SHARE),
     "k str": ({"k": "32"}, TypeError, AN_INT + "'32'" + SHARE),
+    "k bool tensor": ({"k": torch.tensor(True)}, TypeError, AN_INT + "tensor(True)" + SHARE),
     "k None": ({"k": None}, TypeError, AN_INT + "None" + SHARE),
     "k numpy float": ({"k": np.float32(0.5)}, TypeError, AN_INT + "np.float32(0.5)" + SHARE),
     "k numpy bool": ({"k": np.bool_(True)}, TypeError, AN_INT + "np.True_" + SHARE),
     "k float tensor": ({"k": torch.tensor(2.0)}, TypeError, AN_INT + "tensor(2.)" + SHARE),
+    "smoothing str": (
+        {"label_smoothing": "0.1"},
+        TypeError,
+        "label_smoothing must be a number, got str",
+    ),
     "method unknown": ({"method": "Rho"}, ValueError, ONLY + "'Rho'"),
     "method None": ({"method": None}, ValueError, ONLY + "None"),
     "method number": ({"method": 0}, ValueError, ONLY + "0"),
@@ -272,14 +323,18 @@ OPTION_RULES: dict[str, tuple[Change, type[Exception], str]] = {
 
 @pytest.mark.parametrize(
     ("op", "name"),
-    [("select", name) for name in OPTION_RULES]
-    + [("score", name) for name in OPTION_RULES if name.startswith("method")],
+    [
+        (op, name)
+        for op in OPS
+        for name in OPTION_RULES
+        if op.endswith("select") or not name.startswith("k ")
+    ],
 )
 def test_option_rules(op: str, name: str, device: torch.device) -> None:
     change, kind, message = OPTION_RULES[name]
     with pytest.raises(kind) as caught:
         call(op, good(device) | change)
-    assert str(caught.value) == f"{op}: {message}"
+    assert str(caught.value) == f"{prefix(op)}: {message}"
 
 
 @pytest.mark.parametrize(

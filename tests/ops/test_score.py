@@ -16,6 +16,7 @@ from .cases import (
     METHODS,
     Case,
     assert_accurate,
+    bands,
     same_bits,
     short,
 )
@@ -32,8 +33,83 @@ def test_scores_and_losses_are_accurate(case: Case, method: str, device: torch.d
     inputs["logits"] = inputs["logits"].double()
     truth = reference.score(**inputs, method=method)
     # For float64 logits plain torch is the truth itself: what remains is the final rounding.
-    assert_accurate(ours.losses, plain.losses, truth.losses)
+    for band in bands(truth.losses):
+        assert_accurate(ours.losses[band], plain.losses[band], truth.losses[band])
     assert_accurate(ours.scores, plain.scores, truth.scores)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 26, 1000, 1025, 5000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=short)
+def test_learnt_rows_are_accurate(dtype: torch.dtype, classes: int, device: torch.device) -> None:
+    """The label 0 to 80 above every other logit: relative to the value itself, however small."""
+    margins = torch.arange(81, dtype=torch.float64, device=device)
+    generator = torch.Generator().manual_seed(classes)
+    logits = 3 * torch.randn(81, classes, generator=generator, dtype=torch.float64)
+    labels = torch.randint(classes, (81,), generator=generator).to(device)
+    logits = logits.to(device).scatter(1, labels[:, None], -INF)
+    logits = logits.scatter(1, labels[:, None], (logits.amax(1) + margins)[:, None]).to(dtype)
+    exact = logits.double()
+    odds = (exact - exact.gather(1, labels[:, None])).exp().scatter(1, labels[:, None], 0.0)
+    loss = odds.sum(1).log1p()
+    p = odds / (1 + odds.sum(1, keepdim=True))
+    truths = {
+        "grad_norm": (p.sum(1).square() + p.square().sum(1)).sqrt(),
+        "loss": loss,
+        "entropy": loss * (-loss).exp() - torch.xlogy(p, p).sum(1),
+    }
+    for method, truth in truths.items():
+        got = score(logits, labels, None, method=method).scores
+        # The last digit of a float32 sum that is close to 1 bounds what is added to it.
+        seen = truth > (0 if method == "grad_norm" else 0.5)
+        assert seen.any()
+        assert ((got / truth - 1).abs()[seen] < 1e-5).all(), method
+    plain = reference.score(logits, labels, None, method="grad_norm").scores
+    assert ((plain / truths["grad_norm"] - 1).abs() < 1e-5).all()
+
+
+def test_the_gradient_of_a_learnt_row(device: torch.device) -> None:
+    # softmax = (1, e^-60, e^-60) but for factors of 1 + 2 e^-60: norm sqrt(2^2 + 1 + 1) e^-60.
+    logits, label = torch.tensor([[60.0, 0.0, 0.0]], device=device), torch.tensor([0])
+    for function in (score, reference.score):
+        got = function(logits, label.to(device), None, method="grad_norm")
+        assert got.scores.item() == pytest.approx(2.1448983e-26, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=short)
+@pytest.mark.parametrize("method", ["loss", "grad_norm", "entropy"])
+@pytest.mark.parametrize("others", [(), (-INF,), (-INF,) * 2000, (-1000.0,) * 2000], ids=len)
+def test_a_certain_label_scores_exactly_zero(
+    others: tuple[float, ...], method: str, dtype: torch.dtype, device: torch.device
+) -> None:
+    for row, label in (((5.0, *others), 0), ((*others, 5.0), len(others))):
+        logits = torch.tensor([row], dtype=dtype, device=device)
+        got = score(logits, torch.tensor([label], device=device), None, method=method)
+        assert got.scores.item() == 0.0
+        assert got.losses.item() == 0.0
+
+
+@pytest.mark.parametrize("flush", [False, True], ids=["", "flush_denormal"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=short)
+def test_every_half_equals_its_float32(
+    dtype: torch.dtype, flush: bool, device: torch.device
+) -> None:
+    """All 65,536 patterns, as the label's logit and beside it: the same scores to the bit."""
+    halves = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype).to(device)
+    zero = torch.zeros_like(halves)
+    labels = torch.zeros(2**16, dtype=torch.int64, device=device)
+    # Beside 2^-24, the least float16, a half of that size is seen in the last digit of the loss.
+    rows = [torch.stack([halves, zero], 1), torch.stack([zero, halves, zero + 2.0**-24], 1)]
+    for logits in rows:
+        wide = logits.float()
+        for method in ("grad_norm", "entropy"):
+            torch.set_flush_denormal(flush)
+            try:
+                got = score(logits, labels, None, method=method)
+                expected = score(wide, labels, None, method=method)
+            finally:
+                torch.set_flush_denormal(False)
+            assert same_bits(got.scores, expected.scores)
+            assert same_bits(got.losses, expected.losses)
 
 
 def test_golden_values(device: torch.device) -> None:
@@ -153,3 +229,21 @@ def test_inputs_are_not_changed(case: Case, device: torch.device) -> None:
     for name in ("logits", "labels", "ids", "il", "bias"):
         a, b = inputs[name], before[name]
         assert a is None or torch.equal(a.nan_to_num(7), b.nan_to_num(7)), name
+
+
+def test_the_reference_does_not_copy_the_table(device: torch.device) -> None:
+    """2^40 float32 values are 4 TiB."""
+    il = torch.full((1,), 0.25, device=device).expand(2**40)
+    labels = torch.zeros(2, dtype=torch.int64, device=device)
+    ids = torch.tensor([2**40 - 1, 2**40], device=device)
+    got = reference.score(torch.zeros(2, 1, device=device), labels, ids, il=il, method="neg_il")
+    assert got.scores[0].item() == -0.25
+    assert got.scores[1].isnan()
+
+
+def test_in_the_reference_an_empty_table_has_no_id(device: torch.device) -> None:
+    labels = torch.tensor([0, -100], device=device)
+    logits, il = torch.zeros(2, 1, device=device), torch.zeros(0, device=device)
+    got = reference.score(logits, labels, labels * 0, il=il)
+    assert got.scores[0].isnan()
+    assert got.scores[1].item() == -INF

@@ -116,6 +116,18 @@ def test_order_of_given_scores(name: str, device: torch.device) -> None:
         check(select_from(scores, k, device), torch.tensor(scores), k)
 
 
+def test_denormal_scores_keep_their_order_when_denormals_are_flushed(device: torch.device) -> None:
+    scores = torch.tensor(SCORES["denormals"])
+    logits, labels = torch.zeros(6, 1, device=device), torch.zeros(6, dtype=torch.int64)
+    il = -scores.to(device)
+    torch.set_flush_denormal(True)
+    try:
+        selection = select(logits, labels.to(device), None, 6, il=il, method="neg_il")
+    finally:
+        torch.set_flush_denormal(False)
+    check(selection, scores, 6)
+
+
 def test_both_signs_of_nan_are_invalid(device: torch.device) -> None:
     """A NaN with the sign bit set sorts low in its raw bits, one without it high."""
     both = torch.tensor([0x7FC00000, -0x400000, 0x7F800001, -0x7FFFFF], dtype=torch.int32)

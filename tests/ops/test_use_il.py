@@ -59,11 +59,26 @@ def test_it_is_restored_after_an_exception() -> None:
         assert scores() == FROM_A
 
 
-def test_a_context_restores_what_was_active_before_a_call_inside() -> None:
+def test_a_call_inside_a_context_stays() -> None:
     with rho_ext.use_il(A):
         rho_ext.use_il(B)
         assert scores() == FROM_B
-    assert no_table()
+    assert scores() == FROM_B
+
+
+def test_a_stored_context_activates_its_table_when_it_is_entered() -> None:
+    stored = rho_ext.use_il(A)
+    rho_ext.use_il(B)
+    for _ in range(2):
+        with stored as table:
+            assert table is A
+            assert scores() == FROM_A
+            with rho_ext.use_il(None), stored:
+                assert scores() == FROM_A
+            with stored:
+                assert scores() == FROM_A
+            assert scores() == FROM_A
+        assert scores() == FROM_B
 
 
 def test_an_explicit_table_wins() -> None:
@@ -140,8 +155,8 @@ WRONG_TYPE = "il must be float32, float16 or bfloat16, got "
 @pytest.mark.parametrize(
     ("table", "kind", "message"),
     [
-        ([0.1, 0.2], TypeError, "il must be a tensor of shape (N,), got list"),
-        (np.zeros(3), TypeError, "il must be a tensor of shape (N,), got ndarray"),
+        ([0.1, 0.2], TypeError, "il must be a tensor, got list"),
+        (np.zeros(3), TypeError, "il must be a tensor, got ndarray"),
         (torch.zeros(3, 1), ValueError, "il must have shape (N,), got (3, 1)"),
         (torch.tensor(0.5), ValueError, "il must have shape (N,), got ()"),
         (torch.zeros(3, dtype=torch.float64), ValueError, WRONG_TYPE + "float64"),

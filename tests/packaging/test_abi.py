@@ -6,12 +6,13 @@ import platform
 import re
 import shutil
 import subprocess
+import venv
 from bisect import bisect_right
 from pathlib import Path
 
 import pytest
 
-from rho_ext import _C
+from rho_ext import _C, build_info
 
 LIBRARY = Path(_C.__file__)
 
@@ -38,6 +39,16 @@ def test_no_path_of_the_builder_is_inside() -> None:
         rb"(?<![\w.-])/[\w.+~@/-]+\.(?:h|hpp|c|cc|cpp|inc|cu|cuh)\b", LIBRARY.read_bytes()
     )
     assert sorted({path.decode() for path in paths}) == []
+
+
+def test_no_flag_of_the_builder_lets_the_kernels_ignore_nan() -> None:
+    """`cxx_flags` begins with the builder's CXXFLAGS; the last word counts."""
+    flags = str(build_info()["cxx_flags"]).split()
+    loose = [flag for flag in flags if "fast-math" in flag or "finite-math" in flag]
+    assert loose[-1] == "-fno-fast-math"
+    assert flags.index("-fno-math-errno") > flags.index("-fno-fast-math")
+    assert [flag for flag in flags if flag.startswith("-O")][-1] == "-O3"
+    assert "-ffp-contract=fast" in flags
 
 
 def test_torch_is_found_beside_the_package() -> None:
@@ -79,3 +90,37 @@ def test_avx_code_is_reached_through_the_table_of_kernels_only() -> None:
     assert calls > 0
     symbols = [line.split() for line in tool("nm", "-D", "--defined-only").splitlines()]
     assert [s[-1] for s in symbols if len(s) == 3 and avx[0] <= int(s[0], 16) <= avx[-1]] == []
+
+
+ROOT = Path(__file__).parents[2]
+NEEDS_TORCH = "rho_ext needs torch 2.10 or newer to build: pip install 'torch>=2.10'"
+
+
+def configure(folder: Path, *options: str) -> str:
+    """What CMake says to a build that cannot be; lines and margins are CMake's own."""
+    cmake = shutil.which("cmake")
+    if cmake is None or not (ROOT / "CMakeLists.txt").is_file():
+        pytest.skip("needs cmake and the source tree")
+    project = ("-DSKBUILD=2", "-DSKBUILD_PROJECT_NAME=rho_ext", "-DSKBUILD_PROJECT_VERSION=0.0")
+    command = [cmake, "-S", str(ROOT), "-B", str(folder / "build"), *project, *options]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    return " ".join(result.stderr.split())
+
+
+def test_a_wrong_choice_of_cuda_stops_the_build(tmp_path: Path) -> None:
+    message = "RHO_EXT_CUDA must be AUTO, ON or OFF, got 'yes'"
+    assert message in configure(tmp_path, "-DRHO_EXT_CUDA=yes")
+
+
+@pytest.mark.parametrize("version", [None, "2.9.1"])
+def test_a_build_without_a_new_enough_torch_stops(version: str | None, tmp_path: Path) -> None:
+    venv.create(tmp_path / "python", with_pip=False)
+    python = tmp_path / "python" / "bin" / "python"
+    if version is not None:
+        (site,) = (tmp_path / "python").glob("lib/python*/site-packages")
+        header = site / "torch" / "include" / "torch" / "headeronly" / "version.h"
+        header.parent.mkdir(parents=True)
+        (site / "torch" / "__init__.py").touch()
+        header.write_text(f'#define TORCH_VERSION "{version}"\n')
+    assert NEEDS_TORCH in configure(tmp_path, f"-DPython_EXECUTABLE={python}")

@@ -81,7 +81,7 @@ def test_rho_train_uses_public_names_of_rho_ext_only() -> None:
             assert not any(part.startswith("_") for part in parts[1:]), f"rho_train/{file}: {name}"
 
 
-def test_the_active_table_is_the_only_state() -> None:
+def test_only_the_active_table_is_assigned_after_import() -> None:
     changed = set()
     for file, tree in sources("rho_ext"):
         for node in ast.walk(tree):

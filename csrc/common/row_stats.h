@@ -1,0 +1,18 @@
+// What one pass over a row leaves behind. Plain data: the row kernels include it, and they may
+// share no function with code for another instruction set (see cpu/rows.h).
+#pragma once
+
+namespace rho_ext {
+
+// Everything is relative to `max`, so that nothing overflows and nothing cancels, however large the
+// logits are. For grad_norm, `max`, `sum` and `moment` leave the label's logit out: they keep their
+// digits when it is far above all others.
+struct RowStats {
+  double max;       // largest logit
+  double sum;       // sum of exp(x - max)
+  double moment;    // entropy: sum of exp(x - max) * (max - x); grad_norm: sum of exp(x - max)^2
+  double distance;  // label smoothing: sum of (largest logit - x), the label's always among them
+  double label;     // the label's logit
+};
+
+}  // namespace rho_ext
