@@ -14,6 +14,8 @@ from rho_train.report.svg import Point, escape, mark, number, path, styled, tag,
 _WIDTH = 480
 _HEIGHT = 260
 _CHARACTER = 7.6
+# template.html sets the text of charts larger on phones.
+_PHONE = 15.5 / 14
 _LINE = 17
 
 
@@ -67,7 +69,8 @@ def line_chart(
         all(end and end[0][0] > x.high - 0.06 * (x.high - x.low) for end in ends)
         and sum(map(len, labels)) * _LINE + 6 * len(labels) <= _HEIGHT
     )
-    room = 30 + _CHARACTER * max(len(line) for label in labels for line in label) if direct else 26
+    longest = max(len(line) for label in labels for line in label)
+    room = 30 + _PHONE * _CHARACTER * longest if direct else 26
     keys = [] if direct else [(one.label, one.style, one.style) for one in series]
     plot = _Plot(name, title, desc, x, y, right=room, keys=keys)
     taken = [plot.at(*p) for one in series for p in zip(one.x, one.y, strict=True) if _finite(p)]
