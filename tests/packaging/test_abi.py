@@ -6,6 +6,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import venv
 from bisect import bisect_right
 from pathlib import Path
@@ -98,11 +99,14 @@ NEEDS_TORCH = "rho_ext needs torch 2.10 or newer to build: pip install 'torch>=2
 
 def configure(folder: Path, *options: str) -> str:
     """What CMake says to a build that cannot be; lines and margins are CMake's own."""
-    cmake = shutil.which("cmake")
-    if cmake is None or not (ROOT / "CMakeLists.txt").is_file():
-        pytest.skip("needs cmake and the source tree")
+    # Those beside this Python, from the test extra: the system's may be too old or missing.
+    cmake, ninja = (Path(sys.executable).with_name(name) for name in ("cmake", "ninja"))
+    if not (cmake.is_file() and ninja.is_file() and (ROOT / "CMakeLists.txt").is_file()):
+        pytest.skip("needs cmake and ninja from pip, and the source tree")
+    generator = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}")
     project = ("-DSKBUILD=2", "-DSKBUILD_PROJECT_NAME=rho_ext", "-DSKBUILD_PROJECT_VERSION=0.0")
-    command = [cmake, "-S", str(ROOT), "-B", str(folder / "build"), *project, *options]
+    command = [str(cmake), "-S", str(ROOT), "-B", str(folder / "build"), *generator, *project]
+    command += options
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode != 0
     return " ".join(result.stderr.split())

@@ -1,7 +1,9 @@
-"""Data that the tests of the command line train on."""
+"""What the tests of the training layer share: data to train on, and a Ctrl-C that arrives."""
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,3 +17,11 @@ def table(tmp_path: Path) -> Path:
     features = generator.normal(size=(900, 4))
     np.savez(path, features=features, labels=(features[:, 0] > 0).astype(np.int64))
     return path
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_arrives() -> Iterator[None]:
+    """A shell starts background jobs with SIGINT ignored, and child processes inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
