@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 import rho_ext
 
 
@@ -134,6 +136,10 @@ def test_import_in_a_fresh_interpreter_takes_no_gpu_and_no_training_layer() -> N
 
 
 def test_the_source_folder_says_that_it_hides_the_installed_package(tmp_path: Path) -> None:
+    library = importlib.util.find_spec("rho_ext._C")
+    assert library is not None
+    if Path(str(library.origin)).parent != folder("rho_ext"):
+        pytest.skip("an editable install finds its library from any folder")
     shutil.copytree(
         folder("rho_ext"),
         tmp_path / "rho_ext",
