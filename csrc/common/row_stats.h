@@ -9,7 +9,8 @@ namespace rho_ext {
 // digits when it is far above all others.
 struct RowStats {
   double max;       // largest logit
-  double sum;       // sum of exp(x - max)
+  double sum;       // sum of exp(x - max); 0 if every x is -inf
+  double log_sum;   // log(sum)
   double moment;    // entropy: sum of exp(x - max) * (max - x); grad_norm: sum of exp(x - max)^2
   double distance;  // label smoothing: sum of (largest logit - x), the label's always among them
   double label;     // the label's logit

@@ -26,7 +26,7 @@ inline double gap_of(const RowStats& row) { return std::max(row.max, row.label) 
 // Log of the sum of exp(x - largest logit) over all classes.
 inline double log_sum_of(const RowStats& row, Method method) {
   if (method != Method::kGradNorm) {
-    return std::log(row.sum);
+    return row.log_sum;
   }
   const double others = row.sum * scale_of(row);
   const double gap = gap_of(row);
@@ -35,8 +35,8 @@ inline double log_sum_of(const RowStats& row, Method method) {
 
 // Cross-entropy with label smoothing eps: (1 - eps) * -log p_y + eps / C * sum_j -log p_j.
 inline double loss_of(const RowStats& row, Method method, int64_t classes, double smoothing) {
-  return log_sum_of(row, method) + (1.0 - smoothing) * gap_of(row) +
-         smoothing / static_cast<double>(classes) * row.distance;
+  const double loss = log_sum_of(row, method) + (1.0 - smoothing) * gap_of(row);
+  return smoothing == 0.0 ? loss : loss + smoothing / static_cast<double>(classes) * row.distance;
 }
 
 // Norm of softmax - onehot. The label's own term 1 - p_y is a sum over the other classes, so a row
@@ -48,7 +48,7 @@ inline double grad_norm_of(const RowStats& row) {
 }
 
 // NaN for a row without a finite logit, which has no softmax: its sums are 0.
-inline double entropy_of(const RowStats& row) { return std::log(row.sum) + row.moment / row.sum; }
+inline double entropy_of(const RowStats& row) { return row.log_sum + row.moment / row.sum; }
 
 // `loss` and `il` come in the arithmetic type of the op, so that a float32 score is exactly the
 // difference of the float32 loss that the caller sees and the table's entry.

@@ -17,7 +17,8 @@ std::vector<const RowKernels*> compiled_kernels() {
 bool supported(const RowKernels* kernels) {
 #ifdef RHO_EXT_X86
   __builtin_cpu_init();
-  bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+              __builtin_cpu_supports("f16c");
   if (kernels == &kRowsAvx2) {
     return avx2;
   }

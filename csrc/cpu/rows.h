@@ -9,16 +9,31 @@
 
 namespace rho_ext {
 
+// Rows that one call of a row kernel covers at most; what belongs to them sits on the stack.
+inline constexpr int64_t kRowsPerCall = 64;
+
 struct RowBlock {
   const void* logits;     // first row
   int64_t stride;         // elements from row to row
   int64_t classes;        // elements in a row
-  const int64_t* labels;  // negative: skip the row, its logits are not read
+  int64_t before;         // elements from the start of the batch to the first row
+  const int64_t* labels;  // negative: the row does not count
   int64_t rows;
   bool smoothing;  // fill RowStats::distance
 };
 
-using RowKernel = void (*)(const RowBlock& block, RowStats* stats);
+// RowStats of each row, field by field so that vectors fill them. `moment` and `distance` are there
+// where they were asked for; rows that do not count hold anything.
+struct BlockStats {
+  double max[kRowsPerCall];
+  double sum[kRowsPerCall];
+  double log_sum[kRowsPerCall];
+  double moment[kRowsPerCall];
+  double distance[kRowsPerCall];
+  double label[kRowsPerCall];
+};
+
+using RowKernel = void (*)(const RowBlock& block, BlockStats& stats);
 
 enum Reduction { kLogSumExp, kOthers, kEntropySum, kReductions };
 

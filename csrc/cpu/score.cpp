@@ -18,10 +18,13 @@ std::tuple<Tensor, Tensor> score_cpu(Tensor logits, Tensor labels, std::optional
   float* score_out = scores.mutable_data_ptr<float>();
   float* loss_out = losses.mutable_data_ptr<float>();
   dispatch_real(logits, [&]<class Real>() {
-    score_rows<Real>("score", in, [=](int64_t row, Real score, Real loss) {
-      score_out[row] = static_cast<float>(score);
-      loss_out[row] = static_cast<float>(loss);
-    });
+    score_rows<Real>("score", in,
+                     [=](int64_t begin, int64_t rows, const Real* score, const Real* loss) {
+                       for (int64_t i = 0; i < rows; ++i) {
+                         score_out[begin + i] = static_cast<float>(score[i]);
+                         loss_out[begin + i] = static_cast<float>(loss[i]);
+                       }
+                     });
   });
   return {scores, losses};
 }

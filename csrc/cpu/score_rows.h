@@ -11,11 +11,10 @@
 
 namespace rho_ext {
 
-// Rows that one call of a row kernel covers; their lookups sit in small arrays on the stack.
-inline constexpr int64_t kRowsPerCall = 64;
-
-// Fewer logits than this are not worth waking another thread for.
-inline constexpr int64_t kLogitsPerTask = 32768;
+// A task smaller than this is not worth waking another thread for. Unit: the time of one logit; a
+// row costs as much as some logits whatever its length.
+inline constexpr int64_t kTaskCost = 32768;
+inline constexpr int64_t kRowCost = 64;
 
 inline Reduction reduction_of(Method method) {
   switch (method) {
@@ -54,77 +53,138 @@ inline void keep_smaller(std::atomic<int64_t>& first, int64_t row) {
   }
 }
 
-// Calls emit(row, score, loss) for every row, from any thread. The score is NaN for an invalid row
-// and -inf for an ignored one. Throws IndexError for the first label or id that is out of range.
+// Runs fn<method>(), so that the loops over rows are compiled for one method each.
+template <class Fn>
+void dispatch_method(Method method, const Fn& fn) {
+  switch (method) {
+    case Method::kRho:
+      return fn.template operator()<Method::kRho>();
+    case Method::kLoss:
+      return fn.template operator()<Method::kLoss>();
+    case Method::kNegIl:
+      return fn.template operator()<Method::kNegIl>();
+    case Method::kGradNorm:
+      return fn.template operator()<Method::kGradNorm>();
+    case Method::kEntropy:
+      return fn.template operator()<Method::kEntropy>();
+  }
+}
+
+// Reads the labels, ids and irreducible losses of some rows, and checks them.
+class Lookup {
+ public:
+  Lookup(const ScoreArguments& in, const Tensor& logits)
+      : labels_(in.labels),
+        ids_(view_of<IndexView>(in.ids)),
+        il_(uses_il(in.method) ? view_of<FloatView>(in.il) : std::nullopt),
+        ignore_index_(in.ignore_index),
+        classes_(logits.size(1)),
+        points_(il_ ? in.il->size(0) : 0) {}
+
+  // Returns the first row that is out of range, or `end`. An ignored row has label -1.
+  int64_t read(int64_t begin, int64_t end, int64_t* label, float* il) const {
+    for (int64_t row = begin; row < end; ++row, ++label, ++il) {
+      *label = labels_[row];
+      *il = 0.0f;
+      if (*label == ignore_index_) {
+        *label = -1;
+        continue;
+      }
+      if (*label < 0 || *label >= classes_) {
+        return row;
+      }
+      if (il_) {
+        const int64_t id = ids_ ? (*ids_)[row] : row;
+        if (id < 0 || id >= points_) {
+          return row;
+        }
+        *il = (*il_)[id];
+      }
+    }
+    return end;
+  }
+
+  [[noreturn]] void fail(const char* op, int64_t row) const {
+    if (labels_[row] < 0 || labels_[row] >= classes_) {
+      index_error(op, ": labels must be in [0, ", classes_, ") or equal to ignore_index (",
+                  ignore_index_, "), got ", labels_[row], " at row ", row);
+    }
+    index_error(op, ": ids must be in [0, ", points_, "), the rows of il, got ", (*ids_)[row],
+                " at row ", row);
+  }
+
+ private:
+  IndexView labels_;
+  std::optional<IndexView> ids_;
+  std::optional<FloatView> il_;
+  int64_t ignore_index_;
+  int64_t classes_;
+  int64_t points_;
+};
+
+// Calls emit(first row, number of rows, scores, losses) for all rows, some at a time, from any
+// thread. The score is NaN for an invalid row and -inf for an ignored one. Throws IndexError for
+// the first label or id that is out of range.
 template <class Real, class Emit>
 void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
   // The kernels walk along a row; whatever its stride, a row costs no copy.
-  Tensor logits = in.logits.size(1) == 1 || in.logits.stride(1) == 1
-                      ? in.logits
-                      : torch::stable::contiguous(in.logits);
+  const Tensor logits = in.logits.size(1) == 1 || in.logits.stride(1) == 1
+                            ? in.logits
+                            : torch::stable::contiguous(in.logits);
   const int64_t n = logits.size(0);
   const int64_t classes = logits.size(1);
   const int64_t stride = logits.stride(0);
   const int64_t row_bytes = stride * static_cast<int64_t>(logits.element_size());
   const char* data = static_cast<const char*>(logits.const_data_ptr());
-  const bool reads_il = uses_il(in.method);
-  const int64_t table_rows = reads_il ? in.il->size(0) : 0;
-  const IndexView labels(in.labels);
-  const std::optional<IndexView> ids = view_of<IndexView>(in.ids);
-  const std::optional<FloatView> il = reads_il ? view_of<FloatView>(in.il) : std::nullopt;
+  const Lookup lookup(in, logits);
   const std::optional<FloatView> bias = view_of<FloatView>(in.bias);
   const RowKernel kernel = row_kernel(logits.scalar_type(), in.method);
   std::atomic<int64_t> first_bad{n};
 
+  auto score_block = [&]<Method kMethod>(int64_t begin, int64_t rows, const int64_t* label,
+                                         const float* il, const BlockStats& stats) {
+    Real score[kRowsPerCall];
+    Real loss[kRowsPerCall];
+    for (int64_t i = 0; i < rows; ++i) {
+      const RowStats row{stats.max[i],    stats.sum[i],      stats.log_sum[i],
+                         stats.moment[i], stats.distance[i], stats.label[i]};
+      loss[i] = static_cast<Real>(loss_of(row, kMethod, classes, in.label_smoothing));
+      score[i] = score_of<Real>(kMethod, row, loss[i], static_cast<Real>(il[i]));
+    }
+    for (int64_t i = 0; bias && i < rows; ++i) {
+      score[i] += static_cast<Real>((*bias)[begin + i]);
+    }
+    for (int64_t i = 0; i < rows; ++i) {
+      score[i] = label[i] < 0 ? -std::numeric_limits<Real>::infinity() : score[i];
+      loss[i] = label[i] < 0 ? Real{0} : loss[i];
+    }
+    emit(begin, rows, score, loss);
+  };
   auto score_range = [&](int64_t begin, int64_t end) {
     int64_t label[kRowsPerCall];
-    float row_il[kRowsPerCall];
-    RowStats stats[kRowsPerCall];
+    float il[kRowsPerCall];
+    BlockStats stats;
     for (int64_t base = begin; base < end; base += kRowsPerCall) {
       const int64_t rows = std::min(kRowsPerCall, end - base);
-      for (int64_t i = 0; i < rows; ++i) {
-        const int64_t y = labels[base + i];
-        label[i] = y == in.ignore_index ? -1 : y;
-        row_il[i] = 0.0f;
-        if (y == in.ignore_index) {
-          continue;
-        }
-        const int64_t id = ids ? (*ids)[base + i] : base + i;
-        if (y < 0 || y >= classes || (il && (id < 0 || id >= table_rows))) {
-          keep_smaller(first_bad, base + i);
-          return;
-        }
-        row_il[i] = il ? (*il)[id] : 0.0f;
+      const int64_t bad = lookup.read(base, base + rows, label, il);
+      if (bad < base + rows) {
+        keep_smaller(first_bad, bad);
+        return;
       }
-      kernel({data + base * row_bytes, stride, classes, label, rows, in.label_smoothing != 0.0},
+      kernel({data + base * row_bytes, stride, classes, base * stride, label, rows,
+              in.label_smoothing != 0.0},
              stats);
-      for (int64_t i = 0; i < rows; ++i) {
-        if (label[i] < 0) {
-          emit(base + i, -std::numeric_limits<Real>::infinity(), Real{0});
-          continue;
-        }
-        const Real loss =
-            static_cast<Real>(loss_of(stats[i], in.method, classes, in.label_smoothing));
-        Real score = score_of<Real>(in.method, stats[i], loss, static_cast<Real>(row_il[i]));
-        if (bias) {
-          score += static_cast<Real>((*bias)[base + i]);
-        }
-        emit(base + i, score, loss);
-      }
+      dispatch_method(in.method, [&]<Method kMethod>() {
+        score_block.template operator()<kMethod>(base, rows, label, il, stats);
+      });
     }
   };
-  torch::stable::parallel_for(0, n, std::max<int64_t>(1, kLogitsPerTask / classes), score_range);
+  const int64_t grain = std::max<int64_t>(1, kTaskCost / (classes + kRowCost));
+  torch::stable::parallel_for(0, n, grain, score_range);
 
-  const int64_t bad = first_bad.load();
-  if (bad == n) {
-    return;
+  if (first_bad.load() < n) {
+    lookup.fail(op, first_bad.load());
   }
-  if (labels[bad] < 0 || labels[bad] >= classes) {
-    index_error(op, ": labels must be in [0, ", classes, ") or equal to ignore_index (",
-                in.ignore_index, "), got ", labels[bad], " at row ", bad);
-  }
-  index_error(op, ": ids must be in [0, ", table_rows, "), the rows of il, got ", (*ids)[bad],
-              " at row ", bad);
 }
 
 // Runs fn<float>() or fn<double>(): float64 logits are scored in float64, all others in float32.

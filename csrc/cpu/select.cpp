@@ -41,13 +41,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> select_cpu(
   std::atomic<int32_t> invalid_rows{0};
   dispatch_real(logits, [&]<class Real>() {
     auto keys = std::make_unique_for_overwrite<key_t<Real>[]>(static_cast<size_t>(n));
-    score_rows<Real>("select", in, [&](int64_t row, Real score, Real loss) {
-      loss_out[row] = static_cast<float>(loss);
-      keys[static_cast<size_t>(row)] = make_key<Real>(score, row);
-      if (std::isnan(score)) {
-        invalid_rows.fetch_add(1, std::memory_order_relaxed);
-      }
-    });
+    score_rows<Real>("select", in,
+                     [&](int64_t begin, int64_t rows, const Real* score, const Real* loss) {
+                       int32_t without_score = 0;
+                       for (int64_t i = 0; i < rows; ++i) {
+                         loss_out[begin + i] = static_cast<float>(loss[i]);
+                         keys[static_cast<size_t>(begin + i)] = make_key<Real>(score[i], begin + i);
+                         without_score += std::isnan(score[i]) ? 1 : 0;
+                       }
+                       if (without_score > 0) {
+                         invalid_rows.fetch_add(without_score, std::memory_order_relaxed);
+                       }
+                     });
     write_top<Real>(keys.get(), n, k, values.mutable_data_ptr<float>(),
                     indices.mutable_data_ptr<int64_t>());
   });

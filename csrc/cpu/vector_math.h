@@ -1,9 +1,16 @@
 // Vectors of one machine register, written with the compiler's vector extensions: every operation
-// is vector code by construction on x86 and Arm, and no instruction set is named. Included only by
+// is vector code by construction on x86 and Arm, and but for one table lookup no instruction set is
+// named. Torch's header-only vectors were the alternative: they offer no exp without linking to
+// SLEEF, and share inline functions between instruction sets (see cpu/rows.h). Included only by
 // rows.inc; all of it lies in an unnamed namespace because each instruction set compiles its own.
 #pragma once
 
 #include <cstdint>
+#include <utility>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -23,19 +30,25 @@ typedef int32_t IntVector __attribute__((vector_size(kVectorBytes)));
 typedef uint32_t UintVector __attribute__((vector_size(kVectorBytes)));
 typedef uint16_t HalfVector __attribute__((vector_size(kVectorBytes / 2)));
 typedef double DoubleVector __attribute__((vector_size(kVectorBytes)));
+typedef int64_t LongVector __attribute__((vector_size(kVectorBytes)));
 
+// The vector of a type, and that of its lane numbers and of what a comparison gives.
 template <class T>
 struct VectorOf;
 template <>
 struct VectorOf<float> {
-  using type = FloatVector;
+  using Values = FloatVector;
+  using Lanes = IntVector;
 };
 template <>
 struct VectorOf<double> {
-  using type = DoubleVector;
+  using Values = DoubleVector;
+  using Lanes = LongVector;
 };
 template <class T>
-using vector_t = typename VectorOf<T>::type;
+using vector_t = typename VectorOf<T>::Values;
+template <class T>
+using lanes_t = typename VectorOf<T>::Lanes;
 
 template <class V, class T>
 inline V load(const T* from) {
@@ -49,27 +62,127 @@ inline void store(T* to, V value) {
   __builtin_memcpy(to, &value, sizeof(V));
 }
 
-// exp(t) for t <= 0, relative error below 2 ulp; NaN stays NaN. Below t = -87, where float32 ends,
-// the result is 0.
+// Lane i of the result is lane kLaneOf(i) of a; from the number of lanes on, of b.
+template <class T, auto kLaneOf>
+inline vector_t<T> shuffle(vector_t<T> a, vector_t<T> b) {
+  return [=]<int... kLane>(std::integer_sequence<int, kLane...>) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, kLaneOf(kLane)...);
+#else
+    return __builtin_shuffle(a, b, lanes_t<T>{kLaneOf(kLane)...});
+#endif
+  }(std::make_integer_sequence<int, kLanes<T>>{});
+}
+
+template <class T>
+inline lanes_t<T> lane_numbers() {
+  return []<int... kLane>(std::integer_sequence<int, kLane...>) {
+    return lanes_t<T>{kLane...};
+  }(std::make_integer_sequence<int, kLanes<T>>{});
+}
+
+// The larger value; b if one of them is NaN.
+template <class V>
+inline V max(V a, V b) {
+  return a > b ? a : b;
+}
+
+// As max(floor, t). The compiler takes two instructions where one operand is a constant.
+inline FloatVector at_least(FloatVector floor, FloatVector t) {
+#if defined(__AVX512F__)
+  return (FloatVector)_mm512_maskz_max_ps(0xffff, (__m512)floor, (__m512)t);
+#elif defined(__AVX2__)
+  return (FloatVector)_mm256_max_ps((__m256)floor, (__m256)t);
+#elif defined(__SSE2__)
+  return (FloatVector)_mm_max_ps((__m128)floor, (__m128)t);
+#else
+  return max(floor, t);
+#endif
+}
+
+// Folds each of as many vectors as they have lanes into one value; lane i is that of vector i. Each
+// round deals two vectors into each other like cards and folds the upper halves onto the lower.
+template <class T, class Fold>
+inline vector_t<T> fold_each(vector_t<T>* vectors, Fold op) {
+  constexpr int kCount = kLanes<T>;
+  constexpr auto kLow = [](int lane) { return lane % 2 * kCount + lane / 2; };
+  constexpr auto kHigh = [](int lane) { return lane % 2 * kCount + lane / 2 + kCount / 2; };
+#pragma GCC unroll 4
+  for (int half = kCount / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i) {
+      const vector_t<T> a = vectors[i];
+      const vector_t<T> b = vectors[i + half];
+      vectors[i] = op(shuffle<T, kLow>(a, b), shuffle<T, kHigh>(a, b));
+    }
+  }
+  return vectors[0];
+}
+
+// Folds the lanes of one vector into one value.
+template <class T, class Fold, int kDistance = kLanes<T> / 2>
+inline T fold(vector_t<T> v, Fold op) {
+  if constexpr (kDistance == 0) {
+    return v[0];
+  } else {
+    constexpr auto kUpper = [](int lane) { return (lane + kDistance) % kLanes<T>; };
+    return fold<T, Fold, kDistance / 2>(op(v, shuffle<T, kUpper>(v, v)), op);
+  }
+}
+
+inline constexpr auto kMax = [](auto a, auto b) { return max(a, b); };
+inline constexpr auto kSum = [](auto a, auto b) { return a + b; };
+
+#if defined(__AVX512F__)
+// The bits of 2^(j/32), less j << 18: see exp_nonpositive.
+alignas(64) inline constexpr uint32_t kPowers[32] = {
+    0x3f800000, 0x3f7ecd87, 0x3f7daac3, 0x3f7c980f, 0x3f7b95c2, 0x3f7aa43a, 0x3f79c3d3, 0x3f78f4f0,
+    0x3f7837f0, 0x3f778d3a, 0x3f76f532, 0x3f767043, 0x3f75fed7, 0x3f75a15b, 0x3f75583f, 0x3f7523f6,
+    0x3f7504f3, 0x3f74fbaf, 0x3f7508a4, 0x3f752c4d, 0x3f75672a, 0x3f75b9be, 0x3f76248c, 0x3f76a81e,
+    0x3f7744fd, 0x3f77fbb8, 0x3f78ccdf, 0x3f79b907, 0x3f7ac0c7, 0x3f7be4ba, 0x3f7d257d, 0x3f7e83b3};
+#endif
+
+// Where exp leaves the normal float32 numbers.
+inline constexpr float kExpFloor = -87.0f;
+
+// exp(t) for t <= 0: relative error below 2.5e-7 + 1.4e-8 |t|, exact at 0, NaN for NaN. What lies
+// below the floor counts as the floor: nothing beside a sum that holds exp(0).
 inline FloatVector exp_nonpositive(FloatVector t) {
-  const FloatVector floor = FloatVector{} - 87.0f;
-  // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
-  FloatVector shifted = t * 1.44269504f + 12582912.0f;
-  FloatVector power = shifted - 12582912.0f;
-  // ln 2 in two parts: the first has few bits, so its product with a small integer is exact.
-  FloatVector r = t - power * 0.693145752f;
-  r = r - power * 1.42860677e-6f;
-  // Minimax for exp on [-ln2 / 2, ln2 / 2], relative error 1.9e-9.
-  FloatVector p = r * 1.38368329e-3f + 8.37483443e-3f;
-  p = p * r + 4.16682251e-2f;
-  p = p * r + 1.66664198e-1f;
-  p = p * r + 4.99999911e-1f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  // A product, not an addition to the exponent, so that NaN stays NaN.
-  UintVector scale = ((UintVector)(shifted) + 127u) << 23;
-  FloatVector result = p * (FloatVector)(scale);
-  return t < floor ? FloatVector{} : result;
+  t = at_least(FloatVector{} + kExpFloor, t);
+#if defined(__AVX512F__)
+  // 2^(j/32) from a table that lies in two registers leaves so little for the polynomial that
+  // degree 2 will do. Adding 1.5 * 2^18 rounds to multiples of 1/32: the last five bits are j, and
+  // those above them the exponent. Shifted to its place it carries j along, which the table has
+  // taken away beforehand.
+  constexpr float kRound = 393216.0f;
+  FloatVector shifted = t * 1.44269504f + kRound;
+  FloatVector r = t * 1.44269504f - (shifted - kRound);
+  UintVector table = (UintVector)_mm512_permutex2var_ps(load<__m512>(kPowers), (__m512i)(shifted),
+                                                        load<__m512>(kPowers + 16));
+  FloatVector scale = (FloatVector)(table + ((UintVector)(shifted) << 18));
+  // Minimax for 2^r on [-1/64, 1/64], relative error 5.4e-8.
+  return ((r * 0.240226492f + 0.693157315f) * r + 1.0f) * scale;
+#else
+  // Adding 1.5 * 2^23 + 127 rounds to an integer whose low bits are the exponent of the scale.
+  constexpr float kRound = 12583039.0f;
+  FloatVector shifted = t * 1.44269504f + kRound;
+  FloatVector power = shifted - kRound;
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  FloatVector r = t * 1.44269504f - power;
+#else
+  // Without fused multiply-add the product would be rounded. ln 2 in two parts instead: the first
+  // has few bits, so its product with a small integer is exact.
+  FloatVector r = ((t - power * 0.693145752f) - power * 1.42860677e-6f) * 1.44269504f;
+#endif
+  FloatVector scale = (FloatVector)((UintVector)(shifted) << 23);
+  // Minimax for 2^r on [-1/2, 1/2], relative error 1.6e-8.
+  FloatVector p = r * 1.5353362e-4f + 1.33988739e-3f;
+  p = p * r + 9.61843692e-3f;
+  p = p * r + 5.55033237e-2f;
+  p = p * r + 2.40226477e-1f;
+  p = p * r + 6.93147182e-1f;
+  return (p * r + 1.0f) * scale;
+#endif
 }
 
 // float64 logits are for reference and debugging: libm's accuracy matters there, speed does not.
@@ -80,38 +193,54 @@ inline DoubleVector exp_nonpositive(DoubleVector t) {
   return t;
 }
 
-template <class V>
-inline V max(V a, V b) {
-  return a > b ? a : b;
+// log(x) for x >= 0, within 3 ulp: with x = 2^k m and s = (m - 1) / (m + 1), log(x) = k ln 2 +
+// 2 artanh(s) by its Taylor series; |s| < 0.172 for m in [sqrt(1/2), sqrt(2)).
+inline DoubleVector log_nonnegative(DoubleVector x) {
+  const LongVector root_half = LongVector{} + 0x3fe6a09e667f3bcd;
+  LongVector k = ((LongVector)(x)-root_half) >> 52;
+  DoubleVector m = (DoubleVector)((LongVector)(x) - (k << 52));
+  DoubleVector s = (m - 1.0) / (m + 1.0);
+  DoubleVector z = s * s;
+  DoubleVector p = z * (2.0 / 21) + 2.0 / 19;
+  p = p * z + 2.0 / 17;
+  p = p * z + 2.0 / 15;
+  p = p * z + 2.0 / 13;
+  p = p * z + 2.0 / 11;
+  p = p * z + 2.0 / 9;
+  p = p * z + 2.0 / 7;
+  p = p * z + 2.0 / 5;
+  p = p * z + 2.0 / 3;
+  DoubleVector exponent = __builtin_convertvector(k, DoubleVector);
+  // ln 2 in two parts: the first has few bits, so its product with an exponent is exact.
+  DoubleVector result = exponent * 1.90821492927058770002e-10 + (p * z * s + 2.0 * s);
+  result += exponent * 6.93147180369123816490e-01;
+  const DoubleVector infinity = DoubleVector{} + __builtin_inf();
+  result = x < infinity ? result : x;
+  return x == 0.0 ? -infinity : result;
 }
 
-template <class T>
-inline T max_lane(vector_t<T> v) {
-  T result = v[0];
-  for (int lane = 1; lane < kLanes<T>; ++lane) {
-    result = v[lane] > result ? v[lane] : result;
-  }
-  return result;
+inline UintVector widen_bits(HalfVector bits) {
+#if defined(__AVX512F__)
+  return (UintVector)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)bits);
+#elif defined(__AVX2__)
+  return (UintVector)_mm256_cvtepu16_epi32((__m128i)bits);
+#else
+  return __builtin_convertvector(bits, UintVector);
+#endif
 }
 
-template <class T>
-inline double sum_lanes(vector_t<T> v) {
-  double result = 0;
-  for (int lane = 0; lane < kLanes<T>; ++lane) {
-    result += static_cast<double>(v[lane]);
-  }
-  return result;
-}
+inline FloatVector widen_bfloat16(HalfVector bits) { return (FloatVector)(widen_bits(bits) << 16); }
 
-inline FloatVector widen_bfloat16(HalfVector bits) {
-  return (FloatVector)(__builtin_convertvector(bits, UintVector) << 16);
-}
-
-// Moves exponent and fraction to their float32 places and repairs the exponent's bias; infinity and
-// NaN keep the largest exponent. A denormal becomes the fraction of 2^-14, which is then taken
-// away: no operand is a float32 denormal, so flushing those to zero changes nothing.
 inline FloatVector widen_float16(HalfVector bits) {
-  UintVector wide = __builtin_convertvector(bits, UintVector);
+#if defined(__AVX512F__)
+  return (FloatVector)_mm512_maskz_cvtph_ps(0xffff, (__m256i)(bits));
+#elif defined(__F16C__)
+  return (FloatVector)_mm256_cvtph_ps((__m128i)(bits));
+#else
+  // Moves exponent and fraction to their float32 places and repairs the exponent's bias; infinity
+  // and NaN keep the largest exponent. A denormal becomes the fraction of 2^-14, which is then
+  // taken away: no operand is a float32 denormal, so flushing those to zero changes nothing.
+  UintVector wide = widen_bits(bits);
   UintVector magnitude = (wide & 0x7fffu) << 13;
   UintVector normal = magnitude + (112u << 23);
   UintVector denormal = (UintVector)((FloatVector)(magnitude + (113u << 23)) - 0x1p-14f);
@@ -119,6 +248,7 @@ inline FloatVector widen_float16(HalfVector bits) {
   UintVector finite = magnitude < (UintVector{} + 0x00800000u) ? denormal : normal;
   UintVector result = magnitude >= (UintVector{} + 0x0f800000u) ? special : finite;
   return (FloatVector)(result | ((wide & 0x8000u) << 16));
+#endif
 }
 
 }  // namespace

@@ -1,0 +1,100 @@
+// Rows of many classes, one after another. A row is read from memory once, in blocks that stay in
+// the L1 cache: the block's maximum first, then the sums relative to the largest logit so far; when
+// that grows, the sums are scaled. Included only by rows.inc.
+#pragma once
+
+#include "cpu/row_parts.h"
+
+namespace rho_ext {
+namespace {
+
+constexpr int64_t kBlock = 1024;
+
+template <Reduction kReduction, class Real>
+struct RowSums {
+  Real max = kLowest<Real>;
+  double sum = 0.0;
+  double moment = 0.0;
+
+  template <class T>
+  void add(const Logits<T, kReduction>& logits, const T* next) {
+    const Real largest = fold<Real>(logits.max(), kMax);
+    if (largest > max) {
+      rescale(largest);
+    }
+    const auto lanes = lane_sums(logits, base_of(max), next);
+    sum += static_cast<double>(fold<Real>(lanes.sum, kSum));
+    if constexpr (kReduction != kLogSumExp) {
+      moment += static_cast<double>(fold<Real>(lanes.moment, kSum));
+    }
+  }
+
+ private:
+  // Makes the sums relative to a larger maximum.
+  void rescale(Real larger) {
+    const double shift = static_cast<double>(larger) - static_cast<double>(max);
+    // A NaN must stay; otherwise sums relative to -inf are 0.
+    const double factor = max == kLowest<Real> ? 0.0 : __builtin_exp(-shift);
+    if (factor == 0.0) {
+      // `shift` may be infinite, and 0 * inf is NaN; the product keeps a NaN that is there already.
+      moment *= 0.0;
+    } else if (kReduction == kEntropySum) {
+      moment = factor * (moment + shift * sum);
+    } else {
+      moment *= factor * factor;
+    }
+    sum *= factor;
+    max = larger;
+  }
+};
+
+// Label smoothing: the sum of (top - x) over the blocks so far, where top is their largest logit.
+template <class Real>
+struct Distance {
+  Real top = kLowest<Real>;
+  double sum = 0.0;
+
+  template <class T>
+  void add(const Logits<T, kLogSumExp>& logits, int64_t before) {
+    const Real largest = fold<Real>(logits.max(), kMax);
+    if (largest > top) {
+      const double shift = static_cast<double>(largest) - static_cast<double>(top);
+      sum += before == 0 ? 0.0 : static_cast<double>(before) * shift;
+      top = largest;
+    }
+    sum += static_cast<double>(fold<Real>(lane_distances(logits, base_of(top)), kSum));
+  }
+};
+
+template <class T, Reduction kReduction>
+inline void reduce_long_rows(const RowBlock& rows, BlockStats& stats) {
+  using Real = compute_t<T>;
+  const T* x = static_cast<const T*>(rows.logits);
+  for (int64_t row = 0; row < rows.rows; ++row, x += rows.stride) {
+    const int64_t label = rows.labels[row];
+    if (label < 0) {
+      continue;
+    }
+    RowSums<kReduction, Real> sums;
+    Distance<Real> distance;
+    for (int64_t begin = 0; begin < rows.classes; begin += kBlock) {
+      const int64_t count = rows.classes - begin < kBlock ? rows.classes - begin : kBlock;
+      const bool here = label >= begin && label < begin + count;
+      sums.add(Logits<T, kReduction>{x + begin, count, here ? label - begin : -1},
+               x + begin + count);
+      if (rows.smoothing) {
+        distance.add(Logits<T, kLogSumExp>{x + begin, count, -1}, begin);
+      }
+    }
+    // Where every logit is -inf the sums are relative to 0.
+    const bool empty = sums.max == kLowest<Real>;
+    stats.max[row] = static_cast<double>(sums.max);
+    stats.sum[row] = empty ? 0.0 : sums.sum;
+    stats.moment[row] = empty ? 0.0 : sums.moment;
+    stats.distance[row] = distance.sum;
+    stats.label[row] = widen_one(x + label);
+  }
+}
+
+}  // namespace
+}  // namespace rho_ext

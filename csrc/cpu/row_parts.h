@@ -1,0 +1,177 @@
+// Reductions over neighbouring logits of a row. Included only by rows.inc.
+#pragma once
+
+#include <cstddef>
+
+#include "cpu/rows.h"
+#include "cpu/vector_math.h"
+
+namespace rho_ext {
+namespace {
+
+struct Float16 {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+// float64 is computed in float64, everything else in float32.
+template <class T>
+struct ComputeType {
+  using type = float;
+};
+template <>
+struct ComputeType<double> {
+  using type = double;
+};
+template <class T>
+using compute_t = typename ComputeType<T>::type;
+
+template <class Real>
+constexpr Real kLowest = -static_cast<Real>(__builtin_inf());
+
+// As many logits as a vector has lanes, as the kernels compute with them.
+inline FloatVector widen(const Float16* from) { return widen_float16(load<HalfVector>(from)); }
+inline FloatVector widen(const BFloat16* from) { return widen_bfloat16(load<HalfVector>(from)); }
+inline FloatVector widen(const float* from) { return load<FloatVector>(from); }
+inline DoubleVector widen(const double* from) { return load<DoubleVector>(from); }
+
+// One logit.
+inline double widen_one(const double* from) { return *from; }
+inline double widen_one(const float* from) { return static_cast<double>(*from); }
+template <class T>
+inline double widen_one(const T* from) {
+  HalfVector bits{from->bits};
+  return static_cast<double>(widen(reinterpret_cast<const T*>(&bits))[0]);
+}
+
+// Vectors that a loop reduces side by side, or the latency of one step after the other bounds it.
+constexpr int kChains = 4;
+
+// Neighbouring logits of a row, without one of them if kReduction is kOthers. Those that do not
+// fill a vector are read in a last vector that ends with them: its first lanes hold what lies
+// before in memory, and do not count.
+template <class T, Reduction kReduction>
+struct Logits {
+  using Real = compute_t<T>;
+  using V = vector_t<Real>;
+  static constexpr int kStep = kLanes<Real>;
+
+  const T* values;
+  int64_t count;
+  int64_t label;  // of these values; negative: not among them
+
+  bool has_rest() const { return count % kStep != 0; }
+
+  V operator[](int64_t i) const {
+    const V v = widen(values + i);
+    if constexpr (kReduction == kOthers) {
+      return lane_numbers<Real>() == static_cast<int>(label - i) ? V{} + kLowest<Real> : v;
+    }
+    return v;
+  }
+  lanes_t<Real> uncounted() const {
+    return lane_numbers<Real>() < static_cast<int>(kStep - count % kStep);
+  }
+  // The last vector, with `filler` in the lanes that do not count.
+  V rest(Real filler) const { return uncounted() ? V{} + filler : (*this)[count - kStep]; }
+
+  // The largest of each lane.
+  V max() const {
+    V best = has_rest() ? rest(kLowest<Real>) : (*this)[0];
+    int64_t i = 0;
+    if (count >= kChains * kStep) {
+      V chains[kChains] = {best, best, best, best};
+      for (; i + kChains * kStep <= count; i += kChains * kStep) {
+        for (int chain = 0; chain < kChains; ++chain) {
+          chains[chain] = kMax((*this)[i + chain * kStep], chains[chain]);
+        }
+      }
+      best = kMax(kMax(chains[0], chains[1]), kMax(chains[2], chains[3]));
+    }
+    for (; i + kStep <= count; i += kStep) {
+      best = kMax((*this)[i], best);
+    }
+    return best;
+  }
+};
+
+// While every logit was -inf, differences from -inf would be NaN; from 0 they stay -inf.
+template <class Real>
+inline Real base_of(Real largest) {
+  return largest == kLowest<Real> ? Real{0} : largest;
+}
+
+// The sums of exp(t) and of what else the method needs, t = x - base, of each lane.
+template <Reduction kReduction, class Real>
+struct LaneSums {
+  using V = vector_t<Real>;
+  V sum = V{};
+  V moment = V{};
+
+  // `e` is exp(t), or 0 in a lane that does not count.
+  void add(V t, V e) {
+    sum += e;
+    if constexpr (kReduction == kOthers) {
+      moment += e * e;
+    } else if constexpr (kReduction == kEntropySum) {
+      // Nothing where exp is nothing: for t = -inf the product would be NaN.
+      moment -= t < V{} + static_cast<Real>(kExpFloor) ? V{} : e * t;
+    }
+  }
+  LaneSums operator+(const LaneSums& other) const {
+    return {sum + other.sum, moment + other.moment};
+  }
+};
+
+// Meanwhile the memory fetches what is read next.
+template <Reduction kReduction, class T>
+inline auto lane_sums(const Logits<T, kReduction>& logits, compute_t<T> base, const T* next) {
+  using Real = compute_t<T>;
+  using V = vector_t<Real>;
+  constexpr int kStep = kLanes<Real>;
+  LaneSums<kReduction, Real> total;
+  int64_t i = 0;
+  auto add_to = [&](LaneSums<kReduction, Real>& sums, int64_t at) {
+    __builtin_prefetch(next + at);
+    const V t = logits[at] - base;
+    sums.add(t, exp_nonpositive(t));
+  };
+  if (logits.count >= kChains * kStep) {
+    // Several chains, for accuracy too: a sum of fewer terms is rounded less often.
+    LaneSums<kReduction, Real> chains[kChains];
+    for (; i + kChains * kStep <= logits.count; i += kChains * kStep) {
+#pragma GCC unroll 4
+      for (int chain = 0; chain < kChains; ++chain) {
+        add_to(chains[chain], i + chain * kStep);
+      }
+    }
+    total = (chains[0] + chains[1]) + (chains[2] + chains[3]);
+  }
+  for (; i + kStep <= logits.count; i += kStep) {
+    add_to(total, i);
+  }
+  if (logits.has_rest()) {
+    __builtin_prefetch(next + i);
+    const V t = logits.rest(base) - base;
+    total.add(t, logits.uncounted() ? V{} : exp_nonpositive(t));
+  }
+  return total;
+}
+
+// Label smoothing: the sum of (base - x) of each lane, where `logits` leaves no label out.
+template <class T>
+inline auto lane_distances(const Logits<T, kLogSumExp>& logits, compute_t<T> base) {
+  vector_t<compute_t<T>> total{};
+  for (int64_t i = 0; i + logits.kStep <= logits.count; i += logits.kStep) {
+    total += base - logits[i];
+  }
+  if (logits.has_rest()) {
+    total += base - logits.rest(base);
+  }
+  return total;
+}
+
+}  // namespace
+}  // namespace rho_ext
