@@ -41,6 +41,15 @@ std::vector<std::string> needs_il() {
   return names;
 }
 
+void exp_in_place(const py::buffer& values) {
+  const py::buffer_info info = values.request(true);
+  if (info.format != py::format_descriptor<float>::format() || info.ndim != 1 ||
+      info.strides[0] != sizeof(float)) {
+    throw std::invalid_argument("exp_in_place: values must be a contiguous vector of float32");
+  }
+  rho_ext::row_kernels().exp(static_cast<float*>(info.ptr), info.size);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -48,5 +57,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info,
         "Version, compiler, flags, instruction sets, torch headers and CUDA of this build.");
   m.def("methods", &methods, "The number that the ops take for each method.");
+  m.def("exp_in_place", &exp_in_place,
+        "Replace float32 values <= 0 by their exp as the row kernels compute it; for tests.");
   m.def("needs_il", &needs_il, "The methods that read the table of irreducible losses.");
 }

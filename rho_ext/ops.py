@@ -86,10 +86,11 @@ class use_il:
 
 def method_number(op: str, method: str) -> int:
     """Return the number that the op takes for a method."""
-    number = METHODS.get(method) if isinstance(method, str) else None
-    if number is None:
-        raise ValueError(f"{op}: method must be one of {', '.join(METHODS)}, got {method!r}")
-    return number
+    try:
+        return METHODS[method]
+    except (KeyError, TypeError):
+        names = ", ".join(METHODS)
+        raise ValueError(f"{op}: method must be one of {names}, got {method!r}") from None
 
 
 def active_il(op: str, method: str, ids: Tensor | None) -> Tensor | None:

@@ -16,12 +16,12 @@ namespace rho_ext {
 inline constexpr int64_t kMaxRows = int64_t{1} << 31;
 
 struct ScoreArguments {
-  Tensor logits;
-  Tensor labels;
-  std::optional<Tensor> ids;
-  std::optional<Tensor> il;
+  const Tensor& logits;
+  const Tensor& labels;
+  const std::optional<Tensor>& ids;
+  const std::optional<Tensor>& il;
   Method method;
-  std::optional<Tensor> bias;
+  const std::optional<Tensor>& bias;
   int64_t ignore_index;
   double label_smoothing;
 };
@@ -43,7 +43,7 @@ template <class... Parts>
 
 inline void check_device(const char* op, const char* name, const Tensor& tensor,
                          const Tensor& logits) {
-  if (tensor.device() != logits.device()) {
+  if (device_of(tensor) != device_of(logits)) {
     value_error(op, ": ", name, " must be on the device of logits; move it with ", name,
                 ".to(logits.device)");
   }
@@ -56,7 +56,7 @@ inline void check_length(const char* op, const char* name, const Tensor& tensor,
 }
 
 inline void check_index(const char* op, const char* name, const Tensor& tensor) {
-  if (tensor.scalar_type() != ScalarType::Long && tensor.scalar_type() != ScalarType::Int) {
+  if (dtype_of(tensor) != ScalarType::Long && dtype_of(tensor) != ScalarType::Int) {
     value_error(op, ": ", name, " must be int64 or int32, got ", dtype_name(tensor));
   }
 }
@@ -77,7 +77,7 @@ inline void check_il(const char* op, const ScoreArguments& in) {
   } else {
     check_length(op, "il", *in.il, in.logits.size(0));
   }
-  ScalarType dtype = in.il->scalar_type();
+  ScalarType dtype = dtype_of(*in.il);
   if (dtype != ScalarType::Float && dtype != ScalarType::Half && dtype != ScalarType::BFloat16) {
     value_error(op, ": il must be float32, float16 or bfloat16, got ", dtype_name(*in.il));
   }
@@ -87,7 +87,7 @@ inline void check_arguments(const char* op, const ScoreArguments& in) {
   if (in.logits.dim() != 2) {
     value_error(op, ": logits must have shape (n, C), got ", shape_text(in.logits));
   }
-  ScalarType dtype = in.logits.scalar_type();
+  ScalarType dtype = dtype_of(in.logits);
   if (dtype != ScalarType::Float && dtype != ScalarType::Half && dtype != ScalarType::BFloat16 &&
       dtype != ScalarType::Double) {
     value_error(op, ": logits must be float32, float16, bfloat16 or float64, got ",
@@ -112,7 +112,7 @@ inline void check_arguments(const char* op, const ScoreArguments& in) {
   if (in.bias) {
     check_device(op, "bias", *in.bias, in.logits);
     check_length(op, "bias", *in.bias, n);
-    if (in.bias->scalar_type() != ScalarType::Float) {
+    if (dtype_of(*in.bias) != ScalarType::Float) {
       value_error(op, ": bias must be float32, got ", dtype_name(*in.bias));
     }
   }

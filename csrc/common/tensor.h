@@ -9,6 +9,7 @@
 
 #include <cctype>
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 
 namespace rho_ext {
@@ -16,9 +17,31 @@ namespace rho_ext {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// Torch's numbers of dtypes stand in files and never change. Tensor::scalar_type() translates them
+// through a dozen calls, Tensor::device() likewise: together they would cost more than a small op.
+inline ScalarType dtype_of(const Tensor& tensor) {
+  int32_t number = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &number));
+  return static_cast<ScalarType>(number);
+}
+
+struct DeviceNumber {
+  int32_t type = 0;
+  int32_t index = 0;
+
+  bool operator==(const DeviceNumber&) const = default;
+};
+
+inline DeviceNumber device_of(const Tensor& tensor) {
+  DeviceNumber device;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &device.type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(tensor.get(), &device.index));
+  return device;
+}
+
 // Names as Python prints them: an error must read the same from C++ and from a fake kernel.
 inline std::string dtype_name(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
+  switch (dtype_of(tensor)) {
     case ScalarType::Float:
       return "float32";
     case ScalarType::Double:
@@ -46,7 +69,7 @@ inline std::string dtype_name(const Tensor& tensor) {
     case ScalarType::ComplexHalf:
       return "complex32";
     default: {
-      std::string name = torch::headeronly::toString(tensor.scalar_type());
+      std::string name = torch::headeronly::toString(dtype_of(tensor));
       for (char& letter : name) {
         letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
       }
@@ -63,13 +86,26 @@ inline std::string shape_text(const Tensor& tensor) {
   return text + (tensor.dim() == 1 ? ",)" : ")");
 }
 
+// A new tensor beside another one. torch::stable::new_empty would look its operator up by name and
+// go through the dispatcher, which at small sizes costs more than the op itself.
+inline Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> shape,
+                        ScalarType dtype) {
+  const int64_t stride = 1;
+  const DeviceNumber device = device_of(like);
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.begin(), &stride,
+                               static_cast<int32_t>(dtype), device.type, device.index, &handle));
+  return Tensor(handle);
+}
+
 // 1-D integer tensor, int64 or int32, read without a copy.
 class IndexView {
  public:
   explicit IndexView(const Tensor& tensor)
       : data_(tensor.const_data_ptr()),
         stride_(tensor.stride(0)),
-        wide_(tensor.scalar_type() == ScalarType::Long) {}
+        wide_(dtype_of(tensor) == ScalarType::Long) {}
 
   int64_t operator[](int64_t i) const {
     return wide_ ? static_cast<const int64_t*>(data_)[i * stride_]
@@ -86,7 +122,7 @@ class IndexView {
 class FloatView {
  public:
   explicit FloatView(const Tensor& tensor)
-      : data_(tensor.const_data_ptr()), stride_(tensor.stride(0)), dtype_(tensor.scalar_type()) {}
+      : data_(tensor.const_data_ptr()), stride_(tensor.stride(0)), dtype_(dtype_of(tensor)) {}
 
   float operator[](int64_t i) const {
     switch (dtype_) {

@@ -6,15 +6,16 @@
 namespace rho_ext {
 namespace {
 
-std::tuple<Tensor, Tensor> score_cpu(Tensor logits, Tensor labels, std::optional<Tensor> ids,
-                                     std::optional<Tensor> il, int64_t method,
-                                     std::optional<Tensor> bias, int64_t ignore_index,
+std::tuple<Tensor, Tensor> score_cpu(const Tensor& logits, const Tensor& labels,
+                                     const std::optional<Tensor>& ids,
+                                     const std::optional<Tensor>& il, int64_t method,
+                                     const std::optional<Tensor>& bias, int64_t ignore_index,
                                      double label_smoothing) {
   ScoreArguments in{logits,       labels,         ids, il, check_method("score", method), bias,
                     ignore_index, label_smoothing};
   check_arguments("score", in);
-  Tensor scores = torch::stable::new_empty(logits, {logits.size(0)}, ScalarType::Float);
-  Tensor losses = torch::stable::new_empty(logits, {logits.size(0)}, ScalarType::Float);
+  Tensor scores = new_empty(logits, {logits.size(0)}, ScalarType::Float);
+  Tensor losses = new_empty(logits, {logits.size(0)}, ScalarType::Float);
   float* score_out = scores.mutable_data_ptr<float>();
   float* loss_out = losses.mutable_data_ptr<float>();
   dispatch_real(logits, [&]<class Real>() {

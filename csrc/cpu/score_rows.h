@@ -138,7 +138,7 @@ void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
   const char* data = static_cast<const char*>(logits.const_data_ptr());
   const Lookup lookup(in, logits);
   const std::optional<FloatView> bias = view_of<FloatView>(in.bias);
-  const RowKernel kernel = row_kernel(logits.scalar_type(), in.method);
+  const RowKernel kernel = row_kernel(dtype_of(logits), in.method);
   std::atomic<int64_t> first_bad{n};
 
   auto score_block = [&]<Method kMethod>(int64_t begin, int64_t rows, const int64_t* label,
@@ -190,8 +190,8 @@ void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
 // Runs fn<float>() or fn<double>(): float64 logits are scored in float64, all others in float32.
 template <class Fn>
 auto dispatch_real(const Tensor& logits, const Fn& fn) {
-  return logits.scalar_type() == ScalarType::Double ? fn.template operator()<double>()
-                                                    : fn.template operator()<float>();
+  return dtype_of(logits) == ScalarType::Double ? fn.template operator()<double>()
+                                                : fn.template operator()<float>();
 }
 
 }  // namespace rho_ext

@@ -26,17 +26,18 @@ void write_top(key_t<Real>* keys, int64_t n, int64_t k, float* values, int64_t* 
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> select_cpu(
-    Tensor logits, Tensor labels, std::optional<Tensor> ids, int64_t k, std::optional<Tensor> il,
-    int64_t method, std::optional<Tensor> bias, int64_t ignore_index, double label_smoothing) {
+    const Tensor& logits, const Tensor& labels, const std::optional<Tensor>& ids, int64_t k,
+    const std::optional<Tensor>& il, int64_t method, const std::optional<Tensor>& bias,
+    int64_t ignore_index, double label_smoothing) {
   ScoreArguments in{logits,       labels,         ids, il, check_method("select", method), bias,
                     ignore_index, label_smoothing};
   check_arguments("select", in);
   const int64_t n = logits.size(0);
   check_k("select", k, n);
-  Tensor values = torch::stable::new_empty(logits, {k}, ScalarType::Float);
-  Tensor indices = torch::stable::new_empty(logits, {k}, ScalarType::Long);
-  Tensor losses = torch::stable::new_empty(logits, {n}, ScalarType::Float);
-  Tensor invalid = torch::stable::new_empty(logits, {}, ScalarType::Int);
+  Tensor values = new_empty(logits, {k}, ScalarType::Float);
+  Tensor indices = new_empty(logits, {k}, ScalarType::Long);
+  Tensor losses = new_empty(logits, {n}, ScalarType::Float);
+  Tensor invalid = new_empty(logits, {}, ScalarType::Int);
   float* loss_out = losses.mutable_data_ptr<float>();
   std::atomic<int32_t> invalid_rows{0};
   dispatch_real(logits, [&]<class Real>() {
