@@ -17,12 +17,12 @@ struct RowSums {
   double moment = 0.0;
 
   template <class T>
-  void add(const Logits<T, kReduction>& logits, const T* next) {
+  void add(const Logits<T, kReduction>& logits) {
     const Real largest = fold<Real>(logits.max(), kMax);
     if (largest > max) {
       rescale(largest);
     }
-    const auto lanes = lane_sums(logits, base_of(max), next);
+    const auto lanes = lane_sums(logits, base_of(max));
     sum += static_cast<double>(fold<Real>(lanes.sum, kSum));
     if constexpr (kReduction != kLogSumExp) {
       moment += static_cast<double>(fold<Real>(lanes.moment, kSum));
@@ -80,8 +80,7 @@ inline void reduce_long_rows(const RowBlock& rows, BlockStats& stats) {
     for (int64_t begin = 0; begin < rows.classes; begin += kBlock) {
       const int64_t count = rows.classes - begin < kBlock ? rows.classes - begin : kBlock;
       const bool here = label >= begin && label < begin + count;
-      sums.add(Logits<T, kReduction>{x + begin, count, here ? label - begin : -1},
-               x + begin + count);
+      sums.add(Logits<T, kReduction>{x + begin, count, here ? label - begin : -1});
       if (rows.smoothing) {
         distance.add(Logits<T, kLogSumExp>{x + begin, count, -1}, begin);
       }
