@@ -1,0 +1,62 @@
+"""Draw the figures of benchmark CSV files, as PNG and SVG.
+
+python benchmarks/figures.py runs/*.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from figures_cost import dispatch, memory, step
+from figures_select import speedup, times
+from plotting import STYLE, Rows
+
+FIGURES: dict[str, dict[str, Callable[[Rows], Figure]]] = {
+    "select": {"speedup": speedup, "time": times},
+    "step": {"parts": step},
+    "memory": {"memory": memory},
+    "dispatch": {"dispatch": dispatch},
+}
+
+
+def read(path: Path) -> Rows:
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise ValueError(f"{path} holds no rows")
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="figures.py", description=__doc__)
+    parser.add_argument("files", type=Path, nargs="+", help="CSV files of the benchmarks")
+    parser.add_argument("--out", type=Path, help="folder; by default that of each file")
+    arguments = parser.parse_args(argv)
+    for path in arguments.files:
+        rows = read(path)
+        folder = arguments.out or path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, draw in FIGURES[rows[0]["benchmark"]].items():
+            with matplotlib.rc_context(STYLE):
+                figure = draw(rows)
+                for suffix in ("png", "svg"):
+                    target = folder / f"{path.stem}-{name}.{suffix}"
+                    metadata = {"Date": None} if suffix == "svg" else None
+                    figure.savefig(target, dpi=150, bbox_inches="tight", metadata=metadata)
+                    print(target)
+                plt.close(figure)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""The figures of what a selection costs in use: the pieces of a step, memory, dispatch."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from plotting import COLOURS, NAMES, Rows, title, values
+
+STEPS = {
+    "uniform": "uniform",
+    "eager": "eager torch by hand",
+    "rho_ext": "rho_ext.select by hand",
+    "selector": "rho_train.Selector",
+}
+PARTS = {
+    "modes": "model.eval() and model.train()",
+    "before": "Selector before scoring",
+    "score": "scoring forward",
+    "op": "op",
+    "gather": "gather",
+    "after": "Selector after scoring: op, gather and checks",
+    "train": "training step",
+}
+
+
+def step(rows: Rows) -> Figure:
+    """The pieces of a step, side by side with a uniform step."""
+    keys = list(dict.fromkeys((r["model"], r["large_batch"], r["small_batch"]) for r in rows))
+    kinds = [name for name in STEPS if name in values(rows, "step")]
+    height = 0.5 + 0.32 * len(kinds)
+    figure, axes = plt.subplots(
+        *(len(keys) + 1, 1),
+        figsize=(8.4, 1.6 + height * len(keys)),
+        height_ratios=[height] * len(keys) + [0.5],
+        layout="constrained",
+    )
+    for panel, (model, large, small) in zip(axes, keys, strict=False):
+        here = [r for r in rows if (r["model"], r["large_batch"]) == (model, large)]
+        widest = max(
+            sum(float(r["median_us"]) / 1000 for r in here if r["step"] == k and r["part"] in PARTS)
+            for k in kinds
+        )
+        for y, kind in enumerate(kinds):
+            parts = {r["part"]: r for r in here if r["step"] == kind}
+            left = 0.0
+            for part in [name for name in PARTS if name in parts]:
+                width = float(parts[part]["median_us"]) / 1000
+                bar = panel.barh(
+                    *(y, width), left=left, color=COLOURS[part], edgecolor="white", height=0.78
+                )
+                if width > 0.045 * widest:
+                    share = f"{float(parts[part]['share_of_step']):.0%}"
+                    colour = "white" if part in ("score", "op") else "black"
+                    panel.bar_label(bar, [share], label_type="center", color=colour, fontsize=8)
+                left += width
+            over = parts["total"]["over_uniform"]
+            note = f" {float(over):.2f}x" if over else ""
+            panel.text(left + 0.005 * widest, y, note, va="center", fontsize=9)
+        panel.set_yticks(range(len(kinds)), [STEPS[kind] for kind in kinds])
+        panel.invert_yaxis()
+        panel.tick_params(axis="y", length=0)
+        panel.set_xlim(0, widest * 1.12)
+        panel.set_title(f"{model.upper()}, {small} of {int(large):,}", loc="left")
+    axes[-2].set_xlabel("milliseconds a step")
+    used = [part for part in PARTS if part in values(rows, "part")]
+    handles = [Rectangle((0, 0), 1, 1, color=COLOURS[part]) for part in used]
+    axes[-1].axis("off")
+    axes[-1].legend(handles, [PARTS[part] for part in used], loc="center", ncols=3, frameon=False)
+    title(
+        figure,
+        "Where a step spends its time",
+        "in the bars: share of the step; behind them: times a uniform step",
+        rows,
+    )
+    return figure
+
+
+def memory(rows: Rows) -> Figure:
+    """Peak extra memory beside the size of the logits."""
+    sizes = list(dict.fromkeys((r["n"], r["classes"], r["dtype"]) for r in rows))
+    figure, panel = plt.subplots(
+        figsize=(8.4, 1.3 + 0.19 * len(rows) + 0.25 * len(sizes)), layout="constrained"
+    )
+    y, middles = 0.0, []
+    widest = max(float(row["over_logits"]) for row in rows)
+    for n, classes, dtype in sizes:
+        here = [r for r in rows if (r["n"], r["classes"], r["dtype"]) == (n, classes, dtype)]
+        middles.append(y + (len(here) - 1) / 2)
+        for row in here:
+            over = float(row["over_logits"])
+            name = row["provider"]
+            panel.barh(y, over, color=COLOURS.get(name, "#555555"), height=0.85)
+            extra = float(row["extra_bytes"]) / (1 << 20)
+            size = f"{extra:,.1f} MiB" if extra >= 0.1 else "under 0.1 MiB"
+            text = f"{NAMES.get(name, name)}: {size}"
+            panel.text(over + 0.01 * widest, y, text, va="center", fontsize=8)
+            y += 1
+        y += 1
+    labels = [f"{int(n):,} x {int(c):,}\n{dtype}" for n, c, dtype in sizes]
+    panel.set_yticks(middles, labels)
+    panel.tick_params(axis="y", length=0)
+    panel.invert_yaxis()
+    panel.set_xlim(0, max(widest, 0.1) * 1.3)
+    panel.set_xlabel("peak extra memory, in sizes of the logits")
+    title(figure, "Memory that a selection takes beside its inputs", "", rows)
+    return figure
+
+
+def dispatch(rows: Rows) -> Figure:
+    """What a call costs on 32 rows of 10 classes."""
+    figure, panel = plt.subplots(figsize=(8.4, 1.3 + 0.28 * len(rows)), layout="constrained")
+    widest = max(float(row["median_us"]) for row in rows)
+    for y, row in enumerate(rows):
+        kind = "rho_ext" if "rho_ext" in row["path"] else "eager"
+        colour = "#0072B2" if "cheapest" in row["path"] else COLOURS[kind]
+        median = float(row["median_us"])
+        panel.barh(y, median, color=colour, height=0.75)
+        panel.plot([float(row["minimum_us"])] * 2, [y - 0.37, y + 0.37], color="white", lw=1.2)
+        over = f"   {float(row['over_cheapest']):.2f}x" if row["over_cheapest"] else ""
+        panel.text(median + 0.01 * widest, y, f"{median:.2f}{over}", va="center", fontsize=8)
+    panel.set_yticks(range(len(rows)), [row["path"] for row in rows])
+    panel.tick_params(axis="y", length=0)
+    panel.invert_yaxis()
+    panel.set_xlim(0, widest * 1.2)
+    panel.set_xlabel("microseconds a call, median; white line: minimum")
+    title(
+        figure,
+        "The way from Python to the kernel (32 rows, 10 classes)",
+        "x: over a custom op of the same schema that does nothing",
+        rows,
+    )
+    return figure

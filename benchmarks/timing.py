@@ -1,0 +1,153 @@
+"""Interleaved timing: every provider in every repeat, in another order each time."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+Arguments = tuple[Any, ...]
+Function = Callable[..., Any]
+
+# A sample this long is far above the resolution of the clock and the cost of reading it.
+SAMPLE_US = 200.0
+MAX_CALLS = 2000
+MAX_REPEATS = 2000
+
+
+@dataclass(frozen=True)
+class Times:
+    """Microseconds per call, over the repeats."""
+
+    repeats: int
+    median: float
+    p20: float
+    p80: float
+    minimum: float
+
+    @staticmethod
+    def of(samples: Sequence[float]) -> Times:
+        fifths = statistics.quantiles(samples, n=5, method="inclusive")
+        return Times(len(samples), statistics.median(samples), fifths[0], fifths[-1], min(samples))
+
+    def columns(self) -> dict[str, object]:
+        return {
+            "repeats": self.repeats,
+            "median_us": f"{self.median:.3f}",
+            "p20_us": f"{self.p20:.3f}",
+            "p80_us": f"{self.p80:.3f}",
+        }
+
+
+class Timer(Protocol):
+    """How one sample is taken on a device."""
+
+    def sampler(
+        self, function: Function, inputs: Iterator[Arguments], calls: int
+    ) -> Callable[[], float]:
+        """Return a function that makes `calls` calls and returns the microseconds of one."""
+
+
+class WallTimer:
+    def sampler(
+        self, function: Function, inputs: Iterator[Arguments], calls: int
+    ) -> Callable[[], float]:
+        def sample() -> float:
+            chosen = list(itertools.islice(inputs, calls))
+            started = time.perf_counter_ns()
+            _call(function, chosen)
+            return (time.perf_counter_ns() - started) / (1000 * calls)
+
+        return sample
+
+
+class EventTimer:
+    """CUDA events around back-to-back calls: what an eager loop sees, launches included."""
+
+    def sampler(
+        self, function: Function, inputs: Iterator[Arguments], calls: int
+    ) -> Callable[[], float]:
+        def sample() -> float:
+            chosen = list(itertools.islice(inputs, calls))
+            return _between_events(lambda: _call(function, chosen)) / calls
+
+        return sample
+
+
+class GraphTimer:
+    """One captured graph of calls in a row, replayed: the time of the GPU without launch gaps."""
+
+    def sampler(
+        self, function: Function, inputs: Iterator[Arguments], calls: int
+    ) -> Callable[[], float]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            _call(function, list(itertools.islice(inputs, calls)))
+        return lambda: _between_events(graph.replay) / calls
+
+
+def _call(function: Function, chosen: Sequence[Arguments]) -> None:
+    for arguments in chosen:
+        function(*arguments)
+
+
+def _between_events(run: Callable[[], None]) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    run()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) * 1000
+
+
+def timer(device: str, clock: str) -> Timer:
+    if device == "cpu":
+        return WallTimer()
+    return GraphTimer() if clock == "graph" else EventTimer()
+
+
+def interleaved(
+    functions: Mapping[str, Function],
+    inputs: Sequence[Arguments],
+    timer: Timer,
+    *,
+    seconds: float,
+    at_least: int = 5,
+    sample_us: float = SAMPLE_US,
+) -> dict[str, Times]:
+    """Time all functions side by side until `seconds` are over, each at least `at_least` times.
+
+    All of them draw from one endless round of the inputs, so that none finds in the cache what
+    the one before it has just read. Each must have been called before: nothing is warmed up here
+    but the clock.
+    """
+    endless = itertools.cycle(inputs)
+    samplers = {}
+    for name, function in functions.items():
+        once = timer.sampler(function, endless, 1)()
+        calls = min(MAX_CALLS, max(1, math.ceil(sample_us / once)))
+        samplers[name] = timer.sampler(function, endless, calls)
+    samples: dict[str, list[float]] = {name: [] for name in functions}
+    order, shuffle = list(functions), random.Random(0).shuffle
+    gc.collect()
+    gc.disable()
+    try:
+        end = time.perf_counter() + seconds
+        for repeat in itertools.count():
+            if repeat >= at_least and (time.perf_counter() > end or repeat >= MAX_REPEATS):
+                break
+            shuffle(order)
+            for name in order:
+                samples[name].append(samplers[name]())
+    finally:
+        gc.enable()
+    return {name: Times.of(values) for name, values in samples.items()}

@@ -1,0 +1,197 @@
+"""The benchmarks at their smallest: they run, check before they time, and leave what they promise.
+
+No time is asserted here.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+TINY = ["--rows=32", "--classes=10", "--seconds=0.01", "--max-bytes=100000", "--threads=1"]
+
+Results = tuple[Tensor, Tensor, Tensor]
+Provider = Callable[..., Results]
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_draws(module: Callable[[str], ModuleType], path: Path, *figures: str) -> None:
+    assert module("figures").main([str(path)]) == 0
+    for figure in figures:
+        assert (path.parent / f"{path.stem}-{figure}.png").stat().st_size > 10_000
+        assert "</svg>" in (path.parent / f"{path.stem}-{figure}.svg").read_text()
+
+
+def test_select_from_the_root_of_the_repository(
+    tmp_path: Path, module: Callable[[str], ModuleType]
+) -> None:
+    """There the source folder would hide the installed package from `python -c`."""
+    out = tmp_path / "select.csv"
+    command = [
+        *(sys.executable, "benchmarks/bench_select.py", *TINY, f"--out={out}"),
+        *("--dtypes", "float32", "bfloat16", "--providers=eager,eager_float32,rho_ext"),
+    ]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    result = subprocess.run(
+        command,
+        cwd=BENCHMARKS.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    rows = read(out)
+    assert tuple(rows[0]) == (*module("common").PROVENANCE, *module("bench_select").COLUMNS)
+    found = {(row["dtype"], row["k"], row["provider"]) for row in rows}
+    reads = ("read", "read_as_float32")
+    # k in 1, 10 % and 50 % for float32; without the upcast, which would do nothing.
+    assert found == {
+        *(("float32", k, p) for k in ("1", "3", "16") for p in ("eager", "rho_ext", "read")),
+        *(("bfloat16", "3", p) for p in ("eager", "eager_float32", "rho_ext", *reads)),
+    }
+    for row in rows:
+        assert 0 < float(row["p20_us"]) <= float(row["median_us"]) <= float(row["p80_us"])
+        assert int(row["repeats"]) >= 5
+        assert row["torch"] == torch.__version__
+        assert row["threads"] == "1"
+    half = [row for row in rows if row["dtype"] == "bfloat16"]
+    errors = {row["provider"]: float(row["max_error"]) for row in half if row["max_error"]}
+    assert errors["rho_ext"] < 1e-5 < errors["eager"]
+    assert_draws(module, out, "speedup", "time")
+
+
+def shifted(right: Provider, *inputs: Any) -> Results:
+    values, indices, losses = right(*inputs)
+    return values, indices, losses + 1e-4
+
+
+def one_nan(right: Provider, *inputs: Any) -> Results:
+    values, indices, losses = right(*inputs)
+    return values, indices, losses.index_fill(0, indices[:1], torch.nan)
+
+
+def one_row_twice(right: Provider, *inputs: Any) -> Results:
+    values, indices, losses = right(*inputs)
+    return values[:1].expand(values.shape), indices[:1].expand(indices.shape), losses
+
+
+def all_but_the_best(right: Provider, *inputs: Any) -> Results:
+    *batch, k = inputs
+    values, indices, losses = right(*batch, k + 1)
+    return values[1:], indices[1:], losses
+
+
+def losses_as_values(right: Provider, *inputs: Any) -> Results:
+    _, indices, losses = right(*inputs)
+    return losses[indices], indices, losses
+
+
+WRONG = (shifted, one_nan, one_row_twice, all_but_the_best, losses_as_values)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("provider", ["eager_float32", "rho_ext"])
+def test_a_wrong_provider_stops_the_run(
+    wrong: Provider,
+    provider: str,
+    tmp_path: Path,
+    module: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    providers, bench, out = module("providers"), module("bench_select"), tmp_path / "select.csv"
+    arguments = [*TINY, "--dtypes=float32", "--k=10%", f"--providers={provider}", f"--out={out}"]
+    assert bench.main(arguments) == 0
+    right = providers.PROVIDERS[provider]()
+    spoilt = {**providers.PROVIDERS, provider: lambda: functools.partial(wrong, right)}
+    monkeypatch.setattr(bench, "PROVIDERS", spoilt)
+    with pytest.raises(module("common").BenchmarkFailed, match=provider):
+        bench.main(arguments)
+    assert read(out) == []
+
+
+def test_step(tmp_path: Path, module: Callable[[str], ModuleType]) -> None:
+    bench, out = module("bench_step"), tmp_path / "step.csv"
+    options = ["--quick", "--models=mlp", "--seconds=0.01", "--threads=1"]
+    assert bench.main([*options, f"--out={out}"]) == 0
+    rows = read(out)
+    assert tuple(rows[0]) == (*module("common").PROVENANCE, *bench.COLUMNS)
+    parts = {step: {r["part"]: r for r in rows if r["step"] == step} for step in bench.STEPS}
+    for step, pieces in (
+        ("rho_ext", {"modes", "score", "op", "gather", "train"}),
+        ("selector", {"before", "score", "after", "train"}),
+        ("uniform", {"train"}),
+    ):
+        assert set(parts[step]) - {"total", "overhead"} == pieces
+        shares = [float(parts[step][piece]["share_of_step"]) for piece in pieces]
+        assert sum(shares) == pytest.approx(1, abs=0.01)
+    assert_draws(module, out, "parts")
+
+
+def test_memory_sees_what_eager_torch_takes(
+    tmp_path: Path, module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, out = module("bench_memory"), tmp_path / "memory.csv"
+    monkeypatch.setattr(bench, "SIZES", ((4096, 1000, torch.float32),))
+    options = ["--providers=eager,rho_ext", "--threads=1", f"--out={out}"]
+    assert bench.main(options) == 0
+    rows = read(out)
+    assert tuple(rows[0]) == (*module("common").PROVENANCE, *bench.COLUMNS)
+    over = {row["provider"]: float(row["over_logits"]) for row in rows}
+    assert 0.9 < over["eager"] < 1.5
+    assert over["rho_ext"] < 0.2
+    assert_draws(module, out, "memory")
+    # What eager took, rho_ext may not.
+    taken = int(rows[0]["extra_bytes"])
+    monkeypatch.setattr(bench, "in_fresh_process", lambda *_: taken)
+    with pytest.raises(module("common").BenchmarkFailed, match="rho_ext took 15"):
+        bench.main(options)
+
+
+def test_dispatch_without_the_compiled_op(
+    tmp_path: Path, module: Callable[[str], ModuleType]
+) -> None:
+    bench, out = module("bench_dispatch"), tmp_path / "dispatch.csv"
+    options = ["--seconds=0.01", "--providers=rho_ext,eager", "--threads=1", f"--out={out}"]
+    assert bench.main(options) == 0
+    rows = read(out)
+    assert tuple(rows[0]) == (*module("common").PROVENANCE, *bench.COLUMNS)
+    assert bench.OURS in {row["path"] for row in rows}
+    assert_draws(module, out, "dispatch")
+
+
+def test_cuda_is_refused_in_one_sentence(
+    tmp_path: Path, module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, failed = module("bench_select"), module("common").BenchmarkFailed
+    options = ["--device=cuda", f"--out={tmp_path / 'select.csv'}", *TINY]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(failed, match="torch sees no CUDA device here; use --device cpu"):
+        bench.main(options)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda *_: False)
+    with pytest.raises(failed, match="this build of rho_ext has no CUDA kernel"):
+        bench.main(options)
