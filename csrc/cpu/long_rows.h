@@ -62,7 +62,7 @@ struct Distance {
       sum += before == 0 ? 0.0 : static_cast<double>(before) * shift;
       top = largest;
     }
-    sum += static_cast<double>(fold<Real>(lane_distances(logits, base_of(top)), kSum));
+    sum += distance(logits, base_of(top));
   }
 };
 

@@ -167,17 +167,24 @@ inline auto lane_sums(const Logits<T, kReduction>& logits, compute_t<T> base) {
   return total;
 }
 
-// Label smoothing: the sum of (base - x) of each lane, where `logits` leaves no label out.
+// Label smoothing: the sum of (base - x), where `logits` leaves no label out. In double, because
+// one logit far below the others must not take their digits.
 template <class T>
-inline auto lane_distances(const Logits<T, kLogSumExp>& logits, compute_t<T> base) {
-  vector_t<compute_t<T>> total{};
-  for (int64_t i = 0; i + logits.kStep <= logits.count; i += logits.kStep) {
-    total += base - logits[i];
+inline double distance(const Logits<T, kLogSumExp>& logits, compute_t<T> base) {
+  using Real = compute_t<T>;
+  constexpr int kStep = kLanes<Real>;
+  wide_t<Real> total{};
+  for (int64_t i = 0; i + kStep <= logits.count; i += kStep) {
+    total += __builtin_convertvector(base - logits[i], wide_t<Real>);
   }
   if (logits.has_rest()) {
-    total += base - logits.rest(base);
+    total += __builtin_convertvector(base - logits.rest(base), wide_t<Real>);
   }
-  return total;
+  double sum = 0.0;
+  for (int lane = 0; lane < kStep; ++lane) {
+    sum += total[lane];
+  }
+  return sum;
 }
 
 }  // namespace

@@ -13,11 +13,7 @@ constexpr int64_t kShortRow = 512;
 
 template <class Real>
 inline void store_wide(vector_t<Real> v, double* to) {
-  Real values[kLanes<Real>];
-  store(values, v);
-  for (int lane = 0; lane < kLanes<Real>; ++lane) {
-    to[lane] = static_cast<double>(values[lane]);
-  }
+  store(to, __builtin_convertvector(v, wide_t<Real>));
 }
 
 template <class T, Reduction kReduction>
@@ -74,13 +70,9 @@ inline void reduce_short_rows(const RowBlock& rows, BlockStats& stats) {
       const V moment = fold_each<Real>(moments, kSum);
       store_wide<Real>(largest == lowest ? V{} : moment, stats.moment + first);
     }
-    if (rows.smoothing) {
-      for (int64_t i = 0; i < here; ++i) {
-        const Logits<T, kLogSumExp> all{starts[i], rows.classes, -1};
-        const Real top = fold<Real>(all.max(), kMax);
-        lanes[i] = lane_distances(all, base_of(top));
-      }
-      store_wide<Real>(fold_each<Real>(lanes, kSum), stats.distance + first);
+    for (int64_t i = 0; rows.smoothing && i < here; ++i) {
+      const Logits<T, kLogSumExp> all{starts[i], rows.classes, -1};
+      stats.distance[first + i] = distance(all, base_of(fold<Real>(all.max(), kMax)));
     }
   }
 }

@@ -31,24 +31,30 @@ typedef uint32_t UintVector __attribute__((vector_size(kVectorBytes)));
 typedef uint16_t HalfVector __attribute__((vector_size(kVectorBytes / 2)));
 typedef double DoubleVector __attribute__((vector_size(kVectorBytes)));
 typedef int64_t LongVector __attribute__((vector_size(kVectorBytes)));
+typedef double WideVector __attribute__((vector_size(2 * kVectorBytes)));
 
-// The vector of a type, and that of its lane numbers and of what a comparison gives.
+// The vector of a type, that of its lane numbers and of what a comparison gives, and that of its
+// values in double.
 template <class T>
 struct VectorOf;
 template <>
 struct VectorOf<float> {
   using Values = FloatVector;
   using Lanes = IntVector;
+  using Wide = WideVector;
 };
 template <>
 struct VectorOf<double> {
   using Values = DoubleVector;
   using Lanes = LongVector;
+  using Wide = DoubleVector;
 };
 template <class T>
 using vector_t = typename VectorOf<T>::Values;
 template <class T>
 using lanes_t = typename VectorOf<T>::Lanes;
+template <class T>
+using wide_t = typename VectorOf<T>::Wide;
 
 template <class V, class T>
 inline V load(const T* from) {
