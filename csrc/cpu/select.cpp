@@ -1,10 +1,10 @@
 // rho_ext::select: scores every row and returns the k best.
-#include <functional>
 #include <memory>
 #include <tuple>
 
 #include "common/key.h"
 #include "cpu/score_rows.h"
+#include "cpu/top_keys.h"
 
 namespace rho_ext {
 namespace {
@@ -12,17 +12,12 @@ namespace {
 // Writes the k largest keys in descending order; what is missing becomes row -1 with value -inf.
 template <class Real>
 void write_top(key_t<Real>* keys, int64_t n, int64_t k, float* values, int64_t* indices) {
-  using Key = key_t<Real>;
-  if (k > 0 && k < n) {
-    std::nth_element(keys, keys + k, keys + n, std::greater<Key>());
-  }
-  std::sort(keys, keys + k, std::greater<Key>());
-  for (int64_t i = 0; i < k; ++i) {
-    const bool padding = keys[i] == kExcluded<Real>;
-    values[i] = padding ? -std::numeric_limits<float>::infinity()
-                        : static_cast<float>(key_score<Real>(keys[i]));
-    indices[i] = padding ? -1 : key_row<Real>(keys[i]);
-  }
+  top_keys<Real>(keys, n, k, [&](int64_t rank, key_t<Real> key) {
+    const bool padding = key == kExcluded<Real>;
+    values[rank] = padding ? -std::numeric_limits<float>::infinity()
+                           : static_cast<float>(key_score<Real>(key));
+    indices[rank] = padding ? -1 : key_row<Real>(key);
+  });
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> select_cpu(

@@ -31,6 +31,7 @@ typedef uint32_t UintVector __attribute__((vector_size(kVectorBytes)));
 typedef uint16_t HalfVector __attribute__((vector_size(kVectorBytes / 2)));
 typedef double DoubleVector __attribute__((vector_size(kVectorBytes)));
 typedef int64_t LongVector __attribute__((vector_size(kVectorBytes)));
+typedef uint64_t UlongVector __attribute__((vector_size(kVectorBytes)));
 typedef double WideVector __attribute__((vector_size(2 * kVectorBytes)));
 
 // The vector of a type, that of its lane numbers and of what a comparison gives, and that of its
@@ -202,9 +203,9 @@ inline DoubleVector exp_nonpositive(DoubleVector t) {
 // log(x) for x >= 0, within 3 ulp: with x = 2^k m and s = (m - 1) / (m + 1), log(x) = k ln 2 +
 // 2 artanh(s) by its Taylor series; |s| < 0.172 for m in [sqrt(1/2), sqrt(2)).
 inline DoubleVector log_nonnegative(DoubleVector x) {
-  const LongVector root_half = LongVector{} + 0x3fe6a09e667f3bcd;
-  LongVector k = ((LongVector)(x)-root_half) >> 52;
-  DoubleVector m = (DoubleVector)((LongVector)(x) - (k << 52));
+  const UlongVector root_half = UlongVector{} + 0x3fe6a09e667f3bcd;
+  LongVector k = (LongVector)((UlongVector)(x)-root_half) >> 52;
+  DoubleVector m = (DoubleVector)((UlongVector)(x) - ((UlongVector)(k) << 52));
   DoubleVector s = (m - 1.0) / (m + 1.0);
   DoubleVector z = s * s;
   DoubleVector p = z * (2.0 / 21) + 2.0 / 19;
