@@ -20,6 +20,7 @@ py::dict build_info() {
   info["torch_headers"] = RHO_EXT_TORCH_HEADERS;
   info["torch_target"] = RHO_EXT_TORCH_TARGET;
   info["cuda"] = RHO_EXT_CUDA_STATUS;
+  info["sanitize"] = RHO_EXT_SANITIZE;
   return info;
 }
 
@@ -55,7 +56,7 @@ void exp_in_place(const py::buffer& values) {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "What was built into rho_ext; importing it registers the CPU ops.";
   m.def("build_info", &build_info,
-        "Version, compiler, flags, instruction sets, torch headers and CUDA of this build.");
+        "Versions, flags, instruction sets, CUDA and sanitizers of this build.");
   m.def("methods", &methods, "The number that the ops take for each method.");
   m.def("exp_in_place", &exp_in_place,
         "Replace float32 values <= 0 by their exp as the row kernels compute it; for tests.");

@@ -66,7 +66,9 @@ def score(
         scores = -row_il
     elif method == "grad_norm":
         # 1 - p_y as the sum of the other probabilities keeps the digits of a row almost learnt.
-        others = logits.softmax(1).scatter(1, safe[:, None], 0.0)
+        p, label = logits.softmax(1), safe[:, None]
+        # Times 0 and not 0: a row without a softmax has no gradient either, even of one class.
+        others = p.scatter(1, label, 0.0 * p.gather(1, label))
         # Their largest, taken out, keeps the squares from underflowing.
         largest = others.amax(1)
         ratio = others / largest.where(largest > 0, 1.0)[:, None]

@@ -177,18 +177,20 @@ def test_bias_masks_without_counting_and_can_make_a_row_invalid(device: torch.de
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=short)
+@pytest.mark.parametrize(("n", "classes"), [(640, 1000), (70_000, 5)])
 def test_same_bits_for_every_number_of_threads_and_run(
-    dtype: torch.dtype, threads: None, device: torch.device
+    n: int, classes: int, dtype: torch.dtype, threads: None, device: torch.device
 ) -> None:
+    """Long rows, and so many rows that the selection has enough to share too."""
     for content in ("", "bad-rows"):
-        case = Case("threads", n=640, classes=1000, dtype=dtype, content=content, ignored=True)
+        case = Case("threads", n=n, classes=classes, dtype=dtype, content=content, ignored=True)
         inputs = case.inputs(device)
         for method in METHODS:
             torch.set_num_threads(1)
-            expected = select(**inputs, k=200, method=method)
-            for count in (1, 2, 4, 4):
+            expected = select(**inputs, k=n // 3, method=method)
+            for count in (1, 2, 3, 3):
                 torch.set_num_threads(count)
-                got = select(**inputs, k=200, method=method)
+                got = select(**inputs, k=n // 3, method=method)
                 for name, a, b in zip(Selection._fields, got, expected, strict=True):
                     assert same_bits(a, b), f"{method}, {count} threads: {name} differs"
 

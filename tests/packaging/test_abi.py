@@ -117,6 +117,12 @@ def test_a_wrong_choice_of_cuda_stops_the_build(tmp_path: Path) -> None:
     assert message in configure(tmp_path, "-DRHO_EXT_CUDA=yes")
 
 
+@pytest.mark.parametrize("choice", ["addres", "address;undefined", "thread", "ON"])
+def test_an_unknown_sanitizer_stops_the_build(choice: str, tmp_path: Path) -> None:
+    message = f"RHO_EXT_SANITIZE must be address, undefined or address,undefined, got '{choice}'"
+    assert message in configure(tmp_path, f"-DRHO_EXT_SANITIZE={choice}")
+
+
 @pytest.mark.parametrize("version", [None, "2.9.1"])
 def test_a_build_without_a_new_enough_torch_stops(version: str | None, tmp_path: Path) -> None:
     venv.create(tmp_path / "python", with_pip=False)
