@@ -41,7 +41,7 @@ def scoring(model: nn.Module, *, bf16: bool | None = None) -> Iterator[nn.Module
     cpu_state = torch.get_rng_state()
     cuda_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     for part in training:
-        part.training = False
+        _set_training(part, False)
     autocast = (
         nullcontext() if bf16 is None else torch.autocast(device.type, torch.bfloat16, enabled=bf16)
     )
@@ -50,10 +50,19 @@ def scoring(model: nn.Module, *, bf16: bool | None = None) -> Iterator[nn.Module
             yield module
     finally:
         for part in training:
-            part.training = True
+            _set_training(part, True)
         torch.set_rng_state(cpu_state)
         if cuda_state is not None:
             torch.cuda.set_rng_state(cuda_state, device)
+
+
+def _set_training(part: nn.Module, training: bool) -> None:
+    # nn.Module looks through its parameters and submodules before it sets a flag, a microsecond
+    # for every module and step. Script modules keep the flag elsewhere.
+    if type(part).__setattr__ is nn.Module.__setattr__:
+        object.__setattr__(part, "training", training)
+    else:
+        part.training = training
 
 
 def logits_of(model: nn.Module, inputs: Any) -> Tensor:

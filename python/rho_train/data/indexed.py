@@ -89,7 +89,7 @@ class IndexedDataset(Dataset[Any]):
         if type(self.dataset) is TensorDataset and len(self.dataset.tensors) == 2:
             ids = _positions(indices, n)
             x, y = self.dataset.tensors
-            return _Rows(Batch(x[ids], y[ids], ids))
+            return _Rows(Batch(x.index_select(0, ids), y.index_select(0, ids), ids))
         positions = [_position(index, n) for index in indices]
         if callable(getattr(self.dataset, "__getitems__", None)):
             samples = self.dataset.__getitems__(positions)
@@ -161,12 +161,15 @@ def _position(index: int, n: int) -> int:
 
 
 def _positions(indices: Sequence[int], n: int) -> Tensor:
-    # Large batches come here at every step: no Python for each point.
-    ids = torch.tensor(indices, dtype=torch.int64)
-    outside = (ids < -n) | (ids >= n)
-    if outside.any():
-        _position(int(ids[outside][0]), n)
-    return ids % n
+    # Large batches come here at every step: no Python for each point, and NumPy reads a list of
+    # integers ten times as fast as torch.
+    ids = torch.from_numpy(np.array(indices, dtype=np.int64))
+    if len(ids) == 0:
+        return ids
+    low, high = (int(bound) for bound in ids.aminmax())
+    if low < -n or high >= n:
+        _position(low if low < -n else high, n)
+    return ids if low >= 0 else ids % n
 
 
 def _as_labels(labels: Any, n: int, source: str) -> Tensor:
