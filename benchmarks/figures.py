@@ -32,8 +32,8 @@ FIGURES: dict[str, dict[str, Callable[[Rows], Figure]]] = {
 def read(path: Path) -> Rows:
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
-    if not rows:
-        raise ValueError(f"{path} holds no rows")
+    if not rows or rows[0].get("benchmark") not in FIGURES:
+        sys.exit(f"figures: {path} holds no rows of a benchmark ({', '.join(FIGURES)})")
     return rows
 
 

@@ -6,6 +6,7 @@ import csv
 import doctest
 import importlib
 import importlib.metadata
+import math
 import pkgutil
 import re
 from pathlib import Path
@@ -102,6 +103,53 @@ def test_numbers_in_the_readme_are_rows_of_results() -> None:
     # "In the seconds that RHO-LOSS takes with its IL": uniform's 12,000 steps take no longer.
     assert float(long[1]["seconds"]) < 1.05 * float(rows("demo")[3]["charged_seconds"])
     assert float(long[1]["accuracy"]) > max(float(row["accuracy"]) for row in rows("demo"))
+
+
+def test_speeds_in_the_readme_are_rows_of_results() -> None:
+    root = Path(__file__).parents[2]
+    text = " ".join((root / "README.md").read_text().split())
+    results = root / "benchmarks" / "results"
+    cells: dict[tuple[str, ...], dict[str, float]] = {}
+    for row in csv.DictReader((results / "select" / "xeon-avx512.csv").read_text().splitlines()):
+        cell = tuple(row[name] for name in ("n", "classes", "dtype", "k"))
+        cells.setdefault(cell, {})[row["provider"]] = float(row["median_us"])
+
+    def mean(ratios: list[float]) -> str:
+        return f"{math.prod(ratio ** (1 / len(ratios)) for ratio in ratios):.1f}x"
+
+    lines = (root / "README.md").read_text().splitlines()
+    quoted = [line.strip("| ").split("|") for line in lines if re.match(r"\| \d+ x \d+ ", line)]
+    assert len(quoted) >= 8
+    for size, *numbers in quoted:
+        n, _, classes, dtype = size.split()
+        times = cells[n, classes, dtype, str(max(1, int(n) // 10))]
+        shown = ("eager", "eager_float32", "compile", "rho_ext", "read")
+        wanted = [f"{times[name]:,.0f}" if name in times else "" for name in shown]
+        assert [number.strip() for number in numbers] == wanted, size
+    best = {cell: min(times["eager"], times["compile"]) for cell, times in cells.items()}
+    large = [cell for cell in cells if best[cell] >= 50]
+    small = [cell for cell in cells if best[cell] < 50]
+
+    def ahead(rival: str, sizes: list[tuple[str, ...]]) -> list[float]:
+        return [cells[c][rival] / cells[c]["rho_ext"] for c in sizes if rival in cells[c]]
+
+    assert f"Over the {len(large)} sizes" in text
+    assert f"{mean(ahead('eager', large))} faster than eager" in text
+    assert f"{mean(ahead('eager_float32', large))} where eager first widens" in text
+    assert f"{mean(ahead('compile', large))} than `torch.compile`" in text
+    assert f"{min(best[c] / cells[c]['rho_ext'] for c in large):.1f}x the better" in text
+    assert f"takes less it is {mean([best[c] / cells[c]['rho_ext'] for c in small])} the" in text
+    rows = csv.DictReader((results / "dispatch" / "xeon-avx512.csv").read_text().splitlines())
+    call = {row["path"]: row for row in rows}["rho_ext.select"]
+    assert f"a call costs {float(call['median_us']):.0f} microseconds" in text
+    assert f"{float(call['over_cheapest']):.1f}x that of a torch custom op" in text
+    parts: dict[str, list[float]] = {}
+    for row in csv.DictReader((results / "step" / "xeon-avx512.csv").read_text().splitlines()):
+        if row["step"] == "rho_ext":
+            parts.setdefault(row["part"], []).append(float(row["share_of_step"]))
+    assert f"it takes at most {max(parts['op']):.0%}".replace("%", " %") in text
+    forward = f"{min(parts['score']):.0%} to {max(parts['score']):.0%}".replace("%", " %")
+    assert f"the forward pass over the large batch {forward}" in text
 
 
 def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
