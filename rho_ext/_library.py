@@ -30,8 +30,8 @@ def build_info() -> dict[str, str | list[str]]:
         `version`, `compiler`, `cxx_flags` (of the row kernels, each of which adds those of its
         instruction set), `isa_compiled` (slowest first), `isa` (the one in use;
         the environment variable `RHO_EXT_ISA` forces a lower one), `torch_headers` (of the build),
-        `torch_target` (oldest torch that the library runs on), `cuda`, and `sanitize` (what the
-        library was built with to find errors of its own, which makes it slow; else empty).
+        `torch_target` (oldest torch that the library runs on), `cuda`, and `sanitize` (the
+        sanitizers that the library was built with, which make it slow, or `off`).
 
     Raises:
         ValueError: `RHO_EXT_ISA` names an instruction set that cannot run here.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rho_ext import Selection, reference, score, select
+from rho_ext import Scores, Selection, reference, score, select
 
 from .cases import CASES, DTYPES, INF, METHODS, NAN, Case, same_bits, short
 
@@ -182,16 +182,17 @@ def test_same_bits_for_every_number_of_threads_and_run(
     n: int, classes: int, dtype: torch.dtype, threads: None, device: torch.device
 ) -> None:
     """Long rows, and so many rows that the selection has enough to share too."""
+    fields = Selection._fields + Scores._fields
     for content in ("", "bad-rows"):
         case = Case("threads", n=n, classes=classes, dtype=dtype, content=content, ignored=True)
         inputs = case.inputs(device)
         for method in METHODS:
-            torch.set_num_threads(1)
-            expected = select(**inputs, k=n // 3, method=method)
+            expected: tuple[Tensor, ...] = ()
             for count in (1, 2, 3, 3):
                 torch.set_num_threads(count)
-                got = select(**inputs, k=n // 3, method=method)
-                for name, a, b in zip(Selection._fields, got, expected, strict=True):
+                got = (*select(**inputs, k=n // 3, method=method), *score(**inputs, method=method))
+                expected = expected or got
+                for name, a, b in zip(fields, got, expected, strict=True):
                     assert same_bits(a, b), f"{method}, {count} threads: {name} differs"
 
 

@@ -89,8 +89,8 @@ def test_numbers_in_the_readme_are_rows_of_results() -> None:
         charged = f"{float(row['charged_seconds']):.1f}"
         assert f"| {wanted} | {seconds(row)} | {charged} |" in text, row["method"]
     demo = {row["method"]: float(row["seconds"]) for row in rows("demo")}
-    ratios = sorted(demo[m] / demo["uniform_all"] for m in ("rho_holdout", "rho_crossfit"))
-    assert "{:.1f} to {:.1f} times as long as a uniform step".format(*ratios) in text
+    ratio = max(demo[m] / demo["uniform_all"] for m in ("rho_holdout", "rho_crossfit"))
+    assert f"{ratio:.1f} times as long as a uniform step" in text
     poor = [f"{float(row['accuracy']):.1%}".replace("%", " %") for row in rows("demo-poor-il")]
     assert f"RHO-LOSS ends at {poor[3]} and {poor[4]}" in text
     long = rows("demo-long")
@@ -101,7 +101,7 @@ def test_numbers_in_the_readme_are_rows_of_results() -> None:
     assert not long[3]["steps"]
     assert not long[4]["steps"]
     # "In the seconds that RHO-LOSS takes with its IL": uniform's 12,000 steps take no longer.
-    assert float(long[1]["seconds"]) < 1.05 * float(rows("demo")[3]["charged_seconds"])
+    assert float(long[1]["seconds"]) < float(rows("demo")[4]["charged_seconds"])
     assert float(long[1]["accuracy"]) > max(float(row["accuracy"]) for row in rows("demo"))
 
 
