@@ -83,7 +83,24 @@ inline void check_il(const char* op, const ScoreArguments& in) {
   }
 }
 
-inline void check_arguments(const char* op, const ScoreArguments& in) {
+// The GPU computes in float32 and counts classes in 32 bits.
+enum Backend { kOnCpu, kOnGpu };
+inline constexpr int64_t kMaxGpuClasses = int64_t{1} << 30;
+
+inline void check_gpu(const char* op, const ScoreArguments& in) {
+  if (dtype_of(in.logits) == ScalarType::Double) {
+    value_error(
+        op,
+        ": logits on a GPU must be float32, float16 or bfloat16, got float64, which only the "
+        "CPU computes; convert them with logits.float()");
+  }
+  if (in.logits.size(1) > kMaxGpuClasses) {
+    value_error(op, ": logits on a GPU must have at most ", kMaxGpuClasses, " classes, got ",
+                in.logits.size(1));
+  }
+}
+
+inline void check_arguments(const char* op, const ScoreArguments& in, Backend backend = kOnCpu) {
   if (in.logits.dim() != 2) {
     value_error(op, ": logits must have shape (n, C), got ", shape_text(in.logits));
   }
@@ -95,6 +112,9 @@ inline void check_arguments(const char* op, const ScoreArguments& in) {
   }
   if (in.logits.size(1) == 0) {
     value_error(op, ": logits must have at least one class, got ", shape_text(in.logits));
+  }
+  if (backend == kOnGpu) {
+    check_gpu(op, in);
   }
   int64_t n = in.logits.size(0);
   if (n >= kMaxRows) {

@@ -3,9 +3,10 @@
 #pragma once
 
 #include <bit>
-#include <cmath>
 #include <cstdint>
 #include <limits>
+
+#include "common/host_device.h"
 
 namespace rho_ext {
 
@@ -34,37 +35,57 @@ using key_t = typename KeyTraits<Real>::Key;
 template <class Real>
 inline constexpr key_t<Real> kExcluded = 0;
 
-// Keys order by score, then by the complement of the row: the larger key is the better choice.
+// A score as an integer of the same order. 0 for NaN and -inf: such a row must not be selected.
 template <class Real>
-key_t<Real> make_key(Real score, int64_t row) {
+RHO_HOST_DEVICE typename KeyTraits<Real>::Bits ordered_bits(Real score) {
   using Bits = typename KeyTraits<Real>::Bits;
   constexpr int kWidth = std::numeric_limits<Bits>::digits;
-  if (std::isnan(score) || score == -std::numeric_limits<Real>::infinity()) {
-    return kExcluded<Real>;
+  if (score != score || score == -std::numeric_limits<Real>::infinity()) {
+    return 0;
   }
   Bits bits = std::bit_cast<Bits>(score);
   Bits sign = Bits{1} << (kWidth - 1);
   // -0 and +0 are equal, so the row decides. Adding 0 would do it too, but it loses a denormal
   // where those are flushed to zero.
   bits = bits == sign ? 0 : bits;
-  Bits ordered = (bits & sign) != 0 ? ~bits : bits | sign;
-  return (static_cast<key_t<Real>>(ordered) << kWidth) | static_cast<Bits>(~static_cast<Bits>(row));
+  return (bits & sign) != 0 ? ~bits : bits | sign;
+}
+
+// The score that ordered_bits was given, where that was not to be excluded.
+template <class Real>
+RHO_HOST_DEVICE Real score_of_bits(typename KeyTraits<Real>::Bits ordered) {
+  using Bits = typename KeyTraits<Real>::Bits;
+  Bits sign = Bits{1} << (std::numeric_limits<Bits>::digits - 1);
+  return std::bit_cast<Real>((ordered & sign) != 0 ? static_cast<Bits>(ordered & ~sign)
+                                                   : static_cast<Bits>(~ordered));
+}
+
+// Keys order by score, then by the complement of the row: the larger key is the better choice.
+template <class Real>
+RHO_HOST_DEVICE key_t<Real> key_of(typename KeyTraits<Real>::Bits ordered, int64_t row) {
+  using Bits = typename KeyTraits<Real>::Bits;
+  constexpr int kWidth = std::numeric_limits<Bits>::digits;
+  return ordered == 0 ? kExcluded<Real>
+                      : (static_cast<key_t<Real>>(ordered) << kWidth) |
+                            static_cast<Bits>(~static_cast<Bits>(row));
 }
 
 template <class Real>
-int64_t key_row(key_t<Real> key) {
+RHO_HOST_DEVICE key_t<Real> make_key(Real score, int64_t row) {
+  return key_of<Real>(ordered_bits(score), row);
+}
+
+template <class Real>
+RHO_HOST_DEVICE int64_t key_row(key_t<Real> key) {
   using Bits = typename KeyTraits<Real>::Bits;
   return static_cast<int64_t>(static_cast<Bits>(~static_cast<Bits>(key)));
 }
 
 template <class Real>
-Real key_score(key_t<Real> key) {
+RHO_HOST_DEVICE Real key_score(key_t<Real> key) {
   using Bits = typename KeyTraits<Real>::Bits;
   constexpr int kWidth = std::numeric_limits<Bits>::digits;
-  Bits ordered = static_cast<Bits>(key >> kWidth);
-  Bits sign = Bits{1} << (kWidth - 1);
-  return std::bit_cast<Real>((ordered & sign) != 0 ? static_cast<Bits>(ordered & ~sign)
-                                                   : static_cast<Bits>(~ordered));
+  return score_of_bits<Real>(static_cast<Bits>(key >> kWidth));
 }
 
 }  // namespace rho_ext

@@ -7,13 +7,14 @@ namespace rho_ext {
 // Everything is relative to `max`, so that nothing overflows and nothing cancels, however large the
 // logits are. For grad_norm, `max`, `sum` and `moment` leave the label's logit out: they keep their
 // digits when it is far above all others.
+template <class Real>
 struct RowStats {
-  double max;       // largest logit
-  double sum;       // sum of exp(x - max); 0 if every x is -inf
-  double log_sum;   // log(sum)
-  double moment;    // entropy: sum of exp(x - max) * (max - x); grad_norm: sum of exp(x - max)^2
-  double distance;  // label smoothing: sum of (largest logit - x), the label's always among them
-  double label;     // the label's logit
+  Real max;       // largest logit
+  Real sum;       // sum of exp(x - max); 0 if every x is -inf
+  Real log_sum;   // log(sum)
+  Real moment;    // entropy: sum of exp(x - max) * (max - x); grad_norm: sum of exp(x - max)^2
+  Real distance;  // label smoothing: sum of (largest logit - x), the label's always among them
+  Real label;     // the label's logit
 };
 
 }  // namespace rho_ext

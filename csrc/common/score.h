@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <iterator>
 
+#include "common/host_device.h"
 #include "common/row_stats.h"
 
 namespace rho_ext {
@@ -15,45 +16,58 @@ enum class Method : int64_t { kRho, kLoss, kNegIl, kGradNorm, kEntropy };
 inline constexpr const char* kMethodNames[] = {"rho", "loss", "neg_il", "grad_norm", "entropy"};
 inline constexpr int64_t kMethodCount = std::size(kMethodNames);
 
-constexpr bool uses_il(Method method) { return method == Method::kRho || method == Method::kNegIl; }
+RHO_HOST_DEVICE constexpr bool uses_il(Method method) {
+  return method == Method::kRho || method == Method::kNegIl;
+}
 
 // Relative to the largest of all logits, the label's among them.
-inline double scale_of(const RowStats& row) {
+template <class Real>
+RHO_HOST_DEVICE Real scale_of(const RowStats<Real>& row) {
   return std::exp(row.max - std::max(row.max, row.label));
 }
-inline double gap_of(const RowStats& row) { return std::max(row.max, row.label) - row.label; }
+template <class Real>
+RHO_HOST_DEVICE Real gap_of(const RowStats<Real>& row) {
+  return std::max(row.max, row.label) - row.label;
+}
 
 // Log of the sum of exp(x - largest logit) over all classes.
-inline double log_sum_of(const RowStats& row, Method method) {
+template <class Real>
+RHO_HOST_DEVICE Real log_sum_of(const RowStats<Real>& row, Method method) {
   if (method != Method::kGradNorm) {
     return row.log_sum;
   }
-  const double others = row.sum * scale_of(row);
-  const double gap = gap_of(row);
-  return gap == 0.0 ? std::log1p(others) : std::log(others + std::exp(-gap));
+  const Real others = row.sum * scale_of(row);
+  const Real gap = gap_of(row);
+  return gap == 0 ? std::log1p(others) : std::log(others + std::exp(-gap));
 }
 
 // Cross-entropy with label smoothing eps: (1 - eps) * -log p_y + eps / C * sum_j -log p_j.
-inline double loss_of(const RowStats& row, Method method, int64_t classes, double smoothing) {
-  const double loss = log_sum_of(row, method) + (1.0 - smoothing) * gap_of(row);
-  return smoothing == 0.0 ? loss : loss + smoothing / static_cast<double>(classes) * row.distance;
+template <class Real>
+RHO_HOST_DEVICE Real loss_of(const RowStats<Real>& row, Method method, int64_t classes,
+                             Real smoothing) {
+  const Real loss = log_sum_of(row, method) + (1 - smoothing) * gap_of(row);
+  return smoothing == 0 ? loss : loss + smoothing / static_cast<Real>(classes) * row.distance;
 }
 
 // Norm of softmax - onehot. The label's own term 1 - p_y is a sum over the other classes, so a row
 // that is almost learnt keeps its digits.
-inline double grad_norm_of(const RowStats& row) {
-  const double scale = scale_of(row);
-  const double total = row.sum * scale + std::exp(-gap_of(row));
+template <class Real>
+RHO_HOST_DEVICE Real grad_norm_of(const RowStats<Real>& row) {
+  const Real scale = scale_of(row);
+  const Real total = row.sum * scale + std::exp(-gap_of(row));
   return std::sqrt(row.sum * row.sum + row.moment) * scale / total;
 }
 
 // NaN for a row without a finite logit, which has no softmax: its sums are 0.
-inline double entropy_of(const RowStats& row) { return row.log_sum + row.moment / row.sum; }
+template <class Real>
+RHO_HOST_DEVICE Real entropy_of(const RowStats<Real>& row) {
+  return row.log_sum + row.moment / row.sum;
+}
 
 // `loss` and `il` come in the arithmetic type of the op, so that a float32 score is exactly the
 // difference of the float32 loss that the caller sees and the table's entry.
-template <class Real>
-Real score_of(Method method, const RowStats& row, Real loss, Real il) {
+template <class Real, class Stats>
+RHO_HOST_DEVICE Real score_of(Method method, const RowStats<Stats>& row, Real loss, Real il) {
   switch (method) {
     case Method::kRho:
       return loss - il;

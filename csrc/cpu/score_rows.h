@@ -146,7 +146,7 @@ void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
     Real score[kRowsPerCall];
     Real loss[kRowsPerCall];
     for (int64_t i = 0; i < rows; ++i) {
-      const RowStats row{stats.max[i],    stats.sum[i],      stats.log_sum[i],
+      const RowStats<double> row{stats.max[i],    stats.sum[i],      stats.log_sum[i],
                          stats.moment[i], stats.distance[i], stats.label[i]};
       loss[i] = static_cast<Real>(loss_of(row, kMethod, classes, in.label_smoothing));
       score[i] = score_of<Real>(kMethod, row, loss[i], static_cast<Real>(il[i]));

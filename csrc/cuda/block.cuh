@@ -1,0 +1,64 @@
+// What the threads of a block, or all threads of a launch, do together.
+#pragma once
+
+#include <cooperative_groups.h>
+
+#include "cuda/plan.h"
+
+namespace rho_ext {
+
+// The blocks that select: the last one alone, or all of them in a cooperative launch.
+struct Team {
+  uint32_t rank;
+  uint32_t size;
+
+  // Everything that threads of the team have written is there for all of them afterwards.
+  __device__ void sync() const {
+    if (size == 1) {
+      __syncthreads();
+    } else {
+      cooperative_groups::this_grid().sync();
+    }
+  }
+};
+
+// True in the block that comes last. It sees what all others have written; nobody waits.
+__device__ __forceinline__ bool is_last_block(uint32_t* ticket) {
+  __shared__ bool last;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    // Wraps to 0 with the last block: ready for the next launch.
+    last = atomicInc(ticket, gridDim.x - 1) == gridDim.x - 1;
+    __threadfence();
+  }
+  __syncthreads();
+  return last;
+}
+
+// The sum of the values of all threads before this one, and that of all.
+__device__ __forceinline__ uint32_t sum_before(uint32_t value, uint32_t& total) {
+  __shared__ uint32_t warps[kMaxThreads / 32];
+  const unsigned lane = threadIdx.x % 32;
+  uint32_t inclusive = value;
+#pragma unroll
+  for (unsigned distance = 1; distance < 32; distance *= 2) {
+    const uint32_t before = __shfl_up_sync(0xffffffffu, inclusive, distance);
+    inclusive += lane >= distance ? before : 0;
+  }
+  // The sums of the call before this one have been read.
+  __syncthreads();
+  if (lane == 31) {
+    warps[threadIdx.x / 32] = inclusive;
+  }
+  __syncthreads();
+  uint32_t before = 0;
+  total = 0;
+  for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) {
+    before += warp < threadIdx.x / 32 ? warps[warp] : 0;
+    total += warps[warp];
+  }
+  return before + inclusive - value;
+}
+
+}  // namespace rho_ext

@@ -1,0 +1,108 @@
+// Logits of a row, read 16 bytes at a time whatever their alignment.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/intrinsics.cuh"
+#include "cuda/launch.h"
+
+namespace rho_ext {
+
+struct Float16 {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+__device__ __forceinline__ float widen(float x) { return x; }
+__device__ __forceinline__ float widen(Float16 x) { return widen_float16(x.bits); }
+__device__ __forceinline__ float widen(BFloat16 x) {
+  return __uint_as_float(static_cast<uint32_t>(x.bits) << 16);
+}
+
+template <class T>
+inline constexpr int kGroup = static_cast<int>(kGroupBytes / sizeof(T));
+
+// The alignment of a row, up to 16 bytes: that of all its groups.
+__device__ __forceinline__ int alignment_of(const void* row) {
+  const uint32_t bits = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(row)) | 16u;
+  return static_cast<int>(bits & (~bits + 1));
+}
+
+// The bits of a group that lies in the row as a whole, in as few loads as its alignment allows. How
+// many changes neither which lane takes which logits nor, therefore, any result.
+template <class T>
+__device__ __forceinline__ uint4 load_whole(const T* from, int alignment) {
+  if (alignment == 16) {
+    return load_once(from);
+  }
+  // Several loads share a sector, so these go through the L1 cache.
+  if (alignment == 8) {
+    const uint2* p = reinterpret_cast<const uint2*>(from);
+    const uint2 low = __ldg(p);
+    const uint2 high = __ldg(p + 1);
+    return make_uint4(low.x, low.y, high.x, high.y);
+  }
+  if (sizeof(T) == 4 || alignment == 4) {
+    const uint32_t* p = reinterpret_cast<const uint32_t*>(from);
+    return make_uint4(__ldg(p), __ldg(p + 1), __ldg(p + 2), __ldg(p + 3));
+  }
+  const uint16_t* p = reinterpret_cast<const uint16_t*>(from);
+  const auto pair = [p](int i) {
+    return static_cast<uint32_t>(__ldg(p + i)) | static_cast<uint32_t>(__ldg(p + i + 1)) << 16;
+  };
+  return make_uint4(pair(0), pair(2), pair(4), pair(6));
+}
+
+// -inf, as many times as a group has logits.
+template <class T>
+__device__ __forceinline__ uint4 nothing() {
+  const uint32_t word = std::is_same_v<T, float>     ? 0xff800000u
+                        : std::is_same_v<T, Float16> ? 0xfc00fc00u
+                                                     : 0xff80ff80u;
+  return make_uint4(word, word, word, word);
+}
+
+__device__ __forceinline__ uint32_t bits_of(float x) { return __float_as_uint(x); }
+__device__ __forceinline__ uint32_t bits_of(Float16 x) { return x.bits; }
+__device__ __forceinline__ uint32_t bits_of(BFloat16 x) { return x.bits; }
+
+// The group in which the row ends, from the logit `at` on, filled with -inf.
+template <class T>
+__device__ __forceinline__ uint4 load_end(const T* row, int at, int classes) {
+  constexpr int kPerWord = kGroup<T> / 4;
+  constexpr int kWidth = 32 / kPerWord;
+  constexpr uint32_t kMask = 0xffffffffu >> (32 - kWidth);
+  const uint4 filler = nothing<T>();
+  uint32_t words[4] = {filler.x, filler.y, filler.z, filler.w};
+#pragma unroll
+  for (int i = 0; i < kGroup<T>; ++i) {
+    if (at + i < classes) {
+      const int shift = i % kPerWord * kWidth;
+      words[i / kPerWord] = (words[i / kPerWord] & ~(kMask << shift)) | bits_of(row[at + i])
+                                                                            << shift;
+    }
+  }
+  return make_uint4(words[0], words[1], words[2], words[3]);
+}
+
+__device__ __forceinline__ float one_of(uint32_t word, int, float) { return __uint_as_float(word); }
+__device__ __forceinline__ float one_of(uint32_t word, int half, Float16) {
+  return widen_float16(static_cast<uint16_t>(half == 0 ? word & 0xffffu : word >> 16));
+}
+__device__ __forceinline__ float one_of(uint32_t word, int half, BFloat16) {
+  return __uint_as_float(half == 0 ? word << 16 : word & 0xffff0000u);
+}
+
+template <class T>
+__device__ __forceinline__ void widen_group(uint4 bits, float* to) {
+  constexpr int kPerWord = kGroup<T> / 4;
+  const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+  for (int i = 0; i < kGroup<T>; ++i) {
+    to[i] = one_of(words[i / kPerWord], i % kPerWord, T{});
+  }
+}
+
+}  // namespace rho_ext
