@@ -5,6 +5,7 @@
 
 #include "common/score.h"
 #include "cpu/isa.h"
+#include "cuda/plan.h"
 
 namespace py = pybind11;
 
@@ -42,6 +43,22 @@ std::vector<std::string> needs_il() {
   return names;
 }
 
+py::dict launch_plan(int64_t n, int64_t classes, int64_t element_size, int64_t k,
+                     int32_t processors) {
+  const rho_ext::Plan plan =
+      rho_ext::make_plan({n, classes, element_size, k}, {processors, true}, {});
+  py::dict values;
+  values["regime"] = rho_ext::kRowRegimeNames[static_cast<int>(plan.regime)];
+  values["tail"] = rho_ext::kTailNames[static_cast<int>(plan.tail)];
+  values["threads"] = plan.threads;
+  values["blocks"] = plan.blocks;
+  values["lanes"] = plan.lanes;
+  values["slices"] = plan.slices;
+  values["shared_bytes"] = plan.shared_bytes;
+  values["scratch_bytes"] = plan.scratch_bytes;
+  return values;
+}
+
 void exp_in_place(const py::buffer& values) {
   const py::buffer_info info = values.request(true);
   if (info.format != py::format_descriptor<float>::format() || info.ndim != 1 ||
@@ -60,5 +77,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("methods", &methods, "The number that the ops take for each method.");
   m.def("exp_in_place", &exp_in_place,
         "Replace float32 values <= 0 by their exp as the row kernels compute it; for tests.");
+  m.def("launch_plan", &launch_plan, py::arg("n"), py::arg("classes"), py::arg("element_size"),
+        py::arg("k"), py::arg("processors"),
+        "How a CUDA launch of select is cut into blocks; k = -1: of score.");
+  m.attr("workspace_words") = rho_ext::kStateBytes / 4;
   m.def("needs_il", &needs_il, "The methods that read the table of irreducible losses.");
 }

@@ -8,7 +8,7 @@ from rho_ext import _library  # noqa: F401  (the schemas must exist first)
 
 # Selection is not differentiable. Without a registration torch would mark the outputs as
 # requiring a gradient and drop it silently in backward; falling through says that there is none.
-FALL_THROUGH = ("select", "score")
+FALL_THROUGH = ("select", "select.workspace", "score")
 
 # The object must live: its destructor takes the registrations back.
 _fall_through = torch.library.Library("rho_ext", "IMPL")

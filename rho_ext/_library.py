@@ -1,6 +1,8 @@
-"""Loads the compiled library; importing it registers the CPU ops with torch."""
+"""Loads the compiled libraries; importing them registers the ops with torch."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 # libtorch must be in the process before the library that links to it.
 import torch
@@ -19,8 +21,14 @@ except ImportError as error:
         f"torch 2.10 or newer. Update torch, or build rho_ext again with 'pip install .'. ({error})"
     ) from error
 
+# The CUDA ops need a torch with CUDA. They touch no GPU until they are called.
+_CUDA = Path(__file__).with_name("_cuda.so")
+if torch.backends.cuda.is_built() and _CUDA.exists():
+    torch.ops.load_library(_CUDA)
+
 METHODS: dict[str, int] = _C.methods()
 NEEDS_IL = frozenset(_C.needs_il())
+WORKSPACE_WORDS: int = _C.workspace_words
 
 
 def build_info() -> dict[str, str | list[str]]:
@@ -30,7 +38,8 @@ def build_info() -> dict[str, str | list[str]]:
         `version`, `compiler`, `cxx_flags` (of the row kernels, each of which adds those of its
         instruction set), `isa_compiled` (slowest first), `isa` (the one in use;
         the environment variable `RHO_EXT_ISA` forces a lower one), `torch_headers` (of the build),
-        `torch_target` (oldest torch that the library runs on), `cuda`, and `sanitize` (the
+        `torch_target` (oldest torch that the library runs on), `cuda` (the compiler and the
+        architectures of the CUDA kernels, or why there are none), and `sanitize` (the
         sanitizers that the library was built with, which make it slow, or `off`).
 
     Raises:
@@ -42,3 +51,18 @@ def build_info() -> dict[str, str | list[str]]:
         '2.10'
     """
     return _C.build_info()
+
+
+def cuda_missing() -> str | None:
+    """Return what to do to run the ops on CUDA tensors, or None if they do."""
+    if not torch.backends.cuda.is_built():
+        return (
+            f"torch {torch.__version__} has no CUDA; install one that has, then build rho_ext "
+            "again with 'pip install .'"
+        )
+    if not _CUDA.exists():
+        return (
+            f"rho_ext was built without CUDA kernels ({_C.build_info()['cuda']}); install the CUDA "
+            "toolkit, so that nvcc is found, and build it again with 'pip install .'"
+        )
+    return None

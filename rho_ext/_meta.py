@@ -7,6 +7,7 @@ together.
 from __future__ import annotations
 
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ _LOGITS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _TABLE = (torch.float32, torch.float16, torch.bfloat16)
 _INDEX = (torch.int64, torch.int32)
 _MAX_ROWS = 2**31
+_MAX_GPU_CLASSES = 2**30
 
 
 def _check(condition: bool, message: str) -> None:
@@ -63,6 +65,19 @@ def check_table(op: str, table: Tensor) -> None:
     _check_tensor(op, "il", table)
     _check(table.dim() == 1, f"{op}: il must have shape (N,), got {tuple(table.shape)}")
     _check_table_dtype(op, table)
+
+
+def _check_gpu(op: str, logits: Tensor) -> None:
+    _check(
+        logits.dtype != torch.float64,
+        f"{op}: logits on a GPU must be float32, float16 or bfloat16, got float64, which only the "
+        "CPU computes; convert them with logits.float()",
+    )
+    _check(
+        logits.shape[1] <= _MAX_GPU_CLASSES,
+        f"{op}: logits on a GPU must have at most {_MAX_GPU_CLASSES} classes, got "
+        f"{logits.shape[1]}",
+    )
 
 
 def _check_il(op: str, il: Tensor | None, ids: Tensor | None, logits: Tensor, method: int) -> None:
@@ -111,6 +126,8 @@ def check_arguments(
         logits.shape[1] != 0,
         f"{op}: logits must have at least one class, got {tuple(logits.shape)}",
     )
+    if logits.device.type == "cuda":
+        _check_gpu(op, logits)
     n = logits.shape[0]
     _check(n < _MAX_ROWS, f"{op}: logits must have fewer than {_MAX_ROWS} rows, got {n}")
     _check_device(op, "labels", labels, logits)
@@ -159,6 +176,12 @@ def _select_fake(
         logits.new_empty((n,), dtype=torch.float32),
         logits.new_empty((), dtype=torch.int32),
     )
+
+
+@torch.library.register_fake("rho_ext::select.workspace")
+def _select_workspace_fake(*arguments: Any, workspace: Tensor) -> tuple[Tensor, ...]:
+    _check_device("select", "workspace", workspace, arguments[0])
+    return _select_fake(*arguments)
 
 
 @torch.library.register_fake("rho_ext::score")

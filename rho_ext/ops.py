@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from rho_ext import _autograd, _meta  # noqa: F401  (they register themselves)
-from rho_ext._library import METHODS, NEEDS_IL
+from rho_ext._library import METHODS, NEEDS_IL, WORKSPACE_WORDS, cuda_missing
 
 _select = torch.ops.rho_ext.select.default
+_select_workspace = torch.ops.rho_ext.select.workspace
 _score = torch.ops.rho_ext.score.default
 
 _active_il: Tensor | None = None
@@ -84,6 +85,24 @@ class use_il:
             _active_il = previous
 
 
+def workspace(device: torch.device | str) -> Tensor:
+    """Make memory for `select(workspace=...)`: 25 KB that a launch finds zero and leaves zero.
+
+    Without one, CUDA keeps such memory for each stream. One's own makes a captured CUDA graph
+    shorter by a memset. It serves one launch at a time: graphs and streams that may run at the
+    same time need one each.
+
+    Returns:
+        (6208,) int32 zeros on the device.
+
+    Example:
+        >>> import rho_ext
+        >>> rho_ext.workspace("cpu").dtype
+        torch.int32
+    """
+    return torch.zeros(WORKSPACE_WORDS, dtype=torch.int32, device=device)
+
+
 def method_number(op: str, method: str) -> int:
     """Return the number that the op takes for a method."""
     try:
@@ -129,6 +148,8 @@ def _plainer(
     torch refuses what is no tensor, no int64 or of a rare dtype before the checks in C++ see it,
     and shows the schema.
     """
+    if arguments[0].is_cuda and (missing := cuda_missing()) is not None:
+        return RuntimeError(f"{op}: logits are on {arguments[0].device}, but {missing}")
     try:
         _meta.check_arguments(op, *arguments)
         if k is not None:
@@ -149,6 +170,7 @@ def select(
     bias: Tensor | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
+    workspace: Tensor | None = None,
 ) -> Selection:
     r"""Score every row of a batch and return the k rows with the highest scores.
 
@@ -173,6 +195,7 @@ def select(
             score becomes -inf is masked: it is never returned.
         ignore_index: rows with this label are never selected and their loss is 0.
         label_smoothing: in [0, 1], as in `torch.nn.functional.cross_entropy`.
+        workspace: on CUDA, memory of `rho_ext.workspace`; the CPU needs none and ignores it.
 
     Returns:
         Selection: `values` (k,) float32, scores in descending order; `indices` (k,) int64, rows of
@@ -185,7 +208,9 @@ def select(
     Raises:
         TypeError: k is not an integer, label_smoothing not a number, or a tensor is none.
         ValueError: shape, dtype, device or range of an argument, or il is missing.
-        IndexError: a label or an id is out of range (on the CPU).
+        IndexError: a label or an id is out of range (on the CPU; on CUDA, where finding out would
+            wait for the device, such a row is counted in `invalid`).
+        RuntimeError: logits are on CUDA, and torch or this build of rho_ext has none.
 
     Example:
         >>> import torch, rho_ext
@@ -200,7 +225,15 @@ def select(
     if il is None:
         il = active_il("select", method, ids)
     try:
-        results = _select(logits, labels, ids, k, il, number, bias, ignore_index, label_smoothing)
+        if workspace is None or not logits.is_cuda:
+            results = _select(
+                logits, labels, ids, k, il, number, bias, ignore_index, label_smoothing
+            )
+        else:
+            results = _select_workspace(
+                logits, labels, ids, k, il, number, bias, ignore_index, label_smoothing,
+                workspace=workspace,
+            )  # fmt: skip
     except (RuntimeError, ValueError) as error:
         arguments = (logits, labels, ids, il, number, bias, label_smoothing)
         raise _plainer(error, "select", arguments, k) from None

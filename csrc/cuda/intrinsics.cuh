@@ -31,8 +31,6 @@ inline float widen_float16(uint16_t bits) {
 // 16 bytes that are read once: they need no place in the L1 cache.
 inline uint4 load_once(const void* from) { return __ldcs(static_cast<const uint4*>(from)); }
 
-inline unsigned char* shared_memory() { return emulated_shared_memory(); }
-
 #else
 
 __device__ __forceinline__ float exp2_approx(float x) {
@@ -55,7 +53,7 @@ __device__ __forceinline__ uint4 load_once(const void* from) {
   return bits;
 }
 
-__device__ __forceinline__ unsigned char* shared_memory() {
+__device__ __forceinline__ unsigned char* dynamic_shared() {
   extern __shared__ __align__(16) unsigned char dynamic_shared_memory[];
   return dynamic_shared_memory;
 }

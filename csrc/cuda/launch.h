@@ -59,8 +59,6 @@ struct Workspace {
   void* scratch;
 };
 
-inline constexpr size_t kStateBytes = 4 * (64 + 3 * 2048);
-
 // All of them return null, or what went wrong.
 const char* device_limits(DeviceLimits& limits);
 const char* launch(const Batch& batch, const Outputs& outputs, const Plan& plan,

@@ -50,6 +50,7 @@ struct ForcedPlan {
 struct Plan {
   RowRegime regime;
   Tail tail;
+  int32_t processors;  // of the device
   int32_t threads;
   int32_t lanes;         // of a team; slices: threads
   int64_t slices;        // of a row
@@ -80,6 +81,8 @@ inline constexpr int64_t kSoloRows = 1024;
 inline constexpr int64_t kLastBlockRows = 16384;
 inline constexpr int64_t kSortTile = 4096;
 inline constexpr int64_t kDigits = 2048;
+// What blocks tell each other, of fixed size: counters, and a histogram for each of three digits.
+inline constexpr size_t kStateBytes = 4 * (64 + 3 * kDigits);
 // Row sums of a slice; select.cu checks the size.
 inline constexpr size_t kPartialBytes = 24;
 
@@ -104,6 +107,7 @@ inline Plan make_plan(const Sizes& sizes, const DeviceLimits& device, const Forc
   const bool solo = n <= kSoloRows && n * row_bytes <= kSoloBytes;
 
   Plan plan{};
+  plan.processors = device.processors;
   plan.regime = forced.regime != 0           ? static_cast<RowRegime>(forced.regime - 1)
                 : row_bytes <= kWarpRowBytes ? RowRegime::kTeams
                                              : RowRegime::kSlices;

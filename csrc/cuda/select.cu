@@ -90,14 +90,10 @@ cudaError_t launch_kernel(Kernel kernel, const Arguments& in, cudaStream_t strea
 
 // As many blocks as run at a time, or a cooperative launch would be refused.
 cudaError_t limit_blocks(Kernel kernel, Plan& plan) {
-  DeviceLimits device;
-  if (device_limits(device) != nullptr) {
-    return cudaErrorUnknown;
-  }
   int of_processor = 0;
   const cudaError_t error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
       &of_processor, kernel, plan.threads, plan.shared_bytes);
-  plan.blocks = std::min(plan.blocks, int64_t{of_processor} * device.processors);
+  plan.blocks = std::min(plan.blocks, int64_t{of_processor} * plan.processors);
   return error;
 }
 

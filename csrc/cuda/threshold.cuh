@@ -94,7 +94,7 @@ __device__ __forceinline__ void count_digits(const Team& team, const uint32_t* k
 // Where the k largest of all keys begin, for 1 <= k <= n; this block has those in [begin, end).
 __device__ __forceinline__ Threshold find_threshold(const Team& team, const Arguments& in,
                                                     uint32_t begin, uint32_t end) {
-  uint32_t* histogram = reinterpret_cast<uint32_t*>(shared_memory());
+  uint32_t* histogram = reinterpret_cast<uint32_t*>(dynamic_shared());
   Threshold threshold{0, 32, static_cast<uint32_t>(in.outputs.k)};
   for (int pass = 0; pass < 3; ++pass) {
     const int width = pass < 2 ? 11 : 10;

@@ -117,7 +117,7 @@ __device__ __forceinline__ void write_winner(const Arguments& in, int64_t rank, 
 // Sorts each tile of the winners in its place.
 __device__ __forceinline__ void sort_tiles(const Team& team, const Arguments& in,
                                            uint64_t* winners) {
-  uint64_t* shared = reinterpret_cast<uint64_t*>(shared_memory());
+  uint64_t* shared = reinterpret_cast<uint64_t*>(dynamic_shared());
   const uint32_t k = static_cast<uint32_t>(in.outputs.k);
   const uint32_t tile = static_cast<uint32_t>(in.plan.sort_tile);
   for (uint32_t begin = team.rank * tile; begin < k; begin += team.size * tile) {
@@ -206,7 +206,7 @@ __device__ __forceinline__ void select_top(const Team& team, const Arguments& in
       in.state->histograms[i] = 0;
     }
   }
-  uint64_t* shared = reinterpret_cast<uint64_t*>(shared_memory());
+  uint64_t* shared = reinterpret_cast<uint64_t*>(dynamic_shared());
   const uint32_t tile = static_cast<uint32_t>(in.plan.sort_tile);
   if (team.size == 1 && k <= tile) {
     // The histogram that lay here has been read.
