@@ -23,8 +23,8 @@ except ImportError as error:
 
 # The CUDA ops need a torch with CUDA. They touch no GPU until they are called.
 _CUDA = Path(__file__).with_name("_cuda.so")
-if torch.backends.cuda.is_built() and _CUDA.exists():
-    torch.ops.load_library(_CUDA)
+if torch.version.cuda is not None and _CUDA.exists():
+    torch.ops.load_library(str(_CUDA))
 
 METHODS: dict[str, int] = _C.methods()
 NEEDS_IL = frozenset(_C.needs_il())
@@ -55,7 +55,7 @@ def build_info() -> dict[str, str | list[str]]:
 
 def cuda_missing() -> str | None:
     """Return what to do to run the ops on CUDA tensors, or None if they do."""
-    if not torch.backends.cuda.is_built():
+    if torch.version.cuda is None:
         return (
             f"torch {torch.__version__} has no CUDA; install one that has, then build rho_ext "
             "again with 'pip install .'"

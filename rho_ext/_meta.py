@@ -179,7 +179,7 @@ def _select_fake(
 
 
 @torch.library.register_fake("rho_ext::select.workspace")
-def _select_workspace_fake(*arguments: Any, workspace: Tensor) -> tuple[Tensor, ...]:
+def _select_workspace_fake(*arguments: Any, workspace: Tensor) -> Any:
     _check_device("select", "workspace", workspace, arguments[0])
     return _select_fake(*arguments)
 

@@ -148,14 +148,15 @@ def _plainer(
     torch refuses what is no tensor, no int64 or of a rare dtype before the checks in C++ see it,
     and shows the schema.
     """
-    if arguments[0].is_cuda and (missing := cuda_missing()) is not None:
-        return RuntimeError(f"{op}: logits are on {arguments[0].device}, but {missing}")
     try:
         _meta.check_arguments(op, *arguments)
         if k is not None:
             _meta.check_k(op, k, arguments[0].shape[0])
     except (TypeError, ValueError) as plainer:
         return plainer
+    logits = arguments[0]
+    if logits.is_cuda and (missing := cuda_missing()) is not None:
+        return RuntimeError(f"{op}: logits are on {logits.device}, but {missing}")
     return error
 
 
@@ -225,7 +226,7 @@ def select(
     if il is None:
         il = active_il("select", method, ids)
     try:
-        if workspace is None or not logits.is_cuda:
+        if workspace is None or not getattr(logits, "is_cuda", False):
             results = _select(
                 logits, labels, ids, k, il, number, bias, ignore_index, label_smoothing
             )
