@@ -6,15 +6,17 @@
 
 namespace rho_ext {
 
-// Each thread takes the keys of as many neighbouring rows at a time, as one vector. Rows at which
-// a block begins are multiples of that; what lies behind the last row holds anything.
+// Each thread takes the keys of as many neighbouring rows at a time, as one vector: shares of a
+// team begin at multiples of that.
 inline constexpr uint32_t kKeysPerThread = 4;
 
+// 0, which no usable row has, from `end` on.
 __device__ __forceinline__ uint4 read_keys(const uint32_t* keys, uint32_t row, uint32_t end) {
-  if (row >= end) {
-    return make_uint4(0, 0, 0, 0);
+  if (row + kKeysPerThread <= end) {
+    return __ldcg(reinterpret_cast<const uint4*>(keys + row));
   }
-  return __ldcg(reinterpret_cast<const uint4*>(keys + row));
+  const auto key = [&](uint32_t i) { return row + i < end ? __ldcg(keys + row + i) : 0; };
+  return make_uint4(key(0), key(1), key(2), key(3));
 }
 
 // Keys whose upper bits, from `shift` on, exceed `prefix` win; of those that equal it the first
