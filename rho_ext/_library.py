@@ -36,11 +36,11 @@ def build_info() -> dict[str, str | list[str]]:
 
     Returns:
         `version`, `compiler`, `cxx_flags` (of the row kernels, each of which adds those of its
-        instruction set), `isa_compiled` (slowest first), `isa` (the one in use;
-        the environment variable `RHO_EXT_ISA` forces a lower one), `torch_headers` (of the build),
-        `torch_target` (oldest torch that the library runs on), `cuda` (the compiler and the
-        architectures of the CUDA kernels, or why there are none), and `sanitize` (the
-        sanitizers that the library was built with, which make it slow, or `off`).
+        instruction set), `isa_compiled` (slowest first), `isa` (the one in use; the environment
+        variable `RHO_EXT_ISA` forces a lower one), `torch_headers` (of the build), `torch_target`
+        (oldest torch that the library runs on), `cuda` (compiler and architectures of the CUDA
+        kernels, or why there are none), `cuda_ops` (`ready`, or what they miss), and `sanitize`
+        (the sanitizers that the library was built with, which make it slow, or `off`).
 
     Raises:
         ValueError: `RHO_EXT_ISA` names an instruction set that cannot run here.
@@ -50,7 +50,7 @@ def build_info() -> dict[str, str | list[str]]:
         >>> rho_ext.build_info()["torch_target"]
         '2.10'
     """
-    return _C.build_info()
+    return {**_C.build_info(), "cuda_ops": cuda_missing() or "ready"}
 
 
 def cuda_missing() -> str | None:
