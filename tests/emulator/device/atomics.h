@@ -1,0 +1,91 @@
+// Atomics on global and shared memory, relaxed as on the device: only a fence orders other memory.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "device/bits.h"
+#include "engine/device_calls.h"
+
+namespace emulator {
+
+template <class T, class Update>
+inline T read_modify_write(T* address, Update update) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8);
+  using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
+  if (reinterpret_cast<uintptr_t>(address) % sizeof(T) != 0) {
+    fail("misaligned %zu-byte atomic at %p", sizeof(T), static_cast<void*>(address));
+  }
+  before_atomic(address);
+  auto* bits = reinterpret_cast<Bits*>(address);
+  Bits old = __atomic_load_n(bits, __ATOMIC_RELAXED);
+  Bits updated;
+  do {
+    updated = static_cast<Bits>(to_bits<T>(update(from_bits<T>(old))));
+  } while (
+      !__atomic_compare_exchange_n(bits, &old, updated, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+  after_atomic(address);
+  return from_bits<T>(old);
+}
+
+// Sums wrap around, as on the device.
+template <class T>
+inline T wrapping_sum(T a, T b) {
+  if constexpr (std::is_integral_v<T>) {
+    using Unsigned = std::make_unsigned_t<T>;
+    return static_cast<T>(static_cast<Unsigned>(a) + static_cast<Unsigned>(b));
+  } else {
+    return a + b;
+  }
+}
+
+}  // namespace emulator
+
+template <class T>
+inline T atomicAdd(T* address, std::type_identity_t<T> value) {
+  return emulator::read_modify_write(address,
+                                     [value](T old) { return emulator::wrapping_sum(old, value); });
+}
+template <class T>
+inline T atomicSub(T* address, std::type_identity_t<T> value) {
+  static_assert(std::is_unsigned_v<T>);
+  return emulator::read_modify_write(address, [value](T old) { return T(old - value); });
+}
+template <class T>
+inline T atomicExch(T* address, std::type_identity_t<T> value) {
+  return emulator::read_modify_write(address, [value](T) { return value; });
+}
+template <class T>
+inline T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T> value) {
+  return emulator::read_modify_write(
+      address, [expected, value](T old) { return old == expected ? value : old; });
+}
+template <class T>
+inline T atomicMin(T* address, std::type_identity_t<T> value) {
+  return emulator::read_modify_write(address, [value](T old) { return value < old ? value : old; });
+}
+template <class T>
+inline T atomicMax(T* address, std::type_identity_t<T> value) {
+  return emulator::read_modify_write(address, [value](T old) { return old < value ? value : old; });
+}
+template <class T>
+inline T atomicOr(T* address, std::type_identity_t<T> value) {
+  return emulator::read_modify_write(address, [value](T old) { return T(old | value); });
+}
+template <class T>
+inline T atomicAnd(T* address, std::type_identity_t<T> value) {
+  return emulator::read_modify_write(address, [value](T old) { return T(old & value); });
+}
+template <class T>
+inline T atomicXor(T* address, std::type_identity_t<T> value) {
+  return emulator::read_modify_write(address, [value](T old) { return T(old ^ value); });
+}
+// Counts 0, 1, ..., limit and then 0 again.
+inline unsigned atomicInc(unsigned* address, unsigned limit) {
+  return emulator::read_modify_write(address,
+                                     [limit](unsigned old) { return old >= limit ? 0 : old + 1; });
+}
+inline unsigned atomicDec(unsigned* address, unsigned limit) {
+  return emulator::read_modify_write(
+      address, [limit](unsigned old) { return old == 0 || old > limit ? limit : old - 1; });
+}

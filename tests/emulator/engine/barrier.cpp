@@ -1,0 +1,72 @@
+// Barriers of a block and of the grid, from the side of one thread.
+#include <cstring>
+
+#include "engine/block.h"
+#include "engine/grid.h"
+#include "engine/sanitizers.h"
+
+namespace emulator {
+namespace {
+
+bool same_place(const Where& a, const Where& b) {
+  return a.line() == b.line() && a.column() == b.column() &&
+         std::strcmp(a.file_name(), b.file_name()) == 0;
+}
+
+// Waits for the others. Returns which of the two sets of the barrier holds the votes.
+unsigned arrive(bool vote, Where where) {
+  Block& block = current_block();
+  Barrier& barrier = block.barrier;
+  if (barrier.arrived > 0 && !same_place(barrier.where, where)) {
+    fail("%s:%u: threads of a block are at different barriers, others at %s:%u", where.file_name(),
+         static_cast<unsigned>(where.line()), barrier.where.file_name(),
+         static_cast<unsigned>(barrier.where.line()));
+  }
+  barrier.where = where;
+  block.current()->where = where;
+  const unsigned parity = barrier.generation & 1;
+  tsan_release(&barrier.orders[parity]);
+  barrier.votes[parity] += vote;
+  if (++barrier.arrived == block.live()) {
+    block.wake_barrier();
+  } else {
+    block.suspend(State::kAtBarrier);
+  }
+  tsan_acquire(&barrier.orders[parity]);
+  return parity;
+}
+
+}  // namespace
+
+void block_barrier(Where where) { arrive(false, where); }
+
+int block_vote(Vote vote, bool predicate, Where where) {
+  const unsigned parity = arrive(predicate, where);
+  const Barrier& barrier = current_block().barrier;
+  const unsigned votes = barrier.votes[parity];
+  switch (vote) {
+    case Vote::kCount:
+      return static_cast<int>(votes);
+    case Vote::kAnd:
+      return votes == barrier.voters[parity];
+    case Vote::kOr:
+      return votes > 0;
+  }
+  __builtin_unreachable();
+}
+
+void grid_barrier(Where where) {
+  Block& block = current_block();
+  Grid& grid = block.grid();
+  if (!grid.launch().cooperative) {
+    fail("%s:%u: a grid sync in a launch without the cooperative attribute", where.file_name(),
+         static_cast<unsigned>(where.line()));
+  }
+  block.current()->where = where;
+  char* const order = grid.barrier_order(block.grid_barriers());
+  tsan_release(order);
+  block.suspend(State::kAtGridBarrier);
+  tsan_acquire(order);
+}
+
+}  // namespace emulator

@@ -1,0 +1,216 @@
+// The runtime API, of a device without memory of its own and without asynchrony.
+#include "runtime_api.h"
+
+#include <cstring>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+
+#include "engine/grid.h"
+
+namespace emulator {
+namespace {
+
+constexpr unsigned kMostThreads = 1024;
+constexpr unsigned kMostThreadsZ = 64;
+constexpr unsigned kMostBlocksYZ = 65535;
+
+struct Kernel {
+  StaticShared static_shared;
+  size_t max_dynamic_shared = DynamicShared::kDefaultBytes;
+};
+
+// One for the process. A launch holds the mutex, so launches run one after the other.
+struct Device {
+  std::mutex mutex;
+  Config config;
+  Grid grid;
+  std::unordered_map<const void*, Kernel> kernels;
+  cudaError_t last_error = cudaSuccess;
+  std::string failure = "unspecified launch failure";
+
+  Kernel& kernel(const void* address) {
+    const auto [found, is_new] = kernels.try_emplace(address);
+    if (is_new) {
+      found->second.static_shared = static_shared_of(address);
+    }
+    return found->second;
+  }
+};
+
+// The threads of the workers may outlive everything else.
+Device& device() {
+  static Device& instance = *new Device;
+  return instance;
+}
+
+cudaError_t report(cudaError_t error) {
+  if (error != cudaSuccess) {
+    device().last_error = error;
+  }
+  return error;
+}
+
+bool is_cooperative(const cudaLaunchConfig_t& config) {
+  bool cooperative = false;
+  for (unsigned i = 0; i < config.numAttrs; ++i) {
+    if (config.attrs[i].id == cudaLaunchAttributeCooperative) {
+      cooperative = config.attrs[i].val.cooperative != 0;
+    }
+  }
+  return cooperative;
+}
+
+bool is_valid(const Launch& launch) {
+  return launch.blocks() > 0 && launch.grid.y <= kMostBlocksYZ && launch.grid.z <= kMostBlocksYZ &&
+         launch.threads() > 0 && launch.threads() <= kMostThreads &&
+         launch.block.z <= kMostThreadsZ;
+}
+
+}  // namespace
+
+cudaError_t set_max_dynamic_shared(const void* kernel, cudaFuncAttribute attribute, int bytes) {
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || bytes < 0 ||
+      static_cast<size_t>(bytes) > DynamicShared::kMaxBytes) {
+    return report(cudaErrorInvalidValue);
+  }
+  std::lock_guard lock(device().mutex);
+  device().kernel(kernel).max_dynamic_shared = static_cast<size_t>(bytes);
+  return cudaSuccess;
+}
+
+cudaError_t occupancy(int* blocks, int threads, size_t dynamic_shared_bytes) {
+  if (threads < 1 || threads > static_cast<int>(kMostThreads)) {
+    return report(cudaErrorInvalidValue);
+  }
+  *blocks = dynamic_shared_bytes <= DynamicShared::kMaxBytes ? 1 : 0;
+  return cudaSuccess;
+}
+
+cudaError_t launch(const cudaLaunchConfig_t& config, const void* address, void (*call)(const void*),
+                   const void* argument) {
+  Device& gpu = device();
+  std::lock_guard lock(gpu.mutex);
+  const Kernel& kernel = gpu.kernel(address);
+  Launch launch;
+  launch.grid = config.gridDim;
+  launch.block = config.blockDim;
+  launch.dynamic_shared_bytes = config.dynamicSmemBytes;
+  launch.cooperative = is_cooperative(config);
+  launch.call = call;
+  launch.argument = argument;
+  launch.static_shared = kernel.static_shared;
+  if (!is_valid(launch)) {
+    return report(cudaErrorInvalidConfiguration);
+  }
+  if (launch.dynamic_shared_bytes > kernel.max_dynamic_shared) {
+    return report(cudaErrorInvalidValue);
+  }
+  if (launch.cooperative && launch.blocks() > gpu.config.resident) {
+    return report(cudaErrorCooperativeLaunchTooLarge);
+  }
+  const std::string failure = gpu.grid.run(launch, gpu.config);
+  if (!failure.empty()) {
+    gpu.failure = failure;
+    return report(cudaErrorLaunchFailure);
+  }
+  return cudaSuccess;
+}
+
+}  // namespace emulator
+
+using emulator::device;
+
+extern "C" {
+
+cudaError_t cudaGetLastError() {
+  const cudaError_t error = device().last_error;
+  device().last_error = cudaSuccess;
+  return error;
+}
+
+cudaError_t cudaPeekAtLastError() { return device().last_error; }
+
+const char* cudaGetErrorString(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorInvalidValue:
+      return "invalid argument";
+    case cudaErrorInvalidConfiguration:
+      return "invalid configuration argument";
+    case cudaErrorLaunchFailure:
+      return device().failure.c_str();
+    case cudaErrorCooperativeLaunchTooLarge:
+      return "too many blocks in cooperative launch";
+  }
+  return "unrecognized error code";
+}
+
+const char* cudaGetErrorName(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "cudaSuccess";
+    case cudaErrorInvalidValue:
+      return "cudaErrorInvalidValue";
+    case cudaErrorInvalidConfiguration:
+      return "cudaErrorInvalidConfiguration";
+    case cudaErrorLaunchFailure:
+      return "cudaErrorLaunchFailure";
+    case cudaErrorCooperativeLaunchTooLarge:
+      return "cudaErrorCooperativeLaunchTooLarge";
+  }
+  return "unrecognized error code";
+}
+
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  switch (attribute) {
+    case cudaDevAttrMaxSharedMemoryPerBlock:
+      *value = emulator::DynamicShared::kDefaultBytes;
+      return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = emulator::DynamicShared::kMaxBytes;
+      return cudaSuccess;
+    case cudaDevAttrMultiProcessorCount:
+      *value = device().config.resident;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = 9;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = 0;
+      return cudaSuccess;
+    case cudaDevAttrCooperativeLaunch:
+      *value = 1;
+      return cudaSuccess;
+  }
+  return emulator::report(cudaErrorInvalidValue);
+}
+
+cudaError_t cudaMemsetAsync(void* address, int value, size_t bytes, cudaStream_t) {
+  std::memset(address, value, bytes);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+  *status = cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+
+cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+
+void emulator_configure(unsigned long long seed, int order, int resident, int parallel,
+                        int yield_permille) {
+  std::lock_guard lock(device().mutex);
+  device().config = {seed, static_cast<emulator::Order>(order), resident, parallel != 0,
+                     yield_permille};
+}
+
+}  // extern "C"
