@@ -1,13 +1,12 @@
 #include "engine/block.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <utility>
 
 #include "engine/grid.h"
+#include "engine/pages.h"
 #include "engine/sanitizers.h"
 
 namespace emulator {
@@ -17,7 +16,7 @@ thread_local constinit Block* block_of_thread = nullptr;
 
 // Fibers must not allocate or copy memory with library functions, which TSan watches even in this
 // file: the orders of __syncwarp come from pages that are only ever named, never touched.
-constexpr size_t kOrdersBytes = size_t{64} << 20;
+constexpr size_t kOrdersBytes = size_t{4} << 20;
 constexpr size_t kOrderBytes = 8;
 
 constexpr long kMostYields = 200'000;
@@ -69,8 +68,7 @@ void Block::prepare(const dim3& size) {
     prepare_fiber(rank, size);
   }
   if (under_tsan()) {
-    orders_ = static_cast<char*>(
-        mmap(nullptr, kOrdersBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    orders_ = static_cast<char*>(map_pages(kOrdersBytes));
     orders_used_ = 0;
   }
 }
@@ -244,7 +242,7 @@ void Block::finish() {
       fiber.fences.destroy();
       grid_->retire_fiber(fiber.context.tsan_fiber);
     }
-    munmap(orders_, kOrdersBytes);
+    unmap_pages(orders_, kOrdersBytes);
   }
 }
 

@@ -37,6 +37,8 @@ std::string Grid::run(const Launch& launch, const Config& config) {
     } while (config.parallel && !turns_.empty());
   }
   done_.acquire();
+  // The mutex tells TSan what the semaphore does not: the workers are done.
+  std::lock_guard lock(mutex_);
   for (void* fiber : std::exchange(retired_fibers_, {})) {
     __tsan_destroy_fiber(fiber);
   }
