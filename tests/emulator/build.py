@@ -24,7 +24,7 @@ PROCESSES = 2
 TORCH_TARGET = "0x020a000000000000"
 HEADERS = {".h", ".cuh", ".inc"}
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-# Two libraries in one process must not share the variables of their templates, as unique symbols do.
+# Unique symbols would be shared by all libraries of a process: the variables of templates.
 COMMON = [
     "-std=c++20",
     "-g",

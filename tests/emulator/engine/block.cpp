@@ -8,6 +8,7 @@
 #include "engine/grid.h"
 #include "engine/pages.h"
 #include "engine/sanitizers.h"
+#include "engine/tsan_fibers.h"
 
 namespace emulator {
 namespace {
@@ -40,6 +41,7 @@ void Block::run(Grid& grid, long id) {
   blockDim = launch.block;
   gridDim = launch.grid;
   prepare(launch.block);
+  tsan_release(&start_order_);
   schedule();
   finish();
 }
@@ -47,6 +49,7 @@ void Block::run(Grid& grid, long id) {
 void Block::prepare(const dim3& size) {
   const unsigned threads = size.x * size.y * size.z;
   barrier = {};
+  fences = {};
   random_ = Random(grid_->config().seed * 1'000'003 + static_cast<uint64_t>(id_));
   live_ = threads;
   at_grid_barrier_ = grid_barriers_ = 0;
@@ -95,6 +98,7 @@ void Block::fiber_main() {
   Block& block = current_block();
   Fiber& fiber = *block.current();
   const Launch& launch = block.grid().launch();
+  tsan_acquire(&block.start_order_);
   launch.call(launch.argument);
   tsan_release(block.grid().end_order());
   --block.live_;
@@ -210,6 +214,9 @@ void Block::wake(Fiber& fiber) {
 }
 
 void Block::wake_barrier() {
+  if (under_tsan()) {
+    fences.complete_barrier();
+  }
   barrier.voters[barrier.generation & 1] = barrier.arrived;
   barrier.arrived = 0;
   ++barrier.generation;
@@ -238,9 +245,10 @@ void Block::finish() {
     }
   }
   if (under_tsan()) {
+    fences.retire();
     for (Fiber& fiber : fibers_) {
-      fiber.fences.destroy();
-      grid_->retire_fiber(fiber.context.tsan_fiber);
+      fiber.fences.retire();
+      retire_tsan_fiber(fiber.context.tsan_fiber);
     }
     unmap_pages(orders_, kOrdersBytes);
   }

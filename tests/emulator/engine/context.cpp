@@ -4,6 +4,7 @@
 
 #include "engine/pages.h"
 #include "engine/sanitizers.h"
+#include "engine/tsan_fibers.h"
 
 namespace emulator {
 namespace {
@@ -69,7 +70,7 @@ void prepare_context(Context& context, void* stack_bottom, size_t stack_bytes, v
   context.stack_bottom = stack_bottom;
   context.stack_bytes = stack_bytes;
   context.fake_stack = nullptr;
-  context.tsan_fiber = under_tsan() ? __tsan_create_fiber(0) : nullptr;
+  context.tsan_fiber = under_tsan() ? take_tsan_fiber() : nullptr;
   start_at(context, entry);
 }
 

@@ -91,6 +91,27 @@ __global__ void sum_by_last_block(unsigned* ticket, int* values, int* sum) {
   }
 }
 
+// The same with fences by the one thread that takes the ticket, and by those that read.
+__global__ void sum_by_last_block_with_few_fences(unsigned* ticket, int* values, int* sum) {
+  __shared__ bool last;
+  const unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
+  values[at] = static_cast<int>(at);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    last = atomicInc(ticket, gridDim.x - 1) == gridDim.x - 1;
+  }
+  __syncthreads();
+  if (last && threadIdx.x == 7) {
+    __threadfence();
+    int total = 0;
+    for (unsigned i = 0; i < gridDim.x * blockDim.x; ++i) {
+      total += __ldcg(values + i);
+    }
+    *sum = total;
+  }
+}
+
 void run_ticket(void (*kernel)(unsigned*, int*, int*)) {
   unsigned ticket = 0;
   for (int repeat = 0; repeat < 2; ++repeat) {
@@ -173,7 +194,10 @@ void polling() {
 }
 
 void ticket() {
-  in_all_schedules([] { run_ticket(sum_by_last_block<true, true>); });
+  in_all_schedules([] {
+    run_ticket(sum_by_last_block<true, true>);
+    run_ticket(sum_by_last_block_with_few_fences);
+  });
 }
 
 void schedules() {
