@@ -32,7 +32,6 @@ COMMON = [
     "-pthread",
     "-fno-omit-frame-pointer",
     "-fno-gnu-unique",
-    "-fvisibility=hidden",
 ]
 VARIANTS: dict[Variant, list[str]] = {
     "plain": ["-O2"],
