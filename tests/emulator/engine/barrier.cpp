@@ -25,7 +25,10 @@ unsigned arrive(bool vote, Where where) {
   barrier.where = where;
   block.current()->where = where;
   const unsigned parity = barrier.generation & 1;
-  tsan_release(&barrier.orders[parity]);
+  if (under_tsan()) {
+    tsan_release(&barrier.orders[parity]);
+    block.current()->fences.arrive_at_barrier(block.fences);
+  }
   barrier.votes[parity] += vote;
   if (++barrier.arrived == block.live()) {
     block.wake_barrier();

@@ -1,14 +1,14 @@
 #include "engine/block.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <utility>
 
 #include "engine/grid.h"
+#include "engine/pages.h"
 #include "engine/sanitizers.h"
+#include "engine/tsan_fibers.h"
 
 namespace emulator {
 namespace {
@@ -17,7 +17,7 @@ thread_local constinit Block* block_of_thread = nullptr;
 
 // Fibers must not allocate or copy memory with library functions, which TSan watches even in this
 // file: the orders of __syncwarp come from pages that are only ever named, never touched.
-constexpr size_t kOrdersBytes = size_t{64} << 20;
+constexpr size_t kOrdersBytes = size_t{4} << 20;
 constexpr size_t kOrderBytes = 8;
 
 constexpr long kMostYields = 200'000;
@@ -41,6 +41,7 @@ void Block::run(Grid& grid, long id) {
   blockDim = launch.block;
   gridDim = launch.grid;
   prepare(launch.block);
+  tsan_release(&start_order_);
   schedule();
   finish();
 }
@@ -48,6 +49,7 @@ void Block::run(Grid& grid, long id) {
 void Block::prepare(const dim3& size) {
   const unsigned threads = size.x * size.y * size.z;
   barrier = {};
+  fences = {};
   random_ = Random(grid_->config().seed * 1'000'003 + static_cast<uint64_t>(id_));
   live_ = threads;
   at_grid_barrier_ = grid_barriers_ = 0;
@@ -69,8 +71,7 @@ void Block::prepare(const dim3& size) {
     prepare_fiber(rank, size);
   }
   if (under_tsan()) {
-    orders_ = static_cast<char*>(
-        mmap(nullptr, kOrdersBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    orders_ = static_cast<char*>(map_pages(kOrdersBytes));
     orders_used_ = 0;
   }
 }
@@ -97,6 +98,7 @@ void Block::fiber_main() {
   Block& block = current_block();
   Fiber& fiber = *block.current();
   const Launch& launch = block.grid().launch();
+  tsan_acquire(&block.start_order_);
   launch.call(launch.argument);
   tsan_release(block.grid().end_order());
   --block.live_;
@@ -212,6 +214,9 @@ void Block::wake(Fiber& fiber) {
 }
 
 void Block::wake_barrier() {
+  if (under_tsan()) {
+    fences.complete_barrier();
+  }
   barrier.voters[barrier.generation & 1] = barrier.arrived;
   barrier.arrived = 0;
   ++barrier.generation;
@@ -240,11 +245,12 @@ void Block::finish() {
     }
   }
   if (under_tsan()) {
+    fences.retire();
     for (Fiber& fiber : fibers_) {
-      fiber.fences.destroy();
-      grid_->retire_fiber(fiber.context.tsan_fiber);
+      fiber.fences.retire();
+      retire_tsan_fiber(fiber.context.tsan_fiber);
     }
-    munmap(orders_, kOrdersBytes);
+    unmap_pages(orders_, kOrdersBytes);
   }
 }
 

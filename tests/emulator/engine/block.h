@@ -52,7 +52,7 @@ struct Fiber {
   // Of the last collective.
   Where where;
   int atomics_in_turn;
-  FenceModel fences;
+  ThreadFences fences;
 
   int lane() const { return static_cast<int>(rank % 32); }
 };
@@ -83,6 +83,7 @@ class Block {
   Random& random() { return random_; }
   unsigned char* dynamic_shared() const { return dynamic_shared_.data(); }
   Barrier barrier;
+  BlockFences fences;
 
   // For the running fiber. The first returns when somebody has woken it, the second when others
   // have had a turn.
@@ -126,6 +127,7 @@ class Block {
   bool yielding_ = false;
   long yields_ = 0;
   Random random_;
+  char start_order_ = 0;
   char* orders_ = nullptr;
   size_t orders_used_ = 0;
 };

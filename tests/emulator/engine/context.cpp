@@ -1,12 +1,10 @@
 #include "engine/context.h"
 
 #include <pthread.h>
-#include <sys/mman.h>
 
-#include <cstdio>
-#include <cstdlib>
-
+#include "engine/pages.h"
 #include "engine/sanitizers.h"
+#include "engine/tsan_fibers.h"
 
 namespace emulator {
 namespace {
@@ -72,7 +70,7 @@ void prepare_context(Context& context, void* stack_bottom, size_t stack_bytes, v
   context.stack_bottom = stack_bottom;
   context.stack_bytes = stack_bytes;
   context.fake_stack = nullptr;
-  context.tsan_fiber = under_tsan() ? __tsan_create_fiber(0) : nullptr;
+  context.tsan_fiber = under_tsan() ? take_tsan_fiber() : nullptr;
   start_at(context, entry);
 }
 
@@ -110,20 +108,16 @@ void switch_context(Context& from, Context& to, Leaving leaving) {
 
 Stacks::~Stacks() {
   for (char* bottom : bottoms_) {
-    munmap(bottom - kGuardBytes, kGuardBytes + kBytes);
+    unmap_pages(bottom - kGuardBytes, kGuardBytes + kBytes);
   }
 }
 
 void Stacks::reserve(size_t count) {
   bottoms_.reserve(count);
   while (bottoms_.size() < count) {
-    void* pages = mmap(nullptr, kGuardBytes + kBytes, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (pages == MAP_FAILED || mprotect(pages, kGuardBytes, PROT_NONE) != 0) {
-      std::perror("emulator: no memory for the stacks of the threads of a block");
-      std::abort();
-    }
-    bottoms_.push_back(static_cast<char*>(pages) + kGuardBytes);
+    auto* pages = static_cast<char*>(map_pages(kGuardBytes + kBytes));
+    protect_pages(pages, kGuardBytes);
+    bottoms_.push_back(pages + kGuardBytes);
   }
 }
 

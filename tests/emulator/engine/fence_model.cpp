@@ -1,76 +1,89 @@
 #include "engine/fence_model.h"
 
-#include "engine/block.h"
-#include "engine/grid.h"
 #include "engine/sanitizers.h"
+#include "engine/tsan_fibers.h"
 
 namespace emulator {
-namespace {
 
-// A thread that polls an atomic must let others run at some time.
-constexpr int kAtomicsInTurn = 1000;
-
-void pass_on(void*& helper, void* from, void* to, void* tsan_fiber) {
-  if (helper == nullptr) {
-    helper = __tsan_create_fiber(0);
+void Relay::pass(void* from, void* to) {
+  if (fiber_ == nullptr) {
+    fiber_ = take_tsan_fiber();
   }
-  tsan_switch(helper);
+  void* running = __tsan_get_current_fiber();
+  tsan_switch(fiber_);
   __tsan_acquire(from);
   __tsan_release(to);
-  tsan_switch(tsan_fiber);
+  tsan_switch(running);
 }
 
-}  // namespace
-
-void FenceModel::fence() {
-  __tsan_release(&snapshot_);
-  __tsan_acquire(&pending_);
-  fenced_ = true;
-}
-
-void FenceModel::before_atomic(void* address, void* tsan_fiber) {
-  if (fenced_) {
-    pass_on(publisher_, &snapshot_, address, tsan_fiber);
+void Relay::retire() {
+  if (fiber_ != nullptr) {
+    retire_tsan_fiber(fiber_);
   }
 }
 
-void FenceModel::after_atomic(void* address, void* tsan_fiber) {
-  pass_on(reader_, address, &pending_, tsan_fiber);
-}
-
-void FenceModel::destroy() {
-  for (void* helper : {publisher_, reader_}) {
-    if (helper != nullptr) {
-      __tsan_destroy_fiber(helper);
-    }
+void BlockFences::complete_barrier() {
+  if (arriving_.has_snapshot) {
+    publisher_.pass(&arriving_.snapshot, &passed_.snapshot);
+    passed_.has_snapshot = true;
+    arriving_.has_snapshot = false;
+  }
+  if (arriving_.has_pending) {
+    reader_.pass(&arriving_.pending, &passed_.pending);
+    passed_.has_pending = true;
+    arriving_.has_pending = false;
   }
 }
 
-void fence() {
-  __atomic_thread_fence(__ATOMIC_SEQ_CST);
-  if (under_tsan()) {
-    current_block().current()->fences.fence();
+void BlockFences::retire() {
+  publisher_.retire();
+  reader_.retire();
+}
+
+void ThreadFences::fence(BlockFences& block) {
+  // First, as a fence publishes also what it takes in.
+  if (own_.has_pending) {
+    __tsan_acquire(&own_.pending);
+  }
+  if (block.passed_.has_pending) {
+    __tsan_acquire(&block.passed_.pending);
+  }
+  __tsan_release(&own_.snapshot);
+  own_.has_snapshot = true;
+  new_snapshot_ = true;
+}
+
+void ThreadFences::before_atomic(BlockFences& block, void* address) {
+  if (own_.has_snapshot) {
+    publisher_.pass(&own_.snapshot, address);
+  }
+  if (block.passed_.has_snapshot) {
+    publisher_.pass(&block.passed_.snapshot, address);
   }
 }
 
-void before_atomic(const void* address) {
-  Block& block = current_block();
-  Fiber& fiber = *block.current();
-  const int permille = block.grid().config().yield_permille;
-  if (++fiber.atomics_in_turn > kAtomicsInTurn ||
-      (permille > 0 && static_cast<int>(block.random().below(1000)) < permille)) {
-    block.yield();
+void ThreadFences::after_atomic(void* address) {
+  reader_.pass(address, &own_.pending);
+  own_.has_pending = true;
+  new_pending_ = true;
+}
+
+void ThreadFences::arrive_at_barrier(BlockFences& block) {
+  if (new_snapshot_) {
+    publisher_.pass(&own_.snapshot, &block.arriving_.snapshot);
+    block.arriving_.has_snapshot = true;
+    new_snapshot_ = false;
   }
-  if (under_tsan()) {
-    fiber.fences.before_atomic(const_cast<void*>(address), fiber.context.tsan_fiber);
+  if (new_pending_) {
+    reader_.pass(&own_.pending, &block.arriving_.pending);
+    block.arriving_.has_pending = true;
+    new_pending_ = false;
   }
 }
 
-void after_atomic(const void* address) {
-  if (under_tsan()) {
-    Fiber& fiber = *current_block().current();
-    fiber.fences.after_atomic(const_cast<void*>(address), fiber.context.tsan_fiber);
-  }
+void ThreadFences::retire() {
+  publisher_.retire();
+  reader_.retire();
 }
 
 }  // namespace emulator

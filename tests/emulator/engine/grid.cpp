@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "engine/sanitizers.h"
+#include "engine/tsan_fibers.h"
 #include "engine/worker.h"
 
 namespace emulator {
@@ -12,8 +13,6 @@ namespace {
 
 constexpr const char* kPartialGridSync =
     "some blocks have finished while others wait at a grid sync";
-// TSan has room for about 8100 threads and fibers.
-constexpr long kMostFibersKept = 2500;
 
 }  // namespace
 
@@ -37,9 +36,9 @@ std::string Grid::run(const Launch& launch, const Config& config) {
     } while (config.parallel && !turns_.empty());
   }
   done_.acquire();
-  for (void* fiber : std::exchange(retired_fibers_, {})) {
-    __tsan_destroy_fiber(fiber);
-  }
+  // The mutex tells TSan what the semaphore does not: the workers are done.
+  std::lock_guard lock(mutex_);
+  recycle_tsan_fibers();
   tsan_acquire(&end_order_);
   return message_;
 }
@@ -164,15 +163,6 @@ void Grid::fail_locked(const std::string& message) {
   }
   std::erase_if(turns_, [](const Turn& turn) { return turn.worker == nullptr; });
   release_waiting();
-}
-
-void Grid::retire_fiber(void* tsan_fiber) {
-  if (launch_.blocks() * launch_.threads() > kMostFibersKept) {
-    __tsan_destroy_fiber(tsan_fiber);
-    return;
-  }
-  std::lock_guard lock(mutex_);
-  retired_fibers_.push_back(tsan_fiber);
 }
 
 }  // namespace emulator

@@ -62,8 +62,6 @@ class Grid {
   // Accounts for the block that this worker has finished, and returns its next or kNone.
   long next_block(Worker& worker);
   static constexpr long kNone = -1;
-  // TSan knows what a finished fiber did for as long as the fiber exists.
-  void retire_fiber(void* tsan_fiber);
 
  private:
   // A block in flight that could run. Without a worker it has not started.
@@ -95,7 +93,6 @@ class Grid {
   // Addresses that TSan knows the orders by.
   std::array<char, 2> barrier_orders_{};
   char end_order_ = 0;
-  std::vector<void*> retired_fibers_;
   std::binary_semaphore done_{0};
 };
 

@@ -4,8 +4,8 @@
 
 #include <cstdint>
 #include <cstring>
-#include <new>
 
+#include "engine/pages.h"
 #include "engine/sanitizers.h"
 
 // The dynamic linker's own, which no header declares.
@@ -19,7 +19,6 @@ namespace emulator {
 namespace {
 
 constexpr int kGarbage = 0xff;
-constexpr std::align_val_t kAlignment{1024};
 
 struct Search {
   uintptr_t address;
@@ -62,10 +61,10 @@ void fill_static_shared(const StaticShared& shared) {
   }
 }
 
-DynamicShared::DynamicShared()
-    : data_(static_cast<unsigned char*>(::operator new(kMaxBytes, kAlignment))) {}
+// Pages of its own: TSan forgets about them when they are unmapped.
+DynamicShared::DynamicShared() : data_(static_cast<unsigned char*>(map_pages(kMaxBytes))) {}
 
-DynamicShared::~DynamicShared() { ::operator delete(data_, kAlignment); }
+DynamicShared::~DynamicShared() { unmap_pages(data_, kMaxBytes); }
 
 void DynamicShared::open(size_t bytes) {
   std::memset(data_, kGarbage, bytes);

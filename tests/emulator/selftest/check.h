@@ -1,0 +1,80 @@
+// Checks, launches and schedules for the emulator's own tests.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdio>
+#include <functional>
+#include <string>
+
+namespace selftest {
+
+inline int failures = 0;
+
+#define CHECK(condition)                                          \
+  do {                                                            \
+    if (!(condition)) {                                           \
+      std::printf("%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+      ++selftest::failures;                                       \
+    }                                                             \
+  } while (0)
+
+struct Shape {
+  dim3 grid = 1;
+  dim3 block = 32;
+  size_t dynamic_shared = 0;
+  bool cooperative = false;
+};
+
+template <class... Parameters, class... Arguments>
+cudaError_t launch(const Shape& shape, void (*kernel)(Parameters...), Arguments... arguments) {
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeCooperative;
+  attribute.val.cooperative = shape.cooperative;
+  cudaLaunchConfig_t config;
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.dynamic_shared;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+// Of a launch that must fail: its message.
+template <class... Parameters, class... Arguments>
+std::string failure(const Shape& shape, void (*kernel)(Parameters...), Arguments... arguments) {
+  const cudaError_t error = launch(shape, kernel, arguments...);
+  return error == cudaErrorLaunchFailure ? cudaGetErrorString(error) : cudaGetErrorName(error);
+}
+
+inline bool contains(const std::string& text, const std::string& part) {
+  const bool found = text.find(part) != std::string::npos;
+  if (!found) {
+    std::printf("expected '%s' in: %s\n", part.c_str(), text.c_str());
+  }
+  return found;
+}
+
+struct Schedule {
+  unsigned long long seed = 0;
+  int order = 0;
+  int resident = 4;
+  int parallel = 0;
+  int yield_permille = 0;
+};
+inline void use(const Schedule& schedule) {
+  emulator_configure(schedule.seed, schedule.order, schedule.resident, schedule.parallel,
+                     schedule.yield_permille);
+}
+
+// Runs the test in every order, one block at a time and in parallel.
+inline void in_all_schedules(const std::function<void()>& test) {
+  for (int order = 0; order < 3; ++order) {
+    for (int parallel = 0; parallel < 2; ++parallel) {
+      use({.seed = 7, .order = order, .parallel = parallel, .yield_permille = 100 * order});
+      test();
+    }
+  }
+}
+
+}  // namespace selftest
