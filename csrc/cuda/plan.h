@@ -104,13 +104,14 @@ inline Plan make_plan(const Sizes& sizes, const DeviceLimits& device, const Forc
   const int64_t n = sizes.rows;
   const int64_t row_bytes = sizes.classes * sizes.element_size;
   const int64_t groups = ceil_div(row_bytes, kGroupBytes);
-  const bool solo = n <= kSoloRows && n * row_bytes <= kSoloBytes;
 
   Plan plan{};
   plan.processors = device.processors;
   plan.regime = forced.regime != 0           ? static_cast<RowRegime>(forced.regime - 1)
                 : row_bytes <= kWarpRowBytes ? RowRegime::kTeams
                                              : RowRegime::kSlices;
+  const bool solo =
+      plan.regime == RowRegime::kTeams && n <= kSoloRows && n * row_bytes <= kSoloBytes;
   plan.threads = forced.threads != 0 ? forced.threads : solo ? kMaxThreads : kUsualThreads;
   // As many blocks as run at a time: each takes further rows in turn.
   const int64_t resident = int64_t{device.processors} * (4 * kUsualThreads / plan.threads);
