@@ -62,13 +62,13 @@ inline void reduce_short_rows(const RowBlock& rows, BlockStats& stats) {
       lanes[i] = sums.sum;
       moments[i] = sums.moment;
     }
-    // Where every logit is -inf the sums are relative to 0.
+    // Where every logit is -inf the sums count for nothing; a NaN beside those must stay.
     const V sum = fold_each<Real>(lanes, kSum);
     store_wide<Real>(largest, stats.max + first);
-    store_wide<Real>(largest == lowest ? V{} : sum, stats.sum + first);
+    store_wide<Real>(largest == lowest ? sum * 0 : sum, stats.sum + first);
     if constexpr (kReduction != kLogSumExp) {
       const V moment = fold_each<Real>(moments, kSum);
-      store_wide<Real>(largest == lowest ? V{} : moment, stats.moment + first);
+      store_wide<Real>(largest == lowest ? moment * 0 : moment, stats.moment + first);
     }
     for (int64_t i = 0; rows.smoothing && i < here; ++i) {
       const Logits<T, kLogSumExp> all{starts[i], rows.classes, -1};
