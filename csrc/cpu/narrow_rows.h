@@ -7,28 +7,29 @@
 namespace rho_ext {
 namespace {
 
-// Turns as many rows as a vector has lanes into columns.
+// Turns as many rows as a vector has lanes into columns; where there are no more, the last again.
 template <class T>
 inline void load_columns(const RowBlock& rows, int64_t first, int64_t count,
                          vector_t<compute_t<T>>* columns) {
   using Real = compute_t<T>;
   constexpr int kCount = kLanes<Real>;
+  int64_t end = rows.before + first * rows.stride + rows.classes;
+  const T* batch = static_cast<const T*>(rows.logits) - rows.before;
 #pragma GCC unroll 16
   for (int i = 0; i < kCount; ++i) {
-    // Where there are no more rows, the last one again.
-    const int64_t offset = (first + (i < count ? i : count - 1)) * rows.stride;
-    const T* end = static_cast<const T*>(rows.logits) + offset + rows.classes;
-    fetch_ahead(end);
+    const T* x = batch + end;
+    fetch_ahead(x);
     T padded[kCount];
-    if (rows.before + offset + rows.classes < kCount) {
+    if (end < kCount) [[unlikely]] {
       // A vector that ends with the row would begin before the batch.
       __builtin_memset(padded, 0, sizeof(padded));
       for (int64_t c = 1; c <= rows.classes; ++c) {
-        padded[kCount - c] = end[-c];
+        padded[kCount - c] = x[-c];
       }
-      end = padded + kCount;
+      x = padded + kCount;
     }
-    columns[i] = widen(end - kCount);
+    columns[i] = widen(x - kCount);
+    end += i + 1 < count ? rows.stride : 0;
   }
   transpose<Real>(columns);
 }
