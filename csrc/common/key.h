@@ -39,16 +39,17 @@ template <class Real>
 key_t<Real> make_key(Real score, int64_t row) {
   using Bits = typename KeyTraits<Real>::Bits;
   constexpr int kWidth = std::numeric_limits<Bits>::digits;
-  if (std::isnan(score) || score == -std::numeric_limits<Real>::infinity()) {
-    return kExcluded<Real>;
-  }
+  // Bitwise, not logical: signs of scores are as good as random, and so would the branches be.
+  const bool excluded = std::isnan(score) | (score == -std::numeric_limits<Real>::infinity());
   Bits bits = std::bit_cast<Bits>(score);
-  Bits sign = Bits{1} << (kWidth - 1);
+  const Bits sign = Bits{1} << (kWidth - 1);
   // -0 and +0 are equal, so the row decides. Adding 0 would do it too, but it loses a denormal
   // where those are flushed to zero.
   bits = bits == sign ? 0 : bits;
-  Bits ordered = (bits & sign) != 0 ? ~bits : bits | sign;
-  return (static_cast<key_t<Real>>(ordered) << kWidth) | static_cast<Bits>(~static_cast<Bits>(row));
+  const Bits ordered = bits ^ ((Bits{0} - (bits >> (kWidth - 1))) | sign);
+  const auto key =
+      (static_cast<key_t<Real>>(ordered) << kWidth) | static_cast<Bits>(~static_cast<Bits>(row));
+  return excluded ? kExcluded<Real> : key;
 }
 
 template <class Real>
