@@ -40,15 +40,15 @@ template <class Real>
 RHO_HOST_DEVICE typename KeyTraits<Real>::Bits ordered_bits(Real score) {
   using Bits = typename KeyTraits<Real>::Bits;
   constexpr int kWidth = std::numeric_limits<Bits>::digits;
-  if (score != score || score == -std::numeric_limits<Real>::infinity()) {
-    return 0;
-  }
+  // Bitwise, not logical: signs of scores are as good as random, and so would the branches be.
+  const bool excluded = (score != score) | (score == -std::numeric_limits<Real>::infinity());
   Bits bits = std::bit_cast<Bits>(score);
-  Bits sign = Bits{1} << (kWidth - 1);
+  const Bits sign = Bits{1} << (kWidth - 1);
   // -0 and +0 are equal, so the row decides. Adding 0 would do it too, but it loses a denormal
   // where those are flushed to zero.
   bits = bits == sign ? 0 : bits;
-  return (bits & sign) != 0 ? ~bits : bits | sign;
+  const Bits ordered = bits ^ ((Bits{0} - (bits >> (kWidth - 1))) | sign);
+  return excluded ? 0 : ordered;
 }
 
 // The score that ordered_bits was given, where that was not to be excluded.
@@ -65,9 +65,9 @@ template <class Real>
 RHO_HOST_DEVICE key_t<Real> key_of(typename KeyTraits<Real>::Bits ordered, int64_t row) {
   using Bits = typename KeyTraits<Real>::Bits;
   constexpr int kWidth = std::numeric_limits<Bits>::digits;
-  return ordered == 0 ? kExcluded<Real>
-                      : (static_cast<key_t<Real>>(ordered) << kWidth) |
-                            static_cast<Bits>(~static_cast<Bits>(row));
+  const auto key =
+      (static_cast<key_t<Real>>(ordered) << kWidth) | static_cast<Bits>(~static_cast<Bits>(row));
+  return ordered == 0 ? kExcluded<Real> : key;
 }
 
 template <class Real>

@@ -99,7 +99,16 @@ inline Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> shape
   return Tensor(handle);
 }
 
-// 1-D integer tensor, int64 or int32, read without a copy.
+// The values of a 1-D tensor, read without a copy.
+template <class T>
+struct Strided {
+  const T* data;
+  int64_t stride;
+
+  const T& operator[](int64_t i) const { return data[i * stride]; }
+};
+
+// 1-D integer tensor, int64 or int32.
 class IndexView {
  public:
   explicit IndexView(const Tensor& tensor)
@@ -107,9 +116,14 @@ class IndexView {
         stride_(tensor.stride(0)),
         wide_(dtype_of(tensor) == ScalarType::Long) {}
 
-  int64_t operator[](int64_t i) const {
-    return wide_ ? static_cast<const int64_t*>(data_)[i * stride_]
-                 : static_cast<const int32_t*>(data_)[i * stride_];
+  // Calls fn(values) with the values in their type, so that a loop over them asks for it once.
+  template <class Fn>
+  void visit(const Fn& fn) const {
+    if (wide_) {
+      fn(Strided<int64_t>{static_cast<const int64_t*>(data_), stride_});
+    } else {
+      fn(Strided<int32_t>{static_cast<const int32_t*>(data_), stride_});
+    }
   }
 
  private:
@@ -118,20 +132,24 @@ class IndexView {
   bool wide_;
 };
 
-// 1-D float32, float16 or bfloat16 tensor, read as float32 without a copy.
+// 1-D float32, float16 or bfloat16 tensor, whose values convert to float.
 class FloatView {
  public:
   explicit FloatView(const Tensor& tensor)
       : data_(tensor.const_data_ptr()), stride_(tensor.stride(0)), dtype_(dtype_of(tensor)) {}
 
-  float operator[](int64_t i) const {
+  // As IndexView::visit.
+  template <class Fn>
+  void visit(const Fn& fn) const {
+    using torch::headeronly::BFloat16;
+    using torch::headeronly::Half;
     switch (dtype_) {
       case ScalarType::Half:
-        return static_cast<const torch::headeronly::Half*>(data_)[i * stride_];
+        return fn(Strided<Half>{static_cast<const Half*>(data_), stride_});
       case ScalarType::BFloat16:
-        return static_cast<const torch::headeronly::BFloat16*>(data_)[i * stride_];
+        return fn(Strided<BFloat16>{static_cast<const BFloat16*>(data_), stride_});
       default:
-        return static_cast<const float*>(data_)[i * stride_];
+        return fn(Strided<float>{static_cast<const float*>(data_), stride_});
     }
   }
 

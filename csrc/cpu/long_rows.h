@@ -85,11 +85,11 @@ inline void reduce_long_rows(const RowBlock& rows, BlockStats& stats) {
         distance.add(Logits<T, kLogSumExp>{x + begin, count, -1}, begin);
       }
     }
-    // Where every logit is -inf the sums are relative to 0.
+    // Where every logit is -inf the sums count for nothing; a NaN beside those must stay.
     const bool empty = sums.max == kLowest<Real>;
     stats.max[row] = static_cast<double>(sums.max);
-    stats.sum[row] = empty ? 0.0 : sums.sum;
-    stats.moment[row] = empty ? 0.0 : sums.moment;
+    stats.sum[row] = empty ? sums.sum * 0.0 : sums.sum;
+    stats.moment[row] = empty ? sums.moment * 0.0 : sums.moment;
     stats.distance[row] = distance.sum;
     stats.label[row] = widen_one(x + label);
   }

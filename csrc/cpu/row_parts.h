@@ -106,9 +106,9 @@ struct Logits {
 };
 
 // While every logit was -inf, differences from -inf would be NaN; from 0 they stay -inf.
-template <class Real>
-inline Real base_of(Real largest) {
-  return largest == kLowest<Real> ? Real{0} : largest;
+template <class V>
+inline V base_of(V largest) {
+  return largest == -__builtin_inff() ? V{} : largest;
 }
 
 // The sums of exp(t) and of what else the method needs, t = x - base, of each lane.
@@ -132,6 +132,23 @@ struct LaneSums {
     return {sum + other.sum, moment + other.moment};
   }
 };
+
+// What as many rows as a vector has lanes leave behind.
+template <class Real>
+inline void store_wide(vector_t<Real> v, double* to) {
+  store(to, __builtin_convertvector(v, wide_t<Real>));
+}
+template <Reduction kReduction, class Real>
+inline void store_stats(vector_t<Real> largest, const LaneSums<kReduction, Real>& total,
+                        int64_t first, BlockStats& stats) {
+  // Where every logit is -inf the sums count for nothing; a NaN beside those must stay.
+  auto settled = [&](auto sum) { return largest == -__builtin_inff() ? sum * 0 : sum; };
+  store_wide<Real>(largest, stats.max + first);
+  store_wide<Real>(settled(total.sum), stats.sum + first);
+  if constexpr (kReduction != kLogSumExp) {
+    store_wide<Real>(settled(total.moment), stats.moment + first);
+  }
+}
 
 template <Reduction kReduction, class T>
 inline auto lane_sums(const Logits<T, kReduction>& logits, compute_t<T> base) {

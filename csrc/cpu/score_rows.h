@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <limits>
+#include <numeric>
 #include <type_traits>
 
 #include "common/checks.h"
@@ -70,7 +71,8 @@ void dispatch_method(Method method, const Fn& fn) {
   }
 }
 
-// Reads the labels, ids and irreducible losses of some rows, and checks them.
+// Reads the labels, ids and irreducible losses of at most kRowsPerCall rows at a time, and checks
+// them.
 class Lookup {
  public:
   Lookup(const ScoreArguments& in, const Tensor& logits)
@@ -81,39 +83,87 @@ class Lookup {
         classes_(logits.size(1)),
         points_(il_ ? in.il->size(0) : 0) {}
 
+  // Has the memory fetch what `read` will gather from the table: each value lies somewhere else,
+  // and the core would wait for one after the other. The ids are not checked yet, so the addresses
+  // may lie anywhere, which a prefetch does not mind.
+  void fetch(int64_t begin, int64_t end) const {
+    if (!il_ || !ids_) {
+      return;
+    }
+    il_->visit([&](auto table) {
+      ids_->visit([&](auto ids) {
+        for (int64_t row = begin; row < end; ++row) {
+          const auto offset = static_cast<uint64_t>(ids[row]) *
+                              static_cast<uint64_t>(table.stride) * sizeof(*table.data);
+          __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(table.data) +
+                                                           static_cast<uintptr_t>(offset)));
+        }
+      });
+    });
+  }
+
   // Returns the first row that is out of range, or `end`. An ignored row has label -1.
   int64_t read(int64_t begin, int64_t end, int64_t* label, float* il) const {
-    for (int64_t row = begin; row < end; ++row, ++label, ++il) {
-      *label = labels_[row];
-      *il = 0.0f;
-      if (*label == ignore_index_) {
-        *label = -1;
-        continue;
-      }
-      if (*label < 0 || *label >= classes_) {
-        return row;
-      }
-      if (il_) {
-        const int64_t id = ids_ ? (*ids_)[row] : row;
-        if (id < 0 || id >= points_) {
-          return row;
-        }
-        *il = (*il_)[id];
-      }
+    const int64_t labelled = read_labels(begin, end, label);
+    if (!il_) {
+      std::fill_n(il, labelled - begin, 0.0f);
+      return labelled;
     }
-    return end;
+    int64_t id[kRowsPerCall];
+    std::iota(id, id + (labelled - begin), begin);
+    if (ids_) {
+      ids_->visit([&](auto ids) {
+        for (int64_t row = begin; row < labelled; ++row) {
+          id[row - begin] = ids[row];
+        }
+      });
+    }
+    int64_t row = begin;
+    il_->visit([&](auto table) {
+      for (; row < labelled; ++row, ++label, ++il) {
+        const int64_t point = id[row - begin];
+        if (*label < 0) {
+          *il = 0.0f;
+        } else if (point >= 0 && point < points_) {
+          *il = table[point];
+        } else {
+          return;
+        }
+      }
+    });
+    return row;
   }
 
   [[noreturn]] void fail(const char* op, int64_t row) const {
-    if (labels_[row] < 0 || labels_[row] >= classes_) {
-      index_error(op, ": labels must be in [0, ", classes_, ") or equal to ignore_index (",
-                  ignore_index_, "), got ", labels_[row], " at row ", row);
-    }
-    index_error(op, ": ids must be in [0, ", points_, "), the rows of il, got ", (*ids_)[row],
-                " at row ", row);
+    labels_.visit([&](auto labels) {
+      if (labels[row] < 0 || labels[row] >= classes_) {
+        index_error(op, ": labels must be in [0, ", classes_, ") or equal to ignore_index (",
+                    ignore_index_, "), got ", labels[row], " at row ", row);
+      }
+    });
+    ids_->visit([&](auto ids) {
+      index_error(op, ": ids must be in [0, ", points_, "), the rows of il, got ", ids[row],
+                  " at row ", row);
+    });
+    __builtin_unreachable();
   }
 
  private:
+  int64_t read_labels(int64_t begin, int64_t end, int64_t* label) const {
+    int64_t row = begin;
+    labels_.visit([&](auto labels) {
+      for (; row < end; ++row, ++label) {
+        *label = labels[row];
+        if (*label == ignore_index_) {
+          *label = -1;
+        } else if (*label < 0 || *label >= classes_) {
+          return;
+        }
+      }
+    });
+    return row;
+  }
+
   IndexView labels_;
   std::optional<IndexView> ids_;
   std::optional<FloatView> il_;
@@ -147,12 +197,16 @@ void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
     Real loss[kRowsPerCall];
     for (int64_t i = 0; i < rows; ++i) {
       const RowStats<double> row{stats.max[i],    stats.sum[i],      stats.log_sum[i],
-                         stats.moment[i], stats.distance[i], stats.label[i]};
+                                 stats.moment[i], stats.distance[i], stats.label[i]};
       loss[i] = static_cast<Real>(loss_of(row, kMethod, classes, in.label_smoothing));
       score[i] = score_of<Real>(kMethod, row, loss[i], static_cast<Real>(il[i]));
     }
-    for (int64_t i = 0; bias && i < rows; ++i) {
-      score[i] += static_cast<Real>((*bias)[begin + i]);
+    if (bias) {
+      bias->visit([&](auto values) {
+        for (int64_t i = 0; i < rows; ++i) {
+          score[i] += static_cast<Real>(static_cast<float>(values[begin + i]));
+        }
+      });
     }
     for (int64_t i = 0; i < rows; ++i) {
       score[i] = label[i] < 0 ? -std::numeric_limits<Real>::infinity() : score[i];
@@ -164,8 +218,10 @@ void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
     int64_t label[kRowsPerCall];
     float il[kRowsPerCall];
     BlockStats stats;
+    lookup.fetch(begin, std::min(begin + kRowsPerCall, end));
     for (int64_t base = begin; base < end; base += kRowsPerCall) {
       const int64_t rows = std::min(kRowsPerCall, end - base);
+      lookup.fetch(base + rows, std::min(base + rows + kRowsPerCall, end));
       const int64_t bad = lookup.read(base, base + rows, label, il);
       if (bad < base + rows) {
         keep_smaller(first_bad, bad);

@@ -24,16 +24,19 @@
 namespace rho_ext {
 
 // Up to here comparisons are as fast as the steps for many keys.
-inline constexpr int64_t kFewKeys = 256;
+inline constexpr int64_t kFewKeys = 128;
 
 // Each thread walks over whole chunks; fewer keys than this are not worth waking another one for.
 inline constexpr int64_t kKeysPerChunk = 32768;
 
 inline constexpr int64_t kMaxSample = 4096;
 
-// 32 bits of score are three digits, and the 2048 places that a pass writes to stay in the cache.
-inline constexpr int kDigitBits = 11;
-inline constexpr size_t kDigits = size_t{1} << kDigitBits;
+// 32 bits of score are three digits of 11 bits, and the 2048 places that a pass writes to stay in
+// the cache. Few keys take four passes with digits of 8 bits: the counters would cost more than
+// they.
+inline constexpr int64_t kKeysForWideDigits = 2048;
+inline constexpr int kWideDigit = 11;
+inline constexpr int kNarrowDigit = 8;
 
 inline int64_t chunks_of(int64_t n) { return (n + kKeysPerChunk - 1) / kKeysPerChunk; }
 
@@ -115,13 +118,16 @@ void copy_from(Key floor, const Key* keys, int64_t n, const std::vector<int64_t>
   });
 }
 
-// One counter for each chunk and digit.
-using DigitCounts = std::vector<std::array<uint32_t, kDigits>>;
+// One counter for each value of a digit.
+template <int kBits>
+using DigitCounts = std::array<uint32_t, size_t{1} << kBits>;
 
 // Moves the keys into descending order of one digit, keeping the order of equal ones. False, and
 // nothing moved, if all have the same.
-template <class Key>
-bool sort_by_digit(const Key* from, Key* to, int64_t n, int shift, DigitCounts& counts) {
+template <int kBits, class Key>
+bool sort_by_digit(const Key* from, Key* to, int64_t n, int shift,
+                   std::vector<DigitCounts<kBits>>& counts) {
+  constexpr size_t kDigits = DigitCounts<kBits>{}.size();
   const auto digit_of = [shift](Key key) { return static_cast<size_t>(key >> shift) % kDigits; };
   for_each_chunk(n, [&](int64_t chunk, int64_t begin, int64_t end) {
     auto& count = counts[static_cast<size_t>(chunk)];
@@ -130,7 +136,7 @@ bool sort_by_digit(const Key* from, Key* to, int64_t n, int shift, DigitCounts& 
       ++count[digit_of(from[i])];
     }
   });
-  std::array<uint32_t, kDigits> next{};
+  DigitCounts<kBits> next{};
   for (const auto& count : counts) {
     for (size_t digit = 0; digit < kDigits; ++digit) {
       next[digit] += count[digit];
@@ -159,12 +165,12 @@ bool sort_by_digit(const Key* from, Key* to, int64_t n, int shift, DigitCounts& 
 
 // Sorts by score, descending, and keeps the order of equal scores. The result lies in one of the
 // two arrays, and the other one is overwritten.
-template <class Key>
+template <int kBits, class Key>
 Key* radix_sort(Key* keys, Key* other, int64_t n) {
   constexpr int kKeyBits = static_cast<int>(8 * sizeof(Key));
-  DigitCounts counts(static_cast<size_t>(chunks_of(n)));
-  for (int shift = kKeyBits / 2; shift < kKeyBits; shift += kDigitBits) {
-    if (sort_by_digit(keys, other, n, shift, counts)) {
+  std::vector<DigitCounts<kBits>> counts(static_cast<size_t>(chunks_of(n)));
+  for (int shift = kKeyBits / 2; shift < kKeyBits; shift += kBits) {
+    if (sort_by_digit<kBits>(keys, other, n, shift, counts)) {
       std::swap(keys, other);
     }
   }
@@ -196,8 +202,10 @@ void top_keys(key_t<Real>* keys, int64_t n, int64_t k, const Emit& emit) {
   Key* sorted = winners.get();
   if (kept <= kFewKeys) {
     sort_few(sorted, kept, found);
+  } else if (kept < kKeysForWideDigits) {
+    sorted = radix_sort<kNarrowDigit>(winners.get(), keys, kept);
   } else {
-    sorted = radix_sort(winners.get(), keys, kept);
+    sorted = radix_sort<kWideDigit>(winners.get(), keys, kept);
   }
   for_each_chunk(k, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t rank = begin; rank < end; ++rank) {

@@ -107,23 +107,52 @@ inline FloatVector at_least(FloatVector floor, FloatVector t) {
 #endif
 }
 
+// Vectors a and b dealt into each other like cards: the lower halves, or the upper ones.
+template <class T>
+inline vector_t<T> deal_lower(vector_t<T> a, vector_t<T> b) {
+  constexpr auto kLane = [](int lane) { return lane % 2 * kLanes<T> + lane / 2; };
+  return shuffle<T, kLane>(a, b);
+}
+template <class T>
+inline vector_t<T> deal_upper(vector_t<T> a, vector_t<T> b) {
+  constexpr auto kLane = [](int lane) { return lane % 2 * kLanes<T> + (lane + kLanes<T>) / 2; };
+  return shuffle<T, kLane>(a, b);
+}
+
 // Folds each of as many vectors as they have lanes into one value; lane i is that of vector i. Each
-// round deals two vectors into each other like cards and folds the upper halves onto the lower.
+// round deals two vectors into each other and folds the upper halves onto the lower.
 template <class T, class Fold>
 inline vector_t<T> fold_each(vector_t<T>* vectors, Fold op) {
-  constexpr int kCount = kLanes<T>;
-  constexpr auto kLow = [](int lane) { return lane % 2 * kCount + lane / 2; };
-  constexpr auto kHigh = [](int lane) { return lane % 2 * kCount + lane / 2 + kCount / 2; };
 #pragma GCC unroll 4
-  for (int half = kCount / 2; half > 0; half /= 2) {
+  for (int half = kLanes<T> / 2; half > 0; half /= 2) {
 #pragma GCC unroll 8
     for (int i = 0; i < half; ++i) {
       const vector_t<T> a = vectors[i];
       const vector_t<T> b = vectors[i + half];
-      vectors[i] = op(shuffle<T, kLow>(a, b), shuffle<T, kHigh>(a, b));
+      vectors[i] = op(deal_lower<T>(a, b), deal_upper<T>(a, b));
     }
   }
   return vectors[0];
+}
+
+// Lane j of vector i and lane i of vector j change places, for as many vectors as they have lanes:
+// the bits of i and j are one number, which a round turns by one place.
+template <class T>
+inline void transpose(vector_t<T>* vectors) {
+  constexpr int kHalf = kLanes<T> / 2;
+#pragma GCC unroll 4
+  for (int round = kHalf; round > 0; round /= 2) {
+    vector_t<T> dealt[kLanes<T>];
+#pragma GCC unroll 8
+    for (int i = 0; i < kHalf; ++i) {
+      dealt[2 * i] = deal_lower<T>(vectors[i], vectors[i + kHalf]);
+      dealt[2 * i + 1] = deal_upper<T>(vectors[i], vectors[i + kHalf]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes<T>; ++i) {
+      vectors[i] = dealt[i];
+    }
+  }
 }
 
 // Folds the lanes of one vector into one value.

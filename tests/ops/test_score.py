@@ -14,6 +14,7 @@ from .cases import (
     INF,
     LAYOUTS,
     METHODS,
+    NAN,
     Case,
     assert_accurate,
     same_bits,
@@ -84,6 +85,24 @@ def test_a_certain_label_scores_exactly_zero(
         got = score(logits, torch.tensor([label], device=device), None, method=method)
         assert got.scores.item() == 0.0
         assert got.losses.item() == 0.0
+
+
+@pytest.mark.parametrize("classes", [2, 5, 16, 17, 100, 1025])
+@pytest.mark.parametrize("dtype", DTYPES, ids=short)
+@pytest.mark.parametrize("others", [-INF, 0.0])
+def test_rows_with_one_nan_are_accurate(
+    others: float, dtype: torch.dtype, classes: int, device: torch.device
+) -> None:
+    """Wherever it stands: no maximum that passes over it may hide it."""
+    logits = torch.full((classes, classes), others, dtype=dtype, device=device)
+    logits[:, classes // 2] = 1.0
+    logits.diagonal().fill_(NAN)
+    for label in {0, classes // 2, classes - 1}:
+        labels = torch.full((classes,), label, device=device)
+        for method in ("loss", "grad_norm", "entropy"):
+            got = score(logits, labels, None, method=method)
+            assert got.scores.isnan().all()
+            assert got.losses.isnan().all()
 
 
 @pytest.mark.parametrize("flush", [False, True], ids=["", "flush_denormal"])
