@@ -13,7 +13,15 @@ from rho_train.data import (
     fingerprint,
     loader,
 )
-from rho_train.il import ILRecipe, ILStore, crossfit_il, holdout_il, score_points
+from rho_train.il import (
+    ILRecipe,
+    ILStore,
+    average_il,
+    crossfit_il,
+    holdout_il,
+    pretrained_il,
+    score_points,
+)
 from rho_train.selection import Selector
 from rho_train.training import TrainConfig, Trainer
 
@@ -26,9 +34,11 @@ __all__ = [
     "Selector",
     "TrainConfig",
     "Trainer",
+    "average_il",
     "crossfit_il",
     "fingerprint",
     "holdout_il",
     "loader",
+    "pretrained_il",
     "score_points",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,12 +69,23 @@ def il_steps(config: ExperimentConfig, kind: str, n: int) -> int:
 def il_job(config: ExperimentConfig, out: Path, kind: str, seed: int, on_step: OnStep) -> None:
     """Compute the irreducible losses of one kind and seed, unless the store is there already."""
     path = il_path(out, kind, seed)
+    work = path.with_suffix(".unfinished")
     setting = Setting.make(config, seed)
     if path.exists():
-        ILStore.load(path, setting.dataset)
+        ILStore.load(path, setting.dataset).check()
         on_step(il_steps(config, kind, len(setting.dataset)))
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    else:
+        compute_il(config, setting, kind, seed, work, on_step).save(path)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def compute_il(
+    config: ExperimentConfig, setting: Setting, kind: str, seed: int, work: Path, on_step: OnStep
+) -> ILStore:
+    """Compute the irreducible losses of a setting, going on from what lies in the folder `work`.
+
+    The IL models take their weights and order from `seed`.
+    """
 
     def make_model(model_seed: int) -> nn.Module:
         features = setting.data.train_x.shape[1]
@@ -81,11 +93,12 @@ def il_job(config: ExperimentConfig, out: Path, kind: str, seed: int, on_step: O
 
     # The target has the seed itself: its IL model must not start from the same weights.
     recipe = dataclasses.replace(config.il, seed=config.il.seed + 1000 * (seed + 1))
+    dataset = setting.dataset
     if kind == "holdout":
-        store = holdout_il(make_model, setting.dataset, setting.held_out, recipe, on_step=on_step)
-    else:
-        store = crossfit_il(make_model, setting.dataset, config.folds, recipe, on_step=on_step)
-    store.save(path)
+        return holdout_il(
+            make_model, dataset, setting.held_out, recipe, folder=work, on_step=on_step
+        )
+    return crossfit_il(make_model, dataset, config.folds, recipe, folder=work, on_step=on_step)
 
 
 def train_job(

@@ -1,6 +1,17 @@
 """Irreducible losses: the models that give them and the store that keeps them."""
 
-from rho_train.il.models import ILRecipe, crossfit_il, fit_il, holdout_il, score_points
+from rho_train.il.fit import ILRecipe, fit_il
+from rho_train.il.models import average_il, crossfit_il, holdout_il, pretrained_il
+from rho_train.il.score import score_points
 from rho_train.il.store import ILStore
 
-__all__ = ["ILRecipe", "ILStore", "crossfit_il", "fit_il", "holdout_il", "score_points"]
+__all__ = [
+    "ILRecipe",
+    "ILStore",
+    "average_il",
+    "crossfit_il",
+    "fit_il",
+    "holdout_il",
+    "pretrained_il",
+    "score_points",
+]
