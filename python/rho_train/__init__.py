@@ -15,11 +15,13 @@ from rho_train.data import (
 )
 from rho_train.il import (
     ILRecipe,
+    ILShards,
     ILStore,
     average_il,
     crossfit_il,
     holdout_il,
     pretrained_il,
+    save_shards,
     score_points,
 )
 from rho_train.selection import Selector
@@ -28,6 +30,7 @@ from rho_train.training import TrainConfig, Trainer
 __all__ = [
     "Batch",
     "ILRecipe",
+    "ILShards",
     "ILStore",
     "IndexedDataset",
     "LargeBatchSampler",
@@ -40,5 +43,6 @@ __all__ = [
     "holdout_il",
     "loader",
     "pretrained_il",
+    "save_shards",
     "score_points",
 ]

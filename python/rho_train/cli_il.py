@@ -18,9 +18,9 @@ from rho_train.data import IndexedDataset
 from rho_train.experiment import DataConfig, ExperimentConfig, Method
 from rho_train.experiment.config import ILKind
 from rho_train.experiment.jobs import il_steps
-from rho_train.experiment.losses import check_config, compute_stored, identity
+from rho_train.experiment.losses import check_config, compute_stored, identity, open_store
 from rho_train.experiment.setting import Setting
-from rho_train.il import ILRecipe, ILStore
+from rho_train.il import ILRecipe, ILStore, save_shards
 from rho_train.il.reference import convert_reference
 from rho_train.progress import OnStep, Stopped, stop_signals
 from rho_train.report.losses import format_losses, numbers, summarize_losses, write_losses_page
@@ -34,6 +34,7 @@ def compute(
     hidden: tuple[int, ...] = (256, 256),
     holdout: float = 0.5,
     folds: int = 2,
+    rows_a_file: int = 0,
     data: DataConfig = DataConfig(),  # noqa: B008 (frozen)
     recipe: ILRecipe = ILRecipe(),  # noqa: B008 (frozen)
 ) -> None:
@@ -47,15 +48,19 @@ def compute(
         hidden: widths of the hidden layers of the MLP.
         holdout: share of the training points that a holdout IL model trains on.
         folds: of the cross-fit.
+        rows_a_file: write a folder of shards with so many rows each; 0: one file.
         data: what to train on.
         recipe: how the IL models are trained.
     """
-    if seeds < 1:
-        raise ValueError(f"seeds must be at least 1, got {seeds}")
+    if seeds < 1 or rows_a_file < 0:
+        raise ValueError(
+            f"seeds must be at least 1 and rows_a_file at least 0, got {seeds} and {rows_a_file}"
+        )
     config = _config(kind, seed, data, hidden=hidden, il=recipe, holdout=holdout, folds=folds)
     if out.exists():
-        store = ILStore.load(out, Setting.make(config, seed).dataset)
+        store = open_store(out)
         try:
+            store.verify(Setting.make(config, seed).dataset)
             check_config(store, identity(config, kind, seeds))
         except ValueError as error:
             raise ValueError(f"{out} is there already: {error}") from error
@@ -66,7 +71,9 @@ def compute(
     with _ranks() as rank, _progress(steps, visible=rank == 0) as on_step:
         store = compute_stored(config, kind, seeds, work, on_step)
         if rank == 0:
-            store.save(out)
+            # Written where the rest of the work is: a kill leaves nothing beside the store.
+            _save(store, work / "store", rows_a_file)
+            os.replace(work / "store", out)
     if rank == 0:
         shutil.rmtree(work)
         print(numbers(summarize_losses(store)))
@@ -77,11 +84,11 @@ def inspect(path: Path, extremes: int = 10, out: Path | None = None) -> None:
     """Show the distribution of a store and its extreme points.
 
     Args:
-        path: the store.
+        path: the store, a file or a folder of shards.
         extremes: how many of the highest and of the lowest irreducible losses are listed.
         out: write the same as a page there, for example il.html.
     """
-    summary = summarize_losses(ILStore.load(path), extremes)
+    summary = summarize_losses(open_store(path), extremes)
     print(format_losses(summary))
     if out is not None:
         write_losses_page(summary, path.name, out)
@@ -92,13 +99,13 @@ def verify(path: Path, data: Path | None = None, labels: Path | None = None) -> 
     """Check every value of a store, and that it belongs to its data.
 
     Args:
-        path: the store.
+        path: the store, a file or a folder of shards.
         data: the .npz file that `il compute` was given; not needed for Letter Recognition.
         labels: an .npy file with the labels of all points, for any store.
     """
-    store = ILStore.load(path)
+    store = open_store(path)
     store.check()
-    print(f"content: as it was written, {len(store.il):,} rows, SHA-256 {store.sha256}")
+    print(f"content: {len(store.il):,} rows as they were written")
     known = int(store.known.sum())
     print(f"known: {known:,} of {len(store.il):,} ({known / len(store.il):.1%})")
     made_from = json.loads(store.info.get("config", "null"))
@@ -130,6 +137,15 @@ def convert(path: Path, out: Path = Path("il.safetensors"), labels: Path | None 
     store.save(out)
     print(numbers(summarize_losses(store)))
     print(f"store: {out}")
+
+
+def _save(store: ILStore, path: Path, rows_a_file: int) -> None:
+    if path.is_dir():  # of a process that was killed here
+        shutil.rmtree(path)
+    if rows_a_file:
+        save_shards(store, path, rows_a_file)
+    else:
+        store.save(path)
 
 
 def _config(kind: ILKind, seed: int, data: DataConfig, **options: Any) -> ExperimentConfig:

@@ -36,21 +36,28 @@ def compute_arguments(table: Path, out: Path, *more: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("kind", "known"), [("holdout", 300), ("crossfit", 600)])
+@pytest.mark.parametrize(
+    ("kind", "known", "rows"), [("holdout", 300, 0), ("crossfit", 600, 0), ("crossfit", 600, 250)]
+)
 def test_computed_once_and_used_by_many_targets(
-    tmp_path: Path, table: Path, kind: str, known: int, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, table: Path, kind: str, known: int, rows: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "il.safetensors"
+    path = tmp_path / "il"
     command = compute_arguments(table, path, f"--kind={kind}", "--seeds=2", "--data.noise=0.2")
+    command.append(f"--rows_a_file={rows}")
     assert main(command) == 0
     assert f"{known} of 600 examples" in capfd.readouterr().out
-    assert sorted(os.listdir(tmp_path)) == ["il.safetensors", "table.npz"]
-    written = path.read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["il", "table.npz"]
+    files = [path] if rows == 0 else sorted(path.iterdir())
+    assert len(files) == (1 if rows == 0 else 3 + 1)
+    written = [file.read_bytes() for file in files]
     assert main(command) == 0
     assert "is there already" in capfd.readouterr().out
     assert main([*command, "--seeds=1"]) == 1
     assert re.search("there already: .*seeds: store has 2, wanted 1", capfd.readouterr().err)
-    assert path.read_bytes() == written
+    assert [file.read_bytes() for file in files] == written
+    assert main(["il", "inspect", str(path)]) == 0
+    assert f"{known} of 600 examples" in capfd.readouterr().out
     assert main(["il", "verify", str(path), f"--data={table}"]) == 0
     printed = capfd.readouterr().out
     assert f"known: {known} of 600" in printed

@@ -11,7 +11,7 @@ from torch import nn
 
 from rho_train.experiment.config import ExperimentConfig
 from rho_train.experiment.setting import Setting
-from rho_train.il import ILStore, average_il, crossfit_il, holdout_il
+from rho_train.il import ILShards, ILStore, average_il, crossfit_il, holdout_il
 from rho_train.models import mlp
 from rho_train.progress import OnStep
 
@@ -90,6 +90,19 @@ def check_config(store: ILStore, wanted: dict[str, Any]) -> None:
         )
 
 
+def open_store(path: Path) -> ILStore:
+    """Open a file, mapped, or a folder of shards, whose values are checked and joined in memory.
+
+    Raises:
+        FileNotFoundError, ValueError: see `ILStore.load` and `ILShards.load`.
+    """
+    if not path.is_dir():
+        return ILStore.load(path)
+    shards = ILShards.load(path)
+    shards.check()
+    return shards.join()
+
+
 def load_stored(path: Path, config: ExperimentConfig, setting: Setting) -> ILStore:
     """Load a store for these data.
 
@@ -97,8 +110,9 @@ def load_stored(path: Path, config: ExperimentConfig, setting: Setting) -> ILSto
         FileNotFoundError, ValueError: see `ILStore.load`; or the table that it was computed from
             had other features.
     """
-    store = ILStore.load(path, setting.dataset)
+    store = open_store(path)
     try:
+        store.verify(setting.dataset)
         check_config(store, {"data": {"sha256": config.data.identity()["sha256"]}})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

@@ -96,18 +96,7 @@ class ILStore:
         Raises:
             ValueError: count, labels or id scheme differ; the message lists which.
         """
-        theirs = fingerprint_of(dataset)
-        differences = [
-            f"{meaning}: store has {self.fingerprint[key]}, data set has {theirs[key]}"
-            for key, meaning in _FINGERPRINT.items()
-            if self.fingerprint[key] != theirs[key]
-        ]
-        if differences:
-            raise ValueError(
-                "ILStore: the store belongs to another data set ("
-                + "; ".join(differences)
-                + f"); {_RECOMPUTE}, or load the data set that the store was made for"
-            )
+        compare(self.fingerprint, dataset)
 
     def check(self) -> None:
         """Read all values: each must be finite or NaN, and they must be those that were saved.
@@ -225,6 +214,22 @@ class ILStore:
             digest.update(f"{name} {tensor.dtype} {len(tensor)}".encode())
             digest.update(_bytes(tensor))
         return digest.hexdigest()
+
+
+def compare(fingerprint: Mapping[str, str], dataset: IndexedDataset) -> None:
+    """Refuse a data set with another fingerprint, and say what differs."""
+    theirs = fingerprint_of(dataset)
+    differences = [
+        f"{meaning}: store has {fingerprint[key]}, data set has {theirs[key]}"
+        for key, meaning in _FINGERPRINT.items()
+        if fingerprint[key] != theirs[key]
+    ]
+    if differences:
+        raise ValueError(
+            "ILStore: the store belongs to another data set ("
+            + "; ".join(differences)
+            + f"); {_RECOMPUTE}, or load the data set that the store was made for"
+        )
 
 
 def _check_table(name: str, table: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:

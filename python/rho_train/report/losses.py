@@ -52,6 +52,7 @@ def summarize_losses(store: ILStore, extremes: int = 10) -> LossesSummary:
     """Summarise a store; takes the memory of two more tables.
 
     Example:
+        >>> import torch
         >>> store = ILStore(torch.tensor([0.1, 2.0, float("nan")]), {"n": "3", "labels": "",
         ...     "ids": "position"})
         >>> summary = summarize_losses(store, extremes=1)
