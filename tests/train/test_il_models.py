@@ -175,6 +175,41 @@ def test_seeds_are_averaged_in_float64_and_unknown_stays_unknown() -> None:
         average_il([])
 
 
+class Augmented(TensorDataset):
+    """Jitters its inputs by torch's generator."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        x, y = super().__getitem__(index)
+        return x + torch.tensor([0.0, 1.0, 1.0, 1.0]) * torch.randn(4), y
+
+
+def test_augmentation_is_for_training_alone() -> None:
+    plain = make_data()
+    assert isinstance(plain.dataset, TensorDataset)
+    augmented = IndexedDataset(Augmented(*plain.dataset.tensors))
+    seen: list[tuple[bool, Tensor]] = []
+    model = make_model(0)
+    model.register_forward_pre_hook(lambda m, args: seen.append((m.training, args[0])))
+    recipe = ILRecipe(epochs=2, batch_size=8)
+    store = holdout_il(lambda s: model, plain, torch.arange(20), recipe, augmented=augmented)
+    x = plain.dataset.tensors[0]
+    assert {training for training, _ in seen} == {True, False}
+    for training, inputs in seen:
+        assert torch.equal(inputs, x[inputs[:, 0].long()]) is not training
+    assert int(store.known.sum()) == 40
+    state = torch.get_rng_state()
+    for compute in (
+        lambda: holdout_il(make_model, augmented, torch.arange(20), recipe),
+        lambda: crossfit_il(make_model, augmented, 2, recipe),
+        lambda: pretrained_il(make_model(0), augmented),
+    ):
+        with pytest.raises(ValueError, match="other inputs when it is read again"):
+            compute()
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(ValueError, match="augmented must have the points of dataset"):
+        crossfit_il(make_model, plain, 2, recipe, augmented=make_data(seed=1))
+
+
 def test_store_belongs_to_its_data() -> None:
     store = crossfit_il(make_model, make_data(), 2, ILRecipe(epochs=1))
     store.verify(make_data())

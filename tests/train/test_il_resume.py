@@ -135,6 +135,21 @@ def by_crossfit(folder: Path | None, on_step: OnStep) -> ILStore:
     return crossfit_il(make_model, make_data(), 3, RECIPE, folder=folder, on_step=on_step)
 
 
+class Augmented(TensorDataset):
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+        x, y = super().__getitem__(index)
+        return x + torch.randn(4), y
+
+
+def by_augmented(folder: Path | None, on_step: OnStep) -> ILStore:
+    plain = make_data()
+    assert isinstance(plain.dataset, TensorDataset)
+    augmented = IndexedDataset(Augmented(*plain.dataset.tensors))
+    return crossfit_il(
+        make_model, plain, 2, RECIPE, augmented=augmented, folder=folder, on_step=on_step
+    )
+
+
 def by_pretrained(folder: Path | None, on_step: OnStep) -> ILStore:
     return pretrained_il(make_model(0), make_data(), batch_size=5, folder=folder, on_step=on_step)
 
@@ -151,7 +166,7 @@ class Steps:
         return self.calls == self.stop_at
 
 
-@pytest.mark.parametrize("compute", [by_holdout, by_crossfit, by_pretrained])
+@pytest.mark.parametrize("compute", [by_holdout, by_crossfit, by_augmented, by_pretrained])
 def test_stopped_again_and_again(
     tmp_path: Path,
     compute: Callable[[Path | None, OnStep], ILStore],

@@ -82,6 +82,7 @@ def fit_il(
     target_ids: Tensor,
     recipe: ILRecipe,
     *,
+    augmented: IndexedDataset | None = None,
     folder: Path | None = None,
     on_step: OnStep = go_on,
 ) -> ILFit:
@@ -97,6 +98,9 @@ def fit_il(
         train_ids: int64 (m,), the points that the model trains on.
         target_ids: int64 (n,), the points whose irreducible loss is wanted.
         recipe: epochs, batch size, AdamW.
+        augmented: the same points with augmentation, to train on (paper, Appendix B); they are
+            scored without, from `dataset`. Transforms that draw from torch's generator are
+            repeated exactly after a kill.
         folder: for checkpoints; calling it again after a kill goes on from the last one and ends
             with the same bits. None: nothing is kept.
         on_step: called with the number of steps that were made, 0 while points are scored;
@@ -107,7 +111,8 @@ def fit_il(
 
     Raises:
         ValueError: the two sets share a point: its loss would not be irreducible but memorised;
-            or the folder holds the training of another model, recipe or data set.
+            `augmented` has other points than `dataset`; or the folder holds the training of
+            another model, recipe or data set.
         FloatingPointError: the loss on the target's points was never finite.
         OSError: the folder cannot be written.
         Stopped: `on_step` asked for it; without a folder the work is lost.
@@ -118,7 +123,12 @@ def fit_il(
             f"fit_il: {len(shared)} points are in train_ids and in target_ids, the first has id "
             f"{int(shared[0])}; the IL model must not train on a point that it scores"
         )
-    fit = _Fit(model, dataset, train_ids, target_ids, recipe, folder, on_step)
+    if augmented is not None and fingerprint(augmented) != fingerprint(dataset):
+        raise ValueError(
+            "fit_il: augmented must have the points of dataset in the same order, got other labels "
+            "or another count; wrap the same data with the transforms"
+        )
+    fit = _Fit(model, dataset, augmented or dataset, train_ids, target_ids, recipe, folder, on_step)
     if not fit.finished:
         # All devices, as the checkpoint has them all.
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -144,13 +154,14 @@ class _Fit:
         self,
         model: nn.Module,
         dataset: IndexedDataset,
+        augmented: IndexedDataset,
         train_ids: Tensor,
         target_ids: Tensor,
         recipe: ILRecipe,
         folder: Path | None,
         on_step: OnStep,
     ) -> None:
-        self.model, self.dataset, self.recipe = model, dataset, recipe
+        self.model, self.dataset, self.augmented, self.recipe = model, dataset, augmented, recipe
         self.train_ids, self.target_ids = train_ids, target_ids
         self.folder, self.on_step = folder, on_step
         self.optimizer = adamw(model, recipe.lr, recipe.weight_decay)
@@ -182,7 +193,7 @@ class _Fit:
         sampler = LargeBatchSampler(
             self.train_ids, batch_size, seed=self.recipe.seed, start=self.step
         )
-        batches = iter(loader(self.dataset, sampler, seed=self.recipe.seed))
+        batches = iter(loader(self.augmented, sampler, seed=self.recipe.seed))
         if self.random_state is None:
             torch.manual_seed(self.recipe.seed)
         else:

@@ -13,6 +13,7 @@ from rho_train.data import IndexedDataset, fingerprint, generator
 from rho_train.il.fit import ILFit, ILRecipe, best_path, fit_il
 from rho_train.il.score import (
     SCORING_BATCH,
+    check_unaugmented,
     rank_and_world,
     score_points,
     wait_for,
@@ -31,6 +32,7 @@ def holdout_il(
     holdout_ids: Tensor,
     recipe: ILRecipe,
     *,
+    augmented: IndexedDataset | None = None,
     folder: Path | None = None,
     on_step: OnStep = go_on,
 ) -> ILStore:
@@ -41,17 +43,18 @@ def holdout_il(
 
     Args:
         make_model: builds the model from `recipe.seed`.
-        dataset: all points, without augmentation when they are scored (paper, Appendix B).
+        dataset: all points, without augmentation (paper, Appendix B).
         holdout_ids: int64 (m,), the points to train on.
         recipe: how.
+        augmented: the same points with augmentation, to train on, see `fit_il`.
         folder: for checkpoints, see `fit_il` and `score_points`: after a kill the same call goes
             on and gives the same bits; under an initialised process group the ranks share the
             work. Delete it when the store is saved.
         on_step: called with the number of training steps that were made; returns whether to stop.
 
     Raises:
-        ValueError: the holdout is empty, holds all points, or has ids out of range; or the folder
-            belongs to other work.
+        ValueError: the holdout is empty, holds all points, or has ids out of range; `dataset` gives
+            other inputs when it is read again; or the folder belongs to other work.
         OSError: the folder cannot be written.
         Stopped: `on_step` asked for it.
 
@@ -76,7 +79,7 @@ def holdout_il(
             "some, half is a good start"
         )
     job = (recipe.seed, held_out.nonzero().flatten(), targets)
-    il, info = _compute("holdout", make_model, dataset, [job], recipe, folder, on_step)
+    il, info = _compute("holdout", make_model, dataset, augmented, [job], recipe, folder, on_step)
     return ILStore(il, fingerprint(dataset), info=info)
 
 
@@ -86,6 +89,7 @@ def crossfit_il(
     folds: int,
     recipe: ILRecipe,
     *,
+    augmented: IndexedDataset | None = None,
     folder: Path | None = None,
     on_step: OnStep = go_on,
 ) -> ILStore:
@@ -117,7 +121,7 @@ def crossfit_il(
         for f in range(folds)
     ]
     kind = f"cross-fit, {folds} folds"
-    il, info = _compute(kind, make_model, dataset, jobs, recipe, folder, on_step)
+    il, info = _compute(kind, make_model, dataset, augmented, jobs, recipe, folder, on_step)
     return ILStore(il, fingerprint(dataset), fold=fold, info=info)
 
 
@@ -133,7 +137,8 @@ def pretrained_il(
 
     It must not have seen these points, or their losses are memorised, not irreducible. A model
     trained for something else is a poor choice (Deng et al. 2023, table 7: zero-shot CLIP is worse
-    than a small model trained on a holdout). Arguments and errors are those of `score_points`.
+    than a small model trained on a holdout). Arguments and errors are those of `score_points`, and
+    a ValueError when `dataset` gives other inputs when it is read again.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -142,6 +147,7 @@ def pretrained_il(
         tensor([0.6931, 0.6931, 0.6931])
     """
     started = time.perf_counter()
+    check_unaugmented(dataset)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     ids = torch.arange(len(dataset))
@@ -198,19 +204,30 @@ def _compute(
     kind: str,
     make_model: MakeModel,
     dataset: IndexedDataset,
+    augmented: IndexedDataset | None,
     jobs: Sequence[tuple[int, Tensor, Tensor]],
     recipe: ILRecipe,
     folder: Path | None,
     on_step: OnStep,
 ) -> tuple[Tensor, dict[str, str]]:
     """Train a model for each (seed, train_ids, target_ids) and score its target_ids."""
+    check_unaugmented(dataset)
     rank, world = rank_and_world() if folder is not None else (0, 1)
 
     def fit(index: int, on_step: OnStep) -> tuple[nn.Module, ILFit]:
         seed, train, target = jobs[index]
         model = make_model(seed)
         path = _model_folder(folder, index)
-        return model, fit_il(model, dataset, train, target, recipe, folder=path, on_step=on_step)
+        return model, fit_il(
+            model,
+            dataset,
+            train,
+            target,
+            recipe,
+            augmented=augmented,
+            folder=path,
+            on_step=on_step,
+        )
 
     if world > 1:
         for index in range(rank, len(jobs), world):
