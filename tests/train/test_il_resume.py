@@ -221,6 +221,12 @@ def test_a_folder_of_other_work_is_refused(tmp_path: Path) -> None:
             ),
         ),
         (
+            "augmentation",
+            lambda: holdout_il(
+                make_model, make_data(), held_out, RECIPE, augmented=make_data(), folder=tmp_path
+            ),
+        ),
+        (
             "weights",
             lambda: pretrained_il(make_model(0), make_data(), batch_size=5, folder=best.parent),
         ),

@@ -128,7 +128,8 @@ def fit_il(
             "fit_il: augmented must have the points of dataset in the same order, got other labels "
             "or another count; wrap the same data with the transforms"
         )
-    fit = _Fit(model, dataset, augmented or dataset, train_ids, target_ids, recipe, folder, on_step)
+    shown = dataset if augmented is None else augmented
+    fit = _Fit(model, dataset, shown, train_ids, target_ids, recipe, folder, on_step)
     if not fit.finished:
         # All devices, as the checkpoint has them all.
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -175,6 +176,7 @@ class _Fit:
             self.identity = {
                 "recipe": asdict(recipe),
                 "data": fingerprint(dataset),
+                "augmentation": augmented is not dataset,
                 "train_ids_sha256": ids_sha256(train_ids),
                 "target_ids_sha256": ids_sha256(target_ids),
                 "initial_weights_sha256": weights_sha256(model),
