@@ -244,3 +244,8 @@ def test_a_folder_of_other_work_is_refused(tmp_path: Path) -> None:
     pretrained_il(make_model(0), make_data(), folder=tmp_path / "pretrained")
     with pytest.raises(ValueError, match="belongs to a run with another data"):
         pretrained_il(make_model(0), make_data(1), folder=tmp_path / "pretrained")
+    pretrained_il(make_model(0), make_data(), batch_size=5, folder=tmp_path / "swapped")
+    first, second, *_ = sorted((tmp_path / "swapped").iterdir())
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(ValueError, match="belongs to a run with another begin"):
+        pretrained_il(make_model(0), make_data(), batch_size=5, folder=tmp_path / "swapped")

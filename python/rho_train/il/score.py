@@ -83,11 +83,11 @@ def score_points(
         if not path.exists():
             part = ids[begin : begin + rows]
             piece = score_points(model, dataset, part, batch_size=batch_size, on_step=on_step)
-            save_checkpoint(path, {**identity, "losses": piece})
+            save_checkpoint(path, {**identity, "begin": begin, "losses": piece})
     for begin in begins:
         path = _piece(folder, begin)
         wait_for(path, on_step)
-        losses[begin : begin + rows] = load_checkpoint(path, identity)["losses"]
+        losses[begin : begin + rows] = load_checkpoint(path, {**identity, "begin": begin})["losses"]
     return losses
 
 
