@@ -13,22 +13,36 @@ from rho_train.data import (
     fingerprint,
     loader,
 )
-from rho_train.il import ILRecipe, ILStore, crossfit_il, holdout_il, score_points
+from rho_train.il import (
+    ILRecipe,
+    ILShards,
+    ILStore,
+    average_il,
+    crossfit_il,
+    holdout_il,
+    pretrained_il,
+    save_shards,
+    score_points,
+)
 from rho_train.selection import Selector
 from rho_train.training import TrainConfig, Trainer
 
 __all__ = [
     "Batch",
     "ILRecipe",
+    "ILShards",
     "ILStore",
     "IndexedDataset",
     "LargeBatchSampler",
     "Selector",
     "TrainConfig",
     "Trainer",
+    "average_il",
     "crossfit_il",
     "fingerprint",
     "holdout_il",
     "loader",
+    "pretrained_il",
+    "save_shards",
     "score_points",
 ]

@@ -6,16 +6,17 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
 import rho_ext
+from rho_train import cli_il
 from rho_train.data import load_letters
 from rho_train.experiment import DataConfig, ExperimentConfig, Method, run_experiment
-from rho_train.experiment.config import DEMO_METHODS, ILKind
+from rho_train.experiment.config import DEMO_METHODS, NEED_IL, ILKind
 from rho_train.experiment.run import JobsFailed
 from rho_train.files import message
 from rho_train.il import ILRecipe
@@ -60,7 +61,7 @@ def demo(
 def train(
     out: Path = Path("runs/train"),
     method: str = "rho",
-    il: ILKind = "crossfit",
+    il: Literal["none", "holdout", "crossfit"] | Path = "crossfit",
     seed: int = 0,
     hidden: tuple[int, ...] = (256, 256),
     holdout: float = 0.5,
@@ -74,7 +75,8 @@ def train(
     Args:
         out: output folder; an interrupted run goes on there.
         method: uniform, rho, loss, neg_il, grad_norm or entropy.
-        il: where irreducible losses come from; read by rho and neg_il only.
+        il: where irreducible losses come from: holdout, crossfit, or a store that `rho-ext il
+            compute` wrote, whose seconds are not charged; read by rho and neg_il only.
         seed: of noise, split, weights and order.
         hidden: widths of the hidden layers of the MLP.
         holdout: share of the training points that a holdout IL model trains on.
@@ -83,7 +85,9 @@ def train(
         train: how.
         recipe: how the IL models are trained.
     """
-    needed: ILKind = il if method in ("rho", "neg_il") else "none"
+    store = il if isinstance(il, Path) and method in NEED_IL else None
+    kind: ILKind = "stored" if isinstance(il, Path) else il
+    needed: ILKind = kind if method in NEED_IL else "none"
     chosen = Method(method, method, method, needed, "rest" if needed == "holdout" else "all")
     config = ExperimentConfig(
         title=f"{method} on {data.path.name if data.path else 'Letter Recognition'}",
@@ -98,6 +102,7 @@ def train(
         il=recipe,
         holdout=holdout,
         folds=folds,
+        store=store,
     )
     _run(config, out, 1)
 
@@ -131,12 +136,17 @@ def _run(config: ExperimentConfig, out: Path, processes: int) -> None:
     print(f"report: {write_report(out)}")
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {
+_COMMANDS: dict[str, Callable[..., None] | dict[str, Callable[..., None]]] = {
     "demo": demo,
     "train": train,
+    "il": cli_il.COMMANDS,
     "report": report,
     "doctor": doctor,
 }
+
+
+_IL = "Compute, look at, check and convert irreducible losses."
+_CONFIGURED = (demo, train, cli_il.compute)
 
 
 def _parser() -> ArgumentParser:
@@ -146,15 +156,23 @@ def _parser() -> ArgumentParser:
         epilog="examples: 'rho-ext demo', 'rho-ext train --method rho --train.steps 5000'",
         version=rho_ext.__version__,
     )
+    _add_commands(parser, _COMMANDS)
+    return parser
+
+
+def _add_commands(parser: ArgumentParser, functions: Mapping[str, Any]) -> None:
     commands = parser.add_subcommands(required=True, dest="command")
-    for name, function in _COMMANDS.items():
-        summary = (function.__doc__ or "").partition("\n")[0]
+    for name, function in functions.items():
+        nested = isinstance(function, dict)
+        summary = _IL if nested else (function.__doc__ or "").partition("\n")[0]
         command = ArgumentParser(description=summary)
-        if name in ("demo", "train"):
+        commands.add_subcommand(name, command, help=summary)
+        if nested:
+            _add_commands(command, function)
+            continue
+        if function in _CONFIGURED:
             command.add_argument("--config", action="config", help="YAML file with options")
         command.add_function_arguments(function, as_group=False, as_positional=True)
-        commands.add_subcommand(name, command, help=summary)
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -167,9 +185,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         ready: Namespace = parser.instantiate(parsed)
-        options: dict[str, Any] = dict(vars(ready[ready.command]))
+        function: Any = _COMMANDS
+        while isinstance(function, dict):
+            function, ready = function[ready.command], ready[ready.command]
+        options: dict[str, Any] = dict(vars(ready))
         options.pop("config", None)
-        _COMMANDS[ready.command](**options)
+        function(**options)
     except Stopped as stopped:
         print(f"rho-ext: {stopped}", file=sys.stderr)
         return _STOPPED

@@ -183,6 +183,25 @@ def test_dispatch_without_the_compiled_op(
     assert_draws(module, out, "dispatch")
 
 
+def test_a_store_is_checked_before_it_is_measured(
+    tmp_path: Path, module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, out = module("bench_il_store"), tmp_path / "il_store.csv"
+    monkeypatch.setattr(bench, "ROWS", 10_001)
+    options = ["--threads=1", f"--out={out}"]
+    assert bench.main(options) == 0
+    rows = read(out)
+    assert tuple(rows[0]) == (*module("common").PROVENANCE, *bench.COLUMNS)
+    assert [(row["layout"], row["what"]) for row in rows] == [
+        (layout, what)
+        for layout in ("file", "shards")
+        for what in ("save", "open", "4096 ids", "check")
+    ]
+    monkeypatch.setattr(bench.ILShards, "gather", lambda self, ids: torch.zeros(len(ids)))
+    with pytest.raises(module("common").BenchmarkFailed, match="shards: the store gives other"):
+        bench.main([*options, "--providers=shards"])
+
+
 def test_cuda_is_refused_in_one_sentence(
     tmp_path: Path, module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:

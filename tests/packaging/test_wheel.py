@@ -108,6 +108,19 @@ def test_numbers_in_the_readme_are_rows_of_results() -> None:
     assert float(long[1]["accuracy"]) > max(float(row["accuracy"]) for row in rows("demo"))
 
 
+def test_times_of_stores_in_the_readme_are_rows_of_results() -> None:
+    root = Path(__file__).parents[2]
+    text = " ".join((root / "README.md").read_text().split())
+    file = root / "benchmarks" / "results" / "il_store" / "epyc.csv"
+    rows = list(csv.DictReader(file.read_text().splitlines()))
+    assert {row["rows"] for row in rows} == {"100000000"}
+    ms = {(row["layout"], row["what"]): float(row["median_ms"]) for row in rows}
+    opened = f"{ms['file', 'open']:.2f} ms and 25 shards in {ms['shards', 'open']:.1f} ms"
+    assert f"With 100,000,000 rows a file opens in {opened}" in text
+    ids = f"{ms['file', '4096 ids']:.2f} ms and {ms['shards', '4096 ids']:.2f} ms"
+    assert f"4,096 random ids take {ids}" in text
+
+
 def test_speeds_in_the_readme_are_rows_of_results() -> None:
     root = Path(__file__).parents[2]
     text = " ".join((root / "README.md").read_text().split())

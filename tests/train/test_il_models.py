@@ -7,7 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from rho_train import ILRecipe, IndexedDataset, crossfit_il, holdout_il, models, score_points
+from rho_train import (
+    ILRecipe,
+    IndexedDataset,
+    average_il,
+    crossfit_il,
+    holdout_il,
+    models,
+    pretrained_il,
+    score_points,
+)
 from rho_train.il import fit_il
 from rho_train.progress import Stopped
 
@@ -85,7 +94,8 @@ def test_the_epoch_with_the_lowest_loss_on_the_target_points_is_kept() -> None:
     by_epoch: list[float] = []
 
     def watch(steps: int) -> bool:
-        by_epoch.append(float(score_points(model, data, target).mean()))
+        if steps:
+            by_epoch.append(float(score_points(model, data, target).mean()))
         return False
 
     # One step is one epoch of these 20 points.
@@ -117,6 +127,87 @@ def test_points_without_a_label_have_no_irreducible_loss() -> None:
     store = crossfit_il(make_model, IndexedDataset(TensorDataset(x, y)), 2, ILRecipe(epochs=2))
     assert torch.equal(store.known, y != -100)
     assert all(float(loss) > 0 for loss in store.info["holdout_loss"].split(", "))
+
+
+def test_a_pretrained_model_is_asked_in_eval_mode_and_left_as_it_was() -> None:
+    model = nn.Sequential(make_model(3), nn.BatchNorm1d(3))
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    store = pretrained_il(model, make_data(), batch_size=7)
+    assert all(part.training for part in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    model.eval()
+    data = make_data().dataset
+    assert isinstance(data, TensorDataset)
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(
+            model(data.tensors[0]), data.tensors[1], reduction="none"
+        )
+    torch.testing.assert_close(store.il, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_seeds_are_averaged_in_float64_and_unknown_stays_unknown() -> None:
+    data = make_data()
+    seeds = [crossfit_il(make_model, data, 2, ILRecipe(epochs=1, seed=10 * s)) for s in range(3)]
+    seeds[1].il[7] = torch.nan
+    # In float32 this sum would lose the small ones.
+    for store, value in zip(seeds, (1e9, 1.0, -1e9), strict=True):
+        store.il[8] = value
+    mean = average_il(seeds)
+    assert (~mean.known).nonzero().flatten().tolist() == [7]
+    assert float(mean.il[8]) == pytest.approx(1 / 3)
+    expected = torch.stack([store.il.double() for store in seeds]).mean(0).float()
+    assert torch.equal(mean.il.nan_to_num(), expected.nan_to_num())
+    assert mean.fold is None  # every seed has folds of its own
+    assert mean.info["stores"] == "3"
+    assert mean.info["kind"] == "cross-fit, 2 folds"
+    assert len(mean.info["recipe"].split("; ")) == 3
+    total = sum(float(store.info["seconds"]) for store in seeds)
+    assert float(mean.info["seconds"]) == pytest.approx(total, abs=0.002)
+    assert average_il([seeds[0], seeds[0]]).fold is not None
+    mean.verify(data)
+    other = pretrained_il(make_model(0), make_data(seed=1))
+    with pytest.raises(ValueError, match=r"stores 0 and 1 belong to different .*labels differ"):
+        average_il([seeds[0], other])
+    with pytest.raises(ValueError, match="at least one store, got none"):
+        average_il([])
+
+
+class Augmented(TensorDataset):
+    """Jitters its inputs by torch's generator."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        x, y = super().__getitem__(index)
+        return x + torch.tensor([0.0, 1.0, 1.0, 1.0]) * torch.randn(4), y
+
+
+def test_augmentation_is_for_training_alone() -> None:
+    plain = make_data()
+    assert isinstance(plain.dataset, TensorDataset)
+    augmented = IndexedDataset(Augmented(*plain.dataset.tensors))
+    seen: list[tuple[bool, Tensor]] = []
+    model = make_model(0)
+    model.register_forward_pre_hook(lambda m, args: seen.append((m.training, args[0])))
+    recipe = ILRecipe(epochs=2, batch_size=8)
+    store = holdout_il(lambda s: model, plain, torch.arange(20), recipe, augmented=augmented)
+    x = plain.dataset.tensors[0]
+    assert {training for training, _ in seen} == {True, False}
+    for training, inputs in seen:
+        assert torch.equal(inputs, x[inputs[:, 0].long()]) is not training
+    assert int(store.known.sum()) == 40
+    state = torch.get_rng_state()
+    for compute in (
+        lambda: holdout_il(make_model, augmented, torch.arange(20), recipe),
+        lambda: crossfit_il(make_model, augmented, 2, recipe),
+        lambda: pretrained_il(make_model(0), augmented),
+    ):
+        with pytest.raises(ValueError, match="other inputs when it is read again"):
+            compute()
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(ValueError, match="augmented must have the points of dataset"):
+        crossfit_il(make_model, plain, 2, recipe, augmented=make_data(seed=1))
 
 
 def test_store_belongs_to_its_data() -> None:

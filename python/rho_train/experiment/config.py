@@ -12,7 +12,8 @@ from rho_train.il import ILRecipe
 from rho_train.selection import METHODS
 from rho_train.training import TrainConfig
 
-ILKind = Literal["none", "holdout", "crossfit"]
+ILKind = Literal["none", "holdout", "crossfit", "stored"]
+NEED_IL = ("rho", "neg_il")
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ class Method:
         name: in files and records.
         label: for people.
         select: `uniform`, or a method of `rho_ext.select`.
-        il: where irreducible losses come from.
-        points: train on `all` training points, or on the `rest` that is not held out.
+        il: where irreducible losses come from; `stored`: from the experiment's store.
+        points: train on `all` training points, or on the `rest` that is not held out; with a store,
+            on the points that it knows.
     """
 
     name: str
@@ -72,7 +74,7 @@ class Method:
             )
         if self.il not in get_args(ILKind):
             raise ValueError(f"il must be one of {', '.join(get_args(ILKind))}, got {self.il!r}")
-        if self.select in ("rho", "neg_il") and self.il == "none":
+        if self.select in NEED_IL and self.il == "none":
             raise ValueError(
                 f"method {self.select} needs irreducible losses; choose il = holdout or crossfit"
             )
@@ -109,6 +111,7 @@ class ExperimentConfig:
         il: how the IL models are trained.
         holdout: share of the training points that a holdout IL model trains on.
         folds: of the cross-fit.
+        store: file of irreducible losses, for methods that take them from there.
     """
 
     title: str
@@ -122,6 +125,7 @@ class ExperimentConfig:
     il: ILRecipe = field(default_factory=ILRecipe)
     holdout: float = 0.5
     folds: int = 2
+    store: Path | None = None
 
     def __post_init__(self) -> None:
         names = [method.name for method in self.methods]
@@ -130,6 +134,8 @@ class ExperimentConfig:
                 raise ValueError(f"{what} must be different and at least one, got {list(values)}")
         if self.baseline not in names:
             raise ValueError(f"baseline must be one of {', '.join(names)}, got {self.baseline!r}")
+        if self.store is None and any(method.il == "stored" for method in self.methods):
+            raise ValueError("il = stored needs the store; give its path")
         if not 0.0 < self.holdout < 1.0:
             raise ValueError(f"holdout must lie in (0, 1), got {self.holdout}")
         if self.folds < 2:

@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+import shutil
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-from torch.utils.data import TensorDataset
-
-from rho_train.data import ClassificationData, IndexedDataset, generator, uniform_label_noise
 from rho_train.experiment.config import ExperimentConfig, Method
-from rho_train.il import ILStore, crossfit_il, holdout_il
+from rho_train.experiment.losses import compute_il, load_stored
+from rho_train.experiment.setting import Setting
+from rho_train.il import ILStore
 from rho_train.models import mlp
 from rho_train.progress import OnStep
 from rho_train.selection import Selector
 from rho_train.training import Trainer
-
-
-@dataclass(frozen=True, eq=False)
-class Setting:
-    """What all methods share under one seed: noisy labels and the split."""
-
-    data: ClassificationData
-    dataset: IndexedDataset
-    noisy: Tensor
-    held_out: Tensor
-    rest: Tensor
-
-    @classmethod
-    def make(cls, config: ExperimentConfig, seed: int) -> Setting:
-        """Draw noise and split from `seed`."""
-        data = config.data.load()
-        labels, noisy = uniform_label_noise(
-            data.train_y, config.data.noise, data.num_classes, seed=seed
-        )
-        n = len(labels)
-        order = torch.randperm(n, generator=generator(seed, "holdout"))
-        count = round(config.holdout * n)
-        dataset = IndexedDataset(TensorDataset(data.train_x, labels))
-        return cls(data, dataset, noisy, order[:count].sort().values, order[count:].sort().values)
-
-    def points(self, method: Method) -> Tensor:
-        """Return the ids that a method trains on."""
-        return torch.arange(len(self.dataset)) if method.points == "all" else self.rest
 
 
 def il_path(out: Path, kind: str, seed: int) -> Path:
@@ -68,24 +36,14 @@ def il_steps(config: ExperimentConfig, kind: str, n: int) -> int:
 def il_job(config: ExperimentConfig, out: Path, kind: str, seed: int, on_step: OnStep) -> None:
     """Compute the irreducible losses of one kind and seed, unless the store is there already."""
     path = il_path(out, kind, seed)
+    work = path.with_suffix(".unfinished")
     setting = Setting.make(config, seed)
     if path.exists():
-        ILStore.load(path, setting.dataset)
+        ILStore.load(path, setting.dataset).check()
         on_step(il_steps(config, kind, len(setting.dataset)))
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-
-    def make_model(model_seed: int) -> nn.Module:
-        features = setting.data.train_x.shape[1]
-        return mlp(features, config.hidden, setting.data.num_classes, seed=model_seed)
-
-    # The target has the seed itself: its IL model must not start from the same weights.
-    recipe = dataclasses.replace(config.il, seed=config.il.seed + 1000 * (seed + 1))
-    if kind == "holdout":
-        store = holdout_il(make_model, setting.dataset, setting.held_out, recipe, on_step=on_step)
     else:
-        store = crossfit_il(make_model, setting.dataset, config.folds, recipe, on_step=on_step)
-    store.save(path)
+        compute_il(config, setting, kind, seed, work, on_step).save(path)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def train_job(
@@ -94,10 +52,14 @@ def train_job(
     """Train one method with one seed, going on from its checkpoint."""
     setting = Setting.make(config, seed)
     data = setting.data
-    selector, il_seconds = None, 0.0
+    selector, il_seconds, points = None, 0.0, setting.points(method)
     if method.select != "uniform":
         store = None
-        if method.il != "none":
+        if method.il == "stored":
+            assert config.store is not None
+            store = load_stored(config.store, config, setting)
+            points = store.known.nonzero().flatten()
+        elif method.il != "none":
             store = ILStore.load(il_path(out, method.il, seed), setting.dataset)
             il_seconds = float(store.info["seconds"])
         selector = Selector(
@@ -107,7 +69,7 @@ def train_job(
     trainer = Trainer(
         model,
         setting.dataset,
-        setting.points(method),
+        points,
         data.test_x,
         data.test_y,
         config.train,

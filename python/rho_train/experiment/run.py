@@ -89,7 +89,7 @@ def run_experiment(config: ExperimentConfig, out: Path, *, processes: int = 0) -
 
 
 def _jobs(config: ExperimentConfig, out: Path) -> list[_Job]:
-    kinds = sorted({method.il for method in config.methods} - {"none"})
+    kinds = sorted({method.il for method in config.methods} - {"none", "stored"})
     n = len(config.data.load().train_y)
     steps = {kind: il_steps(config, kind, n) for kind in kinds}
     losses = [
@@ -102,7 +102,7 @@ def _jobs(config: ExperimentConfig, out: Path) -> list[_Job]:
             f"{method.name}-{seed}",
             partial(train_job, config, out, method, seed),
             config.train.steps,
-            None if method.il == "none" else f"{method.il}-{seed}",
+            None if method.il in ("none", "stored") else f"{method.il}-{seed}",
         )
         for seed in config.seeds
         for method in config.methods

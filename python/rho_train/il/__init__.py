@@ -1,6 +1,20 @@
 """Irreducible losses: the models that give them and the store that keeps them."""
 
-from rho_train.il.models import ILRecipe, crossfit_il, fit_il, holdout_il, score_points
+from rho_train.il.fit import ILRecipe, fit_il
+from rho_train.il.models import average_il, crossfit_il, holdout_il, pretrained_il
+from rho_train.il.score import score_points
+from rho_train.il.shards import ILShards, save_shards
 from rho_train.il.store import ILStore
 
-__all__ = ["ILRecipe", "ILStore", "crossfit_il", "fit_il", "holdout_il", "score_points"]
+__all__ = [
+    "ILRecipe",
+    "ILShards",
+    "ILStore",
+    "average_il",
+    "crossfit_il",
+    "fit_il",
+    "holdout_il",
+    "pretrained_il",
+    "save_shards",
+    "score_points",
+]

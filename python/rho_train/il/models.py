@@ -1,177 +1,29 @@
-"""Models of the irreducible loss: trained on points that the target does not train on."""
+"""Irreducible losses by models that do not train on the points that they score."""
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-import rho_ext
-from rho_train.data import (
-    IndexedDataset,
-    LargeBatchSampler,
-    fingerprint,
-    generator,
-    loader,
-    split,
-    to,
+from rho_train.data import IndexedDataset, fingerprint, generator
+from rho_train.il.fit import ILFit, ILRecipe, best_path, fit_il
+from rho_train.il.score import (
+    SCORING_BATCH,
+    check_unaugmented,
+    rank_and_world,
+    score_points,
+    wait_for,
+    weights_sha256,
 )
 from rho_train.il.store import ILStore
-from rho_train.optim import adamw
-from rho_train.progress import OnStep, Stopped, go_on
-from rho_train.scoring import logits_of, scoring
+from rho_train.progress import OnStep, go_on
 
 MakeModel = Callable[[int], nn.Module]
 """Builds a fresh model from a seed."""
-
-_SCORING_BATCH = 4096
-_IGNORED = -100
-
-
-@dataclass(frozen=True)
-class ILRecipe:
-    """How an irreducible-loss model is trained.
-
-    Its quality decides whether RHO-LOSS helps: a model that has not converged makes it worse than
-    uniform selection, so train for long enough; the best epoch is kept.
-
-    Args:
-        epochs: passes over the points that the IL model trains on.
-        batch_size: points a step.
-        lr: AdamW learning rate, constant.
-        weight_decay: of AdamW.
-        seed: of initial weights, order and folds.
-    """
-
-    epochs: int = 40
-    batch_size: int = 64
-    lr: float = 1e-3
-    weight_decay: float = 0.01
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"ILRecipe: {name} must be at least 1, got {getattr(self, name)}")
-        if not self.lr > 0:
-            raise ValueError(f"ILRecipe: lr must be positive, got {self.lr}")
-
-    def steps(self, points: int) -> int:
-        """Return the training steps for a number of points."""
-        return self.epochs * (points // min(self.batch_size, points))
-
-
-@dataclass(frozen=True)
-class ILFit:
-    """The lowest mean loss on the target's points, in nats, and the epoch (from 1) that has it."""
-
-    loss: float
-    epoch: int
-
-
-def score_points(model: nn.Module, dataset: IndexedDataset, ids: Tensor) -> Tensor:
-    """Return the loss of the model at each of the points, float32 (len(ids),) in nats.
-
-    Eval mode, and whatever transform the data set applies: give it without augmentation
-    (paper, Appendix B). Points with the label -100 (ignore_index) have no loss: NaN.
-
-    Raises:
-        IndexError: an id or a label is out of range.
-
-    Example:
-        >>> from torch.utils.data import TensorDataset
-        >>> data = IndexedDataset(TensorDataset(torch.zeros(3, 2), torch.tensor([0, 1, -100])))
-        >>> score_points(nn.Linear(2, 1, bias=False), data, torch.tensor([0, 2]))
-        tensor([0., nan])
-    """
-    positions = ids.tolist()
-    chunks = [
-        positions[begin : begin + _SCORING_BATCH]
-        for begin in range(0, len(positions), _SCORING_BATCH)
-    ]
-    device = next(model.parameters()).device
-    losses = [torch.empty(0)]
-    for batch in loader(dataset, chunks):
-        fields = split(to(batch, device), "score_points")
-        with scoring(model) as scorer:
-            logits = logits_of(scorer, fields.inputs)
-            scored = rho_ext.score(logits, fields.labels, None, method="loss").losses
-        losses.append(scored.masked_fill(fields.labels == _IGNORED, torch.nan).cpu())
-    return torch.cat(losses)
-
-
-def fit_il(
-    model: nn.Module,
-    dataset: IndexedDataset,
-    train_ids: Tensor,
-    target_ids: Tensor,
-    recipe: ILRecipe,
-    *,
-    on_step: OnStep = go_on,
-) -> ILFit:
-    """Train a model on some points and keep the epoch with the lowest mean loss on the others.
-
-    The paper selects the checkpoint by loss, not accuracy, and on the points that the target will
-    train on (section 4 and Appendix B), never on the test set. Dropout draws from the recipe's
-    seed; the global generators are left as they were.
-
-    Args:
-        model: trained in place; it ends with the weights of the best epoch.
-        dataset: holds all points.
-        train_ids: int64 (m,), the points that the model trains on.
-        target_ids: int64 (n,), the points whose irreducible loss is wanted.
-        recipe: epochs, batch size, AdamW.
-        on_step: called with the number of steps that were made; returns whether to stop.
-
-    Returns:
-        The lowest mean loss on `target_ids`, and its epoch.
-
-    Raises:
-        ValueError: the two sets share a point: its loss would not be irreducible but memorised.
-        FloatingPointError: the loss on the target's points was never finite.
-        Stopped: `on_step` asked for it; the model is not usable.
-    """
-    shared = train_ids[torch.isin(train_ids, target_ids)]
-    if len(shared):
-        raise ValueError(
-            f"fit_il: {len(shared)} points are in train_ids and in target_ids, the first has id "
-            f"{int(shared[0])}; the IL model must not train on a point that it scores"
-        )
-    batch_size = min(recipe.batch_size, len(train_ids))
-    sampler = LargeBatchSampler(train_ids, batch_size, seed=recipe.seed)
-    batches = iter(loader(dataset, sampler, seed=recipe.seed))
-    device = next(model.parameters()).device
-    optimizer = adamw(model, recipe.lr, recipe.weight_decay)
-    best, best_state = ILFit(float("inf"), 0), None
-    model.train()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(recipe.seed)
-        for epoch in range(1, recipe.epochs + 1):
-            for batch in islice(batches, sampler.batches_per_epoch):
-                fields = split(to(batch, device), "fit_il")
-                loss = F.cross_entropy(logits_of(model, fields.inputs), fields.labels)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                if on_step(1):
-                    raise Stopped("the training of the IL model was stopped")
-            target_loss = float(score_points(model, dataset, target_ids).nanmean())
-            if target_loss < best.loss:
-                best, best_state = ILFit(target_loss, epoch), copy.deepcopy(model.state_dict())
-    if best_state is None:
-        raise FloatingPointError(
-            "fit_il: the loss on the target's points was NaN or infinite after every epoch; "
-            "lower ILRecipe.lr"
-        )
-    model.load_state_dict(best_state)
-    return best
 
 
 def holdout_il(
@@ -180,6 +32,8 @@ def holdout_il(
     holdout_ids: Tensor,
     recipe: ILRecipe,
     *,
+    augmented: IndexedDataset | None = None,
+    folder: Path | None = None,
     on_step: OnStep = go_on,
 ) -> ILStore:
     """Train on a holdout and score every other point (paper, section 3).
@@ -187,8 +41,22 @@ def holdout_il(
     The irreducible loss of the held-out points themselves stays unknown (NaN): train the target
     on the others.
 
+    Args:
+        make_model: builds the model from `recipe.seed`.
+        dataset: all points, without augmentation (paper, Appendix B).
+        holdout_ids: int64 (m,), the points to train on.
+        recipe: how.
+        augmented: the same points with augmentation, to train on, see `fit_il`.
+        folder: for checkpoints, see `fit_il` and `score_points`: after a kill the same call goes
+            on and gives the same bits; under an initialised process group the ranks share the
+            work. Delete it when the store is saved.
+        on_step: called with the number of training steps that were made; returns whether to stop.
+
     Raises:
-        ValueError: the holdout is empty, holds all points, or has ids out of range.
+        ValueError: the holdout is empty, holds all points, or has ids out of range; `dataset` gives
+            other inputs when it is read again; or the folder belongs to other work.
+        OSError: the folder cannot be written.
+        Stopped: `on_step` asked for it.
 
     Example:
         >>> from rho_train import models
@@ -199,7 +67,6 @@ def holdout_il(
         >>> int(store.known.sum())
         20
     """
-    started = time.perf_counter()
     n = len(dataset)
     held_out = torch.zeros(n, dtype=torch.bool)
     if len(holdout_ids) and not 0 <= int(holdout_ids.min()) <= int(holdout_ids.max()) < n:
@@ -211,11 +78,9 @@ def holdout_il(
             f"holdout_il: {n - len(targets)} of {n} points are held out; hold out some and leave "
             "some, half is a good start"
         )
-    model = make_model(recipe.seed)
-    fit = fit_il(model, dataset, held_out.nonzero().flatten(), targets, recipe, on_step=on_step)
-    il = torch.full((n,), torch.nan)
-    il[targets] = score_points(model, dataset, targets)
-    return ILStore(il, fingerprint(dataset), info=_info("holdout", [model], [fit], recipe, started))
+    job = (recipe.seed, held_out.nonzero().flatten(), targets)
+    il, info = _compute("holdout", make_model, dataset, augmented, [job], recipe, folder, on_step)
+    return ILStore(il, fingerprint(dataset), info=info)
 
 
 def crossfit_il(
@@ -224,16 +89,18 @@ def crossfit_il(
     folds: int,
     recipe: ILRecipe,
     *,
+    augmented: IndexedDataset | None = None,
+    folder: Path | None = None,
     on_step: OnStep = go_on,
 ) -> ILStore:
     """Score every point with a model that never saw it, without a holdout (paper, Appendix A).
 
     Model f trains on all folds but f and scores fold f; ids are global everywhere, so no point
     can be scored by a model that trained on it. `fold` of the store says which model scored which
-    point.
+    point. The other arguments are as in `holdout_il`; fold f starts from `recipe.seed + f`.
 
     Raises:
-        ValueError: fewer than 2 folds, or more folds than points.
+        ValueError: fewer than 2 folds, or more folds than points; otherwise as `holdout_il`.
 
     Example:
         >>> from rho_train import models
@@ -243,41 +110,159 @@ def crossfit_il(
         >>> bool(crossfit_il(make, data, 2, ILRecipe(epochs=1)).known.all())
         True
     """
-    started = time.perf_counter()
     n = len(dataset)
     if not 2 <= folds <= n:
         raise ValueError(f"crossfit_il: folds must lie in [2, {n}], got {folds}")
     order = torch.randperm(n, generator=generator(recipe.seed, "cross-fit folds"))
     fold = torch.empty(n, dtype=torch.int16)
     fold[order] = (torch.arange(n) % folds).to(torch.int16)
-    il = torch.full((n,), torch.nan)
-    models, fits = [], []
-    for f in range(folds):
-        model = make_model(recipe.seed + f)
-        left_out = (fold == f).nonzero().flatten()
-        rest = (fold != f).nonzero().flatten()
-        fits.append(fit_il(model, dataset, rest, left_out, recipe, on_step=on_step))
-        il[left_out] = score_points(model, dataset, left_out)
-        models.append(model)
-    info = _info(f"cross-fit, {folds} folds", models, fits, recipe, started)
+    jobs = [
+        (recipe.seed + f, (fold != f).nonzero().flatten(), (fold == f).nonzero().flatten())
+        for f in range(folds)
+    ]
+    kind = f"cross-fit, {folds} folds"
+    il, info = _compute(kind, make_model, dataset, augmented, jobs, recipe, folder, on_step)
     return ILStore(il, fingerprint(dataset), fold=fold, info=info)
 
 
-def _info(
-    kind: str, models: list[nn.Module], fits: list[ILFit], recipe: ILRecipe, started: float
-) -> dict[str, str]:
-    digest = hashlib.sha256()
-    for model in models:
-        for name, value in model.state_dict().items():
-            digest.update(name.encode())
-            digest.update(value.cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return {
+def pretrained_il(
+    model: nn.Module,
+    dataset: IndexedDataset,
+    *,
+    batch_size: int = SCORING_BATCH,
+    folder: Path | None = None,
+    on_step: OnStep = go_on,
+) -> ILStore:
+    """Score every point with a model that was trained elsewhere.
+
+    It must not have seen these points, or their losses are memorised, not irreducible. A model
+    trained for something else is a poor choice (Deng et al. 2023, table 7: zero-shot CLIP is worse
+    than a small model trained on a holdout). Arguments and errors are those of `score_points`, and
+    a ValueError when `dataset` gives other inputs when it is read again.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> data = IndexedDataset(TensorDataset(torch.zeros(3, 2), torch.tensor([0, 1, 1])))
+        >>> pretrained_il(nn.Linear(2, 2, bias=False), data).il
+        tensor([0.6931, 0.6931, 0.6931])
+    """
+    started = time.perf_counter()
+    check_unaugmented(dataset)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    ids = torch.arange(len(dataset))
+    il = score_points(model, dataset, ids, batch_size=batch_size, folder=folder, on_step=on_step)
+    info = {
+        "kind": "pretrained",
+        **_describe(model),
+        "weights_sha256": weights_sha256(model),
+        "seconds": f"{time.perf_counter() - started:.3f}",
+    }
+    return ILStore(il, fingerprint(dataset), info=info)
+
+
+def average_il(stores: Sequence[ILStore]) -> ILStore:
+    """Average the irreducible losses of several seeds: il_i = (1/S) sum_s il_i^(s), in float64.
+
+    A point that any of the stores does not know stays unknown. `fold` is kept where all agree,
+    `info` has the texts of all, "seconds" their sum.
+
+    Raises:
+        ValueError: no store, or stores of different data sets.
+
+    Example:
+        >>> data = IndexedDataset([(0.5, 0), (0.7, 1)], labels=[0, 1])
+        >>> def store(*il): return ILStore(torch.tensor(il), fingerprint(data))
+        >>> average_il([store(0.1, 1.0), store(0.3, float("nan"))]).il
+        tensor([0.2000,    nan])
+    """
+    if not stores:
+        raise ValueError("average_il: there must be at least one store, got none")
+    first = stores[0]
+    for number, store in enumerate(stores):
+        differing = [k for k, v in first.fingerprint.items() if store.fingerprint[k] != v]
+        if differing:
+            raise ValueError(
+                f"average_il: stores 0 and {number} belong to different data sets "
+                f"({', '.join(differing)} differ); average stores of one data set"
+            )
+    total = torch.zeros(len(first.il), dtype=torch.float64)
+    for store in stores:
+        total += store.il
+    fold = first.fold
+    if not all(s.fold is not None and fold is not None and s.fold.equal(fold) for s in stores):
+        fold = None
+    info = {"stores": str(len(stores))}
+    for key in dict.fromkeys(key for store in stores for key in store.info):
+        texts = [store.info.get(key, "") for store in stores]
+        info[key] = texts[0] if len(set(texts)) == 1 else "; ".join(texts)
+    info["seconds"] = f"{sum(float(store.info.get('seconds', 0)) for store in stores):.3f}"
+    return ILStore((total / len(stores)).float(), first.fingerprint, fold=fold, info=info)
+
+
+def _compute(
+    kind: str,
+    make_model: MakeModel,
+    dataset: IndexedDataset,
+    augmented: IndexedDataset | None,
+    jobs: Sequence[tuple[int, Tensor, Tensor]],
+    recipe: ILRecipe,
+    folder: Path | None,
+    on_step: OnStep,
+) -> tuple[Tensor, dict[str, str]]:
+    """Train a model for each (seed, train_ids, target_ids) and score its target_ids."""
+    check_unaugmented(dataset)
+    rank, world = rank_and_world() if folder is not None else (0, 1)
+
+    def fit(index: int, on_step: OnStep) -> tuple[nn.Module, ILFit]:
+        seed, train, target = jobs[index]
+        model = make_model(seed)
+        path = _model_folder(folder, index)
+        return model, fit_il(
+            model,
+            dataset,
+            train,
+            target,
+            recipe,
+            augmented=augmented,
+            folder=path,
+            on_step=on_step,
+        )
+
+    if world > 1:
+        for index in range(rank, len(jobs), world):
+            fit(index, on_step)
+    il = torch.full((len(dataset),), torch.nan)
+    fits, weights, seconds = [], [], 0.0
+    for index, (_, _, target) in enumerate(jobs):
+        path = _model_folder(folder, index)
+        if world > 1 and path is not None:
+            wait_for(best_path(path), on_step)
+        # Steps that this rank has reported above are not reported again.
+        reported = world > 1 and index % world == rank
+        model, result = fit(index, (lambda _: on_step(0)) if reported else on_step)
+        started = time.perf_counter()
+        il[target] = score_points(
+            model, dataset, target, batch_size=recipe.scoring_batch, folder=path, on_step=on_step
+        )
+        seconds += result.seconds + time.perf_counter() - started
+        fits.append(result)
+        weights.append(weights_sha256(model))
+    return il, {
         "kind": kind,
-        "model": f"{type(models[0]).__name__}, {sum(p.numel() for p in models[0].parameters())} "
-        "parameters",
-        "weights_sha256": digest.hexdigest(),
+        **_describe(model),
+        "weights_sha256": ", ".join(weights),
         "recipe": repr(recipe),
         "holdout_loss": ", ".join(f"{fit.loss:.6f}" for fit in fits),
         "best_epoch": ", ".join(str(fit.epoch) for fit in fits),
-        "seconds": f"{time.perf_counter() - started:.3f}",
+        "seconds": f"{seconds:.3f}",
     }
+
+
+def _model_folder(folder: Path | None, index: int) -> Path | None:
+    return None if folder is None else folder / f"model-{index}"
+
+
+def _describe(model: nn.Module) -> dict[str, str]:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {"model": f"{type(model).__name__}, {parameters} parameters"}

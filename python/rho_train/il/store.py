@@ -18,24 +18,29 @@ from rho_train.data import fingerprint as fingerprint_of
 from rho_train.files import atomic_write
 
 _FORMAT = "rho_ext.il_store"
-_VERSION = 1
+_VERSION = 2
 _FINGERPRINT = {"n": "count", "labels": "labels (SHA-256)", "ids": "id scheme"}
 _DTYPES = {torch.float32: "F32", torch.int32: "I32", torch.int16: "I16"}
 _RECOMPUTE = "recompute the IL for this data set"
+_PIECE = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
 class ILStore:
     """The irreducible loss (IL) of every example, indexed by id, bound to its data set.
 
+    Making or loading a store takes the same time whatever its size: the values are not looked at.
+    `save` and `check` look at them all, and refuse an infinite one.
+
     Args:
         il: float32 (N,) in nats; NaN means unknown.
         fingerprint: of the data set, see `rho_train.data.fingerprint`.
         fold: int16 or int32 (N,), the cross-fit fold that left the example out.
         info: how the IL came about: model and its weight hash, recipe, holdout loss.
+        sha256: of the content, as the file has it that the store was loaded from.
 
     Raises:
-        ValueError: wrong shapes, dtypes or devices, an infinite IL, an incomplete fingerprint.
+        ValueError: wrong shapes, dtypes or devices, an incomplete fingerprint.
         TypeError: metadata that is not text.
 
     Example:
@@ -50,6 +55,7 @@ class ILStore:
     fingerprint: Mapping[str, str]
     fold: Tensor | None = None
     info: Mapping[str, str] = field(default_factory=dict)
+    sha256: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fingerprint", dict(self.fingerprint))
@@ -78,12 +84,6 @@ class ILStore:
                 f"ILStore: il has {len(self.il)} rows for a data set of {self.fingerprint['n']}; "
                 "give one row an example, NaN where the IL is unknown"
             )
-        # In pieces: a test of the whole table would allocate the table once more.
-        if any(bool(piece.isinf().any()) for piece in self.il.chunk(1 + (len(self.il) >> 22))):
-            raise ValueError(
-                "ILStore: il must be finite or NaN (unknown), got an infinite value; "
-                "the IL model has diverged, train it with a lower learning rate"
-            )
 
     @property
     def known(self) -> Tensor:
@@ -96,29 +96,43 @@ class ILStore:
         Raises:
             ValueError: count, labels or id scheme differ; the message lists which.
         """
-        theirs = fingerprint_of(dataset)
-        differences = [
-            f"{meaning}: store has {self.fingerprint[key]}, data set has {theirs[key]}"
-            for key, meaning in _FINGERPRINT.items()
-            if self.fingerprint[key] != theirs[key]
-        ]
-        if differences:
+        compare(self.fingerprint, dataset)
+
+    def check(self) -> None:
+        """Read all values: each must be finite or NaN, and they must be those that were saved.
+
+        Raises:
+            ValueError: an infinite value, or a file that changed since it was written.
+        """
+        # In pieces: a test of the whole table would allocate the table once more.
+        for begin in range(0, len(self.il), _PIECE):
+            infinite = self.il[begin : begin + _PIECE].isinf().nonzero()
+            if len(infinite):
+                raise ValueError(
+                    "ILStore: il must be finite or NaN (unknown), got an infinite value at id "
+                    f"{begin + int(infinite[0])}; the IL model has diverged, train it with a lower "
+                    "learning rate"
+                )
+        if self.sha256 is not None and self.sha256 != self._digest():
             raise ValueError(
-                "ILStore: the store belongs to another data set ("
-                + "; ".join(differences)
-                + f"); {_RECOMPUTE}, or load the data set that the store was made for"
+                "ILStore: the values do not match the checksum of their file: it is damaged, then "
+                f"restore it from a copy or {_RECOMPUTE}; or they were changed after loading, then "
+                "keep them in a new ILStore"
             )
 
     def save(self, path: Path) -> None:
         """Write the store as one safetensors file, in one step and without a copy in memory.
 
         Raises:
+            ValueError: an infinite value, or values that changed since they were loaded.
             OSError: the file cannot be written; an earlier file is untouched.
         """
-        tensors = {"il": self.il} if self.fold is None else {"il": self.il, "fold": self.fold}
-        header: dict[str, object] = {"__metadata__": self._metadata() | {"sha256": self._digest()}}
+        self.check()
+        metadata = self._metadata() | {"sha256": self.sha256 or self._digest()}
+        metadata["header_sha256"] = _header_digest(metadata)
+        header: dict[str, object] = {"__metadata__": metadata}
         offset = 0
-        for name, tensor in tensors.items():
+        for name, tensor in self._tensors().items():
             end = offset + tensor.nbytes
             header[name] = {
                 "dtype": _DTYPES[tensor.dtype],
@@ -129,11 +143,14 @@ class ILStore:
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         size = len(text).to_bytes(8, "little")
-        atomic_write(path, [size, text, *map(_bytes, tensors.values())])
+        atomic_write(path, [size, text, *map(_bytes, self._tensors().values())])
 
     @classmethod
     def load(cls, path: Path, dataset: IndexedDataset | None = None) -> ILStore:
-        """Read a store, memory-mapped, and check that it is whole and belongs to `dataset`.
+        """Map a store into memory, and check that it is whole and belongs to `dataset`.
+
+        Checked are the length of the file, its structure and its metadata, which have a checksum
+        of their own; `check` compares the values with theirs.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -158,14 +175,17 @@ class ILStore:
         try:
             if "il" not in found:
                 raise ValueError("it has no tensor il")
+            if metadata.get("header_sha256") != _header_digest(metadata):
+                raise ValueError("its metadata do not match their checksum")
             store = cls(
                 found.pop("il"),
                 _with_prefix(metadata, "fingerprint."),
                 found.pop("fold", None),
                 _with_prefix(metadata, "info."),
+                metadata.get("sha256", ""),
             )
-            if found or metadata.get("sha256") != store._digest():
-                raise ValueError("its content does not match its checksum")
+            if found:
+                raise ValueError(f"it has tensors that no IL store has: {', '.join(found)}")
         except ValueError as error:
             raise ValueError(
                 f"ILStore.load: {path} is damaged ({error}); restore it from a copy or {_RECOMPUTE}"
@@ -185,13 +205,31 @@ class ILStore:
             **{f"info.{key}": value for key, value in self.info.items()},
         }
 
+    def _tensors(self) -> dict[str, Tensor]:
+        return {"il": self.il} if self.fold is None else {"il": self.il, "fold": self.fold}
+
     def _digest(self) -> str:
-        digest = hashlib.sha256(json.dumps(self._metadata(), sort_keys=True).encode())
-        digest.update(_bytes(self.il))
-        if self.fold is not None:
-            digest.update(f"fold {self.fold.dtype}".encode())
-            digest.update(_bytes(self.fold))
+        digest = hashlib.sha256()
+        for name, tensor in self._tensors().items():
+            digest.update(f"{name} {tensor.dtype} {len(tensor)}".encode())
+            digest.update(_bytes(tensor))
         return digest.hexdigest()
+
+
+def compare(fingerprint: Mapping[str, str], dataset: IndexedDataset) -> None:
+    """Refuse a data set with another fingerprint, and say what differs."""
+    theirs = fingerprint_of(dataset)
+    differences = [
+        f"{meaning}: store has {fingerprint[key]}, data set has {theirs[key]}"
+        for key, meaning in _FINGERPRINT.items()
+        if fingerprint[key] != theirs[key]
+    ]
+    if differences:
+        raise ValueError(
+            "ILStore: the store belongs to another data set ("
+            + "; ".join(differences)
+            + f"); {_RECOMPUTE}, or load the data set that the store was made for"
+        )
 
 
 def _check_table(name: str, table: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
@@ -222,6 +260,11 @@ def _check_format(metadata: Mapping[str, str], path: Path) -> None:
             f"ILStore.load: {path} has format version {version!r}, this rho_ext reads {_VERSION}; "
             f"use the rho_ext that wrote it, or {_RECOMPUTE}"
         )
+
+
+def _header_digest(metadata: Mapping[str, str]) -> str:
+    rest = {key: value for key, value in metadata.items() if key != "header_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _with_prefix(metadata: Mapping[str, str], prefix: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Line charts and scatter plots as SVG elements."""
+"""Line charts, scatter plots and histograms as SVG elements."""
 
 from __future__ import annotations
 
@@ -119,6 +119,28 @@ def scatter_chart(
     plot.along(diagonal, plot.at(low, low), plot.at(high, high))
     for across, up, label in regions:
         plot.region(across, up, label)
+    return plot.document()
+
+
+def bar_chart(
+    edges: Sequence[float],
+    counts: Sequence[float],
+    *,
+    name: str,
+    title: str,
+    desc: str,
+    x: Axis,
+    y: Axis,
+) -> str:
+    """Draw a histogram: bar i from `edges[i]` to `edges[i + 1]`, `counts[i]` high, from y = 0.
+
+    The result is an SVG element, see `svg.standalone`.
+    """
+    plot = _Plot(name, title, desc, x, y, right=26, keys=[])
+    for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True):
+        (left, top), (right, bottom) = plot.at(low, count), plot.at(high, 0.0)
+        bar = tag("rect", class_="mark", x=left, y=top, width=right - left, height=bottom - top)
+        plot.add(styled(1, bar))
     return plot.document()
 
 

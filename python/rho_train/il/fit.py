@@ -1,0 +1,288 @@
+"""The training of one IL model: the best epoch is kept, a kill costs seconds."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rho_train.data import IndexedDataset, LargeBatchSampler, fingerprint, loader, split, to
+from rho_train.il.score import SCORING_BATCH, ids_sha256, score_points, weights_sha256
+from rho_train.optim import adamw
+from rho_train.progress import OnStep, Stopped, go_on
+from rho_train.scoring import logits_of
+from rho_train.training.checkpoint import (
+    load_checkpoint,
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+)
+
+# A checkpoint is due after this time, and later if writing one takes more than 1/20 of it.
+_CHECKPOINT_SECONDS = 10.0
+_STOPPED = "the training of the IL model was stopped"
+
+
+@dataclass(frozen=True)
+class ILRecipe:
+    """How an irreducible-loss model is trained.
+
+    Its quality decides whether RHO-LOSS helps: a model that has not converged makes it worse than
+    uniform selection, so train for long enough; the best epoch is kept.
+
+    Args:
+        epochs: passes over the points that the IL model trains on.
+        batch_size: points a step.
+        lr: AdamW learning rate, constant.
+        weight_decay: of AdamW.
+        seed: of initial weights, order and folds.
+        scoring_batch: points that are scored at once; less takes less memory.
+    """
+
+    epochs: int = 40
+    batch_size: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    seed: int = 0
+    scoring_batch: int = SCORING_BATCH
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "scoring_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"ILRecipe: {name} must be at least 1, got {getattr(self, name)}")
+        if not self.lr > 0:
+            raise ValueError(f"ILRecipe: lr must be positive, got {self.lr}")
+
+    def steps(self, points: int) -> int:
+        """Return the training steps for a number of points."""
+        return self.epochs * (points // min(self.batch_size, points))
+
+
+@dataclass(frozen=True)
+class ILFit:
+    """The lowest mean loss on the target's points, in nats, the epoch (from 1) that has it, and
+    the seconds that it took, over all interruptions."""
+
+    loss: float
+    epoch: int
+    seconds: float = field(default=0.0, compare=False)
+
+
+def fit_il(
+    model: nn.Module,
+    dataset: IndexedDataset,
+    train_ids: Tensor,
+    target_ids: Tensor,
+    recipe: ILRecipe,
+    *,
+    augmented: IndexedDataset | None = None,
+    folder: Path | None = None,
+    on_step: OnStep = go_on,
+) -> ILFit:
+    """Train a model on some points and keep the epoch with the lowest mean loss on the others.
+
+    The paper selects the checkpoint by loss, not accuracy, and on the points that the target will
+    train on (section 4 and Appendix B), never on the test set. Dropout draws from the recipe's
+    seed; the global generators are left as they were.
+
+    Args:
+        model: trained in place; it ends with the weights of the best epoch.
+        dataset: holds all points.
+        train_ids: int64 (m,), the points that the model trains on.
+        target_ids: int64 (n,), the points whose irreducible loss is wanted.
+        recipe: epochs, batch size, AdamW.
+        augmented: the same points with augmentation, to train on (paper, Appendix B); they are
+            scored without, from `dataset`. Transforms that draw from torch's generator are
+            repeated exactly after a kill.
+        folder: for checkpoints; calling it again after a kill goes on from the last one and ends
+            with the same bits. None: nothing is kept.
+        on_step: called with the number of steps that were made, 0 while points are scored;
+            returns whether to stop.
+
+    Returns:
+        The lowest mean loss on `target_ids`, its epoch, and the seconds.
+
+    Raises:
+        ValueError: the two sets share a point: its loss would not be irreducible but memorised;
+            `augmented` has other points than `dataset`; or the folder holds the training of
+            another model, recipe or data set.
+        FloatingPointError: the loss on the target's points was never finite.
+        OSError: the folder cannot be written.
+        Stopped: `on_step` asked for it; without a folder the work is lost.
+    """
+    shared = train_ids[torch.isin(train_ids, target_ids)]
+    if len(shared):
+        raise ValueError(
+            f"fit_il: {len(shared)} points are in train_ids and in target_ids, the first has id "
+            f"{int(shared[0])}; the IL model must not train on a point that it scores"
+        )
+    if augmented is not None and fingerprint(augmented) != fingerprint(dataset):
+        raise ValueError(
+            "fit_il: augmented must have the points of dataset in the same order, got other labels "
+            "or another count; wrap the same data with the transforms"
+        )
+    shown = dataset if augmented is None else augmented
+    fit = _Fit(model, dataset, shown, train_ids, target_ids, recipe, folder, on_step)
+    if not fit.finished:
+        # All devices, as the checkpoint has them all.
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            fit.run()
+    if fit.best_state is None:
+        raise FloatingPointError(
+            "fit_il: the loss on the target's points was NaN or infinite after every epoch; "
+            "lower ILRecipe.lr"
+        )
+    model.load_state_dict(fit.best_state)
+    return ILFit(fit.best.loss, fit.best.epoch, fit.seconds)
+
+
+def best_path(folder: Path) -> Path:
+    """Return where a finished training leaves the weights of its best epoch."""
+    return folder / "best.pt"
+
+
+class _Fit:
+    """The state of a training, in memory and in its folder."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: IndexedDataset,
+        augmented: IndexedDataset,
+        train_ids: Tensor,
+        target_ids: Tensor,
+        recipe: ILRecipe,
+        folder: Path | None,
+        on_step: OnStep,
+    ) -> None:
+        self.model, self.dataset, self.augmented, self.recipe = model, dataset, augmented, recipe
+        self.train_ids, self.target_ids = train_ids, target_ids
+        self.folder, self.on_step = folder, on_step
+        self.optimizer = adamw(model, recipe.lr, recipe.weight_decay)
+        self.step, self.epoch = 0, 0
+        self.best = ILFit(float("inf"), 0)
+        self.best_state: dict[str, Any] | None = None
+        self.seconds = 0.0
+        self.random_state: dict[str, Any] | None = None
+        self.identity: dict[str, Any] = {}
+        if folder is not None:
+            self.identity = {
+                "recipe": asdict(recipe),
+                "data": fingerprint(dataset),
+                "augmentation": augmented is not dataset,
+                "train_ids_sha256": ids_sha256(train_ids),
+                "target_ids_sha256": ids_sha256(target_ids),
+                "initial_weights_sha256": weights_sha256(model),
+            }
+            folder.mkdir(parents=True, exist_ok=True)
+            self._resume(folder)
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.recipe.epochs
+
+    def run(self) -> None:
+        self.started = time.perf_counter() - self.seconds
+        self.due = time.perf_counter() + _CHECKPOINT_SECONDS
+        batch_size = min(self.recipe.batch_size, len(self.train_ids))
+        sampler = LargeBatchSampler(
+            self.train_ids, batch_size, seed=self.recipe.seed, start=self.step
+        )
+        batches = iter(loader(self.augmented, sampler, seed=self.recipe.seed))
+        if self.random_state is None:
+            torch.manual_seed(self.recipe.seed)
+        else:
+            restore_random_state(self.random_state)
+        self.model.train()
+        try:
+            while not self.finished:
+                end = (self.epoch + 1) * sampler.batches_per_epoch
+                for batch in islice(batches, end - self.step):
+                    self._train_step(batch)
+                self._evaluate()
+        except Stopped:
+            self._save()
+            raise
+        self._finish()
+
+    def _train_step(self, batch: Any) -> None:
+        fields = split(to(batch, next(self.model.parameters()).device), "fit_il")
+        loss = F.cross_entropy(logits_of(self.model, fields.inputs), fields.labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.step += 1
+        if self.on_step(1):
+            raise Stopped(_STOPPED)
+        if time.perf_counter() >= self.due:
+            self._save()
+
+    def _evaluate(self) -> None:
+        losses = score_points(
+            self.model,
+            self.dataset,
+            self.target_ids,
+            batch_size=self.recipe.scoring_batch,
+            on_step=self.on_step,
+        )
+        self.epoch += 1
+        loss = float(losses.nanmean())
+        if loss < self.best.loss:
+            self.best = ILFit(loss, self.epoch)
+            self.best_state = copy.deepcopy(self.model.state_dict())
+
+    def _save(self) -> None:
+        if self.folder is None:
+            return
+        began = time.perf_counter()
+        state = {
+            "step": self.step,
+            "epoch": self.epoch,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random_state": random_state(),
+        }
+        save_checkpoint(self.folder / "training.pt", self._outcome() | state)
+        now = time.perf_counter()
+        self.due = now + max(_CHECKPOINT_SECONDS, 20 * (now - began))
+
+    def _finish(self) -> None:
+        self.seconds = time.perf_counter() - self.started
+        if self.folder is not None and self.best_state is not None:
+            save_checkpoint(best_path(self.folder), self._outcome())
+            (self.folder / "training.pt").unlink(missing_ok=True)
+
+    def _outcome(self) -> dict[str, Any]:
+        self.seconds = time.perf_counter() - self.started
+        return {
+            **self.identity,
+            "seconds": self.seconds,
+            "best_loss": self.best.loss,
+            "best_epoch": self.best.epoch,
+            "best_state": self.best_state,
+        }
+
+    def _resume(self, folder: Path) -> None:
+        done, path = best_path(folder).exists(), folder / "training.pt"
+        if not done and not path.exists():
+            return
+        state = load_checkpoint(best_path(folder) if done else path, self.identity)
+        self.seconds = state["seconds"]
+        self.best = ILFit(state["best_loss"], state["best_epoch"])
+        self.best_state = state["best_state"]
+        if done:
+            self.epoch = self.recipe.epochs
+            self.on_step(self.recipe.steps(len(self.train_ids)))
+            return
+        self.step, self.epoch = state["step"], state["epoch"]
+        self.on_step(self.step)
+        self.random_state = state["random_state"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])

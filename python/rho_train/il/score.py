@@ -1,0 +1,174 @@
+"""The losses of points under a finished model: bounded memory, resumable, shared among ranks."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import rho_ext
+from rho_train.data import IndexedDataset, fingerprint, loader, split, to
+from rho_train.progress import OnStep, Stopped, go_on
+from rho_train.scoring import logits_of, scoring
+from rho_train.training.checkpoint import load_checkpoint, save_checkpoint
+
+SCORING_BATCH = 4096
+_IGNORED = -100
+_BATCHES = 16  # in a piece, which is what a kill can cost
+_CONTROL_POINTS = 32
+_POLL_SECONDS = 0.1
+
+
+def score_points(
+    model: nn.Module,
+    dataset: IndexedDataset,
+    ids: Tensor,
+    *,
+    batch_size: int = SCORING_BATCH,
+    folder: Path | None = None,
+    on_step: OnStep = go_on,
+) -> Tensor:
+    """Return the loss of the model at each of the points, float32 (len(ids),) in nats.
+
+    Eval mode, and whatever transform the data set applies: give it without augmentation
+    (paper, Appendix B). Points with the label -100 (ignore_index) have no loss: NaN.
+
+    With a folder, finished pieces of 16 batches are kept there, and calling it again with the same
+    arguments goes on after them. Under an initialised process group the ranks share the pieces
+    through the folder, which all must see, and each returns all losses. Pieces hold whole batches
+    whoever scores them, so the bits do not depend on interruptions or on the number of ranks.
+
+    Args:
+        model: its parameters say on which device.
+        dataset: the points.
+        ids: int64 (n,).
+        batch_size: points that are scored at once.
+        folder: for the pieces; it must exist.
+        on_step: called with 0 after each batch; returns whether to stop.
+
+    Raises:
+        IndexError: an id or a label is out of range.
+        ValueError: the folder holds losses of another model, data set or ids.
+        OSError: the folder cannot be written.
+        Stopped: `on_step` asked for it.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> data = IndexedDataset(TensorDataset(torch.zeros(3, 2), torch.tensor([0, 1, -100])))
+        >>> score_points(nn.Linear(2, 1, bias=False), data, torch.tensor([0, 2]))
+        tensor([0., nan])
+    """
+    losses = torch.empty(len(ids))
+    if folder is None:
+        for begin, piece in _batches(model, dataset, ids, batch_size, on_step):
+            losses[begin : begin + len(piece)] = piece
+        return losses
+    rank, world = rank_and_world()
+    identity = {
+        "data": fingerprint(dataset),
+        "weights_sha256": weights_sha256(model),
+        "batch_size": batch_size,
+        "ids_sha256": ids_sha256(ids),
+    }
+    rows = _BATCHES * batch_size
+    begins = range(0, len(ids), rows)
+    for begin in begins[rank::world]:
+        path = _piece(folder, begin)
+        if not path.exists():
+            part = ids[begin : begin + rows]
+            piece = score_points(model, dataset, part, batch_size=batch_size, on_step=on_step)
+            save_checkpoint(path, {**identity, "begin": begin, "losses": piece})
+    for begin in begins:
+        path = _piece(folder, begin)
+        wait_for(path, on_step)
+        losses[begin : begin + rows] = load_checkpoint(path, {**identity, "begin": begin})["losses"]
+    return losses
+
+
+def check_unaugmented(dataset: IndexedDataset) -> None:
+    """Refuse a data set that augments: its losses would be those of one random view.
+
+    Some points are read twice, and the random state is left as it was.
+
+    Raises:
+        ValueError: a point has other inputs at the second reading.
+    """
+    points = torch.linspace(0, len(dataset) - 1, min(_CONTROL_POINTS, len(dataset))).long()
+    with torch.random.fork_rng(devices=[]):
+        first, second = (
+            split(next(iter(loader(dataset, [points.tolist()]))), "check_unaugmented").inputs
+            for _ in range(2)
+        )
+    for one, two in zip(_tensors(first), _tensors(second), strict=True):
+        # A NaN is itself the second time too.
+        if one.shape != two.shape or not bool(((one == two) | ((one != one) & (two != two))).all()):
+            raise ValueError(
+                "the data set gives other inputs when it is read again, so it augments; "
+                "irreducible losses are scored without augmentation: pass the plain data set, and "
+                "the other as augmented= to train on it"
+            )
+
+
+def rank_and_world() -> tuple[int, int]:
+    """Return this process's rank and the number of ranks, (0, 1) without a process group."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def wait_for(path: Path, on_step: OnStep) -> None:
+    """Wait until another rank has written the file; hours may pass, no collective would wait."""
+    while not path.exists():
+        if on_step(0):
+            raise Stopped("stopped while waiting for another rank")
+        time.sleep(_POLL_SECONDS)
+
+
+def weights_sha256(*models: nn.Module) -> str:
+    """Return the SHA-256 of names and values in the state of the models."""
+    digest = hashlib.sha256()
+    for model in models:
+        for name, value in model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def ids_sha256(ids: Tensor) -> str:
+    """Return the SHA-256 of ids."""
+    return hashlib.sha256(ids.cpu().contiguous().numpy().data).hexdigest()
+
+
+def _tensors(inputs: Any) -> list[Tensor]:
+    values = inputs.values() if isinstance(inputs, Mapping) else [inputs]
+    return [value for value in values if isinstance(value, Tensor)]
+
+
+def _piece(folder: Path, begin: int) -> Path:
+    return folder / f"losses-{begin:010}.pt"
+
+
+def _batches(
+    model: nn.Module, dataset: IndexedDataset, ids: Tensor, batch_size: int, on_step: OnStep
+) -> Iterator[tuple[int, Tensor]]:
+    device = next(model.parameters()).device
+    positions = (
+        ids[begin : begin + batch_size].tolist() for begin in range(0, len(ids), batch_size)
+    )
+    begin = 0
+    batch: Any
+    for batch in loader(dataset, positions):
+        fields = split(to(batch, device), "score_points")
+        with scoring(model) as scorer:
+            logits = logits_of(scorer, fields.inputs)
+            scored = rho_ext.score(logits, fields.labels, None, method="loss").losses
+        yield begin, scored.masked_fill(fields.labels == _IGNORED, torch.nan).cpu()
+        begin += len(scored)
+        if on_step(0):
+            raise Stopped("the scoring of points was stopped")

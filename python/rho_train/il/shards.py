@@ -1,0 +1,180 @@
+"""Irreducible losses in several files by id range, with an index: for tables past one file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rho_train.data import IndexedDataset
+from rho_train.files import atomic_write
+from rho_train.il.store import ILStore, compare
+
+_FORMAT = "rho_ext.il_shards"
+_VERSION = 1
+_INDEX = "index.json"
+
+
+@dataclass(frozen=True, eq=False)
+class ILShards:
+    """The irreducible losses of a data set as a folder of stores, opened without reading them.
+
+    Args:
+        shards: shard i has the ids from i * rows on.
+        rows: of each shard; the last one may have fewer.
+        fingerprint: of the whole data set, see `rho_train.data.fingerprint`.
+        info: how the IL came about.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp()) / "il"
+        >>> print_of = {"n": "5", "labels": "", "ids": "position"}
+        >>> save_shards(ILStore(torch.arange(5) / 4, print_of), folder, rows=2)
+        >>> ILShards.load(folder).gather(torch.tensor([4, 0, 3]))
+        tensor([1.0000, 0.0000, 0.7500])
+    """
+
+    shards: tuple[ILStore, ...]
+    rows: int
+    fingerprint: Mapping[str, str]
+    info: Mapping[str, str]
+
+    def __len__(self) -> int:
+        return int(self.fingerprint["n"])
+
+    def gather(self, ids: Tensor) -> Tensor:
+        """Return the irreducible losses of the ids, float32 (n,); give it to `rho_ext.select` as
+        `il` with `ids=None`.
+
+        Raises:
+            IndexError: an id is out of range.
+        """
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(self):
+            raise IndexError(
+                f"ILShards: ids must lie in [0, {len(self)}), got {int(ids.min())} to "
+                f"{int(ids.max())}"
+            )
+        ordered, order = ids.cpu().sort()
+        bounds = torch.arange(len(self.shards) + 1) * self.rows
+        cuts: list[int] = torch.searchsorted(ordered, bounds).tolist()
+        il = torch.empty(len(ids))
+        for index, shard in enumerate(self.shards):
+            part = slice(cuts[index], cuts[index + 1])
+            if part.start < part.stop:
+                il[order[part]] = shard.il[ordered[part] - index * self.rows]
+        return il
+
+    def check(self) -> None:
+        """Read all values, see `ILStore.check`.
+
+        Raises:
+            ValueError: a shard is damaged; the message says which.
+        """
+        for index, shard in enumerate(self.shards):
+            try:
+                shard.check()
+            except ValueError as error:
+                raise ValueError(f"ILShards: shard {index}: {error}") from error
+
+    def verify(self, dataset: IndexedDataset) -> None:
+        """Check that the store was made for this data set, see `ILStore.verify`."""
+        compare(self.fingerprint, dataset)
+
+    def join(self) -> ILStore:
+        """Return one store in memory, 4 bytes a row."""
+        folds = [shard.fold for shard in self.shards if shard.fold is not None]
+        return ILStore(
+            torch.cat([shard.il for shard in self.shards]),
+            self.fingerprint,
+            torch.cat(folds) if folds else None,
+            self.info,
+        )
+
+    @classmethod
+    def load(cls, folder: Path, dataset: IndexedDataset | None = None) -> ILShards:
+        """Map all shards into memory, and check that they are whole and belong to `dataset`.
+
+        Raises:
+            FileNotFoundError: the folder has no index, or lacks a shard.
+            ValueError: the index or a shard is damaged, of another store, or of another data set.
+        """
+        path = Path(folder) / _INDEX
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"ILShards.load: there is no file {path}; check the path, or write the shards again"
+            )
+        try:
+            index = json.loads(path.read_text())
+            if index["format"] != _FORMAT or index["version"] != _VERSION:
+                raise ValueError(f"wanted {_FORMAT} version {_VERSION}")
+            if index.pop("sha256") != _digest(index):
+                raise ValueError("it does not match its checksum")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"ILShards.load: {path} is damaged or no index of shards ({error}); write the "
+                "shards again"
+            ) from error
+        shards = []
+        for number, sha256 in enumerate(index["shards"]):
+            file = Path(folder) / _file(number, len(index["shards"]))
+            shard = ILStore.load(file)
+            if shard.sha256 != sha256:
+                raise ValueError(
+                    f"ILShards.load: {file} is a shard of another store than {path}; restore it "
+                    "from a copy, or write the shards again"
+                )
+            shards.append(shard)
+        store = cls(tuple(shards), index["rows"], index["fingerprint"], index["info"])
+        if dataset is not None:
+            store.verify(dataset)
+        return store
+
+
+def save_shards(store: ILStore, folder: Path, rows: int) -> None:
+    """Write a store as a folder of shards of `rows` ids each; the index comes last.
+
+    Raises:
+        ValueError: `rows` is less than 1, the folder has an index already, or see `ILStore.save`.
+        OSError: the folder cannot be written.
+    """
+    if rows < 1:
+        raise ValueError(f"save_shards: rows must be at least 1, got {rows}")
+    if (folder / _INDEX).exists():
+        raise ValueError(f"save_shards: {folder} holds a store already; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    begins = range(0, len(store.il), rows)
+    digests = []
+    for number, begin in enumerate(begins):
+        end = min(begin + rows, len(store.il))
+        ids = f"{store.fingerprint['ids']} from {begin}"
+        shard = ILStore(
+            store.il[begin:end],
+            {**store.fingerprint, "n": str(end - begin), "ids": ids},
+            None if store.fold is None else store.fold[begin:end],
+        )
+        path = folder / _file(number, len(begins))
+        shard.save(path)
+        digests.append(ILStore.load(path).sha256)
+    index = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "rows": rows,
+        "fingerprint": dict(store.fingerprint),
+        "info": dict(store.info),
+        "shards": digests,
+    }
+    atomic_write(folder / _INDEX, json.dumps({**index, "sha256": _digest(index)}, indent=1))
+
+
+def _file(number: int, count: int) -> str:
+    return f"il-{number:05}-of-{count:05}.safetensors"
+
+
+def _digest(index: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,251 @@
+"""Irreducible losses go on after a kill at any moment or on more ranks, and keep their bits."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from rho_train import ILRecipe, ILStore, IndexedDataset, crossfit_il, holdout_il, pretrained_il
+from rho_train.il import fit, score
+from rho_train.progress import OnStep, Stopped
+
+PROGRAM = """
+import os, sys, torch
+from pathlib import Path
+from torch import nn
+from torch.utils.data import TensorDataset
+from rho_train import ILRecipe, IndexedDataset, crossfit_il
+from rho_train.il import fit, score
+
+def make(seed):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        # Dropout tells whether the random state goes on too.
+        return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 2))
+
+torch.set_num_threads(1)
+out, done = Path(sys.argv[1]), []
+x = torch.randn(2000, 8, generator=torch.Generator().manual_seed(0))
+data = IndexedDataset(TensorDataset(x, (x[:, 0] > 0).long()))
+fit._CHECKPOINT_SECONDS = 0.0  # a checkpoint after every step
+rank = os.environ.get("RANK", "")
+if rank:
+    torch.distributed.init_process_group("gloo")
+    step, save = fit._Fit._train_step, score.save_checkpoint
+    fit._Fit._train_step = lambda *a: (done.append("step"), step(*a))[1]
+    score.save_checkpoint = lambda *a: (done.append("piece"), save(*a))[1]
+recipe = ILRecipe(epochs=3, batch_size=32, scoring_batch=2)
+store = crossfit_il(make, data, 2, recipe, folder=out / "work")
+store.save(out / f"il{rank}.safetensors")
+(out / f"done{rank}").write_text(" ".join(done))
+if rank:
+    torch.distributed.destroy_process_group()
+"""
+
+
+def start(out: Path, launcher: Sequence[str] = ()) -> subprocess.Popen[str]:
+    out.mkdir(exist_ok=True)
+    (out / "program.py").write_text(PROGRAM)
+    return subprocess.Popen(
+        [sys.executable, *launcher, str(out / "program.py"), str(out)],
+        cwd=sys.prefix,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def bits(store: ILStore) -> tuple[list[int], dict[str, str]]:
+    info = {key: text for key, text in store.info.items() if key != "seconds"}
+    return store.il.view(torch.int32).tolist(), info
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> ILStore:
+    out = tmp_path_factory.mktemp("whole")
+    process = start(out)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return ILStore.load(out / "il.safetensors")
+
+
+def test_a_real_kill_at_random_moments(tmp_path: Path, whole: ILStore) -> None:
+    moments, kills = random.Random(0), 0
+    for file in ("0/training", "0/training", "0/best", "0/losses", "1/training", "1/losses"):
+        process = start(tmp_path)
+        while process.poll() is None and not list(tmp_path.glob(f"work/model-{file}*.pt")):
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.05))
+        process.kill()
+        _, errors = process.communicate(timeout=60)
+        assert not errors, errors
+        kills += process.returncode != 0
+    process = start(tmp_path)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert kills >= 4
+    assert bits(ILStore.load(tmp_path / "il.safetensors")) == bits(whole)
+
+
+def test_ranks_share_the_work_and_give_the_same_bits(tmp_path: Path, whole: ILStore) -> None:
+    ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    process = start(tmp_path, ranks)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    for rank in range(2):
+        assert bits(ILStore.load(tmp_path / f"il{rank}.safetensors")) == bits(whole)
+        done = (tmp_path / f"done{rank}").read_text().split()
+        # One of two models, three epochs of 31 steps; half of 2 x ceil(1000 / 32) pieces.
+        assert (done.count("step"), done.count("piece")) == (93, 32)
+
+
+N = 200
+RECIPE = ILRecipe(epochs=3, batch_size=40, lr=0.01, scoring_batch=5)
+
+
+def make_data(seed: int = 0) -> IndexedDataset:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(N, 4, generator=generator)
+    return IndexedDataset(TensorDataset(x, torch.randint(0, 3, (N,), generator=generator)))
+
+
+def make_model(seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Linear(4, 16), nn.BatchNorm1d(16), nn.Dropout(0.3), nn.Linear(16, 3)
+        )
+
+
+def by_holdout(folder: Path | None, on_step: OnStep) -> ILStore:
+    return holdout_il(
+        make_model, make_data(), torch.arange(100), RECIPE, folder=folder, on_step=on_step
+    )
+
+
+def by_crossfit(folder: Path | None, on_step: OnStep) -> ILStore:
+    return crossfit_il(make_model, make_data(), 3, RECIPE, folder=folder, on_step=on_step)
+
+
+class Augmented(TensorDataset):
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+        x, y = super().__getitem__(index)
+        return x + torch.randn(4), y
+
+
+def by_augmented(folder: Path | None, on_step: OnStep) -> ILStore:
+    plain = make_data()
+    assert isinstance(plain.dataset, TensorDataset)
+    augmented = IndexedDataset(Augmented(*plain.dataset.tensors))
+    return crossfit_il(
+        make_model, plain, 2, RECIPE, augmented=augmented, folder=folder, on_step=on_step
+    )
+
+
+def by_pretrained(folder: Path | None, on_step: OnStep) -> ILStore:
+    return pretrained_il(make_model(0), make_data(), batch_size=5, folder=folder, on_step=on_step)
+
+
+class Steps:
+    """Counts steps, and asks to stop at the given call."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.steps, self.calls, self.stop_at = 0, 0, stop_at
+
+    def __call__(self, steps: int) -> bool:
+        self.steps += steps
+        self.calls += steps <= 1  # not the report of what was there already
+        return self.calls == self.stop_at
+
+
+@pytest.mark.parametrize("compute", [by_holdout, by_crossfit, by_augmented, by_pretrained])
+def test_stopped_again_and_again(
+    tmp_path: Path,
+    compute: Callable[[Path | None, OnStep], ILStore],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = bits(compute(None, Steps()))
+    monkeypatch.setattr(score, "_BATCHES", 1)
+    stops = 0
+    while True:
+        try:
+            # An evaluation of 20 batches starts again when it is stopped, all else goes on.
+            assert bits(compute(tmp_path, Steps(stop_at=21))) == expected
+            break
+        except Stopped:
+            stops += 1
+            assert stops < 20, "stopping and going on does not come to an end"
+    assert stops >= 1
+
+
+def test_finished_work_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, again = Steps(), Steps()
+    one = by_crossfit(tmp_path, first)
+    assert first.steps == 3 * RECIPE.steps(133)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("a model was trained or asked again")
+
+    monkeypatch.setattr(fit._Fit, "run", fail)
+    monkeypatch.setattr(score, "scoring", fail)
+    assert bits(by_crossfit(tmp_path, again)) == bits(one)
+    assert again.steps == first.steps
+
+
+def test_a_folder_of_other_work_is_refused(tmp_path: Path) -> None:
+    held_out = torch.arange(100)
+    holdout_il(make_model, make_data(), held_out, RECIPE, folder=tmp_path)
+    (best,) = tmp_path.rglob("best.pt")
+    changed: list[tuple[str, Callable[[], ILStore]]] = [
+        (
+            "recipe",
+            lambda: holdout_il(make_model, make_data(), held_out, ILRecipe(), folder=tmp_path),
+        ),
+        ("data", lambda: holdout_il(make_model, make_data(1), held_out, RECIPE, folder=tmp_path)),
+        (
+            "train_ids",
+            lambda: holdout_il(make_model, make_data(), held_out[1:], RECIPE, folder=tmp_path),
+        ),
+        (
+            "initial_weights",
+            lambda: holdout_il(
+                lambda s: make_model(9), make_data(), held_out, RECIPE, folder=tmp_path
+            ),
+        ),
+        (
+            "augmentation",
+            lambda: holdout_il(
+                make_model, make_data(), held_out, RECIPE, augmented=make_data(), folder=tmp_path
+            ),
+        ),
+        (
+            "weights",
+            lambda: pretrained_il(make_model(0), make_data(), batch_size=5, folder=best.parent),
+        ),
+    ]
+    pieces = {piece: piece.read_bytes() for piece in tmp_path.rglob("losses-*.pt")}
+    for what, compute in changed:
+        for piece, content in pieces.items():
+            # Training and losses guard themselves, so each is left alone once.
+            piece.write_bytes(content) if what == "weights" else piece.unlink(missing_ok=True)
+        with pytest.raises(ValueError, match=f"belongs to a run with another {what}"):
+            compute()
+    best.write_bytes(best.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"best\.pt is damaged"):
+        holdout_il(make_model, make_data(), held_out, RECIPE, folder=tmp_path)
+    pretrained_il(make_model(0), make_data(), folder=tmp_path / "pretrained")
+    with pytest.raises(ValueError, match="belongs to a run with another data"):
+        pretrained_il(make_model(0), make_data(1), folder=tmp_path / "pretrained")
+    pretrained_il(make_model(0), make_data(), batch_size=5, folder=tmp_path / "swapped")
+    first, second, *_ = sorted((tmp_path / "swapped").iterdir())
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(ValueError, match="belongs to a run with another begin"):
+        pretrained_il(make_model(0), make_data(), batch_size=5, folder=tmp_path / "swapped")
