@@ -14,7 +14,7 @@ from rho_train.data import (
     loader,
 )
 from rho_train.il import ILRecipe, ILStore, crossfit_il, holdout_il, score_points
-from rho_train.selection import Selector
+from rho_train.selection import OnlineModel, Selector, coreset, register
 from rho_train.training import TrainConfig, Trainer
 
 __all__ = [
@@ -23,12 +23,15 @@ __all__ = [
     "ILStore",
     "IndexedDataset",
     "LargeBatchSampler",
+    "OnlineModel",
     "Selector",
     "TrainConfig",
     "Trainer",
+    "coreset",
     "crossfit_il",
     "fingerprint",
     "holdout_il",
     "loader",
+    "register",
     "score_points",
 ]

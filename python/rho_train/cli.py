@@ -21,6 +21,7 @@ from rho_train.files import message
 from rho_train.il import ILRecipe
 from rho_train.progress import Stopped
 from rho_train.report import format_table, read_experiment, summarize, write_report
+from rho_train.selection import names, needs_of
 from rho_train.training import TrainConfig
 
 _STOPPED = 130  # as a shell reports Ctrl-C
@@ -73,8 +74,9 @@ def train(
 
     Args:
         out: output folder; an interrupted run goes on there.
-        method: uniform, rho, loss, neg_il, grad_norm or entropy.
-        il: where irreducible losses come from; read by rho and neg_il only.
+        method: uniform, rho, loss, neg_il, grad_norm, entropy, importance, boltzmann,
+            selective_backprop, class_quota or reducr.
+        il: where irreducible losses come from, for methods that need them.
         seed: of noise, split, weights and order.
         hidden: widths of the hidden layers of the MLP.
         holdout: share of the training points that a holdout IL model trains on.
@@ -83,7 +85,7 @@ def train(
         train: how.
         recipe: how the IL models are trained.
     """
-    needed: ILKind = il if method in ("rho", "neg_il") else "none"
+    needed: ILKind = il if method in names() and "il" in needs_of(method) else "none"
     chosen = Method(method, method, method, needed, "rest" if needed == "holdout" else "all")
     config = ExperimentConfig(
         title=f"{method} on {data.path.name if data.path else 'Letter Recognition'}",

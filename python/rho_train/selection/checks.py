@@ -1,0 +1,53 @@
+"""What can be wrong with a Selector or its batches, said with the way out."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rho_train.selection.schedules import Schedule, ends
+
+
+def check_ratio(ratio: float | Schedule) -> None:
+    """Refuse a share outside (0, 1]."""
+    if not all(0.0 < value <= 1.0 for value in ends(ratio)):
+        raise ValueError(
+            f"Selector: ratio must lie in (0, 1], the share of the large batch that is kept, "
+            f"got {ratio}; for a number of points use k="
+        )
+
+
+def check_k(k: object) -> None:
+    """Refuse what is no positive integer."""
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"Selector: k must be an int, got {k!r}; for a share use ratio=")
+    if k < 1:
+        raise ValueError(f"Selector: k must be at least 1, got {k}")
+
+
+def _cause(n: int, invalid: int, losses: Tensor | None) -> str:
+    bad = 0 if losses is None else int((~losses.isfinite()).sum())
+    if bad:
+        return (
+            f"{bad} of {n} losses are NaN or infinite: the model has diverged; go back to a "
+            "checkpoint and lower the learning rate or clip the gradients"
+        )
+    if invalid:
+        return (
+            f"the irreducible loss of {invalid} of {n} points is unknown (NaN); train on points "
+            "that the store covers, for a holdout store those that are not held out"
+        )
+    return f"all {n} labels are ignore_index"
+
+
+def some_invalid(invalid: int, n: int, losses: Tensor | None) -> str:
+    """Say once why points are left out."""
+    return (
+        f"Selector: points without a usable score are never selected: {_cause(n, invalid, losses)} "
+        "(said once; Selector.invalid counts them)"
+    )
+
+
+def nothing_left(step: int, n: int, invalid: int, losses: Tensor | None) -> FloatingPointError:
+    """Return the error of a batch of which nothing can be trained on."""
+    cause = _cause(n, invalid, losses)
+    return FloatingPointError(f"Selector: step {step}: no point can be selected: {cause}")
