@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -35,7 +34,7 @@ Method = Callable[["Candidates"], Chosen]
 """Chooses rows of a large batch; what it `needs` is an attribute, see `register`."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Candidates:
     """A large batch of n points, of which a method chooses k.
 
@@ -71,16 +70,22 @@ class Candidates:
     forward: Callable[[], Tensor]
     ignore_index: int = -100
     label_smoothing: float = 0.0
+    _logits: Tensor | None = field(default=None, init=False, repr=False)
+    _generator: torch.Generator | None = field(default=None, init=False, repr=False)
 
-    @cached_property
+    @property
     def logits(self) -> Tensor:
         """Logits (n, C) of one forward pass."""
-        return self.forward()
+        if self._logits is None:
+            self._logits = self.forward()
+        return self._logits
 
-    @cached_property
+    @property
     def generator(self) -> torch.Generator:
         """CPU generator of this step; the global ones are not for methods."""
-        return generator(self.seed, "selection", self.step)
+        if self._generator is None:
+            self._generator = generator(self.seed, "selection", self.step)
+        return self._generator
 
     @property
     def il(self) -> Tensor:

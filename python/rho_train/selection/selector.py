@@ -251,7 +251,7 @@ class Selector:
             )
             chosen = method(candidates)
         indices = chosen.indices
-        if len(indices) == 0 or indices[-1] < 0:
+        if len(indices) == 0 or int(indices[-1]) < 0:
             # Fewer than k points remain; the padding stands at the end.
             found = int((indices >= 0).sum())
             if found == 0:
