@@ -200,6 +200,9 @@ def test_class_quota_by_hand() -> None:
     assert choose(Selector(k=2, method=equal), batch) == [0, 4]
     assert choose(Selector(k=3, method=equal), batch) == [0, 1, 4]
     assert choose(Selector(k=5, method=equal), batch) == [0, 1, 2, 4, 5]
+    # Four to one: seats (1/8, 3/8, 5/8, 7/8) and 1/2, so that the small class is not left out.
+    five = Batch(x[:5], y[:5], torch.arange(5))
+    assert choose(Selector(k=3, method=quota), five) == [0, 1, 4]
     with pytest.raises(ValueError, match="one number a class, 2, got 3"):
         choose(Selector(k=2, method=ClassQuota("loss", shares=(1, 1, 1))), batch)
 
@@ -302,31 +305,34 @@ def free_names() -> Iterator[None]:
 
 @pytest.mark.usefixtures("free_names")
 def test_a_method_of_ones_own() -> None:
-    @register("margin")
+    @register("own_margin")
     def margin(c: Candidates) -> Chosen:
         best, second = c.logits.topk(2).values.unbind(1)
         return c.top(second - best)
 
-    @register("easy", needs=["il"])
+    @register("own_easy", needs=["il"])
     def easy(c: Candidates) -> Chosen:
         return c.top(-c.il)._replace(weights=torch.arange(1.0, c.k + 1))
 
     batch = rows_with(0.9, 0.6, 0.3)
-    assert choose(Selector(k=1, method="margin"), batch) == [1]
+    assert choose(Selector(k=1, method="own_margin"), batch) == [1]
     assert choose(Selector(k=1, method=margin), batch) == [1]
-    selector = Selector(il=torch.tensor([0.3, 0.1, 0.2]), k=2, method="easy")
+    selector = Selector(il=torch.tensor([0.3, 0.1, 0.2]), k=2, method="own_easy")
     assert choose(selector, batch) == [1, 2]
     # Row 1 is the best and row 2 the second; the weights follow the rows of the small batch.
     il = torch.tensor([0.3, 0.2, 0.1])
-    selector = Selector(il=il, k=2, method="easy")
+    selector = Selector(il=il, k=2, method="own_easy")
     assert choose(selector, batch) == [1, 2]
     assert selector.last is not None
     assert selector.last.weights is not None
     assert selector.last.weights.tolist() == [2.0, 1.0]
     with pytest.raises(ValueError, match="method <function.*easy.* needs irreducible losses"):
         Selector(k=2, method=easy)
-    with pytest.raises(ValueError, match="there is a method 'margin' already"):
-        register("margin")
+    with pytest.raises(ValueError, match="there is a method 'own_margin' already"):
+        register("own_margin")(easy)
+    register("own_margin")(margin)  # a cell of a notebook that runs again
+    with pytest.raises(TypeError, match="must return Chosen.*got Tensor"):
+        choose(Selector(k=1, method=lambda c: c.logits), batch)
     with pytest.raises(ValueError, match=r"needs must be some of il, dropout, got proxy"):
         register("other", needs=["proxy"])
     with pytest.raises(ValueError, match="letters, digits and underscores, got 'a b'"):

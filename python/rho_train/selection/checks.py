@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from rho_train.selection.schedules import Schedule, ends
@@ -9,6 +10,8 @@ from rho_train.selection.schedules import Schedule, ends
 
 def check_ratio(ratio: float | Schedule) -> None:
     """Refuse a share outside (0, 1]."""
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float, Schedule)):
+        raise TypeError(f"Selector: ratio must be a number or a Schedule, got {ratio!r}")
     if not all(0.0 < value <= 1.0 for value in ends(ratio)):
         raise ValueError(
             f"Selector: ratio must lie in (0, 1], the share of the large batch that is kept, "
@@ -22,6 +25,15 @@ def check_k(k: object) -> None:
         raise TypeError(f"Selector: k must be an int, got {k!r}; for a share use ratio=")
     if k < 1:
         raise ValueError(f"Selector: k must be at least 1, got {k}")
+
+
+def check_table(table: Tensor) -> None:
+    """Refuse what `rho_ext.select` would refuse at the first batch."""
+    if table.ndim != 1 or table.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ValueError(
+            "Selector: il must be a float32, float16 or bfloat16 tensor (N,), got "
+            f"{str(table.dtype).removeprefix('torch.')} {tuple(table.shape)}"
+        )
 
 
 def _cause(n: int, invalid: int, losses: Tensor | None) -> str:

@@ -28,7 +28,8 @@ def register(name: str, *, needs: Collection[str] = ()) -> Callable[[M], M]:
         `state_dict` and `load_state_dict`.
 
     Raises:
-        ValueError: the name is taken or is no name, or a need is unknown.
+        ValueError: the name is taken by another method or is no name, or a need is unknown.
+            Defining the same function again, as in a notebook, replaces it.
 
     Example:
         >>> import torch
@@ -45,14 +46,14 @@ def register(name: str, *, needs: Collection[str] = ()) -> Callable[[M], M]:
     """
     if not name.isidentifier():
         raise ValueError(f"register: name must be letters, digits and underscores, got {name!r}")
-    if name in _METHODS:
-        raise ValueError(f"register: there is a method {name!r} already; choose another name")
     if unknown := set(needs) - set(NEEDS):
         raise ValueError(
             f"register: needs must be some of {', '.join(NEEDS)}, got {', '.join(sorted(unknown))}"
         )
 
     def add(method: M) -> M:
+        if name in _METHODS and _where(_METHODS[name]) != _where(method):
+            raise ValueError(f"register: there is a method {name!r} already; choose another name")
         if needs:
             method.needs = tuple(needs)  # type: ignore[attr-defined]
         _METHODS[name] = method
@@ -61,21 +62,34 @@ def register(name: str, *, needs: Collection[str] = ()) -> Callable[[M], M]:
     return add
 
 
+def _where(method: object) -> tuple[str, str]:
+    return method.__module__, getattr(method, "__qualname__", repr(method))
+
+
 def unregister(name: str) -> None:
     """Forget a method, so that its name is free again."""
     del _METHODS[name]
 
 
-def find(name: object) -> Method:
-    """Return the method of a name.
+def find(method: object) -> Method:
+    """Return the method of a name, or a method as it is.
 
     Raises:
-        ValueError: there is none; the message lists all.
+        ValueError: there is none of this name; the message lists all.
+        TypeError: it is neither a name nor a method.
     """
-    if not isinstance(name, str) or name not in _METHODS:
-        raise ValueError(f"Selector: method must be one of {', '.join(_METHODS)}, got {name!r}")
-    entry = _METHODS[name]
-    method: Method = entry() if isinstance(entry, type) else entry
+    if isinstance(method, str):
+        if method not in _METHODS:
+            raise ValueError(
+                f"Selector: method must be one of {', '.join(_METHODS)}, got {method!r}"
+            )
+        entry = _METHODS[method]
+        return entry() if isinstance(entry, type) else entry  # type: ignore[no-any-return]
+    if isinstance(method, type) or not callable(method):
+        raise TypeError(
+            f"Selector: method must be a name or be called with Candidates, got {method!r}; "
+            "of a class pass an object, as Boltzmann()"
+        )
     return method
 
 
@@ -86,9 +100,7 @@ def needs_of(method: str | Method) -> Collection[str]:
         >>> needs_of("rho"), needs_of("loss")
         (('il',), ())
     """
-    found: Collection[str] = getattr(
-        find(method) if isinstance(method, str) else method, "needs", ()
-    )
+    found: Collection[str] = getattr(find(method), "needs", ())
     return found
 
 

@@ -16,7 +16,7 @@ from rho_train.il.store import ILStore
 from rho_train.scoring import ForwardFunction, dropout_layers, logits_of, scoring
 from rho_train.selection import registry
 from rho_train.selection.candidates import Candidates, Chosen, Method
-from rho_train.selection.checks import check_k, check_ratio, nothing_left, some_invalid
+from rho_train.selection.checks import check_k, check_ratio, check_table, nothing_left, some_invalid
 from rho_train.selection.identity import identity_of
 from rho_train.selection.methods import uniform
 from rho_train.selection.online import OnlineModel
@@ -114,7 +114,17 @@ class Selector:
             check_ratio(self.ratio)
         if self.k is not None:
             check_k(self.k)
-        self._method = self.method if callable(self.method) else registry.find(self.method)
+        if not 0.0 <= self.label_smoothing <= 1.0:
+            raise ValueError(
+                f"Selector: label_smoothing must lie in [0, 1], got {self.label_smoothing}"
+            )
+        if self.phases is not None and not isinstance(self.phases, UniformPhases):
+            raise TypeError(
+                f"Selector: phases must be UniformPhases, got {type(self.phases).__name__}"
+            )
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise TypeError(f"Selector: seed must be an int, got {self.seed!r}")
+        self._method = registry.find(self.method)
         self._needs = frozenset(registry.needs_of(self._method))
         if "il" in self._needs and self.il is None:
             raise ValueError(
@@ -129,6 +139,8 @@ class Selector:
                 "Selector: il must be an ILStore, a tensor (N,) or an OnlineModel, got "
                 f"{type(self.il).__name__}; a file is read with ILStore.load(path, dataset)"
             )
+        if self._table is not None:
+            check_table(self._table)
         self._scorer = self.scorer.model if isinstance(self.scorer, OnlineModel) else self.scorer
         if self._scorer is not None:
             if not isinstance(self._scorer, nn.Module):
@@ -250,6 +262,11 @@ class Selector:
                 self.label_smoothing,
             )
             chosen = method(candidates)
+        if not isinstance(chosen, Chosen):
+            raise TypeError(
+                f"Selector: method {self.method!r} must return Chosen, as candidates.top(scores) "
+                f"does, got {type(chosen).__name__}"
+            )
         indices = chosen.indices
         if len(indices) == 0 or int(indices[-1]) < 0:
             # Fewer than k points remain; the padding stands at the end.

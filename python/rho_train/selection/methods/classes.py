@@ -56,8 +56,7 @@ class ClassQuota:
     def __call__(self, candidates: Candidates) -> Chosen:
         """Return the k rows with the lowest seat numbers."""
         scores = candidates.score(self.score).scores
-        usable = scores > -torch.inf  # neither ignored nor NaN
-        rows = usable.nonzero().squeeze(1)
+        rows = (scores > -torch.inf).nonzero().squeeze(1)  # neither ignored nor NaN
         rows = rows[scores[rows].argsort(descending=True, stable=True)]
         labels = candidates.labels[rows].long()
         classes = candidates.logits.shape[1]
@@ -80,7 +79,7 @@ class ClassQuota:
         seats[by_class] = (ranks + 0.5) / shares[grouped]
         # The rows are in the order of their scores, and a stable sort keeps it among equals.
         kept = rows[seats.argsort(stable=True)[: candidates.k]]
-        bias = torch.where(usable, -torch.inf, 0.0)  # NaN stays: invalid rows are counted
+        bias = torch.full_like(scores, -torch.inf)
         bias[kept] = 0.0
         return candidates.select(self.score, bias)
 
