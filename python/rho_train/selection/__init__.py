@@ -1,6 +1,6 @@
 """Choosing the small batch out of the large batch."""
 
-from rho_train.selection.candidates import Candidates, Chosen, Method
+from rho_train.selection.candidates import Candidates, Chosen, LastSelection, Method
 from rho_train.selection.methods import (
     Boltzmann,
     ClassQuota,
@@ -13,7 +13,7 @@ from rho_train.selection.methods import (
 from rho_train.selection.online import OnlineModel
 from rho_train.selection.registry import names, needs_of, register, unregister
 from rho_train.selection.schedules import Geometric, Linear, Schedule, UniformPhases
-from rho_train.selection.selector import LastSelection, Selector
+from rho_train.selection.selector import Selector
 from rho_train.selection.svp import coreset
 
 __all__ = [

@@ -5,26 +5,36 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rho_train.selection.schedules import Schedule, ends
+from rho_train.selection.schedules import Schedule, UniformPhases, ends
 
 
-def check_ratio(ratio: float | Schedule) -> None:
-    """Refuse a share outside (0, 1]."""
-    if isinstance(ratio, bool) or not isinstance(ratio, (int, float, Schedule)):
-        raise TypeError(f"Selector: ratio must be a number or a Schedule, got {ratio!r}")
-    if not all(0.0 < value <= 1.0 for value in ends(ratio)):
-        raise ValueError(
-            f"Selector: ratio must lie in (0, 1], the share of the large batch that is kept, "
-            f"got {ratio}; for a number of points use k="
-        )
+def check_size(ratio: float | Schedule | None, k: int | None) -> None:
+    """Refuse anything but one of a share in (0, 1] and a positive integer."""
+    if (ratio is None) == (k is None):
+        raise ValueError(f"Selector: give either ratio or k, got ratio={ratio} and k={k}")
+    if ratio is not None:
+        if isinstance(ratio, bool) or not isinstance(ratio, (int, float, Schedule)):
+            raise TypeError(f"Selector: ratio must be a number or a Schedule, got {ratio!r}")
+        if not all(0.0 < value <= 1.0 for value in ends(ratio)):
+            raise ValueError(
+                f"Selector: ratio must lie in (0, 1], the share of the large batch that is kept, "
+                f"got {ratio}; for a number of points use k="
+            )
+    if k is not None:
+        if isinstance(k, bool) or not isinstance(k, int):
+            raise TypeError(f"Selector: k must be an int, got {k!r}; for a share use ratio=")
+        if k < 1:
+            raise ValueError(f"Selector: k must be at least 1, got {k}")
 
 
-def check_k(k: object) -> None:
-    """Refuse what is no positive integer."""
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"Selector: k must be an int, got {k!r}; for a share use ratio=")
-    if k < 1:
-        raise ValueError(f"Selector: k must be at least 1, got {k}")
+def check_options(label_smoothing: float, phases: UniformPhases | None, seed: int) -> None:
+    """Refuse what would fail at the first batch only."""
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"Selector: label_smoothing must lie in [0, 1], got {label_smoothing}")
+    if phases is not None and not isinstance(phases, UniformPhases):
+        raise TypeError(f"Selector: phases must be UniformPhases, got {type(phases).__name__}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"Selector: seed must be an int, got {seed!r}")
 
 
 def check_table(table: Tensor) -> None:

@@ -15,8 +15,14 @@ from rho_train.data.batch import Fields, split, take
 from rho_train.il.store import ILStore
 from rho_train.scoring import ForwardFunction, dropout_layers, logits_of, scoring
 from rho_train.selection import registry
-from rho_train.selection.candidates import Candidates, Chosen, Method
-from rho_train.selection.checks import check_k, check_ratio, check_table, nothing_left, some_invalid
+from rho_train.selection.candidates import Candidates, Chosen, LastSelection, Method
+from rho_train.selection.checks import (
+    check_options,
+    check_size,
+    check_table,
+    nothing_left,
+    some_invalid,
+)
 from rho_train.selection.identity import identity_of
 from rho_train.selection.methods import uniform
 from rho_train.selection.online import OnlineModel
@@ -29,23 +35,6 @@ _SETTINGS = (
     *("scorer", "phases", "seed"),
 )
 _COUNTERS = ("steps", "scored", "selected", "invalid")
-
-
-@dataclass(frozen=True)
-class LastSelection:
-    """What the Selector did with the last large batch of n points, k of which were kept.
-
-    `ids` int64 (n,); `losses` float32 (n,) in nats, None where no point was scored, as by
-    `uniform`; `indices` int64 (k,), rows of the batch, and `values` float32 (k,), their scores, the
-    highest first; `weights` float32 (k,), what to multiply the losses of the returned batch by, in
-    its order, before they are averaged; None: by nothing.
-    """
-
-    ids: Tensor
-    losses: Tensor | None
-    indices: Tensor
-    values: Tensor
-    weights: Tensor | None = None
 
 
 @dataclass
@@ -106,24 +95,8 @@ class Selector:
     seconds: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        if (self.ratio is None) == (self.k is None):
-            raise ValueError(
-                f"Selector: give either ratio or k, got ratio={self.ratio} and k={self.k}"
-            )
-        if self.ratio is not None:
-            check_ratio(self.ratio)
-        if self.k is not None:
-            check_k(self.k)
-        if not 0.0 <= self.label_smoothing <= 1.0:
-            raise ValueError(
-                f"Selector: label_smoothing must lie in [0, 1], got {self.label_smoothing}"
-            )
-        if self.phases is not None and not isinstance(self.phases, UniformPhases):
-            raise TypeError(
-                f"Selector: phases must be UniformPhases, got {type(self.phases).__name__}"
-            )
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise TypeError(f"Selector: seed must be an int, got {self.seed!r}")
+        check_size(self.ratio, self.k)
+        check_options(self.label_smoothing, self.phases, self.seed)
         self._method = registry.find(self.method)
         self._needs = frozenset(registry.needs_of(self._method))
         if "il" in self._needs and self.il is None:
