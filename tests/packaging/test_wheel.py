@@ -39,9 +39,7 @@ def test_package_data_is_there_and_sources_are_not() -> None:
         assert name in installed
     assert any(re.match(r"rho_ext/_C\..*so$", path) for path in installed)
     assert any(path.endswith("letter_recognition.LICENSE") for path in installed)
-    assert not [
-        path for path in installed if path.endswith((".cpp", ".cu", ".cuh", ".h", ".inc", ".o"))
-    ]
+    assert not [path for path in installed if path.endswith((".cpp", ".cu", ".cuh", ".h", ".inc", ".o"))]
     tops = {path.partition("/")[0] for path in installed if not path.startswith("..")}
     assert tops - {"rho_ext", "rho_train"} == {f"rho_ext-{rho_ext.__version__}.dist-info"}
 
