@@ -24,7 +24,7 @@ from rho_train.il import (
     save_shards,
     score_points,
 )
-from rho_train.selection import Selector
+from rho_train.selection import OnlineModel, Selector, coreset, register
 from rho_train.training import TrainConfig, Trainer
 
 __all__ = [
@@ -34,15 +34,18 @@ __all__ = [
     "ILStore",
     "IndexedDataset",
     "LargeBatchSampler",
+    "OnlineModel",
     "Selector",
     "TrainConfig",
     "Trainer",
     "average_il",
+    "coreset",
     "crossfit_il",
     "fingerprint",
     "holdout_il",
     "loader",
     "pretrained_il",
+    "register",
     "save_shards",
     "score_points",
 ]

@@ -16,12 +16,13 @@ import rho_ext
 from rho_train import cli_il
 from rho_train.data import load_letters
 from rho_train.experiment import DataConfig, ExperimentConfig, Method, run_experiment
-from rho_train.experiment.config import DEMO_METHODS, NEED_IL, ILKind
+from rho_train.experiment.config import DEMO_METHODS, ILKind
 from rho_train.experiment.run import JobsFailed
 from rho_train.files import message
 from rho_train.il import ILRecipe
 from rho_train.progress import Stopped
 from rho_train.report import format_table, read_experiment, summarize, write_report
+from rho_train.selection import names, needs_of
 from rho_train.training import TrainConfig
 
 _STOPPED = 130  # as a shell reports Ctrl-C
@@ -74,9 +75,10 @@ def train(
 
     Args:
         out: output folder; an interrupted run goes on there.
-        method: uniform, rho, loss, neg_il, grad_norm or entropy.
-        il: where irreducible losses come from: holdout, crossfit, or a store that `rho-ext il
-            compute` wrote, whose seconds are not charged; read by rho and neg_il only.
+        method: uniform, rho, loss, neg_il, grad_norm, entropy, importance, boltzmann,
+            selective_backprop, class_quota or reducr.
+        il: where irreducible losses come from, for methods that need them: holdout, crossfit, or
+            a store that `rho-ext il compute` wrote, whose seconds are not charged.
         seed: of noise, split, weights and order.
         hidden: widths of the hidden layers of the MLP.
         holdout: share of the training points that a holdout IL model trains on.
@@ -85,9 +87,10 @@ def train(
         train: how.
         recipe: how the IL models are trained.
     """
-    store = il if isinstance(il, Path) and method in NEED_IL else None
+    needs_il = method in names() and "il" in needs_of(method)
+    store = il if isinstance(il, Path) and needs_il else None
     kind: ILKind = "stored" if isinstance(il, Path) else il
-    needed: ILKind = kind if method in NEED_IL else "none"
+    needed: ILKind = kind if needs_il else "none"
     chosen = Method(method, method, method, needed, "rest" if needed == "holdout" else "all")
     config = ExperimentConfig(
         title=f"{method} on {data.path.name if data.path else 'Letter Recognition'}",

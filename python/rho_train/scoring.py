@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
+
+from rho_train.data.batch import split
+
+ForwardFunction = Callable[[nn.Module, Any], Tensor]
+"""Called as `forward(model, batch)`, returns logits (n, C)."""
 
 
 @contextmanager
@@ -37,7 +43,7 @@ def scoring(model: nn.Module, *, bf16: bool | None = None) -> Iterator[nn.Module
     inner = getattr(model, "_orig_mod", model)
     module = inner.module if isinstance(inner, DistributedDataParallel) else model
     training = [part for part in module.modules() if part.training]
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    device = device_of(module)
     cpu_state = torch.get_rng_state()
     cuda_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     for part in training:
@@ -54,6 +60,64 @@ def scoring(model: nn.Module, *, bf16: bool | None = None) -> Iterator[nn.Module
         torch.set_rng_state(cpu_state)
         if cuda_state is not None:
             torch.cuda.set_rng_state(cuda_state, device)
+
+
+@contextmanager
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Let torch's global generators draw from `seed`, and put their state back.
+
+    Example:
+        >>> before = torch.get_rng_state()
+        >>> with seeded(torch.device("cpu"), 3):
+        ...     _ = torch.rand(1)
+        >>> torch.equal(torch.get_rng_state(), before)
+        True
+    """
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def dropout_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the modules of a model that drop units when they train, and do nothing else then.
+
+    Example:
+        >>> dropout_layers(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0), nn.Dropout(0.1)))
+        [Dropout(p=0.1, inplace=False)]
+    """
+    return [
+        part
+        for part in model.modules()
+        if (isinstance(part, _DropoutNd) and part.p > 0.0)
+        or (isinstance(part, (nn.MultiheadAttention, nn.RNNBase)) and part.dropout > 0.0)
+    ]
+
+
+@contextmanager
+def dropout_on(model: nn.Module) -> Iterator[None]:
+    """Put the dropout layers of a model that scores into training mode, and back."""
+    layers = [part for part in dropout_layers(model) if not part.training]
+    for part in layers:
+        _set_training(part, True)
+    try:
+        yield
+    finally:
+        for part in layers:
+            _set_training(part, False)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of the first parameter, the CPU if there is none."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def forward_pass(model: nn.Module, batch: Any, forward: ForwardFunction | None) -> Tensor:
+    """Return the logits (n, C) of a batch, by `forward` or by calling the model on its inputs."""
+    return logits_of(model, split(batch).inputs) if forward is None else forward(model, batch)
 
 
 def _set_training(part: nn.Module, training: bool) -> None:

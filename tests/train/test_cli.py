@@ -43,7 +43,13 @@ def test_demo_leaves_a_report_and_goes_on_where_it_was(
 
 @pytest.mark.parametrize(
     ("method", "il", "has_il"),
-    [("uniform", "none", False), ("rho", "holdout", True), ("grad_norm", "crossfit", False)],
+    [
+        ("uniform", "none", False),
+        ("rho", "holdout", True),
+        ("grad_norm", "crossfit", False),
+        ("importance", "none", False),
+        ("reducr", "crossfit", True),
+    ],
 )
 def test_train(tmp_path: Path, table: Path, method: str, il: str, has_il: bool) -> None:
     out = tmp_path / "run"
@@ -72,7 +78,7 @@ def test_config_file_and_override(tmp_path: Path, table: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("--method=best", r"method must be one of uniform, rho, .*got 'best'"),
+        ("--method=best", r"method must be one of rho, .*uniform, .*got 'best'"),
         ("--il=none", "rho needs irreducible losses"),
         ("--train.batch=80", "batch = 80 must not be larger than large_batch = 40"),
         ("--data.noise=2", r"rate must lie in \[0, 1\], got 2"),

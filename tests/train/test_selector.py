@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from rho_train import Batch, ILStore, IndexedDataset, Selector, fingerprint
+from rho_train.selection import Boltzmann
 
 # Losses by hand: logits (0, 0) cost log 2, (a, 0) cost log(1 + e^-a) for label 0.
 X = torch.tensor([[9.0, 0.0], [0.0, 0.0], [-3.0, 0.0], [-9.0, 0.0]])
@@ -206,6 +207,14 @@ def test_state_round_trip() -> None:
         ({"k": 0.1}, TypeError, "k must be an int.*ratio="),
         ({"k": True}, TypeError, "k must be an int"),
         ({"k": 1, "method": "best"}, ValueError, "method must be one of rho, loss"),
+        ({"k": 1, "method": 3}, TypeError, "method must be a name or be called with Candidates"),
+        ({"k": 1, "method": Boltzmann}, TypeError, r"of a class pass an object, as Boltzmann\(\)"),
+        ({"ratio": "0.1"}, TypeError, "ratio must be a number or a Schedule, got '0.1'"),
+        ({"k": 1, "label_smoothing": 1.5}, ValueError, r"label_smoothing must lie in \[0, 1\]"),
+        ({"k": 1, "phases": 100}, TypeError, "phases must be UniformPhases, got int"),
+        ({"k": 1, "seed": 0.5}, TypeError, "seed must be an int, got 0.5"),
+        ({"k": 1, "il": TABLE[None]}, ValueError, r"il must be.*\(N,\), got float32 \(1, 8\)"),
+        ({"k": 1, "il": TABLE.double()}, ValueError, r"il must be a float32.*got float64 \(8,\)"),
         ({"k": 1, "il": None}, ValueError, "needs irreducible losses; pass il="),
         ({"k": 1, "il": "store.safetensors"}, TypeError, "got str; a file is read with ILStore"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import errno
 import json
@@ -16,8 +17,28 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from rho_train import ILStore, IndexedDataset, Selector, TrainConfig, Trainer, fingerprint
+from rho_train import (
+    ILStore,
+    IndexedDataset,
+    OnlineModel,
+    Selector,
+    TrainConfig,
+    Trainer,
+    fingerprint,
+)
+from rho_train.data import LargeBatchSampler
+from rho_train.optim import adamw
 from rho_train.progress import Stopped
+from rho_train.selection import (
+    Boltzmann,
+    Candidates,
+    Chosen,
+    Geometric,
+    Linear,
+    Reducr,
+    UniformPhases,
+    names,
+)
 from rho_train.training.metrics import MetricsFile
 
 N = 200
@@ -26,21 +47,38 @@ CONFIG = TrainConfig(
 )
 
 
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "online il": lambda: {"il": OnlineModel(small_model(2), lr=0.01)},
+    "online scorer": lambda: {"scorer": OnlineModel(small_model(2), lr=0.01), "method": "bald"},
+    "proxy": lambda: {"scorer": small_model(2)},
+    "reducr, fast": lambda: {"method": Reducr(lr=1.0)},
+    "phases": lambda: {"phases": UniformPhases(steps=30, warmup=8, anneal=0.3), "method": "loss"},
+    "colder": lambda: {"method": Boltzmann("rho", Geometric(3.0, 0.1, steps=30))},
+    "fewer": lambda: {"k": None, "ratio": Linear(0.25, 0.1, steps=30, stages=4)},
+}
+
+
+def small_model(seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        # Dropout makes a lost random state visible.
+        return nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3))
+
+
 def make_trainer(
     folder: Path, select: str = "rho", config: TrainConfig = CONFIG, **options: Any
 ) -> Trainer:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(N, 5, generator=generator)
     y = torch.randint(0, 3, (N,), generator=generator)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        # Dropout makes a lost random state visible.
-        model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3))
     selector = None
     if select != "plain":
         il = torch.rand(N, generator=generator)
-        selector = Selector(il=il, k=config.batch, method=select)
+        chosen = {"il": il, "k": config.batch, "seed": 5}
+        chosen |= PARTS[select]() if select in PARTS else {"method": select}
+        selector = Selector(**chosen)
     defaults: dict[str, Any] = {
+        "model": small_model(1),
         "dataset": IndexedDataset(TensorDataset(x, y)),
         "train_ids": torch.arange(N),
         "name": select,
@@ -49,7 +87,6 @@ def make_trainer(
         "selector": selector,
     }
     return Trainer(
-        model,
         test_x=x[:50],
         test_y=y[:50],
         config=config,
@@ -82,7 +119,9 @@ def stop_after(steps: int) -> Callable[[int], bool]:
 
 
 @pytest.mark.parametrize(
-    ("select", "schedule"), [("plain", "constant"), ("rho", "cosine"), ("grad_norm", "linear")]
+    ("select", "schedule"),
+    [("plain", "constant"), ("rho", "cosine"), ("grad_norm", "linear")]
+    + [(select, "constant") for select in (*names(), *PARTS) if select not in ("rho", "grad_norm")],
 )
 def test_a_run_stopped_twice_equals_the_uninterrupted_one(
     tmp_path: Path, select: str, schedule: Any
@@ -148,9 +187,11 @@ def test_looking_does_not_change_the_run(tmp_path: Path) -> None:
     assert torch.equal(weights(one), weights(two))
 
 
-def test_keeping_everything_is_plain_training_to_the_bit(tmp_path: Path) -> None:
+# Importance sampling draws with replacement, and a smaller ratio does not keep everything.
+@pytest.mark.parametrize("select", [*(set(names()) - {"importance"}), *(set(PARTS) - {"fewer"})])
+def test_keeping_everything_is_plain_training_to_the_bit(tmp_path: Path, select: str) -> None:
     config = dataclasses.replace(CONFIG, large_batch=8)
-    selected = make_trainer(tmp_path / "rho", "rho", config)
+    selected = make_trainer(tmp_path / "selected", select, config)
     plain = make_trainer(tmp_path / "plain", "plain", config)
     selected.fit()
     plain.fit()
@@ -241,6 +282,33 @@ def test_a_selector_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     store = ILStore(torch.zeros(N), fingerprint(other))
     with pytest.raises(ValueError, match="another data set.*labels"):
         make_trainer(tmp_path, selector=Selector(il=store, k=8))
+    phases = UniformPhases(steps=40, warmup=3)
+    with pytest.raises(ValueError, match="UniformPhases.steps is 40, TrainConfig.steps is 30"):
+        make_trainer(tmp_path, selector=Selector(k=8, method="loss", phases=phases))
+    with pytest.raises(ValueError, match="'bald' needs dropout layers, and Linear has none"):
+        make_trainer(tmp_path, selector=Selector(k=8, method="bald"), model=nn.Linear(5, 3))
+
+
+def test_weights_multiply_the_losses_of_their_rows(tmp_path: Path) -> None:
+    def weighted(c: Candidates) -> Chosen:
+        # The highest loss first, with the highest weight.
+        return c.select("loss")._replace(weights=torch.arange(float(c.k), 0.0, -1.0))
+
+    config = dataclasses.replace(CONFIG, steps=1)
+    selector = Selector(k=8, method=weighted)
+    trainer = make_trainer(tmp_path, config=config, selector=selector, model=nn.Linear(5, 3))
+    model = copy.deepcopy(trainer.model)
+    trainer.fit()
+    positions = next(iter(LargeBatchSampler(trainer.train_ids, 32, seed=3)))
+    large = trainer.dataset.collate(trainer.dataset.__getitems__(positions))
+    losses = nn.functional.cross_entropy(model(large.x), large.y, reduction="none")
+    loss = (losses.sort(descending=True).values[:8] * torch.arange(8.0, 0.0, -1.0)).mean()
+    optimizer = adamw(model, config.lr, config.weight_decay)
+    loss.backward()
+    optimizer.step()
+    assert torch.allclose(weights(trainer), torch.cat([p.flatten() for p in model.parameters()]))
+    logged = next(e for e in records(tmp_path) if e["event"] == "train")
+    assert logged["loss"] == pytest.approx(float(loss.detach()))
 
 
 def test_full_disk_leaves_whole_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

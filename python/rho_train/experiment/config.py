@@ -9,11 +9,10 @@ from typing import Any, Literal, get_args
 
 from rho_train.data import ClassificationData, load_letters, load_table
 from rho_train.il import ILRecipe
-from rho_train.selection import METHODS
+from rho_train.selection import names, needs_of
 from rho_train.training import TrainConfig
 
 ILKind = Literal["none", "holdout", "crossfit", "stored"]
-NEED_IL = ("rho", "neg_il")
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Method:
     Args:
         name: in files and records.
         label: for people.
-        select: `uniform`, or a method of `rho_ext.select`.
+        select: the name of a method; `uniform` draws the small batch without a large one.
         il: where irreducible losses come from; `stored`: from the experiment's store.
         points: train on `all` training points, or on the `rest` that is not held out; with a store,
             on the points that it knows.
@@ -68,13 +67,13 @@ class Method:
     points: Literal["all", "rest"] = "all"
 
     def __post_init__(self) -> None:
-        if self.select not in ("uniform", *METHODS):
-            raise ValueError(
-                f"method must be one of uniform, {', '.join(METHODS)}, got {self.select!r}"
-            )
+        # The models of an experiment have no dropout layers.
+        choices = names(without=("dropout",))
+        if self.select not in choices:
+            raise ValueError(f"method must be one of {', '.join(choices)}, got {self.select!r}")
         if self.il not in get_args(ILKind):
             raise ValueError(f"il must be one of {', '.join(get_args(ILKind))}, got {self.il!r}")
-        if self.select in NEED_IL and self.il == "none":
+        if "il" in needs_of(self.select) and self.il == "none":
             raise ValueError(
                 f"method {self.select} needs irreducible losses; choose il = holdout or crossfit"
             )

@@ -63,7 +63,11 @@ def train_job(
             store = ILStore.load(il_path(out, method.il, seed), setting.dataset)
             il_seconds = float(store.info["seconds"])
         selector = Selector(
-            il=store, k=config.train.batch, method=method.select, bf16=config.train.bf16
+            il=store,
+            k=config.train.batch,
+            method=method.select,
+            bf16=config.train.bf16,
+            seed=seed,
         )
     model = mlp(data.train_x.shape[1], config.hidden, data.num_classes, seed=seed)
     trainer = Trainer(

@@ -1,5 +1,42 @@
 """Choosing the small batch out of the large batch."""
 
-from rho_train.selection.selector import METHODS, LastSelection, Selector
+from rho_train.selection.candidates import Candidates, Chosen, LastSelection, Method
+from rho_train.selection.methods import (
+    Boltzmann,
+    ClassQuota,
+    Fused,
+    GradNormSampling,
+    MonteCarlo,
+    Reducr,
+    SelectiveBackprop,
+)
+from rho_train.selection.online import OnlineModel
+from rho_train.selection.registry import names, needs_of, register, unregister
+from rho_train.selection.schedules import Geometric, Linear, Schedule, UniformPhases
+from rho_train.selection.selector import Selector
+from rho_train.selection.svp import coreset
 
-__all__ = ["METHODS", "LastSelection", "Selector"]
+__all__ = [
+    "Boltzmann",
+    "Candidates",
+    "Chosen",
+    "ClassQuota",
+    "Fused",
+    "Geometric",
+    "GradNormSampling",
+    "LastSelection",
+    "Linear",
+    "Method",
+    "MonteCarlo",
+    "OnlineModel",
+    "Reducr",
+    "Schedule",
+    "SelectiveBackprop",
+    "Selector",
+    "UniformPhases",
+    "coreset",
+    "names",
+    "needs_of",
+    "register",
+    "unregister",
+]

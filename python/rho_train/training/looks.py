@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rho_train.data import IndexedDataset, LargeBatchSampler, to
+import rho_ext
+from rho_train.data import IndexedDataset, LargeBatchSampler, split, to
 from rho_train.scoring import logits_of, scoring
 from rho_train.selection import Selector
 from rho_train.training.checkpoint import random_state, restore_random_state
@@ -50,18 +51,16 @@ def sample(
     `ids`, `loss`, `selected`, and `il` and `noisy` where they are known. Points without a finite
     loss or irreducible loss are left out: JSON has no NaN.
     """
-    counters, state = selector.state_dict(), random_state()
+    state = random_state()
     ids, losses, selected = [], [], []
     for positions in islice(sampler, min(_SAMPLED_BATCHES, sampler.batches_per_epoch)):
         batch = dataset.collate(dataset.__getitems__(positions))
-        selector(model, to(batch, next(model.parameters()).device))
-        last = selector.last
-        assert last is not None
+        batch = to(batch, next(model.parameters()).device)
+        last = selector.look(model, batch)
         ids.append(last.ids)
-        losses.append(last.losses)
+        losses.append(_losses(model, batch) if last.losses is None else last.losses)
         selected.append(torch.zeros_like(last.ids, dtype=torch.bool))
         selected[-1][last.indices] = True
-    selector.load_state_dict(counters)
     restore_random_state(state)
     points = torch.cat(ids)
     record = {"ids": points, "loss": torch.cat(losses), "selected": torch.cat(selected)}
@@ -73,3 +72,10 @@ def sample(
         record["noisy"] = noisy[points]
     lists = {name: value[known].tolist() for name, value in record.items()}
     return {"il": None, "noisy": None, **lists}
+
+
+def _losses(model: nn.Module, batch: Any) -> Tensor:
+    fields = split(batch)
+    with scoring(model) as scorer:
+        logits = logits_of(scorer, fields.inputs)
+        return rho_ext.score(logits, fields.labels, None, method="loss").losses

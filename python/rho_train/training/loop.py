@@ -53,7 +53,8 @@ class Trainer:
     Raises:
         ValueError: the checkpoint in the folder belongs to another run, the ILStore of the Selector
             to another data set, or the Selector keeps another number of points than
-            `config.batch`.
+            `config.batch` at the first step, plans for another number of steps, or needs dropout
+            layers that the model does not have.
         OSError: the folder cannot be written.
 
     Example:
@@ -94,6 +95,12 @@ class Trainer:
                     f"Trainer: the Selector keeps {selector.size(config.large_batch)} of a large "
                     f"batch of {config.large_batch}, TrainConfig.batch is {config.batch}; make "
                     "them agree"
+                )
+            selector.check(model)
+            if selector.phases is not None and selector.phases.steps != config.steps:
+                raise ValueError(
+                    f"Trainer: UniformPhases.steps is {selector.phases.steps}, TrainConfig.steps "
+                    f"is {config.steps}; make them agree"
                 )
         self.device = next(model.parameters()).device
         self.model, self.dataset, self.train_ids = model, dataset, train_ids
@@ -208,15 +215,21 @@ class Trainer:
         return int(state["metrics_size"])
 
     def _train_step(self, batch: Any) -> None:
-        counts = self._since_log
+        counts, weights = self._since_log, None
         if self.selector is not None:
             before = self.selector.invalid
             batch = self.selector(self.runner, batch)
             counts.invalid += self.selector.invalid - before
+            assert self.selector.last is not None
+            weights = self.selector.last.weights
         fields = split(batch, "Trainer")
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
             logits = logits_of(self.runner, fields.inputs)
-            loss = F.cross_entropy(logits.float(), fields.labels)
+            if weights is None:
+                loss = F.cross_entropy(logits.float(), fields.labels)
+            else:
+                losses = F.cross_entropy(logits.float(), fields.labels, reduction="none")
+                loss = (weights * losses).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

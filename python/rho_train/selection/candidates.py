@@ -1,0 +1,177 @@
+"""What a method of selection sees of a large batch, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import rho_ext
+from rho_train.data.rng import generator
+from rho_train.scoring import dropout_on, seeded
+
+
+class Chosen(NamedTuple):
+    """The rows of a large batch of n points that a method chose, the best first.
+
+    `values` float32 (k,), their scores; `indices` int64 (k,), rows of the batch, ending in -1
+    where fewer than k could be chosen; `losses` float32 (n,) in nats, None if the method looked at
+    none; `invalid`, the number of rows without a usable score; `weights` float32 (k,), what the
+    losses of the chosen rows are multiplied by before they are averaged, None for 1.
+    """
+
+    values: Tensor
+    indices: Tensor
+    losses: Tensor | None
+    invalid: Tensor | int = 0
+    weights: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LastSelection:
+    """What the Selector did with the last large batch of n points, k of which were kept.
+
+    `ids` int64 (n,); `losses` float32 (n,) in nats, None where no point was scored, as by
+    `uniform`; `indices` int64 (k,), rows of the batch, and `values` float32 (k,), their scores, the
+    highest first; `weights` float32 (k,), what to multiply the losses of the returned batch by, in
+    its order, before they are averaged; None: by nothing.
+    """
+
+    ids: Tensor
+    losses: Tensor | None
+    indices: Tensor
+    values: Tensor
+    weights: Tensor | None = None
+
+
+Method = Callable[["Candidates"], Chosen]
+"""Chooses rows of a large batch; what it `needs` is an attribute, see `register`."""
+
+
+@dataclass(slots=True)
+class Candidates:
+    """A large batch of n points, of which a method chooses k.
+
+    Forward passes are made when they are asked for: a method that needs no logits pays for none.
+
+    Args:
+        labels, ids: int64 or int32 (n,).
+        k: rows to choose.
+        step: selections made before this one.
+        seed: of the Selector; whatever a method draws depends on it and on `step` alone.
+        table: irreducible losses by id (N,), or of the rows (n,) if `aligned`.
+        aligned: whether `table` has one value a row.
+        scorer: the module that scores, in eval mode.
+        forward: makes one forward pass of it over the batch, logits (n, C).
+        ignore_index, label_smoothing: as in `rho_ext.select`.
+
+    Example:
+        >>> logits = torch.tensor([[0.0, 3.0], [0.0, 1.0], [0.0, 2.0]])
+        >>> labels, ids = torch.tensor([0, 0, 0]), torch.tensor([7, 8, 9])
+        >>> c = Candidates(labels, ids, 2, 0, 0, None, False, nn.Identity(), lambda: logits)
+        >>> c.select("loss").indices, c.top(-c.logits[:, 1]).indices
+        (tensor([0, 2]), tensor([1, 2]))
+    """
+
+    labels: Tensor
+    ids: Tensor
+    k: int
+    step: int
+    seed: int
+    table: Tensor | None
+    aligned: bool
+    scorer: nn.Module
+    forward: Callable[[], Tensor]
+    ignore_index: int = -100
+    label_smoothing: float = 0.0
+    _logits: Tensor | None = field(default=None, init=False, repr=False)
+    _generator: torch.Generator | None = field(default=None, init=False, repr=False)
+
+    @property
+    def logits(self) -> Tensor:
+        """Logits (n, C) of one forward pass."""
+        if self._logits is None:
+            self._logits = self.forward()
+        return self._logits
+
+    @property
+    def generator(self) -> torch.Generator:
+        """CPU generator of this step; the global ones are not for methods."""
+        if self._generator is None:
+            self._generator = generator(self.seed, "selection", self.step)
+        return self._generator
+
+    @property
+    def il(self) -> Tensor:
+        """Irreducible losses of the rows, (n,)."""
+        assert self.table is not None, "the method did not say that it needs irreducible losses"
+        return self.table if self.aligned else self.table[self.ids]
+
+    @property
+    def usable(self) -> Tensor:
+        """Rows whose label is not `ignore_index`, int64, ascending."""
+        return (self.labels != self.ignore_index).nonzero().squeeze(1)
+
+    def select(self, method: str, bias: Tensor | None = None) -> Chosen:
+        """Choose by `rho_ext.select`, with `bias` float32 (n,) added to the scores."""
+        return Chosen(
+            *rho_ext.select(
+                self.logits,
+                self.labels,
+                None if self.aligned else self.ids,
+                self.k,
+                il=self.table,
+                method=method,
+                bias=bias,
+                ignore_index=self.ignore_index,
+                label_smoothing=self.label_smoothing,
+            )
+        )
+
+    def score(self, method: str, logits: Tensor | None = None) -> rho_ext.Scores:
+        """Score by `rho_ext.score`; rows that are ignored have -inf, invalid ones NaN."""
+        return rho_ext.score(
+            self.logits if logits is None else logits,
+            self.labels,
+            None if self.aligned else self.ids,
+            il=self.table,
+            method=method,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+        )
+
+    def top(self, scores: Tensor, logits: Tensor | None = None) -> Chosen:
+        """Choose the k rows with the highest `scores` (n,), ties in favour of the lower row.
+
+        Rows that are ignored or have the score NaN or -inf are never chosen. `logits` are those
+        that the losses are reported of.
+        """
+        return Chosen(
+            *rho_ext.select(
+                self.logits if logits is None else logits,
+                self.labels,
+                None,
+                self.k,
+                # The negative of the negative: the op does the masking and the ranking.
+                il=-scores.float(),
+                method="neg_il",
+                ignore_index=self.ignore_index,
+                label_smoothing=self.label_smoothing,
+            )
+        )
+
+    def gumbel(self) -> Tensor:
+        """Draw standard Gumbel noise, float32 (n,)."""
+        exponential = torch.empty(len(self.ids), dtype=torch.float64)
+        exponential.exponential_(generator=self.generator)
+        return -exponential.log().float().to(self.ids.device)
+
+    def passes(self, count: int) -> Iterator[Tensor]:
+        """Make forward passes with dropout on and all else in eval mode, logits (n, C) each."""
+        seed = int(torch.randint(2**31, (), generator=self.generator))
+        with dropout_on(self.scorer), seeded(self.ids.device, seed):
+            for _ in range(count):
+                yield self.forward()

@@ -1,0 +1,75 @@
+"""What can be wrong with a Selector or its batches, said with the way out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rho_train.selection.schedules import Schedule, UniformPhases, ends
+
+
+def check_size(ratio: float | Schedule | None, k: int | None) -> None:
+    """Refuse anything but one of a share in (0, 1] and a positive integer."""
+    if (ratio is None) == (k is None):
+        raise ValueError(f"Selector: give either ratio or k, got ratio={ratio} and k={k}")
+    if ratio is not None:
+        if isinstance(ratio, bool) or not isinstance(ratio, (int, float, Schedule)):
+            raise TypeError(f"Selector: ratio must be a number or a Schedule, got {ratio!r}")
+        if not all(0.0 < value <= 1.0 for value in ends(ratio)):
+            raise ValueError(
+                f"Selector: ratio must lie in (0, 1], the share of the large batch that is kept, "
+                f"got {ratio}; for a number of points use k="
+            )
+    if k is not None:
+        if isinstance(k, bool) or not isinstance(k, int):
+            raise TypeError(f"Selector: k must be an int, got {k!r}; for a share use ratio=")
+        if k < 1:
+            raise ValueError(f"Selector: k must be at least 1, got {k}")
+
+
+def check_options(label_smoothing: float, phases: UniformPhases | None, seed: int) -> None:
+    """Refuse what would fail at the first batch only."""
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"Selector: label_smoothing must lie in [0, 1], got {label_smoothing}")
+    if phases is not None and not isinstance(phases, UniformPhases):
+        raise TypeError(f"Selector: phases must be UniformPhases, got {type(phases).__name__}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"Selector: seed must be an int, got {seed!r}")
+
+
+def check_table(table: Tensor) -> None:
+    """Refuse what `rho_ext.select` would refuse at the first batch."""
+    if table.ndim != 1 or table.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ValueError(
+            "Selector: il must be a float32, float16 or bfloat16 tensor (N,), got "
+            f"{str(table.dtype).removeprefix('torch.')} {tuple(table.shape)}"
+        )
+
+
+def _cause(n: int, invalid: int, losses: Tensor | None) -> str:
+    bad = 0 if losses is None else int((~losses.isfinite()).sum())
+    if bad:
+        return (
+            f"{bad} of {n} losses are NaN or infinite: the model has diverged; go back to a "
+            "checkpoint and lower the learning rate or clip the gradients"
+        )
+    if invalid:
+        return (
+            f"the irreducible loss of {invalid} of {n} points is unknown (NaN); train on points "
+            "that the store covers, for a holdout store those that are not held out"
+        )
+    return f"all {n} labels are ignore_index"
+
+
+def some_invalid(invalid: int, n: int, losses: Tensor | None) -> str:
+    """Say once why points are left out."""
+    return (
+        f"Selector: points without a usable score are never selected: {_cause(n, invalid, losses)} "
+        "(said once; Selector.invalid counts them)"
+    )
+
+
+def nothing_left(step: int, n: int, invalid: int, losses: Tensor | None) -> FloatingPointError:
+    """Return the error of a batch of which nothing can be trained on."""
+    cause = _cause(n, invalid, losses)
+    return FloatingPointError(f"Selector: step {step}: no point can be selected: {cause}")
