@@ -201,7 +201,8 @@ def _mean(ratios: Sequence[float]) -> float:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    usual = tuple(name for name in PROVIDERS if name != "compile_dynamic")
+    on_request = ("compile_dynamic", "compile_autotuned")
+    usual = tuple(name for name in PROVIDERS if name not in on_request)
     parser = options("bench_select", str(__doc__).partition("\n")[0], tuple(PROVIDERS))
     parser.set_defaults(providers=usual)
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)

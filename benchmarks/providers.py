@@ -36,10 +36,10 @@ def ours(logits: Tensor, labels: Tensor, ids: Tensor, il: Tensor, k: int) -> Res
     return values, indices, losses
 
 
-def _compiled(dynamic: bool) -> Provider:
+def _compiled(dynamic: bool, mode: str = "default") -> Provider:
     # Every cell starts anew: past eight shapes of one function torch would give up compiling it.
     torch._dynamo.reset()
-    compiled: Provider = torch.compile(eager_float32, dynamic=dynamic)
+    compiled: Provider = torch.compile(eager_float32, dynamic=dynamic, mode=mode)
     return compiled
 
 
@@ -48,6 +48,7 @@ PROVIDERS: dict[str, Callable[[], Provider]] = {
     "eager_float32": lambda: eager_float32,
     "compile": lambda: _compiled(dynamic=False),
     "compile_dynamic": lambda: _compiled(dynamic=True),
+    "compile_autotuned": lambda: _compiled(dynamic=False, mode="max-autotune-no-cudagraphs"),
     "rho_ext": lambda: ours,
 }
 
