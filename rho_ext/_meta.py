@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rho_ext._library import METHODS, NEEDS_IL
+from rho_ext._library import METHODS, NEEDS_IL, WORKSPACE_WORDS
 
 _NAMES = list(METHODS)
 _LOGITS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -67,6 +67,11 @@ def check_table(op: str, table: Tensor) -> None:
     _check_table_dtype(op, table)
 
 
+def on_gpu(logits: Tensor) -> bool:
+    """Return whether the kernels of csrc/cuda compute it."""
+    return logits.device.type == "cuda"
+
+
 def _check_gpu(op: str, logits: Tensor) -> None:
     _check(
         logits.dtype != torch.float64,
@@ -106,8 +111,13 @@ def check_arguments(
     method: int,
     bias: Tensor | None,
     label_smoothing: float,
+    *,
+    everywhere: bool = False,
 ) -> None:
-    """Check everything but k and the values of labels and ids."""
+    """Check everything but k and the values of labels and ids.
+
+    `everywhere`: what the CPU computes is computed on every device, as in `rho_ext.reference`.
+    """
     _check_tensor(op, "logits", logits)
     _check_tensor(op, "labels", labels)
     for name, optional in (("ids", ids), ("il", il), ("bias", bias)):
@@ -126,7 +136,7 @@ def check_arguments(
         logits.shape[1] != 0,
         f"{op}: logits must have at least one class, got {tuple(logits.shape)}",
     )
-    if logits.device.type == "cuda":
+    if not everywhere and on_gpu(logits):
         _check_gpu(op, logits)
     n = logits.shape[0]
     _check(n < _MAX_ROWS, f"{op}: logits must have fewer than {_MAX_ROWS} rows, got {n}")
@@ -180,8 +190,16 @@ def _select_fake(
 
 @torch.library.register_fake("rho_ext::select.workspace")
 def _select_workspace_fake(*arguments: Any, workspace: Tensor) -> Any:
+    results = _select_fake(*arguments)
     _check_device("select", "workspace", workspace, arguments[0])
-    return _select_fake(*arguments)
+    _check(
+        workspace.dtype == torch.int32
+        and tuple(workspace.shape) == (WORKSPACE_WORDS,)
+        and workspace.is_contiguous(),
+        "select: workspace must come from rho_ext.workspace(device), got "
+        f"{_dtype(workspace)} of shape {tuple(workspace.shape)}",
+    )
+    return results
 
 
 @torch.library.register_fake("rho_ext::score")

@@ -1,4 +1,4 @@
-"""What every test shares: hypothesis profiles, devices, no leftover state."""
+"""What every test shares: hypothesis profiles, backends, no leftover state."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from hypothesis import settings
 
 import rho_ext
 
+from .backends import BACKENDS, Backend
+
 settings.register_profile("default", derandomize=True, deadline=None, max_examples=25)
 settings.register_profile(
     "thorough", database=None, deadline=None, max_examples=300, print_blob=True
@@ -20,13 +22,34 @@ settings.load_profile("thorough" if os.environ.get("RHO_EXT_THOROUGH") else "def
 # The tensors of the tests are small: a second thread would only wait for the first.
 torch.set_num_threads(1)
 
-# Every test of an op runs once on each; a new backend is one more name.
-DEVICES = ("cpu",)
+
+# A module at a time, so that properties share it too.
+@pytest.fixture(params=BACKENDS, scope="module")
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    """Every test of an op runs once on each."""
+    chosen = BACKENDS[request.param]
+    if reason := chosen.missing():
+        pytest.skip(reason)
+    with chosen.use():
+        yield chosen
 
 
-@pytest.fixture(params=DEVICES)
-def device(request: pytest.FixtureRequest) -> torch.device:
-    return torch.device(request.param)
+@pytest.fixture(scope="module")
+def device(backend: Backend) -> torch.device:
+    return backend.device
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the parameters that a backend does not have."""
+    left_out = []
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        backend = BACKENDS.get(parameters.get("backend", ""))
+        if backend is not None and not backend.has(parameters):
+            left_out.append(item)
+    config.hook.pytest_deselected(items=left_out)
+    gone = set(left_out)
+    items[:] = [item for item in items if item not in gone]
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,16 @@ namespace rho_ext {
 
 #ifdef RHO_EMULATED
 
-// 2^x, with results below the normal numbers flushed to zero.
+// 2^x as far off as ex2.approx may be, 2^-22 of the result, to either side by the bits of x; exact
+// for 0. Results below the normal numbers are flushed to zero.
 inline float exp2_approx(float x) {
-  const float power = std::exp2(x);
+  const double exact = std::exp2(static_cast<double>(x));
+  const bool up = (__float_as_uint(x) * 0x9e3779b9u & 0x80000000u) != 0;
+  const double limit = x == 0.0f ? exact : exact * (up ? 1 + 0x1p-22 : 1 - 0x1p-22);
+  float power = static_cast<float>(limit);
+  if (up ? power > limit : power < limit) {
+    power = std::nextafter(power, static_cast<float>(exact));
+  }
   return power < 0x1p-126f ? 0.0f : power;
 }
 

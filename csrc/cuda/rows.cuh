@@ -33,7 +33,8 @@ __device__ __forceinline__ RowInputs read_inputs(const Arguments& in, int64_t ro
     return inputs;
   }
   bool valid = label >= 0 && label < batch.classes;
-  if (batch.il.data != nullptr) {
+  // Not by the pointer: a table without a point has none either.
+  if (uses_il(batch.method)) {
     const int64_t id = batch.ids.data != nullptr ? read(batch.ids, row) : row;
     valid = valid && id >= 0 && id < batch.points;
     if (valid) {

@@ -52,27 +52,36 @@ def build(
     program: bool = False,
     definitions: Mapping[str, str | int] | None = None,
     torch: bool = False,
+    csrc: Path = CSRC,
 ) -> Path:
     """Build a shared library, or a program, of the sources and the emulator; return its path.
 
-    With `torch` the sources may include torch's stable ABI, and the result links torch.
+    With `torch` the sources may include torch's stable ABI, and the result links torch. Kernels,
+    which are `.cu` files, include headers of `csrc`, other sources those of the repository.
     """
     options = [f"-D{key}={value}" for key, value in (definitions or {}).items()]
-    includes = [f"-I{CSRC}", f"-I{EMULATOR}"]
+    includes = [f"-I{EMULATOR}"]
     libraries: list[str] = []
     if torch:
         folder = torch_folder()
-        options.append(f"-DTORCH_TARGET_VERSION={TORCH_TARGET}")
+        # Hidden as in the real build: torch's types are, and those that hold them must be.
+        options += [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-fvisibility=hidden"]
         includes += ["-isystem", str(folder / "include")]
         lib = folder / "lib"
         libraries = [f"-L{lib}", "-Wl,--no-as-needed", f"-Wl,-rpath,{lib}"]
         libraries += ["-ltorch", "-ltorch_cpu"]
     flags = [*COMMON, *WARNINGS, *VARIANTS[variant], *options, *includes]
     engine_flags = [*COMMON, *WARNINGS, *ENGINE_VARIANTS[variant], f"-I{EMULATOR}"]
-    headers = fingerprint(files(CSRC, {*HEADERS, ".cu"}), files(EMULATOR, HEADERS))
     engine_headers = fingerprint(files(EMULATOR, HEADERS))
+    headers = {
+        folder: fingerprint(files(folder, {*HEADERS, ".cu"})) + engine_headers
+        for folder in {CSRC, csrc}
+    }
 
-    jobs = [(path, flags, headers) for path in map(Path, sources)]
+    jobs = []
+    for path in map(Path, sources):
+        folder = csrc if path.suffix == ".cu" else CSRC
+        jobs.append((path, [*flags, f"-I{folder}"], headers[folder]))
     jobs += [(path, engine_flags, engine_headers) for path in files(EMULATOR / "engine", {".cpp"})]
     with ThreadPoolExecutor(PROCESSES) as pool:
         objects = list(pool.map(lambda job: compile_object(*job), jobs))
@@ -136,6 +145,12 @@ def compiler_identity() -> str:
 
 def print_file_name(file: str) -> str:
     command = [compiler(), f"-print-file-name={file}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def print_program_name(program: str) -> str:
+    """Return a tool of the compiler's version."""
+    command = [compiler(), f"-print-prog-name={program}"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 

@@ -17,6 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rho_ext
 
+from ..backends import Backend, on
+
 N, C, POINTS = 320, 10, 1000
 
 
@@ -37,6 +39,19 @@ OPS: dict[str, Callable[..., object]] = {
     "reference.select": rho_ext.reference.select,
     "reference.score": rho_ext.reference.score,
 }
+
+
+def moved(change: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Tensors of the CPU go to the device, with their strides; those elsewhere stay."""
+
+    def move(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or value.device.type != "cpu":
+            return value
+        entries = value.untyped_storage().nbytes() // value.itemsize
+        flat = value.as_strided((entries,), (1,)).to(device)
+        return flat.as_strided(value.shape, value.stride())
+
+    return {name: move(value) for name, value in change.items()}
 
 
 def call(op: str, arguments: dict[str, Any]) -> object:
@@ -160,6 +175,18 @@ SELECT_RULES: dict[str, tuple[Change, str]] = {
     "k above n": ({"k": N + 1}, "k must be in [0, 320], the rows of logits, got 321"),
     "k above int64": ({"k": 2**63}, f"k must be in [0, 320], the rows of logits, got {2**63}"),
 }
+# What csrc/cuda computes is less.
+GPU_RULES: dict[str, tuple[Change, str]] = {
+    "logits float64": (
+        {"logits": zeros(N, C, dtype=torch.float64)},
+        "logits on a GPU must be float32, float16 or bfloat16, got float64, which only the CPU "
+        "computes; convert them with logits.float()",
+    ),
+    "too many classes": (
+        {"logits": zeros(N, 1).expand(N, 2**30 + 1)},
+        "logits on a GPU must have at most 1073741824 classes, got 1073741825",
+    ),
+}
 RULES = [(op, name) for op in OPS for name in TENSOR_RULES] + [
     (op, name) for op in OPS if op.endswith("select") for name in SELECT_RULES
 ]
@@ -183,14 +210,26 @@ def fake_error_of(op: str, arguments: dict[str, Any]) -> tuple[type, str]:
 @pytest.mark.parametrize(("op", "name"), RULES)
 def test_tensor_rules_in_eager_and_fake(op: str, name: str, device: torch.device) -> None:
     change, message = (TENSOR_RULES | SELECT_RULES)[name]
-    arguments = good(device) | change
+    arguments = good(device) | moved(change, device)
     assert error_of(op, arguments) == (ValueError, f"{prefix(op)}: {message}")
     assert fake_error_of(op, arguments) == (ValueError, f"{prefix(op)}: {message}")
 
 
-def test_of_two_faults_eager_and_fake_name_the_same(device: torch.device) -> None:
-    for a, b in combinations((TENSOR_RULES | SELECT_RULES).values(), 2):
-        arguments = good(device) | a[0] | b[0]
+@on("emulated", "cuda")
+@pytest.mark.parametrize("name", GPU_RULES)
+@pytest.mark.parametrize("op", ["select", "score"])
+def test_gpu_rules_in_eager_and_fake(op: str, name: str, device: torch.device) -> None:
+    change, message = GPU_RULES[name]
+    arguments = good(device) | moved(change, device)
+    assert error_of(op, arguments) == (ValueError, f"{op}: {message}")
+    assert fake_error_of(op, arguments) == (ValueError, f"{op}: {message}")
+    assert call(f"reference.{op}", good(device) | {"logits": zeros(N, C).double().to(device)})
+
+
+def test_of_two_faults_eager_and_fake_name_the_same(backend: Backend) -> None:
+    rules = TENSOR_RULES | SELECT_RULES | (GPU_RULES if backend.gpu else {})
+    for a, b in combinations(rules.values(), 2):
+        arguments = good(backend.device) | moved(a[0] | b[0], backend.device)
         assert error_of("select", arguments) == fake_error_of("select", arguments), (a[1], b[1])
 
 
@@ -198,7 +237,7 @@ def test_the_good_arguments_are_good(device: torch.device) -> None:
     """Else an error above could come from what all of them share."""
     for op in ("select", "score"):
         call(op, good(device))
-        call(op, good(device) | {"ids": None, "il": zeros(N)})
+        call(op, good(device) | {"ids": None, "il": zeros(N).to(device)})
         call(op, good(device) | {"label_smoothing": 1})
 
 
@@ -222,15 +261,15 @@ def test_what_is_no_tensor(op: str, name: str, value: Any, device: torch.device)
 
 
 @pytest.mark.parametrize("method", [5, -1])
-def test_method_numbers_of_the_op(method: int, device: torch.device) -> None:
+def test_method_numbers_of_the_op(method: int, backend: Backend) -> None:
     """Whoever calls the op itself gets no undefined behaviour either."""
-    g = good(device)
+    g, op = good(backend.device), backend.op("score")
     arguments = (g["logits"], g["labels"], None, None, method, None, -100, 0.0)
     message = re.escape(f"score: method must be in [0, 5), got {method}")
     with pytest.raises(ValueError, match=message):
-        torch.ops.rho_ext.score(*arguments)
+        op(*arguments)
     with FakeTensorMode() as mode, pytest.raises(ValueError, match=message):
-        torch.ops.rho_ext.score(*(mode.from_tensor(t) for t in arguments[:2]), *arguments[2:])
+        op(*(mode.from_tensor(t) for t in arguments[:2]), *arguments[2:])
 
 
 RANGE_RULES: dict[str, tuple[str, int, str]] = {
@@ -242,6 +281,7 @@ RANGE_RULES: dict[str, tuple[str, int, str]] = {
 }
 
 
+@on("cpu")
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
 @pytest.mark.parametrize("name", RANGE_RULES)
 @pytest.mark.parametrize("op", ["select", "score"])
@@ -259,6 +299,48 @@ def test_values_out_of_range(op: str, name: str, dtype: torch.dtype, device: tor
     call(op, good(device))
 
 
+def check_invalid(arguments: dict[str, Any], rows: list[int]) -> None:
+    """Require that these rows are counted, and that nothing else changes."""
+    scores, losses = rho_ext.score(**{n: v for n, v in arguments.items() if n != "k"})
+    for values in (scores, losses):
+        assert values.isnan().nonzero()[:, 0].tolist() == rows
+    got, wanted = rho_ext.select(**arguments), rho_ext.reference.select(**arguments)
+    assert got.invalid.item() == len(rows)
+    assert got.indices.tolist() == wanted.indices.tolist()
+    assert not set(rows) & set(got.indices.tolist())
+    assert got.losses.isnan().nonzero()[:, 0].tolist() == rows
+
+
+@on("emulated", "cuda")
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+@pytest.mark.parametrize("name", RANGE_RULES)
+def test_on_a_gpu_values_out_of_range_are_counted(
+    name: str, dtype: torch.dtype, device: torch.device
+) -> None:
+    argument, value, _ = RANGE_RULES[name]
+    rows = [0, 63, 64, N - 1]
+    arguments = good(device) | {"k": N}
+    arguments[argument] = arguments[argument].to(dtype)
+    arguments[argument][rows] = value
+    check_invalid(arguments, rows)
+    check_invalid(good(device), [])
+
+
+@on("emulated", "cuda")
+@pytest.mark.parametrize("argument", ["ids", "labels"])
+@pytest.mark.parametrize("value", [2**32, -(2**32), 2**62, 2**63 - 1, -(2**63)])
+def test_on_a_gpu_wide_values_are_not_cut(argument: str, value: int, device: torch.device) -> None:
+    arguments = good(device)
+    arguments[argument][5] = value
+    check_invalid(arguments, [5])
+
+
+@on("emulated", "cuda")
+def test_on_a_gpu_an_empty_table_makes_every_row_invalid(device: torch.device) -> None:
+    check_invalid(good(device) | {"il": zeros(0).to(device)}, list(range(N)))
+
+
+@on("cpu")
 def test_ids_wider_than_32_bits_are_not_cut(device: torch.device) -> None:
     arguments = good(device)
     arguments["ids"][5] = 2**32
@@ -270,6 +352,7 @@ def test_ids_wider_than_32_bits_are_not_cut(device: torch.device) -> None:
         call("select", arguments)
 
 
+@on("cpu")
 def test_an_empty_table_has_no_id(device: torch.device) -> None:
     with pytest.raises(
         IndexError, match=r"ids must be in \[0, 0\), the rows of il, got 0 at row 0"
@@ -277,6 +360,7 @@ def test_an_empty_table_has_no_id(device: torch.device) -> None:
         call("select", good(device) | {"il": zeros(0)})
 
 
+@on("cpu")
 def test_the_first_bad_row_is_named_whatever_the_threads(
     threads: None, device: torch.device
 ) -> None:

@@ -18,6 +18,7 @@ import rho_ext
 from rho_ext import _autograd, score, select
 from rho_ext._library import METHODS as NUMBERS
 
+from ..backends import Backend, on
 from .cases import FEW_CASES, METHODS, Case, Inputs, same_bits
 
 OPS = ("select", "score")
@@ -53,14 +54,14 @@ def op_arguments(op: str, inputs: Inputs, method: str, k: int) -> tuple[Any, ...
     "case", [c for c in FEW_CASES if c.content != "bad-rows"], ids=lambda case: case.name
 )
 @pytest.mark.parametrize("op", OPS)
-def test_opcheck(op: str, case: Case, requires_grad: bool, device: torch.device) -> None:
-    inputs = case.inputs(device)
+def test_opcheck(op: str, case: Case, requires_grad: bool, backend: Backend) -> None:
+    inputs = case.inputs(backend.device)
     # opcheck compares results, and for it no NaN equals another.
     inputs["il"].nan_to_num_(0)
     inputs["logits"].requires_grad_(requires_grad)
     method = METHODS[len(case.name) % 5]
     arguments = op_arguments(op, inputs, method, case.n // 2)
-    torch.library.opcheck(getattr(torch.ops.rho_ext, op).default, arguments)
+    torch.library.opcheck(backend.op(op), arguments)
 
 
 def tenth(inputs: Inputs) -> tuple[Tensor, ...]:
@@ -139,6 +140,7 @@ def test_use_il_inside_a_compiled_function(device: torch.device) -> None:
     check(compiled, step, Case("compiled use_il").inputs(device))
 
 
+@on("cpu")
 def test_errors_reach_the_caller_of_a_compiled_function(device: torch.device) -> None:
     inputs = Case("compiled errors").inputs(device)
     compiled = torch.compile(tenth, backend="aot_eager", fullgraph=True)
@@ -184,7 +186,7 @@ def test_every_op_is_of_exactly_one_kind() -> None:
     kinds = {name: value for name, value in vars(_autograd).items() if name.isupper()}
     listed = Counter(op for ops in kinds.values() for op in ops)
     registered = {
-        name.removeprefix("rho_ext::").partition(".")[0]
+        name.removeprefix("rho_ext::")
         for name in torch._C._dispatch_get_all_op_names()
         if name.startswith("rho_ext::")
     }

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rho_ext import reference, score, select
 
+from ..backends import Backend
 from .cases import DTYPES, INF, METHODS, Case, Inputs, assert_accurate, same_bits
-
-CPU = torch.device("cpu")
 
 
 @st.composite
@@ -33,15 +32,24 @@ def cases(draw: st.DrawFn, smallest: int = 0) -> Case:
 methods = st.sampled_from(METHODS)
 
 
+def inputs_of(case: Case, backend: Backend) -> Inputs:
+    """Draws another case where the backend has none of this type."""
+    assume(backend.computes(case.dtype))
+    return case.inputs(backend.device)
+
+
 def permuted(inputs: Inputs, order: torch.Tensor) -> Inputs:
     names = ("logits", "labels", "bias", "il" if inputs["ids"] is None else "ids")
     return inputs | {name: None if inputs[name] is None else inputs[name][order] for name in names}
 
 
 @given(case=cases(), method=methods)
-def test_permuting_the_rows_permutes_scores_and_losses(case: Case, method: str) -> None:
-    inputs = case.inputs(CPU)
+def test_permuting_the_rows_permutes_scores_and_losses(
+    backend: Backend, case: Case, method: str
+) -> None:
+    inputs = inputs_of(case, backend)
     order = torch.randperm(case.n, generator=torch.Generator().manual_seed(case.n))
+    order = order.to(backend.device)
     before = score(**inputs, method=method)
     after = score(**permuted(inputs, order), method=method)
     assert same_bits(after.scores, before.scores[order])
@@ -49,11 +57,11 @@ def test_permuting_the_rows_permutes_scores_and_losses(case: Case, method: str) 
 
 
 @given(case=cases(smallest=1), power=st.integers(0, 14))
-def test_a_constant_per_row_changes_no_score(case: Case, power: int) -> None:
-    inputs = case.inputs(CPU)
+def test_a_constant_per_row_changes_no_score(backend: Backend, case: Case, power: int) -> None:
+    inputs = inputs_of(case, backend)
     # Multiples of 1/64 below 8: adding any of these constants is exact, so the truth stays.
     logits = (inputs["logits"].double() * 64).round().clamp(-512, 512) / 64
-    shift = 2.0**power * torch.linspace(-1, 1, case.n).sign()
+    shift = 2.0**power * torch.linspace(-1, 1, case.n, device=backend.device).sign()
     moved = (logits + shift[:, None]).to(torch.float32)
     assert torch.equal(moved.double(), logits + shift[:, None])
     for method in METHODS:
@@ -65,8 +73,8 @@ def test_a_constant_per_row_changes_no_score(case: Case, power: int) -> None:
 
 
 @given(case=cases())
-def test_rho_is_loss_plus_neg_il(case: Case) -> None:
-    inputs = case.inputs(CPU) | {"bias": None}
+def test_rho_is_loss_plus_neg_il(backend: Backend, case: Case) -> None:
+    inputs = inputs_of(case, backend) | {"bias": None}
     rho, losses = score(**inputs)
     neg_il = score(**inputs, method="neg_il").scores
     kept = inputs["labels"] != inputs["ignore_index"]
@@ -83,8 +91,10 @@ def test_rho_is_loss_plus_neg_il(case: Case) -> None:
 
 
 @given(case=cases(), method=methods, share=st.floats(0, 1))
-def test_selected_rows_are_unique_valid_and_the_best(case: Case, method: str, share: float) -> None:
-    inputs = case.inputs(CPU)
+def test_selected_rows_are_unique_valid_and_the_best(
+    backend: Backend, case: Case, method: str, share: float
+) -> None:
+    inputs = inputs_of(case, backend)
     k = round(share * case.n)
     scores = score(**inputs, method=method).scores
     values, indices, _, invalid = select(**inputs, k=k, method=method)
@@ -110,12 +120,13 @@ def test_selected_rows_are_unique_valid_and_the_best(case: Case, method: str, sh
     dtype=st.sampled_from(DTYPES),
 )
 def test_ties_equal_those_of_a_stable_sort(
-    scores: list[float], share: float, dtype: torch.dtype
+    backend: Backend, scores: list[float], share: float, dtype: torch.dtype
 ) -> None:
+    assume(backend.computes(dtype))
     n, k = len(scores), round(share * len(scores))
-    labels = torch.zeros(n, dtype=torch.int64)
-    arguments = (torch.zeros(n, 2, dtype=dtype), labels, None, k)
-    il = -torch.tensor(scores)
+    labels = torch.zeros(n, dtype=torch.int64, device=backend.device)
+    arguments = (torch.zeros(n, 2, dtype=dtype, device=backend.device), labels, None, k)
+    il = -torch.tensor(scores, device=backend.device)
     got = select(*arguments, il=il, method="neg_il")
     expected = reference.select(*arguments, il=il, method="neg_il")
     assert torch.equal(got.indices, expected.indices)
@@ -124,18 +135,20 @@ def test_ties_equal_those_of_a_stable_sort(
 
 
 @given(case=cases(), method=methods)
-def test_bias_is_added_to_the_score(case: Case, method: str) -> None:
-    inputs = case.inputs(CPU)
+def test_bias_is_added_to_the_score(backend: Backend, case: Case, method: str) -> None:
+    inputs = inputs_of(case, backend)
     if case.dtype == torch.float64:
         inputs["logits"] = inputs["logits"].float()
-    bias = torch.randn(case.n, generator=torch.Generator().manual_seed(case.n))
+    bias = torch.randn(case.n, generator=torch.Generator().manual_seed(case.n)).to(backend.device)
     plain = score(**inputs | {"bias": None}, method=method).scores
     biased = inputs | {"bias": bias}
     assert same_bits(score(**biased, method=method).scores, plain + bias)
     # Selecting with a bias is selecting from the sum.
     total = -(plain + bias)
-    labels = torch.zeros(case.n, dtype=torch.int64)
-    expected = select(torch.zeros(case.n, 1), labels, None, case.n, il=total, method="neg_il")
+    labels = torch.zeros(case.n, dtype=torch.int64, device=backend.device)
+    expected = select(
+        torch.zeros(case.n, 1).to(backend.device), labels, None, case.n, il=total, method="neg_il"
+    )
     got = select(**biased, k=case.n, method=method)
     assert torch.equal(got.indices, expected.indices)
     assert torch.equal(got.values, expected.values)

@@ -7,6 +7,7 @@ import torch
 
 from rho_ext import reference, score
 
+from ..backends import on
 from .cases import (
     CASES,
     DTYPES,
@@ -162,6 +163,7 @@ def test_rho_is_exactly_the_returned_loss_minus_the_table(
     assert same_bits(score(**inputs).scores, got.losses - il[ids] + bias)
 
 
+@on("cpu")
 @pytest.mark.parametrize("method", METHODS)
 def test_float64_logits_are_computed_in_float64(method: str, device: torch.device) -> None:
     """A difference that float32 cannot see at this size decides the result."""
@@ -248,6 +250,7 @@ def test_inputs_are_not_changed(case: Case, device: torch.device) -> None:
         assert a is None or torch.equal(a.nan_to_num(7), b.nan_to_num(7)), name
 
 
+@on("cpu", "cuda")
 def test_the_reference_does_not_copy_the_table(device: torch.device) -> None:
     """2^40 float32 values are 4 TiB."""
     il = torch.full((1,), 0.25, device=device).expand(2**40)
@@ -258,6 +261,7 @@ def test_the_reference_does_not_copy_the_table(device: torch.device) -> None:
     assert got.scores[1].isnan()
 
 
+@on("cpu", "cuda")
 def test_in_the_reference_an_empty_table_has_no_id(device: torch.device) -> None:
     labels = torch.tensor([0, -100], device=device)
     logits, il = torch.zeros(2, 1, device=device), torch.zeros(0, device=device)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rho_ext import Scores, Selection, reference, score, select
 
+from ..backends import on
 from .cases import CASES, DTYPES, INF, METHODS, NAN, Case, same_bits, short
 
 
@@ -74,6 +75,7 @@ def test_selection_from_float64_logits(case: Case, method: str, device: torch.de
     assert same_bits(selection.losses, losses)
 
 
+@on("cpu")
 def test_float64_order_is_finer_than_the_returned_values(device: torch.device) -> None:
     """Losses that differ by 1e-10 are one number in float32 and still not a tie."""
     steps = torch.arange(100, dtype=torch.float64, device=device)
@@ -176,6 +178,8 @@ def test_bias_masks_without_counting_and_can_make_a_row_invalid(device: torch.de
     assert got.invalid.item() == 2
 
 
+# Schedules of emulated blocks: test_schedules.py.
+@on("cpu", "cuda")
 @pytest.mark.parametrize("dtype", DTYPES, ids=short)
 @pytest.mark.parametrize(("n", "classes"), [(640, 1000), (70_000, 5)])
 def test_same_bits_for_every_number_of_threads_and_run(
@@ -196,6 +200,7 @@ def test_same_bits_for_every_number_of_threads_and_run(
                     assert same_bits(a, b), f"{method}, {count} threads: {name} differs"
 
 
+@on("cpu", "cuda")
 def test_reference_agrees_with_the_contract(device: torch.device) -> None:
     """The truth of the other tests is held to the plain-Python rule itself."""
     for scores in SCORES.values():

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from rho_ext import reference, select
 
+from ..backends import on
 from .cases import INF, NAN
 
-# Around the sizes at which csrc/cpu/top_keys.h changes its way, the last one with many chunks.
-SIZES = (256, 257, 3000, 200_000)
+# Around the sizes at which csrc/cpu/top_keys.h and csrc/cuda/plan.h change their way, the last
+# one with many chunks.
+SIZES = (256, 257, 3000, 20_000, 200_000)
 
 
 def misleading(n: int) -> Tensor:
@@ -76,6 +78,7 @@ def test_order_of_many_scores(name: str, n: int, threads: None, device: torch.de
     )
 
 
+@on("cpu")
 @pytest.mark.parametrize("n", SIZES)
 def test_order_of_many_float64_scores(n: int, threads: None, device: torch.device) -> None:
     """Half the rows are ties, the others differ down to the last bit.

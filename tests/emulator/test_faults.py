@@ -1,0 +1,169 @@
+"""Faults planted in a copy of the kernels: the checks of kernels/ find each of them.
+
+A plain load where another block has written (`__ldcg`) is not among them: only a GPU has the L1
+cache that would give an old value.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from .build import BUILD, CSRC, PROCESSES, Variant
+from .test_kernels import run
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`old`, which stands in the file once, becomes `new`; the check says `report`."""
+
+    file: str
+    old: str
+    new: str
+    check: str
+    report: str
+
+    @property
+    def variant(self) -> Variant:
+        watched: dict[str, Variant] = {RACE: "thread", OVERFLOW: "address"}
+        return watched.get(self.report, "plain")
+
+    def plant(self, csrc: Path) -> None:
+        path = csrc / self.file
+        text = path.read_text()
+        assert text.count(self.old) == 1, f"{self.file} has not, or not once:\n{self.old}"
+        path.write_text(text.replace(self.old, self.new))
+
+
+RACE = "WARNING: ThreadSanitizer: data race"
+OVERFLOW = "ERROR: AddressSanitizer: heap-buffer-overflow"
+BARRIER = "  __syncthreads();\n"
+FENCE = "    __threadfence();\n"
+WRAPS = "    // Wraps to 0"
+LAST = "    last = atomicInc(ticket, gridDim.x - 1) == gridDim.x - 1;\n"
+
+FAULTS = {
+    "no fence before the ticket": Fault(
+        "cuda/block.cuh", FENCE + WRAPS, WRAPS, "races", RACE
+    ),
+    "no fence after the ticket": Fault("cuda/block.cuh", LAST + FENCE, LAST, "races", RACE),
+    "no barrier before the ticket": Fault(
+        "cuda/block.cuh", BARRIER + "  if (threadIdx.x == 0) {\n" + FENCE,
+        "  if (threadIdx.x == 0) {\n" + FENCE, "races", RACE,
+    ),
+    "the ticket does not wrap": Fault(
+        "cuda/block.cuh", "atomicInc(ticket, gridDim.x - 1)", "atomicAdd(ticket, 1u)",
+        "small_blocks", "state left behind",
+    ),
+    "a block does not wait for the grid": Fault(
+        "cuda/block.cuh", "cooperative_groups::this_grid().sync();", "__syncthreads();",
+        "small_blocks", "state left behind",
+    ),
+    "no barrier before the sums of warps change": Fault(
+        "cuda/block.cuh", "have been read.\n" + BARRIER, "have been read.\n", "races", RACE
+    ),
+    "the sort leaves out a barrier": Fault(
+        "cuda/top_k.cuh", "if (stride > 32 || (stride == 1 && size >= 64))", "if (stride > 32)",
+        "races", RACE,
+    ),
+    "no barrier after the histogram is emptied": Fault(
+        "cuda/threshold.cuh", "shared[digit] = 0;\n  }\n" + BARRIER, "shared[digit] = 0;\n  }\n",
+        "races", RACE,
+    ),
+    "no barrier after the digit is found": Fault(
+        "cuda/threshold.cuh", BARRIER + "  return found;", "  return found;", "races", RACE
+    ),
+    "the histograms are not emptied": Fault(
+        "cuda/top_k.cuh", "in.state->histograms[i] = 0;", "", "small_blocks", "state left behind"
+    ),
+    "the invalid rows of the last launch stay": Fault(
+        "cuda/top_k.cuh", "atomicExch(&in.state->invalid, 0u)", "in.state->invalid",
+        "small_blocks", "state left behind",
+    ),
+    "ties in any order": Fault(
+        "cuda/top_k.cuh", "if ((a < b) ==", "if ((a >> 32 < b >> 32) ==",
+        "small_blocks", "wrong selection",
+    ),
+    "a block counts its own ties as earlier": Fault(
+        "cuda/top_k.cuh", "block < team.rank;", "block <= team.rank;",
+        "small_blocks", "wrong selection",
+    ),
+    "padding is merged to the same place": Fault(
+        "cuda/top_k.cuh", "(earlier && other == key)", "(earlier && other > key)",
+        "small_blocks", "wrong selection"
+    ),
+    "NaN is a large score": Fault(
+        "common/key.h", "excluded = (score != score) | (", "excluded = (",
+        "small_blocks", "wrong selection",
+    ),
+    "every negative label is ignored": Fault(
+        "cuda/rows.cuh", "if (label == batch.ignore_index)", "if (label < 0)",
+        "small_blocks", "wrong loss",
+    ),
+    "an id equal to the size of the table": Fault(
+        "cuda/rows.cuh", "id < batch.points", "id <= batch.points", "small_blocks", "wrong loss"
+    ),
+    "a load of 16 bytes that is not aligned": Fault(
+        "cuda/logits.cuh", "if (alignment == 16)", "if (alignment >= 2)",
+        "small_blocks", "misaligned",
+    ),
+    "keys past the last one are read": Fault(
+        "cuda/threshold.cuh", "row + i < end ? __ldcg", "row + i < end + 64 ? __ldcg",
+        "small_blocks", OVERFLOW,
+    ),
+    "one group too many": Fault(
+        "cuda/rows.cuh", "if (group < whole)", "if (group <= whole)", "small_blocks", "wrong loss"
+    ),
+    "the last rows are lost": Fault(
+        "cuda/rows.cuh", "base < in.batch.rows;\n       base += gridDim.x * rows_per_block",
+        "base + rows_per_block <= in.batch.rows;\n       base += gridDim.x * rows_per_block",
+        "small_blocks", "wrong loss",
+    ),
+    "zeros fill the last group": Fault(
+        "cuda/logits.cuh", "const uint4 filler = nothing<T>();",
+        "const uint4 filler = make_uint4(0, 0, 0, 0);", "small_blocks", "wrong loss",
+    ),
+    "a shuffle of half a warp": Fault(
+        "cuda/row_sums.cuh", "kAll = 0xffffffffu", "kAll = 0x0000ffffu", "small_blocks", "mask"
+    ),
+    "all slices share one place for their warps": Fault(
+        "cuda/rows.cuh", "    turn = 1 - turn;\n", "", "races", RACE
+    ),
+    "slices merged in the order of their arrival": Fault(
+        "cuda/rows.cuh", "in.partials[tile] = sums;",
+        "in.partials[row * slices + atomicInc(&in.state->unused[row % 62], slices - 1)] = sums;",
+        "schedules", "other scores",
+    ),
+}  # fmt: skip
+
+
+def check(name: str) -> subprocess.CompletedProcess[str]:
+    """Run the check of a fault on a copy of the sources, whose place is in the build's cache."""
+    fault = FAULTS[name]
+    csrc = BUILD / "faults" / name.replace(" ", "_")
+    shutil.rmtree(csrc, ignore_errors=True)
+    for folder in ("cuda", "common"):
+        shutil.copytree(CSRC / folder, csrc / folder)
+    fault.plant(csrc)
+    return run(fault.check, fault.variant, csrc)
+
+
+@pytest.fixture(scope="module")
+def results() -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        yield {name: pool.submit(check, name) for name in FAULTS}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_found(
+    name: str, results: dict[str, Future[subprocess.CompletedProcess[str]]]
+) -> None:
+    result = results[name].result()
+    assert result.returncode != 0
+    assert FAULTS[name].report in result.stdout + result.stderr
