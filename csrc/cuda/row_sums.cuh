@@ -27,7 +27,11 @@ static_assert(sizeof(RowSums) == kPartialBytes);
 
 __device__ __forceinline__ RowSums no_sums() { return {-INFINITY, 0.0f, 0.0f, 0.0}; }
 
-__device__ __forceinline__ float exp_of(float t) { return exp2_approx(t * kLog2E); }
+// The further methods weigh small terms by large factors, so they take the exact exp.
+template <bool kFull>
+__device__ __forceinline__ float exp_of(float t) {
+  return kFull ? std::exp(t) : exp2_approx(t * kLog2E);
+}
 
 // While every logit was -inf, differences from -inf would be NaN; from 0 they stay -inf.
 __device__ __forceinline__ float base_of(float largest) {
@@ -39,7 +43,7 @@ template <bool kFull>
 __device__ __forceinline__ void rescale(RowSums& sums, float larger, const FullSums& full) {
   // Sums relative to -inf are 0, or NaN, which must stay.
   const float shift = sums.max == larger ? 0.0f : larger - sums.max;
-  const float factor = exp_of(-shift);
+  const float factor = exp_of<kFull>(-shift);
   if constexpr (kFull) {
     if (factor == 0.0f) {
       // `shift` may be infinite, and 0 * inf is NaN.
@@ -101,7 +105,7 @@ __device__ __forceinline__ void add_chunk(RowSums& sums, const float (&x)[kChunk
 #pragma unroll
   for (int i = 0; i < kChunk; ++i) {
     const float t = x[i] - base;
-    const float e = exp_of(t);
+    const float e = exp_of<kFull>(t);
     parts[i % 4] += e;
     if constexpr (kFull) {
       // Nothing where exp is nothing: for t = -inf the product would be NaN.

@@ -209,8 +209,7 @@ __device__ __forceinline__ void select_top(const Team& team, const Arguments& in
   uint64_t* shared = reinterpret_cast<uint64_t*>(dynamic_shared());
   const uint32_t tile = static_cast<uint32_t>(in.plan.sort_tile);
   if (team.size == 1 && k <= tile) {
-    // The histogram that lay here has been read.
-    __syncthreads();
+    // The histogram that lay here has been read: find_digit ends with a barrier.
     for (uint32_t i = k + threadIdx.x; i < tile; i += blockDim.x) {
       shared[i] = kExcluded<float>;
     }
