@@ -48,6 +48,8 @@ class Backend:
 
     def missing(self) -> str | None:
         """Return why it cannot run here, if so."""
+        if self.name == "emulated" and not build.CSRC.is_dir():
+            return "the source of the kernels is not beside the tests"
         if self.name == "emulated" and shutil.which(build.compiler()) is None:
             return "the emulator needs a C++ compiler"
         if self.name == "cuda":
