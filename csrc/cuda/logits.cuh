@@ -30,13 +30,10 @@ __device__ __forceinline__ int alignment_of(const void* row) {
   return static_cast<int>(bits & (~bits + 1));
 }
 
-// The bits of a group that lies in the row as a whole, in as few loads as its alignment allows. How
-// many changes neither which lane takes which logits nor, therefore, any result.
+// The bits of a group of a row whose alignment is less than 16 bytes, in as few loads as that
+// allows. How many changes neither which lane takes which logits nor, therefore, any result.
 template <class T>
-__device__ __forceinline__ uint4 load_whole(const T* from, int alignment) {
-  if (alignment == 16) {
-    return load_once(from);
-  }
+__device__ __forceinline__ uint4 load_unaligned(const T* from, int alignment) {
   // Several loads share a sector, so these go through the L1 cache.
   if (alignment == 8) {
     const uint2* p = reinterpret_cast<const uint2*>(from);

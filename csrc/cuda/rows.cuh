@@ -97,6 +97,20 @@ __device__ __forceinline__ void finish_row(const Arguments& in, int64_t row,
   }
 }
 
+// Loads the groups of a lane, all before the first is used, with -inf from `whole` on.
+template <class T, class Load>
+__device__ __forceinline__ void load_groups(uint4 (&bits)[kUnroll], const T* logits, int base,
+                                            int lanes, int whole, const Load& load) {
+#pragma unroll
+  for (int u = 0; u < kUnroll; ++u) {
+    const int group = base + u * lanes;
+    bits[u] = nothing<T>();
+    if (group < whole) {
+      bits[u] = load(logits + static_cast<int64_t>(group) * kGroup<T>);
+    }
+  }
+}
+
 // The sums of the groups [first, last) of a row that one of some lanes takes: neighbouring groups
 // go to neighbouring lanes.
 template <class T, bool kFull>
@@ -111,13 +125,18 @@ __device__ __forceinline__ RowSums sum_groups(const Arguments& in, int64_t row, 
   RowSums sums = no_sums();
   for (int base = first + lane; base - lane < last; base += kUnroll * lanes) {
     uint4 bits[kUnroll];
+    if (alignment == kGroupBytes) {
+      load_groups(bits, logits, base, lanes, whole, [](const T* from) { return load_once(from); });
+    } else {
+      load_groups(bits, logits, base, lanes, whole,
+                  [alignment](const T* from) { return load_unaligned(from, alignment); });
+    }
+    if (whole < last) {
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int group = base + u * lanes;
-      if (group < whole) {
-        bits[u] = load_whole(logits + static_cast<int64_t>(group) * kCount, alignment);
-      } else {
-        bits[u] = group < last ? load_end(logits, group * kCount, classes) : nothing<T>();
+      for (int u = 0; u < kUnroll; ++u) {
+        if (base + u * lanes == whole) {
+          bits[u] = load_end(logits, whole * kCount, classes);
+        }
       }
     }
 #pragma unroll

@@ -110,7 +110,7 @@ FAULTS = {
         "cuda/rows.cuh", "id < batch.points", "id <= batch.points", "small_blocks", "wrong loss"
     ),
     "a load of 16 bytes that is not aligned": Fault(
-        "cuda/logits.cuh", "if (alignment == 16)", "if (alignment >= 2)",
+        "cuda/rows.cuh", "if (alignment == kGroupBytes)", "if (alignment >= 2)",
         "small_blocks", "misaligned",
     ),
     "keys past the last one are read": Fault(
