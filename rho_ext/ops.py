@@ -204,7 +204,8 @@ def select(
         every row; `invalid` () int32, the number of rows whose score is NaN. Such rows, masked rows
         and ignored rows are never returned: when fewer than k remain, `indices` ends in -1 and
         `values` in -inf. Arithmetic is float32 (float64 for float64 logits), and the result is the
-        same to the bit for any number of threads.
+        same to the bit for any number of threads; on CUDA for the same inputs, while the losses of
+        rows of more than 8 KB may differ in their last bit between batches of different sizes.
 
     Raises:
         TypeError: k is not an integer, label_smoothing not a number, or a tensor is none.
