@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -122,7 +123,8 @@ def compile_object(source: Path, flags: Sequence[str], headers: str) -> Path:
 def run_compiler(arguments: Sequence[str], output: Path) -> None:
     """Run the compiler; the output appears whole or not at all."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output.with_name(f"{output.name}.{os.getpid()}")
+    # Of this thread alone: another one, or another process, may compile the same.
+    unfinished = output.with_name(f"{output.name}.{os.getpid()}.{threading.get_ident()}")
     command = [compiler(), *arguments, "-o", str(unfinished)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
