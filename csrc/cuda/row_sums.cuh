@@ -100,13 +100,14 @@ __device__ __forceinline__ void add_chunk(RowSums& sums, const float (&x)[kChunk
     rescale<kFull>(sums, largest, full);
   }
   const float base = base_of(sums.max);
-  float parts[4] = {};
+  // The first four start the parts: adding them to zero would cost an addition each.
+  float parts[4];
   float moments[4] = {};
 #pragma unroll
   for (int i = 0; i < kChunk; ++i) {
     const float t = x[i] - base;
     const float e = exp_of<kFull>(t);
-    parts[i % 4] += e;
+    parts[i % 4] = i < 4 ? e : parts[i % 4] + e;
     if constexpr (kFull) {
       // Nothing where exp is nothing: for t = -inf the product would be NaN.
       moments[i % 4] += full.entropy ? (e == 0.0f ? 0.0f : -e * t) : e * e;

@@ -99,14 +99,23 @@ __device__ __forceinline__ void finish_row(const Arguments& in, int64_t row,
 
 // Loads the groups of a lane, all before the first is used, with -inf from `whole` on.
 template <class T, class Load>
-__device__ __forceinline__ void load_groups(uint4 (&bits)[kUnroll], const T* logits, int base,
-                                            int lanes, int whole, const Load& load) {
+__device__ __forceinline__ void load_groups(uint4 (&bits)[kUnroll], const T* logits, int start,
+                                            int lane, int lanes, int whole, const Load& load) {
+  const T* first = logits + static_cast<int64_t>(start + lane) * kGroup<T>;
+  const int64_t step = static_cast<int64_t>(lanes) * kGroup<T>;
+  // The same answer for all lanes, so that a warp goes one way: long rows fill nothing.
+  if (start + kUnroll * lanes <= whole) {
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      bits[u] = load(first + u * step);
+    }
+    return;
+  }
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
-    const int group = base + u * lanes;
     bits[u] = nothing<T>();
-    if (group < whole) {
-      bits[u] = load(logits + static_cast<int64_t>(group) * kGroup<T>);
+    if (start + lane + u * lanes < whole) {
+      bits[u] = load(first + u * step);
     }
   }
 }
@@ -123,12 +132,14 @@ __device__ __forceinline__ RowSums sum_groups(const Arguments& in, int64_t row, 
   const int alignment = alignment_of(logits);
   const int whole = min(last, classes / kCount);
   RowSums sums = no_sums();
-  for (int base = first + lane; base - lane < last; base += kUnroll * lanes) {
+  for (int start = first; start < last; start += kUnroll * lanes) {
+    const int base = start + lane;
     uint4 bits[kUnroll];
     if (alignment == kGroupBytes) {
-      load_groups(bits, logits, base, lanes, whole, [](const T* from) { return load_once(from); });
+      load_groups(bits, logits, start, lane, lanes, whole,
+                  [](const T* from) { return load_once(from); });
     } else {
-      load_groups(bits, logits, base, lanes, whole,
+      load_groups(bits, logits, start, lane, lanes, whole,
                   [alignment](const T* from) { return load_unaligned(from, alignment); });
     }
     if (whole < last) {
