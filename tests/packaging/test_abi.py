@@ -16,18 +16,23 @@ import pytest
 from rho_ext import _C, build_info
 
 LIBRARY = Path(_C.__file__)
+CUDA_LIBRARY = LIBRARY.with_name("_cuda.so")
 
 
-def tool(name: str, *options: str) -> str:
+def tool(name: str, *options: str, library: Path = LIBRARY) -> str:
     if shutil.which(name) is None:
         pytest.skip(f"{name} is not installed (it comes with binutils)")
-    command = [name, *options, str(LIBRARY)]
+    command = [name, *options, str(library)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def test_torch_is_reached_through_its_stable_abi_only() -> None:
+@pytest.mark.parametrize("library", [LIBRARY, CUDA_LIBRARY], ids=["_C", "_cuda"])
+def test_torch_is_reached_through_its_stable_abi_only(library: Path) -> None:
     """One build runs on torch 2.10 and newer: no C++ symbol of torch may be needed."""
-    wanted = [line.split()[-1] for line in tool("nm", "-D", "--undefined-only").splitlines()]
+    if not library.exists():
+        pytest.skip(f"no CUDA kernels were built: {build_info()['cuda']}")
+    undefined = tool("nm", "-D", "--undefined-only", library=library).splitlines()
+    wanted = [line.split()[-1] for line in undefined]
     # Itanium mangling spells a namespace as its length and name: at::, c10::, torch::.
     unstable = [name for name in wanted if re.search(r"_Z\w*?(?<!\d)(2at|3c10|5torch)\d", name)]
     assert unstable == []

@@ -82,16 +82,16 @@ def test_the_hot_kernels_stay_in_registers() -> None:
         assert numbers["STACK"] == numbers["LOCAL"] == 0, kernel
 
 
-def test_logits_are_loaded_16_bytes_at_a_time() -> None:
-    architecture = built()[0]
+@pytest.mark.parametrize("end", [0, -1], ids=["oldest", "newest"])
+def test_logits_are_loaded_16_bytes_at_a_time(end: int) -> None:
+    architecture = built()[end]
     sass = cuobjdump("-sass", "-arch", f"sm_{architecture}")
     kernels = re.split(r"Function : (\S+)", sass)[1:]
     bodies = dict(zip(kernels[::2], kernels[1::2], strict=True))
     assert len(bodies) == REGIMES * TYPES * 2
     for name, body in bodies.items():
-        wide = re.findall(
-            r"LDG\.E\.128\.CONSTANT|LDG\.E\.NA\.LTC128B\.128\.CONSTANT|LDG\S*\.128\S*", body
-        )
+        # Of constant memory: the selection reads its keys 16 bytes at a time too.
+        wide = re.findall(r"LDG\S*\.128\.CONSTANT", body)
         # As many in flight as a lane loads before it uses the first.
         assert len(wide) >= 4, name
         assert not re.search(r"\b(LDL|STL)\b", body) or HOT not in name, name
