@@ -19,7 +19,7 @@ from torch import Tensor
 
 from common import BenchmarkFailed, CsvFile, Row, last_level_cache, options, prepare, provenance
 from providers import PROVIDERS, Arguments, Inputs, Truth, batch_bytes, distinct, moved_bytes
-from timing import interleaved, timer
+from timing import MAX_CALLS, interleaved, timer
 
 CLASSES = (2, 10, 100, 1000, 1001, 32000, 50257, 128256)
 ROWS = (32, 320, 4096, 65536)
@@ -95,9 +95,11 @@ def measure(cell: Cell, inputs: Inputs, arguments: argparse.Namespace) -> list[R
     clock = timer(arguments.device, arguments.clock)
     timed: dict[str, Callable[..., object]] = {**functions, **reads}
     extra = {name: _extra_bytes(f, sets[0], arguments.device) for name, f in timed.items()}
-    times = interleaved(timed, sets, clock, seconds=arguments.seconds)
+    calls = cold_calls(sets, arguments.device)
+    times = interleaved(timed, sets, clock, seconds=arguments.seconds, round_calls=calls)
     bandwidth = max(cell.logits_bytes / times[name].median for name in reads)
-    total = len(sets) * batch_bytes(sets[0])
+    rotating = min(len(sets), MAX_CALLS) if clock.replays else len(sets)
+    total = rotating * batch_bytes(sets[0])
     rows: list[Row] = []
     for name, spent in times.items():
         moved = cell.logits_bytes if name in reads else moved_bytes(sets[0])
@@ -120,12 +122,20 @@ def measure(cell: Cell, inputs: Inputs, arguments: argparse.Namespace) -> list[R
     return rows
 
 
+def _cache_bytes(device: str) -> int:
+    if device == "cuda":
+        return int(torch.cuda.get_device_properties(0).L2_cache_size)
+    return last_level_cache()
+
+
+def cold_calls(sets: Sequence[Arguments], device: str) -> int:
+    """How many calls read three times what the last-level cache holds, or all sets."""
+    return min(len(sets), -(-3 * _cache_bytes(device) // batch_bytes(sets[0])))
+
+
 def _cache(total: int, device: str) -> str:
     """Whether the inputs in rotation are too many for the last-level cache."""
-    if device == "cuda":
-        size = torch.cuda.get_device_properties(0).L2_cache_size
-    else:
-        size = last_level_cache()
+    size = _cache_bytes(device)
     return "cold" if size and total >= 1.5 * size else "rotated"
 
 

@@ -36,8 +36,8 @@ def select(inputs: Sequence[Tensor], workspace: Tensor | None = None) -> rho_ext
 def load() -> Iterator[None]:
     """Other work on a second stream, which takes processors away from the kernel."""
     stream = torch.cuda.Stream()
-    matrix = torch.randn(4096, 4096, device="cuda")
     with torch.cuda.stream(stream):
+        matrix = torch.randn(4096, 4096, device="cuda")
         for _ in range(200):
             matrix = torch.tanh(matrix @ matrix)
     yield
@@ -62,7 +62,10 @@ def same_on_the_cpu(inputs: Sequence[Tensor]) -> None:
 
 
 def one_launch(inputs: Sequence[Tensor]) -> None:
-    """One kernel, no copy, no memset, and no wait of the host."""
+    """One kernel, no copy, no memset, and no wait of the host.
+
+    torch's own debug mode sees the waits of torch only, so the calls of the runtime are counted.
+    """
     select(inputs)
     torch.cuda.synchronize()
     activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
@@ -77,6 +80,10 @@ def one_launch(inputs: Sequence[Tensor]) -> None:
     launched = [event.name for event in profile.events() if event.device_type == on_device]
     assert len(launched) == 1, f"{len(launched)} launches: {launched}"
     assert "select_kernel" in launched[0], launched
+    called = [event.name for event in profile.events() if event.device_type != on_device]
+    waits = [name for name in called if name.startswith("cuda") and "Synchronize" in name]
+    # The one above, after the call.
+    assert waits == ["cudaDeviceSynchronize"], waits
 
 
 def captured(
@@ -85,6 +92,7 @@ def captured(
     """A graph gives, on new inputs, what a plain call gives."""
     inputs = [tensor.clone() for tensor in make(0)]
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         select(inputs, workspace)
     side.synchronize()

@@ -48,7 +48,15 @@ class Times:
 
 
 class Timer(Protocol):
-    """How one sample is taken on a device."""
+    """How one sample is taken on a device.
+
+    Attributes:
+        sample_us: how long a sample should be, far above what starting and ending it costs.
+        replays: whether all samples make the same calls, on the inputs of the first.
+    """
+
+    sample_us: float
+    replays: bool
 
     def sampler(
         self, function: Function, inputs: Iterator[Arguments], calls: int
@@ -57,6 +65,9 @@ class Timer(Protocol):
 
 
 class WallTimer:
+    sample_us = SAMPLE_US
+    replays = False
+
     def sampler(
         self, function: Function, inputs: Iterator[Arguments], calls: int
     ) -> Callable[[], float]:
@@ -72,6 +83,9 @@ class WallTimer:
 class EventTimer:
     """CUDA events around back-to-back calls: what an eager loop sees, launches included."""
 
+    sample_us = SAMPLE_US
+    replays = False
+
     def sampler(
         self, function: Function, inputs: Iterator[Arguments], calls: int
     ) -> Callable[[], float]:
@@ -83,7 +97,13 @@ class EventTimer:
 
 
 class GraphTimer:
-    """One captured graph of calls in a row, replayed: the time of the GPU without launch gaps."""
+    """One captured graph of calls in a row, replayed: the time of the GPU without launch gaps.
+
+    Starting a graph takes about ten microseconds, which count.
+    """
+
+    sample_us = 10 * SAMPLE_US
+    replays = True
 
     def sampler(
         self, function: Function, inputs: Iterator[Arguments], calls: int
@@ -122,19 +142,23 @@ def interleaved(
     *,
     seconds: float,
     at_least: int = 5,
-    sample_us: float = SAMPLE_US,
+    sample_us: float | None = None,
+    round_calls: int = 1,
 ) -> dict[str, Times]:
     """Time all functions side by side until `seconds` are over, each at least `at_least` times.
 
     All of them draw from one endless round of the inputs, so that none finds in the cache what
     the one before it has just read. Each must have been called before: nothing is warmed up here
-    but the clock.
+    but the clock. Where samples replay their calls, `round_calls` is how many it takes to read more
+    than a cache holds: fewer would find their own inputs there.
     """
+    sample_us = timer.sample_us if sample_us is None else sample_us
     endless = itertools.cycle(inputs)
     samplers = {}
     for name, function in functions.items():
         once = timer.sampler(function, endless, 1)()
-        calls = min(MAX_CALLS, max(1, math.ceil(sample_us / once)))
+        calls = max(round_calls if timer.replays else 1, math.ceil(sample_us / once))
+        calls = min(MAX_CALLS, calls)
         samplers[name] = timer.sampler(function, endless, calls)
     samples: dict[str, list[float]] = {name: [] for name in functions}
     order, shuffle = list(functions), random.Random(0).shuffle

@@ -202,6 +202,35 @@ def test_a_store_is_checked_before_it_is_measured(
         bench.main([*options, "--providers=shards"])
 
 
+class Recorded:
+    """A clock on which every call takes a microsecond, and which keeps what it was asked for."""
+
+    sample_us = 20.0
+
+    def __init__(self, replays: bool) -> None:
+        self.replays = replays
+        self.calls: list[int] = []
+
+    def sampler(self, function: Any, inputs: Any, calls: int) -> Callable[[], float]:
+        self.calls.append(calls)
+        return lambda: 1.0
+
+
+@pytest.mark.parametrize(
+    ("replays", "round_calls", "calls"), [(True, 300, 300), (True, 5, 20), (False, 300, 20)]
+)
+def test_replayed_calls_are_as_many_as_a_cache_does_not_hold(
+    replays: bool, round_calls: int, calls: int, module: Callable[[str], ModuleType]
+) -> None:
+    """A replayed sample has the inputs of the first: twenty small ones would lie in the cache."""
+    clock = Recorded(replays)
+    times = module("timing").interleaved(
+        {"one": print}, [()], clock, seconds=0.0, round_calls=round_calls
+    )
+    assert clock.calls == [1, calls]
+    assert times["one"].median == 1.0
+
+
 def test_cuda_is_refused_in_one_sentence(
     tmp_path: Path, module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
