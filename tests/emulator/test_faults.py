@@ -118,7 +118,8 @@ FAULTS = {
         "small_blocks", OVERFLOW,
     ),
     "one group too many": Fault(
-        "cuda/rows.cuh", "if (group < whole)", "if (group <= whole)", "small_blocks", "wrong loss"
+        "cuda/rows.cuh", "if (start + lane + u * lanes < whole)",
+        "if (start + lane + u * lanes <= whole)", "small_blocks", "wrong loss",
     ),
     "the last rows are lost": Fault(
         "cuda/rows.cuh", "base < in.batch.rows;\n       base += gridDim.x * rows_per_block",
