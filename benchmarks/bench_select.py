@@ -211,7 +211,7 @@ def _mean(ratios: Sequence[float]) -> float:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    on_request = ("compile_dynamic", "compile_autotuned")
+    on_request = ("compile_dynamic", "compile_autotuned", "liger")
     usual = tuple(name for name in PROVIDERS if name not in on_request)
     parser = options("bench_select", str(__doc__).partition("\n")[0], tuple(PROVIDERS))
     parser.set_defaults(providers=usual)

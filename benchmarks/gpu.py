@@ -79,6 +79,12 @@ def all_steps(quick: bool) -> list[Step]:
         *("--dtypes", "bfloat16", "float32", "--k", "10%"),
         *("--providers", "eager,eager_float32,compile,rho_ext"),
     )
+    # It waits for the device in every call, so no graph can hold it.
+    liger = (
+        *("--device", "cuda", "--seconds", "0.3", "--clock", "events"),
+        *("--rows", "4096", "--classes", "1000", "32000", "--dtypes", "bfloat16", "float32"),
+        *("--k", "10%", "--providers", "eager_float32,liger,rho_ext"),
+    )
     sanitizers = [
         Step(
             f"sanitizer-{tool}",
@@ -123,6 +129,12 @@ def all_steps(quick: bool) -> list[Step]:
             ("pytest", "hypothesis"),
         ),
         Step("grid-hot", script("bench_select.py", "--out", "grid-hot.csv", "--hot", *grid), 90),
+        Step(
+            "liger",
+            script("bench_select.py", "--out", "liger.csv", *liger),
+            60,
+            ("liger_kernel",),
+        ),
         Step("figures", script("figures.py", "grid.csv"), 30, ("matplotlib",)),
     ]
 

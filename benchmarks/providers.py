@@ -43,12 +43,27 @@ def _compiled(dynamic: bool, mode: str = "default") -> Provider:
     return compiled
 
 
+def _liger() -> Provider:
+    try:
+        from liger_kernel.transformers.functional import liger_cross_entropy
+    except ImportError as error:
+        raise BenchmarkFailed(f"liger needs pip install liger-kernel and a GPU ({error})") from None
+
+    def liger(logits: Tensor, labels: Tensor, ids: Tensor, il: Tensor, k: int) -> Results:
+        losses = liger_cross_entropy(logits, labels, reduction="none")
+        values, indices = (losses - il[ids]).topk(k)
+        return values, indices, losses
+
+    return liger
+
+
 PROVIDERS: dict[str, Callable[[], Provider]] = {
     "eager": lambda: eager,
     "eager_float32": lambda: eager_float32,
     "compile": lambda: _compiled(dynamic=False),
     "compile_dynamic": lambda: _compiled(dynamic=True),
     "compile_autotuned": lambda: _compiled(dynamic=False, mode="max-autotune-no-cudagraphs"),
+    "liger": _liger,
     "rho_ext": lambda: ours,
 }
 
@@ -167,7 +182,7 @@ class Truth:
         if name == "rho_ext":
             return 2 * self.float32_error + eps * largest
         # For the others only what tells a wrong result from a rounded one.
-        if name == "eager" and dtype.itemsize == 2:
+        if name in ("eager", "liger") and dtype.itemsize == 2:
             return 2 * torch.finfo(dtype).eps * largest
         return 32 * eps * largest
 
