@@ -155,6 +155,14 @@ def test_speeds_in_the_readme_are_rows_of_results() -> None:
     assert f"{mean(ahead('compile', large))} than `torch.compile`" in text
     assert f"{min(best[c] / cells[c]['rho_ext'] for c in large):.1f}x the better" in text
     assert f"takes less it is {mean([best[c] / cells[c]['rho_ext'] for c in small])} the" in text
+    few: dict[tuple[str, str], str] = {}
+    for when in ("before", ""):
+        path = results / "select" / f"epyc-zen4-few-classes{when and '-'}{when}.csv"
+        for row in csv.DictReader(path.read_text().splitlines()):
+            if row["n"] == "65536" and row["classes"] == "10":
+                few[when, row["provider"]] = f"{float(row['median_us']):,.0f}"
+    assert f"from {few['before', 'rho_ext']} to {few['', 'rho_ext']} microseconds" in text
+    assert f"beside {few['', 'compile']} of `torch.compile`" in text
     rows = csv.DictReader((results / "dispatch" / "xeon-avx512.csv").read_text().splitlines())
     call = {row["path"]: row for row in rows}["rho_ext.select"]
     assert f"a call costs {float(call['median_us']):.0f} microseconds" in text
