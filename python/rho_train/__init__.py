@@ -24,17 +24,27 @@ from rho_train.il import (
     save_shards,
     score_points,
 )
-from rho_train.selection import OnlineModel, Selector, coreset, register
+from rho_train.selection import (
+    History,
+    OnlineModel,
+    Scoring,
+    Selector,
+    coreset,
+    paper_mode,
+    register,
+)
 from rho_train.training import TrainConfig, Trainer
 
 __all__ = [
     "Batch",
+    "History",
     "ILRecipe",
     "ILShards",
     "ILStore",
     "IndexedDataset",
     "LargeBatchSampler",
     "OnlineModel",
+    "Scoring",
     "Selector",
     "TrainConfig",
     "Trainer",
@@ -44,6 +54,7 @@ __all__ = [
     "fingerprint",
     "holdout_il",
     "loader",
+    "paper_mode",
     "pretrained_il",
     "register",
     "save_shards",

@@ -18,7 +18,9 @@ ForwardFunction = Callable[[nn.Module, Any], Tensor]
 
 
 @contextmanager
-def scoring(model: nn.Module, *, bf16: bool | None = None) -> Iterator[nn.Module]:
+def scoring(
+    model: nn.Module, *, bf16: bool | None = None, train_mode: bool = False
+) -> Iterator[nn.Module]:
     """Give the model in eval mode under `torch.inference_mode`, and put everything back.
 
     Dropout is off and BatchNorm uses and keeps its running statistics. Modes are restored module
@@ -31,6 +33,8 @@ def scoring(model: nn.Module, *, bf16: bool | None = None) -> Iterator[nn.Module
         model: any module.
         bf16: run the forward pass under bfloat16 autocast, or without autocast; None: as it is
             outside.
+        train_mode: the opposite: training mode, in which dropout draws from the global generators
+            and BatchNorm uses the statistics of the batch and learns them.
 
     Example:
         >>> model = nn.Dropout()
@@ -42,12 +46,12 @@ def scoring(model: nn.Module, *, bf16: bool | None = None) -> Iterator[nn.Module
     """
     inner = getattr(model, "_orig_mod", model)
     module = inner.module if isinstance(inner, DistributedDataParallel) else model
-    training = [part for part in module.modules() if part.training]
+    flipped = [part for part in module.modules() if part.training != train_mode]
     device = device_of(module)
     cpu_state = torch.get_rng_state()
     cuda_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    for part in training:
-        _set_training(part, False)
+    for part in flipped:
+        _set_training(part, train_mode)
     autocast = (
         nullcontext() if bf16 is None else torch.autocast(device.type, torch.bfloat16, enabled=bf16)
     )
@@ -55,11 +59,12 @@ def scoring(model: nn.Module, *, bf16: bool | None = None) -> Iterator[nn.Module
         with torch.inference_mode(), autocast:
             yield module
     finally:
-        for part in training:
-            _set_training(part, True)
-        torch.set_rng_state(cpu_state)
-        if cuda_state is not None:
-            torch.cuda.set_rng_state(cuda_state, device)
+        for part in flipped:
+            _set_training(part, not train_mode)
+        if not train_mode:
+            torch.set_rng_state(cpu_state)
+            if cuda_state is not None:
+                torch.cuda.set_rng_state(cuda_state, device)
 
 
 @contextmanager

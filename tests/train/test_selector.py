@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from rho_train import Batch, ILStore, IndexedDataset, Selector, fingerprint
+from rho_train import Batch, ILStore, IndexedDataset, Scoring, Selector, fingerprint
 from rho_train.selection import Boltzmann
 
 # Losses by hand: logits (0, 0) cost log 2, (a, 0) cost log(1 + e^-a) for label 0.
@@ -168,7 +168,7 @@ def test_autocast_of_the_caller_is_kept_unless_told() -> None:
 
     for bf16 in (None, True, False):
         with torch.autocast("cpu", torch.bfloat16):
-            selector = Selector(il=TABLE, k=1, bf16=bf16, forward=forward)
+            selector = Selector(il=TABLE, k=1, scoring=Scoring(bf16=bf16), forward=forward)
             selector(nn.Linear(2, 2), Batch(X, Y, IDS))
     assert seen == [torch.bfloat16, torch.bfloat16, torch.float32]
 

@@ -34,8 +34,10 @@ from rho_train.selection import (
     Candidates,
     Chosen,
     Geometric,
+    History,
     Linear,
     Reducr,
+    Scoring,
     UniformPhases,
     names,
 )
@@ -54,6 +56,9 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "reducr, fast": lambda: {"method": Reducr(lr=1.0)},
     "phases": lambda: {"phases": UniformPhases(steps=30, warmup=8, anneal=0.3), "method": "loss"},
     "colder": lambda: {"method": Boltzmann("rho", Geometric(3.0, 0.1, steps=30))},
+    "micro-batches": lambda: {"scoring": Scoring(micro_batch=5)},
+    "refresh": lambda: {"scoring": Scoring(refresh=0.5), "history": History(N)},
+    "train mode": lambda: {"scoring": Scoring(train_mode=True)},
     "fewer": lambda: {"k": None, "ratio": Linear(0.25, 0.1, steps=30, stages=4)},
 }
 
@@ -187,8 +192,12 @@ def test_looking_does_not_change_the_run(tmp_path: Path) -> None:
     assert torch.equal(weights(one), weights(two))
 
 
-# Importance sampling draws with replacement, and a smaller ratio does not keep everything.
-@pytest.mark.parametrize("select", [*(set(names()) - {"importance"}), *(set(PARTS) - {"fewer"})])
+# Importance sampling draws with replacement, a smaller ratio or refresh does not keep everything,
+# and scoring in training mode draws for dropout.
+@pytest.mark.parametrize(
+    "select",
+    sorted({*names(), *PARTS} - {"importance", "fewer", "refresh", "train mode"}),
+)
 def test_keeping_everything_is_plain_training_to_the_bit(tmp_path: Path, select: str) -> None:
     config = dataclasses.replace(CONFIG, large_batch=8)
     selected = make_trainer(tmp_path / "selected", select, config)

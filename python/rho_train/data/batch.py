@@ -88,7 +88,7 @@ def take(batch: T, indices: Tensor) -> T:
         >>> take(batch, torch.tensor([2, 0])).ids
         tensor([9, 7])
     """
-    n = split(batch, "take").ids.shape[0]
+    n = len(split(batch, "take").ids)
     if not isinstance(indices, Tensor) or indices.dtype != torch.int64 or indices.ndim != 1:
         raise TypeError(f"take: indices must be an int64 tensor (k,), got {_describe(indices)}")
     if indices.device.type == "cpu" and indices.numel():
@@ -99,21 +99,51 @@ def take(batch: T, indices: Tensor) -> T:
                 "drop the padding (-1) of rho_ext.select first"
             )
 
+    return _rows(
+        batch,
+        n,
+        lambda tensor: tensor.index_select(0, indices.to(tensor.device)),
+        lambda array: array[indices.cpu().numpy()],
+        lambda items: [items[i] for i in indices.tolist()],
+    )
+
+
+def part(batch: T, rows: slice) -> T:
+    """Return consecutive rows of a batch as `take` does, tensors and arrays as views.
+
+    Example:
+        >>> batch = Batch(torch.zeros(3, 2), torch.tensor([0, 1, 2]), torch.tensor([7, 4, 9]))
+        >>> part(batch, slice(1, 3)).ids
+        tensor([4, 9])
+    """
+
+    def cut(values: Any) -> Any:
+        return values[rows]
+
+    return _rows(batch, len(split(batch, "part").ids), cut, cut, cut)
+
+
+def _rows(
+    batch: T,
+    n: int,
+    of_tensor: Callable[[Tensor], Tensor],
+    of_array: Callable[[Any], Any],
+    of_sequence: Callable[[Any], Any],
+) -> T:
+    """Take rows of whatever has one for each of the n examples, at any depth of a batch."""
+
     def rows(value: Any) -> Any:
         if isinstance(value, Tensor):
-            per_example = value.ndim > 0 and value.shape[0] == n
-            return value.index_select(0, indices.to(value.device)) if per_example else value
+            return of_tensor(value) if value.shape[:1] == (n,) else value
         if isinstance(value, np.ndarray):
-            per_example = value.ndim > 0 and value.shape[0] == n
-            return value[indices.cpu().numpy()] if per_example else value
+            return of_array(value) if value.shape[:1] == (n,) else value
         if isinstance(value, (tuple, list)) and not _is_named(value) and len(value) == n:
             if n and all(isinstance(v, Tensor) and v.shape[:1] == (n,) for v in value):
                 raise ValueError(
                     f"take: a {type(value).__name__} of {n} tensors with {n} rows each may hold "
                     "one tensor an example or one column each; give columns names (a dict)"
                 )
-            items = [value[i] for i in indices.tolist()]
-            return tuple(items) if isinstance(value, tuple) else items
+            return type(value)(of_sequence(value))
         return _rebuild(value, rows) if _is_structure(value) else value
 
     result: T = _rebuild(batch, rows)

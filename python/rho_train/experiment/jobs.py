@@ -11,7 +11,7 @@ from rho_train.experiment.setting import Setting
 from rho_train.il import ILStore
 from rho_train.models import mlp
 from rho_train.progress import OnStep
-from rho_train.selection import Selector
+from rho_train.selection import Scoring, Selector
 from rho_train.training import Trainer
 
 
@@ -66,7 +66,7 @@ def train_job(
             il=store,
             k=config.train.batch,
             method=method.select,
-            bf16=config.train.bf16,
+            scoring=Scoring(bf16=config.train.bf16),
             seed=seed,
         )
     model = mlp(data.train_x.shape[1], config.hidden, data.num_classes, seed=seed)

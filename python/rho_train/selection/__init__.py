@@ -1,6 +1,7 @@
 """Choosing the small batch out of the large batch."""
 
 from rho_train.selection.candidates import Candidates, Chosen, LastSelection, Method
+from rho_train.selection.history import History
 from rho_train.selection.methods import (
     Boltzmann,
     ClassQuota,
@@ -11,8 +12,10 @@ from rho_train.selection.methods import (
     SelectiveBackprop,
 )
 from rho_train.selection.online import OnlineModel
+from rho_train.selection.paper import paper_mode
 from rho_train.selection.registry import names, needs_of, register, unregister
 from rho_train.selection.schedules import Geometric, Linear, Schedule, UniformPhases
+from rho_train.selection.scorer import Scoring
 from rho_train.selection.selector import Selector
 from rho_train.selection.svp import coreset
 
@@ -24,6 +27,7 @@ __all__ = [
     "Fused",
     "Geometric",
     "GradNormSampling",
+    "History",
     "LastSelection",
     "Linear",
     "Method",
@@ -31,12 +35,14 @@ __all__ = [
     "OnlineModel",
     "Reducr",
     "Schedule",
+    "Scoring",
     "SelectiveBackprop",
     "Selector",
     "UniformPhases",
     "coreset",
     "names",
     "needs_of",
+    "paper_mode",
     "register",
     "unregister",
 ]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import rho_ext
 from rho_train.data.rng import generator
 from rho_train.scoring import dropout_on, seeded
+from rho_train.selection.scorer import Parts
 
 
 class Chosen(NamedTuple):
@@ -67,6 +68,7 @@ class Candidates:
         scorer: the module that scores, in eval mode.
         forward: makes one forward pass of it over the batch, logits (n, C).
         ignore_index, label_smoothing: as in `rho_ext.select`.
+        parts: gives the logits in pieces, where one pass does not give them all.
 
     Example:
         >>> logits = torch.tensor([[0.0, 3.0], [0.0, 1.0], [0.0, 2.0]])
@@ -87,7 +89,10 @@ class Candidates:
     forward: Callable[[], Tensor]
     ignore_index: int = -100
     label_smoothing: float = 0.0
+    parts: Parts | None = None
     _logits: Tensor | None = field(default=None, init=False, repr=False)
+    _scores: dict[str, rho_ext.Scores] = field(default_factory=dict, init=False, repr=False)
+    _classes: int | None = field(default=None, init=False, repr=False)
     _generator: torch.Generator | None = field(default=None, init=False, repr=False)
 
     @property
@@ -96,6 +101,16 @@ class Candidates:
         if self._logits is None:
             self._logits = self.forward()
         return self._logits
+
+    @property
+    def rows(self) -> Tensor | None:
+        """Rows that are scored anew, int64; None: all."""
+        return None if self.parts is None else self.parts.rows
+
+    @property
+    def classes(self) -> int:
+        """C, once something has been scored."""
+        return self.logits.shape[1] if self._classes is None else self._classes
 
     @property
     def generator(self) -> torch.Generator:
@@ -115,8 +130,17 @@ class Candidates:
         """Rows whose label is not `ignore_index`, int64, ascending."""
         return (self.labels != self.ignore_index).nonzero().squeeze(1)
 
+    @property
+    def losses(self) -> Tensor:
+        """Losses of the rows, float32 (n,), of whatever was scored before."""
+        scored = next(iter(self._scores.values()), None)
+        return (self.score("loss") if scored is None else scored).losses
+
     def select(self, method: str, bias: Tensor | None = None) -> Chosen:
         """Choose by `rho_ext.select`, with `bias` float32 (n,) added to the scores."""
+        if self._in_parts:
+            scores = self.score(method).scores
+            return self.top(scores if bias is None else scores + bias)
         return Chosen(
             *rho_ext.select(
                 self.logits,
@@ -131,37 +155,73 @@ class Candidates:
             )
         )
 
-    def score(self, method: str, logits: Tensor | None = None) -> rho_ext.Scores:
-        """Score by `rho_ext.score`; rows that are ignored have -inf, invalid ones NaN."""
+    def score(self, method: str) -> rho_ext.Scores:
+        """Score by `rho_ext.score`; rows that are ignored have -inf, invalid ones NaN.
+
+        So have rows -inf that `Scoring(refresh=...)` leaves out and that have no loss yet.
+        """
+        if method not in self._scores:
+            whole = not self._in_parts
+            self._scores[method] = (
+                self.score_logits(method, self.logits) if whole else self._score_parts(method)
+            )
+        return self._scores[method]
+
+    def score_logits(
+        self, method: str, logits: Tensor, rows: slice | Tensor = slice(None)
+    ) -> rho_ext.Scores:
+        """Score by other logits than those of the scorer, of all rows or of some."""
+        table = self.table
+        if table is not None and self.aligned:
+            table = table[rows]
         return rho_ext.score(
-            self.logits if logits is None else logits,
-            self.labels,
-            None if self.aligned else self.ids,
-            il=self.table,
+            logits,
+            self.labels[rows],
+            None if self.aligned else self.ids[rows],
+            il=table,
             method=method,
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
         )
 
-    def top(self, scores: Tensor, logits: Tensor | None = None) -> Chosen:
+    def top(self, scores: Tensor, losses: Tensor | None = None) -> Chosen:
         """Choose the k rows with the highest `scores` (n,), ties in favour of the lower row.
 
-        Rows that are ignored or have the score NaN or -inf are never chosen. `logits` are those
-        that the losses are reported of.
+        Rows that are ignored or have the score NaN or -inf are never chosen. `losses` float32 (n,)
+        are those that are reported, by default of what was scored.
         """
-        return Chosen(
-            *rho_ext.select(
-                self.logits if logits is None else logits,
-                self.labels,
-                None,
-                self.k,
-                # The negative of the negative: the op does the masking and the ranking.
-                il=-scores.float(),
-                method="neg_il",
-                ignore_index=self.ignore_index,
-                label_smoothing=self.label_smoothing,
-            )
+        ignored = self.labels == self.ignore_index
+        ranked = rho_ext.select(
+            # Only the scores count, so one class is enough.
+            scores.new_zeros(len(scores), 1),
+            torch.zeros_like(self.labels),
+            None,
+            self.k,
+            # The negative of the negative: the op does the masking and the ranking.
+            il=-scores.float().masked_fill(ignored, -torch.inf),
+            method="neg_il",
         )
+        return Chosen(*ranked)._replace(losses=self.losses if losses is None else losses)
+
+    @property
+    def _in_parts(self) -> bool:
+        return self.parts is not None and self._logits is None
+
+    def _score_parts(self, method: str) -> rho_ext.Scores:
+        assert self.parts is not None
+        if self.parts.known is None:
+            losses = torch.empty(len(self.ids), device=self.ids.device)
+            scores = torch.empty_like(losses)
+        else:
+            losses = self.parts.known.clone()
+            il = torch.zeros(()) if method == "loss" else self.il.float()
+            scores = (0.0 if method == "neg_il" else losses) - il
+            out = losses.isnan() | (self.labels == self.ignore_index)
+            scores.masked_fill_(out, -torch.inf)
+        for rows, logits in self.parts:
+            scores[rows], losses[rows] = self.score_logits(method, logits, rows)
+            self._classes = logits.shape[1]
+        return rho_ext.Scores(scores, losses)
 
     def gumbel(self) -> Tensor:
         """Draw standard Gumbel noise, float32 (n,)."""

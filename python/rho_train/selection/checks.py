@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Collection
+
 from torch import Tensor
 
+from rho_train.selection.history import History
 from rho_train.selection.schedules import Schedule, UniformPhases, ends
 
 
@@ -27,7 +29,9 @@ def check_size(ratio: float | Schedule | None, k: int | None) -> None:
             raise ValueError(f"Selector: k must be at least 1, got {k}")
 
 
-def check_options(label_smoothing: float, phases: UniformPhases | None, seed: int) -> None:
+def check_options(
+    label_smoothing: float, phases: UniformPhases | None, seed: int, check_every: int | None
+) -> None:
     """Refuse what would fail at the first batch only."""
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"Selector: label_smoothing must lie in [0, 1], got {label_smoothing}")
@@ -35,14 +39,29 @@ def check_options(label_smoothing: float, phases: UniformPhases | None, seed: in
         raise TypeError(f"Selector: phases must be UniformPhases, got {type(phases).__name__}")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"Selector: seed must be an int, got {seed!r}")
+    if check_every is not None and (
+        isinstance(check_every, bool) or not isinstance(check_every, int) or check_every < 1
+    ):
+        raise ValueError(f"Selector: check_every must be a positive int, got {check_every!r}")
 
 
-def check_table(table: Tensor) -> None:
-    """Refuse what `rho_ext.select` would refuse at the first batch."""
-    if table.ndim != 1 or table.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+def check_refresh(
+    refresh: float, method: object, needs: Collection[str], history: History | None
+) -> None:
+    """Refuse old losses where there are none, or where a method looks at more than losses."""
+    if history is not None and not isinstance(history, History):
+        raise TypeError(f"Selector: history must be a History, got {type(history).__name__}")
+    if refresh == 1.0:
+        return
+    if history is None:
         raise ValueError(
-            "Selector: il must be a float32, float16 or bfloat16 tensor (N,), got "
-            f"{str(table.dtype).removeprefix('torch.')} {tuple(table.shape)}"
+            f"Selector: Scoring(refresh={refresh}) needs the last losses; pass "
+            "history=History(len(dataset))"
+        )
+    if {"logits", "dropout"} & set(needs):
+        raise ValueError(
+            f"Selector: Scoring(refresh={refresh}) knows losses alone, and method {method!r} needs "
+            "the logits of all points; choose another method, or refresh=1"
         )
 
 

@@ -9,7 +9,7 @@ from rho_train.selection.candidates import Method
 
 M = TypeVar("M", bound=Callable[..., Any])
 
-NEEDS = ("il", "dropout")
+NEEDS = ("il", "dropout", "logits")
 _METHODS: dict[str, Any] = {}
 
 
@@ -18,8 +18,9 @@ def register(name: str, *, needs: Collection[str] = ()) -> Callable[[M], M]:
 
     Args:
         name: new, of letters, digits and underscores.
-        needs: of a function: `il`, irreducible losses; `dropout`, dropout layers in the model.
-            An object says it by its own attribute `needs`.
+        needs: of a function: `il`, irreducible losses; `dropout`, dropout layers in the model;
+            `logits`, those of all points, which `Scoring(refresh=...)` does not have. An object
+            says it by its own attribute `needs`.
 
     Returns:
         A decorator for a function of `Candidates` that returns `Chosen`, an object that is called

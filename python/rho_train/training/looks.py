@@ -65,8 +65,9 @@ def sample(
     points = torch.cat(ids)
     record = {"ids": points, "loss": torch.cat(losses), "selected": torch.cat(selected)}
     known = record["loss"].isfinite()
-    if selector.table is not None:
-        record["il"] = selector.table[points]
+    il = selector.irreducible.of(points)
+    if il is not None:
+        record["il"] = il
         known &= record["il"].isfinite()
     if noisy is not None:
         record["noisy"] = noisy[points]

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rho_train.data import IndexedDataset, LargeBatchSampler, fingerprint, loader, split, to
+from rho_train.il.shards import ILShards
 from rho_train.il.store import ILStore
 from rho_train.optim import adamw, lr_schedule
 from rho_train.progress import OnStep, Stopped, go_on, stop_signals
@@ -88,7 +89,7 @@ class Trainer:
         il_seconds: float = 0.0,
     ) -> None:
         if selector is not None:
-            if isinstance(selector.il, ILStore):
+            if isinstance(selector.il, (ILStore, ILShards)):
                 selector.il.verify(dataset)
             if selector.size(config.large_batch) != config.batch:
                 raise ValueError(

@@ -50,7 +50,7 @@ class ClassQuota:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Irreducible losses, if they are in the score."""
+        """Irreducible losses or all logits, if they are in the score."""
         return needs_of_score(self.score)
 
     def __call__(self, candidates: Candidates) -> Chosen:
@@ -59,7 +59,7 @@ class ClassQuota:
         rows = (scores > -torch.inf).nonzero().squeeze(1)  # neither ignored nor NaN
         rows = rows[scores[rows].argsort(descending=True, stable=True)]
         labels = candidates.labels[rows].long()
-        classes = candidates.logits.shape[1]
+        classes = candidates.classes
         counts = torch.bincount(labels, minlength=classes)
         if self.shares is None:
             shares = counts.double()
@@ -159,9 +159,9 @@ class Reducr:
 
     def _weights(self, candidates: Candidates) -> Tensor:
         if self.weights is None:
-            classes = candidates.logits.shape[1]
-            return torch.full((classes,), 1.0 / classes, device=candidates.logits.device)
-        return self.weights.to(candidates.logits.device)
+            classes, device = candidates.classes, candidates.ids.device
+            return torch.full((classes,), 1.0 / classes, device=device)
+        return self.weights.to(candidates.ids.device)
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the choice, the table as its SHA-256."""

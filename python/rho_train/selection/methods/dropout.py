@@ -61,14 +61,15 @@ class MonteCarlo:
         """Return the k rows with the highest score over the passes."""
         p, conditional, loss = torch.zeros(()), torch.zeros(()), torch.zeros(())
         for logits in candidates.passes(self.passes):
-            entropy, ce = candidates.score("entropy", logits)
+            entropy, ce = candidates.score_logits("entropy", logits)
             p = p.to(logits.device) + logits.float().softmax(1) / self.passes
             conditional = conditional.to(logits.device) + entropy / self.passes
             loss = loss.to(logits.device) + ce / self.passes
         predictive = -torch.special.xlogy(p, p).sum(1)
         scores = _FORMULAS[self.score](predictive, conditional, loss)
         # The softmax of log p is p, and the smallest normal number keeps the logarithm finite.
-        return candidates.top(scores, p.clamp_min(torch.finfo(p.dtype).tiny).log())
+        log_p = p.clamp_min(torch.finfo(p.dtype).tiny).log()
+        return candidates.top(scores, candidates.score_logits("loss", log_p).losses)
 
 
 for _name in _FORMULAS:

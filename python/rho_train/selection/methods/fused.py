@@ -8,7 +8,7 @@ from rho_train.selection.candidates import Candidates, Chosen
 from rho_train.selection.registry import register
 
 SCORES = ("rho", "loss", "neg_il", "grad_norm", "entropy")
-_NEED_IL = ("rho", "neg_il")
+_NEEDS = {"rho": ("il",), "neg_il": ("il",), "grad_norm": ("logits",), "entropy": ("logits",)}
 
 
 def check_score(where: str, score: str) -> None:
@@ -23,7 +23,7 @@ def check_score(where: str, score: str) -> None:
 
 def needs_of_score(score: str) -> tuple[str, ...]:
     """Return what a method that ranks by `score` needs."""
-    return ("il",) if score in _NEED_IL else ()
+    return _NEEDS.get(score, ())
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Fused:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Irreducible losses, if they are in the formula."""
+        """Irreducible losses or all logits, if they are in the formula."""
         return needs_of_score(self.score)
 
     def __call__(self, candidates: Candidates) -> Chosen:

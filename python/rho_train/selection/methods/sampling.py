@@ -35,7 +35,7 @@ def uniform(candidates: Candidates) -> Chosen:
     return Chosen(torch.zeros_like(indices, dtype=torch.float32), indices, None)
 
 
-@register("importance")
+@register("importance", needs=("logits",))
 @dataclass(frozen=True)
 class GradNormSampling:
     """Draw k points with replacement, in proportion to their gradient norm, and weight them.
@@ -110,7 +110,7 @@ class Boltzmann:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Irreducible losses, if they are in the score."""
+        """Irreducible losses or all logits, if they are in the score."""
         return needs_of_score(self.score)
 
     def __call__(self, candidates: Candidates) -> Chosen:

@@ -1,0 +1,97 @@
+"""What selection did with every point so far, 16 bytes an id."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class History:
+    """Counts and the last loss of every id; a Selector fills it in.
+
+    `seen` int32 (N,), times in a large batch; `chosen` int32 (N,), times kept; `loss` float32 (N,)
+    in nats, of the last scoring, NaN before it; `step` int32 (N,), the selection at which that was,
+    -1 before it.
+
+    Args:
+        n: number of ids, those of the whole data set.
+
+    Raises:
+        TypeError, ValueError: n is no positive integer.
+
+    Example:
+        >>> from torch import nn
+        >>> from rho_train import Batch, Selector
+        >>> selector = Selector(k=1, method="loss", history=History(9))
+        >>> small = selector(nn.Identity(), Batch(torch.eye(2), torch.zeros(2).long(),
+        ...     torch.tensor([7, 5])))
+        >>> selector.history.seen[5:8], selector.history.chosen[5:8], selector.history.loss[5]
+        (tensor([1, 0, 1], dtype=torch.int32), tensor([1, 0, 0], dtype=torch.int32), tensor(1.3133))
+    """
+
+    def __init__(self, n: int) -> None:
+        if isinstance(n, bool) or not isinstance(n, int):
+            raise TypeError(f"History: n must be an int, the number of ids, got {n!r}")
+        if n < 1:
+            raise ValueError(f"History: n must be at least 1, got {n}")
+        self.seen = torch.zeros(n, dtype=torch.int32)
+        self.chosen = torch.zeros(n, dtype=torch.int32)
+        self.loss = torch.full((n,), torch.nan)
+        self.step = torch.full((n,), -1, dtype=torch.int32)
+
+    def __len__(self) -> int:
+        return len(self.seen)
+
+    def to(self, device: torch.device) -> None:
+        """Move to a device, if it is not there."""
+        if self.seen.device != device:
+            for name, value in self.state_dict().items():
+                setattr(self, name, value.to(device))
+
+    def oldest(self, ids: Tensor, count: int) -> Tensor:
+        """Return the rows of `ids` whose loss is the oldest, ascending; ties to the lower row."""
+        # No loss at all is the oldest.
+        order = self.step[ids].argsort(stable=True)[:count]
+        return order.sort().values
+
+    def add(
+        self, step: int, ids: Tensor, chosen: Tensor, losses: Tensor | None, rows: Tensor | None
+    ) -> None:
+        """Count a selection.
+
+        Args:
+            step: of the selection.
+            ids: (n,) of the large batch.
+            chosen: int64 (k,), the ids that were kept.
+            losses: (n,) of the large batch; None: nothing was scored.
+            rows: those of the large batch that were scored; None: all.
+        """
+        one = self.seen.new_ones(())
+        self.seen.index_add_(0, ids, one.expand(len(ids)))
+        self.chosen.index_add_(0, chosen, one.expand(len(chosen)))
+        if losses is None:
+            return
+        if rows is not None:
+            ids, losses = ids[rows], losses[rows]
+        self.loss[ids] = losses.float()
+        self.step[ids] = step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the four columns, for a checkpoint."""
+        return {name: getattr(self, name) for name in ("seen", "chosen", "loss", "step")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the columns of `state_dict`.
+
+        Raises:
+            ValueError: they are of another number of ids.
+        """
+        if len(state["seen"]) != len(self):
+            raise ValueError(
+                f"History: the state has {len(state['seen'])} ids, this history {len(self)}; they "
+                "must be of one data set"
+            )
+        for name, value in state.items():
+            getattr(self, name).copy_(value)

@@ -1,0 +1,88 @@
+"""Points without a usable score: counted, said once, and never returned."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from rho_train.selection.candidates import Chosen
+from rho_train.selection.checks import nothing_left, some_invalid
+
+_EVERY_ON_CUDA = 50
+
+
+class Usable:
+    """Cuts what a method chose to the points that there are, and counts the invalid ones.
+
+    Args:
+        every: selections after which the host reads what the device has counted; None: 1 on the
+            CPU and 50 on CUDA.
+    """
+
+    def __init__(self, every: int | None) -> None:
+        self.invalid = 0
+        self._every = every
+        # What the device has counted and the host has not read.
+        self._unread: Tensor | int = 0
+        self._empty: Tensor | int = 0
+        self._warned = False
+
+    def rows(self, chosen: Chosen, step: int, n: int) -> Chosen:
+        """Return a choice without padding, and count it.
+
+        Raises:
+            FloatingPointError: no point of a large batch of n was usable.
+        """
+        every = self._every or (_EVERY_ON_CUDA if chosen.indices.is_cuda else 1)
+        self._unread = self._unread + chosen.invalid
+        if every == 1 or len(chosen.indices) == 0:
+            chosen = cut(chosen, step, n)
+        else:
+            # No shape may depend on what the device has found: the best point fills up.
+            padding = chosen.indices < 0
+            self._empty = self._empty + padding[0]
+            best = torch.arange(len(padding), device=padding.device).masked_fill(padding, 0)
+            chosen = _at(chosen, best)
+            chosen = chosen._replace(indices=chosen.indices.clamp_min(0))
+        if (step + 1) % every == 0:
+            self._read(chosen, step, n)
+        return chosen
+
+    def _read(self, chosen: Chosen, step: int, n: int) -> None:
+        invalid, empty = self.flush(), int(self._empty)
+        self._empty = 0
+        if empty:
+            raise nothing_left(step, n, invalid, chosen.losses)
+        if invalid and not self._warned:
+            self._warned = True
+            warnings.warn(some_invalid(invalid, n, chosen.losses), stacklevel=4)
+
+    def flush(self) -> int:
+        """Add what the host has not read to `invalid`, and return it."""
+        unread = int(self._unread)
+        self.invalid, self._unread = self.invalid + unread, 0
+        return unread
+
+
+def cut(chosen: Chosen, step: int, n: int) -> Chosen:
+    """Cut a choice to the rows that there are; the padding stands at the end.
+
+    Raises:
+        FloatingPointError: there is none.
+    """
+    if len(chosen.indices) and int(chosen.indices[-1]) >= 0:
+        return chosen
+    found = int((chosen.indices >= 0).sum())
+    if found == 0:
+        raise nothing_left(step, n, int(chosen.invalid), chosen.losses)
+    return _at(chosen, slice(found))
+
+
+def _at(chosen: Chosen, positions: slice | Tensor) -> Chosen:
+    return chosen._replace(
+        indices=chosen.indices[positions],
+        values=chosen.values[positions],
+        weights=None if chosen.weights is None else chosen.weights[positions],
+    )

@@ -1,0 +1,309 @@
+"""How the large batch is scored: what the options keep, and what they change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from rho_train import (
+    Batch,
+    History,
+    ILShards,
+    ILStore,
+    IndexedDataset,
+    OnlineModel,
+    Scoring,
+    Selector,
+    fingerprint,
+    paper_mode,
+    save_shards,
+)
+from rho_train.optim import adamw
+from rho_train.selection import Boltzmann, names
+
+N, CLASSES = 40, 5
+GENERATOR = torch.Generator().manual_seed(0)
+LOGITS = torch.randn(N, CLASSES, generator=GENERATOR) * 3
+LABELS = torch.randint(CLASSES, (N,), generator=GENERATOR)
+LABELS[[3, 9]] = -100
+IDS = torch.randperm(100, generator=GENERATOR)[:N]
+TABLE = torch.rand(100, generator=GENERATOR)
+TABLE[IDS[5]] = torch.nan
+BATCH = Batch(LOGITS, LABELS, IDS)
+
+
+class Widths(nn.Module):
+    """Returns its inputs as logits, and remembers how many rows it saw at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(len(x))
+        return x
+
+
+@pytest.mark.filterwarnings("ignore:Selector. points without a usable score")
+@pytest.mark.parametrize("name", names(without=("dropout",)))
+@pytest.mark.parametrize("il", ["table", "online"])
+def test_micro_batches_choose_the_same_with_fewer_rows_at_a_time(name: str, il: str) -> None:
+    def choose(scoring: Scoring) -> tuple[Selector, Widths]:
+        source = TABLE if il == "table" else OnlineModel(nn.Linear(CLASSES, CLASSES, bias=False))
+        if isinstance(source, OnlineModel):
+            nn.init.eye_(source.model.weight)
+        selector, model = Selector(il=source, k=10, method=name, scoring=scoring, seed=4), Widths()
+        selector(model, BATCH)
+        return selector, model
+
+    whole, model = choose(Scoring())
+    parts, by_parts = choose(Scoring(micro_batch=16))
+    assert whole.last is not None
+    assert parts.last is not None
+    # A product of matrices rounds by its shape, so the losses of the online model may differ.
+    exact = il == "table"
+    for one, two in zip(vars(whole.last).values(), vars(parts.last).values(), strict=True):
+        if isinstance(one, Tensor):
+            torch.testing.assert_close(one, two, equal_nan=True, **_tolerance(exact))
+        else:
+            assert one is two is None
+    assert parts.invalid == whole.invalid
+    if name != "uniform":
+        assert model.seen == [40]
+        assert by_parts.seen == [16, 16, 8]
+
+
+def _tolerance(exact: bool) -> dict[str, float]:
+    return {"rtol": 0.0, "atol": 0.0} if exact else {"rtol": 1e-5, "atol": 1e-6}
+
+
+def test_the_oldest_losses_are_refreshed_and_the_others_used_as_they_are() -> None:
+    def batch(rows: list[int], loss: list[float]) -> Batch:
+        # Of two classes with logits (0, z), label 0: the loss is log(1 + e^z).
+        z = torch.tensor(loss).expm1().log()
+        x = torch.stack([torch.zeros_like(z), z], 1)
+        return Batch(x, torch.zeros(len(z), dtype=torch.int64), torch.tensor(rows))
+
+    history = History(6)
+    selector = Selector(k=1, method="loss", scoring=Scoring(refresh=0.5), history=history)
+    model = Widths()
+    # Nothing is known: the first two rows are scored, and the third cannot be chosen.
+    assert selector(model, batch([0, 1, 2, 3], [1.0, 2.0, 9.0, 9.0])).ids.tolist() == [1]
+    assert torch.allclose(history.loss[:2], torch.tensor([1.0, 2.0]))
+    assert history.loss[2:].isnan().all()
+    # The two without a loss are scored; 1 is chosen by its old loss of 2, though it is 0.5 now.
+    assert selector(model, batch([0, 1, 2, 3], [0.5, 0.5, 1.5, 1.0])).ids.tolist() == [1]
+    # 0 and 1 have the oldest losses.
+    assert selector(model, batch([3, 2, 1, 0], [9.0, 9.0, 0.5, 0.5])).ids.tolist() == [2]
+    assert history.step.tolist() == [2, 2, 1, 1, -1, -1]
+    assert history.seen.tolist() == [3, 3, 3, 3, 0, 0]
+    assert history.chosen.tolist() == [0, 2, 1, 0, 0, 0]
+    assert model.seen == [2, 2, 2]
+    assert selector.scored == 6
+
+
+@pytest.mark.parametrize("name", ["rho", "neg_il", "loss", "selective_backprop"])
+def test_losses_that_are_all_up_to_date_choose_as_scoring_all_does(name: str) -> None:
+    il = TABLE.nan_to_num()
+    history = History(100)
+    half = Selector(il=il, k=9, method=name, scoring=Scoring(refresh=0.5), history=history, seed=2)
+    half(Widths(), BATCH)
+    half(Widths(), BATCH)
+    full = Selector(il=il, k=9, method=name, seed=2)
+    full.steps = 2
+    assert half(Widths(), BATCH).ids.tolist() == full(Widths(), BATCH).ids.tolist()
+    assert half.last is not None
+    assert full.last is not None
+    assert torch.equal(half.last.losses, full.last.losses)
+
+
+def test_images_are_scored_channels_last_and_returned_as_they_were() -> None:
+    seen: list[bool] = []
+
+    class Probe(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.is_contiguous(memory_format=torch.channels_last))
+            return x.flatten(1)
+
+    batch = Batch(torch.randn(6, 2, 3, 3), torch.zeros(6, dtype=torch.int64), torch.arange(6))
+    selector = Selector(k=2, method="loss", scoring=Scoring(channels_last=True))
+    small = selector(Probe(), batch)
+    assert seen == [True]
+    assert small.x.is_contiguous()
+    assert torch.equal(small.x, batch.x[small.ids])
+
+
+def test_a_compiled_scorer_is_compiled_once_and_learns_with_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    modes: list[str | None] = []
+    real: Any = torch.compile
+
+    def count(module: nn.Module, mode: str | None) -> Any:
+        modes.append(mode)
+        return real(module, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", count)
+    model = nn.Linear(CLASSES, CLASSES)
+    plain = Selector(k=4, method="loss")
+    compiled = Selector(k=4, method="loss", scoring=Scoring(compile="reduce-overhead"))
+    for _ in range(3):
+        one, two = plain(model, BATCH), compiled(model, BATCH)
+        assert torch.equal(one.ids, two.ids)
+        with torch.no_grad():
+            model.weight.normal_(generator=GENERATOR)
+    assert modes == ["reduce-overhead"]
+
+
+def test_paper_mode_equals_the_algorithm_of_the_paper_by_hand() -> None:
+    def make() -> nn.Module:
+        torch.manual_seed(1)
+        layers = nn.Linear(CLASSES, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, CLASSES)
+        return nn.Sequential(*layers)
+
+    il = TABLE.nan_to_num()
+    x, y = torch.randn(4, N, CLASSES, generator=GENERATOR), LABELS.clamp_min(0)
+    ours, selector = make(), paper_mode(il, k=8)
+    optimizer = adamw(ours, lr=1e-3, weight_decay=0.01)
+    for step in range(4):
+        batch = selector(ours, Batch(x[step], y, IDS))
+        loss = F.cross_entropy(ours(batch.x), batch.y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    state = torch.get_rng_state()
+
+    model = make()
+    optimizer = adamw(model, lr=1e-3, weight_decay=0.01)
+    for step in range(4):
+        with torch.no_grad():
+            losses = F.cross_entropy(model(x[step]), y, reduction="none")
+        rows = (losses - il[IDS]).argsort(descending=True)[:8].sort().values
+        loss = F.cross_entropy(model(x[step][rows]), y[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert all(
+        torch.equal(one, two)
+        for one, two in zip(ours.state_dict().values(), model.state_dict().values(), strict=True)
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    # Twice a step: over the large batch and over the small one.
+    assert int(ours.state_dict()["1.num_batches_tracked"]) == 8
+
+
+def test_the_host_looks_seldom_when_it_is_told_to() -> None:
+    often = Selector(il=TABLE, k=12)
+    seldom = Selector(il=TABLE, k=12, check_every=3)
+    with pytest.warns(UserWarning, match="irreducible loss of 1 of 40 points is unknown"):
+        often(Widths(), BATCH)
+    for _ in range(2):
+        assert torch.equal(seldom(Widths(), BATCH).ids, often(Widths(), BATCH).ids)
+    assert seldom.invalid == 0
+    with pytest.warns(UserWarning, match="unknown"):
+        seldom(Widths(), BATCH)
+    assert seldom.invalid == 3
+    # Two points are left and twelve are wanted: the best one fills up.
+    few = BATCH._replace(y=torch.where(torch.arange(N) < 2, LABELS, -100))
+    ids = seldom(Widths(), few).ids
+    best, other = often(Widths(), few).ids, seldom.last
+    assert other is not None
+    assert sorted(set(ids.tolist())) == sorted(best.tolist())
+    assert (ids == IDS[other.indices[0]]).sum() == 11
+    # None is left: said when the host looks.
+    none = BATCH._replace(y=torch.full((N,), -100))
+    seldom(Widths(), none)
+    with pytest.raises(FloatingPointError, match="step 5: no point can be selected"):
+        seldom(Widths(), BATCH)
+    seldom.steps = 6
+    seldom(Widths(), BATCH)
+    assert seldom.state_dict()["invalid"] == seldom.invalid == 5
+
+
+def test_shards_choose_as_the_store_does(tmp_path: Path) -> None:
+    data = IndexedDataset(TensorDataset(torch.zeros(100, 2), torch.zeros(100).long()))
+    store = ILStore(TABLE.nan_to_num(), fingerprint(data))
+    save_shards(store, tmp_path / "il", rows=17)
+    shards = ILShards.load(tmp_path / "il", data)
+    one, two = Selector(il=store, k=7), Selector(il=shards, k=7)
+    assert torch.equal(one(Widths(), BATCH).ids, two(Widths(), BATCH).ids)
+    assert one.last is not None
+    assert two.last is not None
+    assert torch.equal(one.last.values, two.last.values)
+    save_shards(ILStore(TABLE.nan_to_num() + 1, fingerprint(data)), tmp_path / "other", rows=17)
+    other = Selector(il=ILShards.load(tmp_path / "other", data), k=7)
+    assert two.identity() == Selector(il=shards, k=7).identity() != other.identity()
+
+
+def test_history_round_trip() -> None:
+    selector = Selector(k=3, method="loss", history=History(100))
+    selector(Widths(), BATCH)
+    other = Selector(k=3, method="loss", history=History(100))
+    other.load_state_dict(selector.state_dict())
+    for one, two in zip(_columns(selector), _columns(other), strict=True):
+        torch.testing.assert_close(one, two, rtol=0.0, atol=0.0, equal_nan=True)
+    with pytest.raises(ValueError, match="the state has 100 ids, this history 99"):
+        History(99).load_state_dict(selector.state_dict()["history"])
+
+
+def _columns(selector: Selector) -> list[Tensor]:
+    assert selector.history is not None
+    return list(selector.history.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Scoring(micro_batch=0), ValueError, "micro_batch must be at least 1, got 0"),
+        (lambda: Scoring(micro_batch=0.5), TypeError, "micro_batch must be an int, got 0.5"),
+        (lambda: Scoring(refresh=0.0), ValueError, r"refresh must lie in \(0, 1\], got 0.0"),
+        (lambda: Scoring(refresh=float("nan")), ValueError, "refresh must lie in"),
+        (lambda: Scoring(micro_batch=8, train_mode=True), ValueError, "train_mode.*micro_batch"),
+        (lambda: History(0), ValueError, "n must be at least 1, got 0"),
+        (lambda: History(2.0), TypeError, "n must be an int.*got 2.0"),
+        (
+            lambda: Selector(k=1, method="loss", scoring=Scoring(refresh=0.5)),
+            ValueError,
+            r"refresh=0.5\) needs the last losses; pass history=History",
+        ),
+        (
+            lambda: Selector(
+                k=1, method="entropy", scoring=Scoring(refresh=0.5), history=History(9)
+            ),
+            ValueError,
+            "method 'entropy' needs the logits of all points",
+        ),
+        (
+            lambda: Selector(
+                k=1,
+                method=Boltzmann("grad_norm"),
+                scoring=Scoring(refresh=0.5),
+                history=History(9),
+            ),
+            ValueError,
+            "needs the logits of all points",
+        ),
+        (lambda: Selector(k=1, method="loss", history={}), TypeError, "History, got dict"),
+        (
+            lambda: Selector(k=1, method="loss", check_every=0),
+            ValueError,
+            "check_every must be a positive int, got 0",
+        ),
+        (
+            lambda: Selector(
+                k=30, method="loss", scoring=Scoring(refresh=0.5), history=History(100)
+            )(Widths(), BATCH),
+            ValueError,
+            "k = 30 is larger than the 20 points of 40",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused(make: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        make()
