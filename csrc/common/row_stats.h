@@ -5,7 +5,8 @@
 namespace rho_ext {
 
 // Everything is relative to `max`, so that nothing overflows and nothing cancels, however large the
-// logits are. For grad_norm, `max`, `sum` and `moment` leave the label's logit out: they keep their
+// logits are. For the loss alone `max` may be any logit that is near the largest and not below the
+// label's. For grad_norm, `max`, `sum` and `moment` leave the label's logit out: they keep their
 // digits when it is far above all others.
 template <class Real>
 struct RowStats {

@@ -63,7 +63,7 @@ inline void reduce_narrow_rows(const RowBlock& rows, BlockStats& stats) {
     LaneSums<kReduction, Real> total;
     for (int32_t c = 0; c < rows.classes; ++c) {
       const V t = counted(c) - base;
-      total.add(t, exp_nonpositive(t));
+      total.add(t, exp_lanes(t));
     }
     store_stats<kReduction, Real>(largest, total, first, stats);
     store_wide<Real>(label, stats.label + first);

@@ -133,6 +133,22 @@ struct LaneSums {
   }
 };
 
+// The sums of exp(t), and the largest t, of each lane.
+template <class Real>
+struct LargestToo {
+  using V = vector_t<Real>;
+  V sum = V{};
+  V largest = V{} + kLowest<Real>;
+
+  void add(V t, V e) {
+    sum += e;
+    largest = kMax(t, largest);
+  }
+  LargestToo operator+(const LargestToo& other) const {
+    return {sum + other.sum, kMax(largest, other.largest)};
+  }
+};
+
 // What as many rows as a vector has lanes leave behind.
 template <class Real>
 inline void store_wide(vector_t<Real> v, double* to) {
@@ -150,21 +166,22 @@ inline void store_stats(vector_t<Real> largest, const LaneSums<kReduction, Real>
   }
 }
 
-template <Reduction kReduction, class T>
-inline auto lane_sums(const Logits<T, kReduction>& logits, compute_t<T> base) {
+// `Sums` is LaneSums, or LargestToo.
+template <class Sums, Reduction kReduction, class T>
+inline Sums lane_sums(const Logits<T, kReduction>& logits, compute_t<T> base) {
   using Real = compute_t<T>;
   using V = vector_t<Real>;
   constexpr int kStep = kLanes<Real>;
-  LaneSums<kReduction, Real> total;
+  Sums total;
   int64_t i = 0;
-  auto add_to = [&](LaneSums<kReduction, Real>& sums, int64_t at) {
+  auto add_to = [&](Sums& sums, int64_t at) {
     fetch_ahead(logits.values + at);
     const V t = logits[at] - base;
-    sums.add(t, exp_nonpositive(t));
+    sums.add(t, exp_lanes(t));
   };
   if (logits.count >= kChains * kStep) {
     // Several chains, for accuracy too: a sum of fewer terms is rounded less often.
-    LaneSums<kReduction, Real> chains[kChains];
+    Sums chains[kChains];
     for (; i + kChains * kStep <= logits.count; i += kChains * kStep) {
 #pragma GCC unroll 4
       for (int chain = 0; chain < kChains; ++chain) {
@@ -179,7 +196,7 @@ inline auto lane_sums(const Logits<T, kReduction>& logits, compute_t<T> base) {
   if (logits.has_rest()) {
     fetch_ahead(logits.values + i);
     const V t = logits.rest(base) - base;
-    total.add(t, logits.uncounted() ? V{} : exp_nonpositive(t));
+    total.add(t, logits.uncounted() ? V{} : exp_lanes(t));
   }
   return total;
 }

@@ -43,7 +43,7 @@ inline void reduce_short_rows(const RowBlock& rows, BlockStats& stats) {
     Real base[kCount];
     store(base, base_of(largest));
     for (int64_t i = 0; i < here; ++i) {
-      const auto sums = lane_sums(logits_of(i, first + i), base[i]);
+      const auto sums = lane_sums<LaneSums<kReduction, Real>>(logits_of(i, first + i), base[i]);
       lanes[i] = sums.sum;
       moments[i] = sums.moment;
     }

@@ -170,7 +170,7 @@ inline constexpr auto kMax = [](auto a, auto b) { return max(a, b); };
 inline constexpr auto kSum = [](auto a, auto b) { return a + b; };
 
 #if defined(__AVX512F__)
-// The bits of 2^(j/32), less j << 18: see exp_nonpositive.
+// The bits of 2^(j/32), less j << 18: see exp_lanes.
 alignas(64) inline constexpr uint32_t kPowers[32] = {
     0x3f800000, 0x3f7ecd87, 0x3f7daac3, 0x3f7c980f, 0x3f7b95c2, 0x3f7aa43a, 0x3f79c3d3, 0x3f78f4f0,
     0x3f7837f0, 0x3f778d3a, 0x3f76f532, 0x3f767043, 0x3f75fed7, 0x3f75a15b, 0x3f75583f, 0x3f7523f6,
@@ -181,9 +181,9 @@ alignas(64) inline constexpr uint32_t kPowers[32] = {
 // Where exp leaves the normal float32 numbers.
 inline constexpr float kExpFloor = -87.0f;
 
-// exp(t) for t <= 0: relative error below 2.3e-7 + 1.4e-8 |t|, exact at 0, NaN for NaN. What lies
+// exp(t) for t <= 64: relative error below 2.3e-7 + 1.4e-8 |t|, exact at 0, NaN for NaN. What lies
 // below the floor counts as the floor: nothing beside a sum that holds exp(0).
-inline FloatVector exp_nonpositive(FloatVector t) {
+inline FloatVector exp_lanes(FloatVector t) {
   t = at_least(FloatVector{} + kExpFloor, t);
 #if defined(__AVX512F__)
   // 2^(j/32) from a table that lies in two registers leaves so little for the polynomial that
@@ -222,7 +222,7 @@ inline FloatVector exp_nonpositive(FloatVector t) {
 }
 
 // float64 logits are for reference and debugging: libm's accuracy matters there, speed does not.
-inline DoubleVector exp_nonpositive(DoubleVector t) {
+inline DoubleVector exp_lanes(DoubleVector t) {
   for (int lane = 0; lane < kLanes<double>; ++lane) {
     t[lane] = __builtin_exp(t[lane]);
   }

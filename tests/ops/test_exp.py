@@ -7,7 +7,7 @@ import pytest
 
 from rho_ext import _C
 
-FLOOR = -87.0
+FLOOR, CEILING = -87.0, 64.0
 
 
 def exp(values: np.ndarray) -> np.ndarray:
@@ -16,9 +16,10 @@ def exp(values: np.ndarray) -> np.ndarray:
     return result
 
 
-def test_exp_is_accurate() -> None:
-    """One in 61 of all float32 from -0 to the floor."""
-    first, last = (np.float32(x).view(np.uint32) for x in (-0.0, FLOOR))
+@pytest.mark.parametrize("ends", [(-0.0, FLOOR), (0.0, CEILING)])
+def test_exp_is_accurate(ends: tuple[float, float]) -> None:
+    """One in 61 of all float32 from zero to where it ends."""
+    first, last = (np.float32(x).view(np.uint32) for x in ends)
     values = np.arange(first, last, 61, dtype=np.uint32).view(np.float32)
     truth = np.exp(values.astype(np.float64))
     error = np.abs(exp(values) / truth - 1)
