@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from rho_ext import reference, score
 
@@ -86,6 +87,20 @@ def test_a_certain_label_scores_exactly_zero(
         got = score(logits, torch.tensor([label], device=device), None, method=method)
         assert got.scores.item() == 0.0
         assert got.losses.item() == 0.0
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=short)
+@pytest.mark.parametrize("slope", [0.005, 0.5, 20.0])
+def test_rows_that_rise_are_accurate(
+    slope: float, dtype: torch.dtype, device: torch.device
+) -> None:
+    """What the first logits say of the others is wrong by ever more."""
+    logits = (slope * torch.arange(3000, device=device)).to(dtype).expand(6, -1).clone()
+    logits[3:] = logits[3:].flip(1)
+    labels = torch.tensor([0, 1500, 2999] * 2, device=device)
+    plain = F.cross_entropy(logits.float(), labels, reduction="none")
+    truth = F.cross_entropy(logits.double(), labels, reduction="none")
+    assert_accurate(score(logits, labels, None, method="loss").losses, plain, truth)
 
 
 @pytest.mark.parametrize("classes", [2, 5, 16, 17, 100, 1025])
