@@ -10,13 +10,36 @@ namespace rho_ext {
 // team begin at multiples of that.
 inline constexpr uint32_t kKeysPerThread = 4;
 
-// 0, which no usable row has, from `end` on.
-__device__ __forceinline__ uint4 read_keys(const uint32_t* keys, uint32_t row, uint32_t end) {
+// The keys from `row` on; 0, which no usable row has, from `end` on.
+__device__ __forceinline__ void read_keys(const uint32_t* keys, uint32_t row, uint32_t end,
+                                          uint32_t (&key)[kKeysPerThread]) {
+  uint4 four;
   if (row + kKeysPerThread <= end) {
-    return __ldcg(reinterpret_cast<const uint4*>(keys + row));
+    four = __ldcg(reinterpret_cast<const uint4*>(keys + row));
+  } else {
+    const auto one = [&](uint32_t i) { return row + i < end ? __ldcg(keys + row + i) : 0; };
+    four = make_uint4(one(0), one(1), one(2), one(3));
   }
-  const auto key = [&](uint32_t i) { return row + i < end ? __ldcg(keys + row + i) : 0; };
-  return make_uint4(key(0), key(1), key(2), key(3));
+  key[0] = four.x;
+  key[1] = four.y;
+  key[2] = four.z;
+  key[3] = four.w;
+}
+
+// Calls `visit` with each key in [begin, end), which the threads of the block share, and with 0 for
+// places behind the last; the second argument tells them apart.
+template <class Visit>
+__device__ __forceinline__ void for_each_key(const uint32_t* keys, uint32_t begin, uint32_t end,
+                                             const Visit& visit) {
+  for (uint32_t row = begin + threadIdx.x * kKeysPerThread; row < end;
+       row += blockDim.x * kKeysPerThread) {
+    uint32_t key[kKeysPerThread];
+    read_keys(keys, row, end, key);
+#pragma unroll
+    for (uint32_t i = 0; i < kKeysPerThread; ++i) {
+      visit(key[i], row + i < end);
+    }
+  }
 }
 
 // Keys whose upper bits, from `shift` on, exceed `prefix` win; of those that equal it the first
@@ -66,17 +89,11 @@ __device__ __forceinline__ void count_digits(const Team& team, const uint32_t* k
     shared[digit] = 0;
   }
   __syncthreads();
-  for (uint32_t row = begin + threadIdx.x * kKeysPerThread; row < end;
-       row += blockDim.x * kKeysPerThread) {
-    const uint4 four = read_keys(keys, row, end);
-    const uint32_t key[kKeysPerThread] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-    for (uint32_t i = 0; i < kKeysPerThread; ++i) {
-      if (row + i < end && (uint64_t{key[i]} >> (shift + width)) == prefix) {
-        atomicAdd(&shared[(key[i] >> shift) % digits], 1u);
-      }
+  for_each_key(keys, begin, end, [&](uint32_t key, bool inside) {
+    if (inside && (uint64_t{key} >> (shift + width)) == prefix) {
+      atomicAdd(&shared[(key >> shift) % digits], 1u);
     }
-  }
+  });
   __syncthreads();
   if (team.size == 1) {
     return;

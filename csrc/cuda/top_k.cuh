@@ -14,17 +14,11 @@ __device__ __forceinline__ void count_winners(const uint32_t* keys, uint32_t beg
                                               uint32_t& equal) {
   uint32_t mine_above = 0;
   uint32_t mine_equal = 0;
-  for (uint32_t row = begin + threadIdx.x * kKeysPerThread; row < end;
-       row += blockDim.x * kKeysPerThread) {
-    const uint4 four = read_keys(keys, row, end);
-    const uint32_t key[kKeysPerThread] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-    for (uint32_t i = 0; i < kKeysPerThread; ++i) {
-      const uint32_t digits = key[i] >> threshold.shift;
-      mine_above += row + i < end && digits > threshold.prefix;
-      mine_equal += row + i < end && digits == threshold.prefix;
-    }
-  }
+  for_each_key(keys, begin, end, [&](uint32_t key, bool inside) {
+    const uint32_t digits = key >> threshold.shift;
+    mine_above += inside && digits > threshold.prefix;
+    mine_equal += inside && digits == threshold.prefix;
+  });
   sum_before(mine_above, above);
   sum_before(mine_equal, equal);
 }
@@ -51,8 +45,8 @@ __device__ __forceinline__ void collect_winners(const Arguments& in, uint32_t be
   // All threads go round together.
   for (uint32_t base = begin; base < end; base += blockDim.x * kKeysPerThread) {
     const uint32_t row = base + threadIdx.x * kKeysPerThread;
-    const uint4 four = read_keys(in.keys, row, end);
-    const uint32_t key[kKeysPerThread] = {four.x, four.y, four.z, four.w};
+    uint32_t key[kKeysPerThread];
+    read_keys(in.keys, row, end, key);
     bool wins[kKeysPerThread];
     bool ties[kKeysPerThread];
     uint32_t mine = 0;
