@@ -23,7 +23,7 @@ import torch.nn.functional as F
 import rho_ext
 from common import BenchmarkFailed, CsvFile, options, prepare, provenance
 from providers import PROVIDERS, Arguments, Inputs, Truth, eager
-from timing import Times, WallTimer, interleaved
+from timing import LoopTimer, Times, interleaved, of_the_host
 
 N, CLASSES, K = 32, 10, 3
 COLUMNS = ("path", "repeats", "median_us", "p20_us", "p80_us", "minimum_us", "over_cheapest")
@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         times = interleaved(
             found,
             [()],
-            WallTimer(),
+            LoopTimer(of_the_host),
             seconds=arguments.seconds,
             sample_us=SAMPLE_US,
         )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from common import BenchmarkFailed, CsvFile, Row, last_level_cache, options, prepare, provenance
 from providers import PROVIDERS, Arguments, Inputs, Truth, batch_bytes, distinct, moved_bytes
-from timing import MAX_CALLS, interleaved, timer
+from timing import CLOCKS, MAX_CALLS, interleaved, timer
 
 CLASSES = (2, 10, 100, 1000, 1001, 32000, 50257, 128256)
 ROWS = (32, 320, 4096, 65536)
@@ -122,7 +122,7 @@ def measure(cell: Cell, inputs: Inputs, arguments: argparse.Namespace) -> list[R
     return rows
 
 
-def _cache_bytes(device: str) -> int:
+def cache_bytes(device: str) -> int:
     if device == "cuda":
         return int(torch.cuda.get_device_properties(0).L2_cache_size)
     return last_level_cache()
@@ -130,12 +130,12 @@ def _cache_bytes(device: str) -> int:
 
 def cold_calls(sets: Sequence[Arguments], device: str) -> int:
     """How many calls read three times what the last-level cache holds, or all sets."""
-    return min(len(sets), -(-3 * _cache_bytes(device) // batch_bytes(sets[0])))
+    return min(len(sets), -(-3 * cache_bytes(device) // batch_bytes(sets[0])))
 
 
 def _cache(total: int, device: str) -> str:
     """Whether the inputs in rotation are too many for the last-level cache."""
-    size = _cache_bytes(device)
+    size = cache_bytes(device)
     return "cold" if size and total >= 1.5 * size else "rotated"
 
 
@@ -161,9 +161,11 @@ def line(rows: Sequence[Row]) -> str:
     ]
     ours = [row for row in rows if row["provider"] == "rho_ext"]
     share = f"{float(str(ours[0]['share_of_read'])):>7.0%}" if ours else ""
-    return " ".join([cell, *shown, *ratios, share, f" {first['cache']}"])
+    others = [f"{name} {time:.1f}" for name, time in times.items() if name not in SHOWN + READS]
+    return " ".join([cell, *shown, *ratios, share, f" {first['cache']}", *others])
 
 
+READS = ("read", "read_as_float32")
 SHOWN = ("eager", "eager_float32", "compile", "rho_ext", "read")
 HEADER = (
     f"{'n':>6} {'C':>7} {'dtype':>9} {'k':>6} "
@@ -211,7 +213,7 @@ def _mean(ratios: Sequence[float]) -> float:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    on_request = ("compile_dynamic", "compile_autotuned", "liger")
+    on_request = ("compile_dynamic", "compile_autotuned", "liger", "quack")
     usual = tuple(name for name in PROVIDERS if name not in on_request)
     parser = options("bench_select", str(__doc__).partition("\n")[0], tuple(PROVIDERS))
     parser.set_defaults(providers=usual)
@@ -223,7 +225,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--hot", action="store_true", help="one set of inputs, again and again")
     parser.add_argument("--max-bytes", type=int, help="of the logits of a size, and of the pool")
     parser.add_argument(
-        "--clock", choices=("events", "graph"), default="events", help="on CUDA only"
+        "--clock", choices=CLOCKS, default="events", help="on CUDA; on the CPU always wall"
     )
     arguments = parser.parse_args(argv)
     if arguments.seconds is None:

@@ -36,6 +36,7 @@ class Step:
         modules: of Python that it needs.
         tools: on the PATH that it needs.
         environment: variables that it gets beside those of this process.
+        files: of earlier steps that it needs.
     """
 
     name: str
@@ -44,15 +45,19 @@ class Step:
     modules: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
+    files: tuple[str, ...] = ()
 
-    def missing(self) -> str | None:
-        """Return what it needs and is not here."""
+    def missing(self, out: Path) -> str | None:
+        """Return what it needs and is not here, or not in the output folder."""
         for module in self.modules:
             if importlib.util.find_spec(module) is None:
                 return f"Python has no {module}"
         for tool in self.tools:
             if shutil.which(tool) is None:
                 return f"{tool} is not on the PATH"
+        for file in self.files:
+            if not (out / file).exists():
+                return f"no step has left {file}"
         return None
 
 
@@ -68,22 +73,31 @@ def script(name: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, str(BENCHMARKS / name), *arguments)
 
 
+def measure(name: str, seconds: float, *arguments: str, modules: tuple[str, ...] = ()) -> Step:
+    """Return a step that leaves the rows of bench_select.py in a file of its own name."""
+    options = ("--device", "cuda", "--seconds", "0.3", "--out", f"{name}.csv", *arguments)
+    return Step(name, script("bench_select.py", *options), seconds, modules)
+
+
+def rivals(name: str) -> tuple[str, ...]:
+    """A few sizes with somebody's kernel beside ours."""
+    return (
+        *("--rows", "4096", "--classes", "1000", "32000", "--dtypes", "bfloat16", "float32"),
+        *("--k", "10%", "--providers", f"eager_float32,{name},rho_ext"),
+    )
+
+
 def all_steps(quick: bool) -> list[Step]:
     """Return the steps in their order, the cheapest answers first."""
     install = ("-m", "pip", "install", "-q", "--no-build-isolation", "--no-deps", str(ROOT))
     quicker = ("--quick",) if quick else ()
     # Compiling takes the time: a few sizes for the mean and the figures, bfloat16 before float32.
+    # torch keeps what it has compiled, so the grids after the first need less.
     grid = (
-        *("--device", "cuda", "--seconds", "0.3", "--clock", "graph", *quicker),
+        *quicker,
         *("--rows", "320", "4096", "65536", "--classes", "10", "100", "1000", "32000"),
         *("--dtypes", "bfloat16", "float32", "--k", "10%"),
         *("--providers", "eager,eager_float32,compile,rho_ext"),
-    )
-    # It waits for the device in every call, so no graph can hold it.
-    liger = (
-        *("--device", "cuda", "--seconds", "0.3", "--clock", "events"),
-        *("--rows", "4096", "--classes", "1000", "32000", "--dtypes", "bfloat16", "float32"),
-        *("--k", "10%", "--providers", "eager_float32,liger,rho_ext"),
     )
     sanitizers = [
         Step(
@@ -118,7 +132,7 @@ def all_steps(quick: bool) -> list[Step]:
             "predictions", script("gpu_predictions.py", "--out", "predictions.csv", *quicker), 150
         ),
         *sanitizers,
-        Step("grid", script("bench_select.py", "--out", "grid.csv", *grid), 120),
+        measure("grid", 120, "--clock", "graph", *grid),
         Step(
             "tests",
             (
@@ -128,20 +142,27 @@ def all_steps(quick: bool) -> list[Step]:
             120,
             ("pytest", "hypothesis"),
         ),
-        Step("grid-hot", script("bench_select.py", "--out", "grid-hot.csv", "--hot", *grid), 90),
-        Step(
-            "liger",
-            script("bench_select.py", "--out", "liger.csv", *liger),
-            60,
-            ("liger_kernel",),
+        measure("grid-wall", 90, "--clock", "wall", *grid),
+        measure("grid-hot", 90, "--clock", "graph", "--hot", *grid),
+        # Liger waits for the device in every call, so no graph can hold it.
+        measure("liger", 60, *rivals("liger"), "--clock", "events", modules=("liger_kernel",)),
+        measure("quack", 60, *rivals("quack"), "--clock", "graph", modules=("quack",)),
+        *(
+            Step(
+                f"figures-{name}",
+                script("figures.py", f"{name}.csv"),
+                30,
+                ("matplotlib",),
+                files=(f"{name}.csv",),
+            )
+            for name in ("predictions", "grid", "grid-wall", "grid-hot")
         ),
-        Step("figures", script("figures.py", "grid.csv"), 30, ("matplotlib",)),
     ]
 
 
 def run(step: Step, out: Path, seconds: float) -> Result:
     """Run a step for at most so many seconds; its output goes to a log in the folder."""
-    reason = step.missing()
+    reason = step.missing(out)
     if reason is None and seconds < LEAST_SECONDS:
         reason = "the minutes are over"
     if reason is not None:

@@ -6,26 +6,33 @@ python benchmarks/gpu_predictions.py
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from bench_select import cold_calls
-from common import BenchmarkFailed, CsvFile, prepare, provenance
-from providers import PROVIDERS, Arguments, Inputs, Truth, batch_bytes, distinct, moved_bytes
-from timing import MAX_CALLS, GraphTimer, interleaved
+from bench_select import cache_bytes, cold_calls
+from common import BenchmarkFailed, CsvFile, Row, prepare, provenance, short
+from providers import PROVIDERS, Inputs, Truth, batch_bytes, distinct, moved_bytes
+from timing import MAX_CALLS, interleaved, timer
 
 COLUMNS = (
     *("n", "classes", "dtype", "k", "provider", "cache", "repeats", "median_us", "p20_us"),
-    *("p80_us", "host_us", "bytes", "share_of_read", "predicted_us"),
+    *("p80_us", "host_us", "bytes", "share_of_read", "predicted_us", "limit_us"),
 )
-CALLS = 100
+# Where the predictions hold, and who is measured there.
+DEVICE, RIVALS = "cuda", ("eager", "eager_float32", "compile", "compile_autotuned")
 # A time holds up to this multiple of its prediction.
 TOLERATED = 1.3
+# Of the square matrix of float32 whose reads and copies are the ceilings: 1 GiB.
+SIDE = 1 << 14
+# Of the inputs, cut into sets.
+POOL_BYTES = 8 << 30
+# Between two waits for the device, where the host's time is measured.
+CALLS = 100
 
 
 @dataclass(frozen=True)
@@ -49,34 +56,39 @@ PREDICTIONS = (
 )
 
 
-def host_us(function: Callable[..., object], inputs: Sequence[Arguments]) -> float:
-    """Wall-clock of a call, the device waited for once in a hundred."""
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    for call in range(CALLS):
-        function(*inputs[call % len(inputs)])
-    torch.cuda.synchronize()
-    return (time.perf_counter() - started) / CALLS * 1e6
+def ceilings() -> dict[str, Row]:
+    """Measure what bounds every kernel here: reads and a copy of a matrix, and an empty kernel.
 
-
-def ceilings() -> dict[str, float]:
-    """Bytes a microsecond of a read and of a copy, and the microseconds of an empty kernel."""
-    source = torch.ones(1 << 28, device="cuda")
+    The fastest read is the ceiling: which of torch's kernels reads at the speed of the memory
+    differs from device to device.
+    """
+    source = torch.ones(SIDE, SIDE, device=DEVICE)
     target = torch.empty_like(source)
-    one = torch.zeros(1, device="cuda")
+    vector, one = torch.ones(SIDE, device=DEVICE), torch.zeros(1, device=DEVICE)
     functions = {
-        "read": source.sum,
+        "read_sum": source.sum,
+        "read_largest": source.amax,
+        "read_product": lambda: source @ vector,
         "copy": lambda: target.copy_(source),
         "empty": lambda: one.add_(0),
     }
     for function in functions.values():
         function()
-    times = interleaved(functions, [()], GraphTimer(), seconds=2)
+    times = interleaved(functions, [()], timer(DEVICE, "graph"), seconds=2)
+    moved = {"copy": 2 * source.nbytes, "empty": 0}
     return {
-        "read": source.nbytes / times["read"].median,
-        "copy": 2 * source.nbytes / times["copy"].median,
-        "empty": times["empty"].median,
+        name: {
+            **{"n": SIDE, "classes": SIDE, "dtype": "float32", "provider": name, "cache": "cold"},
+            **spent.columns(),
+            "bytes": moved.get(name, source.nbytes),
+        }
+        for name, spent in times.items()
     }
+
+
+def speed(row: Row) -> float:
+    """Bytes a microsecond."""
+    return int(str(row["bytes"])) / float(str(row["median_us"]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,23 +96,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs") / "gpu_predictions.csv")
     parser.add_argument("--quick", action="store_true", help="less time for each size")
     arguments = parser.parse_args(argv)
-    arguments.device, arguments.threads, arguments.clock = "cuda", torch.get_num_threads(), "graph"
-    arguments.providers = ("eager", "eager_float32", "compile", "compile_autotuned", "rho_ext")
+    arguments.device, arguments.threads, arguments.clock = DEVICE, torch.get_num_threads(), "graph"
+    arguments.providers = (*RIVALS, "rho_ext")
     prepare(arguments)
     seconds = 0.2 if arguments.quick else 0.5
+    gpu, wall = timer(DEVICE, "graph"), timer(DEVICE, "wall")
     missed = 0
     with (
         CsvFile(arguments.out, provenance("gpu_predictions", arguments), COLUMNS) as file,
         torch.inference_mode(),
     ):
-        ceiling = ceilings()
+        bounds = ceilings()
+        for row in bounds.values():
+            file.write(row)
+        read = max(speed(row) for name, row in bounds.items() if name.startswith("read"))
         print(
-            f"read {ceiling['read'] / 1e6:.2f} TB/s, copy {ceiling['copy'] / 1e6:.2f} TB/s, empty "
-            f"kernel {ceiling['empty']:.1f} us"
+            f"read {read / 1e6:.2f} TB/s, copy {speed(bounds['copy']) / 1e6:.2f} TB/s, empty "
+            f"kernel {bounds['empty']['median_us']} us"
         )
         for size in PREDICTIONS:
             k = size.n // 10
-            batches = Inputs(size.dtype, "cuda", 8 << 30)
+            batches = Inputs(size.dtype, DEVICE, POOL_BYTES)
             names = distinct(arguments.providers, size.dtype)
             functions = {name: PROVIDERS[name]() for name in names}
             (first,) = batches.sets(size.n, size.classes, k, hot=True)
@@ -109,34 +125,36 @@ def main(argv: Sequence[str] | None = None) -> int:
                 truth.check(name, function(*first), first[0])
             for hot in (False, True):
                 inputs = batches.sets(size.n, size.classes, k, hot=hot)
+                endless = itertools.cycle(inputs)
                 times = interleaved(
                     functions,
                     inputs,
-                    GraphTimer(),
+                    gpu,
                     seconds=seconds,
-                    round_calls=cold_calls(inputs, "cuda"),
+                    round_calls=cold_calls(inputs, DEVICE),
                 )
+                held = {"predicted_us": size.us, "limit_us": f"{TOLERATED * size.us:g}"}
                 for name, spent in times.items():
                     moved = moved_bytes(inputs[0])
                     total = min(len(inputs), MAX_CALLS) * batch_bytes(inputs[0])
-                    cold = total >= 3 * torch.cuda.get_device_properties(0).L2_cache_size
+                    cold = total >= 3 * cache_bytes(DEVICE)
                     file.write(
                         {
                             "n": size.n,
                             "classes": size.classes,
-                            "dtype": str(size.dtype).removeprefix("torch."),
+                            "dtype": short(size.dtype),
                             "k": k,
                             "provider": name,
                             "cache": "hot" if hot else "cold" if cold else "rotated",
                             **spent.columns(),
-                            "host_us": f"{host_us(functions[name], inputs):.1f}",
+                            "host_us": f"{wall.sampler(functions[name], endless, CALLS)():.1f}",
                             "bytes": moved,
-                            "share_of_read": f"{moved / spent.median / ceiling['read']:.3f}",
-                            "predicted_us": size.us if name == "rho_ext" else "",
+                            "share_of_read": f"{moved / spent.median / read:.3f}",
+                            **(held if name == "rho_ext" else {}),
                         }
                     )
                 ours = times["rho_ext"].median
-                share = moved_bytes(inputs[0]) / ours / ceiling["read"]
+                share = moved_bytes(inputs[0]) / ours / read
                 missed += ours > TOLERATED * size.us
                 print(
                     f"{size.n:>8} x {size.classes:<7} {'hot ' if hot else 'cold'} "

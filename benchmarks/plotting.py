@@ -11,6 +11,7 @@ COLOURS = {
     "eager": "#D55E00",
     "eager_float32": "#E69F00",
     "compile": "#0072B2",
+    "compile_autotuned": "#56B4E9",
     "rho_ext": "#009E73",
     "read": "#555555",
     "score": "#0072B2",
@@ -25,6 +26,7 @@ NAMES = {
     "eager": "eager",
     "eager_float32": "eager, float32",
     "compile": "torch.compile",
+    "compile_autotuned": "torch.compile, autotuned",
     "rho_ext": "rho_ext",
     "read": "logits.sum()",
 }
@@ -51,7 +53,9 @@ def title(figure: Figure, text: str, note: str, rows: Rows) -> None:
 
 def origin(rows: Rows) -> str:
     first = rows[0]
+    # On a GPU one can choose.
+    clock = f" by {first['clock']}" if first["isa"] == "cuda" else ""
     return (
-        f"{first['machine']}, {first['threads']} thread(s), {first['isa']}, torch "
+        f"{first['machine']}, {first['threads']} thread(s), {first['isa']}{clock}, torch "
         f"{first['torch']}, rho_ext {first['rho_ext']} at {first['commit']}, {first['date']}"
     )

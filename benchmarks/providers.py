@@ -21,10 +21,18 @@ MAX_SETS = 4096
 _BLOCK = 1 << 24
 
 
-def eager(logits: Tensor, labels: Tensor, ids: Tensor, il: Tensor, k: int) -> Results:
-    losses = F.cross_entropy(logits, labels, reduction="none")
-    values, indices = (losses - il[ids]).topk(k)
-    return values, indices, losses
+def composed(cross_entropy: Callable[..., Tensor]) -> Provider:
+    """Select with somebody's cross-entropy, and with torch for all the rest."""
+
+    def select(logits: Tensor, labels: Tensor, ids: Tensor, il: Tensor, k: int) -> Results:
+        losses = cross_entropy(logits, labels, reduction="none")
+        values, indices = (losses - il[ids]).topk(k)
+        return values, indices, losses
+
+    return select
+
+
+eager = composed(F.cross_entropy)
 
 
 def eager_float32(logits: Tensor, labels: Tensor, ids: Tensor, il: Tensor, k: int) -> Results:
@@ -48,13 +56,15 @@ def _liger() -> Provider:
         from liger_kernel.transformers.functional import liger_cross_entropy
     except ImportError as error:
         raise BenchmarkFailed(f"liger needs pip install liger-kernel and a GPU ({error})") from None
+    return composed(liger_cross_entropy)
 
-    def liger(logits: Tensor, labels: Tensor, ids: Tensor, il: Tensor, k: int) -> Results:
-        losses = liger_cross_entropy(logits, labels, reduction="none")
-        values, indices = (losses - il[ids]).topk(k)
-        return values, indices, losses
 
-    return liger
+def _quack() -> Provider:
+    try:
+        from quack import cross_entropy
+    except ImportError as error:
+        raise BenchmarkFailed(f"quack needs pip install quack-kernels ({error})") from None
+    return composed(cross_entropy)
 
 
 PROVIDERS: dict[str, Callable[[], Provider]] = {
@@ -64,6 +74,7 @@ PROVIDERS: dict[str, Callable[[], Provider]] = {
     "compile_dynamic": lambda: _compiled(dynamic=True),
     "compile_autotuned": lambda: _compiled(dynamic=False, mode="max-autotune-no-cudagraphs"),
     "liger": _liger,
+    "quack": _quack,
     "rho_ext": lambda: ours,
 }
 

@@ -17,6 +17,7 @@ import torch
 Arguments = tuple[Any, ...]
 Function = Callable[..., Any]
 
+CLOCKS = ("events", "graph", "wall")
 # A sample this long is far above the resolution of the clock and the cost of reading it.
 SAMPLE_US = 200.0
 MAX_CALLS = 2000
@@ -64,34 +65,26 @@ class Timer(Protocol):
         """Return a function that makes `calls` calls and returns the microseconds of one."""
 
 
-class WallTimer:
-    sample_us = SAMPLE_US
+class LoopTimer:
+    """Back-to-back calls, as in an eager loop: the launches count.
+
+    Args:
+        measure: how the microseconds of a sample are taken, one of the functions below.
+    """
+
     replays = False
+
+    def __init__(
+        self, measure: Callable[[Callable[[], None]], float], sample_us: float = SAMPLE_US
+    ) -> None:
+        self._measure, self.sample_us = measure, sample_us
 
     def sampler(
         self, function: Function, inputs: Iterator[Arguments], calls: int
     ) -> Callable[[], float]:
         def sample() -> float:
             chosen = list(itertools.islice(inputs, calls))
-            started = time.perf_counter_ns()
-            _call(function, chosen)
-            return (time.perf_counter_ns() - started) / (1000 * calls)
-
-        return sample
-
-
-class EventTimer:
-    """CUDA events around back-to-back calls: what an eager loop sees, launches included."""
-
-    sample_us = SAMPLE_US
-    replays = False
-
-    def sampler(
-        self, function: Function, inputs: Iterator[Arguments], calls: int
-    ) -> Callable[[], float]:
-        def sample() -> float:
-            chosen = list(itertools.islice(inputs, calls))
-            return _between_events(lambda: _call(function, chosen)) / calls
+            return self._measure(lambda: _call(function, chosen)) / calls
 
         return sample
 
@@ -111,7 +104,7 @@ class GraphTimer:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             _call(function, list(itertools.islice(inputs, calls)))
-        return lambda: _between_events(graph.replay) / calls
+        return lambda: between_events(graph.replay) / calls
 
 
 def _call(function: Function, chosen: Sequence[Arguments]) -> None:
@@ -119,7 +112,26 @@ def _call(function: Function, chosen: Sequence[Arguments]) -> None:
         function(*arguments)
 
 
-def _between_events(run: Callable[[], None]) -> float:
+def of_the_host(run: Callable[[], None]) -> float:
+    """The time of the calls themselves; a device may still be at work after them."""
+    started = time.perf_counter_ns()
+    run()
+    return (time.perf_counter_ns() - started) / 1000
+
+
+def until_the_end(run: Callable[[], None]) -> float:
+    """The time of a caller who waits for the CUDA device after the last call."""
+
+    def run_and_wait() -> None:
+        run()
+        torch.cuda.synchronize()
+
+    torch.cuda.synchronize()
+    return of_the_host(run_and_wait)
+
+
+def between_events(run: Callable[[], None]) -> float:
+    """The time of the CUDA device between the start of the first call and the end of the last."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()
@@ -131,8 +143,13 @@ def _between_events(run: Callable[[], None]) -> float:
 
 def timer(device: str, clock: str) -> Timer:
     if device == "cpu":
-        return WallTimer()
-    return GraphTimer() if clock == "graph" else EventTimer()
+        return LoopTimer(of_the_host)
+    if clock == "graph":
+        return GraphTimer()
+    if clock == "wall":
+        # Waiting takes some ten microseconds, which count.
+        return LoopTimer(until_the_end, 10 * SAMPLE_US)
+    return LoopTimer(between_events)
 
 
 def interleaved(

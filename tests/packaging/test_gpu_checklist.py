@@ -40,6 +40,7 @@ def test_a_step_that_fails_or_hangs_takes_no_other_with_it(gpu: ModuleType, tmp_
         gpu.Step("hangs", python(child), 1),
         gpu.Step("lacking", python(""), 30, modules=("no_such_module",)),
         gpu.Step("toolless", python(""), 30, tools=("no-such-tool",)),
+        gpu.Step("fileless", python(""), 30, files=("right.log", "no-such.csv")),
         gpu.Step("told", python("import os; print(os.environ['TOLD'])"), 30,
                  environment=(("TOLD", "yes"),)),
     ]  # fmt: skip
@@ -53,6 +54,7 @@ def test_a_step_that_fails_or_hangs_takes_no_other_with_it(gpu: ModuleType, tmp_
         "hangs": ("failed", "took longer than 1 s"),
         "lacking": ("skipped", "Python has no no_such_module"),
         "toolless": ("skipped", "no-such-tool is not on the PATH"),
+        "fileless": ("skipped", "no step has left no-such.csv"),
         "told": ("ok", ""),
     }
     assert (tmp_path / "right.log").read_text() == "fine\n"
