@@ -83,6 +83,8 @@ CONTENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "lowest-start": _lowest_start,
     "masked-label": _masked_label,
     "flat": lambda logits, labels: torch.zeros_like(logits),
+    # No probability dwarfs the others, so the error of every exp counts.
+    "narrow": lambda logits, labels: logits / 10,
     "bad-rows": _bad_rows,
 }
 
@@ -179,6 +181,9 @@ def _content_cases() -> list[Case]:
         Case(f"{content}-{short(d)}-C{c}-smoothing{s}", classes=c, dtype=d, content=content,
              label_smoothing=s, n=33)
         for content, d, (c, s) in product(CONTENTS, DTYPES, [(26, 0.0), (26, 0.1), (3000, 0.0)])
+    ] + [
+        Case(f"narrow-{short(d)}-C{c}", classes=c, dtype=d, content="narrow", n=320)
+        for d, c in product(DTYPES, (2, 3))
     ]  # fmt: skip
 
 
