@@ -11,7 +11,6 @@ import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 import rho_ext
-from common import BenchmarkFailed, CsvFile, options, prepare, provenance
+from common import BenchmarkFailed, CsvFile, options, prepare, provenance, run
 from providers import PROVIDERS, Arguments, Inputs, Truth, eager
 from timing import LoopTimer, Times, interleaved, of_the_host
 
@@ -147,7 +146,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BenchmarkFailed as failure:
-        sys.exit(f"bench_dispatch: {failure}")
+    run("bench_dispatch", main)

@@ -6,7 +6,6 @@ python benchmarks/bench_il_store.py
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from statistics import quantiles
 
 import torch
 
-from common import BenchmarkFailed, CsvFile, Row, options, prepare, provenance
+from common import BenchmarkFailed, CsvFile, Row, options, prepare, provenance, run
 from rho_train import ILShards, ILStore, save_shards
 
 ROWS, QUICK_ROWS = 100_000_000, 1_000_000
@@ -99,7 +98,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BenchmarkFailed as failure:
-        sys.exit(f"bench_il_store: {failure}")
+    run("bench_il_store", main)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -16,7 +15,7 @@ from unittest import mock
 
 import torch
 
-from common import BenchmarkFailed, CsvFile, Row, options, prepare, provenance, short
+from common import BenchmarkFailed, CsvFile, Row, options, prepare, provenance, run, short
 from providers import PROVIDERS, Arguments, Inputs, distinct
 
 SIZES = (
@@ -141,7 +140,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BenchmarkFailed as failure:
-        sys.exit(f"bench_memory: {failure}")
+    run("bench_memory", main)

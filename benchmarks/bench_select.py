@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common import BenchmarkFailed, CsvFile, Row, last_level_cache, options, prepare, provenance
+from common import CsvFile, Row, last_level_cache, options, prepare, provenance, run
 from providers import PROVIDERS, Arguments, Inputs, Truth, batch_bytes, distinct, moved_bytes
 from timing import CLOCKS, MAX_CALLS, interleaved, timer
 
@@ -259,7 +258,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BenchmarkFailed as failure:
-        sys.exit(f"bench_select: {failure}")
+    run("bench_select", main)

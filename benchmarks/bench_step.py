@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rho_train
-from common import BenchmarkFailed, CsvFile, Row, options, prepare, provenance
+from common import BenchmarkFailed, CsvFile, Row, options, prepare, provenance, run
 from providers import PROVIDERS, Provider
 from rho_train.models import mlp
 from rho_train.optim import adamw
@@ -245,7 +244,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BenchmarkFailed as failure:
-        sys.exit(f"bench_step: {failure}")
+    run("bench_step", main)

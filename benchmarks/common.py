@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import platform
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 import torch
 
 import rho_ext
+from rho_train.experiment.environment import processor
 
 Row = dict[str, object]
 
@@ -52,6 +54,14 @@ def options(benchmark: str, description: str, providers: Sequence[str]) -> argpa
     return parser
 
 
+def run(benchmark: str, main: Callable[[], int]) -> NoReturn:
+    """End the process with the status of a benchmark, or with the reason why it failed."""
+    try:
+        sys.exit(main())
+    except BenchmarkFailed as failure:
+        sys.exit(f"{benchmark}: {failure}")
+
+
 def _names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
     def parse(text: str) -> tuple[str, ...]:
         names = tuple(text.split(","))
@@ -85,7 +95,7 @@ def provenance(benchmark: str, arguments: argparse.Namespace) -> Row:
         "benchmark": benchmark,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": _commit(),
-        "machine": torch.cuda.get_device_name() if on_gpu else _processor(),
+        "machine": torch.cuda.get_device_name() if on_gpu else processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "busy": _busy(),
@@ -124,15 +134,6 @@ def _busy() -> str:
     if busy > 0.2:
         print(f"other work keeps {busy:.1f} cores busy: times will be too long and scattered")
     return f"{max(0.0, busy):.2f}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"
 
 
 def last_level_cache() -> int:

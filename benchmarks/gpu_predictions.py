@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import torch
 
 from bench_select import cache_bytes, cold_calls
-from common import BenchmarkFailed, CsvFile, Row, prepare, provenance, short
+from common import CsvFile, Row, prepare, provenance, run, short
 from providers import PROVIDERS, Inputs, Truth, batch_bytes, distinct, moved_bytes
 from timing import MAX_CALLS, interleaved, timer
 
@@ -176,7 +175,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BenchmarkFailed as failure:
-        sys.exit(f"gpu_predictions: {failure}")
+    run("gpu_predictions", main)

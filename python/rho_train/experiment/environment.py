@@ -16,7 +16,7 @@ def environment(processes: int, threads: int) -> dict[str, str | int]:
     build = rho_ext.build_info()
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "processor": _processor(),
+        "processor": processor(),
         "processes": processes,
         "threads per process": threads,
         "instruction set": str(build["isa"]),
@@ -27,7 +27,8 @@ def environment(processes: int, threads: int) -> dict[str, str | int]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of the processor, or `unknown`."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
