@@ -86,7 +86,8 @@ class Steps:
         self.x = torch.randn(POINTS, *task.shape, device=device)
         self.y = torch.randint(task.classes, (POINTS,), device=device)
         self.il = torch.rand(POINTS, device=device)
-        self.selector = rho_train.Selector(il=self.il, k=small)
+        self.clock = Clock(device)
+        self.selector = rho_train.Selector(il=self.il, k=small, forward=self._forward)
 
     def batch(self, n: int) -> rho_train.Batch:
         """Draw points; loading them is no part of a step."""
@@ -112,20 +113,18 @@ class Steps:
         return clock.parts, batch.ids[indices]
 
     def with_selector(self, batch: rho_train.Batch) -> tuple[Parts, Tensor]:
-        clock = Clock(self.device)
-
-        def forward(model: nn.Module, batch: rho_train.Batch) -> Tensor:
-            clock("before")
-            logits: Tensor = model(batch.x)
-            clock("score")
-            return logits
-
-        self.selector.forward = forward
+        clock = self.clock = Clock(self.device)
         small = self.selector(self.model, batch)
         clock("after")
         self._train(small.x, small.y)
         clock("train")
         return clock.parts, small.ids
+
+    def _forward(self, model: nn.Module, batch: rho_train.Batch) -> Tensor:
+        self.clock("before")
+        logits: Tensor = model(batch.x)
+        self.clock("score")
+        return logits
 
     def uniform(self, batch: rho_train.Batch) -> Parts:
         x, y = batch.x[: self.small], batch.y[: self.small]
