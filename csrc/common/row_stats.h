@@ -5,9 +5,9 @@
 namespace rho_ext {
 
 // Everything is relative to `max`, so that nothing overflows and nothing cancels, however large the
-// logits are. For the loss alone `max` may be any logit that is near the largest and not below the
-// label's. For grad_norm, `max`, `sum` and `moment` leave the label's logit out: they keep their
-// digits when it is far above all others.
+// logits are. For the loss alone `max` may be the label's logit, if that is not far below. For
+// grad_norm, `max`, `sum` and `moment` leave the label's logit out: they keep their digits when it
+// is far above all others.
 template <class Real>
 struct RowStats {
   Real max;       // largest logit

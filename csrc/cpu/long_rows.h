@@ -1,7 +1,6 @@
 // Rows of many classes, one after another. A row is read from memory once, in blocks that stay in
 // the L1 cache: the block's maximum first, then the sums relative to the largest logit so far; when
-// that grows, the sums are scaled. For the loss alone the label's logit and a short first block say
-// what the others are near to, so that these are read once only. Included only by rows.inc.
+// that grows, the sums are scaled. Included only by rows.inc.
 #pragma once
 
 #include "cpu/row_parts.h"
@@ -10,26 +9,19 @@ namespace rho_ext {
 namespace {
 
 constexpr int64_t kBlock = 1024;
-constexpr int64_t kFirstBlock = 256;
-
-// How far above what they are relative to the logits of a sum may lie: exp and the sum keep their
-// digits, and a block that goes further is read once more.
-constexpr float kHeadroom = 8.0f;
 
 template <Reduction kReduction, class Real>
 struct RowSums {
-  // What the sums are relative to: the largest logit, or for the loss alone one that is at least
-  // the label's.
   Real max = kLowest<Real>;
   double sum = 0.0;
   double moment = 0.0;
 
   // Adds a block without looking for its maximum first; does nothing and returns false if that
-  // lies far above what the sums are relative to.
+  // lies too far above what the sums are relative to.
   template <class T>
   bool add_at_once(const Logits<T, kReduction>& logits) {
     const auto lanes = lane_sums<LargestToo<Real>>(logits, max);
-    if (fold<Real>(lanes.largest, kMax) > kHeadroom) {
+    if (fold<Real>(lanes.largest, kMax) > kHeadroom<Real>) {
       return false;
     }
     sum += static_cast<double>(fold<Real>(lanes.sum, kSum));
@@ -97,19 +89,16 @@ inline void reduce_long_rows(const RowBlock& rows, BlockStats& stats) {
     }
     RowSums<kReduction, Real> sums;
     Distance<Real> distance;
-    // With smoothing the loss takes the distance from the largest logit too.
-    const bool loss_alone = kReduction == kLogSumExp && !rows.smoothing;
-    if (loss_alone) {
+    const bool at_once = label_is_base<kReduction>(rows);
+    if (at_once) {
       sums.max = static_cast<Real>(widen_one(x + label));
     }
-    int64_t count = 0;
-    for (int64_t begin = 0; begin < rows.classes; begin += count) {
-      const int64_t block = loss_alone && begin == 0 ? kFirstBlock : kBlock;
-      count = rows.classes - begin < block ? rows.classes - begin : block;
+    for (int64_t begin = 0; begin < rows.classes; begin += kBlock) {
+      const int64_t count = rows.classes - begin < kBlock ? rows.classes - begin : kBlock;
       const bool here = label >= begin && label < begin + count;
       const Logits<T, kReduction> logits{x + begin, count, here ? label - begin : -1};
       if constexpr (kReduction == kLogSumExp) {
-        if (loss_alone && begin > 0 && sums.max > kLowest<Real> && sums.add_at_once(logits)) {
+        if (at_once && sums.max > kLowest<Real> && sums.add_at_once(logits)) {
           continue;
         }
       }

@@ -133,6 +133,19 @@ struct LaneSums {
   }
 };
 
+// The loss alone, without smoothing, may be summed relative to any logit that is not far below the
+// largest. The label's is at hand before anything is read, so no maximum has to be found first: the
+// logits are read and widened once.
+template <Reduction kReduction>
+inline bool label_is_base(const RowBlock& rows) {
+  return kReduction == kLogSumExp && !rows.smoothing;
+}
+
+// How far above the label's the largest logit may lie; such a loss has few digits behind the point,
+// and exp and the sum keep as many. Rows that go further are summed relative to their maximum.
+template <class Real>
+constexpr Real kHeadroom = 64;
+
 // The sums of exp(t), and the largest t, of each lane.
 template <class Real>
 struct LargestToo {

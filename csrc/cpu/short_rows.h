@@ -11,6 +11,42 @@ namespace {
 // As many rows of this length lie in the L1 cache together.
 constexpr int64_t kShortRow = 512;
 
+// The sums of rows for the loss alone, relative to the label's logit: no maximum is looked for. The
+// row alone decides whether its largest logit is too far above, so that no neighbour changes a bit.
+template <class T>
+inline void sum_by_label(const T* const* starts, int64_t classes, int64_t here, int64_t first,
+                         BlockStats& stats) {
+  using Real = compute_t<T>;
+  using V = vector_t<Real>;
+  constexpr int kCount = kLanes<Real>;
+  V lanes[kCount];
+  V largest[kCount];
+  V highest = V{} + kLowest<Real>;
+  for (int64_t i = 0; i < here; ++i) {
+    const Logits<T, kLogSumExp> logits{starts[i], classes, -1};
+    const double base = stats.label[first + i];
+    const auto sums = lane_sums<LargestToo<Real>>(logits, static_cast<Real>(base));
+    stats.max[first + i] = base;
+    lanes[i] = sums.sum;
+    largest[i] = sums.largest;
+    highest = kMax(largest[i], highest);
+  }
+  if (fold<Real>(highest, kMax) > kHeadroom<Real>) [[unlikely]] {
+    for (int64_t i = 0; i < here; ++i) {
+      if (fold<Real>(largest[i], kMax) > kHeadroom<Real>) {
+        const Logits<T, kLogSumExp> logits{starts[i], classes, -1};
+        const Real base = fold<Real>(logits.max(), kMax);
+        stats.max[first + i] = static_cast<double>(base);
+        lanes[i] = lane_sums<LaneSums<kLogSumExp, Real>>(logits, base).sum;
+      }
+    }
+  }
+  for (int64_t i = here; i < kCount; ++i) {
+    lanes[i] = V{};
+  }
+  store_wide<Real>(fold_each<Real>(lanes, kSum), stats.sum + first);
+}
+
 template <class T, Reduction kReduction>
 inline void reduce_short_rows(const RowBlock& rows, BlockStats& stats) {
   using Real = compute_t<T>;
@@ -29,6 +65,10 @@ inline void reduce_short_rows(const RowBlock& rows, BlockStats& stats) {
       const int64_t label = rows.labels[row] < 0 ? 0 : rows.labels[row];
       stats.label[row] = widen_one(x + label);
       starts[i] = x;
+    }
+    if (label_is_base<kReduction>(rows)) {
+      sum_by_label<T>(starts, rows.classes, here, first, stats);
+      continue;
     }
     V lanes[kCount];
     V moments[kCount];
