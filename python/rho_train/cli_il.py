@@ -100,7 +100,7 @@ def verify(path: Path, data: Path | None = None, labels: Path | None = None) -> 
 
     Args:
         path: the store, a file or a folder of shards.
-        data: the .npz file that `il compute` was given; not needed for Letter Recognition.
+        data: the file or folder that `il compute` was given; not needed for Letter Recognition.
         labels: an .npy file with the labels of all points, for any store.
     """
     store = open_store(path)
@@ -116,7 +116,7 @@ def verify(path: Path, data: Path | None = None, labels: Path | None = None) -> 
         wanted = "--labels" if made_from is None else f"--data {made_from['data']['path']}"
         print(f"data: not compared; give {wanted}")
     else:
-        here = DataConfig(data, made_from["data"]["test"], made_from["data"]["noise"])
+        here = DataConfig.like(made_from["data"], data)
         config = _config("crossfit", made_from["seed"], here)
         store.verify(Setting.make(config, made_from["seed"]).dataset)
         check_config(store, {"data": here.identity()})

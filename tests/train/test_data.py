@@ -25,10 +25,10 @@ from rho_train.data import (
     Batch,
     IndexedDataset,
     fingerprint,
+    label_noise,
     split,
     take,
     to,
-    uniform_label_noise,
 )
 
 X = torch.arange(40, dtype=torch.float32).reshape(8, 5)
@@ -362,7 +362,7 @@ def test_the_fingerprint_of_a_subset_is_refused() -> None:
 def test_noise_hits_the_documented_share_and_marks_what_changed() -> None:
     n, classes = 100_000, 10
     clean = torch.arange(n) % classes
-    labels, noisy = uniform_label_noise(clean, 0.1, classes, seed=0)
+    labels, noisy = label_noise(clean, 0.1, classes, seed=0)
     assert torch.equal(labels != clean, noisy)
     # 10,000 points are hit, each stays right with probability 1 / 10: mean 9000, variance 900.
     assert int(noisy.sum()) <= 10_000
@@ -371,7 +371,7 @@ def test_noise_hits_the_documented_share_and_marks_what_changed() -> None:
 
 
 def test_noise_is_uniform_over_all_classes() -> None:
-    labels, noisy = uniform_label_noise(torch.zeros(100_000, dtype=torch.uint8), 1.0, 4, seed=1)
+    labels, noisy = label_noise(torch.zeros(100_000, dtype=torch.uint8), 1.0, 4, seed=1)
     counts = torch.bincount(labels, minlength=4)
     # Each count is binomial with mean 25000 and variance 18750.
     assert (counts - 25_000).abs().max() < 5 * 18_750**0.5
@@ -380,18 +380,18 @@ def test_noise_is_uniform_over_all_classes() -> None:
 
 def test_noise_depends_on_its_seed_alone() -> None:
     state = torch.get_rng_state()
-    first, again, other = (uniform_label_noise(Y.repeat(99), 0.5, 4, seed=s) for s in (0, 0, 1))
+    first, again, other = (label_noise(Y.repeat(99), 0.5, 4, seed=s) for s in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first.labels, again.labels)
     assert not torch.equal(first.labels, other.labels)
-    untouched = uniform_label_noise(Y, 0.0, 4, seed=0)
+    untouched = label_noise(Y, 0.0, 4, seed=0)
     assert torch.equal(untouched.labels, Y)
     assert not untouched.noisy.any()
 
 
 def test_noise_is_unrelated_to_a_split_of_the_same_seed() -> None:
     n = 20_000
-    noisy = uniform_label_noise(torch.zeros(n, dtype=torch.int64), 0.1, 100, seed=5).noisy
+    noisy = label_noise(torch.zeros(n, dtype=torch.int64), 0.1, 100, seed=5).noisy
     half = torch.randperm(n, generator=torch.Generator().manual_seed(5))[: n // 2]
     # Of about 1980 noisy points each lies in the half with probability 1 / 2.
     assert abs(int(noisy[half].sum()) - int(noisy.sum()) / 2) < 5 * (1980 / 4) ** 0.5
@@ -414,4 +414,4 @@ def test_bad_noise_is_refused(
     labels: Any, rate: float, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        uniform_label_noise(labels, rate, 4, seed=0)
+        label_noise(labels, rate, 4, seed=0)

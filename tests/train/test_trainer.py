@@ -26,7 +26,7 @@ from rho_train import (
     Trainer,
     fingerprint,
 )
-from rho_train.data import LargeBatchSampler
+from rho_train.data import LargeBatchSampler, PointFlags
 from rho_train.optim import adamw
 from rho_train.progress import Stopped
 from rho_train.selection import (
@@ -88,7 +88,7 @@ def make_trainer(
         "train_ids": torch.arange(N),
         "name": select,
         "seed": 3,
-        "noisy": y == 0,
+        "flags": PointFlags({"noisy": y == 0}),
         "selector": selector,
     }
     return Trainer(
@@ -187,7 +187,7 @@ def test_looking_does_not_change_the_run(tmp_path: Path) -> None:
     one = make_trainer(tmp_path / "one")
     one.fit()
     often = dataclasses.replace(CONFIG, eval_every=1, log_every=1, checkpoint_every=1)
-    two = make_trainer(tmp_path / "two", config=often, noisy=None)
+    two = make_trainer(tmp_path / "two", config=often, flags=None)
     two.fit()
     assert torch.equal(weights(one), weights(two))
 

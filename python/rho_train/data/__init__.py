@@ -1,27 +1,35 @@
 """Data with ids: batches, data sets, samplers, and the embedded real data."""
 
 from rho_train.data.batch import Batch, Fields, split, take, to
+from rho_train.data.classification import ClassificationData
+from rho_train.data.corruption import Corruption, CorruptionConfig
+from rho_train.data.flags import PointFlags
+from rho_train.data.image_files import ImageFiles
 from rho_train.data.indexed import IndexedDataset, fingerprint
 from rho_train.data.letters import load_letters
-from rho_train.data.noise import NoisyLabels, uniform_label_noise
+from rho_train.data.noise import NoisyLabels, label_noise
 from rho_train.data.rng import generator
 from rho_train.data.sampler import LargeBatchSampler, loader
-from rho_train.data.tables import ClassificationData, load_table
+from rho_train.data.tables import load_table
 
 __all__ = [
     "Batch",
     "ClassificationData",
+    "Corruption",
+    "CorruptionConfig",
     "Fields",
+    "ImageFiles",
     "IndexedDataset",
     "LargeBatchSampler",
     "NoisyLabels",
+    "PointFlags",
     "fingerprint",
     "generator",
+    "label_noise",
     "load_letters",
     "load_table",
     "loader",
     "split",
     "take",
     "to",
-    "uniform_label_noise",
 ]

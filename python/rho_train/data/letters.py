@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import string
 from pathlib import Path
 
-from rho_train.data.tables import ClassificationData, load_table
+from rho_train.data.classification import ClassificationData
+from rho_train.data.tables import load_table
 
 _TEST_ROWS = 4000
 
@@ -27,4 +29,8 @@ def load_letters() -> ClassificationData:
         name="Letter Recognition",
         attribution="Slate, D. (1991). Letter Recognition. UCI Machine Learning Repository. "
         "https://doi.org/10.24432/C5ZP40 (CC BY 4.0; duplicate rows removed)",
+        classes=tuple(string.ascii_uppercase),
+        licence="CC BY 4.0",
+        source="UCI Machine Learning Repository, doi 10.24432/C5ZP40",
+        split="the last 4,000 rows are the test set",
     )

@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-
-@dataclass(frozen=True, eq=False)
-class ClassificationData:
-    """A training and a test set, features float32 (n, d), labels int64 (n,) in [0, C)."""
-
-    train_x: Tensor
-    train_y: Tensor
-    test_x: Tensor
-    test_y: Tensor
-    num_classes: int
-    name: str
-    attribution: str
+from rho_train.data.classification import ClassificationData
 
 
 def load_table(path: Path, test: int) -> ClassificationData:
@@ -67,7 +54,7 @@ def load_table(path: Path, test: int) -> ClassificationData:
         test_y=labels_t[train:],
         num_classes=int(labels.max()) + 1,
         name=path.stem,
-        attribution="",
+        split=f"the last {test:,} rows are the test set",
     )
 
 

@@ -2,49 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rho_train.data import ClassificationData, load_letters, load_table
+from rho_train.experiment.data import DataConfig
 from rho_train.il import ILRecipe
 from rho_train.selection import names, needs_of
 from rho_train.training import TrainConfig
 
 ILKind = Literal["none", "holdout", "crossfit", "stored"]
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """The data of an experiment.
-
-    Args:
-        path: an .npz file with `features` (n, d) and `labels` (n,); none: Letter Recognition, which
-            comes with the package.
-        test: how many of the last rows are the test set; 4,000 for Letter Recognition.
-        noise: share of the training points that get a label drawn uniformly over all classes.
-    """
-
-    path: Path | None = None
-    test: int = 4000
-    noise: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.path is None and self.test != 4000:
-            raise ValueError(
-                f"data.test = {self.test} needs data.path; Letter Recognition has 4,000 test rows"
-            )
-
-    def load(self) -> ClassificationData:
-        """Read the data, without noise."""
-        return load_letters() if self.path is None else load_table(self.path, self.test)
-
-    def identity(self) -> dict[str, Any]:
-        """Return what determines the data: the content of the file, not its name."""
-        content = self.path and hashlib.sha256(self.path.read_bytes()).hexdigest()
-        path = self.path and self.path.name
-        return {"path": path, "sha256": content, "test": self.test, "noise": self.noise}
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def train_job(
         name=method.name,
         seed=seed,
         selector=selector,
-        noisy=setting.noisy if config.data.noise > 0 else None,
+        flags=setting.corruption.flags,
         il_seconds=il_seconds,
     )
     on_step(trainer.step)

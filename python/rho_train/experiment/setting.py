@@ -6,34 +6,41 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import TensorDataset
 
-from rho_train.data import ClassificationData, IndexedDataset, generator, uniform_label_noise
+from rho_train.data import ClassificationData, Corruption, IndexedDataset, generator
 from rho_train.experiment.config import ExperimentConfig, Method
 
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """Noisy labels and the split."""
+    """The data as they are trained on, what is wrong with them, and the split."""
 
     data: ClassificationData
     dataset: IndexedDataset
-    noisy: Tensor
+    corruption: Corruption
     held_out: Tensor
     rest: Tensor
 
     @classmethod
     def make(cls, config: ExperimentConfig, seed: int) -> Setting:
-        """Draw noise and split from `seed`."""
-        data = config.data.load()
-        labels, noisy = uniform_label_noise(
-            data.train_y, config.data.noise, data.num_classes, seed=seed
-        )
-        n = len(labels)
-        order = torch.randperm(n, generator=generator(seed, "holdout"))
+        """Draw corruption and split from `seed`.
+
+        The copies of a point are on one side: else the holdout model has seen what it scores.
+        """
+        clean = config.data.load()
+        corruption = config.data.corrupt(clean, seed)
+        data = corruption.apply(clean)
+        n = len(data.train_y)
+        points = n - int(corruption.redundant.sum())
+        place = torch.randperm(points, generator=generator(seed, "holdout")).argsort()
+        order = place[corruption.source].argsort(stable=True)
         count = round(config.holdout * n)
-        dataset = IndexedDataset(TensorDataset(data.train_x, labels))
-        return cls(data, dataset, noisy, order[:count].sort().values, order[count:].sort().values)
+        held_out, rest = order[:count], order[count:]
+        # The cut may go through the copies of one point.
+        apart = ~torch.isin(corruption.source[rest], corruption.source[held_out])
+        return cls(
+            data, data.dataset(), corruption, held_out.sort().values, rest[apart].sort().values
+        )
 
     def points(self, method: Method) -> Tensor:
         """Return the ids that a method trains on."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rho_ext
-from rho_train.data import IndexedDataset, LargeBatchSampler, split, to
+from rho_train.data import ImageFiles, IndexedDataset, LargeBatchSampler, split, to
 from rho_train.scoring import logits_of, scoring
 from rho_train.selection import Selector
 from rho_train.training.checkpoint import random_state, restore_random_state
@@ -20,7 +20,7 @@ _SAMPLED_BATCHES = 4
 
 
 def evaluate(
-    model: nn.Module, x: Tensor, y: Tensor, *, bf16: bool | None = None
+    model: nn.Module, x: Tensor | ImageFiles, y: Tensor, *, bf16: bool | None = None
 ) -> tuple[float, float]:
     """Return the accuracy and the mean cross-entropy in nats on inputs x (n, ...), labels y (n,).
 
@@ -33,7 +33,8 @@ def evaluate(
     with scoring(model, bf16=bf16) as scorer:
         for begin in range(0, len(y), _EVAL_BATCH):
             labels = y[begin : begin + _EVAL_BATCH]
-            logits = logits_of(scorer, x[begin : begin + _EVAL_BATCH]).float()
+            inputs: Tensor = x[begin : begin + _EVAL_BATCH]  # type: ignore[assignment]
+            logits = logits_of(scorer, inputs.to(y.device)).float()
             correct += int((logits.argmax(1) == labels).sum())
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))
     return correct / len(y), loss / len(y)

@@ -13,7 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rho_train.data import IndexedDataset, LargeBatchSampler, fingerprint, loader, split, to
+from rho_train.data import (
+    ImageFiles,
+    IndexedDataset,
+    LargeBatchSampler,
+    PointFlags,
+    fingerprint,
+    loader,
+    split,
+    to,
+)
 from rho_train.il.shards import ILShards
 from rho_train.il.store import ILStore
 from rho_train.optim import adamw, lr_schedule
@@ -48,7 +57,8 @@ class Trainer:
         name: of the method, in every record.
         seed: of the order of the batches.
         selector: what to keep of a large batch; None: plain training.
-        noisy: bool (len(dataset),), labels known to be wrong, for the record only.
+        flags: what is known of each of the len(dataset) points, such as `noisy`, to record how
+            many of the points that are trained on have each flag.
         il_seconds: what the irreducible losses cost, for the record only.
 
     Raises:
@@ -77,7 +87,7 @@ class Trainer:
         model: nn.Module,
         dataset: IndexedDataset,
         train_ids: Tensor,
-        test_x: Tensor,
+        test_x: Tensor | ImageFiles,
         test_y: Tensor,
         config: TrainConfig,
         folder: Path,
@@ -85,7 +95,7 @@ class Trainer:
         name: str,
         seed: int = 0,
         selector: Selector | None = None,
-        noisy: Tensor | None = None,
+        flags: PointFlags | None = None,
         il_seconds: float = 0.0,
     ) -> None:
         if selector is not None:
@@ -105,17 +115,18 @@ class Trainer:
                 )
         self.device = next(model.parameters()).device
         self.model, self.dataset, self.train_ids = model, dataset, train_ids
-        self.test_x, self.test_y = test_x.to(self.device), test_y.to(self.device)
+        self.test_x = test_x.to(self.device) if isinstance(test_x, Tensor) else test_x
+        self.test_y = test_y.to(self.device)
         self.config, self.folder, self.seed = config, folder, seed
         self.selector, self.il_seconds = selector, il_seconds
-        self.noisy = None if noisy is None else noisy.to(self.device)
+        self.flags = PointFlags({}) if flags is None else flags.to(self.device)
         self.optimizer = adamw(model, config.lr, config.weight_decay)
         self.schedule = lr_schedule(self.optimizer, config.schedule, config.steps)
         self.runner: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
         self.step = 0
         self.trained = 0
         self.seconds = 0.0
-        self._since_log = _Counts()
+        self._since_log = self._counts([0] * len(self.flags.names))
         self._random_state: dict[str, Any] | None = None
         self._identity = {
             "config": asdict(config),
@@ -207,7 +218,7 @@ class Trainer:
         self.step, self.trained = state["step"], state["trained"]
         self.seconds = state["seconds"]
         self._random_state = state["random_state"]
-        self._since_log = _Counts(**state["since_log"])
+        self._since_log = self._counts(**state["since_log"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -242,8 +253,8 @@ class Trainer:
         self.trained += len(fields.ids)
         counts.loss = counts.loss + loss.detach()
         counts.correct = counts.correct + (logits.detach().argmax(1) == fields.labels).sum()
-        if self.noisy is not None:
-            counts.noisy = counts.noisy + self.noisy[fields.ids].sum()
+        if self.flags.names:
+            counts.flagged = counts.flagged + self.flags.counts(fields.ids)
 
     def _records(self) -> None:
         """Write what is due after a step; none of it is on the training clock."""
@@ -255,7 +266,8 @@ class Trainer:
         looks = (config.steps // 10, config.steps // 2, config.steps)
         if self.selector is not None and self.step in looks:
             sampler = LargeBatchSampler(self.train_ids, config.large_batch, seed=self.seed)
-            record = sample(self.runner, self.selector, self.dataset, sampler, self.noisy)
+            noisy = self.flags.get("noisy")
+            record = sample(self.runner, self.selector, self.dataset, sampler, noisy)
             self.metrics.write("sample", step=self.step, **record)
         if self.finished:
             self.metrics.write(
@@ -275,13 +287,13 @@ class Trainer:
             step=self.step,
             loss=counts["loss"] / counts["steps"],
             selected=counts["selected"],
-            noisy=counts["noisy"] if self.noisy is not None else None,
             correct=counts["correct"],
+            **{"noisy": None, **dict(zip(self.flags.names, counts["flagged"], strict=True))},
             invalid=counts["invalid"],
             seconds=self.seconds,
             score_seconds=self._score_seconds(),
         )
-        self._since_log = _Counts()
+        self._since_log = self._counts([0] * len(self.flags.names))
 
     def _read_counts(self) -> dict[str, Any]:
         """Read the sums from the device; a diverged model stops here, before it is saved."""
@@ -293,8 +305,11 @@ class Trainer:
             "invalid": counts.invalid,
             "loss": loss,
             "correct": int(counts.correct),
-            "noisy": int(counts.noisy),
+            "flagged": counts.flagged.tolist(),
         }
+
+    def _counts(self, flagged: list[int], **counts: Any) -> _Counts:
+        return _Counts(torch.tensor(flagged, dtype=torch.int64, device=self.device), **counts)
 
     def _finite(self, what: str, loss: float) -> float:
         if not math.isfinite(loss):
@@ -323,9 +338,9 @@ class Trainer:
 class _Counts:
     """Sums over the steps since the last training record."""
 
+    flagged: Tensor
     steps: int = 0
     selected: int = 0
     invalid: int = 0
     loss: Tensor | float = 0.0
     correct: Tensor | int = 0
-    noisy: Tensor | int = 0
