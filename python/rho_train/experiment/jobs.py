@@ -9,7 +9,7 @@ from rho_train.experiment.config import ExperimentConfig, Method
 from rho_train.experiment.losses import compute_il, load_stored
 from rho_train.experiment.setting import Setting
 from rho_train.il import ILStore
-from rho_train.models import mlp
+from rho_train.models import build_model
 from rho_train.progress import OnStep
 from rho_train.selection import Scoring, Selector
 from rho_train.training import Trainer
@@ -69,7 +69,7 @@ def train_job(
             scoring=Scoring(bf16=config.train.bf16),
             seed=seed,
         )
-    model = mlp(data.train_x.shape[1], config.hidden, data.num_classes, seed=seed)
+    model = build_model("mlp", data, config.hidden, seed=seed)
     trainer = Trainer(
         model,
         setting.dataset,

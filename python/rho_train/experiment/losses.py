@@ -12,7 +12,7 @@ from torch import nn
 from rho_train.experiment.config import ExperimentConfig
 from rho_train.experiment.setting import Setting
 from rho_train.il import ILShards, ILStore, average_il, crossfit_il, holdout_il
-from rho_train.models import mlp
+from rho_train.models import build_model
 from rho_train.progress import OnStep
 
 
@@ -25,8 +25,7 @@ def compute_il(
     """
 
     def make_model(model_seed: int) -> nn.Module:
-        features = setting.data.train_x.shape[1]
-        return mlp(features, config.hidden, setting.data.num_classes, seed=model_seed)
+        return build_model("mlp", setting.data, config.hidden, seed=model_seed)
 
     # The target has the seed itself: its IL model must not start from the same weights.
     recipe = replace(config.il, seed=config.il.seed + 1000 * (seed + 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import islice
 from typing import Any
 
@@ -15,7 +16,9 @@ from rho_train.scoring import logits_of, scoring
 from rho_train.selection import Selector
 from rho_train.training.checkpoint import random_state, restore_random_state
 
-_EVAL_BATCH = 4096
+# Rows of a batch, and their numbers: a convolution makes many of each.
+_EVAL_ROWS = 4096
+_EVAL_NUMBERS = 1 << 18
 _SAMPLED_BATCHES = 4
 
 
@@ -31,9 +34,10 @@ def evaluate(
     """
     correct, loss = 0, 0.0
     with scoring(model, bf16=bf16) as scorer:
-        for begin in range(0, len(y), _EVAL_BATCH):
-            labels = y[begin : begin + _EVAL_BATCH]
-            inputs: Tensor = x[begin : begin + _EVAL_BATCH]  # type: ignore[assignment]
+        rows = max(1, min(_EVAL_ROWS, _EVAL_NUMBERS // math.prod(x.shape[1:])))
+        for begin in range(0, len(y), rows):
+            labels = y[begin : begin + rows]
+            inputs: Tensor = x[begin : begin + rows]  # type: ignore[assignment]
             logits = logits_of(scorer, inputs.to(y.device)).float()
             correct += int((logits.argmax(1) == labels).sum())
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))

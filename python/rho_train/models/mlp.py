@@ -1,12 +1,13 @@
-"""Models of the built-in runs."""
+"""A multilayer perceptron."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
 
-import torch
 from torch import nn
+
+from rho_train.models.seeded import seeded
 
 
 def mlp(inputs: int, hidden: Sequence[int], classes: int, *, seed: int) -> nn.Sequential:
@@ -15,12 +16,12 @@ def mlp(inputs: int, hidden: Sequence[int], classes: int, *, seed: int) -> nn.Se
     The initial weights depend on `seed` alone; the global generator is left as it was.
 
     Example:
+        >>> import torch
         >>> mlp(16, [256, 256], 26, seed=0)(torch.zeros(2, 16)).shape
         torch.Size([2, 26])
     """
     sizes = [inputs, *hidden]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         layers: list[nn.Module] = []
         for a, b in itertools.pairwise(sizes):
             layers += [nn.Linear(a, b), nn.ReLU()]
