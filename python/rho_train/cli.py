@@ -92,10 +92,11 @@ def train(
     kind: ILKind = "stored" if isinstance(il, Path) else il
     needed: ILKind = kind if needs_il else "none"
     chosen = Method(method, method, method, needed, "rest" if needed == "holdout" else "all")
+    loaded = data.load()
     config = ExperimentConfig(
-        title=f"{method} on {data.path.name if data.path else 'Letter Recognition'}",
+        title=f"{method} on {loaded.name}",
         description=f"One run of {train.steps} steps, {data.noise:.0%} label noise. "
-        f"{data.load().attribution}",
+        f"{loaded.attribution}",
         methods=(chosen,),
         baseline=method,
         seeds=(seed,),

@@ -67,7 +67,8 @@ def compute(
         print(f"{out} is there already")
         return
     work = out.with_name(f"{out.name}.unfinished")
-    steps = seeds * il_steps(config, kind, len(config.data.load().train_y))
+    points = len(config.data.corrupt(config.data.load(), seed).label)
+    steps = seeds * il_steps(config, kind, points)
     with _ranks() as rank, _progress(steps, visible=rank == 0) as on_step:
         store = compute_stored(config, kind, seeds, work, on_step)
         if rank == 0:

@@ -3,6 +3,7 @@
 from rho_train.data.batch import Batch, Fields, split, take, to
 from rho_train.data.classification import ClassificationData
 from rho_train.data.corruption import Corruption, CorruptionConfig
+from rho_train.data.duplicates import Duplicates, find_duplicates, without_duplicates
 from rho_train.data.flags import PointFlags
 from rho_train.data.image_files import ImageFiles
 from rho_train.data.indexed import IndexedDataset, fingerprint
@@ -17,12 +18,14 @@ __all__ = [
     "ClassificationData",
     "Corruption",
     "CorruptionConfig",
+    "Duplicates",
     "Fields",
     "ImageFiles",
     "IndexedDataset",
     "LargeBatchSampler",
     "NoisyLabels",
     "PointFlags",
+    "find_duplicates",
     "fingerprint",
     "generator",
     "label_noise",
@@ -32,4 +35,5 @@ __all__ = [
     "split",
     "take",
     "to",
+    "without_duplicates",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from rho_train.data import Corruption
 from rho_train.experiment.config import ExperimentConfig, Method
 from rho_train.experiment.losses import compute_il, load_stored
 from rho_train.experiment.setting import Setting
@@ -25,6 +26,11 @@ def run_folder(out: Path, method: Method, seed: int) -> Path:
     return out / "runs" / f"{method.name}-seed{seed}"
 
 
+def corruption_path(out: Path, seed: int) -> Path:
+    """Return where lies what is wrong with the data of a seed, point by point."""
+    return out / "corruption" / f"seed{seed}.safetensors"
+
+
 def il_steps(config: ExperimentConfig, kind: str, n: int) -> int:
     """Return the training steps that a kind of irreducible loss takes for n training points."""
     if kind == "holdout":
@@ -37,7 +43,7 @@ def il_job(config: ExperimentConfig, out: Path, kind: str, seed: int, on_step: O
     """Compute the irreducible losses of one kind and seed, unless the store is there already."""
     path = il_path(out, kind, seed)
     work = path.with_suffix(".unfinished")
-    setting = Setting.make(config, seed)
+    setting = _setting(config, out, seed)
     if path.exists():
         ILStore.load(path, setting.dataset).check()
         on_step(il_steps(config, kind, len(setting.dataset)))
@@ -50,7 +56,7 @@ def train_job(
     config: ExperimentConfig, out: Path, method: Method, seed: int, on_step: OnStep
 ) -> None:
     """Train one method with one seed, going on from its checkpoint."""
-    setting = Setting.make(config, seed)
+    setting = _setting(config, out, seed)
     data = setting.data
     selector, il_seconds, points = None, 0.0, setting.points(method)
     if method.select != "uniform":
@@ -86,3 +92,15 @@ def train_job(
     )
     on_step(trainer.step)
     trainer.fit(on_step)
+
+
+def _setting(config: ExperimentConfig, out: Path, seed: int) -> Setting:
+    """Make the setting of a seed and keep its corruption, or compare with the one that is there."""
+    setting = Setting.make(config, seed)
+    path = corruption_path(out, seed)
+    if path.exists():
+        Corruption.load(path, setting.dataset)
+    elif setting.corruption.flags.names:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        setting.corruption.save(path)
+    return setting

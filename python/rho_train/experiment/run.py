@@ -90,10 +90,15 @@ def run_experiment(config: ExperimentConfig, out: Path, *, processes: int = 0) -
 
 def _jobs(config: ExperimentConfig, out: Path) -> list[_Job]:
     kinds = sorted({method.il for method in config.methods} - {"none", "stored"})
-    n = len(config.data.load().train_y)
-    steps = {kind: il_steps(config, kind, n) for kind in kinds}
+    data = config.data.load()
+    # Corruption can change the number of points, with each seed in another way.
+    points = {seed: len(config.data.corrupt(data, seed).label) for seed in config.seeds}
     losses = [
-        _Job(f"{kind}-{seed}", partial(il_job, config, out, kind, seed), steps[kind])
+        _Job(
+            f"{kind}-{seed}",
+            partial(il_job, config, out, kind, seed),
+            il_steps(config, kind, points[seed]),
+        )
         for seed in config.seeds
         for kind in kinds
     ]

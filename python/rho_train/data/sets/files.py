@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from pathlib import Path
+from typing import TextIO
 
 
 def find(where: str, folder: Path, *names: str) -> Path:
@@ -38,3 +39,8 @@ def read(where: str, path: Path) -> bytes:
         raise ValueError(
             f"{where}: {path} is no whole gzip file ({error}); fetch it again"
         ) from error
+
+
+def open_text(path: Path) -> TextIO:
+    """Open a UTF-8 file of lines; bytes that are none become the replacement character."""
+    return open(path, encoding="utf-8", errors="replace", newline="")
