@@ -378,6 +378,24 @@ def test_noise_is_uniform_over_all_classes() -> None:
     assert int((~noisy).sum()) == int(counts[0])
 
 
+def test_pair_noise_leads_to_the_next_class() -> None:
+    labels, noisy = label_noise(torch.arange(1000) % 4, 0.2, 4, kind="pair", seed=0)
+    clean = torch.arange(1000) % 4
+    assert int(noisy.sum()) == 200
+    assert torch.equal(labels[noisy], (clean[noisy] + 1) % 4)
+    assert torch.equal(labels[~noisy], clean[~noisy])
+
+
+def test_structured_noise_hits_half_of_each_confused_class() -> None:
+    clean = torch.arange(1000) % 10
+    pairs = [(3, 5), (9, 7), (4, 9)]
+    labels, noisy = label_noise(clean, 0.5, 10, kind="structured", pairs=pairs, seed=0)
+    # No label moves twice: a 4 that became a 9 does not go on to 7.
+    for a, b in pairs:
+        assert labels[clean == a].bincount(minlength=10)[[a, b]].tolist() == [50, 50]
+    assert int(noisy.sum()) == 150
+
+
 def test_noise_depends_on_its_seed_alone() -> None:
     state = torch.get_rng_state()
     first, again, other = (label_noise(Y.repeat(99), 0.5, 4, seed=s) for s in (0, 0, 1))
@@ -415,3 +433,8 @@ def test_bad_noise_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         label_noise(labels, rate, 4, seed=0)
+
+
+def test_pairs_of_classes_that_are_not_there_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"pairs must be classes in .* 4\), got \[\(3, 4\)\]"):
+        label_noise(Y, 0.5, 4, kind="structured", pairs=[(3, 4)], seed=0)

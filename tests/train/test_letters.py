@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rho_train.data import ClassificationData, load_letters, load_table
+from rho_train.data import ClassificationData, find_duplicates, load_letters, load_table
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,8 @@ def test_letters_can_be_learnt(letters: ClassificationData) -> None:
 def test_no_test_letter_is_a_training_letter(letters: ClassificationData) -> None:
     rows = {tuple(row) for row in torch.cat([letters.train_x, letters.test_x]).tolist()}
     assert len(rows) == 18_668
+    found = find_duplicates(letters)
+    assert len(found.test_rows) == len(found.repeated) == 0
 
 
 def test_letters_are_attributed(letters: ClassificationData) -> None:

@@ -93,7 +93,9 @@ class DataConfig(CorruptionConfig):
 
     def corrupt(self, data: ClassificationData, seed: int) -> Corruption:
         """Draw what becomes of the data; `Corruption.apply` gives what is trained on."""
-        return Corruption.draw(data.train_y, data.test_y, data.num_classes, self, seed=seed)
+        how = {field.name: getattr(self, field.name) for field in fields(CorruptionConfig)}
+        config = CorruptionConfig(**how)
+        return Corruption.draw(data.train_y, data.test_y, data.num_classes, config, seed=seed)
 
     def identity(self) -> dict[str, Any]:
         """Return what determines the data, as plain values: the content of files, not their names.

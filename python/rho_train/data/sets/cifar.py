@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rho_train.data.classification import ClassificationData
-from rho_train.data.sets.files import find
+from rho_train.data.sets.files import find, read
 from rho_train.data.sets.pickles import load_arrays
 
 _SHAPE = (3, 32, 32)
@@ -111,7 +111,7 @@ def _binary(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]:
     # A row is the label (of CIFAR-100 the coarse one, then the fine one), then the pixels.
     before = 1 if classes == 10 else 2
-    content = np.fromfile(path, np.uint8)
+    content = np.frombuffer(read(where, path), np.uint8)
     if len(content) % (before + _PIXELS):
         raise ValueError(
             f"{where}: {path} has {len(content)} bytes, which are no whole rows of "

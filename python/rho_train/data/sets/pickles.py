@@ -11,15 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from rho_train.data.sets.files import read
+
 # Old pickles name the modules of NumPy 1; those of Python 3 may write bytes by way of _codecs.
 _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("_codecs", "encode"): codecs.encode,
 }
-for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _ALLOWED[_module, "_reconstruct"] = np.empty(0).__reduce__()[0]  # type: ignore[assignment]
-    _ALLOWED[_module, "scalar"] = np.float64(0).__reduce__()[0]
+for _core in ("numpy.core", "numpy._core"):
+    _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = np.empty(0).__reduce__()[0]
+    _ALLOWED[f"{_core}.multiarray", "scalar"] = np.float64(0).__reduce__()[0]
+    _ALLOWED[f"{_core}.numeric", "_frombuffer"] = np.empty(1).__reduce_ex__(5)[0]
 
 
 class _Arrays(pickle.Unpickler):
@@ -32,7 +35,7 @@ class _Arrays(pickle.Unpickler):
             ) from None
 
 
-def load_arrays(where: str, path: Path, content: bytes | None = None) -> Any:
+def load_arrays(where: str, path: Path) -> Any:
     """Unpickle NumPy arrays, numbers, texts, lists, tuples and dicts; everything else is refused.
 
     A pickle is a program: `pickle.load` runs what it names, so a file of unknown hands must not go
@@ -40,8 +43,7 @@ def load_arrays(where: str, path: Path, content: bytes | None = None) -> Any:
 
     Args:
         where: the caller, named in errors.
-        path: of the file, named in errors.
-        content: of the file, if it has been read.
+        path: of the file, gzipped if its name ends in .gz.
 
     Raises:
         ValueError: the pickle is damaged, or names anything but arrays.
@@ -57,7 +59,7 @@ def load_arrays(where: str, path: Path, content: bytes | None = None) -> Any:
         Traceback (most recent call last):
         ValueError: example: ...it asks for builtins.print, which is no array...
     """
-    content = path.read_bytes() if content is None else content
+    content = read(where, path)
     try:
         # Text of Python 2 comes as bytes of unknown encoding; latin-1 maps every byte.
         return _Arrays(io.BytesIO(content), encoding="latin1").load()
