@@ -149,6 +149,8 @@ def test_shares_are_counted_by_hand() -> None:
     ids = torch.tensor([0, 1, 1, 2, 2])
     assert flags.counts(ids).tolist() == [3, 2]
     assert flags.shares(ids) == {"noisy": pytest.approx(0.6), "redundant": pytest.approx(0.4)}
+    more = flags.adding(unsure=torch.tensor([False, False, True])).to("cpu")
+    assert more.counts(ids).tolist() == [3, 2, 2]
     with pytest.raises(ValueError, match=r"bool tensors .* got a torch.int64 \(2,\)"):
         PointFlags({"a": torch.tensor([0, 1])})
     with pytest.raises(ValueError, match="of one length"):

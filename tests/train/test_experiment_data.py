@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from rho_train.cli import main
 from rho_train.data import Corruption, find_duplicates
@@ -125,3 +126,21 @@ def test_a_run_keeps_what_was_wrong_with_its_points(
     ).save(tmp_path / "corruption" / "seed0.safetensors")
     assert main(arguments) == 1
     assert "seed0.safetensors: Corruption: it belongs to another data set" in capfd.readouterr().err
+
+
+def test_images_are_trained_on_from_their_files(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 40), ("test", 10)):
+        for name, channel in (("blue", 2), ("red", 0)):
+            folder = tmp_path / "images" / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 120, (8, 8, 3), dtype=np.uint8)
+                pixels[:, :, channel] += 120
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    arguments = ["train", f"--out={tmp_path / 'out'}", "--hidden=[16]", "--recipe.epochs=2"]
+    arguments += ["--data.name=image_folder", f"--data.folder={tmp_path / 'images'}"]
+    arguments += ["--data.size=8", "--train.steps=30", "--train.large_batch=20", "--train.batch=10"]
+    assert main(arguments) == 0
+    last = [r for r in records(tmp_path / "out") if r["event"] == "eval"][-1]
+    assert last["accuracy"] == 1.0

@@ -207,6 +207,12 @@ def test_keeping_everything_is_plain_training_to_the_bit(tmp_path: Path, select:
     assert torch.equal(weights(selected), weights(plain))
 
 
+def test_flags_of_other_data_are_refused(tmp_path: Path) -> None:
+    flags = PointFlags({"noisy": torch.zeros(N + 1, dtype=torch.bool)})
+    with pytest.raises(ValueError, match=f"flags are of {N + 1} points, the data set has {N}"):
+        make_trainer(tmp_path, flags=flags)
+
+
 def test_records_say_what_happened(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     trainer.fit()

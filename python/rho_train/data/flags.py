@@ -35,9 +35,15 @@ class PointFlags:
 
     def to(self, device: torch.device | str) -> PointFlags:
         """Return the same flags on `device`."""
-        moved = PointFlags({})
-        moved.names, moved.table = self.names, self.table.to(device)
-        return moved
+        return PointFlags({name: self.table[:, i].to(device) for i, name in enumerate(self.names)})
+
+    def adding(self, **flags: Tensor) -> PointFlags:
+        """Return these flags and more of the same points."""
+        here = {name: self.table[:, i] for i, name in enumerate(self.names)}
+        return PointFlags({**here, **flags})
+
+    def __len__(self) -> int:
+        return len(self.table)
 
     def get(self, name: str) -> Tensor | None:
         """Return the flag `name` of all points, bool (N,), or None where it is not known."""

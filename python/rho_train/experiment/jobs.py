@@ -87,7 +87,7 @@ def train_job(
         name=method.name,
         seed=seed,
         selector=selector,
-        flags=setting.corruption.flags,
+        flags=setting.flags,
         il_seconds=il_seconds,
     )
     on_step(trainer.step)

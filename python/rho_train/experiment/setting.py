@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rho_train.data import ClassificationData, Corruption, IndexedDataset, generator
+from rho_train.data import ClassificationData, Corruption, IndexedDataset, PointFlags, generator
 from rho_train.experiment.config import ExperimentConfig, Method
+
+# Below it, an annotator's confidence says that the label may well be wrong.
+_SURE = 0.7
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,13 @@ class Setting:
         return cls(
             data, data.dataset(), corruption, held_out.sort().values, rest[apart].sort().values
         )
+
+    @property
+    def flags(self) -> PointFlags:
+        """What is known of the points: how they were corrupted, and where annotators doubted."""
+        if self.data.confidence is None:
+            return self.corruption.flags
+        return self.corruption.flags.adding(unsure=self.data.confidence < _SURE)
 
     def points(self, method: Method) -> Tensor:
         """Return the ids that a method trains on."""

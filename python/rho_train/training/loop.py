@@ -63,7 +63,7 @@ class Trainer:
 
     Raises:
         ValueError: the checkpoint in the folder belongs to another run, the ILStore of the Selector
-            to another data set, or the Selector keeps another number of points than
+            or the flags to another data set, or the Selector keeps another number of points than
             `config.batch` at the first step, plans for another number of steps, or needs dropout
             layers that the model does not have.
         OSError: the folder cannot be written.
@@ -113,6 +113,11 @@ class Trainer:
                     f"Trainer: UniformPhases.steps is {selector.phases.steps}, TrainConfig.steps "
                     f"is {config.steps}; make them agree"
                 )
+        if flags is not None and flags.names and len(flags) != len(dataset):
+            raise ValueError(
+                f"Trainer: flags are of {len(flags)} points, the data set has {len(dataset)}; give "
+                "those of the whole data set, by id"
+            )
         self.device = next(model.parameters()).device
         self.model, self.dataset, self.train_ids = model, dataset, train_ids
         self.test_x = test_x.to(self.device) if isinstance(test_x, Tensor) else test_x

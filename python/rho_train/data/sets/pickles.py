@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import io
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from rho_train.data.sets.files import read
 
 # Old pickles name the modules of NumPy 1; those of Python 3 may write bytes by way of _codecs.
-_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
+_ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("_codecs", "encode"): codecs.encode,
