@@ -69,6 +69,22 @@ def test_cross_fit_never_scores_a_point_with_a_model_that_saw_it(folds: int) -> 
         assert len(members) in (N // folds, N // folds + 1)
 
 
+def test_copies_are_in_one_fold() -> None:
+    data, recipe = make_data(), ILRecipe(epochs=1)
+    groups = torch.arange(N) % 25 + 100
+    fold = crossfit_il(make_model, data, 3, recipe, groups=groups).fold
+    assert fold is not None
+    assert fold.unique().tolist() == [0, 1, 2]
+    assert all(len(fold[groups == group].unique()) == 1 for group in groups.unique())
+    # Points that are all different are dealt out as without groups.
+    alone = crossfit_il(make_model, data, 3, recipe, groups=torch.arange(N) + 7)
+    assert torch.equal(alone.il, crossfit_il(make_model, data, 3, recipe).il)
+    with pytest.raises(ValueError, match=r"groups must have shape \(60,\).* got \(3,\)"):
+        crossfit_il(make_model, data, 3, recipe, groups=torch.arange(3))
+    with pytest.raises(ValueError, match="3 folds need as many groups, got 2"):
+        crossfit_il(make_model, data, 3, recipe, groups=torch.arange(N) % 2)
+
+
 def test_holdout_scores_exactly_the_other_points() -> None:
     held_out = torch.tensor([3, 1, 59, 20])
     witness = Witness()

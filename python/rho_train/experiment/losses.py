@@ -34,7 +34,11 @@ def compute_il(
         return holdout_il(
             make_model, dataset, setting.held_out, recipe, folder=work, on_step=on_step
         )
-    return crossfit_il(make_model, dataset, config.folds, recipe, folder=work, on_step=on_step)
+    # A model must not have seen a copy of what it scores.
+    copies = setting.corruption.source
+    return crossfit_il(
+        make_model, dataset, config.folds, recipe, groups=copies, folder=work, on_step=on_step
+    )
 
 
 def identity(config: ExperimentConfig, kind: str, seeds: int) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def crossfit_il(
     folds: int,
     recipe: ILRecipe,
     *,
+    groups: Tensor | None = None,
     augmented: IndexedDataset | None = None,
     folder: Path | None = None,
     on_step: OnStep = go_on,
@@ -97,10 +98,13 @@ def crossfit_il(
 
     Model f trains on all folds but f and scores fold f; ids are global everywhere, so no point
     can be scored by a model that trained on it. `fold` of the store says which model scored which
-    point. The other arguments are as in `holdout_il`; fold f starts from `recipe.seed + f`.
+    point. Points with the same number in `groups`, int64 (n,), are in one fold: copies of a point
+    need that, else a model has seen what it scores. The other arguments are as in `holdout_il`;
+    fold f starts from `recipe.seed + f`.
 
     Raises:
-        ValueError: fewer than 2 folds, or more folds than points; otherwise as `holdout_il`.
+        ValueError: fewer than 2 folds, more folds than points or groups, or groups of another
+            shape; otherwise as `holdout_il`.
 
     Example:
         >>> from rho_train import models
@@ -113,9 +117,13 @@ def crossfit_il(
     n = len(dataset)
     if not 2 <= folds <= n:
         raise ValueError(f"crossfit_il: folds must lie in [2, {n}], got {folds}")
-    order = torch.randperm(n, generator=generator(recipe.seed, "cross-fit folds"))
-    fold = torch.empty(n, dtype=torch.int16)
-    fold[order] = (torch.arange(n) % folds).to(torch.int16)
+    count, group = _numbered(groups, n)
+    if count < folds:
+        raise ValueError(f"crossfit_il: {folds} folds need as many groups, got {count}")
+    order = torch.randperm(count, generator=generator(recipe.seed, "cross-fit folds"))
+    fold_of = torch.empty(count, dtype=torch.int16)
+    fold_of[order] = (torch.arange(count) % folds).to(torch.int16)
+    fold = fold_of[group]
     jobs = [
         (recipe.seed + f, (fold != f).nonzero().flatten(), (fold == f).nonzero().flatten())
         for f in range(folds)
@@ -198,6 +206,19 @@ def average_il(stores: Sequence[ILStore]) -> ILStore:
         info[key] = texts[0] if len(set(texts)) == 1 else "; ".join(texts)
     info["seconds"] = f"{sum(float(store.info.get('seconds', 0)) for store in stores):.3f}"
     return ILStore((total / len(stores)).float(), first.fingerprint, fold=fold, info=info)
+
+
+def _numbered(groups: Tensor | None, n: int) -> tuple[int, Tensor]:
+    """Return how many groups there are, and the number from 0 on of that of each point."""
+    if groups is None:
+        return n, torch.arange(n)
+    if groups.shape != (n,):
+        raise ValueError(
+            f"crossfit_il: groups must have shape ({n},), one number a point, got "
+            f"{tuple(groups.shape)}"
+        )
+    found, group = groups.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    return len(found), group
 
 
 def _compute(
