@@ -22,6 +22,8 @@ _FIXES = {
     errno.ENAMETOOLONG: "choose a shorter file name",
 }
 
+_TEMPORARY = f".{'[0-9a-f]' * 16}.tmp"
+
 
 def atomic_write(path: Path, data: str | bytes | memoryview | Iterable[bytes | memoryview]) -> None:
     """Replace the file `path` by `data` in one step.
@@ -52,6 +54,21 @@ def atomic_write(path: Path, data: str | bytes | memoryview | Iterable[bytes | m
         fix = _FIXES.get(error.errno or 0, "check the disk and the permissions of the folder")
         message = f"atomic_write: cannot write {path}: {cause}; {fix}"
         raise OSError(error.errno, message) from error
+
+
+def remove_unfinished(folder: Path, *, below: bool = False) -> None:
+    """Delete what killed writes left in a folder (and below), where nobody else is writing.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / ".0123456789abcdef.tmp").touch()
+        >>> remove_unfinished(folder)
+        >>> list(folder.iterdir())
+        []
+    """
+    for path in folder.rglob(_TEMPORARY) if below else folder.glob(_TEMPORARY):
+        path.unlink(missing_ok=True)
 
 
 def message(error: Exception) -> str:

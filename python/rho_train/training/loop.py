@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rho_train.data import IndexedDataset, LargeBatchSampler, fingerprint, loader, split, to
+from rho_train.files import remove_unfinished
 from rho_train.il.shards import ILShards
 from rho_train.il.store import ILStore
 from rho_train.optim import adamw, lr_schedule
@@ -126,6 +127,7 @@ class Trainer:
             "selection": selector and selector.identity(),
         }
         folder.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(folder)
         size = self._resume()
         self.metrics = MetricsFile(folder / "metrics.jsonl", size, {"method": name, "seed": seed})
 

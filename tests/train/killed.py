@@ -1,0 +1,141 @@
+"""Trains in every way, kills each run twice, and lets it finish; test_interruption.py compares.
+
+torch is imported once: each run is a process that is forked before torch has any threads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import select
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from ways import CONFIG, WAYS, make_trainer
+
+from rho_train import TrainConfig, Trainer
+from rho_train.files import atomic_write
+from rho_train.training.checkpoint import save_checkpoint
+from rho_train.training.metrics import MetricsFile
+
+SEED = 0
+_FUNCTIONS: dict[str, list[Any]] = {
+    "start": [Trainer.__init__],
+    "step": [Trainer._train_step],
+    "checkpoint": [save_checkpoint],
+    "file": [atomic_write],
+    "metrics": [MetricsFile.write, MetricsFile.flush],
+}
+_PLACES = {id(f.__code__): place for place, functions in _FUNCTIONS.items() for f in functions}
+# The kill "anywhere" comes from another process and hits what C++ or the kernel is doing then;
+# the others are exact.
+_FIRST_KILLS = ("step", "checkpoint", "file", "metrics", "anywhere")
+_LEAVE_SECONDS = 20.0  # workers look every 5 s whether their parent is there
+
+
+class Watch:
+    """Counts the events of the interpreter in each place, and kills the process at one of them."""
+
+    def __init__(self, log: Path, moment: tuple[str, int]) -> None:
+        self.log, self.moment = log, moment
+        self.counts = Counter[str]()
+        self.places = ["elsewhere"]
+        os.register_at_fork(after_in_child=lambda: sys.setprofile(None))
+        sys.setprofile(self)
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> None:
+        place = _PLACES.get(id(frame.f_code))
+        if place and event == "call":
+            self.places.append(place)
+        for here in (self.places[-1], "anywhere"):
+            self.counts[here] += 1
+            if self.moment == (here, self.counts[here]):
+                self._kill(here, frame.f_code, frame.f_lineno)
+        if place and event == "return":
+            self.places.pop()
+
+    def _kill(self, place: str, code: CodeType, line: int) -> None:
+        self.log.write_text(f"{Path(code.co_filename).name}:{line} in {code.co_name}")
+        victim = os.getpid()
+        if place != "anywhere":
+            os.kill(victim, signal.SIGKILL)
+        elif os.fork() == 0:
+            time.sleep(0.0005)
+            os.kill(victim, signal.SIGKILL)
+            os._exit(0)
+
+
+def config_of(number: int) -> TrainConfig:
+    """Half of the ways load with workers, and each schedule comes by."""
+    return dataclasses.replace(
+        CONFIG,
+        checkpoint_every=4,
+        eval_every=5,
+        log_every=3,
+        schedule=("constant", "linear", "cosine")[number % 3],
+        workers=2 * (number % 2),
+    )
+
+
+def train(folder: Path, number: int, moment: tuple[str, int]) -> None:
+    torch.set_num_threads(1)
+    log = folder.with_suffix(".log")
+    watch = Watch(log, moment)
+    make_trainer(folder, WAYS[number], config_of(number)).fit()
+    sys.setprofile(None)
+    if log.exists():
+        signal.pause()  # the kill is on its way
+    log.write_text(json.dumps(watch.counts))
+
+
+def run(folder: Path, number: int, moment: tuple[str, int] = ("", 0)) -> tuple[str, int, int]:
+    """Train in a process of its own.
+
+    Returns its log, its exit code, and a pipe that ends when the last of its processes is gone.
+    """
+    folder.with_suffix(".log").unlink(missing_ok=True)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            train(folder, number, moment)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+        os._exit(0)
+    os.close(writer)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return folder.with_suffix(".log").read_text(), code, reader
+
+
+def main(out: Path) -> None:
+    """Kill every way at a random moment, kill it again while it starts, and let it finish."""
+    moments, pipes = random.Random(SEED), list[int]()
+    make_trainer(out / "warm")  # imports what torch imports late
+    for number, way in enumerate(WAYS):
+        counts = json.loads(run(out / f"{number}-whole", number)[0])
+        for place in (_FIRST_KILLS[number % len(_FIRST_KILLS)], "start"):
+            moment = (place, moments.randint(1, int(0.9 * counts[place])))
+            log, code, pipe = run(out / f"{number}-killed", number, moment)
+            pipes.append(pipe)
+            print(json.dumps({"way": way, "moment": moment, "at": log, "code": code}), flush=True)
+        _, code, pipe = run(out / f"{number}-killed", number)
+        pipes.append(pipe)
+        print(json.dumps({"way": way, "code": code}), flush=True)
+    deadline = time.monotonic() + _LEAVE_SECONDS
+    for pipe in pipes:
+        wait = max(0.0, deadline - time.monotonic())
+        if not select.select([pipe], [], [], wait)[0]:
+            sys.exit("workers outlive their parent")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
