@@ -35,6 +35,9 @@ _FUNCTIONS: dict[str, list[Any]] = {
     "metrics": [MetricsFile.write, MetricsFile.flush],
 }
 _PLACES = {id(f.__code__): place for place, functions in _FUNCTIONS.items() for f in functions}
+# Of the writing of a file, the moments before and after each system call matter.
+_ON_DISK = ("file", "metrics")
+_SYSTEM_CALLS = ("open", "write", "flush", "fsync", "replace", "close", "truncate", "stat")
 # The kill "anywhere" comes from another process and hits what C++ or the kernel is doing then;
 # the others are exact.
 _FIRST_KILLS = ("step", "checkpoint", "file", "metrics", "anywhere")
@@ -55,12 +58,17 @@ class Watch:
         place = _PLACES.get(id(frame.f_code))
         if place and event == "call":
             self.places.append(place)
-        for here in (self.places[-1], "anywhere"):
-            self.counts[here] += 1
-            if self.moment == (here, self.counts[here]):
-                self._kill(here, frame.f_code, frame.f_lineno)
+        here = self.places[-1]
+        if here not in _ON_DISK or getattr(argument, "__name__", "") in _SYSTEM_CALLS:
+            self._count(here, frame)
+        self._count("anywhere", frame)
         if place and event == "return":
             self.places.pop()
+
+    def _count(self, place: str, frame: FrameType) -> None:
+        self.counts[place] += 1
+        if self.moment == (place, self.counts[place]):
+            self._kill(place, frame.f_code, frame.f_lineno)
 
     def _kill(self, place: str, code: CodeType, line: int) -> None:
         self.log.write_text(f"{Path(code.co_filename).name}:{line} in {code.co_name}")

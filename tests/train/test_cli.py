@@ -65,6 +65,13 @@ def test_train(tmp_path: Path, table: Path, method: str, il: str, has_il: bool) 
     assert evals[-1] > 0.9 > evals[0]
 
 
+def test_dropout_makes_methods_possible_that_need_it(tmp_path: Path, table: Path) -> None:
+    arguments = train_arguments(table, tmp_path / "run", "--method=bald", "--dropout=0.1")
+    assert main(arguments) == 0
+    (end,) = [record for record in records(tmp_path / "run") if record["event"] == "end"]
+    assert (end["method"], end["scored"], end["trained"]) == ("bald", 1600, 320)
+
+
 def test_config_file_and_override(tmp_path: Path, table: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text("method: uniform\ntrain:\n  steps: 7\n  lr: 0.01\n")
@@ -80,6 +87,8 @@ def test_config_file_and_override(tmp_path: Path, table: Path) -> None:
     [
         ("--method=best", r"method must be one of rho, .*uniform, .*got 'best'"),
         ("--il=none", "rho needs irreducible losses"),
+        ("--method=bald", "bald needs dropout layers, got dropout = 0.0 and 1 hidden.*= 0.1 or so"),
+        ("--dropout=1", r"dropout must lie in \[0, 1\), got 1.0"),
         ("--train.batch=80", "batch = 80 must not be larger than large_batch = 40"),
         ("--data.noise=2", r"rate must lie in \[0, 1\], got 2"),
         ("--data.path=missing.npz", "there is no file missing.npz"),

@@ -69,7 +69,9 @@ def train_job(
             scoring=Scoring(bf16=config.train.bf16),
             seed=seed,
         )
-    model = mlp(data.train_x.shape[1], config.hidden, data.num_classes, seed=seed)
+    model = mlp(
+        data.train_x.shape[1], config.hidden, data.num_classes, seed=seed, dropout=config.dropout
+    )
     trainer = Trainer(
         model,
         setting.dataset,

@@ -25,8 +25,8 @@ def compute_il(
     """
 
     def make_model(model_seed: int) -> nn.Module:
-        features = setting.data.train_x.shape[1]
-        return mlp(features, config.hidden, setting.data.num_classes, seed=model_seed)
+        features, classes = setting.data.train_x.shape[1], setting.data.num_classes
+        return mlp(features, config.hidden, classes, seed=model_seed, dropout=config.dropout)
 
     # The target has the seed itself: its IL model must not start from the same weights.
     recipe = replace(config.il, seed=config.il.seed + 1000 * (seed + 1))
@@ -48,6 +48,7 @@ def identity(config: ExperimentConfig, kind: str, seeds: int) -> dict[str, Any]:
         "seed": config.seeds[0],
         "seeds": seeds,
         "hidden": list(config.hidden),
+        "dropout": config.dropout,
         "recipe": asdict(config.il),
     }
 
