@@ -104,15 +104,23 @@ def train(folder: Path, number: int, moment: tuple[str, int]) -> None:
     log.write_text(json.dumps(watch.counts))
 
 
-def run(folder: Path, number: int, moment: tuple[str, int] = ("", 0)) -> tuple[str, int, int]:
-    """Train in a process of its own.
+@dataclasses.dataclass
+class Ended:
+    """What a run left: its log, its exit code, and a pipe that ends with its last process."""
 
-    Returns its log, its exit code, and a pipe that ends when the last of its processes is gone.
-    """
+    log: str
+    code: int
+    group: int
+    pipe: int
+
+
+def run(folder: Path, number: int, moment: tuple[str, int] = ("", 0)) -> Ended:
+    """Train in a process group of its own."""
     folder.with_suffix(".log").unlink(missing_ok=True)
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
+        os.setsid()
         try:
             train(folder, number, moment)
         except BaseException:
@@ -121,28 +129,32 @@ def run(folder: Path, number: int, moment: tuple[str, int] = ("", 0)) -> tuple[s
         os._exit(0)
     os.close(writer)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return folder.with_suffix(".log").read_text(), code, reader
+    return Ended(folder.with_suffix(".log").read_text(), code, child, reader)
 
 
 def main(out: Path) -> None:
     """Kill every way at a random moment, kill it again while it starts, and let it finish."""
-    moments, pipes = random.Random(SEED), list[int]()
+    moments, runs = random.Random(SEED), list[Ended]()
     make_trainer(out / "warm")  # imports what torch imports late
     for number, way in enumerate(WAYS):
-        counts = json.loads(run(out / f"{number}-whole", number)[0])
+        counts = json.loads(run(out / f"{number}-whole", number).log)
+        killed = out / f"{number}-killed"
         for place in (_FIRST_KILLS[number % len(_FIRST_KILLS)], "start"):
             moment = (place, moments.randint(1, int(0.9 * counts[place])))
-            log, code, pipe = run(out / f"{number}-killed", number, moment)
-            pipes.append(pipe)
-            print(json.dumps({"way": way, "moment": moment, "at": log, "code": code}), flush=True)
-        _, code, pipe = run(out / f"{number}-killed", number)
-        pipes.append(pipe)
-        print(json.dumps({"way": way, "code": code}), flush=True)
+            runs.append(run(killed, number, moment))
+            end = {"way": way, "moment": moment, "at": runs[-1].log, "code": runs[-1].code}
+            print(json.dumps(end), flush=True)
+        runs.append(run(killed, number))
+        print(json.dumps({"way": way, "code": runs[-1].code}), flush=True)
     deadline = time.monotonic() + _LEAVE_SECONDS
-    for pipe in pipes:
+    left = 0
+    for ended in runs:
         wait = max(0.0, deadline - time.monotonic())
-        if not select.select([pipe], [], [], wait)[0]:
-            sys.exit("workers outlive their parent")
+        if not select.select([ended.pipe], [], [], wait)[0]:
+            os.killpg(ended.group, signal.SIGKILL)
+            left += 1
+    if left:
+        sys.exit(f"the workers of {left} runs outlived their parent")
 
 
 if __name__ == "__main__":

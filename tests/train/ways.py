@@ -75,14 +75,10 @@ def make_trainer(
         "seed": 3,
         "noisy": y == 0,
         "selector": selector,
+        "test_x": x[:50],
+        "test_y": y[:50],
     }
-    return Trainer(
-        test_x=x[:50],
-        test_y=y[:50],
-        config=config,
-        folder=folder,
-        **{**defaults, **options},
-    )
+    return Trainer(config=config, folder=folder, **{**defaults, **options})
 
 
 def records(folder: Path) -> list[dict[str, Any]]:

@@ -91,6 +91,7 @@ def run_experiment(config: ExperimentConfig, out: Path, *, processes: int = 0) -
 def _jobs(config: ExperimentConfig, out: Path) -> list[_Job]:
     kinds = sorted({method.il for method in config.methods} - {"none", "stored"})
     n = len(config.data.load().train_y)
+    _check_points(config, n)
     steps = {kind: il_steps(config, kind, n) for kind in kinds}
     losses = [
         _Job(f"{kind}-{seed}", partial(il_job, config, out, kind, seed), steps[kind])
@@ -108,6 +109,19 @@ def _jobs(config: ExperimentConfig, out: Path) -> list[_Job]:
         for method in config.methods
     ]
     return losses + runs
+
+
+def _check_points(config: ExperimentConfig, n: int) -> None:
+    """Refuse a batch that is larger than its points before hours go into irreducible losses."""
+    for method in config.methods:
+        points = n if method.points == "all" else n - round(config.holdout * n)
+        name = "batch" if method.select == "uniform" else "large_batch"
+        drawn = getattr(config.train, name)
+        if drawn > points:
+            raise ValueError(
+                f"method {method.name} draws {drawn} points at a time from {points}; choose a "
+                f"smaller train.{name}"
+            )
 
 
 def _ready(waiting: list[_Job], done: set[str], failed: dict[str, str]) -> list[_Job]:

@@ -14,9 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rho_train.data import IndexedDataset, LargeBatchSampler, fingerprint, loader, split, to
-from rho_train.files import remove_unfinished
-from rho_train.il.shards import ILShards
-from rho_train.il.store import ILStore
+from rho_train.files import make_folder, remove_unfinished
 from rho_train.optim import adamw, lr_schedule
 from rho_train.progress import OnStep, Stopped, go_on, stop_signals
 from rho_train.scoring import logits_of
@@ -27,6 +25,7 @@ from rho_train.training.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
+from rho_train.training.checks import check_run
 from rho_train.training.config import TrainConfig
 from rho_train.training.looks import evaluate, sample
 from rho_train.training.metrics import MetricsFile
@@ -89,21 +88,7 @@ class Trainer:
         noisy: Tensor | None = None,
         il_seconds: float = 0.0,
     ) -> None:
-        if selector is not None:
-            if isinstance(selector.il, (ILStore, ILShards)):
-                selector.il.verify(dataset)
-            if selector.size(config.large_batch) != config.batch:
-                raise ValueError(
-                    f"Trainer: the Selector keeps {selector.size(config.large_batch)} of a large "
-                    f"batch of {config.large_batch}, TrainConfig.batch is {config.batch}; make "
-                    "them agree"
-                )
-            selector.check(model)
-            if selector.phases is not None and selector.phases.steps != config.steps:
-                raise ValueError(
-                    f"Trainer: UniformPhases.steps is {selector.phases.steps}, TrainConfig.steps "
-                    f"is {config.steps}; make them agree"
-                )
+        check_run(model, dataset, train_ids, test_x, test_y, config, seed, selector, noisy)
         self.device = next(model.parameters()).device
         self.model, self.dataset, self.train_ids = model, dataset, train_ids
         self.test_x, self.test_y = test_x.to(self.device), test_y.to(self.device)
@@ -126,7 +111,7 @@ class Trainer:
             "train_ids": hashlib.sha256(train_ids.cpu().numpy().tobytes()).hexdigest(),
             "selection": selector and selector.identity(),
         }
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, "Trainer")
         remove_unfinished(folder)
         size = self._resume()
         self.metrics = MetricsFile(folder / "metrics.jsonl", size, {"method": name, "seed": seed})
