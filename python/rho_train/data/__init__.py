@@ -7,6 +7,7 @@ from rho_train.data.noise import NoisyLabels, uniform_label_noise
 from rho_train.data.rng import generator
 from rho_train.data.sampler import LargeBatchSampler, loader
 from rho_train.data.tables import ClassificationData, load_table
+from rho_train.data.trace import check_loader
 
 __all__ = [
     "Batch",
@@ -15,6 +16,7 @@ __all__ = [
     "IndexedDataset",
     "LargeBatchSampler",
     "NoisyLabels",
+    "check_loader",
     "fingerprint",
     "generator",
     "load_letters",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from rho_train.data.indexed import IndexedDataset
+from rho_train.data.indexed import IndexedDataset, check_indexed
 from rho_train.data.rng import generator
 
 
@@ -104,11 +104,7 @@ def loader(
         >>> len(next(iter(loader(data, LargeBatchSampler(8, 4, seed=0)))).ids)
         4
     """
-    if not isinstance(dataset, IndexedDataset):
-        raise TypeError(
-            f"loader: dataset must be an IndexedDataset, got {type(dataset).__name__}; wrap it: "
-            "rho_train.IndexedDataset(dataset)"
-        )
+    check_indexed("loader", dataset)
     return DataLoader(
         dataset,
         batch_sampler=sampler,

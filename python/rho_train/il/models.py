@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rho_train.checks import check_ids
 from rho_train.data import IndexedDataset, fingerprint, generator
+from rho_train.data.indexed import check_indexed
 from rho_train.files import make_folder
 from rho_train.il.fit import ILFit, ILRecipe, best_path, fit_il
 from rho_train.il.score import (
@@ -71,6 +72,7 @@ def holdout_il(
         >>> int(store.known.sum())
         20
     """
+    check_indexed("holdout_il", dataset)
     n = len(dataset)
     check_ids("holdout_il", "holdout_ids", holdout_ids, n)
     held_out = torch.zeros(n, dtype=torch.bool)
@@ -112,6 +114,7 @@ def crossfit_il(
         >>> bool(crossfit_il(make, data, 2, ILRecipe(epochs=1)).known.all())
         True
     """
+    check_indexed("crossfit_il", dataset)
     n = len(dataset)
     if not 2 <= folds <= n:
         raise ValueError(f"crossfit_il: folds must lie in [2, {n}], got {folds}")
@@ -149,6 +152,7 @@ def pretrained_il(
         tensor([0.6931, 0.6931, 0.6931])
     """
     started = time.perf_counter()
+    check_indexed("pretrained_il", dataset)
     ids = torch.arange(len(dataset))
     rehearse("pretrained_il", model, dataset, ids[:32], ids)
     check_unaugmented(dataset)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rho_train.checks import check_ids, check_labels
 from rho_train.data import IndexedDataset, LargeBatchSampler
+from rho_train.data.indexed import check_indexed
 from rho_train.il.shards import ILShards
 from rho_train.il.store import ILStore
 from rho_train.rehearsal import rehearse
@@ -33,6 +34,7 @@ def check_run(
 
     The model makes a forward pass on the first batch, and the Selector looks at it.
     """
+    check_indexed("Trainer", dataset)
     n = len(dataset)
     check_ids("Trainer", "train_ids", train_ids, n)
     if noisy is not None and (noisy.dtype != torch.bool or noisy.shape != (n,)):
