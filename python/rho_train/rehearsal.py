@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rho_train.checks import check_labels
 from rho_train.data import IndexedDataset, split, to
+from rho_train.data.rng import global_seed
 from rho_train.scoring import device_of, logits_of, scoring
 
 
@@ -61,7 +62,7 @@ def rehearse(
         TypeError: the ids or the labels of the batch are no tensors.
         IndexError: the model has no class for a label.
     """
-    with unchanged(model):
+    with unchanged(model), global_seed(0):
         batch = to(dataset.collate(dataset.__getitems__(positions.tolist())), device_of(model))
         fields = split(batch, where)
         with scoring(model) as scorer:

@@ -72,6 +72,15 @@ def test_dropout_makes_methods_possible_that_need_it(tmp_path: Path, table: Path
     assert (end["method"], end["scored"], end["trained"]) == ("bald", 1600, 320)
 
 
+def test_more_processes_than_one_are_refused_and_not_trained_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, table: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(train_arguments(table, tmp_path / "run")) == 1
+    assert "one process trains one model" in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_config_file_and_override(tmp_path: Path, table: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text("method: uniform\ntrain:\n  steps: 7\n  lr: 0.01\n")

@@ -6,12 +6,14 @@ import copy
 import dataclasses
 import errno
 import os
+import random
 import signal
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -68,6 +70,35 @@ def test_a_run_stopped_twice_equals_the_uninterrupted_one(
     assert last.step == 19
     last.fit()
     assert ending(tmp_path / "parts") == ending(tmp_path / "whole") | {"config": asdict(config)}
+
+
+class Augmented(TensorDataset):
+    """Draws from every global generator that transforms draw from."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        x, y = super().__getitem__(index)
+        noise = torch.rand(()) + random.random() + np.random.rand()  # noqa: NPY002
+        return x + noise, y
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_random_transforms_go_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    def trainer(name: str, workers: int) -> Trainer:
+        x = torch.randn(N, 5, generator=torch.Generator().manual_seed(0))
+        dataset = IndexedDataset(Augmented(x, torch.arange(N) % 3))
+        config = dataclasses.replace(CONFIG, workers=workers)
+        return make_trainer(tmp_path / name, config=config, dataset=dataset)
+
+    trainer("whole", 0).fit()
+    end = ending(tmp_path / "whole")
+    for workers in (0, 1, 2):
+        for steps in (5, 14):
+            with pytest.raises(Stopped):
+                trainer(str(workers), workers).fit(stop_after(steps))
+            random.random()
+        last = trainer(str(workers), workers)
+        last.fit()
+        assert ending(tmp_path / str(workers)) == end | {"config": asdict(last.config)}
 
 
 def test_a_kill_goes_back_to_the_last_checkpoint(tmp_path: Path) -> None:

@@ -21,6 +21,22 @@ from torch.utils.data import (
 )
 
 from rho_train.data.batch import Batch
+from rho_train.data.rng import global_seed
+
+
+class LargeBatch(list[int]):
+    """The positions of a large batch, and the seed of what random transforms draw for it.
+
+    A transform then depends on the batch alone, not on the worker that reads it or on the batches
+    that it read before.
+    """
+
+    def __init__(self, positions: Sequence[int], seed: int) -> None:
+        super().__init__(positions)
+        self.seed = seed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LargeBatch, (list(self), self.seed)
 
 
 class IndexedDataset(Dataset[Any]):
@@ -97,6 +113,12 @@ class IndexedDataset(Dataset[Any]):
         return _with_id(self.dataset[position], position)
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
+        if isinstance(indices, LargeBatch) and type(self.dataset) is not TensorDataset:
+            with global_seed(indices.seed):
+                return self._read(indices)
+        return self._read(indices)
+
+    def _read(self, indices: Sequence[int]) -> Sequence[Any]:
         n = len(self)
         # A subclass may transform what it returns, so only the class itself is read in one go.
         if type(self.dataset) is TensorDataset and len(self.dataset.tensors) == 2:

@@ -24,8 +24,8 @@ class TrainConfig:
         eval_every: steps between evaluations on the test set.
         log_every: steps between training records.
         checkpoint_every: steps between checkpoints.
-        workers: processes that load batches. The order of the batches does not depend on them, but
-            a random transform in a worker starts over when a run resumes.
+        workers: processes that load batches. Neither the order of the batches nor random transforms
+            that draw from the global generators of torch, NumPy or random depend on them.
     """
 
     steps: int = 2000
