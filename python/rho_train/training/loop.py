@@ -52,10 +52,13 @@ class Trainer:
         il_seconds: what the irreducible losses cost, for the record only.
 
     Raises:
+        TypeError: the data set is no IndexedDataset, or the ids are no int64 tensor.
+        IndexError: an id lies outside the data set, or the model has no class for a label.
         ValueError: the checkpoint in the folder belongs to another run, the ILStore of the Selector
-            to another data set, or the Selector keeps another number of points than
-            `config.batch` at the first step, plans for another number of steps, or needs dropout
-            layers that the model does not have.
+            to another data set; the Selector keeps another number of points than `config.batch`
+            at the first step, plans for another number of steps, needs dropout layers that the
+            model does not have, cannot look at the first batch, or has been used; all irreducible
+            losses of `train_ids` are unknown (some: a warning); the test set or `noisy` do not fit.
         OSError: the folder cannot be written.
 
     Example:
