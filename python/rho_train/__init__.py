@@ -10,6 +10,7 @@ from rho_train.data import (
     Batch,
     IndexedDataset,
     LargeBatchSampler,
+    check_loader,
     fingerprint,
     loader,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "TrainConfig",
     "Trainer",
     "average_il",
+    "check_loader",
     "coreset",
     "crossfit_il",
     "fingerprint",

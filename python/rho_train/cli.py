@@ -65,6 +65,7 @@ def train(
     il: Literal["none", "holdout", "crossfit"] | Path = "crossfit",
     seed: int = 0,
     hidden: tuple[int, ...] = (256, 256),
+    dropout: float = 0.0,
     holdout: float = 0.5,
     folds: int = 2,
     data: DataConfig = DataConfig(),  # noqa: B008 (frozen)
@@ -76,11 +77,13 @@ def train(
     Args:
         out: output folder; an interrupted run goes on there.
         method: uniform, rho, loss, neg_il, grad_norm, entropy, importance, boltzmann,
-            selective_backprop, class_quota or reducr.
+            selective_backprop, class_quota or reducr; with dropout also bald, predictive_entropy,
+            conditional_entropy, loss_minus_entropy or loss_plus_entropy.
         il: where irreducible losses come from, for methods that need them: holdout, crossfit, or
             a store that `rho-ext il compute` wrote, whose seconds are not charged.
         seed: of noise, split, weights and order.
         hidden: widths of the hidden layers of the MLP.
+        dropout: rate after each hidden layer, in [0, 1).
         holdout: share of the training points that a holdout IL model trains on.
         folds: of the cross-fit.
         data: what to train on.
@@ -102,6 +105,7 @@ def train(
         seeds=(seed,),
         data=data,
         hidden=hidden,
+        dropout=dropout,
         train=train,
         il=recipe,
         holdout=holdout,

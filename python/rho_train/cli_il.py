@@ -32,6 +32,7 @@ def compute(
     seeds: int = 1,
     seed: int = 0,
     hidden: tuple[int, ...] = (256, 256),
+    dropout: float = 0.0,
     holdout: float = 0.5,
     folds: int = 2,
     rows_a_file: int = 0,
@@ -46,6 +47,7 @@ def compute(
         seeds: how many IL models, or sets of them, are averaged.
         seed: of noise, split and weights, as in `rho-ext train`.
         hidden: widths of the hidden layers of the MLP.
+        dropout: rate after each hidden layer, in [0, 1).
         holdout: share of the training points that a holdout IL model trains on.
         folds: of the cross-fit.
         rows_a_file: write a folder of shards with so many rows each; 0: one file.
@@ -56,7 +58,16 @@ def compute(
         raise ValueError(
             f"seeds must be at least 1 and rows_a_file at least 0, got {seeds} and {rows_a_file}"
         )
-    config = _config(kind, seed, data, hidden=hidden, il=recipe, holdout=holdout, folds=folds)
+    config = _config(
+        kind,
+        seed,
+        data,
+        hidden=hidden,
+        dropout=dropout,
+        il=recipe,
+        holdout=holdout,
+        folds=folds,
+    )
     if out.exists():
         store = open_store(out)
         try:

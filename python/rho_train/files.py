@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,9 +19,12 @@ _FIXES = {
     errno.EROFS: "choose a folder on a disk that is not mounted read-only",
     errno.ENOENT: "create its folder first",
     errno.ENOTDIR: "choose a path whose parent is a folder",
+    errno.EEXIST: "choose a path that is not a file",
     errno.EISDIR: "choose a file name that is not a folder",
     errno.ENAMETOOLONG: "choose a shorter file name",
 }
+
+_TEMPORARY = f".{'[0-9a-f]' * 16}.tmp"
 
 
 def atomic_write(path: Path, data: str | bytes | memoryview | Iterable[bytes | memoryview]) -> None:
@@ -52,6 +56,38 @@ def atomic_write(path: Path, data: str | bytes | memoryview | Iterable[bytes | m
         fix = _FIXES.get(error.errno or 0, "check the disk and the permissions of the folder")
         message = f"atomic_write: cannot write {path}: {cause}; {fix}"
         raise OSError(error.errno, message) from error
+
+
+def make_folder(folder: Path, where: str) -> None:
+    """Make a folder, and find out now whether files can be made there.
+
+    Raises:
+        OSError: they cannot; the message names `where`, the caller.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        fix = _FIXES.get(error.errno or 0, "choose another folder")
+        raise OSError(
+            error.errno, f"{where}: cannot write to the folder {folder}: {error.strerror}; {fix}"
+        ) from error
+
+
+def remove_unfinished(folder: Path, *, below: bool = False) -> None:
+    """Delete what killed writes left in a folder (and below), where nobody else is writing.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / ".0123456789abcdef.tmp").touch()
+        >>> remove_unfinished(folder)
+        >>> list(folder.iterdir())
+        []
+    """
+    for path in folder.rglob(_TEMPORARY) if below else folder.glob(_TEMPORARY):
+        path.unlink(missing_ok=True)
 
 
 def message(error: Exception) -> str:

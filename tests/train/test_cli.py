@@ -66,6 +66,22 @@ def test_train(tmp_path: Path, table: Path, method: str, il: str, has_il: bool) 
     assert evals[-1] > 0.9 > evals[0]
 
 
+def test_dropout_makes_methods_possible_that_need_it(tmp_path: Path, table: Path) -> None:
+    arguments = train_arguments(table, tmp_path / "run", "--method=bald", "--dropout=0.1")
+    assert main(arguments) == 0
+    (end,) = [record for record in records(tmp_path / "run") if record["event"] == "end"]
+    assert (end["method"], end["scored"], end["trained"]) == ("bald", 1600, 320)
+
+
+def test_more_processes_than_one_are_refused_and_not_trained_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, table: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(train_arguments(table, tmp_path / "run")) == 1
+    assert "one process trains one model" in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_config_file_and_override(tmp_path: Path, table: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text("method: uniform\ntrain:\n  steps: 7\n  lr: 0.01\n")
@@ -81,22 +97,25 @@ def test_config_file_and_override(tmp_path: Path, table: Path) -> None:
     [
         ("--method=best", r"method must be one of rho, .*uniform, .*got 'best'"),
         ("--il=none", "rho needs irreducible losses"),
+        ("--method=bald", "bald needs dropout layers, got dropout = 0.0 and 1 hidden.*= 0.1 or so"),
+        ("--dropout=1", r"dropout must lie in \[0, 1\), got 1.0"),
         ("--train.batch=80", "batch = 80 must not be larger than large_batch = 40"),
         ("--data.noise=2", r"rate must lie in \[0, 1\], got 2"),
         ("--data.path=missing.npz", "there is no file missing.npz"),
         ("--data.test=900", r"test must lie in \[1, 900\)"),
         ("--folds=1", "folds must be at least 2, got 1"),
         ("--holdout=1.5", r"holdout must lie in \(0, 1\), got 1.5"),
-        ("--train.large_batch=700", r"batch_size must lie in \[1, 600\]"),
+        ("--train.large_batch=700", "rho draws 700 points .* from 600; .*train.large_batch"),
+        ("--il=holdout --train.large_batch=301", "rho draws 301 points .* from 300"),
         ("--recipe.lr=0", "lr must be positive"),
     ],
 )
 def test_bad_options_are_named(
     tmp_path: Path, table: Path, capfd: pytest.CaptureFixture[str], change: str, message: str
 ) -> None:
-    name = change.partition("=")[0]
-    arguments = [a for a in train_arguments(table, tmp_path / "run") if not a.startswith(name)]
-    assert _exit_code([*arguments, change]) in (1, 2)
+    assert _exit_code([*train_arguments(table, tmp_path / "run"), *change.split()]) in (1, 2)
+    # Before any irreducible loss is computed.
+    assert not list(tmp_path.glob("run/il/*.safetensors"))
     errors = capfd.readouterr().err
     assert re.search(message, " ".join(errors.split())), errors
     assert "Traceback" not in errors

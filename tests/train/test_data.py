@@ -1,6 +1,6 @@
 import dataclasses
 from collections import UserDict, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import (
     ConcatDataset,
     DataLoader,
@@ -19,11 +19,15 @@ from torch.utils.data import (
     Subset,
     TensorDataset,
     default_collate,
+    random_split,
 )
 
+import rho_train
+from rho_train import ILRecipe, Selector, crossfit_il, holdout_il, pretrained_il
 from rho_train.data import (
     Batch,
     IndexedDataset,
+    check_loader,
     fingerprint,
     label_noise,
     split,
@@ -283,6 +287,8 @@ class Stream(IterableDataset[Any]):
     ("source", "message"),
     [
         (IndexedDataset([(0, 0)]), "wrapped already"),
+        (Subset(IndexedDataset([(0, 0)]), [0]), "Subset carry ids already, of 1 IndexedDataset"),
+        (ConcatDataset(2 * [IndexedDataset([(0, 0)])]), r"of 2 .*once.*join two by a \+ b"),
         (Stream(), "map-style.*got Stream"),
         (iter([(0, 0)]), "map-style.*got list_iterator"),
     ],
@@ -298,7 +304,7 @@ def test_a_data_set_without_positions_is_refused(source: Any, message: str) -> N
         ([X[0]], r"\(x, y\) pairs or dicts, got Tensor"),
         ([(X, Y, 3)], "got tuple of 3 elements"),
         ([{"x": X, "ids": 3}], "a key 'ids' already"),
-        (Subset(IndexedDataset([(X, Y)]), [0]), "carry ids already"),
+        ([Batch(X, Y, 0)], "carry ids already"),
     ],
 )
 def test_examples_that_cannot_carry_ids_are_refused(source: Any, message: str) -> None:
@@ -353,10 +359,136 @@ def test_unknown_or_bad_labels_are_refused(source: Any, labels: Any, message: st
         fingerprint(IndexedDataset(source, labels=labels))
 
 
-def test_the_fingerprint_of_a_subset_is_refused() -> None:
-    subset: Any = Subset(IndexedDataset(Pairs(), labels=Y), [0])
-    with pytest.raises(TypeError, match="got Subset; of a subset, pass the whole"):
-        fingerprint(subset)
+PARTS: Any = [TensorDataset(X[:3], Y[:3]), TensorDataset(X[3:], Y[3:])]
+
+
+def test_ids_are_global_through_subsets_and_concatenations_of_each_other() -> None:
+    joined: Any = ConcatDataset([PARTS[0], ConcatDataset([PARTS[1], Subset(PARTS[0], [2, 0])])])
+    indexed = IndexedDataset(joined)
+    x, y = torch.cat([X, X[[2, 0]]]), torch.cat([Y, Y[[2, 0]]])
+    # The labels are found through all of them.
+    assert torch.equal(indexed.labels, y)
+    left, right = random_split(indexed, [4, 6], torch.Generator().manual_seed(0))
+    both = ConcatDataset([left, Subset(right, [5, 1, 0]), Subset(Subset(indexed, [9, 4]), [1])])
+    seen = next(iter(DataLoader(both, 8)))
+    assert torch.equal(seen.x, x[seen.ids])
+    assert torch.equal(seen.y, y[seen.ids])
+    wanted = [*left.indices, *(right.indices[i] for i in (5, 1, 0)), 4]
+    assert seen.ids.tolist() == wanted
+
+
+def test_the_sum_of_two_counts_on() -> None:
+    first, second = IndexedDataset(PARTS[0]), IndexedDataset(EXAMPLES, labels=Y)
+    total = first + second + PARTS[1]
+    batch = next(iter(DataLoader(total, 16)))
+    assert batch.ids.tolist() == list(range(16))
+    assert torch.equal(batch.x, torch.cat([X[:3], X, X[3:]]))
+    assert torch.equal(total.labels, torch.cat([Y[:3], Y, Y[3:]]))
+
+
+def by_tuple(samples: list[Any]) -> Any:
+    x, y, ids = zip(*samples, strict=True)
+    return torch.stack(x), torch.stack(y), torch.tensor(ids)
+
+
+@pytest.mark.parametrize(
+    ("examples", "collate"),
+    [
+        ("pairs", None),
+        ("pairs", by_tuple),
+        ("pairs", lambda samples: list(by_tuple(samples))),
+        ("pairs", lambda samples: Frozen(*by_tuple(samples))),
+        ("pairs", lambda samples: Slots(*by_tuple(samples), step=1)),
+        ("dicts", None),
+        ("dicts", lambda samples: Encoding(default_collate(samples))),
+    ],
+)
+def test_ids_lead_back_to_their_points_through_collate_and_selection(
+    examples: str, collate: Any
+) -> None:
+    source: Any = TensorDataset(X, Y)
+    if examples == "dicts":
+        source = [{"input_ids": x, "labels": y, "text": f"row {y}"} for x, y in EXAMPLES]
+    loader = DataLoader(IndexedDataset(source), 8, shuffle=True, collate_fn=collate)
+    state = torch.get_rng_state()
+    check_loader(loader)
+    assert torch.equal(torch.get_rng_state(), state)
+    batch = next(iter(loader))
+    small = Selector(k=3, method="loss", forward=lambda model, b: model(inputs(b)))(
+        nn.Linear(5, 4), batch
+    )
+    assert type(small) is type(batch)
+    fields = split(small)
+    assert len(fields.ids) == 3
+    assert torch.equal(inputs(small), X[fields.ids])
+    assert torch.equal(fields.labels, Y[fields.ids])
+
+
+def inputs(batch: Any) -> Tensor:
+    found = split(batch).inputs
+    return found["input_ids"] if isinstance(found, Mapping) else found
+
+
+class Forgetful(DataLoader[Any]):
+    def __iter__(self) -> Any:
+        return ((batch.x, batch.y) for batch in super().__iter__())
+
+
+INDEXED: Any = IndexedDataset(TensorDataset(X, Y))
+JOINED: Any = ConcatDataset([INDEXED, INDEXED])
+
+
+@pytest.mark.parametrize(
+    ("loader", "error", "message"),
+    [
+        (
+            DataLoader(TensorDataset(X, Y)),
+            TypeError,
+            "the data set adds no ids: an example of TensorDataset is tuple of 2 elements; wrap it",
+        ),
+        (DataLoader(JOINED), TypeError, "ids of the 2 IndexedDatasets inside would clash"),
+        (
+            DataLoader(INDEXED, 2, collate_fn=lambda samples: by_tuple(samples)[:2]),
+            ValueError,
+            r"the collate_fn <lambda> loses the ids: of .* \[0, 1\] it makes tuple of 2 elements",
+        ),
+        (
+            DataLoader(INDEXED, 2, collate_fn=lambda s: by_tuple([(x, y, 0) for x, y, _ in s])),
+            ValueError,
+            r"changes the ids: the examples have \[0, 1\], the batch has \[0, 0\]",
+        ),
+        (Forgetful(INDEXED, 2), ValueError, "Forgetful loses the ids that the collate_fn default_"),
+    ],
+)
+def test_the_step_that_loses_the_ids_is_named(
+    loader: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match="^check_loader: .*" + message):
+        check_loader(loader)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (TensorDataset(X, Y), "got TensorDataset; wrap it"),
+        (Subset(INDEXED, [0, 1]), "got Subset; of a subset, pass the whole"),
+        (JOINED, r"got ConcatDataset; the ids .* clash, each begins at 0: join them by a \+ b"),
+    ],
+)
+def test_only_a_whole_data_set_with_ids_is_taken(dataset: Any, message: str) -> None:
+    def make(seed: int) -> nn.Module:
+        return nn.Linear(5, 4)
+
+    takers: list[Callable[[], object]] = [
+        lambda: fingerprint(dataset),
+        lambda: rho_train.loader(dataset, [[0]]),
+        lambda: holdout_il(make, dataset, torch.tensor([0]), ILRecipe(epochs=1)),
+        lambda: crossfit_il(make, dataset, 2, ILRecipe(epochs=1)),
+        lambda: pretrained_il(make(0), dataset),
+    ]
+    for take_it in takers:
+        with pytest.raises(TypeError, match=message):
+            take_it()
 
 
 def test_noise_hits_the_documented_share_and_marks_what_changed() -> None:

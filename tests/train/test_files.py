@@ -1,13 +1,16 @@
 import errno
+import itertools
 import os
 import resource
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
-from rho_train.files import atomic_write
+from rho_train.files import atomic_write, remove_unfinished
 
 
 @pytest.fixture
@@ -79,6 +82,43 @@ def test_an_interrupted_write_loses_nothing(
     with pytest.raises(interruption):
         atomic_write(target, pieces())
     assert_untouched(target)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_kill_between_any_two_calls_leaves_the_old_file_or_the_new_one(target: Path) -> None:
+    new, left = "new" * 10_000, set[str]()
+    for moment in itertools.count(1):
+        target.write_text("previous")
+        child = os.fork()
+        if child == 0:
+            _write_and_die(target, new, moment)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        left.add(target.read_text())
+        assert left <= {"previous", new}, f"at moment {moment}"
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+    assert moment > 20
+    assert left == {"previous", new}
+    remove_unfinished(target.parent)
+    assert os.listdir(target.parent) == [target.name]
+
+
+def _write_and_die(path: Path, data: str, moment: int) -> NoReturn:
+    """Write, and kill this process at the given event of the interpreter."""
+    events = itertools.count(1)
+
+    def count(frame: object, event: str, argument: object) -> None:
+        # Before and after each call of a C function: the others do not reach the disk.
+        if event.startswith("c_") and next(events) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        sys.setprofile(count)
+        atomic_write(path, data)
+        os._exit(0)
+    finally:
+        os._exit(1)
 
 
 def test_a_folder_that_cannot_hold_the_file_is_named(target: Path) -> None:

@@ -55,6 +55,8 @@ def test_computed_once_and_used_by_many_targets(
     assert "is there already" in capfd.readouterr().out
     assert main([*command, "--seeds=1"]) == 1
     assert re.search("there already: .*seeds: store has 2, wanted 1", capfd.readouterr().err)
+    assert main([*command, "--dropout=0.1"]) == 1
+    assert re.search("there already: .*dropout: store has 0.0, wanted 0.1", capfd.readouterr().err)
     assert [file.read_bytes() for file in files] == written
     assert main(["il", "inspect", str(path)]) == 0
     assert f"{known} of 600 examples" in capfd.readouterr().out

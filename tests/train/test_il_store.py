@@ -216,7 +216,7 @@ def test_a_store_of_another_data_set_is_refused(path: Path) -> None:
     relabelled = data_set((torch.arange(N) + 1) % 7)
     longer = data_set(torch.arange(N + 1) % 7)
     with pytest.raises(
-        ValueError, match=r"store belongs to another data set \(labels \(SHA"
+        ValueError, match=r"store belongs to another data set \(labels in their order \(SHA"
     ) as bad:
         make().verify(relabelled)
     assert fingerprint(DATA)["labels"] in str(bad.value)
@@ -224,6 +224,9 @@ def test_a_store_of_another_data_set_is_refused(path: Path) -> None:
     message = r"il\.safetensors.*count: store has 50, data set has 51; labels .*recompute the IL"
     with pytest.raises(ValueError, match=message):
         ILStore.load(path, longer)
+    # Every label is as often there as before.
+    with pytest.raises(ValueError, match=r"another data set \(labels in their order"):
+        make().verify(data_set((torch.arange(N) % 7).roll(7).flip(0)))
     foreign = make(fingerprint=fingerprint(DATA) | {"ids": "file name"})
     with pytest.raises(ValueError, match=r"\(id scheme: store has file name, data set has posit"):
         foreign.verify(DATA)

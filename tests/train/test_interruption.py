@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from rho_train.cli import main
 from rho_train.progress import stop_signals
 
 from .command import SMALL, records, run, train_arguments
+from .ways import WAYS, ending
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -84,6 +88,25 @@ def test_kill_leaves_no_process_and_a_run_that_goes_on(tmp_path: Path, table: Pa
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < deadline, "worker processes outlive their parent"
         time.sleep(0.05)
+
+
+def test_every_way_to_train_survives_kills_at_random_moments(tmp_path: Path) -> None:
+    program = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("killed.py")), str(tmp_path)],
+        cwd=sys.prefix,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    print(program.stdout)
+    assert program.returncode == 0, program.stderr
+    runs = [json.loads(line) for line in program.stdout.splitlines()]
+    assert [run["code"] for run in runs] == [-signal.SIGKILL, -signal.SIGKILL, 0] * len(WAYS)
+    for number, way in enumerate(WAYS):
+        killed = tmp_path / f"{number}-killed"
+        assert ending(killed) == ending(tmp_path / f"{number}-whole"), way
+        assert sorted(path.name for path in killed.iterdir()) == ["checkpoint.pt", "metrics.jsonl"]
 
 
 def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path, table: Path) -> None:

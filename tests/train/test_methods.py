@@ -167,6 +167,10 @@ def test_dropout_methods_by_hand(score: str, wanted: list[float | None]) -> None
     assert selector.last is not None
     found = dict(zip(selector.last.indices.tolist(), selector.last.values.tolist(), strict=True))
     assert [found[row] for row in range(4)] == pytest.approx(by_hand, abs=1e-5)
+    # Of the mean prediction, not of the mean logits: of the first class 1/2, 1/2, 3/4, 1/2.
+    assert selector.last.losses is not None
+    mean_prediction = [LOG2, LOG2, math.log(4 / 3), LOG2]
+    assert selector.last.losses.tolist() == pytest.approx(mean_prediction, abs=1e-5)
 
 
 def test_dropout_passes_change_nothing_but_the_dropout() -> None:

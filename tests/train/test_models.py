@@ -99,6 +99,7 @@ def test_widths_are_those_that_were_asked_for() -> None:
         (lambda: build_model("rnn", data_of("text"), seed=0), "one of mlp, cnn.*got 'rnn'"),
         (lambda: build_model("cnn", data_of("text"), seed=0), "text; choose embedding_bag, trans"),
         (lambda: build_model("mlp", data_of("image"), [8, 0], seed=0), r"positive, got \[8, 0\]"),
+        (lambda: build_model("cnn", data_of("image"), seed=0, dropout=0.1), "cnn has no dropout"),
         (lambda: cnn((1, 4, 4), 2, [8, 8, 8, 8], seed=0), "4 x 4 pixels cannot be halved 3 times"),
         (lambda: transformer(9, 4, 2, [16, 32], seed=0), r"equal multiples .* got \[16, 32\]"),
         (lambda: transformer(9, 4, 2, [20], seed=0), r"multiples of 16"),

@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import TensorDataset
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
 
 from rho_train.data import IndexedDataset, LargeBatchSampler, loader
 
@@ -84,10 +85,27 @@ def test_loading_follows_the_sampler_with_and_without_workers() -> None:
             assert batch.y.tolist() == [position % 7 for position in positions]
 
 
+class Draws(Dataset[Any]):
+    targets = [0] * 20
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.rand(()) + np.random.rand(), 0  # noqa: NPY002
+
+
 def test_the_global_generators_are_left_alone() -> None:
     torch_state, numpy_state = torch.get_rng_state(), str(np.random.get_state())  # noqa: NPY002
     dataset = IndexedDataset(TensorDataset(torch.zeros(20, 1), torch.zeros(20, dtype=torch.int64)))
     next(iter(loader(dataset, LargeBatchSampler(20, 5, seed=0))))
+    draws = IndexedDataset(Draws())
+    first, other = (
+        batch.x for batch in itertools.islice(loader(draws, LargeBatchSampler(20, 5, seed=0)), 2)
+    )
+    # Every example and every batch draws anew.
+    assert first.unique().numel() == other.unique().numel() == 5
+    assert not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert str(np.random.get_state()) == numpy_state  # noqa: NPY002
 

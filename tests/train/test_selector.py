@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 
 from rho_train import Batch, ILStore, IndexedDataset, Scoring, Selector, fingerprint
 from rho_train.selection import Boltzmann
+from rho_train.selection.irreducible import Irreducible
 
 # Losses by hand: logits (0, 0) cost log 2, (a, 0) cost log(1 + e^-a) for label 0.
 X = torch.tensor([[9.0, 0.0], [0.0, 0.0], [-3.0, 0.0], [-9.0, 0.0]])
@@ -89,6 +90,14 @@ def test_store_and_tensor_are_the_same() -> None:
     one, two = Selector(il=store, k=2), Selector(il=TABLE, k=2)
     batch = Batch(X, Y, IDS)
     assert torch.equal(one(nn.Identity(), batch).ids, two(nn.Identity(), batch).ids)
+
+
+def test_the_table_follows_the_batch_to_its_device_once() -> None:
+    irreducible = Irreducible(TABLE)
+    first, again = (irreducible.rows(IDS.to("meta"))[0] for _ in range(2))
+    assert first is not None
+    assert first.device.type == "meta"
+    assert again is first
 
 
 def test_scoring_leaves_the_model_and_the_random_state_alone() -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import errno
-import json
 import os
+import random
 import signal
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,92 +22,17 @@ from torch.utils.data import TensorDataset
 from rho_train import (
     ILStore,
     IndexedDataset,
-    OnlineModel,
     Selector,
-    TrainConfig,
     Trainer,
     fingerprint,
 )
-from rho_train.data import LargeBatchSampler, PointFlags
+from rho_train.data import LargeBatchSampler
 from rho_train.optim import adamw
 from rho_train.progress import Stopped
-from rho_train.selection import (
-    Boltzmann,
-    Candidates,
-    Chosen,
-    Geometric,
-    History,
-    Linear,
-    Reducr,
-    Scoring,
-    UniformPhases,
-    names,
-)
+from rho_train.selection import Candidates, Chosen, UniformPhases, names
 from rho_train.training.metrics import MetricsFile
 
-N = 200
-CONFIG = TrainConfig(
-    steps=30, large_batch=32, batch=8, eval_every=10, log_every=7, checkpoint_every=11
-)
-
-
-PARTS: dict[str, Callable[[], dict[str, Any]]] = {
-    "online il": lambda: {"il": OnlineModel(small_model(2), lr=0.01)},
-    "online scorer": lambda: {"scorer": OnlineModel(small_model(2), lr=0.01), "method": "bald"},
-    "proxy": lambda: {"scorer": small_model(2)},
-    "reducr, fast": lambda: {"method": Reducr(lr=1.0)},
-    "phases": lambda: {"phases": UniformPhases(steps=30, warmup=8, anneal=0.3), "method": "loss"},
-    "colder": lambda: {"method": Boltzmann("rho", Geometric(3.0, 0.1, steps=30))},
-    "micro-batches": lambda: {"scoring": Scoring(micro_batch=5)},
-    "refresh": lambda: {"scoring": Scoring(refresh=0.5), "history": History(N)},
-    "train mode": lambda: {"scoring": Scoring(train_mode=True)},
-    "fewer": lambda: {"k": None, "ratio": Linear(0.25, 0.1, steps=30, stages=4)},
-}
-
-
-def small_model(seed: int) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        # Dropout makes a lost random state visible.
-        return nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3))
-
-
-def make_trainer(
-    folder: Path, select: str = "rho", config: TrainConfig = CONFIG, **options: Any
-) -> Trainer:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(N, 5, generator=generator)
-    y = torch.randint(0, 3, (N,), generator=generator)
-    selector = None
-    if select != "plain":
-        il = torch.rand(N, generator=generator)
-        chosen = {"il": il, "k": config.batch, "seed": 5}
-        chosen |= PARTS[select]() if select in PARTS else {"method": select}
-        selector = Selector(**chosen)
-    defaults: dict[str, Any] = {
-        "model": small_model(1),
-        "dataset": IndexedDataset(TensorDataset(x, y)),
-        "train_ids": torch.arange(N),
-        "name": select,
-        "seed": 3,
-        "flags": PointFlags({"noisy": y == 0}),
-        "selector": selector,
-    }
-    return Trainer(
-        test_x=x[:50],
-        test_y=y[:50],
-        config=config,
-        folder=folder,
-        **{**defaults, **options},
-    )
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    """Read the metrics without the clock."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if not k.endswith("seconds")} for line in lines
-    ]
+from .ways import CONFIG, PARTS, WAYS, N, ending, make_trainer, records
 
 
 def weights(trainer: Trainer) -> Tensor:
@@ -123,27 +50,55 @@ def stop_after(steps: int) -> Callable[[int], bool]:
     return on_step
 
 
-@pytest.mark.parametrize(
-    ("select", "schedule"),
-    [("plain", "constant"), ("rho", "cosine"), ("grad_norm", "linear")]
-    + [(select, "constant") for select in (*names(), *PARTS) if select not in ("rho", "grad_norm")],
-)
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("way", WAYS)
 def test_a_run_stopped_twice_equals_the_uninterrupted_one(
-    tmp_path: Path, select: str, schedule: Any
+    tmp_path: Path, way: str, workers: int
 ) -> None:
+    schedule = ("constant", "linear", "cosine")[WAYS.index(way) % 3]
     config = dataclasses.replace(CONFIG, schedule=schedule)
-    whole = make_trainer(tmp_path / "whole", select, config)
+    whole = make_trainer(tmp_path / "whole", way, config)
     whole.fit()
+    config = dataclasses.replace(config, workers=workers)
     for steps in (5, 14):
-        part = make_trainer(tmp_path / "parts", select, config)
+        part = make_trainer(tmp_path / "parts", way, config)
         with pytest.raises(Stopped, match="run the same command again"):
             part.fit(stop_after(steps))
         torch.rand(17)  # another process would not have this random state either
-    last = make_trainer(tmp_path / "parts", select, config)
+    last = make_trainer(tmp_path / "parts", way, config)
     assert last.step == 19
     last.fit()
-    assert torch.equal(weights(last), weights(whole))
-    assert records(tmp_path / "parts") == records(tmp_path / "whole")
+    assert ending(tmp_path / "parts") == ending(tmp_path / "whole") | {"config": asdict(config)}
+
+
+class Augmented(TensorDataset):
+    """Draws from every global generator that transforms draw from."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        x, y = super().__getitem__(index)
+        noise = torch.rand(()) + random.random() + np.random.rand()  # noqa: NPY002
+        return x + noise, y
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_random_transforms_go_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    def trainer(name: str, workers: int) -> Trainer:
+        x = torch.randn(N, 5, generator=torch.Generator().manual_seed(0))
+        dataset = IndexedDataset(Augmented(x, torch.arange(N) % 3))
+        config = dataclasses.replace(CONFIG, workers=workers)
+        return make_trainer(tmp_path / name, config=config, dataset=dataset)
+
+    trainer("whole", 0).fit()
+    end = ending(tmp_path / "whole")
+    for workers in (0, 1, 2):
+        for steps in (5, 14):
+            with pytest.raises(Stopped):
+                trainer(str(workers), workers).fit(stop_after(steps))
+            random.random()
+        last = trainer(str(workers), workers)
+        last.fit()
+        assert ending(tmp_path / str(workers)) == end | {"config": asdict(last.config)}
 
 
 def test_a_kill_goes_back_to_the_last_checkpoint(tmp_path: Path) -> None:
@@ -170,19 +125,6 @@ def test_a_kill_goes_back_to_the_last_checkpoint(tmp_path: Path) -> None:
     assert records(tmp_path / "killed") == records(tmp_path / "whole")
 
 
-def test_loader_workers_change_nothing(tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, steps=12)
-    here = make_trainer(tmp_path / "here", config=config)
-    here.fit()
-    config = dataclasses.replace(config, workers=1)
-    part = make_trainer(tmp_path / "workers", config=config)
-    with pytest.raises(Stopped):
-        part.fit(stop_after(5))
-    there = make_trainer(tmp_path / "workers", config=config)
-    there.fit()
-    assert torch.equal(weights(here), weights(there))
-
-
 def test_looking_does_not_change_the_run(tmp_path: Path) -> None:
     one = make_trainer(tmp_path / "one")
     one.fit()
@@ -205,12 +147,6 @@ def test_keeping_everything_is_plain_training_to_the_bit(tmp_path: Path, select:
     selected.fit()
     plain.fit()
     assert torch.equal(weights(selected), weights(plain))
-
-
-def test_flags_of_other_data_are_refused(tmp_path: Path) -> None:
-    flags = PointFlags({"noisy": torch.zeros(N + 1, dtype=torch.bool)})
-    with pytest.raises(ValueError, match=f"flags are of {N + 1} points, the data set has {N}"):
-        make_trainer(tmp_path, flags=flags)
 
 
 def test_records_say_what_happened(tmp_path: Path) -> None:

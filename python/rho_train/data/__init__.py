@@ -12,6 +12,7 @@ from rho_train.data.noise import NoisyLabels, label_noise
 from rho_train.data.rng import generator
 from rho_train.data.sampler import LargeBatchSampler, loader
 from rho_train.data.tables import load_table
+from rho_train.data.trace import check_loader
 
 __all__ = [
     "Batch",
@@ -25,6 +26,7 @@ __all__ = [
     "LargeBatchSampler",
     "NoisyLabels",
     "PointFlags",
+    "check_loader",
     "find_duplicates",
     "fingerprint",
     "generator",

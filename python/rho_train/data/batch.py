@@ -90,7 +90,7 @@ def take(batch: T, indices: Tensor) -> T:
     """
     n = len(split(batch, "take").ids)
     if not isinstance(indices, Tensor) or indices.dtype != torch.int64 or indices.ndim != 1:
-        raise TypeError(f"take: indices must be an int64 tensor (k,), got {_describe(indices)}")
+        raise TypeError(f"take: indices must be an int64 tensor (k,), got {describe(indices)}")
     if indices.device.type == "cpu" and indices.numel():
         low, high = (int(bound) for bound in indices.aminmax())
         if low < 0 or high >= n:
@@ -216,7 +216,7 @@ def _split_mapping(batch: Mapping[Any, Any], where: str) -> Fields:
     label = next((key for key in _LABEL_KEYS if key in batch), None)
     if label is None:
         raise ValueError(
-            f"{where}: the batch has no labels: got {_describe(batch)}, "
+            f"{where}: the batch has no labels: got {describe(batch)}, "
             "wanted one of the keys 'labels', 'label' or 'y'"
         )
     rest = {key: value for key, value in batch.items() if key not in ("ids", label)}
@@ -224,7 +224,7 @@ def _split_mapping(batch: Mapping[Any, Any], where: str) -> Fields:
     inputs = rest if key is None else batch[key]
     if key is None and not rest:
         raise ValueError(
-            f"{where}: the batch has no inputs: got {_describe(batch)}, "
+            f"{where}: the batch has no inputs: got {describe(batch)}, "
             "wanted the key 'x' or 'inputs', or the keyword arguments of the model"
         )
     return Fields(inputs, batch[label], batch["ids"])
@@ -234,7 +234,7 @@ def _check_fields(fields: Fields, where: str) -> None:
     ids, labels = fields.ids, fields.labels
     if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32):
         raise TypeError(
-            f"{where}: ids must be an int64 or int32 tensor (n,), got {_describe(ids)}; "
+            f"{where}: ids must be an int64 or int32 tensor (n,), got {describe(ids)}; "
             "collate the ids of IndexedDataset unchanged, as torch.tensor(ids)"
         )
     if ids.ndim != 1:
@@ -244,7 +244,7 @@ def _check_fields(fields: Fields, where: str) -> None:
         )
     if not isinstance(labels, Tensor):
         raise TypeError(
-            f"{where}: labels must be a tensor of {len(ids)} rows, got {_describe(labels)}; "
+            f"{where}: labels must be a tensor of {len(ids)} rows, got {describe(labels)}; "
             "collate them to one tensor"
         )
     if labels.shape[:1] != ids.shape:
@@ -262,13 +262,19 @@ def _no_ids(where: str, batch: object) -> ValueError:
         else "keep its third element through the collate_fn"
     )
     return ValueError(
-        f"{where}: the batch has no ids: got {_describe(batch)}. The data set adds none, or the "
+        f"{where}: the batch has no ids: got {describe(batch)}. The data set adds none, or the "
         "collate_fn dropped them. Wrap the data set in rho_train.IndexedDataset before the "
-        f"DataLoader, and {keep}"
+        f"DataLoader, and {keep}. rho_train.check_loader(loader) says where they get lost"
     )
 
 
-def _describe(value: object) -> str:
+def describe(value: object) -> str:
+    """Say in a few words what a value is, for errors.
+
+    Example:
+        >>> describe((1, 2)), describe(torch.zeros(3))
+        ('tuple of 2 elements', 'float32 tensor (3,)')
+    """
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} tensor {tuple(value.shape)}"
     name = type(value).__name__

@@ -11,21 +11,45 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import (
+    ConcatDataset,
+    Dataset,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
 
 from rho_train.data.batch import Batch
+from rho_train.data.rng import global_seed
+
+
+class LargeBatch(list[int]):
+    """The positions of a large batch, and the seed of what random transforms draw for it.
+
+    A transform then depends on the batch alone, not on the worker that reads it or on the batches
+    that it read before.
+    """
+
+    def __init__(self, positions: Sequence[int], seed: int) -> None:
+        super().__init__(positions)
+        self.seed = seed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LargeBatch, (list(self), self.seed)
 
 
 class IndexedDataset(Dataset[Any]):
     """A map-style data set whose examples carry ids: their positions in the wrapped data set.
 
     Examples (x, y) become `Batch(x, y, ids)`, dicts get the key "ids". Subsets and shuffles taken
-    of the wrapped data set keep the ids, so wrap the whole data set once, before any split.
+    of the wrapped data set keep the ids, so wrap the whole data set once, before any split. `a + b`
+    of two of them is one whose ids count on from a to b; in a ConcatDataset each would begin at 0.
 
     Args:
         dataset: any data set with `__len__` and `__getitem__`.
         labels: class indices (n,), for data sets that do not show theirs as `labels`, `targets`
-            or the second tensor of a TensorDataset.
+            or the second tensor of a TensorDataset, nor consist of such by Subset or ConcatDataset.
 
     Raises:
         TypeError: the data set is iterable-style or has ids already; or, at the first access, its
@@ -36,6 +60,8 @@ class IndexedDataset(Dataset[Any]):
         >>> data = IndexedDataset(TensorDataset(torch.rand(4, 2), torch.tensor([0, 1, 1, 0])))
         >>> data[-1].ids
         3
+        >>> (data + data)[-1].ids
+        7
     """
 
     def __init__(
@@ -53,6 +79,12 @@ class IndexedDataset(Dataset[Any]):
                 f"{type(dataset).__name__}; ids are positions, so load the stream into a list or "
                 "a map-style data set first"
             )
+        if inside := indexed_inside(dataset):
+            raise TypeError(
+                f"IndexedDataset: the examples of {type(dataset).__name__} carry ids already, of "
+                f"{len(inside)} IndexedDataset inside; wrap the whole data set once and take "
+                "subsets of the wrapped one; join two by a + b"
+            )
         self.dataset = dataset
         self._labels = None if labels is None else _as_labels(labels, len(dataset), "labels=")
 
@@ -63,27 +95,30 @@ class IndexedDataset(Dataset[Any]):
         Raises:
             ValueError: the data set does not show its labels, or they are no class indices.
         """
-        if self._labels is not None:
-            return self._labels
-        for name in ("labels", "targets"):
-            found = getattr(self.dataset, name, None)
-            if found is not None:
-                return _as_labels(found, len(self), f"{type(self.dataset).__name__}.{name}")
-        if isinstance(self.dataset, TensorDataset) and len(self.dataset.tensors) > 1:
-            return _as_labels(self.dataset.tensors[1], len(self), "the second tensor")
-        raise ValueError(
-            f"IndexedDataset: {type(self.dataset).__name__} has no attribute labels or targets; "
-            "pass the labels of all examples: IndexedDataset(dataset, labels=labels)"
-        )
+        return _labels_of(self.dataset) if self._labels is None else self._labels
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def __add__(self, other: Any) -> IndexedDataset:  # type: ignore[override]
+        parts = [self, other if isinstance(other, IndexedDataset) else IndexedDataset(other)]
+        given = any(part._labels is not None for part in parts)
+        return IndexedDataset(
+            ConcatDataset([part.dataset for part in parts]),
+            labels=torch.cat([part.labels for part in parts]) if given else None,
+        )
 
     def __getitem__(self, index: int) -> Any:
         position = _position(index, len(self))
         return _with_id(self.dataset[position], position)
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
+        if isinstance(indices, LargeBatch) and type(self.dataset) is not TensorDataset:
+            with global_seed(indices.seed):
+                return self._read(indices)
+        return self._read(indices)
+
+    def _read(self, indices: Sequence[int]) -> Sequence[Any]:
         n = len(self)
         # A subclass may transform what it returns, so only the class itself is read in one go.
         if type(self.dataset) is TensorDataset and len(self.dataset.tensors) == 2:
@@ -126,6 +161,42 @@ class _Rows(Sequence[Batch]):
         return _Rows(rows) if isinstance(index, slice) else rows
 
 
+def indexed_inside(dataset: Any) -> list[IndexedDataset]:
+    """Return the IndexedDatasets that a data set is or takes its examples from."""
+    if isinstance(dataset, IndexedDataset):
+        return [dataset]
+    if isinstance(dataset, Subset):
+        return indexed_inside(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        return [found for part in dataset.datasets for found in indexed_inside(part)]
+    return []
+
+
+def check_indexed(where: str, dataset: Any) -> None:
+    """Refuse what is no whole data set with ids.
+
+    Raises:
+        TypeError: it is none; the message says how to get there.
+    """
+    if isinstance(dataset, IndexedDataset):
+        return
+    fix = "wrap it: rho_train.IndexedDataset(dataset)"
+    inside = indexed_inside(dataset)
+    if len(inside) > 1:
+        fix = (
+            f"the ids of the {len(inside)} IndexedDatasets inside would clash, each begins at 0: "
+            "join them by a + b, or wrap once: rho_train.IndexedDataset(ConcatDataset(parts))"
+        )
+    elif inside:
+        fix = (
+            "of a subset, pass the whole IndexedDataset that it was taken from, and the ids of the "
+            "subset where ids are asked for"
+        )
+    raise TypeError(
+        f"{where}: dataset must be an IndexedDataset, got {type(dataset).__name__}; {fix}"
+    )
+
+
 def fingerprint(dataset: IndexedDataset) -> dict[str, str]:
     """Identify a data set by its count, its labels and what its ids are; no example is loaded.
 
@@ -140,11 +211,7 @@ def fingerprint(dataset: IndexedDataset) -> dict[str, str]:
         >>> fingerprint(IndexedDataset([("a", 0), ("b", 1)], labels=[0, 1]))["n"]
         '2'
     """
-    if not isinstance(dataset, IndexedDataset):
-        raise TypeError(
-            f"fingerprint: dataset must be an IndexedDataset, got {type(dataset).__name__}; "
-            "of a subset, pass the whole IndexedDataset that it was taken from"
-        )
+    check_indexed("fingerprint", dataset)
     labels = dataset.labels.cpu().contiguous().numpy().astype("<i8", copy=False)
     return {
         "n": str(len(dataset)),
@@ -170,6 +237,25 @@ def _positions(indices: Sequence[int], n: int) -> Tensor:
     if low < -n or high >= n:
         _position(low if low < -n else high, n)
     return ids if low >= 0 else ids % n
+
+
+def _labels_of(dataset: Any) -> Tensor:
+    """Find the labels that a data set shows, int64 (n,)."""
+    name = type(dataset).__name__
+    for attribute in ("labels", "targets"):
+        found = getattr(dataset, attribute, None)
+        if found is not None:
+            return _as_labels(found, len(dataset), f"{name}.{attribute}")
+    if isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
+        return _as_labels(dataset.tensors[1], len(dataset), "the second tensor")
+    if isinstance(dataset, Subset):
+        return _labels_of(dataset.dataset)[torch.as_tensor(dataset.indices)]
+    if isinstance(dataset, ConcatDataset):
+        return torch.cat([_labels_of(part) for part in dataset.datasets])
+    raise ValueError(
+        f"IndexedDataset: {name} has no attribute labels or targets; "
+        "pass the labels of all examples: IndexedDataset(dataset, labels=labels)"
+    )
 
 
 def _as_labels(labels: Any, n: int, source: str) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from rho_train.data.indexed import IndexedDataset
+from rho_train.data.indexed import IndexedDataset, LargeBatch, check_indexed
 from rho_train.data.rng import generator
 
 
@@ -23,7 +23,8 @@ class LargeBatchSampler(Sampler[list[int]]):
     Each epoch is a fresh permutation drawn from (seed, epoch), cut into batches; the incomplete
     last batch is dropped (paper section 2, Algorithm 1: large batches without replacement). The
     sampler keeps no state: after b batches, `start=b` continues the stream exactly, whatever
-    DataLoader workers had fetched ahead.
+    DataLoader workers had fetched ahead. So do random transforms of an IndexedDataset that draw
+    from the global generators of torch, NumPy or random: each batch brings them a seed of its own.
 
     Args:
         ids_or_n: the number of points n, or the positions to draw from, integers (n,) without
@@ -77,6 +78,11 @@ class LargeBatchSampler(Sampler[list[int]]):
         return self.n // self.batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
+        for number, positions in enumerate(self._positions(), self.start):
+            seed = generator(self.seed, "transforms", number).initial_seed()
+            yield LargeBatch(positions, seed)
+
+    def _positions(self) -> Iterator[list[int]]:
         first_epoch, first = divmod(self.start, self.batches_per_epoch)
         for epoch in itertools.count(first_epoch):
             order = torch.randperm(self.n, generator=generator(self.seed, "large batches", epoch))
@@ -92,9 +98,9 @@ def loader(
 ) -> DataLoader[Any]:
     """Load the batches that `sampler` names, with ids, in page-locked memory where CUDA is present.
 
-    The order of the batches does not depend on `workers`, and starting the loader leaves the
-    global generators alone; workers derive their seeds from `seed`. A random transform in a worker
-    therefore starts over when a run resumes.
+    The batches of a LargeBatchSampler and their random transforms do not depend on `workers`, and
+    neither starting the loader nor reading from it moves the global generators. Transforms with a
+    generator of their own, and batches of other samplers, take their seeds from the workers.
 
     Raises:
         TypeError: `dataset` is not an IndexedDataset.
@@ -104,11 +110,7 @@ def loader(
         >>> len(next(iter(loader(data, LargeBatchSampler(8, 4, seed=0)))).ids)
         4
     """
-    if not isinstance(dataset, IndexedDataset):
-        raise TypeError(
-            f"loader: dataset must be an IndexedDataset, got {type(dataset).__name__}; wrap it: "
-            "rho_train.IndexedDataset(dataset)"
-        )
+    check_indexed("loader", dataset)
     return DataLoader(
         dataset,
         batch_sampler=sampler,

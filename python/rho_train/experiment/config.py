@@ -34,10 +34,8 @@ class Method:
     points: Literal["all", "rest"] = "all"
 
     def __post_init__(self) -> None:
-        # The models of an experiment have no dropout layers.
-        choices = names(without=("dropout",))
-        if self.select not in choices:
-            raise ValueError(f"method must be one of {', '.join(choices)}, got {self.select!r}")
+        if self.select not in names():
+            raise ValueError(f"method must be one of {', '.join(names())}, got {self.select!r}")
         if self.il not in get_args(ILKind):
             raise ValueError(f"il must be one of {', '.join(get_args(ILKind))}, got {self.il!r}")
         if "il" in needs_of(self.select) and self.il == "none":
@@ -73,6 +71,7 @@ class ExperimentConfig:
         seeds: each draws its own noise, holdout, initial weights and order.
         data: what to train on.
         hidden: widths of the hidden layers of the MLP, target and IL model alike.
+        dropout: rate after each hidden layer, in [0, 1), target and IL model alike.
         train: how the target is trained.
         il: how the IL models are trained.
         holdout: share of the training points that a holdout IL model trains on.
@@ -87,6 +86,7 @@ class ExperimentConfig:
     seeds: tuple[int, ...]
     data: DataConfig = field(default_factory=DataConfig)
     hidden: tuple[int, ...] = (256, 256)
+    dropout: float = 0.0
     train: TrainConfig = field(default_factory=TrainConfig)
     il: ILRecipe = field(default_factory=ILRecipe)
     holdout: float = 0.5
@@ -108,6 +108,14 @@ class ExperimentConfig:
             raise ValueError(f"folds must be at least 2, got {self.folds}")
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden must be positive widths, got {list(self.hidden)}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        for method in self.methods:
+            if "dropout" in needs_of(method.select) and not (self.dropout > 0.0 and self.hidden):
+                raise ValueError(
+                    f"method {method.select} needs dropout layers, got dropout = {self.dropout} "
+                    f"and {len(self.hidden)} hidden layers; choose dropout = 0.1 or so"
+                )
 
     def as_dict(self) -> dict[str, Any]:
         """Return what determines the numbers, as plain values; titles and labels do not."""
@@ -117,6 +125,7 @@ class ExperimentConfig:
             "seeds": list(self.seeds),
             "data": self.data.identity(),
             "hidden": list(self.hidden),
+            "dropout": self.dropout,
             "train": asdict(self.train),
             "il": asdict(self.il),
             "holdout": self.holdout,

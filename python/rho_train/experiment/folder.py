@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rho_train.experiment.config import ExperimentConfig
-from rho_train.files import atomic_write
+from rho_train.files import atomic_write, remove_unfinished
 
 
 @contextmanager
@@ -35,9 +35,7 @@ def claimed(config: ExperimentConfig, out: Path, where: Mapping[str, str | int])
             raise ValueError(
                 f"another process is running in {out}; wait for it, or choose another --out"
             ) from error
-        for left_over in out.rglob(".*.tmp"):
-            # Of a write that was killed; nobody else writes here.
-            left_over.unlink()
+        remove_unfinished(out, below=True)
         _describe(config, out, where)
         yield
 

@@ -75,7 +75,7 @@ def train_job(
             scoring=Scoring(bf16=config.train.bf16),
             seed=seed,
         )
-    model = build_model("mlp", data, config.hidden, seed=seed)
+    model = build_model("mlp", data, config.hidden, seed=seed, dropout=config.dropout)
     trainer = Trainer(
         model,
         setting.dataset,

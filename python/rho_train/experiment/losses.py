@@ -25,7 +25,8 @@ def compute_il(
     """
 
     def make_model(model_seed: int) -> nn.Module:
-        return build_model("mlp", setting.data, config.hidden, seed=model_seed)
+        data, dropout = setting.data, config.dropout
+        return build_model("mlp", data, config.hidden, seed=model_seed, dropout=dropout)
 
     # The target has the seed itself: its IL model must not start from the same weights.
     recipe = replace(config.il, seed=config.il.seed + 1000 * (seed + 1))
@@ -51,6 +52,7 @@ def identity(config: ExperimentConfig, kind: str, seeds: int) -> dict[str, Any]:
         "seed": config.seeds[0],
         "seeds": seeds,
         "hidden": list(config.hidden),
+        "dropout": config.dropout,
         "recipe": asdict(config.il),
     }
 

@@ -93,6 +93,8 @@ def _jobs(config: ExperimentConfig, out: Path) -> list[_Job]:
     data = config.data.load()
     # Corruption can change the number of points, with each seed in another way.
     points = {seed: len(config.data.corrupt(data, seed).label) for seed in config.seeds}
+    for n in points.values():
+        _check_points(config, n)
     losses = [
         _Job(
             f"{kind}-{seed}",
@@ -113,6 +115,19 @@ def _jobs(config: ExperimentConfig, out: Path) -> list[_Job]:
         for method in config.methods
     ]
     return losses + runs
+
+
+def _check_points(config: ExperimentConfig, n: int) -> None:
+    """Refuse a batch that is larger than its points before hours go into irreducible losses."""
+    for method in config.methods:
+        points = n if method.points == "all" else n - round(config.holdout * n)
+        name = "batch" if method.select == "uniform" else "large_batch"
+        drawn = getattr(config.train, name)
+        if drawn > points:
+            raise ValueError(
+                f"method {method.name} draws {drawn} points at a time from {points}; choose a "
+                f"smaller train.{name}"
+            )
 
 
 def _ready(waiting: list[_Job], done: set[str], failed: dict[str, str]) -> list[_Job]:

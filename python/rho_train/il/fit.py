@@ -13,10 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rho_train.checks import check_adamw, check_counts, check_ids, check_labels
 from rho_train.data import IndexedDataset, LargeBatchSampler, fingerprint, loader, split, to
+from rho_train.files import make_folder
 from rho_train.il.score import SCORING_BATCH, ids_sha256, score_points, weights_sha256
 from rho_train.optim import adamw
 from rho_train.progress import OnStep, Stopped, go_on
+from rho_train.rehearsal import rehearse
 from rho_train.scoring import logits_of
 from rho_train.training.checkpoint import (
     load_checkpoint,
@@ -54,11 +57,8 @@ class ILRecipe:
     scoring_batch: int = SCORING_BATCH
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "scoring_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"ILRecipe: {name} must be at least 1, got {getattr(self, name)}")
-        if not self.lr > 0:
-            raise ValueError(f"ILRecipe: lr must be positive, got {self.lr}")
+        check_counts(self, "epochs", "batch_size", "scoring_batch")
+        check_adamw("ILRecipe", self.lr, self.weight_decay)
 
     def steps(self, points: int) -> int:
         """Return the training steps for a number of points."""
@@ -110,13 +110,18 @@ def fit_il(
         The lowest mean loss on `target_ids`, its epoch, and the seconds.
 
     Raises:
+        TypeError: the ids are no int64 tensors.
+        IndexError: an id lies outside the data set, or the model has no class for a label.
         ValueError: the two sets share a point: its loss would not be irreducible but memorised;
+            one is empty, repeats an id or has no labels; the batches are not as `split` wants them;
             `augmented` has other points than `dataset`; or the folder holds the training of
             another model, recipe or data set.
         FloatingPointError: the loss on the target's points was never finite.
         OSError: the folder cannot be written.
         Stopped: `on_step` asked for it; without a folder the work is lost.
     """
+    check_ids("fit_il", "train_ids", train_ids, len(dataset))
+    check_ids("fit_il", "target_ids", target_ids, len(dataset))
     shared = train_ids[torch.isin(train_ids, target_ids)]
     if len(shared):
         raise ValueError(
@@ -128,6 +133,9 @@ def fit_il(
             "fit_il: augmented must have the points of dataset in the same order, got other labels "
             "or another count; wrap the same data with the transforms"
         )
+    first = target_ids[: recipe.batch_size]
+    _, classes = rehearse("fit_il", model, dataset, first, target_ids)
+    check_labels("fit_il", dataset.labels[train_ids], train_ids, classes)
     shown = dataset if augmented is None else augmented
     fit = _Fit(model, dataset, shown, train_ids, target_ids, recipe, folder, on_step)
     if not fit.finished:
@@ -181,7 +189,7 @@ class _Fit:
                 "target_ids_sha256": ids_sha256(target_ids),
                 "initial_weights_sha256": weights_sha256(model),
             }
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder, "fit_il")
             self._resume(folder)
 
     @property

@@ -9,7 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from rho_train.checks import check_ids
 from rho_train.data import IndexedDataset, fingerprint, generator
+from rho_train.data.indexed import check_indexed
+from rho_train.files import make_folder
 from rho_train.il.fit import ILFit, ILRecipe, best_path, fit_il
 from rho_train.il.score import (
     SCORING_BATCH,
@@ -21,6 +24,7 @@ from rho_train.il.score import (
 )
 from rho_train.il.store import ILStore
 from rho_train.progress import OnStep, go_on
+from rho_train.rehearsal import rehearse
 
 MakeModel = Callable[[int], nn.Module]
 """Builds a fresh model from a seed."""
@@ -53,8 +57,9 @@ def holdout_il(
         on_step: called with the number of training steps that were made; returns whether to stop.
 
     Raises:
-        ValueError: the holdout is empty, holds all points, or has ids out of range; `dataset` gives
-            other inputs when it is read again; or the folder belongs to other work.
+        TypeError, IndexError, ValueError: the ids, the data or the model do not fit, see `fit_il`;
+            the holdout holds all points; `dataset` gives other inputs when it is read again;
+            `make_model` returns one model for two folds; or the folder belongs to other work.
         OSError: the folder cannot be written.
         Stopped: `on_step` asked for it.
 
@@ -67,16 +72,15 @@ def holdout_il(
         >>> int(store.known.sum())
         20
     """
+    check_indexed("holdout_il", dataset)
     n = len(dataset)
+    check_ids("holdout_il", "holdout_ids", holdout_ids, n)
     held_out = torch.zeros(n, dtype=torch.bool)
-    if len(holdout_ids) and not 0 <= int(holdout_ids.min()) <= int(holdout_ids.max()) < n:
-        raise ValueError(f"holdout_il: holdout_ids must lie in [0, {n}), the points of dataset")
     held_out[holdout_ids] = True
     targets = (~held_out).nonzero().flatten()
-    if len(targets) in (0, n):
+    if len(targets) == 0:
         raise ValueError(
-            f"holdout_il: {n - len(targets)} of {n} points are held out; hold out some and leave "
-            "some, half is a good start"
+            f"holdout_il: all {n} points are held out; leave some, half is a good start"
         )
     job = (recipe.seed, held_out.nonzero().flatten(), targets)
     il, info = _compute("holdout", make_model, dataset, augmented, [job], recipe, folder, on_step)
@@ -114,6 +118,7 @@ def crossfit_il(
         >>> bool(crossfit_il(make, data, 2, ILRecipe(epochs=1)).known.all())
         True
     """
+    check_indexed("crossfit_il", dataset)
     n = len(dataset)
     if not 2 <= folds <= n:
         raise ValueError(f"crossfit_il: folds must lie in [2, {n}], got {folds}")
@@ -155,10 +160,12 @@ def pretrained_il(
         tensor([0.6931, 0.6931, 0.6931])
     """
     started = time.perf_counter()
+    check_indexed("pretrained_il", dataset)
+    ids = torch.arange(len(dataset))
+    rehearse("pretrained_il", model, dataset, ids[:32], ids)
     check_unaugmented(dataset)
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    ids = torch.arange(len(dataset))
+        make_folder(folder, "pretrained_il")
     il = score_points(model, dataset, ids, batch_size=batch_size, folder=folder, on_step=on_step)
     info = {
         "kind": "pretrained",
@@ -234,10 +241,18 @@ def _compute(
     """Train a model for each (seed, train_ids, target_ids) and score its target_ids."""
     check_unaugmented(dataset)
     rank, world = rank_and_world() if folder is not None else (0, 1)
+    latest: tuple[int, nn.Module] | None = None
 
     def fit(index: int, on_step: OnStep) -> tuple[nn.Module, ILFit]:
+        nonlocal latest
         seed, train, target = jobs[index]
         model = make_model(seed)
+        if latest is not None and latest[0] != index and latest[1] is model:
+            raise ValueError(
+                "make_model must build a new model for every fold, got the same one twice: it "
+                "would score points that it has trained on"
+            )
+        latest = index, model
         path = _model_folder(folder, index)
         return model, fit_il(
             model,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import rho_ext
 from rho_train.data import IndexedDataset, fingerprint, loader, split, to
+from rho_train.data.rng import global_seed
 from rho_train.progress import OnStep, Stopped, go_on
 from rho_train.scoring import logits_of, scoring
 from rho_train.training.checkpoint import load_checkpoint, save_checkpoint
@@ -100,7 +101,7 @@ def check_unaugmented(dataset: IndexedDataset) -> None:
         ValueError: a point has other inputs at the second reading.
     """
     points = torch.linspace(0, len(dataset) - 1, min(_CONTROL_POINTS, len(dataset))).long()
-    with torch.random.fork_rng(devices=[]):
+    with global_seed(0):
         first, second = (
             split(next(iter(loader(dataset, [points.tolist()]))), "check_unaugmented").inputs
             for _ in range(2)

@@ -19,7 +19,7 @@ from rho_train.files import atomic_write
 
 _FORMAT = "rho_ext.il_store"
 _VERSION = 2
-_FINGERPRINT = {"n": "count", "labels": "labels (SHA-256)", "ids": "id scheme"}
+_FINGERPRINT = {"n": "count", "labels": "labels in their order (SHA-256)", "ids": "id scheme"}
 _DTYPES = {torch.float32: "F32", torch.int32: "I32", torch.int16: "I16"}
 _RECOMPUTE = "recompute the IL for this data set"
 _PIECE = 1 << 22

@@ -17,13 +17,18 @@ from rho_train.models.text import embedding_bag, transformer
 class Model(NamedTuple):
     """How a model is built, what it reads, and its widths if none are given."""
 
-    build: Callable[[ClassificationData, Sequence[int], int], nn.Module]
+    build: Callable[[ClassificationData, Sequence[int], int, float], nn.Module]
     reads: tuple[str, ...]
     widths: tuple[int, ...]
 
 
 def build_model(
-    name: str, data: ClassificationData, widths: Sequence[int] = (), *, seed: int
+    name: str,
+    data: ClassificationData,
+    widths: Sequence[int] = (),
+    *,
+    seed: int,
+    dropout: float = 0.0,
 ) -> nn.Module:
     """Build the model `name` for the inputs and classes of `data`.
 
@@ -33,9 +38,11 @@ def build_model(
         data: what it is for; only shapes and counts are looked at.
         widths: of the layers, see the function of that name; none: those of `MODELS`.
         seed: of the initial weights, which depend on nothing else.
+        dropout: rate after each hidden layer of the mlp; the other models have none.
 
     Raises:
-        ValueError: no such model, a model that does not read such data, or widths below 1.
+        ValueError: no such model, a model that does not read such data, widths below 1, or dropout
+            in a model that has none.
 
     Example:
         >>> from rho_train.data import load_letters
@@ -52,7 +59,9 @@ def build_model(
         )
     if any(width < 1 for width in widths):
         raise ValueError(f"build_model: widths must be positive, got {list(widths)}")
-    return model.build(data, widths or model.widths, seed)
+    if dropout > 0.0 and name != "mlp":
+        raise ValueError(f"build_model: {name} has no dropout, got {dropout}; choose mlp, or 0")
+    return model.build(data, widths or model.widths, seed, dropout)
 
 
 def check_model(name: str) -> None:
@@ -65,32 +74,32 @@ def check_model(name: str) -> None:
         raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}")
 
 
-def _mlp(data: ClassificationData, widths: Sequence[int], seed: int) -> nn.Module:
-    layers = mlp(math.prod(data.shape), widths, data.num_classes, seed=seed)
+def _mlp(data: ClassificationData, widths: Sequence[int], seed: int, dropout: float) -> nn.Module:
+    layers = mlp(math.prod(data.shape), widths, data.num_classes, seed=seed, dropout=dropout)
     return layers if data.kind == "features" else nn.Sequential(Pixels(), nn.Flatten(), *layers)
 
 
 MODELS: dict[str, Model] = {
     "mlp": Model(_mlp, ("features", "image"), (256, 256)),
     "cnn": Model(
-        lambda data, widths, seed: cnn(data.shape, data.num_classes, widths, seed=seed),
+        lambda data, widths, seed, _: cnn(data.shape, data.num_classes, widths, seed=seed),
         ("image",),
         (16, 32, 128),
     ),
     "resnet": Model(
-        lambda data, widths, seed: resnet(data.shape, data.num_classes, widths, seed=seed),
+        lambda data, widths, seed, _: resnet(data.shape, data.num_classes, widths, seed=seed),
         ("image",),
         (16, 32, 64),
     ),
     "embedding_bag": Model(
-        lambda data, widths, seed: embedding_bag(
+        lambda data, widths, seed, _: embedding_bag(
             len(data.words), data.num_classes, widths, seed=seed
         ),
         ("text",),
         (64,),
     ),
     "transformer": Model(
-        lambda data, widths, seed: transformer(
+        lambda data, widths, seed, _: transformer(
             len(data.words), data.shape[0], data.num_classes, widths, seed=seed
         ),
         ("text",),

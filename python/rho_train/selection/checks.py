@@ -7,7 +7,7 @@ from collections.abc import Collection
 from torch import Tensor
 
 from rho_train.selection.history import History
-from rho_train.selection.schedules import Schedule, UniformPhases, ends
+from rho_train.selection.schedules import Schedule, UniformPhases, values_of
 
 
 def check_size(ratio: float | Schedule | None, k: int | None) -> None:
@@ -17,7 +17,7 @@ def check_size(ratio: float | Schedule | None, k: int | None) -> None:
     if ratio is not None:
         if isinstance(ratio, bool) or not isinstance(ratio, (int, float, Schedule)):
             raise TypeError(f"Selector: ratio must be a number or a Schedule, got {ratio!r}")
-        if not all(0.0 < value <= 1.0 for value in ends(ratio)):
+        if not all(0.0 < value <= 1.0 for value in values_of(ratio)):
             raise ValueError(
                 f"Selector: ratio must lie in (0, 1], the share of the large batch that is kept, "
                 f"got {ratio}; for a number of points use k="

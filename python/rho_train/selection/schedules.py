@@ -34,6 +34,11 @@ class Schedule(ABC):
         if not (math.isfinite(self.start) and math.isfinite(self.end)):
             raise ValueError(f"{name}: start and end must be finite, got {self.start}, {self.end}")
 
+    @property
+    def begins(self) -> tuple[int, ...]:
+        """The first step of each stage."""
+        return tuple(-(-stage * self.steps // self.stages) for stage in range(self.stages))
+
     def __call__(self, step: int) -> float:
         """Return the number at a step, counted from 0."""
         stage = min(step * self.stages // self.steps, self.stages - 1)
@@ -84,9 +89,9 @@ def value_at(number: float | Schedule, step: int) -> float:
     return number(step) if isinstance(number, Schedule) else number
 
 
-def ends(number: float | Schedule) -> tuple[float, ...]:
-    """Return the values between which a number stays."""
-    return (number.start, number.end) if isinstance(number, Schedule) else (number,)
+def values_of(number: float | Schedule) -> tuple[float, ...]:
+    """Return all values that a number takes."""
+    return tuple(map(number, number.begins)) if isinstance(number, Schedule) else (number,)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rho_train.checks import check_adamw, check_counts
 from rho_train.optim import Schedule
 
 
@@ -23,8 +24,8 @@ class TrainConfig:
         eval_every: steps between evaluations on the test set.
         log_every: steps between training records.
         checkpoint_every: steps between checkpoints.
-        workers: processes that load batches. The order of the batches does not depend on them, but
-            a random transform in a worker starts over when a run resumes.
+        workers: processes that load batches. Neither the order of the batches nor random transforms
+            that draw from the global generators of torch, NumPy or random depend on them.
     """
 
     steps: int = 2000
@@ -41,15 +42,12 @@ class TrainConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "eval_every", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"TrainConfig: {name} must be at least 1, got {getattr(self, name)}"
-                )
+        check_counts(self, "steps", "large_batch", "batch")
+        check_counts(self, "eval_every", "log_every", "checkpoint_every")
+        check_counts(self, "workers", least=0)
         if not self.batch <= self.large_batch:
             raise ValueError(
                 f"TrainConfig: batch = {self.batch} must not be larger than large_batch = "
                 f"{self.large_batch}: the small batch is selected from the large one"
             )
-        if not self.lr > 0:
-            raise ValueError(f"TrainConfig: lr must be positive, got {self.lr}")
+        check_adamw("TrainConfig", self.lr, self.weight_decay)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 import rho_ext
 from rho_train.data import ImageFiles, IndexedDataset, LargeBatchSampler, split, to
+from rho_train.rehearsal import unchanged
 from rho_train.scoring import logits_of, scoring
-from rho_train.selection import Selector
+from rho_train.selection import LastSelection, OnlineModel, Selector
 from rho_train.training.checkpoint import random_state, restore_random_state
 
 # Rows of a batch, and their numbers: a convolution makes many of each.
@@ -44,6 +45,13 @@ def evaluate(
     return correct / len(y), loss / len(y)
 
 
+def look(selector: Selector, model: nn.Module, batch: Any) -> LastSelection:
+    """Return what the Selector would keep; scoring in training mode changes nothing either."""
+    scorer = selector.scorer.model if isinstance(selector.scorer, OnlineModel) else selector.scorer
+    with unchanged(model if scorer is None else scorer):
+        return selector.look(model, batch)
+
+
 def sample(
     model: nn.Module,
     selector: Selector,
@@ -61,7 +69,7 @@ def sample(
     for positions in islice(sampler, min(_SAMPLED_BATCHES, sampler.batches_per_epoch)):
         batch = dataset.collate(dataset.__getitems__(positions))
         batch = to(batch, next(model.parameters()).device)
-        last = selector.look(model, batch)
+        last = look(selector, model, batch)
         ids.append(last.ids)
         losses.append(_losses(model, batch) if last.losses is None else last.losses)
         selected.append(torch.zeros_like(last.ids, dtype=torch.bool))

@@ -23,8 +23,7 @@ from rho_train.data import (
     split,
     to,
 )
-from rho_train.il.shards import ILShards
-from rho_train.il.store import ILStore
+from rho_train.files import make_folder, remove_unfinished
 from rho_train.optim import adamw, lr_schedule
 from rho_train.progress import OnStep, Stopped, go_on, stop_signals
 from rho_train.scoring import logits_of
@@ -35,6 +34,7 @@ from rho_train.training.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
+from rho_train.training.checks import check_run
 from rho_train.training.config import TrainConfig
 from rho_train.training.looks import evaluate, sample
 from rho_train.training.metrics import MetricsFile
@@ -62,10 +62,13 @@ class Trainer:
         il_seconds: what the irreducible losses cost, for the record only.
 
     Raises:
+        TypeError: the data set is no IndexedDataset, or the ids are no int64 tensor.
+        IndexError: an id lies outside the data set, or the model has no class for a label.
         ValueError: the checkpoint in the folder belongs to another run, the ILStore of the Selector
-            or the flags to another data set, or the Selector keeps another number of points than
-            `config.batch` at the first step, plans for another number of steps, or needs dropout
-            layers that the model does not have.
+            to another data set; the Selector keeps another number of points than `config.batch`
+            at the first step, plans for another number of steps, needs dropout layers that the
+            model does not have, cannot look at the first batch, or has been used; all irreducible
+            losses of `train_ids` are unknown (some: a warning); the test set or flags do not fit.
         OSError: the folder cannot be written.
 
     Example:
@@ -98,26 +101,7 @@ class Trainer:
         flags: PointFlags | None = None,
         il_seconds: float = 0.0,
     ) -> None:
-        if selector is not None:
-            if isinstance(selector.il, (ILStore, ILShards)):
-                selector.il.verify(dataset)
-            if selector.size(config.large_batch) != config.batch:
-                raise ValueError(
-                    f"Trainer: the Selector keeps {selector.size(config.large_batch)} of a large "
-                    f"batch of {config.large_batch}, TrainConfig.batch is {config.batch}; make "
-                    "them agree"
-                )
-            selector.check(model)
-            if selector.phases is not None and selector.phases.steps != config.steps:
-                raise ValueError(
-                    f"Trainer: UniformPhases.steps is {selector.phases.steps}, TrainConfig.steps "
-                    f"is {config.steps}; make them agree"
-                )
-        if flags is not None and flags.names and len(flags) != len(dataset):
-            raise ValueError(
-                f"Trainer: flags are of {len(flags)} points, the data set has {len(dataset)}; give "
-                "those of the whole data set, by id"
-            )
+        check_run(model, dataset, train_ids, test_x, test_y, config, seed, selector, flags)
         self.device = next(model.parameters()).device
         self.model, self.dataset, self.train_ids = model, dataset, train_ids
         self.test_x = test_x.to(self.device) if isinstance(test_x, Tensor) else test_x
@@ -141,7 +125,8 @@ class Trainer:
             "train_ids": hashlib.sha256(train_ids.cpu().numpy().tobytes()).hexdigest(),
             "selection": selector and selector.identity(),
         }
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, "Trainer")
+        remove_unfinished(folder)
         size = self._resume()
         self.metrics = MetricsFile(folder / "metrics.jsonl", size, {"method": name, "seed": seed})
 

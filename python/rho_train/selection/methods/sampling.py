@@ -13,7 +13,7 @@ import torch
 from rho_train.selection.candidates import Candidates, Chosen
 from rho_train.selection.methods.fused import check_score, needs_of_score
 from rho_train.selection.registry import register
-from rho_train.selection.schedules import Schedule, ends, value_at
+from rho_train.selection.schedules import Schedule, value_at, values_of
 
 
 @register("uniform")
@@ -103,7 +103,7 @@ class Boltzmann:
 
     def __post_init__(self) -> None:
         check_score("Boltzmann", self.score)
-        if not all(0.0 <= value < math.inf for value in ends(self.temperature)):
+        if not all(0.0 <= value < math.inf for value in values_of(self.temperature)):
             raise ValueError(
                 f"Boltzmann: temperature must be finite and at least 0, got {self.temperature}"
             )

@@ -1,0 +1,105 @@
+"""What can be wrong with settings, ids and labels, found before anything is computed with them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_counts(config: object, *names: str, least: int = 1) -> None:
+    """Refuse fields of a configuration that are no integers from `least` on.
+
+    Raises:
+        TypeError: no integer, such as 1e4.
+        ValueError: too small.
+    """
+    where = type(config).__name__
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{where}: {name} must be an int, got {value!r}")
+        if value < least:
+            raise ValueError(f"{where}: {name} must be at least {least}, got {value}")
+
+
+def check_adamw(where: str, lr: float, weight_decay: float) -> None:
+    """Refuse a learning rate or a weight decay that AdamW cannot train with.
+
+    Raises:
+        ValueError: `lr` is not positive and finite, or `weight_decay` negative or not finite.
+    """
+    if not 0.0 < lr < math.inf:
+        raise ValueError(f"{where}: lr must be positive and finite, got {lr}")
+    if not 0.0 <= weight_decay < math.inf:
+        raise ValueError(f"{where}: weight_decay must be finite and at least 0, got {weight_decay}")
+
+
+def check_ids(where: str, name: str, ids: Any, n: int) -> None:
+    """Refuse ids that are not different rows of a data set of n.
+
+    Args:
+        where, name: the caller and its argument, named in errors.
+        ids: wanted is an int64 tensor (m,), m > 0, of different values in [0, n).
+
+    Raises:
+        TypeError: no int64 tensor.
+        IndexError: an id lies outside the data set.
+        ValueError: there are none, or one repeats.
+
+    Example:
+        >>> check_ids("Trainer", "train_ids", torch.tensor([0, 5]), 5)
+        Traceback (most recent call last):
+        IndexError: Trainer: train_ids must lie in [0, 5), the rows of the data set, got 5
+    """
+    if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.ndim != 1:
+        got = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+        fix = "mask.nonzero().flatten()" if "bool" in got else "torch.as_tensor(ids)"
+        raise TypeError(f"{where}: {name} must be an int64 tensor (m,), got {got}; pass {fix}")
+    if len(ids) == 0:
+        raise ValueError(f"{where}: {name} must have at least one id, got none")
+    low, high = (int(bound) for bound in ids.aminmax())
+    if low < 0 or high >= n:
+        raise IndexError(
+            f"{where}: {name} must lie in [0, {n}), the rows of the data set, got "
+            f"{low if low < 0 else high}"
+        )
+    seen = torch.zeros(n, dtype=torch.bool)
+    seen[ids] = True
+    repeats = len(ids) - int(seen.sum())
+    if repeats:
+        raise ValueError(
+            f"{where}: {name} must not repeat, got {repeats} repeats; pass {name}.unique()"
+        )
+
+
+def check_labels(
+    where: str, labels: Tensor, ids: Tensor, classes: int, ignore_index: int = -100
+) -> None:
+    """Refuse labels that a model has no class for.
+
+    Args:
+        where: the caller, named in errors.
+        labels: int64 (m,), of the points `ids`.
+        ids: int64 (m,).
+        classes: of the model; labels lie in [0, classes) or are `ignore_index`.
+
+    Raises:
+        IndexError: a label has no class.
+        ValueError: all are `ignore_index`.
+    """
+    used = labels != ignore_index
+    bad = (used & ((labels < 0) | (labels >= classes))).nonzero().flatten()
+    if len(bad):
+        raise IndexError(
+            f"{where}: labels must lie in [0, {classes}), the classes of the model, or be "
+            f"ignore_index = {ignore_index}; got {len(bad)} others, the first is "
+            f"{int(labels[bad[0]])} of id {int(ids[bad[0]])}"
+        )
+    if not used.any():
+        raise ValueError(
+            f"{where}: all {len(labels)} labels are ignore_index = {ignore_index}; there is "
+            "nothing to learn from"
+        )

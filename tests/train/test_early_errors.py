@@ -1,0 +1,270 @@
+"""What can be known when something is made fails there, by name, and not hours later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from rho_train import (
+    History,
+    ILRecipe,
+    IndexedDataset,
+    OnlineModel,
+    Scoring,
+    Selector,
+    TrainConfig,
+    crossfit_il,
+    holdout_il,
+    pretrained_il,
+)
+from rho_train.data import PointFlags
+from rho_train.il import fit_il
+from rho_train.selection import ClassQuota, Linear, Reducr, Schedule, UniformPhases
+
+from .ways import N, make_trainer
+
+X = torch.randn(N, 5, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(N) % 3
+IL = torch.rand(N)
+
+
+def data(labels: Tensor = Y) -> IndexedDataset:
+    return IndexedDataset(TensorDataset(X, labels))
+
+
+def changed(tensor: Tensor, index: int, value: float) -> Tensor:
+    return tensor.index_fill(0, torch.tensor([index]), value)
+
+
+class Rows(nn.Linear):
+    """Returns one number a row instead of logits."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input)[:, 0]
+
+
+def used() -> Selector:
+    selector = Selector(k=8, method="loss")
+    batch = data().collate(data().__getitems__(range(32)))
+    selector(nn.Linear(5, 3), batch)
+    return selector
+
+
+WARMUP = UniformPhases(steps=30, warmup=20)
+TRAINER: list[tuple[Callable[[], dict[str, Any]], type[Exception], str]] = [
+    (lambda: {"train_ids": list(range(N))}, TypeError, "train_ids must be an int64.*got list"),
+    (lambda: {"train_ids": Y == 0}, TypeError, r"got torch.bool \(200,\); pass mask\.nonzero"),
+    (lambda: {"train_ids": torch.arange(0)}, ValueError, "train_ids must have at least one id"),
+    (lambda: {"train_ids": torch.tensor([0, N])}, IndexError, r"lie in \[0, 200\).*got 200"),
+    (lambda: {"train_ids": torch.arange(-1, 50)}, IndexError, r"lie in \[0, 200\).*got -1"),
+    (lambda: {"train_ids": torch.arange(N) // 2}, ValueError, "must not repeat, got 100 repeats"),
+    (lambda: {"train_ids": torch.arange(31)}, ValueError, r"batch_size must lie in \[1, 31\]"),
+    (
+        lambda: {"flags": PointFlags({"noisy": Y[1:] == 0})},
+        ValueError,
+        "flags are of 199 points, the data set has 200",
+    ),
+    (lambda: {"test_y": Y[:49]}, ValueError, r"test_y must be.*\(49,\) for test_x \(50, 5\)"),
+    (lambda: {"test_y": Y[:50].float()}, ValueError, "test_y must be int64.*float32"),
+    (lambda: {"test_y": Y[:50] + 1}, IndexError, r"test_y: labels must lie in \[0, 3\).*is 3 of"),
+    (
+        lambda: {"dataset": data(changed(Y, 150, 3))},
+        IndexError,
+        r"labels must lie in \[0, 3\), the classes .*got 1 others, the first is 3 of id 150",
+    ),
+    (lambda: {"dataset": data(Y * 0 - 100)}, ValueError, "all 200 labels are ignore_index = -100"),
+    (
+        lambda: {"dataset": IndexedDataset(TensorDataset(X, Y), labels=Y.roll(1))},
+        ValueError,
+        "labels that IndexedDataset shows are not those of its examples",
+    ),
+    (
+        lambda: {"dataset": IndexedDataset([{"x": x} for x in X], labels=Y)},
+        ValueError,
+        "Trainer: the batch has no labels: got dict with the keys 'x', 'ids'",
+    ),
+    (lambda: {"model": Rows(5, 3)}, ValueError, r"must return logits \(32, C\).*got \(32,\)"),
+    (lambda: {"selector": used()}, ValueError, "has made 1 selections in another run"),
+    (
+        lambda: {"selector": Selector(il=IL[1:], k=8)},
+        ValueError,
+        "il has 199 rows, the data set has 200 points",
+    ),
+    (
+        lambda: {"selector": Selector(il=IL * torch.nan, k=8)},
+        ValueError,
+        "all 200 train_ids is unknown",
+    ),
+    (
+        lambda: {"selector": Selector(il=changed(IL, 7, -torch.inf), k=8)},
+        ValueError,
+        "il must be finite or NaN .*got -inf at id 7",
+    ),
+    (
+        lambda: {"selector": Selector(k=8, method="loss", history=History(199))},
+        ValueError,
+        "History has 199 ids, the data set has 200",
+    ),
+    (
+        lambda: {"selector": Selector(il=OnlineModel(nn.Linear(5, 2)), k=8)},
+        IndexError,
+        r"labels must be in \[0, 2\)",
+    ),
+    # Only at step 20 would the method itself be asked.
+    (
+        lambda: {"selector": Selector(k=8, method=ClassQuota("loss", (1, 1)), phases=WARMUP)},
+        ValueError,
+        "shares must have one number a class, 3, got 2",
+    ),
+    (
+        lambda: {"selector": Selector(k=8, method=Reducr(class_il=torch.zeros(N, 4)))},
+        ValueError,
+        "class_il must have one column a class, 3, got 4",
+    ),
+    # Only in the last third would more points be wanted than are scored.
+    (
+        lambda: {
+            "selector": Selector(
+                ratio=Linear(0.25, 0.5, steps=30, stages=3),
+                method="loss",
+                scoring=Scoring(refresh=0.4),
+                history=History(N),
+            )
+        },
+        ValueError,
+        r"k = 16 is larger than the 13 points of 32 that Scoring\(refresh=0.4\) scores",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), TRAINER)
+def test_a_run_that_cannot_end_well_does_not_start(
+    tmp_path: Path, options: Callable[[], dict[str, Any]], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make_trainer(tmp_path / "run", **options())
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_irreducible_losses_are_counted_when_the_run_is_made(tmp_path: Path) -> None:
+    selector = Selector(il=IL.index_fill(0, torch.arange(150), torch.nan), k=8)
+    with pytest.warns(UserWarning, match="of 60 of 110 train_ids is unknown.*never selected"):
+        make_trainer(tmp_path, selector=selector, train_ids=torch.arange(90, N))
+
+
+def test_looking_ahead_leaves_no_trace(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    proxy = OnlineModel(nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 3)))
+    state = torch.get_rng_state()
+    kept = {name: value.clone() for name, value in proxy.model.state_dict().items()}
+    for scorer in (None, proxy):
+        scoring = Scoring(train_mode=True)
+        selector = Selector(k=8, method="loss", scoring=scoring, scorer=scorer, phases=WARMUP)
+        trainer = make_trainer(tmp_path / str(scorer is None), model=model, selector=selector)
+        assert (selector.steps, selector.scored, selector.seconds, trainer.step) == (0, 0, 0.0, 0)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(value, kept[name]) for name, value in proxy.model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder, fix in (("file", "not a file"), ("file/run", "parent is a folder")):
+        path = tmp_path / folder
+        with pytest.raises(OSError, match=f"Trainer: cannot write to the folder {path}.*{fix}"):
+            make_trainer(path)
+        with pytest.raises(OSError, match=f"fit_il: cannot write to the folder {path}.*{fix}"):
+            fit_il(nn.Linear(5, 3), data(), FIRST, LAST, ILRecipe(epochs=1), folder=path)
+        with pytest.raises(OSError, match=f"pretrained_il: cannot write to the folder {path}"):
+            pretrained_il(nn.Linear(5, 3), data(), folder=path)
+
+
+@dataclass(frozen=True)
+class Overshoots(Schedule):
+    def between(self, done: float) -> float:
+        return self.start + 4.0 * done * (1.0 - done)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: TrainConfig(steps=1e4), TypeError, "TrainConfig: steps must be an int, got 1000"),  # type: ignore[arg-type]
+        (lambda: TrainConfig(large_batch=0), ValueError, "large_batch must be at least 1, got 0"),
+        (lambda: TrainConfig(workers=-1), ValueError, "workers must be at least 0, got -1"),
+        (lambda: TrainConfig(lr=torch.inf), ValueError, "lr must be positive and finite, got inf"),
+        (lambda: TrainConfig(weight_decay=-1.0), ValueError, "weight_decay must be finite and at"),
+        (lambda: ILRecipe(epochs=1.5), TypeError, "ILRecipe: epochs must be an int, got 1.5"),  # type: ignore[arg-type]
+        (lambda: ILRecipe(epochs=0), ValueError, "ILRecipe: epochs must be at least 1, got 0"),
+        (lambda: ILRecipe(lr=torch.nan), ValueError, "ILRecipe: lr must be positive and finite"),
+        # In range at both ends.
+        (
+            lambda: Selector(method="loss", ratio=Overshoots(0.5, 0.5, steps=30, stages=3)),
+            ValueError,
+            r"ratio must lie in \(0, 1\]",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(
+    make: Callable[[], object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make()
+
+
+FIRST, LAST = torch.arange(50), torch.arange(50, N)
+SAME = nn.Linear(5, 3)
+
+
+def make_model(seed: int) -> nn.Module:
+    return nn.Linear(5, 3)
+
+
+def by_holdout(ids: Any = FIRST, labels: Tensor = Y) -> object:
+    return holdout_il(make_model, data(labels), ids, ILRecipe(epochs=1000))
+
+
+@pytest.mark.parametrize(
+    ("compute", "error", "message"),
+    [
+        (lambda: by_holdout([1, 2]), TypeError, "holdout_ids must be an int64 .* got list"),
+        (lambda: by_holdout(Y == 0), TypeError, r"got torch.bool .* pass mask\.nonzero"),
+        (lambda: by_holdout(torch.tensor([N])), IndexError, r"holdout_ids must lie in \[0, 200\)"),
+        (lambda: by_holdout(torch.arange(0)), ValueError, "holdout_ids must have at least one id"),
+        (lambda: by_holdout(FIRST // 2), ValueError, "holdout_ids must not repeat, got 25 repeats"),
+        (
+            lambda: fit_il(SAME, data(), FIRST, torch.arange(0), ILRecipe(epochs=1000)),
+            ValueError,
+            "fit_il: target_ids must have at least one id",
+        ),
+        (lambda: by_holdout(labels=changed(Y, 3, 3)), IndexError, r"\[0, 3\).* 3 of id 3"),
+        (lambda: by_holdout(labels=changed(Y, 199, 9)), IndexError, r"\[0, 3\).* 9 of id 199"),
+        (
+            lambda: by_holdout(labels=torch.where(torch.arange(N) < 50, Y, -100)),
+            ValueError,
+            "fit_il: all 150 labels are ignore_index",
+        ),
+        (
+            lambda: crossfit_il(lambda seed: SAME, data(), 2, ILRecipe(epochs=1)),
+            ValueError,
+            "make_model must build a new model for every fold, got the same one twice",
+        ),
+        (
+            lambda: pretrained_il(nn.Linear(5, 2), data()),
+            IndexError,
+            r"pretrained_il: labels must lie in \[0, 2\).*66 others, the first is 2 of id 2",
+        ),
+    ],
+)
+def test_irreducible_losses_that_cannot_be_computed_are_not_begun(
+    compute: Callable[[], object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        compute()

@@ -1,0 +1,106 @@
+"""Every way to train, on a small model: each method, and what can be added to one.
+
+A program finds this module beside itself, so it imports nothing of the tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from rho_train import IndexedDataset, OnlineModel, Selector, TrainConfig, Trainer
+from rho_train.data import PointFlags
+from rho_train.selection import (
+    Boltzmann,
+    Geometric,
+    History,
+    Linear,
+    Reducr,
+    Scoring,
+    UniformPhases,
+    names,
+)
+
+N = 200
+CONFIG = TrainConfig(
+    steps=30, large_batch=32, batch=8, eval_every=10, log_every=7, checkpoint_every=11
+)
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "online il": lambda: {"il": OnlineModel(small_model(2), lr=0.01)},
+    "online scorer": lambda: {"scorer": OnlineModel(small_model(2), lr=0.01), "method": "bald"},
+    "proxy": lambda: {"scorer": small_model(2)},
+    "reducr, fast": lambda: {"method": Reducr(lr=1.0)},
+    "phases": lambda: {"phases": UniformPhases(steps=30, warmup=8, anneal=0.3), "method": "loss"},
+    "colder": lambda: {"method": Boltzmann("rho", Geometric(3.0, 0.1, steps=30))},
+    "micro-batches": lambda: {"scoring": Scoring(micro_batch=5)},
+    "refresh": lambda: {"scoring": Scoring(refresh=0.5), "history": History(N)},
+    "train mode": lambda: {"scoring": Scoring(train_mode=True)},
+    "fewer": lambda: {"k": None, "ratio": Linear(0.25, 0.1, steps=30, stages=4)},
+}
+WAYS = ("plain", *names(), *PARTS)
+
+
+def small_model(seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        # Dropout makes a lost random state visible, BatchNorm a lost buffer.
+        return nn.Sequential(
+            nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3)
+        )
+
+
+def make_trainer(
+    folder: Path, way: str = "rho", config: TrainConfig = CONFIG, **options: Any
+) -> Trainer:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(N, 5, generator=generator)
+    y = torch.randint(0, 3, (N,), generator=generator)
+    selector = None
+    if way != "plain":
+        il = torch.rand(N, generator=generator)
+        chosen = {"il": il, "k": config.batch, "seed": 5}
+        chosen |= PARTS[way]() if way in PARTS else {"method": way}
+        selector = Selector(**chosen)
+    defaults: dict[str, Any] = {
+        "model": small_model(1),
+        "dataset": IndexedDataset(TensorDataset(x, y)),
+        "train_ids": torch.arange(N),
+        "name": way,
+        "seed": 3,
+        "flags": PointFlags({"noisy": y == 0}),
+        "selector": selector,
+        "test_x": x[:50],
+        "test_y": y[:50],
+    }
+    return Trainer(config=config, folder=folder, **{**defaults, **options})
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Read the metrics without the clock."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [_plain(json.loads(line)) for line in lines]
+
+
+def ending(folder: Path) -> dict[str, Any]:
+    """Read all that a run left, without the clock; tensors as their SHA-256."""
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    assert state.pop("metrics_size") == (folder / "metrics.jsonl").stat().st_size
+    return {**_plain(state), "records": records(folder)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items() if not str(k).endswith("seconds")}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, torch.Tensor):
+        content = hashlib.sha256(value.contiguous().numpy().tobytes()).hexdigest()
+        return f"{value.dtype} {tuple(value.shape)} {content}"
+    return value
