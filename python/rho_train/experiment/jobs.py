@@ -11,7 +11,7 @@ from rho_train.experiment.setting import Setting
 from rho_train.il import ILStore
 from rho_train.models import mlp
 from rho_train.progress import OnStep
-from rho_train.selection import Scoring, Selector
+from rho_train.selection import History, Scoring, Selector
 from rho_train.training import Trainer
 
 
@@ -68,6 +68,7 @@ def train_job(
             method=method.select,
             scoring=Scoring(bf16=config.train.bf16),
             seed=seed,
+            history=History(len(setting.dataset)),
         )
     model = mlp(
         data.train_x.shape[1], config.hidden, data.num_classes, seed=seed, dropout=config.dropout
