@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from statistics import fmean, median, stdev
 
-from rho_train.report.read import Eval, Experiment, LeftOut, Method, Run
+from rho_train.report.read import Experiment, LeftOut, Method
+from rho_train.report.runs import Eval, Run
 
 WIDTH = 110
 
@@ -105,7 +106,7 @@ def _method(experiment: Experiment, method: Method, baseline: dict[int, Run]) ->
     final = {seed: run.evals[-1].accuracy for seed, run in runs.items()}
     pairs = [(run, baseline[seed]) for seed, run in runs.items() if seed in baseline]
     gains = [run.evals[-1].accuracy - other.evals[-1].accuracy for run, other in pairs]
-    hits = [_first_at(run, best_accuracy(other)) for run, other in pairs]
+    hits = [first_at(run, best_accuracy(other)) for run, other in pairs]
     return MethodSummary(
         method=method,
         finished=len(runs),
@@ -128,7 +129,8 @@ def _method(experiment: Experiment, method: Method, baseline: dict[int, Run]) ->
     )
 
 
-def _first_at(run: Run, target: float) -> Eval | None:
+def first_at(run: Run, target: float) -> Eval | None:
+    """The first record of the run that meets the target."""
     return next((record for record in run.evals if record.accuracy >= target), None)
 
 

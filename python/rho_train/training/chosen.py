@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch import Tensor
 from rho_train.data import IndexedDataset, fingerprint
 from rho_train.files import atomic_write
 from rho_train.selection.history import History
-from rho_train.training.view import view
+from rho_train.training.view import input_of, render
 
 _SHOWN = 12
 
@@ -44,6 +46,8 @@ def chosen_record(
     *,
     il: Tensor | None = None,
     noisy: Tensor | None = None,
+    classes: Sequence[str] = (),
+    show: Callable[[int], object] | None = None,
 ) -> dict[str, Any]:
     """Return which of the points `ids`, int64 (n,), were chosen, as plain values.
 
@@ -58,7 +62,10 @@ def chosen_record(
         ids: the points that were trained on.
         il: irreducible losses by id, (N,).
         noisy: bool by id, (N,), labels known to be wrong.
+        classes: their names.
+        show: what people see of an id, a text or a tensor; None: what the model gets.
     """
+    show = partial(input_of, dataset) if show is None else show
     ids = ids.cpu().sort().values
     columns = {name: column.cpu()[ids] for name, column in history.state_dict().items()}
     seen, chosen, loss = columns["seen"], columns["chosen"], columns["loss"]
@@ -66,11 +73,11 @@ def chosen_record(
     flags = None if noisy is None else noisy.cpu()
     known = None if il is None else il.cpu()
     # The whole data set decides how many classes there are, whatever part is trained on.
-    classes = max(1, int(labels.max()) + 1)
+    count = max(1, int(labels.max()) + 1)
     classed = labels[ids] >= 0
 
     def by_class(weights: Tensor) -> list[int]:
-        counts = torch.zeros(classes, dtype=torch.int64)
+        counts = torch.zeros(count, dtype=torch.int64)
         return counts.index_add_(0, labels[ids][classed], weights[classed].long()).tolist()
 
     def point(row: int) -> dict[str, Any]:
@@ -83,7 +90,7 @@ def chosen_record(
             "loss": _finite(loss[row]),
             "seen": int(seen[row]),
             "chosen": int(chosen[row]),
-            **view(dataset, i),
+            **render(show(i)),
         }
 
     most = chosen.argsort(stable=True, descending=True)[:_SHOWN]
@@ -92,6 +99,7 @@ def chosen_record(
     ordered = never[loss[never].argsort(stable=True)]
     spots = torch.linspace(0, max(0, len(ordered) - 1), min(_SHOWN, len(ordered))).round().long()
     return {
+        "classes": list(classes) or None,
         "seen": int((seen > 0).sum()),
         "points": by_class(torch.ones_like(seen)),
         "chosen": by_class(chosen),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,9 @@ class Trainer:
         selector: what to keep of a large batch; None: plain training.
         noisy: bool (len(dataset),), labels known to be wrong, for the record only.
         il_seconds: what the irreducible losses cost, for the record only.
+        classes: names of the classes, for the record only.
+        show: what people see of the point with an id, a text or a tensor, for the record only;
+            None: what the model gets.
 
     Raises:
         TypeError: the data set is no IndexedDataset, or the ids are no int64 tensor.
@@ -93,6 +97,8 @@ class Trainer:
         selector: Selector | None = None,
         noisy: Tensor | None = None,
         il_seconds: float = 0.0,
+        classes: Sequence[str] = (),
+        show: Callable[[int], object] | None = None,
     ) -> None:
         check_run(model, dataset, train_ids, test_x, test_y, config, seed, selector, noisy)
         self.device = next(model.parameters()).device
@@ -100,6 +106,7 @@ class Trainer:
         self.test_x, self.test_y = test_x.to(self.device), test_y.to(self.device)
         self.config, self.folder, self.seed = config, folder, seed
         self.selector, self.il_seconds = selector, il_seconds
+        self.classes, self.show = classes, show
         self.noisy = None if noisy is None else noisy.to(self.device)
         self.optimizer = adamw(model, config.lr, config.weight_decay)
         self.schedule = lr_schedule(self.optimizer, config.schedule, config.steps)
@@ -288,7 +295,13 @@ class Trainer:
         history = self.selector.history
         save_history(history, self.dataset, self.folder / "history.safetensors")
         record = chosen_record(
-            history, self.dataset, self.train_ids, il=self.selector.table, noisy=self.noisy
+            history,
+            self.dataset,
+            self.train_ids,
+            il=self.selector.table,
+            noisy=self.noisy,
+            classes=self.classes,
+            show=self.show,
         )
         save_chosen(record, self.folder / "chosen.json")
 

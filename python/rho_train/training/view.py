@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,36 +20,31 @@ _CHARACTERS = 240
 _TOKENS = 48
 
 
-def view(dataset: IndexedDataset, position: int) -> dict[str, Any]:
-    """Return {"image": PNG as data URI}, {"features": [...]} or {"text": ...} of one example.
-
-    A wrapped data set with a method `show(position)`, which returns a text or a tensor, decides
-    what people see; otherwise it is the input of the model: (H, W), (1 or 3, H, W) and
-    (H, W, 1 or 3) are images, at most 32 pixels wide and with the full range of grey or colour,
-    (d,) of floating point are features, the first 64.
+def input_of(dataset: IndexedDataset, position: int) -> object:
+    """Return what a model gets of one example: a tensor, or the first of several inputs.
 
     Example:
         >>> from torch.utils.data import TensorDataset
         >>> data = IndexedDataset(TensorDataset(torch.tensor([[0.25, 2.0]]), torch.tensor([0])))
-        >>> view(data, 0)
-        {'features': [0.25, 2.0]}
+        >>> input_of(data, 0)
+        tensor([0.2500, 2.0000])
     """
-    if callable(getattr(dataset.dataset, "show", None)):
-        return render(dataset.dataset.show(position))
-    inputs = split(dataset.collate(dataset.__getitems__([position])), "view").inputs
-    if isinstance(inputs, dict):
-        inputs = next(iter(inputs.values()))
-    return render(inputs[0])
+    inputs = split(dataset.collate(dataset.__getitems__([position])), "input_of").inputs
+    return (next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)[0]
 
 
 def render(x: object) -> dict[str, Any]:
-    """Render a text, or a tensor or array that holds an image or features.
+    """Return {"image": PNG as data URI}, {"features": [...]} or {"text": ...}.
+
+    Tensors and arrays (H, W), (1 or 3, H, W) and (H, W, 1 or 3) are images, at most 32 pixels wide,
+    and but for uint8 with the full range of grey or colour; (d,) of floating point are features,
+    the first 64; anything else is told in words.
 
     Example:
         >>> render(torch.rand(3, 8, 8))["image"][:22]
         'data:image/png;base64,'
-        >>> render("a b"), render(torch.tensor([4, 7]))
-        ({'text': 'a b'}, {'text': '4 7'})
+        >>> render("a b"), render(torch.tensor([0.25, 2.0])), render(torch.tensor([4, 7]))
+        ({'text': 'a b'}, {'features': [0.25, 2.0]}, {'text': '4 7'})
     """
     if isinstance(x, str):
         return {"text": x if len(x) <= _CHARACTERS else f"{x[: _CHARACTERS - 1]}…"}
@@ -80,8 +76,8 @@ def _as_image(x: Tensor) -> Tensor | None:
         return None
     longest = max(pixels.shape[1:])
     if longest > _SIDE:
-        size = [max(1, round(side * _SIDE / longest)) for side in pixels.shape[1:]]
-        pixels = F.adaptive_avg_pool2d(pixels, size)
+        height, width = (max(1, round(side * _SIDE / longest)) for side in pixels.shape[1:])
+        pixels = F.adaptive_avg_pool2d(pixels, (height, width))
     if x.dtype != torch.uint8:
         # Inputs are normalised in some way that nobody tells: the range is that of the image.
         low, high = pixels.aminmax()
