@@ -94,7 +94,7 @@ def class_figure(experiment: Experiment, rows: list[ByClass]) -> Figure | None:
 
 
 def listed_classes(experiment: Experiment, rows: list[ByClass]) -> list[int]:
-    """Classes of the long table: all, or the 30 that the baseline (or the first row) is worst at."""
+    """Classes of the long table: all, or the 30 that the baseline, or the first row, has worst."""
     first = next((row for row in rows if row.method.name == experiment.baseline), rows[0])
     return sorted(first.known) if len(first.known) <= _LISTED else first.known[:_LISTED]
 

@@ -47,7 +47,15 @@ def make_figures(experiment: Experiment, summary: Summary) -> list[Figure]:
             title="Less relevant points among the selected ones",
             count=lambda record: record.less_relevant,
             base_rate=None,
-            reading="Points of classes that the test set does not ask for: each is a step lost.",
+            reading="Points of classes that are rare in training and in the test set alike.",
+        ),
+        share(
+            experiment,
+            name="redundant",
+            title="Copies of other points among the selected ones",
+            count=lambda record: record.redundant,
+            base_rate=None,
+            reading="What a copy teaches, another point has taught already.",
         ),
         overlap(experiment),
         *quadrants(experiment),
@@ -86,10 +94,10 @@ def _accuracy(experiment: Experiment, summary: Summary, *, charged: bool) -> Fig
         else f"{band(experiment)} The dashed line is the best of “{summary.baseline.label}” (mean "
         "over the seeds): a method that crosses it early needs fewer steps."
     )
-    longer = [m for m in experiment.methods if m.steps > experiment.steps]
+    longer = {run.method: run.steps for run in experiment.runs if run.steps > experiment.steps}
     if longer and not charged:
-        names = ", ".join(f"“{method.label}”" for method in longer)
-        caption += f" {names} goes on to step {max(method.steps for method in longer):,}."
+        labels = ", ".join(f"“{m.label}”" for m in experiment.methods if m.name in longer)
+        caption += f" {labels} goes on to step {max(longer.values()):,}."
     return Figure(
         name="accuracy-seconds" if charged else "accuracy-steps",
         title=title,

@@ -91,9 +91,7 @@ def _renamed(experiment: Experiment, folder: str) -> Experiment:
 
     return dataclasses.replace(
         experiment,
-        methods=tuple(
-            Method(name(m.name), f"{m.label} ({folder})", m.steps) for m in experiment.methods
-        ),
+        methods=tuple(Method(name(m.name), f"{m.label} ({folder})") for m in experiment.methods),
         baseline=name(experiment.baseline),
         runs=tuple(dataclasses.replace(r, method=name(r.method)) for r in experiment.runs),
         left_out=tuple(dataclasses.replace(r, method=name(r.method)) for r in experiment.left_out),

@@ -13,12 +13,10 @@ from rho_train.report.svg import STYLES
 
 @dataclass(frozen=True)
 class Method:
-    """A way of choosing the points to train on: `name` in the records, `label` for people, and
-    the steps that it makes."""
+    """A way of choosing the points to train on: `name` in the records, `label` for people."""
 
     name: str
     label: str
-    steps: int
 
 
 @dataclass(frozen=True)
@@ -75,14 +73,12 @@ def read_experiment(out: Path) -> Experiment:
     plan = CheckedJson.parse(path.read_bytes(), f"{path}", "restore the file or run again")
     baseline, steps = plan.text("baseline"), plan.count("steps")
     methods = tuple(
-        # Baselines with the same minutes make more steps than the others.
-        Method(
-            entry.text("name"),
-            entry.text("label"),
-            steps if entry.missing("steps") else entry.count("steps"),
-        )
-        for entry in plan.entries("methods")
+        Method(entry.text("name"), entry.text("label")) for entry in plan.entries("methods")
     )
+    own = {
+        entry.text("name"): steps if entry.missing("steps") else entry.count("steps")
+        for entry in plan.entries("methods")
+    }
     names = [method.name for method in methods]
     seeds = plan.integers("seeds")
     if not 1 <= len(methods) <= STYLES or len(set(names)) < len(names):
@@ -106,7 +102,7 @@ def read_experiment(out: Path) -> Experiment:
         if key in origin:
             raise records[0].error(f"{origin[key]} holds the same method and seed")
         origin[key] = file
-        wanted = next(method.steps for method in methods if method.name == key[0])
+        wanted = _planned(file.with_name("plan.json"), own[key[0]])
         found[key] = read_run(*key, records, wanted, file.with_name("chosen.json"))
     runs, left_out = [], []
     for method in names:
@@ -133,3 +129,11 @@ def read_experiment(out: Path) -> Experiment:
         runs=tuple(runs),
         left_out=tuple(left_out),
     )
+
+
+def _planned(path: Path, steps: int) -> int:
+    """Steps of a run: those that follow from the minutes of another run, where it has a plan."""
+    if not path.exists():
+        return steps
+    fix = "move the folder of this run away and run it again"
+    return CheckedJson.parse(path.read_bytes(), f"{path}", fix).count("steps")

@@ -21,6 +21,7 @@ class Train:
     noisy: int | None
     correct: int
     less_relevant: int | None
+    redundant: int | None
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,7 @@ def _train(record: CheckedJson) -> Train:
         known("noisy"),
         record.count("correct", selected),
         known("less_relevant"),
+        known("redundant"),
     )
 
 

@@ -60,18 +60,18 @@ def chosen_record(
         history: of the Selector.
         dataset: for the labels and a view of the points shown.
         ids: the points that were trained on.
-        il: irreducible losses by id, (N,).
+        il: irreducible losses of these points, (n,).
         noisy: bool by id, (N,), labels known to be wrong.
         classes: their names.
         show: what people see of an id, a text or a tensor; None: what the model gets.
     """
     show = partial(input_of, dataset) if show is None else show
-    ids = ids.cpu().sort().values
+    ids, order = ids.cpu().sort()
     columns = {name: column.cpu()[ids] for name, column in history.state_dict().items()}
     seen, chosen, loss = columns["seen"], columns["chosen"], columns["loss"]
     labels = dataset.labels.cpu()
     flags = None if noisy is None else noisy.cpu()
-    known = None if il is None else il.cpu()
+    known = None if il is None else il.cpu()[order]
     # The whole data set decides how many classes there are, whatever part is trained on.
     count = max(1, int(labels.max()) + 1)
     classed = labels[ids] >= 0
@@ -86,7 +86,7 @@ def chosen_record(
             "id": i,
             "label": int(labels[i]),
             "noisy": None if flags is None else bool(flags[i]),
-            "il": None if known is None else _finite(known[i]),
+            "il": None if known is None else _finite(known[row]),
             "loss": _finite(loss[row]),
             "seen": int(seen[row]),
             "chosen": int(chosen[row]),

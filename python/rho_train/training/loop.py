@@ -298,7 +298,7 @@ class Trainer:
             history,
             self.dataset,
             self.train_ids,
-            il=self.selector.table,
+            il=self.selector.irreducible.of(self.train_ids.to(self.device)),
             noisy=self.noisy,
             classes=self.classes,
             show=self.show,
