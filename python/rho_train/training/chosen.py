@@ -27,7 +27,8 @@ def save_history(history: History, dataset: IndexedDataset, path: Path) -> None:
         OSError: the file cannot be written.
     """
     columns = {name: column.cpu() for name, column in history.state_dict().items()}
-    atomic_write(path, save(columns, {"format": "rho_ext history", **fingerprint(dataset)}))
+    # One entry: safetensors writes several in any order, and the same run gives the same file.
+    atomic_write(path, save(columns, {"rho_ext history of": json.dumps(fingerprint(dataset))}))
 
 
 def save_chosen(record: dict[str, Any], path: Path) -> None:
