@@ -84,7 +84,7 @@ def test_galleries_show_the_points_and_escape_them(tmp_path: Path) -> None:
     assert remark == "The 3 points at the top; 3 of them have a wrong label."
     assert why.startswith("40 points were drawn and never chosen, 25% of them with a wrong label")
     assert cards[1].point.label == NASTY
-    assert cards[0].facts == ("chosen 7 of 9", "loss 1.50, IL 0.25")
+    assert cards[0].facts == ("drawn 9, chosen 7", "loss 1.50, IL 0.25")
     assert [bool(card.drawing) for card in cards] == [False, False, True]
     page = write_report(tmp_path).read_text()
     assert NASTY not in page

@@ -73,7 +73,6 @@ def read_chosen(file: Path) -> Chosen:
 
 def _point(entry: CheckedJson, classes: tuple[str, ...]) -> Point:
     label = entry.integer("label")
-    seen = entry.count("seen")
     image = None if entry.missing("image") else entry.text("image")
     if image is not None and not _IMAGE.fullmatch(image):
         raise entry.error("image must be a PNG as data URI")
@@ -83,8 +82,9 @@ def _point(entry: CheckedJson, classes: tuple[str, ...]) -> Point:
         noisy=None if entry.missing("noisy") else entry.flag("noisy"),
         il=None if entry.missing("il") else entry.number("il", least=-float("inf")),
         loss=None if entry.missing("loss") else entry.number("loss", least=-float("inf")),
-        seen=seen,
-        chosen=entry.count("chosen", seen),
+        seen=entry.count("seen"),
+        # No more than `seen`, but for methods that draw with replacement.
+        chosen=entry.count("chosen"),
         image=image,
         text=None if entry.missing("text") else entry.text("text"),
         features=None if entry.missing("features") else entry.losses("features"),

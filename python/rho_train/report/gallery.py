@@ -76,7 +76,7 @@ def _cards(points: Sequence[Point]) -> tuple[Card, ...]:
             point,
             "" if point.features is None else _bars(point.features, largest),
             (
-                f"chosen {point.chosen:,} of {point.seen:,}",
+                f"drawn {point.seen:,}, chosen {point.chosen:,}",
                 f"loss {_nats(point.loss)}, IL {_nats(point.il)}",
             ),
         )
@@ -85,7 +85,7 @@ def _cards(points: Sequence[Point]) -> tuple[Card, ...]:
 
 
 def _nats(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"  # noqa: RUF001 (a dash for people)
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _bars(values: Sequence[float], largest: float) -> str:
