@@ -221,3 +221,6 @@ def test_a_method_may_have_steps_of_its_own(tmp_path: Path) -> None:
     assert [run.steps for run in experiment.of("fast").values()] == [20, 30, 30]
     steps, *_ = make_figures(experiment, summarize(experiment))
     assert "“slow” goes on to step 60" in steps.caption
+    page = write_report(tmp_path).read_text()
+    assert "At the end of the runs, " in page
+    assert "“slow” makes up to 60 steps instead of 30." in page

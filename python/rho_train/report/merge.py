@@ -42,11 +42,12 @@ def read_experiments(folders: Sequence[Path]) -> Experiment:
     first = renamed[0]
     return Experiment(
         title=" beside ".join(names),
-        description=first.description,
+        description=_descriptions(names, experiments),
         methods=tuple(method for e in renamed for method in e.methods),
         seeds=tuple(sorted({seed for e in renamed for seed in e.seeds})),
         baseline=first.baseline,
-        steps=max(e.steps for e in renamed),
+        # Those of the baseline: it decides how far the figures go.
+        steps=first.steps,
         config=_beside({name: e.config for name, e in zip(names, renamed, strict=True)}),
         environment=_beside({name: e.environment for name, e in zip(names, renamed, strict=True)}),
         runs=tuple(run for e in renamed for run in e.runs),
@@ -96,6 +97,13 @@ def _renamed(experiment: Experiment, folder: str) -> Experiment:
         runs=tuple(dataclasses.replace(r, method=name(r.method)) for r in experiment.runs),
         left_out=tuple(dataclasses.replace(r, method=name(r.method)) for r in experiment.left_out),
     )
+
+
+def _descriptions(names: Sequence[str], experiments: Sequence[Experiment]) -> str:
+    if len({experiment.description for experiment in experiments}) == 1:
+        return experiments[0].description
+    pairs = zip(names, experiments, strict=True)
+    return " ".join(f"{name}: {experiment.description}" for name, experiment in pairs)
 
 
 def _beside(values: Mapping[str, Mapping[str, object]]) -> dict[str, object]:

@@ -71,6 +71,7 @@ def write_report(*folders: Path, out: Path | None = None) -> Path:
         columns=COLUMNS,
         signs=signs,
         rows=[(row.method, [column.cell(row) for column in COLUMNS]) for row in summary.methods],
+        other_steps=summary.other_steps,
         target=target_meaning(summary),
         left_out=left_out_lines(summary),
         figures=figures,

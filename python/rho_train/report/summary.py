@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from statistics import fmean, median, stdev
 
@@ -56,13 +56,15 @@ class MethodSummary:
 class Summary:
     """All methods in display order, and what they are compared with.
 
-    `target` is the baseline's best accuracy (mean over seeds), `base_rate` the share of noisy
-    points in the sampled large batches before any selection; None where unknown.
+    `steps` are those of the experiment, `other_steps` by name those of methods with other ones, of
+    their longest run. `target` is the baseline's best accuracy (mean over seeds), `base_rate` the
+    share of noisy points in the sampled large batches before any selection; None where unknown.
     """
 
     methods: tuple[MethodSummary, ...]
     baseline: Method
     steps: int
+    other_steps: Mapping[str, int]
     seeds: int
     target: float | None
     base_rate: float | None
@@ -89,6 +91,11 @@ def summarize(experiment: Experiment) -> Summary:
         methods=tuple(_method(experiment, method, baseline) for method in experiment.methods),
         baseline=next(m for m in experiment.methods if m.name == experiment.baseline),
         steps=experiment.steps,
+        other_steps={
+            run.method: run.steps
+            for run in sorted(experiment.runs, key=lambda run: run.steps)
+            if run.steps != experiment.steps
+        },
         seeds=len(experiment.seeds),
         target=_mean(best_accuracy(run) for run in baseline.values()),
         base_rate=_mean(noisy),
