@@ -87,7 +87,7 @@ def class_figure(experiment: Experiment, rows: list[ByClass]) -> Figure | None:
             name="classes",
             title=title,
             desc=ends(curves),
-            x=Axis("Classes, the worst first", 1, max(curve.x[-1] for curve in curves)),
+            x=Axis("Classes, the worst first", 1, max(c.x[-1] for c in curves), whole=True),
             y=Axis("Test accuracy of the class", low, 1.0, percent=True),
         ),
     )

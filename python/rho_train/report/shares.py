@@ -104,7 +104,7 @@ def overlap(experiment: Experiment) -> Figure | None:
             name="overlap",
             title=title,
             desc=ends(curves),
-            x=Axis("Epochs (passes of large batches)", 0, max(curve.x[-1] for curve in curves)),
+            x=Axis("Epochs (passes of large batches)", 0, max(c.x[-1] for c in curves), whole=True),
             y=Axis("Share chosen again", 0, high, percent=True),
             references=[] if rate is None else [Reference(rate, f"at random: {rate:.0%}")],
         ),
