@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from rho_train.report import read_experiment, summarize, write_report
+from rho_train.report.axis import Axis
+from rho_train.report.bars import Bar, Part, stacked_bars
 from rho_train.report.classes import by_class, class_names, listed_classes
 from rho_train.report.cost import break_even, ledger_rows
 from rho_train.report.figures import make_figures
@@ -56,6 +58,34 @@ def test_ledger_is_the_mean_over_seeds(tmp_path: Path) -> None:
     assert [row.charged for row in rows] == [6.5, 8.5, 10.5, 16.5, 18.5]
     synthetic(tmp_path / "old", with_records=False)
     assert ledger_rows(read_experiment(tmp_path / "old")) == []
+
+
+def test_bars_are_as_long_as_what_they_stand_for() -> None:
+    drawing = stacked_bars(
+        [Bar("one", [1.0, 0.0, 3.0], "4"), Bar("<two>", [2.0, 2.0, 6.0], "10")],
+        [Part("a", 0), Part("b", 2), Part("c", None)],
+        name="n",
+        title="t",
+        desc="d",
+        x=Axis("Seconds", 0, 10),
+    )
+    boxes = re.findall(
+        r'<rect class="(?:mark|faint)" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)"', drawing
+    )
+    rows: dict[str, list[tuple[float, float]]] = {}
+    for x, y, width in boxes:
+        rows.setdefault(y, []).append((float(x), float(width)))
+    second = 458 / 10
+    for drawn, sizes in zip(rows.values(), ([1.0, 3.0], [2.0, 2.0, 6.0]), strict=True):
+        left = 8.0
+        for (x, width), size in zip(drawn, sizes, strict=True):
+            # Coordinates have one decimal.
+            assert (x, width) == (
+                pytest.approx(left, abs=0.1),
+                pytest.approx(size * second, abs=0.1),
+            )
+            left += size * second
+    assert "&lt;two&gt;" in drawing
 
 
 def test_classes_by_hand(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def stacked_bars(
         y = top + _ROW * row + 18
         label = bar.label if len(bar.label) <= room else f"{bar.label[: room - 1]}…"
         drawn += text(left, y, label)
-        drawn += text(right, y, bar.total, class_="note", text_anchor="end")
+        drawn += text(right, y, bar.total, class_="tick halo", text_anchor="end")
         reached = 0.0
         for part, size in zip(parts, bar.sizes, strict=True):
             begin, reached = reached, reached + size
