@@ -93,7 +93,8 @@ def ledger_figure(rows: list[LedgerRow]) -> Figure | None:
         title=title,
         caption="Wall-clock of a whole run, mean over the seeds. IL is what computing the "
         "irreducible losses took; with IL at hand, a bar begins behind it. The number at the right "
-        "is the sum without evaluation.",
+        "is the sum without evaluation; “other”, records and checkpoints, is no part of the "
+        "seconds in the table and the curves.",
         svg=stacked_bars(
             bars,
             parts,

@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rho_train.report.read import Experiment, Method, read_experiment
-from rho_train.report.svg import STYLES
+from rho_train.report.read import MAX_METHODS, Experiment, Method, read_experiment
 
 
 def read_experiments(folders: Sequence[Path]) -> Experiment:
@@ -32,10 +31,10 @@ def read_experiments(folders: Sequence[Path]) -> Experiment:
     for folder, experiment in zip(folders[1:], experiments[1:], strict=True):
         _same_data(folders[0], experiments[0], folder, experiment)
     count = sum(len(experiment.methods) for experiment in experiments)
-    if count > STYLES:
+    if count > MAX_METHODS:
         raise ValueError(
-            f"report: the folders have {count} methods in all, at most {STYLES} can be told apart; "
-            "give fewer folders"
+            f"report: the folders have {count} methods in all, at most {MAX_METHODS} can be "
+            "told apart; give fewer folders"
         )
     names = _names(resolved)
     renamed = [_renamed(e, name) for e, name in zip(experiments, names, strict=True)]

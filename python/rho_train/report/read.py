@@ -10,6 +10,8 @@ from rho_train.report.checked_json import CheckedJson
 from rho_train.report.runs import Run, read_records, read_run
 from rho_train.report.svg import STYLES
 
+MAX_METHODS = STYLES
+
 
 @dataclass(frozen=True)
 class Method:
@@ -81,8 +83,8 @@ def read_experiment(out: Path) -> Experiment:
     }
     names = [method.name for method in methods]
     seeds = plan.integers("seeds")
-    if not 1 <= len(methods) <= STYLES or len(set(names)) < len(names):
-        raise plan.error(f"needs 1 to {STYLES} methods with different names, got {names}")
+    if not 1 <= len(methods) <= MAX_METHODS or len(set(names)) < len(names):
+        raise plan.error(f"needs 1 to {MAX_METHODS} methods with different names, got {names}")
     if steps < 1:
         raise plan.error(f"steps must be at least 1, got {steps}")
     if not seeds or len(set(seeds)) < len(seeds):

@@ -194,7 +194,7 @@ class Trainer:
                 **self._identity,
                 "step": self.step,
                 "trained": self.trained,
-                "ledger": self.ledger.state_dict(),
+                "ledger_seconds": self.ledger.state_dict(),
                 "overlap": self._overlap.state_dict() if self._overlap else None,
                 "since_log": self._read_counts(),
                 "metrics_size": self.metrics.size(),
@@ -212,7 +212,7 @@ class Trainer:
             return 0
         state = load_checkpoint(self.checkpoint_path, self._identity)
         self.step, self.trained = state["step"], state["trained"]
-        self.ledger.load_state_dict(state["ledger"])
+        self.ledger.load_state_dict(state["ledger_seconds"])
         if self._overlap is not None:
             self._overlap.load_state_dict(state["overlap"])
         self._random_state = state["random_state"]
