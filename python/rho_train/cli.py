@@ -25,6 +25,7 @@ from rho_train.report import format_table, read_experiment, summarize, write_rep
 from rho_train.selection import names, needs_of
 from rho_train.training import TrainConfig
 
+_REPORT = Path("rho-report")
 _STOPPED = 130  # as a shell reports Ctrl-C
 
 
@@ -115,13 +116,15 @@ def train(
     _run(config, out, 1)
 
 
-def report(folder: Path) -> None:
-    """Write the report of an experiment again, from its metrics.
+def report(runs: list[Path], out: Path | None = None) -> None:
+    """Write the report of an experiment again, or of several side by side, from their metrics.
 
     Args:
-        folder: the output folder of `demo` or `train`.
+        runs: output folders of `demo` or `train`; of several, made on the same data, the methods
+            stand side by side, and the first folder has the baseline.
+        out: where to write; by default into the folder if it is one, else into rho-report.
     """
-    print(f"report: {write_report(folder)}")
+    print(f"report: {write_report(*runs, out=out or _REPORT if len(runs) > 1 else out)}")
 
 
 def doctor() -> None:
@@ -180,7 +183,15 @@ def _add_commands(parser: ArgumentParser, functions: Mapping[str, Any]) -> None:
             continue
         if function in _CONFIGURED:
             command.add_argument("--config", action="config", help="YAML file with options")
-        command.add_function_arguments(function, as_group=False, as_positional=True)
+        folders = function is report
+        if folders:
+            # Of a list, jsonargparse would make one argument in JSON.
+            command.add_argument(
+                "runs", nargs="+", type=Path, help="output folders of demo or train"
+            )
+        command.add_function_arguments(
+            function, as_group=False, as_positional=True, skip={"runs"} if folders else None
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -35,8 +35,8 @@ def test_demo_leaves_a_report_and_goes_on_where_it_was(
     assert {end["method"] for end in ends} == {line.split(",")[0] for line in summary[1:]}
     files = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     files |= {path: path.stat().st_mtime_ns for path in out.rglob("checkpoint.pt")}
-    # Two stores of irreducible losses, the label noise, and the checkpoints.
-    assert len(files) == 2 + 1 + 5
+    # Two stores of IL, the label noise, a history of each method that selects, five checkpoints.
+    assert len(files) == 2 + 1 + 3 + 5
     assert main(command) == 0
     assert {path: path.stat().st_mtime_ns for path in files} == files
     assert capfd.readouterr().out == printed
@@ -198,6 +198,28 @@ def test_changed_data_are_another_experiment(
         np.savez(table, features=2 * arrays["features"] + 1, labels=arrays["labels"])
     assert main(train_arguments(table, out)) == 1
     assert "holds another experiment: data differ" in capfd.readouterr().err
+
+
+def test_report_of_several_runs(
+    tmp_path: Path, table: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, three = (tmp_path / name for name in ("one", "two", "three"))
+    assert main(train_arguments(table, one, "--method=uniform", "--il=none")) == 0
+    assert main(train_arguments(table, two, "--method=grad_norm", "--il=none")) == 0
+    assert main(train_arguments(table, three, "--data.noise=0.5")) == 0
+    (one / "report.html").unlink()
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", str(one), str(two)]) == 0
+    page = (tmp_path / "rho-report" / "report.html").read_text()
+    assert all(f"({name})" in page for name in ("one", "two"))
+    assert main(["report", str(one), str(two), f"--out={tmp_path / 'both'}"]) == 0
+    assert (tmp_path / "both" / "summary.csv").exists()
+    assert not (one / "report.html").exists()
+    assert main(["report", str(one)]) == 0
+    assert (one / "report.html").exists()
+    capfd.readouterr()
+    assert main(["report", str(one), str(three)]) == 1
+    assert "were made on other data (noise: 0.0 and 0.5)" in capfd.readouterr().err
 
 
 def test_doctor_prints_the_build(capfd: pytest.CaptureFixture[str]) -> None:

@@ -6,12 +6,10 @@ import csv
 import html
 import json
 import math
-import random
 import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,117 +20,17 @@ from rho_train.report import format_table, read_experiment, summarize, write_rep
 from rho_train.report.headline import headline
 from rho_train.report.svg import STYLE, number
 
-NASTY = 'Loss <b> & "quotes"'
-FIVE = {
-    "half": "Uniform, not held-out half",
-    "all": "Uniform, all data",
-    "loss": "Training loss",
-    "holdout": "RHO-LOSS, holdout IL",
-    "crossfit": NASTY,
-}
-FIGURES = {"accuracy-steps", "accuracy-seconds", "noisy", "correct"}
-QUADRANTS = {"quadrant-3", "quadrant-4"}
-
-
-def write_plan(
-    out: Path, methods: dict[str, str], seeds: Sequence[int], *, baseline: str, steps: int
-) -> None:
-    plan = {
-        "title": "RHO-LOSS on <synthetic> & noisy data",
-        "description": "Made up.",
-        "methods": [{"name": name, "label": label} for name, label in methods.items()],
-        "seeds": list(seeds),
-        "baseline": baseline,
-        "steps": steps,
-        "config": {"selection": {"large_batch": 320, "ratio": 0.1}, "model": "x" * 120},
-        "environment": {"python": "3.11", "threads": 2},
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "experiment.json").write_text(json.dumps(plan))
-
-
-def write_run(out: Path, method: str, seed: int, records: Sequence[dict[str, Any]]) -> Path:
-    path = out / "runs" / f"{method}-{seed}" / "metrics.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(record | {"method": method, "seed": seed}) for record in records]
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-def end(step: int, il_seconds: float = 0.0) -> dict[str, Any]:
-    return {"event": "end", "step": step, "seconds": 0.1 * step, "il_seconds": il_seconds}
-
-
-def hand_checkable(out: Path) -> None:
-    """Three seeds, evals at 0, 10, 20, 30; every number of the summary can be done by hand."""
-    accuracies = {
-        "base": [(0.1, 0.5, 0.6, 0.55), (0.1, 0.4, 0.7, 0.9), (0.1, 0.3, 0.4, 0.5)],
-        "fast": [(0.1, 0.6, 0.7, 0.8), (0.1, 0.5, 0.8, 0.85), (0.1, 0.2, 0.5, 0.6)],
-        "slow": [(0.1, 0.2, 0.3, 0.4), (0.1, 0.2, 0.3, 0.4), (0.1, 0.5, 0.4, 0.4)],
-    }
-    write_plan(out, {name: name for name in accuracies}, range(3), baseline="base", steps=30)
-    for method, seeds in accuracies.items():
-        for seed, curve in enumerate(seeds):
-            records: list[dict[str, Any]] = []
-            for index, accuracy in enumerate(curve):
-                step = 10 * index
-                if step:
-                    counts = {"selected": 10, "noisy": (1, 2, 0)[index - 1], "correct": 5}
-                    records.append({"event": "train", "step": step, **counts})
-                seconds = 0.1 * step
-                records.append(
-                    {"event": "eval", "step": step, "accuracy": accuracy, "seconds": seconds}
-                )
-            write_run(out, method, seed, [*records, end(30, 5.0 if method == "fast" else 0.0)])
-
-
-def synthetic(
-    out: Path,
-    methods: dict[str, str] = FIVE,
-    *,
-    seeds: int = 3,
-    noise_known: bool = True,
-    with_il: bool = True,
-    steps: int = 2000,
-) -> None:
-    """Something like the demo; the last two methods have IL, losses hold NaN, infinity and null."""
-    write_plan(out, methods, range(seeds), baseline=list(methods)[1 % len(methods)], steps=steps)
-    for place, method in enumerate(methods):
-        rho = with_il and place >= len(methods) - 2
-        for seed in range(seeds):
-            rng = random.Random(100 * place + seed)
-            records: list[dict[str, Any]] = []
-            for index in range(41):
-                step, seconds = index * steps // 40, 0.1 * index * (1 + rho)
-                if index:
-                    noisy = min(160, int(16 * (1 + place) * rng.uniform(0.8, 1.2)))
-                    correct = int(160 * (1 - math.exp(-index / 10)) * rng.uniform(0.9, 1.0))
-                    counts: dict[str, Any] = {"selected": 160, "correct": correct}
-                    counts["noisy"] = noisy if noise_known else None
-                    records.append({"event": "train", "step": step, "loss": 1.0, **counts})
-                level = 0.9 + 0.01 * place - 0.3 * (place == 2)
-                accuracy = level * (1 - 0.96 * math.exp(-index / 4)) + rng.uniform(-0.01, 0.01)
-                accuracy = max(0.0, accuracy)
-                records.append(
-                    {"event": "eval", "step": step, "accuracy": accuracy, "seconds": seconds}
-                )
-                if index in (20, 40):
-                    il = [rng.expovariate(2.0) for _ in range(320)]
-                    loss: list[Any] = [value + rng.gauss(0.2, 0.2) for value in il]
-                    loss[:3] = [math.nan, math.inf, None]
-                    chosen = [i % 10 == 0 for i in range(320)]
-                    records.append(
-                        {
-                            "event": "sample",
-                            "step": step,
-                            "ids": list(range(320)),
-                            "loss": loss,
-                            "il": il if rho else None,
-                            "selected": chosen,
-                            "noisy": [i % 9 == 0 for i in range(320)] if noise_known else None,
-                        }
-                    )
-            write_run(out, method, seed, [*records, end(steps, 4.0 * rho)])
+from .folders import (
+    FIGURES,
+    NASTY,
+    QUADRANTS,
+    WITHOUT_RECORDS,
+    end,
+    hand_checkable,
+    synthetic,
+    write_plan,
+    write_run,
+)
 
 
 def names(out: Path) -> set[str]:
@@ -300,7 +198,8 @@ def test_drawings_are_sound_xml_with_escaped_text_and_finite_numbers(
         drawn = " ".join(value for e in elements[4:] for value in e.attrib.values())
         assert not re.search(r"nan|inf", drawn, re.IGNORECASE)
         bands = [e for e in elements if e.get("class") == "band"]
-        assert len(bands) == (5 if seeds > 1 and path.stem in FIGURES else 0)
+        several = {"overlap": 3, "ledger": 0, "classes": 0} | dict.fromkeys(QUADRANTS, 0)
+        assert len(bands) == (several.get(path.stem, 5) if seeds > 1 else 0)
     assert len(set(identifiers)) == len(identifiers)
     assert NASTY not in page
     assert html.escape(NASTY) in page
@@ -326,16 +225,17 @@ def test_drawing_of_a_step_is_sound_in_the_palette_and_in_the_page(tmp_path: Pat
 
 
 def test_methods_of_any_number_and_figures_without_data_are_left_out(tmp_path: Path) -> None:
-    synthetic(tmp_path / "plain", noise_known=False, with_il=False)
+    synthetic(tmp_path / "plain", noise_known=False, with_il=False, with_records=False)
     page = write_report(tmp_path / "plain").read_text()
-    assert names(tmp_path / "plain") == FIGURES - {"noisy"}
+    assert names(tmp_path / "plain") == WITHOUT_RECORDS - {"noisy"}
     assert page.count("<figure ") == 4
     assert "wrong label" not in page.split('id="figures"')[1].split('id="terms"')[0]
-    for count in (1, 8):
+    assert {'id="classes"', 'id="chosen"', "ledger"} & set(re.findall('id="[a-z]+"', page)) == set()
+    for count in (1, 8, 24):
         out = tmp_path / str(count)
         synthetic(out, {f"m{index}": f"M{index}" for index in range(count)}, seeds=1, steps=40)
         write_report(out)
-        assert names(out) >= FIGURES
+        assert names(out) >= FIGURES - {"overlap"}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -370,6 +270,7 @@ const box = (element) => {
 const texts = "svg text:not(.note):not(.region)";
 addEventListener("load", () => parent.postMessage({
   viewport: innerWidth, page: document.documentElement.scrollWidth,
+  pictures: [...document.images].map((i) => i.naturalWidth),
   figures: [...document.querySelectorAll("figure")].map((f) => ({
     id: f.id, box: box(f.querySelector("svg")),
     texts: [...f.querySelectorAll(texts)].map((t) => [t.textContent, ...box(t)]),
@@ -419,11 +320,13 @@ addEventListener("message", (e) => { seen.push(e.data); show(); }); addEventList
     match = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.DOTALL)
     assert match, done.stdout[:2000]
     result = json.loads(html.unescape(match.group(1)))
-    assert len(result["images"]) == 6
+    assert len(result["images"]) == len(FIGURES | QUADRANTS)
     assert min(result["images"]) > 0
     assert sorted(seen["viewport"] for seen in result["seen"]) == [320, 1200]
     for seen in result["seen"]:
         assert seen["page"] <= seen["viewport"]
+        # Each gallery, of three methods, has the image twice.
+        assert seen["pictures"] == [1] * 6
         assert {figure["id"] for figure in seen["figures"]} == {
             f"figure-{name}" for name in FIGURES | QUADRANTS | {"selection"}
         }

@@ -12,7 +12,7 @@ from rho_train.experiment.setting import Setting
 from rho_train.il import ILStore
 from rho_train.models import build_model
 from rho_train.progress import OnStep
-from rho_train.selection import Scoring, Selector
+from rho_train.selection import History, Scoring, Selector
 from rho_train.training import Trainer
 
 
@@ -74,6 +74,7 @@ def train_job(
             method=method.select,
             scoring=Scoring(bf16=config.train.bf16),
             seed=seed,
+            history=History(len(setting.dataset)),
         )
     model = build_model("mlp", data, config.hidden, seed=seed, dropout=config.dropout)
     trainer = Trainer(

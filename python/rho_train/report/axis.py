@@ -9,13 +9,14 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Axis:
     """An axis from `low` to `high`: `percent` shows fractions as percentages, `root` (from 0)
-    spaces values by their square root."""
+    spaces values by their square root, `whole` has no ticks between whole numbers."""
 
     title: str
     low: float
     high: float
     percent: bool = False
     root: bool = False
+    whole: bool = False
 
     def fraction(self, value: float) -> float:
         """Place of a value along the axis, 0 at `low` and 1 at `high`."""
@@ -36,6 +37,7 @@ class Axis:
         scale, unit = (100, "%") if self.percent else (1, "")
         low, high = self.low * scale, self.high * scale
         step = nice_step((high - low) / 7)
+        step = max(1.0, step) if self.whole else step
         digits = max(0, -math.floor(math.log10(step)))
         steps = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
         return [(n * step / scale, f"{n * step:,.{digits}f}{unit}") for n in steps]

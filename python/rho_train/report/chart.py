@@ -11,9 +11,9 @@ from itertools import pairwise
 from rho_train.report.axis import Axis
 from rho_train.report.svg import Point, escape, mark, number, path, styled, tag, text
 
-_WIDTH = 480
+WIDTH = 480
 _HEIGHT = 260
-_CHARACTER = 7.6
+CHARACTER = 7.6
 # template.html sets the text of charts larger on phones.
 _PHONE = 15.5 / 14
 _LINE = 17
@@ -70,7 +70,7 @@ def line_chart(
         and sum(map(len, labels)) * _LINE + 6 * len(labels) <= _HEIGHT
     )
     longest = max(len(line) for label in labels for line in label)
-    room = 30 + _PHONE * _CHARACTER * longest if direct else 26
+    room = 30 + _PHONE * CHARACTER * longest if direct else 26
     keys = [] if direct else [(one.label, one.style, one.style) for one in series]
     plot = _Plot(name, title, desc, x, y, right=room, keys=keys)
     taken = [plot.at(*p) for one in series for p in zip(one.x, one.y, strict=True) if _finite(p)]
@@ -161,9 +161,11 @@ class _Plot:
     ) -> None:
         self._name, self._title, self._desc, self._x, self._y = name, title, desc, x, y
         self._parts: list[str] = []
-        self._left = 20 + _CHARACTER * max(len(text) for _, text in y.ticks())
-        self._right = _WIDTH - right
-        self._top = self._legend(keys) + 40
+        self._left = 20 + CHARACTER * max(len(text) for _, text in y.ticks())
+        self._right = WIDTH - right
+        drawn, taken = legend(keys)
+        self.add(drawn)
+        self._top = taken + 40
         self._bottom = self._top + height
         self._frame()
 
@@ -184,11 +186,11 @@ class _Plot:
         return tag(
             "svg",
             f"{title}{desc}"
-            + tag("rect", class_="paper", width=_WIDTH, height=height)
+            + tag("rect", class_="paper", width=WIDTH, height=height)
             + "".join(self._parts),
             xmlns="http://www.w3.org/2000/svg",
             class_="chart",
-            viewBox=f"0 0 {_WIDTH} {number(height)}",
+            viewBox=f"0 0 {WIDTH} {number(height)}",
             role="img",
             aria_labelledby=f"{self._name}-title {self._name}-desc",
         )
@@ -218,19 +220,6 @@ class _Plot:
         self.add(
             text(middle, self._bottom + 42, self._x.title, class_="tick", text_anchor="middle")
         )
-
-    def _legend(self, keys: Sequence[tuple[str, int, int | None]]) -> float:
-        x, y = 2.0, 0.0
-        for label, shape, style in keys:
-            label = label if len(label) <= 52 else f"{label[:51]}…"
-            width = 24 + _CHARACTER * len(label)
-            if x + width > _WIDTH or not y:
-                x, y = 2.0, y + 20
-            look = "faint" if style is None else "mark"
-            sign = tag("path", class_=look, d=mark(shape, x + 6, y - 5, 1.2))
-            self.add(styled(style, sign) + text(x + 18, y, label))
-            x += width + 8
-        return y
 
     def curve(self, series: Series) -> None:
         points = list(zip(series.x, series.y, strict=True))
@@ -263,7 +252,7 @@ class _Plot:
 
     def rule_label(self, reference: Reference, taken: Sequence[Point]) -> None:
         _, y = self.at(self._x.low, reference.y)
-        width = _CHARACTER * len(reference.label)
+        width = CHARACTER * len(reference.label)
         spots = [
             (x, base)
             for base in (y - 9, y + 20)
@@ -305,6 +294,22 @@ class _Plot:
         x = self._left + across * (self._right - self._left)
         y = self._bottom - up * (self._bottom - self._top)
         self.add(text(x, y, label, class_="region"))
+
+
+def legend(keys: Sequence[tuple[str, int, int | None]]) -> tuple[str, float]:
+    """Draw labels with their marker and style, None for the faint one; and the height taken."""
+    x, y = 2.0, 0.0
+    drawn = []
+    for label, shape, style in keys:
+        label = label if len(label) <= 52 else f"{label[:51]}…"
+        width = 24 + CHARACTER * len(label)
+        if x + width > WIDTH or not y:
+            x, y = 2.0, y + 20
+        look = "faint" if style is None else "mark"
+        sign = tag("path", class_=look, d=mark(shape, x + 6, y - 5, 1.2))
+        drawn.append(styled(style, sign) + text(x + 18, y, label))
+        x += width + 8
+    return "".join(drawn), y
 
 
 def spread(wanted: Sequence[float], sizes: Sequence[float], low: float, high: float) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 
 class CheckedJson:
@@ -61,12 +61,29 @@ class CheckedJson:
         wanted = f"an integer in [0, {most}]"
         return int(self._take(key, wanted, lambda v: _is_integer(v) and 0 <= v <= most))
 
-    def number(self, key: str, most: float = math.inf) -> float:
-        """A finite number in [0, most]."""
-        wanted = f"a finite number in [0, {most}]"
-        return float(
-            self._take(key, wanted, lambda v: _is_number(v) and math.isfinite(v) and 0 <= v <= most)
-        )
+    def number(self, key: str, most: float = math.inf, *, least: float = 0.0) -> float:
+        """A finite number in [least, most]."""
+
+        def test(value: object) -> bool:
+            return _is_number(value) and math.isfinite(value) and least <= value <= most
+
+        return float(self._take(key, f"a finite number in [{least:g}, {most:g}]", test))
+
+    def flag(self, key: str) -> bool:
+        """True or false."""
+        return bool(self._take(key, "true or false", lambda value: isinstance(value, bool)))
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """A list of strings."""
+        return tuple(self._list(key, "strings", lambda value: isinstance(value, str)))
+
+    def shares(self, key: str) -> tuple[float | None, ...]:
+        """A list of numbers in [0, 1], null where there is none."""
+
+        def test(value: object) -> bool:
+            return value is None or (_is_number(value) and 0 <= value <= 1)
+
+        return tuple(self._list(key, "numbers in [0, 1]", test))
 
     def integers(self, key: str) -> tuple[int, ...]:
         """A list of integers."""
@@ -85,6 +102,10 @@ class CheckedJson:
         """An object with any content."""
         return dict(self._take(key, "an object", lambda value: isinstance(value, dict)))
 
+    def inner(self, key: str) -> CheckedJson:
+        """An object whose fields are checked in their turn."""
+        return CheckedJson(self.mapping(key), f"{self._where}, {key}", self._fix)
+
     def entries(self, key: str) -> list[CheckedJson]:
         """A list of objects."""
         entries = self._list(key, "objects", lambda value: isinstance(value, dict))
@@ -95,5 +116,5 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, float) or _is_integer(value)

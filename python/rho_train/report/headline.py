@@ -28,7 +28,7 @@ def headline(summary: Summary) -> list[str]:
 
 def _final(summary: Summary, base: MethodSummary, others: list[MethodSummary]) -> list[str]:
     best, *rest = sorted(others, key=lambda row: row.gain or 0.0, reverse=True)
-    start = f"After {summary.steps:,} steps"
+    start = "At the end of the runs" if summary.other_steps else f"After {summary.steps:,} steps"
     if (best.gain or 0.0) > 0:
         text = (
             f"{start}, {_named(best)} has the highest test accuracy, {best.accuracy:.1%}, against "

@@ -1,14 +1,16 @@
-"""Reading an experiment folder: `experiment.json` and the metrics of its runs, checked."""
+"""Reading an experiment folder: `experiment.json` and its runs, checked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rho_train.report.checked_json import CheckedJson
+from rho_train.report.runs import Run, read_records, read_run
+from rho_train.report.svg import STYLES
 
-MAX_METHODS = 8
+MAX_METHODS = STYLES
 
 
 @dataclass(frozen=True)
@@ -17,49 +19,6 @@ class Method:
 
     name: str
     label: str
-
-
-@dataclass(frozen=True)
-class Train:
-    """Counts of selected points since the previous record; `noisy` is None where unknown."""
-
-    step: int
-    selected: int
-    noisy: int | None
-    correct: int
-
-
-@dataclass(frozen=True)
-class Eval:
-    """Accuracy on the test set, in [0, 1]."""
-
-    step: int
-    accuracy: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Large batches looked at point by point; `il` and `noisy` are None where unknown."""
-
-    step: int
-    loss: tuple[float, ...]
-    il: tuple[float, ...] | None
-    selected: tuple[bool, ...]
-    noisy: tuple[bool, ...] | None
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run of one method with one seed; times in seconds."""
-
-    method: str
-    seed: int
-    train: tuple[Train, ...]
-    evals: tuple[Eval, ...]
-    samples: tuple[Sample, ...]
-    seconds: float
-    il_seconds: float
 
 
 @dataclass(frozen=True)
@@ -73,7 +32,8 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Experiment:
-    """The plan of an experiment and its finished runs; `left_out` lists the other ones."""
+    """The plan of an experiment and its finished runs; `left_out` lists the other ones, `steps` are
+    those of a method that does not say otherwise."""
 
     title: str
     description: str
@@ -113,12 +73,16 @@ def read_experiment(out: Path) -> Experiment:
             f"read_experiment: {path} is missing; give the folder that the experiment wrote"
         )
     plan = CheckedJson.parse(path.read_bytes(), f"{path}", "restore the file or run again")
+    baseline, steps = plan.text("baseline"), plan.count("steps")
     methods = tuple(
         Method(entry.text("name"), entry.text("label")) for entry in plan.entries("methods")
     )
+    own = {
+        entry.text("name"): steps if entry.missing("steps") else entry.count("steps")
+        for entry in plan.entries("methods")
+    }
     names = [method.name for method in methods]
     seeds = plan.integers("seeds")
-    baseline, steps = plan.text("baseline"), plan.count("steps")
     if not 1 <= len(methods) <= MAX_METHODS or len(set(names)) < len(names):
         raise plan.error(f"needs 1 to {MAX_METHODS} methods with different names, got {names}")
     if steps < 1:
@@ -131,7 +95,7 @@ def read_experiment(out: Path) -> Experiment:
     found: dict[tuple[str, int], Run | str] = {}
     origin: dict[tuple[str, int], Path] = {}
     for file in sorted(path.parent.glob("runs/*/metrics.jsonl")):
-        records = _records(file)
+        records = read_records(file)
         if not records:
             continue
         key = records[0].text("method"), records[0].integer("seed")
@@ -140,7 +104,8 @@ def read_experiment(out: Path) -> Experiment:
         if key in origin:
             raise records[0].error(f"{origin[key]} holds the same method and seed")
         origin[key] = file
-        found[key] = _run(*key, records, steps)
+        wanted = _planned(file.with_name("plan.json"), own[key[0]])
+        found[key] = read_run(*key, records, wanted, file.with_name("chosen.json"))
     runs, left_out = [], []
     for method in names:
         for seed in seeds:
@@ -168,65 +133,9 @@ def read_experiment(out: Path) -> Experiment:
     )
 
 
-def _records(file: Path) -> list[CheckedJson]:
-    # A kill leaves a last line without its newline, cut anywhere: it is never read.
-    lines = file.read_bytes().split(b"\n")[:-1]
+def _planned(path: Path, steps: int) -> int:
+    """Steps of a run: those that follow from the minutes of another run, where it has a plan."""
+    if not path.exists():
+        return steps
     fix = "move the folder of this run away and run it again"
-    return [
-        CheckedJson.parse(line, f"{file}, line {number}", fix)
-        for number, line in enumerate(lines, 1)
-    ]
-
-
-def _run(method: str, seed: int, records: Sequence[CheckedJson], steps: int) -> Run | str:
-    train: list[Train] = []
-    evals: list[Eval] = []
-    samples: list[Sample] = []
-    last = 0
-    for position, record in enumerate(records):
-        event, step = record.text("event"), record.count("step")
-        if (record.text("method"), record.integer("seed")) != (method, seed):
-            raise record.error(f"the file began with method {method!r}, seed {seed}; this differs")
-        if step < last:
-            raise record.error(f"step {step} comes after step {last}")
-        last = step
-        if event == "train":
-            train.append(_train(record))
-        elif event == "eval":
-            evals.append(Eval(step, record.number("accuracy", 1.0), record.number("seconds")))
-        elif event == "sample":
-            samples.append(_sample(record))
-        elif event == "end":
-            if position < len(records) - 1:
-                raise record.error("records follow the end record")
-            if not evals:
-                raise record.error("the run has no eval record")
-            if step != steps:
-                return f"ended at step {step:,} of {steps:,}"
-            seconds, il_seconds = record.number("seconds"), record.number("il_seconds")
-            return Run(
-                method, seed, tuple(train), tuple(evals), tuple(samples), seconds, il_seconds
-            )
-        else:
-            raise record.error(f"event must be train, eval, sample or end, got {event!r}")
-    return f"unfinished, last record at step {last:,} of {steps:,}"
-
-
-def _train(record: CheckedJson) -> Train:
-    selected = record.count("selected")
-    noisy = None if record.missing("noisy") else record.count("noisy", selected)
-    return Train(record.count("step"), selected, noisy, record.count("correct", selected))
-
-
-def _sample(record: CheckedJson) -> Sample:
-    sample = Sample(
-        step=record.count("step"),
-        loss=record.losses("loss"),
-        il=None if record.missing("il") else record.losses("il"),
-        selected=record.flags("selected"),
-        noisy=None if record.missing("noisy") else record.flags("noisy"),
-    )
-    columns = [sample.loss, sample.selected, sample.il, sample.noisy]
-    if len({len(column) for column in columns if column is not None}) > 1:
-        raise record.error("loss, il, selected and noisy must have the same length")
-    return sample
+    return CheckedJson.parse(path.read_bytes(), f"{path}", fix).count("steps")

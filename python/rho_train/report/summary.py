@@ -6,11 +6,12 @@ import csv
 import io
 import math
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from statistics import fmean, median, stdev
 
-from rho_train.report.read import Eval, Experiment, LeftOut, Method, Run
+from rho_train.report.read import Experiment, LeftOut, Method
+from rho_train.report.runs import Eval, Run
 
 WIDTH = 110
 
@@ -55,13 +56,15 @@ class MethodSummary:
 class Summary:
     """All methods in display order, and what they are compared with.
 
-    `target` is the baseline's best accuracy (mean over seeds), `base_rate` the share of noisy
-    points in the sampled large batches before any selection; None where unknown.
+    `steps` are those of the experiment, `other_steps` by name those of methods with other ones, of
+    their longest run. `target` is the baseline's best accuracy (mean over seeds), `base_rate` the
+    share of noisy points in the sampled large batches before any selection; None where unknown.
     """
 
     methods: tuple[MethodSummary, ...]
     baseline: Method
     steps: int
+    other_steps: Mapping[str, int]
     seeds: int
     target: float | None
     base_rate: float | None
@@ -88,6 +91,11 @@ def summarize(experiment: Experiment) -> Summary:
         methods=tuple(_method(experiment, method, baseline) for method in experiment.methods),
         baseline=next(m for m in experiment.methods if m.name == experiment.baseline),
         steps=experiment.steps,
+        other_steps={
+            run.method: run.steps
+            for run in sorted(experiment.runs, key=lambda run: run.steps)
+            if run.steps != experiment.steps
+        },
         seeds=len(experiment.seeds),
         target=_mean(best_accuracy(run) for run in baseline.values()),
         base_rate=_mean(noisy),
@@ -105,7 +113,7 @@ def _method(experiment: Experiment, method: Method, baseline: dict[int, Run]) ->
     final = {seed: run.evals[-1].accuracy for seed, run in runs.items()}
     pairs = [(run, baseline[seed]) for seed, run in runs.items() if seed in baseline]
     gains = [run.evals[-1].accuracy - other.evals[-1].accuracy for run, other in pairs]
-    hits = [_first_at(run, best_accuracy(other)) for run, other in pairs]
+    hits = [first_at(run, best_accuracy(other)) for run, other in pairs]
     return MethodSummary(
         method=method,
         finished=len(runs),
@@ -128,7 +136,8 @@ def _method(experiment: Experiment, method: Method, baseline: dict[int, Run]) ->
     )
 
 
-def _first_at(run: Run, target: float) -> Eval | None:
+def first_at(run: Run, target: float) -> Eval | None:
+    """The first record of the run that meets the target."""
     return next((record for record in run.evals if record.accuracy >= target), None)
 
 

@@ -27,6 +27,8 @@ _SHAPES: tuple[tuple[Point, ...], ...] = (
     ((0, -5.2), (5, -1.6), (3, 4.2), (-3, 4.2), (-5, -1.6)),
     ((0, -5.6), (1.5, -1.5), (5.6, 0), (1.5, 1.5), (0, 5.6), (-1.5, 1.5), (-5.6, 0), (-1.5, -1.5)),
 )
+STYLES = 3 * len(_SHAPES)
+"""Pairs of a colour and a shape: first all colours with a shape each, then with the next one."""
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -65,7 +67,7 @@ def text(x: float, y: float, content: str, **attributes: str | float) -> str:
 def styled(style: int | None, content: str, **attributes: str | float) -> str:
     """A group in the colour of `style`, or in no colour of its own."""
     if style is not None:
-        attributes["class_"] = f"s{style}"
+        attributes["class_"] = f"s{style % len(_SHAPES)}"
     return tag("g", content, **attributes)
 
 
@@ -75,7 +77,8 @@ def path(points: Sequence[Point]) -> str:
 
 
 def mark(shape: int, x: float, y: float, size: float = 1.0) -> str:
-    """Path data of a marker, about 9 units wide at size 1."""
+    """Path data of the marker of a style, about 9 units wide at size 1."""
+    shape = (shape + shape // len(_SHAPES)) % len(_SHAPES)
     if shape == 0:
         r, width = number(4.2 * size), number(8.4 * size)
         arcs = f"a{r},{r} 0 1,0 {width},0a{r},{r} 0 1,0 -{width},0Z"

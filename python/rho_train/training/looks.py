@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,26 +23,44 @@ _EVAL_NUMBERS = 1 << 18
 _SAMPLED_BATCHES = 4
 
 
+class Evaluation(NamedTuple):
+    """Accuracy in [0, 1] and mean cross-entropy in nats on a test set, and the accuracy by class,
+    None for a class without a test point."""
+
+    accuracy: float
+    loss: float
+    class_accuracy: list[float | None]
+
+
 def evaluate(
     model: nn.Module, x: Tensor | ImageFiles, y: Tensor, *, bf16: bool | None = None
-) -> tuple[float, float]:
-    """Return the accuracy and the mean cross-entropy in nats on inputs x (n, ...), labels y (n,).
+) -> Evaluation:
+    """Evaluate a model on inputs x (n, ...), labels y int64 (n,).
 
     Example:
-        >>> accuracy, loss = evaluate(nn.Identity(), torch.tensor([[9.0, 0.0]]), torch.tensor([0]))
-        >>> accuracy
-        1.0
+        >>> x, y = torch.tensor([[9.0, 0.0, 0.0], [9.0, 0.0, 0.0]]), torch.tensor([0, 1])
+        >>> found = evaluate(nn.Identity(), x, y)
+        >>> found.accuracy, found.class_accuracy
+        (0.5, [1.0, 0.0, None])
     """
-    correct, loss = 0, 0.0
+    predicted, loss, classes = [], 0.0, 0
     with scoring(model, bf16=bf16) as scorer:
         rows = max(1, min(_EVAL_ROWS, _EVAL_NUMBERS // math.prod(x.shape[1:])))
         for begin in range(0, len(y), rows):
             labels = y[begin : begin + rows]
             inputs: Tensor = x[begin : begin + rows]  # type: ignore[assignment]
             logits = logits_of(scorer, inputs.to(y.device)).float()
-            correct += int((logits.argmax(1) == labels).sum())
+            predicted.append(logits.argmax(1))
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-    return correct / len(y), loss / len(y)
+            classes = logits.shape[1]
+    right = torch.cat(predicted) == y
+    points = y[y >= 0].bincount(minlength=classes).tolist()
+    hits = y[right].bincount(minlength=classes).tolist()
+    return Evaluation(
+        float(right.double().mean()),
+        loss / len(y),
+        [hit / of if of else None for hit, of in zip(hits, points, strict=True)],
+    )
 
 
 def look(selector: Selector, model: nn.Module, batch: Any) -> LastSelection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,12 @@ from rho_train.training.checkpoint import (
     save_checkpoint,
 )
 from rho_train.training.checks import check_run
+from rho_train.training.chosen import chosen_record, save_chosen, save_history
 from rho_train.training.config import TrainConfig
+from rho_train.training.ledger import Ledger
 from rho_train.training.looks import evaluate, sample
 from rho_train.training.metrics import MetricsFile
+from rho_train.training.overlap import Overlap
 
 
 class Trainer:
@@ -53,13 +56,17 @@ class Trainer:
         train_ids: int64 (n,), the points to train on.
         test_x, test_y: the test set.
         config: how to train.
-        folder: for metrics.jsonl and checkpoint.pt; a checkpoint there is gone on from.
+        folder: for metrics.jsonl and checkpoint.pt, and at the end, if the Selector keeps a
+            History, history.safetensors and chosen.json; a checkpoint there is gone on from.
         name: of the method, in every record.
         seed: of the order of the batches.
         selector: what to keep of a large batch; None: plain training.
         flags: what is known of each of the len(dataset) points, such as `noisy`, to record how
             many of the points that are trained on have each flag.
         il_seconds: what the irreducible losses cost, for the record only.
+        classes: names of the classes, for the record only.
+        show: what people see of the point with an id, a text or a tensor, for the record only;
+            None: what the model gets.
 
     Raises:
         TypeError: the data set is no IndexedDataset, or the ids are no int64 tensor.
@@ -100,6 +107,8 @@ class Trainer:
         selector: Selector | None = None,
         flags: PointFlags | None = None,
         il_seconds: float = 0.0,
+        classes: Sequence[str] = (),
+        show: Callable[[int], object] | None = None,
     ) -> None:
         check_run(model, dataset, train_ids, test_x, test_y, config, seed, selector, flags)
         self.device = next(model.parameters()).device
@@ -108,13 +117,17 @@ class Trainer:
         self.test_y = test_y.to(self.device)
         self.config, self.folder, self.seed = config, folder, seed
         self.selector, self.il_seconds = selector, il_seconds
+        self.classes, self.show = classes, show
         self.flags = PointFlags({}) if flags is None else flags.to(self.device)
         self.optimizer = adamw(model, config.lr, config.weight_decay)
         self.schedule = lr_schedule(self.optimizer, config.schedule, config.steps)
         self.runner: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
         self.step = 0
         self.trained = 0
-        self.seconds = 0.0
+        self.ledger = Ledger()
+        # An epoch is one pass of large batches, for every method, as the paper counts.
+        self._epoch_steps = max(1, len(train_ids) // config.large_batch)
+        self._overlap = None if selector is None else Overlap(len(dataset), self.device)
         self._since_log = self._counts([0] * len(self.flags.names))
         self._random_state: dict[str, Any] | None = None
         self._identity = {
@@ -153,6 +166,7 @@ class Trainer:
         """
         if self.finished:
             return
+        self.ledger.start()
         config = self.config
         per_step = config.large_batch if self.selector is not None else config.batch
         sampler = LargeBatchSampler(self.train_ids, per_step, seed=self.seed, start=self.step)
@@ -165,9 +179,9 @@ class Trainer:
         self.model.train()
         with stop_signals() as signalled:
             while not self.finished:
-                started = time.perf_counter()
-                self._train_step(to(next(batches), self.device))
-                self.seconds += time.perf_counter() - started
+                batch = to(next(batches), self.device)
+                self.ledger.lap("loading")
+                self._train_step(batch)
                 self._records()
                 stop = on_step(1) or signalled.is_set()
                 if self.finished or stop or self.step % config.checkpoint_every == 0:
@@ -177,10 +191,12 @@ class Trainer:
                         f"stopped at step {self.step} of {config.steps}; run the same command "
                         "again to go on from there"
                     )
+                self.ledger.lap("other")
 
     def save(self) -> None:
         """Write the checkpoint."""
         self._random_state = random_state()
+        self.ledger.lap("other")
         # The checkpoint must not reach the disk before the records that it counts on.
         self.metrics.flush()
         save_checkpoint(
@@ -189,7 +205,8 @@ class Trainer:
                 **self._identity,
                 "step": self.step,
                 "trained": self.trained,
-                "seconds": self.seconds,
+                "ledger_seconds": self.ledger.state_dict(),
+                "overlap": self._overlap.state_dict() if self._overlap else None,
                 "since_log": self._read_counts(),
                 "metrics_size": self.metrics.size(),
                 "model": self.model.state_dict(),
@@ -206,7 +223,9 @@ class Trainer:
             return 0
         state = load_checkpoint(self.checkpoint_path, self._identity)
         self.step, self.trained = state["step"], state["trained"]
-        self.seconds = state["seconds"]
+        self.ledger.load_state_dict(state["ledger_seconds"])
+        if self._overlap is not None:
+            self._overlap.load_state_dict(state["overlap"])
         self._random_state = state["random_state"]
         self._since_log = self._counts(**state["since_log"])
         self.model.load_state_dict(state["model"])
@@ -219,9 +238,10 @@ class Trainer:
     def _train_step(self, batch: Any) -> None:
         counts, weights = self._since_log, None
         if self.selector is not None:
-            before = self.selector.invalid
+            before, scoring = self.selector.invalid, self.selector.score_seconds
             batch = self.selector(self.runner, batch)
             counts.invalid += self.selector.invalid - before
+            self.ledger.lap("selecting", scoring=self.selector.score_seconds - scoring)
             assert self.selector.last is not None
             weights = self.selector.last.weights
         fields = split(batch, "Trainer")
@@ -245,30 +265,57 @@ class Trainer:
         counts.correct = counts.correct + (logits.detach().argmax(1) == fields.labels).sum()
         if self.flags.names:
             counts.flagged = counts.flagged + self.flags.counts(fields.ids)
+        if self._overlap is not None:
+            self._overlap.add(fields.ids)
+        self.ledger.lap("training")
 
     def _records(self) -> None:
-        """Write what is due after a step; none of it is on the training clock."""
+        """Write what is due after a step; none of it is on the clock of the steps."""
         config = self.config
         if self.step % config.log_every == 0 or self.finished:
             self._log()
+        if self._overlap is not None and self.step % self._epoch_steps == 0:
+            chosen, again = self._overlap.turn()
+            epoch = self.step // self._epoch_steps
+            self.metrics.write("epoch", step=self.step, epoch=epoch, chosen=chosen, again=again)
         if self.step % config.eval_every == 0 or self.finished:
             self._evaluate()
         looks = (config.steps // 10, config.steps // 2, config.steps)
         if self.selector is not None and self.step in looks:
+            self.ledger.lap("other")
             sampler = LargeBatchSampler(self.train_ids, config.large_batch, seed=self.seed)
             noisy = self.flags.get("noisy")
             record = sample(self.runner, self.selector, self.dataset, sampler, noisy)
+            self.ledger.lap("evaluation")
             self.metrics.write("sample", step=self.step, **record)
         if self.finished:
+            self._save_chosen()
+            self.ledger.lap("other")
             self.metrics.write(
                 "end",
                 step=self.step,
-                seconds=self.seconds,
-                score_seconds=self._score_seconds(),
+                epochs=self.step / self._epoch_steps,
                 il_seconds=self.il_seconds,
                 scored=self.selector.scored if self.selector is not None else 0,
                 trained=self.trained,
+                **self._clock(),
             )
+
+    def _save_chosen(self) -> None:
+        if self.selector is None or self.selector.history is None:
+            return
+        history = self.selector.history
+        save_history(history, self.dataset, self.folder / "history.safetensors")
+        record = chosen_record(
+            history,
+            self.dataset,
+            self.train_ids,
+            il=self.selector.irreducible.of(self.train_ids.to(self.device)),
+            noisy=self.flags.get("noisy"),
+            classes=self.classes,
+            show=self.show,
+        )
+        save_chosen(record, self.folder / "chosen.json")
 
     def _log(self) -> None:
         counts = self._read_counts()
@@ -280,10 +327,14 @@ class Trainer:
             correct=counts["correct"],
             **{"noisy": None, **dict(zip(self.flags.names, counts["flagged"], strict=True))},
             invalid=counts["invalid"],
-            seconds=self.seconds,
-            score_seconds=self._score_seconds(),
+            **self._clock(),
         )
         self._since_log = self._counts([0] * len(self.flags.names))
+
+    def _clock(self) -> dict[str, Any]:
+        """What records say of the time: seconds of the steps, and of all parts."""
+        parts = {part: round(seconds, 6) for part, seconds in self.ledger.seconds.items()}
+        return {"seconds": self.ledger.charged, "ledger_seconds": parts}
 
     def _read_counts(self) -> dict[str, Any]:
         """Read the sums from the device; a diverged model stops here, before it is saved."""
@@ -310,18 +361,18 @@ class Trainer:
         return loss
 
     def _evaluate(self) -> None:
-        bf16 = self.config.bf16
-        accuracy, loss = evaluate(self.runner, self.test_x, self.test_y, bf16=bf16)
+        self.ledger.lap("other")
+        found = evaluate(self.runner, self.test_x, self.test_y, bf16=self.config.bf16)
+        self.ledger.lap("evaluation")
         self.metrics.write(
             "eval",
             step=self.step,
-            accuracy=accuracy,
-            loss=self._finite("test", loss),
-            seconds=self.seconds,
+            accuracy=found.accuracy,
+            loss=self._finite("test", found.loss),
+            seconds=self.ledger.charged,
+            # Once a run: with many classes it would be most of the file.
+            **({"class_accuracy": found.class_accuracy} if self.finished else {}),
         )
-
-    def _score_seconds(self) -> float:
-        return self.selector.seconds if self.selector is not None else 0.0
 
 
 @dataclass

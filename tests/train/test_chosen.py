@@ -1,0 +1,176 @@
+"""What a run writes down of what it chose, and how a point is made visible."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from rho_train import IndexedDataset, Selector, TrainConfig, Trainer
+from rho_train.data import PointFlags
+from rho_train.progress import Stopped
+from rho_train.selection import History
+from rho_train.training.chosen import chosen_record
+from rho_train.training.view import render
+
+
+def decode(uri: str) -> Tensor:
+    """The pixels of a PNG without filters, as the file format has them, (H, W, C)."""
+    data = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    chunks, at = {}, 8
+    while at < len(data):
+        (size,) = struct.unpack(">I", data[at : at + 4])
+        kind, content = data[at + 4 : at + 8], data[at + 8 : at + 8 + size]
+        (crc,) = struct.unpack(">I", data[at + 8 + size : at + 12 + size])
+        assert crc == zlib.crc32(kind + content)
+        chunks[kind] = content
+        at += 12 + size
+    width, height, depth, colour = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
+    assert (depth, b"IEND" in chunks) == (8, True)
+    channels = {0: 1, 2: 3}[colour]
+    lines = torch.frombuffer(bytearray(zlib.decompress(chunks[b"IDAT"])), dtype=torch.uint8)
+    lines = lines.reshape(height, 1 + channels * width)
+    assert not lines[:, 0].any()
+    return lines[:, 1:].reshape(height, width, channels)
+
+
+def test_small_images_of_bytes_are_shown_as_they_are() -> None:
+    image = torch.randint(0, 256, (3, 5, 9), dtype=torch.uint8)
+    for x in (image, image.permute(1, 2, 0), image.permute(1, 2, 0).numpy()):
+        assert torch.equal(decode(render(x)["image"]), image.permute(1, 2, 0))
+    assert torch.equal(decode(render(image[0])["image"])[:, :, 0], image[0])
+
+
+def test_other_images_get_the_full_range_and_at_most_32_pixels() -> None:
+    ramp = torch.linspace(-2.0, 3.0, 64).expand(128, 64)
+    shown = decode(render(ramp)["image"])[:, :, 0]
+    assert shown.shape == (32, 16)
+    # Four by four pixels are averaged, then the lowest becomes 0 and the highest 255.
+    means = torch.arange(16.0) / 15 * 255
+    assert torch.equal(shown, means.round().to(torch.uint8).expand(32, 16))
+    assert not decode(render(torch.full((4, 4), 7.0))["image"]).any()
+
+
+def test_tables_texts_and_what_cannot_be_shown() -> None:
+    features = torch.linspace(0, 1, 100)
+    assert render(features)["features"] == pytest.approx(features[:64].tolist(), rel=0.01)
+    assert render(torch.tensor([1.0, torch.nan])) == {"text": "1.0 nan"}
+    assert render("word " * 100)["text"] == ("word " * 100)[:239] + "…"
+    assert render(torch.arange(50))["text"].endswith("46 47 …")
+    assert render(torch.zeros(2, 3, 4, 5)) == {"text": "(float32 (2, 3, 4, 5))"}
+    assert render(object()) == {"text": "(object)"}
+
+
+def test_record_by_hand() -> None:
+    labels = torch.tensor([0, 1, 1, -100, 0, 1])
+    dataset = IndexedDataset(TensorDataset(torch.arange(12.0).reshape(6, 2), labels))
+    history = History(6)
+    history.seen[:] = torch.tensor([3, 3, 3, 2, 0, 3])
+    history.chosen[:] = torch.tensor([0, 2, 3, 0, 0, 3])
+    history.loss[:] = torch.tensor([0.5, 0.1, 0.2, torch.nan, torch.nan, 0.3])
+    record = chosen_record(
+        history,
+        dataset,
+        torch.tensor([5, 4, 3, 2, 1, 0]),
+        il=torch.tensor([0.5, 0.4, torch.nan, 0.2, 0.1, 0.0]),
+        noisy=torch.tensor([True, False, False, False, True, True]),
+        classes=("a", "b"),
+    )
+    assert (record["points"], record["chosen"]) == ([2, 3], [0, 8])
+    # Point 4 was never in a large batch, which is not the same as never chosen.
+    assert (record["seen"], record["never"], record["never_noisy"]) == (5, 2, 1)
+    assert [point["id"] for point in record["most_chosen"]] == [2, 5, 1]
+    assert [point["id"] for point in record["never_chosen"]] == [0, 3]
+    assert record["most_chosen"][1] == {
+        "id": 5,
+        "label": 1,
+        "noisy": True,
+        "il": 0.5,
+        "loss": pytest.approx(0.3),
+        "seen": 3,
+        "chosen": 3,
+        "features": [10.0, 11.0],
+    }
+    unknown = record["never_chosen"][1]
+    assert (unknown["label"], unknown["loss"], unknown["il"]) == (-100, None, None)
+
+
+def test_points_never_chosen_stand_for_all_of_them() -> None:
+    n = 1000
+    dataset = IndexedDataset(TensorDataset(torch.zeros(n, 1), torch.zeros(n, dtype=torch.int64)))
+    history = History(n)
+    history.seen[:] = 1
+    history.loss[:] = torch.randperm(n).float()
+    record = chosen_record(history, dataset, torch.arange(n), show=lambda i: f"point {i}")
+    losses = [point["loss"] for point in record["never_chosen"]]
+    assert losses == [round(i * (n - 1) / 11) for i in range(12)]
+    assert record["never_chosen"][0]["text"] == f"point {int(history.loss.argmin())}"
+    assert (record["most_chosen"], record["never_noisy"]) == ([], None)
+
+
+def make_trainer(folder: Path) -> Trainer:
+    torch.manual_seed(0)
+    x, y = torch.randn(60, 3), torch.arange(60) % 4
+    data = IndexedDataset(TensorDataset(x, y))
+    selector = Selector(il=torch.rand(60), k=4, history=History(60))
+    config = TrainConfig(steps=20, large_batch=10, batch=4)
+    return Trainer(
+        nn.Linear(3, 4),
+        data,
+        torch.arange(50),
+        x,
+        y,
+        config,
+        folder,
+        name="rho",
+        selector=selector,
+        flags=PointFlags({"noisy": y == 0}),
+        classes=("a", "b", "c", "d"),
+    )
+
+
+def test_a_run_leaves_its_history_and_what_it_chose(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path / "whole")
+    trainer.fit()
+    assert trainer.selector is not None
+    assert trainer.selector.history is not None
+    columns = load_file(tmp_path / "whole" / "history.safetensors")
+    for name, column in trainer.selector.history.state_dict().items():
+        assert torch.equal(columns[name].nan_to_num(-1), column.nan_to_num(-1))
+    assert int(columns["chosen"].sum()) == trainer.trained == 80
+    assert int(columns["seen"].sum()) == trainer.selector.scored == 200
+    record: dict[str, Any] = json.loads((tmp_path / "whole" / "chosen.json").read_text())
+    assert record["classes"] == ["a", "b", "c", "d"]
+    assert sum(record["points"]) == record["seen"] == 50
+    assert sum(record["chosen"]) == 80
+    part = make_trainer(tmp_path / "parts")
+    with pytest.raises(Stopped):
+        part.fit(lambda steps: part.step == 7)
+    assert not (tmp_path / "parts" / "chosen.json").exists()
+    make_trainer(tmp_path / "parts").fit()
+    for name in ("chosen.json", "history.safetensors"):
+        whole, parts = ((tmp_path / run / name).read_bytes() for run in ("whole", "parts"))
+        assert whole == parts
+
+
+def test_classes_of_the_last_evaluation(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.fit()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    evals = [one for one in map(json.loads, lines) if one["event"] == "eval"]
+    assert ["class_accuracy" in one for one in evals] == [False] * (len(evals) - 1) + [True]
+    predicted = trainer.model(trainer.test_x).argmax(1)
+    wanted = [
+        float((predicted == trainer.test_y)[trainer.test_y == c].double().mean()) for c in range(4)
+    ]
+    assert evals[-1]["class_accuracy"] == wanted

@@ -1,0 +1,193 @@
+"""The ledger of a run, on a clock that moves only where the test says so."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from rho_train import IndexedDataset, Selector, TrainConfig, Trainer
+from rho_train.progress import Stopped
+from rho_train.selection import Candidates, Chosen
+from rho_train.training.ledger import PARTS, Ledger
+from rho_train.training.overlap import Overlap
+
+N = 40
+CONFIG = TrainConfig(
+    steps=12, large_batch=8, batch=2, eval_every=6, log_every=6, checkpoint_every=100
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def read(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "perf_counter", clock.read)
+    return clock
+
+
+class SlowData(Dataset[Any]):
+    """Reading a batch takes a second."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.labels = torch.arange(N) % 3
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return torch.eye(4)[index % 4], self.labels[index]
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        self.clock.now += 1.0
+        return [self[index] for index in indices]
+
+
+class SlowModel(nn.Linear):
+    """A forward pass that looks takes 2 seconds, one that learns 4."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(4, 3)
+        self.clock = clock
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.clock.now += 4.0 if torch.is_grad_enabled() else 2.0
+        return super().forward(x)
+
+
+def make_trainer(folder: Path, clock: Clock, *, select: bool = True) -> Trainer:
+    def slow_method(candidates: Candidates) -> Chosen:
+        clock.now += 8.0
+        return candidates.top(-candidates.logits[:, 0])
+
+    return Trainer(
+        SlowModel(clock),
+        IndexedDataset(SlowData(clock)),
+        torch.arange(N),
+        torch.eye(4),
+        torch.tensor([0, 1, 2, 0]),
+        CONFIG,
+        folder,
+        name="slow",
+        selector=Selector(k=2, method=slow_method) if select else None,
+        il_seconds=5.0,
+    )
+
+
+def end(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def on_step(clock: Clock, stop_at: int = 0) -> Callable[[int], bool]:
+    made = 0
+
+    def wait(steps: int) -> bool:
+        nonlocal made
+        made += steps
+        clock.now += 16.0
+        return made == stop_at
+
+    return wait
+
+
+def test_parts_are_what_they_took_and_add_up_to_the_wall_clock(
+    tmp_path: Path, clock: Clock
+) -> None:
+    trainer = make_trainer(tmp_path, clock)
+    began = clock.now
+    trainer.fit(on_step(clock))
+    record = end(tmp_path)
+    steps = CONFIG.steps
+    # Three evaluations, at 0, 6, 12; three looks, at 1, 6, 12, each at 4 large batches.
+    looks = 3 * 2 + 3 * 4 * (1 + 2 + 8)
+    # The last callback comes after the last record.
+    assert record["ledger_seconds"] == {
+        "loading": steps * 1,
+        "scoring": steps * 2,
+        "selecting": steps * 8,
+        "training": steps * 4,
+        "evaluation": looks,
+        "other": (steps - 1) * 16,
+    }
+    assert sum(record["ledger_seconds"].values()) == clock.now - began - 16
+    assert sum(trainer.ledger.seconds.values()) == clock.now - began
+    assert record["seconds"] == steps * 15
+    assert record["il_seconds"] == 5.0
+    # 40 points are 5 large batches: 12 steps are 2.4 passes.
+    assert (record["epochs"], record["scored"], record["trained"]) == (2.4, 96, 24)
+
+
+def test_uniform_neither_scores_nor_selects_and_counts_the_same_epochs(
+    tmp_path: Path, clock: Clock
+) -> None:
+    make_trainer(tmp_path, clock, select=False).fit()
+    record = end(tmp_path)
+    assert (record["ledger_seconds"]["scoring"], record["ledger_seconds"]["selecting"]) == (0, 0)
+    assert record["seconds"] == CONFIG.steps * 5
+    assert (record["epochs"], record["scored"], record["trained"]) == (2.4, 0, 24)
+
+
+def test_a_stopped_run_goes_on_where_its_ledger_stood(tmp_path: Path, clock: Clock) -> None:
+    make_trainer(tmp_path / "whole", clock).fit(on_step(clock))
+    for stop in (3, 5):
+        with pytest.raises(Stopped):
+            make_trainer(tmp_path / "parts", clock).fit(on_step(clock, stop))
+        clock.now += 1000.0  # nobody worked then
+    make_trainer(tmp_path / "parts", clock).fit(on_step(clock))
+    assert end(tmp_path / "parts") == end(tmp_path / "whole")
+
+
+def test_laps_leave_no_time_out(clock: Clock) -> None:
+    ledger = Ledger()
+    clock.now = 7.0
+    ledger.start()
+    for index, part in enumerate(PARTS * 3):
+        clock.now += index
+        ledger.lap(part, scoring=0.25 if part == "selecting" else 0.0)
+    assert sum(ledger.seconds.values()) == clock.now - 7.0
+    assert ledger.seconds["selecting"] == 2 + 8 + 14 - 3 * 0.25
+    again = Ledger()
+    again.load_state_dict(ledger.state_dict())
+    assert again.charged == ledger.charged == sum(range(18)) - sum((4, 5, 10, 11, 16, 17))
+
+
+def test_overlap_of_epochs_is_that_of_the_sets_chosen(tmp_path: Path, clock: Clock) -> None:
+    trainer = make_trainer(tmp_path, clock)
+    chosen: list[set[int]] = [set(), set(), set()]
+
+    def note(steps: int) -> bool:
+        assert trainer.selector is not None
+        last = trainer.selector.last
+        assert last is not None
+        chosen[(trainer.step - 1) // 5] |= set(last.ids[last.indices].tolist())
+        return False
+
+    trainer.fit(note)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    epochs = [one for one in map(json.loads, lines) if one["event"] == "epoch"]
+    assert [one["step"] for one in epochs] == [5, 10]
+    assert [one["epoch"] for one in epochs] == [1, 2]
+    assert [one["chosen"] for one in epochs] == [len(chosen[0]), len(chosen[1])]
+    assert [one["again"] for one in epochs] == [None, len(chosen[0] & chosen[1])]
+    overlap = Overlap(3)
+    overlap.add(torch.tensor([1, 2], dtype=torch.int32))
+    overlap.turn()
+    other = Overlap(3)
+    other.load_state_dict(overlap.state_dict())
+    other.add(torch.tensor([2]))
+    assert other.turn() == (1, 1)
