@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -44,11 +44,13 @@ def scoring(
         >>> model.training
         True
     """
-    inner = getattr(model, "_orig_mod", model)
+    # A compiled model has the model as a submodule. getattr would raise, for most, at every step.
+    inner = model.get_submodule("_orig_mod") if "_orig_mod" in model._modules else model
     module = inner.module if isinstance(inner, DistributedDataParallel) else model
-    flipped = [part for part in module.modules() if part.training != train_mode]
-    device = device_of(module)
-    cpu_state = torch.get_rng_state()
+    parts = list(module.modules())
+    flipped = [part for part in parts if part.training != train_mode]
+    device = _first_device(parts)
+    cpu_state = torch.default_generator.get_state()
     cuda_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     for part in flipped:
         _set_training(part, train_mode)
@@ -62,7 +64,7 @@ def scoring(
         for part in flipped:
             _set_training(part, not train_mode)
         if not train_mode:
-            torch.set_rng_state(cpu_state)
+            torch.default_generator.set_state(cpu_state)
             if cuda_state is not None:
                 torch.cuda.set_rng_state(cuda_state, device)
 
@@ -117,7 +119,16 @@ def dropout_on(model: nn.Module) -> Iterator[None]:
 
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of the first parameter, the CPU if there is none."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
+    return _first_device(model.modules())
+
+
+def _first_device(parts: Iterable[nn.Module]) -> torch.device:
+    # nn.Module.parameters() walks through all modules once more, by name.
+    for part in parts:
+        for parameter in part._parameters.values():
+            if parameter is not None:
+                return parameter.device
+    return torch.device("cpu")
 
 
 def forward_pass(model: nn.Module, batch: Any, forward: ForwardFunction | None) -> Tensor:
@@ -144,6 +155,8 @@ def logits_of(model: nn.Module, inputs: Any) -> Tensor:
         TypeError: the output holds no logits.
     """
     output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+    if isinstance(output, Tensor):
+        return output
     if isinstance(output, Mapping):
         output = output.get("logits", output)
     logits = getattr(output, "logits", output)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import rho_ext
-from rho_train.data.batch import Fields, split, take
+from rho_train.data.batch import Fields, gather, split
 from rho_train.scoring import ForwardFunction, dropout_layers, scoring
 from rho_train.selection import registry
 from rho_train.selection.candidates import Candidates, Chosen, LastSelection, Method
@@ -36,7 +36,6 @@ _SETTINGS = (
     *("method", "il", "ratio", "k", "scoring", "ignore_index", "label_smoothing"),
     *("scorer", "phases", "seed"),
 )
-_EVERY_ON_CUDA = 50
 _COUNTERS = ("steps", "scored", "selected", "invalid", "seconds", "score_seconds")
 
 
@@ -197,7 +196,7 @@ class Selector:
         chosen = self._usable.rows(chosen, self.steps, len(fields.ids))
         # In the order of the large batch, so that ratio = 1 is plain training to the bit.
         rows, order = chosen.indices.sort()
-        small = take(batch, rows)
+        small = gather(batch, len(fields.ids), rows)
         weights = None if chosen.weights is None else chosen.weights[order]
         self.last = LastSelection(fields.ids, chosen.losses, chosen.indices, chosen.values, weights)
         if self.history is not None:

@@ -36,7 +36,8 @@ class Usable:
             FloatingPointError: no point of a large batch of n was usable.
         """
         every = self._every or (_EVERY_ON_CUDA if chosen.indices.is_cuda else 1)
-        self._unread = self._unread + chosen.invalid
+        # Reading is one call of torch, adding on the device and reading two.
+        self._unread = self._unread + (int(chosen.invalid) if every == 1 else chosen.invalid)
         if every == 1 or len(chosen.indices) == 0:
             chosen = cut(chosen, step, n)
         else:
