@@ -25,6 +25,7 @@ from rho_train.il import (
     save_shards,
     score_points,
 )
+from rho_train.planning import plan
 from rho_train.selection import (
     History,
     OnlineModel,
@@ -57,6 +58,7 @@ __all__ = [
     "holdout_il",
     "loader",
     "paper_mode",
+    "plan",
     "pretrained_il",
     "register",
     "save_shards",

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 import rho_ext
-from rho_train import cli_il
+from rho_train import cli_il, cli_plan
 from rho_train.data import load_letters
 from rho_train.experiment import DataConfig, ExperimentConfig, Method, run_experiment
 from rho_train.experiment.config import DEMO_METHODS, ILKind
@@ -150,6 +150,7 @@ def _run(config: ExperimentConfig, out: Path, processes: int) -> None:
 _COMMANDS: dict[str, Callable[..., None] | dict[str, Callable[..., None]]] = {
     "demo": demo,
     "train": train,
+    "plan": cli_plan.plan,
     "il": cli_il.COMMANDS,
     "report": report,
     "doctor": doctor,
@@ -157,7 +158,7 @@ _COMMANDS: dict[str, Callable[..., None] | dict[str, Callable[..., None]]] = {
 
 
 _IL = "Compute, look at, check and convert irreducible losses."
-_CONFIGURED = (demo, train, cli_il.compute)
+_CONFIGURED = (demo, train, cli_plan.plan, cli_il.compute)
 
 
 def _parser() -> ArgumentParser:
