@@ -16,7 +16,7 @@ from unittest import mock
 import torch
 
 from common import BenchmarkFailed, CsvFile, Row, options, prepare, provenance, run, short
-from providers import PROVIDERS, Arguments, Inputs, distinct
+from providers import PROVIDERS, USUAL, Arguments, Inputs, distinct
 
 SIZES = (
     (65536, 100, torch.float32),
@@ -101,9 +101,8 @@ def _mib(size: object) -> str:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    usual = tuple(name for name in PROVIDERS if name != "compile_dynamic")
     parser = options("bench_memory", str(__doc__).partition("\n")[0], tuple(PROVIDERS))
-    parser.set_defaults(providers=usual)
+    parser.set_defaults(providers=USUAL)
     return parser.parse_args(argv)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from common import CsvFile, Row, last_level_cache, options, prepare, provenance, run
-from providers import PROVIDERS, Arguments, Inputs, Truth, batch_bytes, distinct, moved_bytes
+from providers import PROVIDERS, USUAL, Arguments, Inputs, Truth, batch_bytes, distinct, moved_bytes
 from timing import CLOCKS, MAX_CALLS, interleaved, timer
 
 CLASSES = (2, 10, 100, 1000, 1001, 32000, 50257, 128256)
@@ -212,10 +212,8 @@ def _mean(ratios: Sequence[float]) -> float:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    on_request = ("compile_dynamic", "compile_autotuned", "liger", "quack")
-    usual = tuple(name for name in PROVIDERS if name not in on_request)
     parser = options("bench_select", str(__doc__).partition("\n")[0], tuple(PROVIDERS))
-    parser.set_defaults(providers=usual)
+    parser.set_defaults(providers=USUAL)
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--classes", type=int, nargs="+", default=CLASSES)
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=tuple(DTYPES))

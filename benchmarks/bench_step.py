@@ -1,4 +1,4 @@
-"""Where a whole RHO-LOSS step spends its time, with a small MLP and a small CNN.
+"""What a whole RHO-LOSS step costs with every way to score, for a small MLP and a small CNN.
 
 python benchmarks/bench_step.py
 """
@@ -6,6 +6,7 @@ python benchmarks/bench_step.py
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -18,13 +19,28 @@ from torch import Tensor, nn
 import rho_train
 from common import BenchmarkFailed, CsvFile, Row, options, prepare, provenance, run
 from providers import PROVIDERS, Provider
+from rho_train import History, Scoring, Selector
 from rho_train.models import mlp
 from rho_train.optim import adamw
 from timing import Times
 
-# The large and the small batch of the paper, and four times as many.
-BATCHES = ((320, 32), (1280, 128))
-STEPS = ("rho_ext", "eager", "selector", "uniform")
+# Large batches of 2 to 10 times the small one, the paper's being 10, and four times as many points.
+BATCHES = ((64, 32), (96, 32), (160, 32), (320, 32), (1280, 128))
+QUICK = ((320, 32),)
+MICRO_BATCH = 64
+BY_HAND = ("rho_ext", "eager")
+OPTIONS = {
+    "selector": Scoring(),
+    "bf16": Scoring(bf16=True),
+    "micro_batch": Scoring(micro_batch=MICRO_BATCH),
+    "channels_last": Scoring(channels_last=True),
+    "compile": Scoring(compile=True),
+    "refresh": Scoring(refresh=0.5),
+    "proxy": Scoring(),
+}
+STEPS = (*BY_HAND, *OPTIONS, "uniform")
+# Products of matrices round by shape and layout, and a score at the border may change with it.
+ROUNDS_OTHERWISE = ("micro_batch", "channels_last", "compile", "refresh")
 COLUMNS = (
     *("model", "large_batch", "small_batch", "step", "part"),
     *("repeats", "median_us", "p20_us", "p80_us", "share_of_step", "over_uniform"),
@@ -36,26 +52,33 @@ Parts = dict[str, float]
 
 @dataclass(frozen=True)
 class Task:
-    """A model and the size of one of its inputs."""
+    """Makes a model of a width; the shape of one of its inputs."""
 
-    make: Callable[[], nn.Module]
+    make: Callable[[int], nn.Module]
+    width: int
     shape: tuple[int, ...]
     classes: int
 
+    def steps(self, chosen: Sequence[str], large: int) -> list[str]:
+        """The steps that differ for this model and this large batch."""
+        images = len(self.shape) == 3
+        useless = {"channels_last": not images, "micro_batch": large <= MICRO_BATCH}
+        return [step for step in chosen if not useless.get(step, False)]
 
-def cnn() -> nn.Module:
+
+def cnn(width: int) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        *(nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU()),
-        *(nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
-        *(nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)),
+        *(nn.Conv2d(3, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU()),
+        *(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), nn.BatchNorm2d(2 * width)),
+        *(nn.ReLU(), nn.Conv2d(2 * width, 2 * width, 3, padding=1), nn.BatchNorm2d(2 * width)),
+        *(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, 10)),
     )
 
 
 TASKS = {
-    "mlp": Task(lambda: mlp(16, (256, 256), 26, seed=0), (16,), 26),
-    "cnn": Task(cnn, (3, 32, 32), 10),
+    "mlp": Task(lambda width: mlp(16, (width, width), 26, seed=0), 256, (16,), 26),
+    "cnn": Task(cnn, 16, (3, 32, 32), 10),
 }
 
 
@@ -81,13 +104,22 @@ class Steps:
 
     def __init__(self, task: Task, small: int, device: str) -> None:
         self.device, self.small = device, small
-        self.model = task.make().to(device)
+        self.model = task.make(task.width).to(device)
+        self.proxy = task.make(task.width // 4).to(device)
         self.optimizer = adamw(self.model, lr=1e-3, weight_decay=0.01)
         self.x = torch.randn(POINTS, *task.shape, device=device)
         self.y = torch.randint(task.classes, (POINTS,), device=device)
         self.il = torch.rand(POINTS, device=device)
-        self.clock = Clock(device)
-        self.selector = rho_train.Selector(il=self.il, k=small, forward=self._forward)
+        self.selectors = {
+            name: Selector(
+                il=self.il,
+                k=small,
+                scoring=scoring,
+                scorer=self.proxy if name == "proxy" else None,
+                history=History(POINTS) if name == "refresh" else None,
+            )
+            for name, scoring in OPTIONS.items()
+        }
 
     def batch(self, n: int) -> rho_train.Batch:
         """Draw points; loading them is no part of a step."""
@@ -112,19 +144,15 @@ class Steps:
         clock("train")
         return clock.parts, batch.ids[indices]
 
-    def with_selector(self, batch: rho_train.Batch) -> tuple[Parts, Tensor]:
-        clock = self.clock = Clock(self.device)
-        small = self.selector(self.model, batch)
-        clock("after")
+    def with_selector(self, name: str, batch: rho_train.Batch) -> Parts:
+        selector = self.selectors[name]
+        clock, before = Clock(self.device), selector.score_seconds
+        small = selector(self.model, batch)
+        clock("select")
+        score = (selector.score_seconds - before) * 1e6
         self._train(small.x, small.y)
         clock("train")
-        return clock.parts, small.ids
-
-    def _forward(self, model: nn.Module, batch: rho_train.Batch) -> Tensor:
-        self.clock("before")
-        logits: Tensor = model(batch.x)
-        self.clock("score")
-        return logits
+        return {"score": score, **clock.parts, "select": clock.parts["select"] - score}
 
     def uniform(self, batch: rho_train.Batch) -> Parts:
         x, y = batch.x[: self.small], batch.y[: self.small]
@@ -140,21 +168,35 @@ class Steps:
         self.optimizer.step()
 
 
-def check(steps: Steps, large: int) -> None:
-    """All ways must choose the same points, from the same weights."""
+def check(steps: Steps, large: int, names: Sequence[str]) -> None:
+    """All ways must choose the points that their scores say, from the same weights."""
     batch = steps.batch(large)
-    chosen = {}
     weights = {name: value.clone() for name, value in steps.model.state_dict().items()}
-    for name in ("rho_ext", "eager"):
-        chosen[name] = steps.by_hand(PROVIDERS[name](), batch)[1].sort().values
+    chosen = {}
+    for name in BY_HAND:
+        chosen[name] = steps.by_hand(PROVIDERS[name](), batch)[1]
         steps.model.load_state_dict(weights)
-    chosen["selector"] = steps.with_selector(batch)[1].sort().values
-    if not torch.equal(chosen["selector"], chosen["rho_ext"]):
-        raise BenchmarkFailed("the Selector and rho_ext.select by hand choose different points")
-    # Scores that differ in the last digit may swap the row at the border.
-    differ = int((~torch.isin(chosen["eager"], chosen["rho_ext"])).sum())
-    if differ > 1:
-        raise BenchmarkFailed(f"eager and rho_ext choose {differ} different points")
+    if _differ(chosen["eager"], chosen["rho_ext"]) > 1:
+        raise BenchmarkFailed("eager and rho_ext choose different points")
+    for name in OPTIONS.keys() & set(names):
+        selector, model = steps.selectors[name], steps.proxy if name == "proxy" else steps.model
+        bf16 = bool(selector.scoring.bf16)
+        model.eval()
+        with torch.inference_mode(), torch.autocast(steps.device, torch.bfloat16, enabled=bf16):
+            logits = model(batch.x)
+        model.train()
+        best = PROVIDERS["rho_ext"]()(logits, batch.y, batch.ids, steps.il, steps.small)[1]
+        for _ in range(2):  # The second half of a large batch is refreshed the second time.
+            found = selector(steps.model, batch).ids
+        allowed = 1 if name in ROUNDS_OTHERWISE else 0
+        if _differ(found, batch.ids[best]) > allowed:
+            raise BenchmarkFailed(
+                f"the Selector with {name} and rho_ext.select by hand choose different points"
+            )
+
+
+def _differ(found: Tensor, expected: Tensor) -> int:
+    return int((~torch.isin(found, expected)).sum())
 
 
 def measure(
@@ -162,30 +204,36 @@ def measure(
 ) -> dict[str, list[Parts]]:
     """Make one step of every kind in every repeat, in another order each time."""
     torch.manual_seed(0)
-    steps = Steps(task, small, arguments.device)
-    check(steps, large)
-    ways: dict[str, Callable[[rho_train.Batch], Parts]] = {
-        "rho_ext": lambda batch: steps.by_hand(PROVIDERS["rho_ext"](), batch)[0],
-        "eager": lambda batch: steps.by_hand(PROVIDERS["eager"](), batch)[0],
-        "selector": lambda batch: steps.with_selector(batch)[0],
-        "uniform": steps.uniform,
-    }
-    found: dict[str, list[Parts]] = {name: [] for name in arguments.providers}
-    order, shuffle = list(found), random.Random(0).shuffle
-    end = time.perf_counter() + arguments.seconds
-    while time.perf_counter() < end or len(found[order[0]]) < 5:
-        shuffle(order)
-        for name in order:
-            found[name].append(ways[name](steps.batch(large)))
-    return found
+    # Compiled code holds for one size, as in a training run.
+    torch.compiler.reset()
+    steps, names = Steps(task, small, arguments.device), task.steps(arguments.providers, large)
+    check(steps, large, names)
+
+    def make(name: str) -> Parts:
+        batch = steps.batch(large)
+        if name == "uniform":
+            return steps.uniform(batch)
+        if name in BY_HAND:
+            return steps.by_hand(PROVIDERS[name](), batch)[0]
+        return steps.with_selector(name, batch)
+
+    found: dict[str, list[Parts]] = {name: [] for name in names}
+    shuffle, end = random.Random(0).shuffle, time.perf_counter() + arguments.seconds
+    for repeat in itertools.count():
+        if repeat >= 5 and time.perf_counter() > end:
+            return found
+        shuffle(names)
+        for name in names:
+            found[name].append(make(name))
+    raise AssertionError
 
 
 def rows(found: dict[str, list[Parts]]) -> list[Row]:
     """The pieces of every kind of step, and what the Selector takes beyond its own."""
     if {"selector", "rho_ext"} <= set(found):
         for whole, by_hand in zip(found["selector"], found["rho_ext"], strict=True):
-            around = whole["before"] + whole["after"]
-            whole["overhead"] = around - sum(by_hand[part] for part in ("modes", "op", "gather"))
+            needed = sum(by_hand[part] for part in ("modes", "op", "gather"))
+            whole["overhead"] = whole["select"] - needed
     result: list[Row] = []
     uniform = [parts["total"] for parts in found.get("uniform", [])]
     for name, samples in found.items():
@@ -212,7 +260,7 @@ def table(found: Sequence[Row]) -> str:
         )
         total = next(row for row in parts if row["part"] == "total")
         over = f", {total['over_uniform']}x uniform" if total["over_uniform"] else ""
-        lines.append(f"  {name:9} {float(str(total['median_us'])):>9.0f} us{over}: {spent}")
+        lines.append(f"  {name:13} {float(str(total['median_us'])):>9.0f} us{over}: {spent}")
     return "\n".join(lines)
 
 
@@ -230,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     prepare(arguments)
     origin = provenance("step", arguments)
-    batches = BATCHES[:1] if arguments.quick else BATCHES
+    batches = QUICK if arguments.quick else BATCHES
     with CsvFile(arguments.out, origin, COLUMNS) as file:
         for name in arguments.models:
             for large, small in batches:

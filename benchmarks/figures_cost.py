@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -10,71 +11,93 @@ from plotting import COLOURS, NAMES, Rows, title, values
 
 STEPS = {
     "uniform": "uniform",
-    "eager": "eager torch by hand",
-    "rho_ext": "rho_ext.select by hand",
-    "selector": "rho_train.Selector",
+    "eager": "by hand, eager torch",
+    "rho_ext": "by hand, rho_ext.select",
+    "selector": "Selector",
+    "bf16": "Selector, bf16",
+    "micro_batch": "Selector, 64 at a time",
+    "channels_last": "Selector, channels-last",
+    "compile": "Selector, compiled",
+    "refresh": "Selector, half of it stale",
+    "proxy": "Selector, proxy",
 }
 PARTS = {
     "modes": "model.eval() and model.train()",
-    "before": "Selector before scoring",
     "score": "scoring forward",
     "op": "op",
     "gather": "gather",
-    "after": "Selector after scoring: op, gather and checks",
+    # Of rows older than `select`: what comes before the forward pass and what after it.
+    "before": "Selector before scoring",
+    "after": "Selector after scoring",
+    "select": "Selector beside the forward: op, gather, checks",
     "train": "training step",
 }
 
 
 def step(rows: Rows) -> Figure:
-    """The pieces of a step, side by side with a uniform step."""
-    keys = list(dict.fromkeys((r["model"], r["large_batch"], r["small_batch"]) for r in rows))
+    """The pieces of a step, side by side with a uniform step: a column for each model."""
+    models = values(rows, "model")
+    sizes = list(dict.fromkeys((r["large_batch"], r["small_batch"]) for r in rows))
     kinds = [name for name in STEPS if name in values(rows, "step")]
-    height = 0.5 + 0.32 * len(kinds)
+    height = 0.5 + 0.24 * len(kinds)
     figure, axes = plt.subplots(
-        *(len(keys) + 1, 1),
-        figsize=(8.4, 1.6 + height * len(keys)),
-        height_ratios=[height] * len(keys) + [0.5],
+        *(len(sizes) + 1, len(models)),
+        figsize=(2.0 + 5.6 * len(models), 1.6 + height * len(sizes)),
+        height_ratios=[height] * len(sizes) + [0.5],
         layout="constrained",
+        squeeze=False,
     )
-    for panel, (model, large, small) in zip(axes, keys, strict=False):
-        here = [r for r in rows if (r["model"], r["large_batch"]) == (model, large)]
-        widest = max(
-            sum(float(r["median_us"]) / 1000 for r in here if r["step"] == k and r["part"] in PARTS)
-            for k in kinds
-        )
-        for y, kind in enumerate(kinds):
-            parts = {r["part"]: r for r in here if r["step"] == kind}
-            left = 0.0
-            for part in [name for name in PARTS if name in parts]:
-                width = float(parts[part]["median_us"]) / 1000
-                bar = panel.barh(
-                    *(y, width), left=left, color=COLOURS[part], edgecolor="white", height=0.78
-                )
-                if width > 0.045 * widest:
-                    share = f"{float(parts[part]['share_of_step']):.0%}"
-                    colour = "white" if part in ("score", "op") else "black"
-                    panel.bar_label(bar, [share], label_type="center", color=colour, fontsize=8)
-                left += width
-            over = parts["total"]["over_uniform"]
-            note = f" {float(over):.2f}x" if over else ""
-            panel.text(left + 0.005 * widest, y, note, va="center", fontsize=9)
-        panel.set_yticks(range(len(kinds)), [STEPS[kind] for kind in kinds])
-        panel.invert_yaxis()
-        panel.tick_params(axis="y", length=0)
-        panel.set_xlim(0, widest * 1.12)
-        panel.set_title(f"{model.upper()}, {small} of {int(large):,}", loc="left")
-    axes[-2].set_xlabel("milliseconds a step")
+    for column, model in enumerate(models):
+        for line, (large, small) in enumerate(sizes):
+            where = {"model": model, "large_batch": large, "small_batch": small}
+            here = [r for r in rows if where.items() <= r.items()]
+            panel = axes[line][column]
+            _steps(panel, here, [kind for kind in kinds if kind in values(here, "step")])
+            panel.set_title(f"{model.upper()}, {small} of {int(large):,}", loc="left")
+        axes[-2][column].set_xlabel("milliseconds a step")
+        axes[-1][column].axis("off")
     used = [part for part in PARTS if part in values(rows, "part")]
     handles = [Rectangle((0, 0), 1, 1, color=COLOURS[part]) for part in used]
-    axes[-1].axis("off")
-    axes[-1].legend(handles, [PARTS[part] for part in used], loc="center", ncols=3, frameon=False)
+    below = figure.add_subplot(axes[-1][0].get_gridspec()[-1, :])
+    below.axis("off")
+    below.legend(handles, [PARTS[part] for part in used], loc="center", ncols=3, frameon=False)
     title(
         figure,
-        "Where a step spends its time",
+        "What a step costs",
         "in the bars: share of the step; behind them: times a uniform step",
         rows,
     )
     return figure
+
+
+def _steps(panel: Axes, rows: Rows, kinds: list[str]) -> None:
+    """Draw one bar a kind of step."""
+    spent = {
+        kind: {r["part"]: r for r in rows if r["step"] == kind and r["part"] in PARTS}
+        for kind in kinds
+    }
+    over = {r["step"]: r["over_uniform"] for r in rows if r["part"] == "total"}
+    widest = max(
+        sum(float(r["median_us"]) / 1000 for r in parts.values()) for parts in spent.values()
+    )
+    for y, (kind, parts) in enumerate(spent.items()):
+        left = 0.0
+        for part in [name for name in PARTS if name in parts]:
+            width = float(parts[part]["median_us"]) / 1000
+            bar = panel.barh(
+                *(y, width), left=left, color=COLOURS[part], edgecolor="white", height=0.78
+            )
+            if width > 0.06 * widest:
+                share = f"{float(parts[part]['share_of_step']):.0%}"
+                colour = "white" if part in ("score", "op") else "black"
+                panel.bar_label(bar, [share], label_type="center", color=colour, fontsize=8)
+            left += width
+        note = f" {float(over[kind]):.2f}x" if over[kind] else ""
+        panel.text(left + 0.005 * widest, y, note, va="center", fontsize=9)
+    panel.set_yticks(range(len(kinds)), [STEPS[kind] for kind in kinds])
+    panel.invert_yaxis()
+    panel.tick_params(axis="y", length=0)
+    panel.set_xlim(0, widest * 1.15)
 
 
 def memory(rows: Rows) -> Figure:

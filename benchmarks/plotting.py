@@ -20,6 +20,7 @@ COLOURS = {
     "modes": "#E69F00",
     "before": "#CC79A7",
     "after": "#56B4E9",
+    "select": "#56B4E9",
     "train": "#BBBBBB",
 }
 NAMES = {

@@ -77,6 +77,8 @@ PROVIDERS: dict[str, Callable[[], Provider]] = {
     "quack": _quack,
     "rho_ext": lambda: ours,
 }
+# What runs wherever a C++ compiler is.
+USUAL = ("eager", "eager_float32", "compile", "rho_ext")
 
 
 def distinct(names: Sequence[str], dtype: torch.dtype) -> list[str]:

@@ -133,22 +133,53 @@ def test_a_wrong_provider_stops_the_run(
     assert read(out) == []
 
 
-def test_step(tmp_path: Path, module: Callable[[str], ModuleType]) -> None:
+def test_step(
+    tmp_path: Path, module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench, out = module("bench_step"), tmp_path / "step.csv"
-    options = ["--quick", "--models=mlp", "--seconds=0.01", "--threads=1"]
+    options = ["--quick", "--seconds=0.01", "--threads=1"]
+    real: Any = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module, mode: real(module, backend="eager"))
     assert bench.main([*options, f"--out={out}"]) == 0
     rows = read(out)
     assert tuple(rows[0]) == (*module("common").PROVENANCE, *bench.COLUMNS)
-    parts = {step: {r["part"]: r for r in rows if r["step"] == step} for step in bench.STEPS}
-    for step, pieces in (
-        ("rho_ext", {"modes", "score", "op", "gather", "train"}),
-        ("selector", {"before", "score", "after", "train"}),
-        ("uniform", {"train"}),
-    ):
-        assert set(parts[step]) - {"total", "overhead"} == pieces
-        shares = [float(parts[step][piece]["share_of_step"]) for piece in pieces]
+    found: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    for row in rows:
+        found.setdefault((row["model"], row["step"]), {})[row["part"]] = row
+    # An MLP has no images.
+    everything = {(model, step) for model in ("mlp", "cnn") for step in bench.STEPS}
+    assert set(found) == everything - {("mlp", "channels_last")}
+    for (_, step), parts in found.items():
+        pieces = {"modes", "score", "op", "gather", "train"}
+        if step in bench.OPTIONS:
+            pieces = {"score", "select", "train"}
+        if step == "uniform":
+            pieces = {"train"}
+        assert set(parts) == pieces | {"total"} | ({"overhead"} if step == "selector" else set())
+        shares = [float(parts[piece]["share_of_step"]) for piece in pieces]
         assert sum(shares) == pytest.approx(1, abs=0.01)
     assert_draws(module, out, "parts")
+
+
+@pytest.mark.parametrize("option", ["selector", "bf16", "micro_batch", "refresh", "proxy"])
+def test_a_step_that_chooses_other_points_stops_the_run(
+    option: str, module: Callable[[str], ModuleType]
+) -> None:
+    bench = module("bench_step")
+    steps = bench.Steps(bench.TASKS["mlp"], 32, "cpu")
+    bench.check(steps, 320, [option])
+    selector = steps.selectors[option]
+    selector.irreducible.table = -3 * selector.irreducible.table
+    with pytest.raises(module("common").BenchmarkFailed, match=f"with {option} and"):
+        bench.check(steps, 320, [option])
+
+
+def test_by_default_nothing_runs_that_must_be_installed_first(
+    module: Callable[[str], ModuleType],
+) -> None:
+    usual = ("eager", "eager_float32", "compile", "rho_ext")
+    for name in ("bench_select", "bench_memory"):
+        assert module(name).parse([]).providers == usual
 
 
 def test_memory_sees_what_eager_torch_takes(

@@ -198,7 +198,7 @@ def test_the_command(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     options = ["plan", "--seconds=0.05", "--ratios=[2,3]", "--train.batch=4"]
-    assert main([*options, "--task=my_task:task", "--json", "--train.steps=7"]) == 0
+    assert main([*options, "--task=my_task:task", "--json=true", "--train.steps=7"]) == 0
     found = json.loads(capfd.readouterr().out)
     assert (found["small_batch"], found["steps"]) == (4, 7)
     assert {row["large_batch"] for row in found["rows"]} == {8, 12}

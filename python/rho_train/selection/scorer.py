@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rho_train.data.batch import Fields, part, split, take
+from rho_train.data.batch import Fields, gather, part, split
 from rho_train.scoring import ForwardFunction, logits_of
 
 
@@ -124,8 +124,9 @@ class Parts:
 
     def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
         """Give rows of the large batch, as an index, and their logits."""
-        batch = self.batch if self.rows is None else take(self.batch, self.rows)
-        n = len(self.fields.ids if self.rows is None else self.rows)
+        n, batch = len(self.fields.ids), self.batch
+        if self.rows is not None:
+            batch, n = gather(batch, n, self.rows), len(self.rows)
         size = self.scorer.options.micro_batch or n
         for begin in range(0, n, size):
             here = slice(begin, min(begin + size, n))
