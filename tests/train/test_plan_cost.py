@@ -203,7 +203,9 @@ def test_the_command(
     assert (found["small_batch"], found["steps"]) == (4, 7)
     assert {row["large_batch"] for row in found["rows"]} == {8, 12}
     assert main([*options, "--hidden=[8]", "--proxy=[4]"]) == 0
-    assert re.search(r"^proxy +12 ", capfd.readouterr().out, re.MULTILINE)
+    printed = capfd.readouterr().out
+    assert re.search(r"^proxy +12 ", printed, re.MULTILINE)
+    assert "channels_last: left out" in printed
     for task, message in (
         ("my_task", "must be package.module:function, got 'my_task'"),
         ("no_such_module:task", "No module named 'no_such_module'"),
