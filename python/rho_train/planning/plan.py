@@ -23,7 +23,8 @@ class PlanRow:
 
     `load` is the loader's time for n_B points, `score` that of the forward passes, `select` the
     rest of the Selector, `train` the step on n_b points after it; `overlaps` says whether loading
-    runs beside the rest, in worker processes; `uniform` is the whole step without selection.
+    runs beside the rest, in worker processes; `uniform` is the whole step without selection. On
+    CUDA `score` is launching the forward passes, and `select` waits for them too.
     """
 
     option: str
