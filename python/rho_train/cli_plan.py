@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.utils.data import TensorDataset
 
 from rho_train.data import IndexedDataset
 from rho_train.experiment import DataConfig
-from rho_train.models import mlp
+from rho_train.models import build_model
 from rho_train.optim import adamw
 from rho_train.planning import plan as measure
 from rho_train.planning.run import RATIOS
@@ -53,10 +52,9 @@ def plan(
         model, dataset, forward = _load_task(task)
     else:
         loaded = data.load()
-        dataset = IndexedDataset(TensorDataset(loaded.train_x, loaded.train_y))
-        inputs = loaded.train_x.shape[1]
-        model = mlp(inputs, hidden, loaded.num_classes, seed=0)
-        small = mlp(inputs, proxy, loaded.num_classes, seed=0) if proxy else None
+        dataset = loaded.dataset()
+        model = build_model("mlp", loaded, hidden, seed=0)
+        small = build_model("mlp", loaded, proxy, seed=0) if proxy else None
     found = measure(
         model,
         dataset,
