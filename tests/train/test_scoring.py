@@ -222,6 +222,9 @@ def test_the_host_looks_seldom_when_it_is_told_to() -> None:
     with pytest.raises(FloatingPointError, match="step 5: no point can be selected"):
         seldom(Widths(), BATCH)
     seldom.steps = 6
+    seldom(Widths(), none)
+    with pytest.raises(FloatingPointError, match="1 large batches since the host looked last"):
+        seldom.state_dict()
     seldom(Widths(), BATCH)
     assert seldom.state_dict()["invalid"] == seldom.invalid == 5
 

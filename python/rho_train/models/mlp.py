@@ -22,18 +22,14 @@ def mlp(
         >>> import torch
         >>> mlp(16, [256, 256], 26, seed=0)(torch.zeros(2, 16)).shape
         torch.Size([2, 26])
-        >>> mlp(16, [8], 2, seed=0, dropout=0.1)[2]
-        Dropout(p=0.1, inplace=False)
-        >>> mlp(16, [8], 2, seed=0, dropout=0.1)[2]
-        Dropout(p=0.1, inplace=False)
+        >>> [type(layer).__name__ for layer in mlp(16, [8], 2, seed=0, dropout=0.1)]
+        ['Linear', 'ReLU', 'Dropout', 'Linear']
     """
     sizes = [inputs, *hidden]
     with seeded(seed):
         layers: list[nn.Module] = []
         for a, b in itertools.pairwise(sizes):
             layers += [nn.Linear(a, b), nn.ReLU()]
-            if dropout > 0.0:
-                layers.append(nn.Dropout(dropout))
             if dropout > 0.0:
                 layers.append(nn.Dropout(dropout))
         return nn.Sequential(*layers, nn.Linear(sizes[-1], classes))

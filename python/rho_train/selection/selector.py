@@ -305,7 +305,11 @@ class Selector:
         return {name: identity_of(part) for name, part in parts.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counters, the seconds spent and what the parts have learnt."""
+        """Return the counters, the seconds spent and what the parts have learnt.
+
+        Raises:
+            FloatingPointError: a large batch had no usable point, and the host had not looked yet.
+        """
         self._usable.flush()
         counters = {name: getattr(self, name) for name in _COUNTERS}
         return {**counters, **{name: part.state_dict() for name, part in self._learners()}}

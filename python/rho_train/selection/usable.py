@@ -52,17 +52,27 @@ class Usable:
         return chosen
 
     def _read(self, chosen: Chosen, step: int, n: int) -> None:
-        invalid, empty = self.flush(), int(self._empty)
-        self._empty = 0
-        if empty:
-            raise nothing_left(step, n, invalid, chosen.losses)
+        if int(self._empty):
+            self._empty = 0
+            raise nothing_left(step, n, int(chosen.invalid), chosen.losses)
+        invalid = self.flush()
         if invalid and not self._warned:
             self._warned = True
             warnings.warn(some_invalid(invalid, n, chosen.losses), stacklevel=4)
 
     def flush(self) -> int:
-        """Add what the host has not read to `invalid`, and return it."""
-        unread = int(self._unread)
+        """Add what the host has not read to `invalid`, and return it.
+
+        Raises:
+            FloatingPointError: a large batch since had no usable point.
+        """
+        unread, empty = int(self._unread), int(self._empty)
+        self._empty = 0
+        if empty:
+            raise FloatingPointError(
+                f"Selector: {empty} large batches since the host looked last had no point that can "
+                "be selected; Selector(check_every=1) says at which step and why"
+            )
         self.invalid, self._unread = self.invalid + unread, 0
         return unread
 
