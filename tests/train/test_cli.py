@@ -33,6 +33,9 @@ def test_demo_leaves_a_report_and_goes_on_where_it_was(
     assert len(summary) == 6
     ends = [record for record in records(out) if record["event"] == "end"]
     assert {end["method"] for end in ends} == {line.split(",")[0] for line in summary[1:]}
+    chosen = json.loads((out / "runs" / "rho_crossfit-seed0" / "chosen.json").read_text())
+    assert "".join(chosen["classes"]) == "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    assert sum(chosen["chosen"]) == 60 * 32
     files = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     files |= {path: path.stat().st_mtime_ns for path in out.rglob("checkpoint.pt")}
     # Two stores of IL, the label noise, a history of each method that selects, five checkpoints.

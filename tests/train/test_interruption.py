@@ -104,9 +104,13 @@ def test_every_way_to_train_survives_kills_at_random_moments(tmp_path: Path) -> 
     runs = [json.loads(line) for line in program.stdout.splitlines()]
     assert [run["code"] for run in runs] == [-signal.SIGKILL, -signal.SIGKILL, 0] * len(WAYS)
     for number, way in enumerate(WAYS):
-        killed = tmp_path / f"{number}-killed"
-        assert ending(killed) == ending(tmp_path / f"{number}-whole"), way
-        assert sorted(path.name for path in killed.iterdir()) == ["checkpoint.pt", "metrics.jsonl"]
+        killed, whole = tmp_path / f"{number}-killed", tmp_path / f"{number}-whole"
+        assert ending(killed) == ending(whole), way
+        # Nothing half-written is left; a history and what was chosen are there to the bit.
+        names = {path.name for path in killed.iterdir()}
+        assert names == {path.name for path in whole.iterdir()}
+        for name in names - {"checkpoint.pt", "metrics.jsonl"}:
+            assert (killed / name).read_bytes() == (whole / name).read_bytes(), (way, name)
 
 
 def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path, table: Path) -> None:

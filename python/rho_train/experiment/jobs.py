@@ -90,6 +90,8 @@ def train_job(
         selector=selector,
         flags=setting.flags,
         il_seconds=il_seconds,
+        classes=data.classes,
+        show=None if data.train_texts is None else data.train_texts.__getitem__,
     )
     on_step(trainer.step)
     trainer.fit(on_step)
