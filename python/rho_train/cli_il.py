@@ -15,7 +15,7 @@ import torch.distributed as dist
 from tqdm.auto import tqdm
 
 from rho_train.data import IndexedDataset
-from rho_train.experiment import DataConfig, ExperimentConfig, Method
+from rho_train.experiment import DataConfig, ExperimentConfig, Method, ModelConfig
 from rho_train.experiment.config import ILKind
 from rho_train.experiment.jobs import il_steps
 from rho_train.experiment.losses import check_config, compute_stored, identity, open_store
@@ -58,16 +58,8 @@ def compute(
         raise ValueError(
             f"seeds must be at least 1 and rows_a_file at least 0, got {seeds} and {rows_a_file}"
         )
-    config = _config(
-        kind,
-        seed,
-        data,
-        hidden=hidden,
-        dropout=dropout,
-        il=recipe,
-        holdout=holdout,
-        folds=folds,
-    )
+    model = ModelConfig(widths=hidden, dropout=dropout)
+    config = _config(kind, seed, data, model=model, il=recipe, holdout=holdout, folds=folds)
     if out.exists():
         store = open_store(out)
         try:

@@ -198,6 +198,20 @@ class Corruption:
         kept = data.take(None if same_rows else self.row, None if same_test else self.test_row)
         return replace(kept, train_y=self.label)
 
+    def take(self, ids: Tensor) -> Corruption:
+        """Return the corruption of some points, ascending ids, which are numbered anew.
+
+        Raises:
+            ValueError: a copy is taken without the point that it is a copy of.
+        """
+        place = torch.full_like(self.source, -1)
+        place[ids] = torch.arange(len(ids))
+        source = place[self.source[ids]]
+        if bool((source < 0).any()):
+            raise ValueError("Corruption.take: a copy is taken without its point; take both")
+        parts = {n: getattr(self, n)[ids] for n in ("row", "original", "label", "relevant")}
+        return replace(self, **parts, source=source)
+
     def verify(self, dataset: IndexedDataset) -> None:
         """Check that a data set has the labels of this corruption, point by point.
 

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rho_train.experiment.data import DataConfig
+from rho_train.experiment.minutes import SameMinutes
+from rho_train.experiment.model import ModelConfig
+from rho_train.experiment.overrides import override
 from rho_train.il import ILRecipe
-from rho_train.selection import names, needs_of
+from rho_train.selection import Scoring, names, needs_of
 from rho_train.training import TrainConfig
 
 ILKind = Literal["none", "holdout", "crossfit", "stored"]
+# What a method may have of its own; data, split and seeds belong to all, or nothing is paired.
+_OWN = ("model", "il_model", "train", "il", "holdout", "folds", "selector")
+
+
+@dataclass(frozen=True)
+class SelectorConfig:
+    """Options of the Selector, see there.
+
+    Args:
+        warmup: steps at the start with uniform selection.
+        anneal: share of the steps at the end with uniform selection.
+        scoring: how large batches are scored; bf16 as in training unless it says otherwise.
+    """
+
+    warmup: int = 0
+    anneal: float = 0.0
+    scoring: Scoring = field(default_factory=Scoring)
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to choose the points that are trained on.
+    """One way to train, and to choose the points that are trained on.
 
     Args:
         name: in files and records.
@@ -25,6 +48,10 @@ class Method:
         il: where irreducible losses come from; `stored`: from the experiment's store.
         points: train on `all` training points, or on the `rest` that is not held out; with a store,
             on the points that it knows.
+        overrides: options of the experiment that this method has otherwise, by dotted names:
+            {"train.lr": 0.003, "il.epochs": 5}; of train, model, il_model, il, holdout, folds and
+            selector.
+        minutes: the steps follow from the seconds of another method, in place of `train.steps`.
     """
 
     name: str
@@ -32,6 +59,8 @@ class Method:
     select: str
     il: ILKind = "none"
     points: Literal["all", "rest"] = "all"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    minutes: SameMinutes | None = None
 
     def __post_init__(self) -> None:
         if self.select not in names():
@@ -47,6 +76,11 @@ class Method:
                 f"method {self.name}: the points of the holdout have no irreducible loss; train "
                 "on the rest"
             )
+
+    def __str__(self) -> str:
+        own = [f"{name} {value}" for name, value in sorted(self.overrides.items())]
+        own += [f"{self.minutes}"] if self.minutes else []
+        return ", ".join([self.select, f"il {self.il}", f"{self.points} points", *own])
 
 
 # The baselines come first, and "uniform on all data" is what a user would do otherwise.
@@ -67,11 +101,16 @@ class ExperimentConfig:
         title: of the report.
         description: one sentence under the title.
         methods: in the order of the table.
-        baseline: name of the method whose best accuracy the others are timed to.
-        seeds: each draws its own noise, holdout, initial weights and order.
+        baseline: name of the method that the others are compared with.
+        seeds: each draws its own noise, validation split, holdout, initial weights and order.
         data: what to train on.
-        hidden: widths of the hidden layers of the MLP, target and IL model alike.
-        dropout: rate after each hidden layer, in [0, 1), target and IL model alike.
+        validation: share of the training points that nothing trains on, with the labels as they
+            are given, wrong ones among them. The curves over time are of these points, so whatever
+            is chosen by looking is chosen on them, and the test set is read once a run, at its
+            end. 0: the curves are of the test set.
+        model: the target.
+        il_model: the model of the irreducible losses; none: the same as the target.
+        selector: options of the Selector.
         train: how the target is trained.
         il: how the IL models are trained.
         holdout: share of the training points that a holdout IL model trains on.
@@ -85,8 +124,10 @@ class ExperimentConfig:
     baseline: str
     seeds: tuple[int, ...]
     data: DataConfig = field(default_factory=DataConfig)
-    hidden: tuple[int, ...] = (256, 256)
-    dropout: float = 0.0
+    validation: float = 0.0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    il_model: ModelConfig | None = None
+    selector: SelectorConfig = field(default_factory=SelectorConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     il: ILRecipe = field(default_factory=ILRecipe)
     holdout: float = 0.5
@@ -106,26 +147,76 @@ class ExperimentConfig:
             raise ValueError(f"holdout must lie in (0, 1), got {self.holdout}")
         if self.folds < 2:
             raise ValueError(f"folds must be at least 2, got {self.folds}")
-        if any(width < 1 for width in self.hidden):
-            raise ValueError(f"hidden must be positive widths, got {list(self.hidden)}")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        if not 0.0 <= self.validation < 1.0:
+            raise ValueError(f"validation must lie in [0, 1), got {self.validation}")
         for method in self.methods:
-            if "dropout" in needs_of(method.select) and not (self.dropout > 0.0 and self.hidden):
+            self._check(method)
+
+    def _check(self, method: Method) -> None:
+        if method.overrides:
+            try:
+                self.of(method)
+            except ValueError as error:
+                raise ValueError(f"method {method.name}: {error}") from error
+        if method.minutes is None:
+            return
+        others = {m.name: m for m in self.methods if m is not method}
+        for role in ("of", "pace"):
+            name = getattr(method.minutes, role)
+            if name not in others:
                 raise ValueError(
-                    f"method {method.select} needs dropout layers, got dropout = {self.dropout} "
-                    f"and {len(self.hidden)} hidden layers; choose dropout = 0.1 or so"
+                    f"method {method.name}: minutes.{role} must be one of {', '.join(others)}, "
+                    f"got {name!r}"
                 )
+            if others[name].minutes is not None:
+                raise ValueError(
+                    f"method {method.name}: minutes.{role} must be a method with steps of its own, "
+                    f"{name} has minutes itself"
+                )
+
+    def of(self, method: Method) -> ExperimentConfig:
+        """Return what one method runs with: its overrides in place, and no other method.
+
+        Raises:
+            ValueError: an option does not exist, or may not differ between methods.
+        """
+        alone = replace(
+            self,
+            methods=(replace(method, overrides={}, minutes=None),),
+            baseline=method.name,
+        )
+        return override(alone, method.overrides, among=_OWN)
+
+    def il_name(self, kind: str) -> str:
+        """Return a name for irreducible losses of a kind: the same when they are the same."""
+        share = {"holdout": self.holdout} if kind == "holdout" else {"folds": self.folds}
+        made = {
+            **share,
+            "data": {k: v.name if isinstance(v, Path) else v for k, v in asdict(self.data).items()},
+            "validation": self.validation,
+            "model": self.il_target.as_dict(),
+            "recipe": asdict(self.il),
+        }
+        # Which files, not their content: a store is compared with the labels that it is used for.
+        text = json.dumps(made, sort_keys=True)
+        return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+    @property
+    def il_target(self) -> ModelConfig:
+        """The model of the irreducible losses."""
+        return self.model if self.il_model is None else self.il_model
 
     def as_dict(self) -> dict[str, Any]:
         """Return what determines the numbers, as plain values; titles and labels do not."""
         return {
-            "methods": {m.name: f"{m.select}, il {m.il}, {m.points} points" for m in self.methods},
+            "methods": {m.name: f"{m}" for m in self.methods},
             "baseline": self.baseline,
             "seeds": list(self.seeds),
             "data": self.data.identity(),
-            "hidden": list(self.hidden),
-            "dropout": self.dropout,
+            "validation": self.validation,
+            "model": self.model.as_dict(),
+            "il_model": self.il_target.as_dict(),
+            "selector": asdict(self.selector),
             "train": asdict(self.train),
             "il": asdict(self.il),
             "holdout": self.holdout,

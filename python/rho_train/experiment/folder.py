@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rho_train.experiment.config import ExperimentConfig
+from rho_train.experiment.config import ExperimentConfig, Method
 from rho_train.files import atomic_write, remove_unfinished
 
 
@@ -45,8 +45,9 @@ def _describe(config: ExperimentConfig, out: Path, where: Mapping[str, str | int
     wanted = config.as_dict()
     description: dict[str, Any] = {
         "title": config.title,
-        "description": config.description,
-        "methods": [{"name": m.name, "label": m.label} for m in config.methods],
+        "description": config.description + _curves(config),
+        "methods": [_method(config, method) for method in config.methods],
+        "validation": config.validation,
         "seeds": list(config.seeds),
         "baseline": config.baseline,
         "steps": config.train.steps,
@@ -74,3 +75,35 @@ def _describe(config: ExperimentConfig, out: Path, where: Mapping[str, str | int
         resumed = "; ".join(f"{key} {value}" for key, value in changed.items())
         description["environment"] = {**before, f"resumed {where['date']} with": resumed}
     atomic_write(path, json.dumps(description, indent=1))
+
+
+def _curves(config: ExperimentConfig) -> str:
+    """What the accuracies of the report are of, where it is not the test set."""
+    if config.validation == 0:
+        return ""
+    share = f"{config.validation:.0%}".replace("%", " %")
+    return (
+        f" All accuracies over time, also the last ones, are of a validation split: {share} of the "
+        "training points, with labels as they were given. The test set is in summary and tables of "
+        "`rho-ext experiment` only."
+    )
+
+
+def _method(config: ExperimentConfig, method: Method) -> dict[str, Any]:
+    """What the report needs of a method; `steps` is None where they follow from minutes.
+
+    `il` names the irreducible losses, `targets` counts the models that train with the same ones.
+    """
+    own = config.of(method)
+    shared = [
+        other.model.as_dict()
+        for one, other in ((m, config.of(m)) for m in config.methods)
+        if one.il == method.il != "none" and other.il_name(one.il) == own.il_name(method.il)
+    ]
+    return {
+        "name": method.name,
+        "label": method.label,
+        "steps": None if method.minutes else own.train.steps,
+        "il": own.il_name(method.il),
+        "targets": sum(model not in shared[:index] for index, model in enumerate(shared)),
+    }

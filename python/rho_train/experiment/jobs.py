@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from rho_train.data import Corruption
-from rho_train.experiment.config import ExperimentConfig, Method
+from rho_train.experiment.config import ExperimentConfig, Method, SelectorConfig
 from rho_train.experiment.losses import compute_il, load_stored
+from rho_train.experiment.minutes import steps_in
 from rho_train.experiment.setting import Setting
+from rho_train.files import atomic_write
 from rho_train.il import ILStore
-from rho_train.models import build_model
 from rho_train.progress import OnStep
-from rho_train.selection import History, Scoring, Selector
-from rho_train.training import Trainer
+from rho_train.selection import History, Selector, UniformPhases
+from rho_train.training import TrainConfig, Trainer
+from rho_train.training.looks import evaluate
 
 
-def il_path(out: Path, kind: str, seed: int) -> Path:
+def il_path(out: Path, config: ExperimentConfig, kind: str, seed: int) -> Path:
     """Return where the store of a kind and seed lies."""
-    return out / "il" / f"{kind}-seed{seed}.safetensors"
+    return out / "il" / f"{config.il_name(kind)}-seed{seed}.safetensors"
 
 
-def run_folder(out: Path, method: Method, seed: int) -> Path:
-    """Return the folder of one run."""
-    return out / "runs" / f"{method.name}-seed{seed}"
+def run_folder(out: Path, name: str, seed: int) -> Path:
+    """Return the folder of the run of one method."""
+    return out / "runs" / f"{name}-seed{seed}"
 
 
 def corruption_path(out: Path, seed: int) -> Path:
@@ -41,7 +46,7 @@ def il_steps(config: ExperimentConfig, kind: str, n: int) -> int:
 
 def il_job(config: ExperimentConfig, out: Path, kind: str, seed: int, on_step: OnStep) -> None:
     """Compute the irreducible losses of one kind and seed, unless the store is there already."""
-    path = il_path(out, kind, seed)
+    path = il_path(out, config, kind, seed)
     work = path.with_suffix(".unfinished")
     setting = _setting(config, out, seed)
     if path.exists():
@@ -52,49 +57,98 @@ def il_job(config: ExperimentConfig, out: Path, kind: str, seed: int, on_step: O
     shutil.rmtree(work, ignore_errors=True)
 
 
+def train_steps(config: ExperimentConfig, out: Path, method: Method, seed: int) -> int:
+    """Return the steps of a run; for those of `minutes` the runs that they follow must be done.
+
+    Raises:
+        ValueError, OSError: see `steps_in`.
+    """
+    own = config.of(method)
+    if method.minutes is None:
+        return own.train.steps
+    of, pace = (run_folder(out, name, seed) for name in (method.minutes.of, method.minutes.pace))
+    il = 0.0
+    if method.il not in ("none", "stored"):
+        il = _seconds(ILStore.load(il_path(out, own, method.il, seed)))
+    return steps_in(method.minutes, of, pace, run_folder(out, method.name, seed), il)
+
+
 def train_job(
-    config: ExperimentConfig, out: Path, method: Method, seed: int, on_step: OnStep
+    experiment: ExperimentConfig,
+    out: Path,
+    method: Method,
+    seed: int,
+    where: Mapping[str, str | int],
+    on_step: OnStep,
 ) -> None:
-    """Train one method with one seed, going on from its checkpoint."""
+    """Train one method with one seed, going on from its checkpoint, and test it at the end.
+
+    Beside metrics and checkpoint the folder of the run gets `origin.json`, on what it began, and
+    `test.json`, what it came to.
+    """
+    config, folder = experiment.of(method), run_folder(out, method.name, seed)
+    train = replace(config.train, steps=train_steps(experiment, out, method, seed))
     setting = _setting(config, out, seed)
     data = setting.data
-    selector, il_seconds, points = None, 0.0, setting.points(method)
-    if method.select != "uniform":
-        store = None
-        if method.il == "stored":
-            assert config.store is not None
-            store = load_stored(config.store, config, setting)
-            points = store.known.nonzero().flatten()
-        elif method.il != "none":
-            store = ILStore.load(il_path(out, method.il, seed), setting.dataset)
-            il_seconds = float(store.info["seconds"])
-        selector = Selector(
-            il=store,
-            k=config.train.batch,
-            method=method.select,
-            scoring=Scoring(bf16=config.train.bf16),
-            seed=seed,
-            history=History(len(setting.dataset)),
-        )
-    model = build_model("mlp", data, config.hidden, seed=seed, dropout=config.dropout)
+    store, points = None, setting.points(method)
+    kind = "none" if method.select == "uniform" else method.il
+    if kind == "stored":
+        assert config.store is not None
+        store = load_stored(config.store, config, setting)
+        points = store.known.nonzero().flatten()
+    elif kind != "none":
+        store = ILStore.load(il_path(out, config, kind, seed), setting.dataset)
+    model = config.model.build(data, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "origin.json").exists():
+        sizes = {"model": config.model.size(data)}
+        if store is not None:
+            sizes["il_model"] = config.il_target.size(data)
+        atomic_write(folder / "origin.json", json.dumps({**where, **sizes}, indent=1))
     trainer = Trainer(
         model,
         setting.dataset,
         points,
-        data.test_x,
-        data.test_y,
-        config.train,
-        run_folder(out, method, seed),
+        *setting.watched,
+        train,
+        folder,
         name=method.name,
         seed=seed,
-        selector=selector,
+        selector=_selector(method, config.selector, train, store, len(setting.dataset), seed),
         flags=setting.flags,
-        il_seconds=il_seconds,
+        il_seconds=0.0 if store is None or kind == "stored" else _seconds(store),
         classes=data.classes,
         show=None if data.train_texts is None else data.train_texts.__getitem__,
     )
     on_step(trainer.step)
     trainer.fit(on_step)
+    if not (folder / "test.json").exists():
+        found = evaluate(model, data.test_x, data.test_y, bf16=train.bf16)
+        result = {"step": train.steps, **found._asdict()}
+        atomic_write(folder / "test.json", json.dumps(result))
+
+
+def _selector(
+    method: Method,
+    options: SelectorConfig,
+    train: TrainConfig,
+    store: ILStore | None,
+    points: int,
+    seed: int,
+) -> Selector | None:
+    """Make the Selector of a run, None for plain training."""
+    if method.select == "uniform":
+        return None
+    scoring, phased = options.scoring, options.warmup > 0 or options.anneal > 0
+    return Selector(
+        il=store,
+        k=train.batch,
+        method=method.select,
+        scoring=replace(scoring, bf16=train.bf16) if scoring.bf16 is None else scoring,
+        phases=UniformPhases(train.steps, options.warmup, options.anneal) if phased else None,
+        history=History(points),
+        seed=seed,
+    )
 
 
 def _setting(config: ExperimentConfig, out: Path, seed: int) -> Setting:
@@ -107,3 +161,7 @@ def _setting(config: ExperimentConfig, out: Path, seed: int) -> Setting:
         path.parent.mkdir(parents=True, exist_ok=True)
         setting.corruption.save(path)
     return setting
+
+
+def _seconds(store: ILStore) -> float:
+    return float(store.info["seconds"])

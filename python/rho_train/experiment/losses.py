@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from rho_train.experiment.config import ExperimentConfig
 from rho_train.experiment.setting import Setting
 from rho_train.il import ILShards, ILStore, average_il, crossfit_il, holdout_il
-from rho_train.models import build_model
 from rho_train.progress import OnStep
 
 
@@ -23,11 +21,7 @@ def compute_il(
 
     The IL models take their weights and order from `seed`.
     """
-
-    def make_model(model_seed: int) -> nn.Module:
-        data, dropout = setting.data, config.dropout
-        return build_model("mlp", data, config.hidden, seed=model_seed, dropout=dropout)
-
+    make_model = partial(config.il_target.build, setting.data)
     # The target has the seed itself: its IL model must not start from the same weights.
     recipe = replace(config.il, seed=config.il.seed + 1000 * (seed + 1))
     dataset = setting.dataset
@@ -51,8 +45,7 @@ def identity(config: ExperimentConfig, kind: str, seeds: int) -> dict[str, Any]:
         "data": config.data.identity(),
         "seed": config.seeds[0],
         "seeds": seeds,
-        "hidden": list(config.hidden),
-        "dropout": config.dropout,
+        "model": config.il_target.as_dict(),
         "recipe": asdict(config.il),
     }
 

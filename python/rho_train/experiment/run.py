@@ -7,7 +7,7 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -22,9 +22,11 @@ from tqdm.auto import tqdm
 from rho_train.experiment.config import ExperimentConfig
 from rho_train.experiment.environment import environment
 from rho_train.experiment.folder import claimed
-from rho_train.experiment.jobs import il_job, il_steps, run_folder, train_job
+from rho_train.experiment.jobs import il_job, il_steps, run_folder, train_job, train_steps
+from rho_train.experiment.setting import training_points
 from rho_train.files import atomic_write, message
 from rho_train.progress import OnStep, Stopped, stop_signals
+from rho_train.selection import needs_of
 
 _POLL_SECONDS = 0.2
 _AGAIN = "stopped; run the same command again to go on"
@@ -34,17 +36,26 @@ _EXPECTED = (ValueError, IndexError, OSError, FloatingPointError)
 
 @dataclass(frozen=True)
 class _Job:
+    """Work that can start when the jobs that it needs are done; `steps` may depend on them."""
+
     name: str
     work: Callable[[OnStep], None]
-    steps: int
-    needs: str | None = None
+    steps: Callable[[], int]
+    needs: frozenset[str] = frozenset()
+    planned: bool = False
 
 
 class JobsFailed(Exception):
     """Some jobs of an experiment failed; the message names each with its error."""
 
 
-def run_experiment(config: ExperimentConfig, out: Path, *, processes: int = 0) -> None:
+def run_experiment(
+    config: ExperimentConfig,
+    out: Path,
+    *,
+    processes: int = 0,
+    origin: Mapping[str, str | int] | None = None,
+) -> None:
     """Run what is not finished yet and leave metrics, stores and checkpoints in `out`.
 
     A job that fails does not stop the others.
@@ -55,6 +66,7 @@ def run_experiment(config: ExperimentConfig, out: Path, *, processes: int = 0) -
             unfinished ones go on from their checkpoint.
         processes: how many jobs run at a time, with the cores shared out evenly; 0: one for each
             core. A script that asks for more than one needs `if __name__ == "__main__":`.
+        origin: what else to keep of where the numbers come from, such as a commit.
 
     Raises:
         Stopped: Ctrl-C or SIGTERM; run it again to go on.
@@ -64,13 +76,15 @@ def run_experiment(config: ExperimentConfig, out: Path, *, processes: int = 0) -
     """
     if processes < 0:
         raise ValueError(f"processes must be at least 0, got {processes}")
-    jobs = _jobs(config, out)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    processes = min(processes or cores or 1, len(jobs))
+    processes = min(processes or cores or 1, len(config.methods) * len(config.seeds))
     threads = torch.get_num_threads() if processes == 1 else max(1, (cores or 1) // processes)
-    steps = sum(job.steps for job in jobs)
+    where = {**environment(processes, threads), **(origin or {})}
+    jobs = _jobs(config, out, where)
+    # Of runs that get the minutes of others the steps are not known yet.
+    steps = sum(job.steps() for job in jobs if not job.planned)
     with (
-        claimed(config, out, environment(processes, threads)),
+        claimed(config, out, where),
         stop_signals() as stop,
         tqdm(total=steps, unit="step", dynamic_ncols=True, disable=None) as bar,
     ):
@@ -79,7 +93,7 @@ def run_experiment(config: ExperimentConfig, out: Path, *, processes: int = 0) -
         else:
             failed = _run_in_processes(jobs, bar, stop, processes, threads)
         runs = [
-            run_folder(out, m, seed) / "metrics.jsonl"
+            run_folder(out, m.name, seed) / "metrics.jsonl"
             for seed in config.seeds
             for m in config.methods
         ]
@@ -88,58 +102,73 @@ def run_experiment(config: ExperimentConfig, out: Path, *, processes: int = 0) -
         raise JobsFailed("\n".join(f"{name}: {error}" for name, error in failed.items()))
 
 
-def _jobs(config: ExperimentConfig, out: Path) -> list[_Job]:
-    kinds = sorted({method.il for method in config.methods} - {"none", "stored"})
+def _jobs(config: ExperimentConfig, out: Path, where: Mapping[str, str | int]) -> list[_Job]:
     data = config.data.load()
-    # Corruption can change the number of points, with each seed in another way.
-    points = {seed: len(config.data.corrupt(data, seed).label) for seed in config.seeds}
-    for n in points.values():
-        _check_points(config, n)
-    losses = [
-        _Job(
-            f"{kind}-{seed}",
-            partial(il_job, config, out, kind, seed),
-            il_steps(config, kind, points[seed]),
-        )
-        for seed in config.seeds
-        for kind in kinds
-    ]
-    runs = [
-        _Job(
-            f"{method.name}-{seed}",
-            partial(train_job, config, out, method, seed),
-            config.train.steps,
-            None if method.il in ("none", "stored") else f"{method.il}-{seed}",
-        )
-        for seed in config.seeds
-        for method in config.methods
-    ]
-    return losses + runs
+    losses: dict[str, _Job] = {}
+    runs = []
+    for seed in config.seeds:
+        n = training_points(config, data, seed)
+        _check_runs(config, n)
+        for method in config.methods:
+            own, needs = config.of(method), set[str]()
+            if method.il not in ("none", "stored"):
+                name = f"{own.il_name(method.il)}-{seed}"
+                needs.add(name)
+                if name not in losses:
+                    work = partial(il_job, own, out, method.il, seed)
+                    losses[name] = _Job(name, work, partial(il_steps, own, method.il, n))
+            if method.minutes is not None:
+                needs |= {f"{method.minutes.of}-{seed}", f"{method.minutes.pace}-{seed}"}
+            runs.append(
+                _Job(
+                    f"{method.name}-{seed}",
+                    partial(train_job, config, out, method, seed, where),
+                    partial(train_steps, config, out, method, seed),
+                    frozenset(needs),
+                    planned=method.minutes is not None,
+                )
+            )
+    return [*losses.values(), *runs]
 
 
-def _check_points(config: ExperimentConfig, n: int) -> None:
-    """Refuse a batch that is larger than its points before hours go into irreducible losses."""
+def _check_runs(config: ExperimentConfig, n: int) -> None:
+    """Refuse what no run could do before hours go into irreducible losses."""
     for method in config.methods:
-        points = n if method.points == "all" else n - round(config.holdout * n)
+        own = config.of(method)
+        points = n if method.points == "all" else n - round(own.holdout * n)
         name = "batch" if method.select == "uniform" else "large_batch"
-        drawn = getattr(config.train, name)
+        drawn = getattr(own.train, name)
         if drawn > points:
             raise ValueError(
                 f"method {method.name} draws {drawn} points at a time from {points}; choose a "
                 f"smaller train.{name}"
             )
+        if "dropout" in needs_of(method.select) and own.model.dropout == 0.0:
+            raise ValueError(
+                f"method {method.name} needs dropout layers, got dropout = {own.model.dropout}; "
+                "choose dropout = 0.1 or so"
+            )
 
 
-def _ready(waiting: list[_Job], done: set[str], failed: dict[str, str]) -> list[_Job]:
+def _ready(
+    waiting: list[_Job], done: set[str], failed: dict[str, str], bar: tqdm[Any]
+) -> list[_Job]:
     """Take the jobs out of `waiting` that can start now; those that never can fail."""
     ready = []
     for job in list(waiting):
-        if job.needs in failed:
-            failed[job.name] = f"not run, {job.needs} failed"
-        elif job.needs is None or job.needs in done:
-            ready.append(job)
-        else:
+        if broken := sorted(job.needs & failed.keys()):
+            failed[job.name] = f"not run, {broken[0]} failed"
+        elif not job.needs <= done:
             continue
+        elif job.planned:
+            try:
+                bar.total = (bar.total or 0) + job.steps()
+            except _EXPECTED as error:
+                failed[job.name] = message(error)
+            else:
+                ready.append(job)
+        else:
+            ready.append(job)
         waiting.remove(job)
     return ready
 
@@ -150,7 +179,7 @@ def _run_here(jobs: list[_Job], bar: tqdm[Any], stop: threading.Event) -> dict[s
         return stop.is_set()
 
     waiting, done, failed = list(jobs), set[str](), dict[str, str]()
-    while ready := _ready(waiting, done, failed):
+    while ready := _ready(waiting, done, failed, bar):
         for job in ready:
             bar.set_description(job.name)
             try:
@@ -175,7 +204,7 @@ def _run_in_processes(
     running: dict[Future[None], _Job] = {}
     with _pool(context, processes, threads, progress, stop_all) as pool:
         while True:
-            for job in _ready(waiting, done, failed):
+            for job in _ready(waiting, done, failed, bar):
                 running[pool.submit(_work, job.work)] = job
             if not running:
                 break
