@@ -15,13 +15,28 @@ from jsonargparse import ArgumentParser, Namespace
 import rho_ext
 from rho_train import cli_il, cli_plan
 from rho_train.data import load_letters
-from rho_train.experiment import DataConfig, ExperimentConfig, Method, run_experiment
+from rho_train.experiment import (
+    DataConfig,
+    ExperimentConfig,
+    Method,
+    ModelConfig,
+    load_experiment,
+    run_experiment,
+)
 from rho_train.experiment.config import DEMO_METHODS, ILKind
 from rho_train.experiment.run import JobsFailed
 from rho_train.files import message
 from rho_train.il import ILRecipe
 from rho_train.progress import Stopped
-from rho_train.report import format_table, read_experiment, summarize, write_report
+from rho_train.report import (
+    format_comparison,
+    format_table,
+    read_experiment,
+    read_outcomes,
+    summarize,
+    write_report,
+)
+from rho_train.report.svg import STYLES
 from rho_train.selection import names, needs_of
 from rho_train.training import TrainConfig
 
@@ -105,8 +120,7 @@ def train(
         baseline=method,
         seeds=(seed,),
         data=data,
-        hidden=hidden,
-        dropout=dropout,
+        model=ModelConfig(widths=hidden, dropout=dropout),
         train=train,
         il=recipe,
         holdout=holdout,
@@ -114,6 +128,36 @@ def train(
         store=store,
     )
     _run(config, out, 1)
+
+
+def experiment(
+    file: Path,
+    out: Path | None = None,
+    processes: int = 0,
+) -> None:
+    """Run an experiment that a YAML file describes: methods, seeds, data, models, baselines.
+
+    Args:
+        file: with the fields of `rho_train.experiment.ExperimentConfig`.
+        out: output folder, runs/NAME of the file by default; what was interrupted goes on there.
+        processes: how many runs at a time; 0: one for each core.
+    """
+    config = load_experiment(file)
+    out = Path("runs") / file.stem if out is None else out
+    try:
+        run_experiment(config, out, processes=processes)
+    except JobsFailed:
+        # What is finished is worth looking at all the same.
+        _compare(config, out)
+        raise
+    _compare(config, out)
+
+
+def _compare(config: ExperimentConfig, out: Path) -> None:
+    print(format_comparison(read_outcomes(out)))
+    if len(config.methods) <= STYLES:
+        with contextlib.suppress(ValueError):
+            print(f"report: {write_report(out)}")
 
 
 def report(runs: list[Path], out: Path | None = None) -> None:
@@ -150,6 +194,7 @@ def _run(config: ExperimentConfig, out: Path, processes: int) -> None:
 _COMMANDS: dict[str, Callable[..., None] | dict[str, Callable[..., None]]] = {
     "demo": demo,
     "train": train,
+    "experiment": experiment,
     "plan": cli_plan.plan,
     "il": cli_il.COMMANDS,
     "report": report,

@@ -1,5 +1,7 @@
 """The report of an experiment: read its folder, summarise, draw, write one page."""
 
+from rho_train.report.compare import compare, format_comparison
+from rho_train.report.outcomes import read_outcomes
 from rho_train.report.page import write_report
 from rho_train.report.read import Experiment, read_experiment
 from rho_train.report.summary import Summary, format_table, summarize
@@ -7,8 +9,11 @@ from rho_train.report.summary import Summary, format_table, summarize
 __all__ = [
     "Experiment",
     "Summary",
+    "compare",
+    "format_comparison",
     "format_table",
     "read_experiment",
+    "read_outcomes",
     "summarize",
     "write_report",
 ]
