@@ -1,0 +1,256 @@
+"""The figures of the suites, from their CSV files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from suite import VARIANTS, Cell, Suite, load, names, slug
+from tables import Tables, in_cell, read_tables
+
+# Okabe and Ito's colours, which the colour-blind can tell apart; each with a marker of its own.
+_COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777")
+_MARKERS = "osD^vP*X"
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E4E4E4",
+    "axes.axisbelow": True,
+    "svg.fonttype": "none",
+    # The same rows give the same file.
+    "svg.hashsalt": "rho_ext",
+}
+_ACROSS = 3
+_MOST_CELLS = 12
+_SHARES = {
+    "noisy": "noisy",
+    "unsure": "doubted by annotators",
+    "correct": "already correct",
+    "less_relevant": "less relevant",
+    "redundant": "copies",
+}
+
+
+def draw(suites: Path, folder: Path) -> None:
+    """Draw the figures that each suite asks for, from `folder/results` into `folder/figures`."""
+    for name in names(suites):
+        for variant in VARIANTS:
+            place = f"{name}-{variant}"
+            if not (folder / "results" / place).is_dir():
+                continue
+            suite, tables = load(name, variant, suites), read_tables(folder / "results" / place)
+            if not tables.methods:
+                continue
+            (folder / "figures").mkdir(exist_ok=True)
+            for part, some in _parts(suite):
+                for kind in suite.figures:
+                    with matplotlib.rc_context(_STYLE):
+                        figure = _KINDS[kind](some, tables)
+                        path = folder / "figures" / f"{place}-{kind}{part}.svg"
+                        figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+                        plt.close(figure)
+
+
+def _parts(suite: Suite) -> list[tuple[str, Suite]]:
+    """The suite in parts whose figures fit a page: by the first axis, if there are many cells."""
+    if len(suite.cells) <= _MOST_CELLS:
+        return [("", suite)]
+    parts: dict[str, list[Cell]] = {}
+    for cell in suite.cells:
+        parts.setdefault(next(iter(cell.labels.values())), []).append(cell)
+    return [
+        (f"-{slug(label)}", replace(suite, cells=tuple(cells))) for label, cells in parts.items()
+    ]
+
+
+def _curves(suite: Suite, tables: Tables, *, charged: bool) -> Figure:
+    methods = suite.curves or tuple(dict.fromkeys(row["method"] for row in tables.curves))
+    cells = [cell for cell in suite.cells if in_cell(tables.curves, cell.name)]
+    figure, axes = _grid(len(cells), 2.6)
+    for axis, cell in zip(axes, cells, strict=False):
+        rows = in_cell(tables.curves, cell.name)
+        tops: list[float] = []
+        for index, method in enumerate(methods):
+            ours = [row for row in rows if row["method"] == method]
+            if not ours:
+                continue
+            y = [100 * float(row["accuracy"]) for row in ours]
+            x = [float(row["step"]) for row in ours]
+            if charged:
+                x = [float(row["seconds"]) + float(row["il_seconds"]) for row in ours]
+            low, high = ([100 * float(row[k]) for row in ours] for k in ("lowest", "highest"))
+            colour = _COLOURS[index % len(_COLOURS)]
+            axis.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
+            axis.plot(
+                x,
+                y,
+                color=colour,
+                linewidth=1.4,
+                marker=_MARKERS[index % len(_MARKERS)],
+                markersize=4,
+                markevery=max(1, len(x) // 6),
+                label=ours[0]["label"],
+            )
+            tops += y[len(y) // 3 :]
+        # The steep way up says little; the end is what is compared.
+        span = max(tops) - min(tops)
+        axis.set_ylim(min(tops) - 0.08 * span - 0.1, max(tops) + 0.12 * span + 0.1)
+        if not charged:
+            # Who has the minutes of another method may make many more steps.
+            axis.set_xlim(0, 1.03 * cell.values["train"]["steps"])
+        axis.set_title(cell.name, loc="left")
+        axis.set_xlabel("seconds, IL charged" if charged else "steps")
+        axis.set_ylabel("validation accuracy, %")
+    _legend(figure, axes)
+    return figure
+
+
+def _differences(suite: Suite, tables: Tables, *, metric: str) -> Figure:
+    against = suite.against[0]
+    rows = [r for r in tables.paired if (r["metric"], r["against"]) == (metric, against)]
+    labels = {row["method"]: row["label"] for row in tables.methods}
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    cells = [cell for cell in suite.cells if in_cell(rows, cell.name)]
+    figure, axes = _grid(len(cells), 0.5 + 0.22 * len(methods), shared=True)
+    for axis, cell in zip(axes, cells, strict=False):
+        of = {row["method"]: row for row in in_cell(rows, cell.name)}
+        for place, method in enumerate(reversed(methods)):
+            if method not in of:
+                continue
+            mean = 100 * float(of[method]["difference"])
+            error = 100 * float(of[method]["standard_error"] or 0)
+            colour = "#D55E00" if mean < -2 * error else "#0072B2" if mean > 2 * error else "#777"
+            axis.errorbar(mean, place, xerr=2 * error, fmt="o", color=colour, markersize=4)
+        axis.axvline(0, color="#000000", linewidth=0.8)
+        axis.set_yticks(range(len(methods)), [labels[method] for method in reversed(methods)])
+        axis.set_ylim(-0.6, len(methods) - 0.4)
+        axis.set_title(cell.name, loc="left")
+    what = "accuracy of the worst class" if metric == "worst_class" else "test accuracy"
+    figure.supxlabel(
+        f"{what}: points above “{labels[against]}” with the same seed; bars: two standard errors",
+        fontsize=9,
+    )
+    return figure
+
+
+def _factors(suite: Suite, tables: Tables) -> Figure:
+    cells = [cell for cell in suite.cells if in_cell(tables.methods, cell.name)]
+    methods = [m for m in dict.fromkeys(r["method"] for r in tables.methods)]
+    labels = {row["method"]: row["label"] for row in tables.methods}
+    figure, axes = _grid(len(cells), 0.5 + 0.22 * len(methods), shared=True)
+    kinds = (
+        ("factor", "steps", "o"),
+        ("factor_reused", "seconds, IL reused", "s"),
+        ("factor_charged", "seconds, IL charged", "^"),
+    )
+    for axis, cell in zip(axes, cells, strict=False):
+        of = {row["method"]: row for row in in_cell(tables.methods, cell.name)}
+        for index, (column, label, marker) in enumerate(kinds):
+            spots = [
+                (float(of[m][column]), place)
+                for place, m in enumerate(reversed(methods))
+                if m in of
+                and of[m][column]
+                # Charged and reused are the same where there is no IL.
+                and (column != "factor_charged" or float(of[m]["il_seconds"]) > 0)
+            ]
+            axis.plot(
+                [x for x, _ in spots],
+                [y for _, y in spots],
+                marker,
+                color=_COLOURS[index + 1],
+                markersize=5,
+                label=label,
+            )
+        axis.axvline(1, color="#000000", linewidth=0.8)
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_yticks(range(len(methods)), [labels[method] for method in reversed(methods)])
+        axis.set_ylim(-0.6, len(methods) - 0.4)
+        axis.set_title(cell.name, loc="left")
+    _legend(figure, axes)
+    base = labels.get(suite.cells[0].values["baseline"], "the baseline")
+    figure.supxlabel(
+        f"how many times sooner than “{base}” the end of its curve is met (nothing: never)",
+        fontsize=9,
+    )
+    return figure
+
+
+def _shares(suite: Suite, tables: Tables) -> Figure:
+    cells = [cell for cell in suite.cells if in_cell(tables.methods, cell.name)]
+    known = [k for k in _SHARES if any(row.get(k) for row in tables.methods)]
+    methods = list(dict.fromkeys(row["method"] for row in tables.methods))
+    labels = {row["method"]: row["label"] for row in tables.methods}
+    figure, axes = _grid(len(cells), 0.6 + 0.3 * len(methods), shared=True)
+    for axis, cell in zip(axes, cells, strict=False):
+        of = {row["method"]: row for row in in_cell(tables.methods, cell.name)}
+        thick = 0.8 / len(known)
+        for index, name in enumerate(known):
+            spots = [
+                (place + 0.4 - (index + 0.5) * thick, 100 * float(of[m][name]))
+                for place, m in enumerate(reversed(methods))
+                if m in of and of[m][name]
+            ]
+            if not spots:
+                continue
+            axis.barh(
+                [y for y, _ in spots],
+                [x for _, x in spots],
+                height=thick,
+                color=_COLOURS[index + 1],
+                label=_SHARES[name],
+            )
+        axis.set_yticks(range(len(methods)), [labels[method] for method in reversed(methods)])
+        axis.set_title(cell.name, loc="left")
+    _legend(figure, axes)
+    figure.supxlabel("share of the points that are trained on, %", fontsize=9)
+    return figure
+
+
+def _grid(count: int, height: float, *, shared: bool = False) -> tuple[Figure, Sequence[Axes]]:
+    across = min(_ACROSS, count)
+    down = math.ceil(count / across)
+    figure, axes = plt.subplots(
+        down,
+        across,
+        figsize=(3.4 * across + (1.6 if shared else 0.4), height * down + 0.9),
+        sharey=shared,
+        squeeze=False,
+        layout="constrained",
+    )
+    flat = list(axes.flat)
+    for axis in flat[count:]:
+        axis.set_visible(False)
+    return figure, flat
+
+
+def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    handles: dict[str, Any] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend([*handles.values()], [*handles], loc="outside upper left", ncols=3, frameon=False)
+
+
+_KINDS: dict[str, Callable[[Suite, Tables], Figure]] = {
+    "curves": lambda suite, tables: _curves(suite, tables, charged=False),
+    "minutes": lambda suite, tables: _curves(suite, tables, charged=True),
+    "differences": lambda suite, tables: _differences(suite, tables, metric="test"),
+    "worst_class": lambda suite, tables: _differences(suite, tables, metric="worst_class"),
+    "factors": _factors,
+    "shares": _shares,
+}
