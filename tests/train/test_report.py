@@ -73,6 +73,11 @@ def test_headline_states_wins_and_losses(tmp_path: Path) -> None:
     lost = " ".join(headline(summarize(read_experiment(tmp_path))))
     assert "no method has a higher test accuracy than “F”, 75.0%; the closest is “B”" in lost
     assert "No other method meets the baseline's best accuracy in the median seed" in lost
+    plan = json.loads((tmp_path / "experiment.json").read_text())
+    plan["config"]["validation"] = 0.1
+    (tmp_path / "experiment.json").write_text(json.dumps(plan))
+    watched = " ".join(headline(summarize(read_experiment(tmp_path))))
+    assert "no method has a higher validation accuracy than “F”, 75.0%" in watched
 
 
 def test_table_fits_the_console_and_holds_the_numbers(tmp_path: Path) -> None:

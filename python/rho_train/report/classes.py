@@ -88,7 +88,9 @@ def class_figure(experiment: Experiment, rows: list[ByClass]) -> Figure | None:
             title=title,
             desc=ends(curves),
             x=Axis("Classes, the worst first", 1, max(c.x[-1] for c in curves), whole=True),
-            y=Axis("Test accuracy of the class", low, 1.0, percent=True),
+            y=Axis(
+                f"{experiment.watched.capitalize()} accuracy of the class", low, 1.0, percent=True
+            ),
         ),
     )
 

@@ -86,7 +86,8 @@ def _accuracy(experiment: Experiment, summary: Summary, *, charged: bool) -> Fig
     low, high = rounded(min(settled), max([*settled, summary.target or 0.0]))
     end = max(x for curve in curves for x in curve.x) if charged else experiment.steps
     references = [] if summary.target is None else [Reference(summary.target, "baseline's best")]
-    title = f"Test accuracy against {f'{units.lower()}, IL charged' if charged else 'steps'}"
+    accuracy = f"{experiment.watched.capitalize()} accuracy"
+    title = f"{accuracy} against {f'{units.lower()}, IL charged' if charged else 'steps'}"
     caption = (
         f"The same against {units.lower()} of wall-clock without evaluation (mean over the seeds). "
         "A curve starts when its irreducible losses are paid for."
@@ -112,7 +113,7 @@ def _accuracy(experiment: Experiment, summary: Summary, *, charged: bool) -> Fig
                 0,
                 max(end, 1e-3),
             ),
-            y=Axis("Test accuracy", low, high, percent=True),
+            y=Axis(accuracy, low, high, percent=True),
             references=references,
         ),
     )

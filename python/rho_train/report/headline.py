@@ -18,7 +18,7 @@ def headline(summary: Summary) -> list[str]:
         return [f"The baseline {_named(base)} has no finished run: nothing to compare with."]
     others = [row for row in summary.methods if row is not base and row.paired]
     if not others:
-        return [f"{_named(base)} ends at {base.accuracy:.1%} test accuracy."]
+        return [f"{_named(base)} ends at {base.accuracy:.1%} {summary.watched} accuracy."]
     return [
         *_final(summary, base, others),
         *_speed(summary, base, others),
@@ -31,12 +31,13 @@ def _final(summary: Summary, base: MethodSummary, others: list[MethodSummary]) -
     start = "At the end of the runs" if summary.other_steps else f"After {summary.steps:,} steps"
     if (best.gain or 0.0) > 0:
         text = (
-            f"{start}, {_named(best)} has the highest test accuracy, {best.accuracy:.1%}, against "
-            f"{base.accuracy:.1%} for {_named(base)}: it is ahead in {_of_seeds(best.ahead, best)}."
+            f"{start}, {_named(best)} has the highest {summary.watched} accuracy, "
+            f"{best.accuracy:.1%}, against {base.accuracy:.1%} for {_named(base)}: it is ahead in "
+            f"{_of_seeds(best.ahead, best)}."
         )
     else:
         text = (
-            f"{start}, no method has a higher test accuracy than {_named(base)}, "
+            f"{start}, no method has a higher {summary.watched} accuracy than {_named(base)}, "
             f"{base.accuracy:.1%}; the closest is {_named(best)} with {best.accuracy:.1%}."
         )
     below = [f"{_named(row)} ({row.accuracy:.1%})" for row in rest if (row.gain or 0.0) < 0]

@@ -46,6 +46,12 @@ class Experiment:
     runs: tuple[Run, ...]
     left_out: tuple[LeftOut, ...]
 
+    @property
+    def watched(self) -> str:
+        """What the curves are of: `validation` points where some were set aside, else `test`."""
+        share = self.config.get("validation", 0.0)
+        return "validation" if isinstance(share, float) and share > 0.0 else "test"
+
     def of(self, method: str) -> dict[int, Run]:
         """Finished runs of `method` by seed."""
         return {run.seed: run for run in self.runs if run.method == method}

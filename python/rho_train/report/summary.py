@@ -57,8 +57,9 @@ class Summary:
     """All methods in display order, and what they are compared with.
 
     `steps` are those of the experiment, `other_steps` by name those of methods with other ones, of
-    their longest run. `target` is the baseline's best accuracy (mean over seeds), `base_rate` the
-    share of noisy points in the sampled large batches before any selection; None where unknown.
+    their longest run. `watched` are the points of the curves, `test` or `validation`. `target` is
+    the baseline's best accuracy (mean over seeds), `base_rate` the share of noisy points in the
+    sampled large batches before any selection; None where unknown.
     """
 
     methods: tuple[MethodSummary, ...]
@@ -69,6 +70,7 @@ class Summary:
     target: float | None
     base_rate: float | None
     left_out: tuple[LeftOut, ...]
+    watched: str
 
     @property
     def baseline_summary(self) -> MethodSummary:
@@ -100,6 +102,7 @@ def summarize(experiment: Experiment) -> Summary:
         target=_mean(best_accuracy(run) for run in baseline.values()),
         base_rate=_mean(noisy),
         left_out=experiment.left_out,
+        watched=experiment.watched,
     )
 
 
@@ -191,12 +194,12 @@ def _accuracy(row: MethodSummary) -> str:
 COLUMNS = (
     Column(
         "Final accuracy, %",
-        "test accuracy after the last step: mean ± standard deviation over the finished seeds",
+        "accuracy after the last step: mean ± standard deviation over the finished seeds",
         _accuracy,
     ),
     Column(
         "Steps to target",
-        "steps until the test accuracy first meets the target: median over the seeds, where a seed "
+        "steps until the accuracy first meets the target: median over the seeds, where a seed "
         "that never meets it counts as later than all others (- when that is the median)",
         lambda row: "-" if row.steps is None else f"{row.steps:,.0f}",
     ),
@@ -236,7 +239,8 @@ COLUMNS = (
 def target_meaning(summary: Summary) -> str:
     """What the target is, in words."""
     mean = "" if summary.target is None else f" ({_percent(summary.target)}% on average)"
-    return f"the best test accuracy of “{summary.baseline.label}” with the same seed{mean}"
+    best = f"the best {summary.watched} accuracy of “{summary.baseline.label}”"
+    return f"{best} with the same seed{mean}"
 
 
 def left_out_lines(summary: Summary) -> list[str]:
