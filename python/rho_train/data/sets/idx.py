@@ -89,7 +89,7 @@ def load_fashion_mnist(folder: Path) -> ClassificationData:
         ValueError: a file is damaged, or holds other shapes or labels than it should.
 
     Example:
-        >>> load_fashion_mnist(Path("/usr/share/datasets/fashion-mnist"))  # doctest: +SKIP
+        >>> load_fashion_mnist(Path("fashion-mnist"))  # doctest: +SKIP
     """
     return _load(
         "load_fashion_mnist",
