@@ -126,7 +126,7 @@ def test_speeds_in_the_readme_are_rows_of_results() -> None:
     text = " ".join((root / "README.md").read_text().split())
     results = root / "benchmarks" / "results"
     cells: dict[tuple[str, ...], dict[str, float]] = {}
-    for row in csv.DictReader((results / "select" / "xeon-avx512.csv").read_text().splitlines()):
+    for row in csv.DictReader((results / "select" / "epyc-zen4.csv").read_text().splitlines()):
         cell = tuple(row[name] for name in ("n", "classes", "dtype", "k"))
         cells.setdefault(cell, {})[row["provider"]] = float(row["median_us"])
 
@@ -155,25 +155,36 @@ def test_speeds_in_the_readme_are_rows_of_results() -> None:
     assert f"{mean(ahead('compile', large))} than `torch.compile`" in text
     assert f"{min(best[c] / cells[c]['rho_ext'] for c in large):.1f}x the better" in text
     assert f"takes less it is {mean([best[c] / cells[c]['rho_ext'] for c in small])} the" in text
-    few: dict[tuple[str, str], str] = {}
-    for when in ("before", ""):
-        path = results / "select" / f"epyc-zen4-few-classes{when and '-'}{when}.csv"
-        for row in csv.DictReader(path.read_text().splitlines()):
-            if row["n"] == "65536" and row["classes"] == "10":
-                few[when, row["provider"]] = f"{float(row['median_us']):,.0f}"
-    assert f"from {few['before', 'rho_ext']} to {few['', 'rho_ext']} microseconds" in text
-    assert f"beside {few['', 'compile']} of `torch.compile`" in text
-    rows = csv.DictReader((results / "dispatch" / "xeon-avx512.csv").read_text().splitlines())
+    rows = csv.DictReader((results / "dispatch" / "epyc-zen4.csv").read_text().splitlines())
     call = {row["path"]: row for row in rows}["rho_ext.select"]
     assert f"a call costs {float(call['median_us']):.0f} microseconds" in text
     assert f"{float(call['over_cheapest']):.1f}x that of a torch custom op" in text
     parts: dict[str, list[float]] = {}
-    for row in csv.DictReader((results / "step" / "xeon-avx512.csv").read_text().splitlines()):
+    over: dict[tuple[str, ...], str] = {}
+    for row in csv.DictReader((results / "step" / "epyc-zen4.csv").read_text().splitlines()):
         if row["step"] == "rho_ext":
             parts.setdefault(row["part"], []).append(float(row["share_of_step"]))
+        if row["part"] == "total":
+            cost = f"{float(row['over_uniform']):.2f}"
+            over[row["model"], row["large_batch"], row["step"]] = cost
     assert f"it takes at most {max(parts['op']):.0%}".replace("%", " %") in text
     forward = f"{min(parts['score']):.0%} to {max(parts['score']):.0%}".replace("%", " %")
     assert f"the forward pass over the large batch {forward}" in text
+    mlp = [over["mlp", n, "selector"] for n in ("96", "160", "320")]
+    assert f"{mlp[0]} times as long as a uniform one with n_B = 96" in text
+    assert f"{mlp[1]} with 160 and {mlp[2]} with 320" in text
+    assert f"a quarter of the width ({over['mlp', '320', 'proxy']} with 320)" in text
+    dearer = ("bf16", "micro_batch", "compile", "refresh")
+    assert all(
+        float(over["mlp", n, step]) > float(over["mlp", n, "selector"])
+        for n in ("96", "160", "320")
+        for step in dearer
+    )
+    cnn = {step: over["cnn", "160", step] for step in ("selector", *dearer, "proxy")}
+    assert f"it takes {cnn['selector']} times as long, in bfloat16 {cnn['bf16']}" in text
+    assert f"half of the losses anew {cnn['refresh']}, 64 points at a time" in text
+    assert f"at a time {cnn['micro_batch']} (they" in text
+    assert f"with the proxy {cnn['proxy']}. So measure." in text
 
 
 def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
