@@ -183,8 +183,42 @@ def test_speeds_in_the_readme_are_rows_of_results() -> None:
     cnn = {step: over["cnn", "160", step] for step in ("selector", *dearer, "proxy")}
     assert f"it takes {cnn['selector']} times as long, in bfloat16 {cnn['bf16']}" in text
     assert f"half of the losses anew {cnn['refresh']}, 64 points at a time" in text
-    assert f"at a time {cnn['micro_batch']} (they" in text
-    assert f"with the proxy {cnn['proxy']}. So measure." in text
+    assert f"at a time {cnn['micro_batch']}, with the proxy {cnn['proxy']}. So measure." in text
+
+
+def test_experiments_in_the_readme_are_rows_of_results() -> None:
+    root = Path(__file__).parents[2]
+    text = " ".join((root / "README.md").read_text().split())
+    results = root / "benchmarks" / "experiments" / "results"
+
+    def rows(suite: str, table: str) -> list[dict[str, str]]:
+        path = results / f"{suite}-quick" / f"{table}.csv"
+        return list(csv.DictReader(path.read_text().splitlines()))
+
+    def points(suite: str, method: str, against: str) -> list[str]:
+        return [
+            f"{100 * float(row['difference']):+.1f}"
+            for row in rows(suite, "paired")
+            if (row["method"], row["against"], row["metric"]) == (method, against, "test")
+        ]
+
+    for line, against in (
+        ("the same steps", "uniform_all"),
+        ("the same minutes, a decayed rate, the IL at hand", "all_minutes_reused"),
+        ("the same minutes, a decayed rate, the IL charged to this target", "all_minutes_charged"),
+    ):
+        quoted = " | ".join(points("no_holdout", "rho_crossfit", against))
+        assert f"| {line} | {quoted} |" in text
+    fewer = [
+        f"{float(row['factor']):.1f}"
+        for row in rows("no_holdout", "methods")
+        if row["method"] == "rho_crossfit"
+    ]
+    assert f"in {fewer[0]}, {fewer[1]} and {fewer[2]} times fewer steps" in text
+    (web,) = points("web", "rho_crossfit", "uniform_all_decay")
+    assert f"ends {web.removeprefix('-')} points below uniform sampling with a decayed" in text
+    (narrow,) = points("minutes", "candidates-large_batch-160", "all_minutes_reused")
+    assert f"ends {narrow.removeprefix('-')} points below uniform sampling in the same" in text
 
 
 def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
