@@ -195,11 +195,11 @@ def test_experiments_in_the_readme_are_rows_of_results() -> None:
         path = results / f"{suite}-quick" / f"{table}.csv"
         return list(csv.DictReader(path.read_text().splitlines()))
 
-    def points(suite: str, method: str, against: str) -> list[str]:
+    def points(suite: str, method: str, against: str, metric: str = "test") -> list[str]:
         return [
             f"{100 * float(row['difference']):+.1f}"
             for row in rows(suite, "paired")
-            if (row["method"], row["against"], row["metric"]) == (method, against, "test")
+            if (row["method"], row["against"], row["metric"]) == (method, against, metric)
         ]
 
     for line, against in (
@@ -215,6 +215,8 @@ def test_experiments_in_the_readme_are_rows_of_results() -> None:
         if row["method"] == "rho_crossfit"
     ]
     assert f"in {fewer[0]}, {fewer[1]} and {fewer[2]} times fewer steps" in text
+    worst = points("worst_class", "rho_crossfit", "uniform_all_decay", "worst_class")
+    assert f"ends {worst[0][1:]} points (Letters) and {worst[1][1:]} points (OCR letters)" in text
     (web,) = points("web", "rho_crossfit", "uniform_all_decay")
     assert f"ends {web.removeprefix('-')} points below uniform sampling with a decayed" in text
     (narrow,) = points("minutes", "candidates-large_batch-160", "all_minutes_reused")
