@@ -268,6 +268,18 @@ def _columns(selector: Selector) -> list[Tensor]:
         (lambda: Scoring(refresh=0.0), ValueError, r"refresh must lie in \(0, 1\], got 0.0"),
         (lambda: Scoring(refresh=float("nan")), ValueError, "refresh must lie in"),
         (lambda: Scoring(micro_batch=8, train_mode=True), ValueError, "train_mode.*micro_batch"),
+        (lambda: Scoring(compile="fast"), ValueError, "compile must be True.*got 'fast'"),
+        (lambda: Scoring(compile=1), ValueError, "compile must be True.*got 1"),
+        (
+            lambda: Selector(
+                k=1,
+                method="loss",
+                scoring=Scoring(channels_last=True),
+                forward=lambda model, batch: model(batch.x),
+            ),
+            ValueError,
+            "channels_last=True.*forward= calls it itself",
+        ),
         (lambda: History(0), ValueError, "n must be at least 1, got 0"),
         (lambda: History(2.0), TypeError, "n must be an int.*got 2.0"),
         (

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from rho_train.data.batch import Fields, gather, part, split
 from rho_train.scoring import ForwardFunction, logits_of
 
+# Of torch.compile, which refuses another one at the first step only.
+_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
 
 @dataclass(frozen=True)
 class Scoring:
@@ -53,6 +56,11 @@ class Scoring:
             raise TypeError(f"Scoring: micro_batch must be an int, got {size!r}")
         if size is not None and size < 1:
             raise ValueError(f"Scoring: micro_batch must be at least 1, got {size}")
+        if not isinstance(self.compile, bool) and self.compile not in _MODES:
+            raise ValueError(
+                f"Scoring: compile must be True, False or one of {', '.join(_MODES)}, got "
+                f"{self.compile!r}"
+            )
         if not 0.0 < self.refresh <= 1.0:
             raise ValueError(f"Scoring: refresh must lie in (0, 1], got {self.refresh}")
         if self.train_mode and not self.whole:
@@ -78,6 +86,11 @@ class Scorer:
     """
 
     def __init__(self, options: Scoring, forward: ForwardFunction | None) -> None:
+        if options.channels_last and forward is not None:
+            raise ValueError(
+                "Selector: Scoring(channels_last=True) converts the inputs that the model is "
+                "called on, and forward= calls it itself; convert them there"
+            )
         self.options, self.forward = options, forward
         self.seconds = 0.0
         self._compiled: dict[nn.Module, nn.Module] = {}
