@@ -7,7 +7,6 @@ import csv
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import NoReturn
 import torch
 
 import rho_ext
-from rho_train.experiment.environment import processor
+from rho_train.experiment.environment import busy_cores, processor
 
 Row = dict[str, object]
 
@@ -119,21 +118,12 @@ def _commit() -> str:
 
 def _busy() -> str:
     """How many cores other work keeps busy now; empty where the system does not say."""
-
-    def ticks() -> tuple[int, int]:
-        counts = [int(count) for count in stat.read_text().partition("\n")[0].split()[1:9]]
-        return sum(counts), counts[3] + counts[4]  # Idle, and waiting for a disk.
-
-    stat = Path("/proc/stat")
-    if not stat.exists():
+    busy = busy_cores()
+    if busy is None:
         return ""
-    total, idle = ticks()
-    time.sleep(0.5)
-    after, idle_after = ticks()
-    busy = (1 - (idle_after - idle) / (after - total)) * (os.cpu_count() or 1)
     if busy > 0.2:
         print(f"other work keeps {busy:.1f} cores busy: times will be too long and scattered")
-    return f"{max(0.0, busy):.2f}"
+    return f"{busy:.2f}"
 
 
 def last_level_cache() -> int:

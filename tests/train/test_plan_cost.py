@@ -45,6 +45,20 @@ def _no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", fail)
 
 
+@pytest.fixture(autouse=True)
+def _idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rho_train.planning.run.busy_cores", lambda: 0.1)
+
+
+def test_a_busy_machine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found() -> Plan:
+        return plan(nn.Linear(2, 3), data(2), batch=4, ratios=[2], seconds=0.1)
+
+    assert not any("busy" in note for note in found().notes)
+    monkeypatch.setattr("rho_train.planning.run.busy_cores", lambda: 1.3)
+    assert found().notes[0].startswith("Other work keeps 1.3 cores busy: these times")
+
+
 def data(*shape: int) -> IndexedDataset:
     return IndexedDataset(TensorDataset(torch.randn(N, *shape), torch.arange(N) % 3))
 

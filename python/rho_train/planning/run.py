@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from rho_train.data import IndexedDataset, LargeBatchSampler, loader, split, to
 from rho_train.data.batch import part
+from rho_train.experiment.environment import busy_cores
 from rho_train.files import message
 from rho_train.optim import adamw
 from rho_train.planning.plan import Plan, PlanRow, together
@@ -32,6 +33,8 @@ Load = Callable[[int], Iterable[Any]]
 
 RATIOS = (2, 3, 5, 10)
 _POOL = 2  # batches that the steps are measured on
+# Cores that other work may keep busy without spoiling the times.
+_BUSY = 0.2
 _LOADER_SHARE = 0.15  # of the seconds
 _REPEATS = 3  # at least
 _OPTIONS = {
@@ -101,7 +104,7 @@ def plan(
     _check(batch, ratios, workers, il_seconds, steps, seconds)
     if (dataset is None) == (load is None):
         raise ValueError("plan: give either dataset or load")
-    state = random_state()
+    busy, state = busy_cores(), random_state()
     try:
         if load is None:
             assert dataset is not None
@@ -126,6 +129,12 @@ def plan(
     # Whatever chose its points, the step is the same work: one median of all is the steadier one.
     after = median(itertools.chain.from_iterable(way.train for way in ways))
     rows = [way.row(loads[way.ratio * batch], after, workers > 0, whole) for way in ways]
+    if busy is not None and busy > _BUSY:
+        notes.insert(
+            0,
+            f"Other work keeps {busy:.1f} cores busy: these times are too long and scattered; do "
+            "not plan by them, run it again on an idle machine",
+        )
     return Plan(batch, loads[batch], train, workers, il_seconds, steps, tuple(rows), tuple(notes))
 
 
