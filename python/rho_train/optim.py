@@ -17,6 +17,18 @@ def adamw(model: nn.Module, lr: float, weight_decay: float) -> AdamW:
     return AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
 
 
+def check_schedule(where: str, schedule: str) -> None:
+    """Refuse a schedule that `lr_schedule` does not know.
+
+    Raises:
+        ValueError: unknown schedule.
+    """
+    if schedule not in get_args(Schedule):
+        raise ValueError(
+            f"{where}: schedule must be one of {', '.join(get_args(Schedule))}, got {schedule!r}"
+        )
+
+
 def lr_schedule(optimizer: Optimizer, schedule: Schedule, steps: int) -> LambdaLR:
     """Constant rate, or a decay to zero over `steps`: linear, or half a cosine.
 
@@ -32,9 +44,5 @@ def lr_schedule(optimizer: Optimizer, schedule: Schedule, steps: int) -> LambdaL
             return 0.5 * (1.0 + math.cos(math.pi * done))
         return 1.0
 
-    if schedule not in get_args(Schedule):
-        raise ValueError(
-            f"lr_schedule: schedule must be one of {', '.join(get_args(Schedule))}, "
-            f"got {schedule!r}"
-        )
+    check_schedule("lr_schedule", schedule)
     return LambdaLR(optimizer, factor)

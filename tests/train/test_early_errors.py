@@ -201,6 +201,8 @@ class Overshoots(Schedule):
         (lambda: TrainConfig(workers=-1), ValueError, "workers must be at least 0, got -1"),
         (lambda: TrainConfig(lr=torch.inf), ValueError, "lr must be positive and finite, got inf"),
         (lambda: TrainConfig(weight_decay=-1.0), ValueError, "weight_decay must be finite and at"),
+        (lambda: TrainConfig(schedule="step"), ValueError, "TrainConfig: schedule must be one of"),  # type: ignore[arg-type]
+        (lambda: ILRecipe(schedule="step"), ValueError, "ILRecipe: schedule must be one of"),  # type: ignore[arg-type]
         (lambda: ILRecipe(epochs=1.5), TypeError, "ILRecipe: epochs must be an int, got 1.5"),  # type: ignore[arg-type]
         (lambda: ILRecipe(epochs=0), ValueError, "ILRecipe: epochs must be at least 1, got 0"),
         (lambda: ILRecipe(lr=torch.nan), ValueError, "ILRecipe: lr must be positive and finite"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -121,6 +123,33 @@ def test_the_epoch_with_the_lowest_loss_on_the_target_points_is_kept() -> None:
     # Random labels: the model memorises, so the last epoch is not the best one.
     assert by_epoch[-1] > best.loss
     assert float(score_points(model, data, target).mean()) == best.loss
+
+
+def test_the_rate_decays_to_zero_over_all_epochs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(N, 4, generator=generator, dtype=torch.float64)
+    y = torch.randint(0, 3, (N,), generator=generator)
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3, dtype=torch.float64)
+    by_hand = copy.deepcopy(model)
+    after: list[Tensor] = []
+
+    def watch(steps: int) -> bool:
+        if steps:
+            after.append(model.weight.detach().clone())
+        return False
+
+    data, train, target = IndexedDataset(TensorDataset(x, y)), torch.arange(20), torch.arange(20, N)
+    recipe = ILRecipe(epochs=3, lr=0.3, schedule="linear", weight_decay=0.0)
+    fit_il(model, data, train, target, recipe, on_step=watch)
+    optimizer = torch.optim.AdamW(by_hand.parameters(), weight_decay=0.0)
+    # One step is one epoch of these 20 points.
+    for weight, rate in zip(after, (0.3, 0.2, 0.1), strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(by_hand(x[:20]), y[:20]).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        torch.testing.assert_close(weight, by_hand.weight)
 
 
 def test_same_seed_same_bits_and_global_random_state_untouched() -> None:

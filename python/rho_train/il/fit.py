@@ -17,7 +17,7 @@ from rho_train.checks import check_adamw, check_counts, check_ids, check_labels
 from rho_train.data import IndexedDataset, LargeBatchSampler, fingerprint, loader, split, to
 from rho_train.files import make_folder
 from rho_train.il.score import SCORING_BATCH, ids_sha256, score_points, weights_sha256
-from rho_train.optim import adamw
+from rho_train.optim import Schedule, adamw, check_schedule, lr_schedule
 from rho_train.progress import OnStep, Stopped, go_on
 from rho_train.rehearsal import rehearse
 from rho_train.scoring import logits_of
@@ -38,27 +38,31 @@ class ILRecipe:
     """How an irreducible-loss model is trained.
 
     Its quality decides whether RHO-LOSS helps: a model that has not converged makes it worse than
-    uniform selection, so train for long enough; the best epoch is kept.
+    uniform selection. The best epoch is kept, so too many epochs cost time only. With a rate that
+    decays, fewer epochs give lower losses than the constant rate of the paper.
 
     Args:
         epochs: passes over the points that the IL model trains on.
         batch_size: points a step.
-        lr: AdamW learning rate, constant.
+        lr: AdamW learning rate at the start.
+        schedule: `constant`, or a decay to zero over all steps: `linear`, or half a `cosine`.
         weight_decay: of AdamW.
         seed: of initial weights, order and folds.
         scoring_batch: points that are scored at once; less takes less memory.
     """
 
-    epochs: int = 40
+    epochs: int = 20
     batch_size: int = 64
-    lr: float = 1e-3
-    weight_decay: float = 0.01
+    lr: float = 3e-3
+    schedule: Schedule = "cosine"
+    weight_decay: float = 0.1
     seed: int = 0
     scoring_batch: int = SCORING_BATCH
 
     def __post_init__(self) -> None:
         check_counts(self, "epochs", "batch_size", "scoring_batch")
         check_adamw("ILRecipe", self.lr, self.weight_decay)
+        check_schedule("ILRecipe", self.schedule)
 
     def steps(self, points: int) -> int:
         """Return the training steps for a number of points."""
@@ -174,6 +178,7 @@ class _Fit:
         self.train_ids, self.target_ids = train_ids, target_ids
         self.folder, self.on_step = folder, on_step
         self.optimizer = adamw(model, recipe.lr, recipe.weight_decay)
+        self.schedule = lr_schedule(self.optimizer, recipe.schedule, recipe.steps(len(train_ids)))
         self.step, self.epoch = 0, 0
         self.best = ILFit(float("inf"), 0)
         self.best_state: dict[str, Any] | None = None
@@ -226,6 +231,7 @@ class _Fit:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
+        self.schedule.step()
         self.step += 1
         if self.on_step(1):
             raise Stopped(_STOPPED)
@@ -255,6 +261,7 @@ class _Fit:
             "epoch": self.epoch,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
             "random_state": random_state(),
         }
         save_checkpoint(self.folder / "training.pt", self._outcome() | state)
@@ -294,3 +301,4 @@ class _Fit:
         self.random_state = state["random_state"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])

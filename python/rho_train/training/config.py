@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rho_train.checks import check_adamw, check_counts
-from rho_train.optim import Schedule
+from rho_train.optim import Schedule, check_schedule
 
 
 @dataclass(frozen=True)
@@ -51,3 +51,4 @@ class TrainConfig:
                 f"{self.large_batch}: the small batch is selected from the large one"
             )
         check_adamw("TrainConfig", self.lr, self.weight_decay)
+        check_schedule("TrainConfig", self.schedule)
