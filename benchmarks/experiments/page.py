@@ -183,31 +183,40 @@ def _found(suite: Suite, tables: Tables, name: str) -> list[str]:
 
 
 def _tuned(suite: Suite, tables: Tables) -> list[str]:
-    lines = ["Accuracy on the validation split after the last step; the test set is not shown.", ""]
+    by_loss = suite.tune == "il_loss"
+    said = (
+        "Mean loss of the IL models on the points that they score, in nats; the lowest is best."
+        if by_loss
+        else "Accuracy on the validation split after the last step, %."
+    )
+    choose, shown = (min, _loss) if by_loss else (max, _percent)
+    lines = [f"{said} The test set is not shown.", ""]
     for cell in suite.cells:
-        rows = [row for row in in_cell(tables.methods, cell.name) if row["validation"]]
+        rows = [row for row in in_cell(tables.methods, cell.name) if row[suite.tune]]
         if not rows:
             continue
-        families: dict[str, list[dict[str, str]]] = {}
+        families: dict[str, dict[str, str]] = {}
         for row in rows:
-            families.setdefault(row["label"].rpartition(",")[0], []).append(row)
-        values = list(dict.fromkeys(row["label"].rpartition(",")[2].strip() for row in rows))
+            family, _, value = row["label"].rpartition(",")
+            families.setdefault(family, {})[value.strip()] = row[suite.tune]
+        values = list(dict.fromkeys(value for of in families.values() for value in of))
+        # Of irreducible losses the best recipe is wanted, of methods each one's best rate.
+        lowest = choose((v for of in families.values() for v in of.values()), key=float)
         lines += [f"### {cell.name}", ""] if cell.name else []
         lines += ["| Method | " + " | ".join(values) + " |", "|---" + "|---:" * len(values) + "|"]
-        for family, members in families.items():
-            best = max(members, key=lambda row: float(row["validation"]))
-            of = {row["label"].rpartition(",")[2].strip(): row for row in members}
+        for family, of in families.items():
+            best = lowest if by_loss else choose(of.values(), key=float)
             cells = [
-                "-"
-                if value not in of
-                else f"**{_percent(of[value]['validation'])}**"
-                if of[value] is best
-                else _percent(of[value]["validation"])
-                for value in values
+                "-" if v not in of else f"**{shown(of[v])}**" if of[v] == best else shown(of[v])
+                for v in values
             ]
             lines.append(f"| {family} | " + " | ".join(cells) + " |")
         lines.append("")
     return lines
+
+
+def _loss(value: str) -> str:
+    return f"{float(value):.3f}"
 
 
 def _difference(tables: Tables, row: dict[str, str], against: str, metric: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from rates import give_rates
 from rho_train.experiment import ExperimentConfig, make_experiment
 
 FOLDER = Path(__file__).parent
@@ -20,6 +21,7 @@ _FIELDS = {
     *("letter", "title", "question", "status", "experiment", "vary", "quick"),
     *("against", "ours", "columns", "figures", "curves", "tune"),
 }
+_TUNED_BY = ("validation", "il_loss")
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,9 @@ class Suite:
             unsure, correct, less_relevant, redundant.
         figures: kinds of figures, see `figures.py`.
         curves: methods in the figure of curves; none: all.
-        tune: whether the only question is which option is best on the validation split; then
-            nothing of the test set is shown.
+        tune: the column that the best option is chosen by, if that is the only question:
+            accuracy on the `validation` split or `il_loss`; then nothing of the test set is shown.
+            Else empty.
     """
 
     name: str
@@ -85,7 +88,7 @@ class Suite:
     columns: tuple[str, ...]
     figures: tuple[str, ...]
     curves: tuple[str, ...]
-    tune: bool
+    tune: str
 
 
 def slug(text: str) -> str:
@@ -124,8 +127,10 @@ def load(name: str, variant: str, folder: Path = FOLDER) -> Suite:
     base = copy.deepcopy(raw["experiment"])
     for key, value in quick.get("experiment", {}).items():
         put(base, key, value)
+    if (tune := raw.get("tune", "")) not in ("", *_TUNED_BY):
+        raise ValueError(f"{path.name}: tune must be one of {', '.join(_TUNED_BY)}, got {tune!r}")
     axes = _axes(path.name, raw.get("vary", {}), quick.get("vary", {}))
-    cells = tuple(_cells(raw, base, axes))
+    cells = tuple(_cells(raw, base, axes, variant))
     methods = [method["name"] for method in cells[0].values["methods"]]
     for field in ("against", "ours", "curves"):
         if unknown := set(raw.get(field, ())) - set(methods):
@@ -143,7 +148,7 @@ def load(name: str, variant: str, folder: Path = FOLDER) -> Suite:
         columns=tuple(raw.get("columns", ())),
         figures=tuple(raw.get("figures", ())),
         curves=tuple(raw.get("curves", ())),
-        tune=bool(raw.get("tune", False)),
+        tune=tune,
     )
 
 
@@ -165,7 +170,8 @@ def methods(entries: list[Any]) -> list[dict[str, Any]]:
     """Return methods in full: names are looked up in `_methods.yaml`.
 
     An entry is a name there; or a mapping with `use`, a name there, and what is different; or a
-    whole method. `grid` makes one method of each value: {train.lr: [0.001, 0.01]}.
+    whole method. `grid` makes one method of each value, or of each combination of values:
+    {il.epochs: [3, 6], il.lr: [0.001, 0.01]}.
 
     Raises:
         ValueError: a name is not there.
@@ -184,18 +190,15 @@ def methods(entries: list[Any]) -> list[dict[str, Any]]:
         if not grid:
             made.append(method)
             continue
-        ((key, values),) = grid.items()
-        short = key.rpartition(".")[2]
-        for value in values:
-            text = "x".join(map(str, value)) if isinstance(value, list) else f"{value}"
-            made.append(
-                {
-                    **method,
-                    "name": f"{method['name']}-{short}-{text}",
-                    "label": f"{method['label']}, {short.replace('_', ' ')} {text}",
-                    "overrides": {**method["overrides"], key: value},
-                }
-            )
+        for values in itertools.product(*grid.values()):
+            one = copy.deepcopy(method)
+            for key, value in zip(grid, values, strict=True):
+                short = key.rpartition(".")[2]
+                text = "x".join(map(str, value)) if isinstance(value, list) else f"{value}"
+                one["name"] += f"-{short}-{text}"
+                one["label"] += f", {short.replace('_', ' ')} {text}"
+                one["overrides"][key] = value
+            made.append(one)
     return made
 
 
@@ -227,7 +230,10 @@ def _axes(
 
 
 def _cells(
-    raw: Mapping[str, Any], base: Mapping[str, Any], axes: Mapping[str, dict[str, Any]]
+    raw: Mapping[str, Any],
+    base: Mapping[str, Any],
+    axes: Mapping[str, dict[str, Any]],
+    variant: str,
 ) -> Iterator[Cell]:
     for labels in itertools.product(*axes.values()):
         values = copy.deepcopy(dict(base))
@@ -235,6 +241,9 @@ def _cells(
             for key, value in axes[axis][label].items():
                 put(values, key, value)
         values["methods"] = methods(values["methods"])
+        if rates := values.pop("rates", None):
+            tuned = rates["cell"].format(**dict(zip(axes, labels, strict=True)))
+            give_rates(values["methods"], rates["suite"], variant, tuned)
         name = ", ".join(labels)
         values["title"] = f"{raw['title']}: {name}" if name else raw["title"]
         values["description"] = raw["question"]

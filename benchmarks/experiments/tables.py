@@ -84,6 +84,7 @@ def _runs(suite: Suite, cell: Cell, outcomes: Outcomes, command: str) -> Iterato
             "flops": _part(origin, "model", "flops"),
             "il_parameters": _part(origin, "il_model", "parameters"),
             "il_flops": _part(origin, "il_model", "flops"),
+            "il_loss": _part(origin, "il_model", "loss"),
             "command": command,
             "date": origin.get("date"),
             "commit": origin.get("commit"),
@@ -109,6 +110,7 @@ def _methods(suite: Suite, outcomes: Outcomes) -> Iterator[Row]:
             "seeds": row.finished,
             "steps": row.steps_made,
             "validation": ends[row.method] if outcomes.validated else None,
+            "il_loss": _il_loss(outcomes.runs, row.method),
             "test": None if suite.tune else row.test,
             "test_error": None if suite.tune else row.test_error,
             "worst_class": None if suite.tune else row.worst_class,
@@ -185,6 +187,12 @@ def _ends(runs: Sequence[Outcome]) -> dict[str, float]:
         method: fmean(run.looks[-1].accuracy for run in by_seed(runs, method).values())
         for method in methods
     }
+
+
+def _il_loss(runs: Sequence[Outcome], method: str) -> float | None:
+    found = [_part(run.origin, "il_model", "loss") for run in by_seed(runs, method).values()]
+    known = [float(loss) for loss in found if isinstance(loss, float)]
+    return fmean(known) if known else None
 
 
 def _part(origin: Mapping[str, object], part: str, name: str) -> object:

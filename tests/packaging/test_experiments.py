@@ -66,7 +66,7 @@ def test_all_suites_are_possible(suite: ModuleType) -> None:
             for cell in found.cells:
                 config = cell.config(Path("data"))
                 # What the results claim: seeds enough, and nothing chosen on the test set.
-                assert len(config.seeds) >= 5, name
+                assert len(config.seeds) >= 5 or found.tune, name
                 assert config.validation > 0, name
                 if not found.tune:
                     names = {method.name for method in config.methods}
@@ -88,8 +88,38 @@ def test_entries_of_methods(suite: ModuleType) -> None:
     two = suite.methods([{"use": "rho_crossfit", "grid": {"il_model.widths": [[8], [16, 4]]}}])
     assert [m["name"] for m in two] == ["rho_crossfit-widths-8", "rho_crossfit-widths-16x4"]
     assert [m["overrides"] for m in two] == [{"il_model.widths": [8]}, {"il_model.widths": [16, 4]}]
+    grid = {"il.epochs": [3, 6], "il.lr": [0.1]}
+    product = suite.methods([{"use": "rho_crossfit", "grid": grid}])
+    assert [m["label"] for m in product] == [
+        "RHO-LOSS, all, epochs 3, lr 0.1",
+        "RHO-LOSS, all, epochs 6, lr 0.1",
+    ]
+    assert [m["overrides"]["il.epochs"] for m in product] == [3, 6]
     with pytest.raises(ValueError, match="no method 'best' in _methods.yaml"):
         suite.methods(["best"])
+
+
+def test_rates_come_from_the_tuning(
+    suite: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rates = importlib.import_module("rates")
+    monkeypatch.setattr(rates, "_RESULTS", tmp_path)
+    methods = suite.methods(
+        ["uniform_all", "all_minutes_reused", "rho_crossfit_decay", "rho_crossfit"]
+    )
+    methods[3]["overrides"]["train.lr"] = 0.5
+    with pytest.raises(ValueError, match="rates of t: it has no results yet"):
+        rates.give_rates(methods, "t", "full", "x")
+    (tmp_path / "t-quick").mkdir()
+    kinds = {"uniform_all": (1, 3), "uniform_all_decay": (2, 1), "rho_crossfit_decay": (0.5, 0.6)}
+    rows = [f"x,{kind}-lr-{i}e-05,{of[i]}" for kind, of in kinds.items() for i in (0, 1)]
+    text = "\n".join(["cell,method,validation", *rows, "y,uniform_all-lr-9,9"])
+    (tmp_path / "t-quick" / "methods.csv").write_text(text)
+    rates.give_rates(methods, "t", "full", "x")
+    given = [method["overrides"]["train.lr"] for method in methods]
+    assert given == [1e-05, 0e-05, 1e-05, 0.5]
+    with pytest.raises(ValueError, match="t-quick has no results for 'z'"):
+        rates.give_rates(methods, "t", "quick", "z")
 
 
 def command(folder: Path) -> list[str]:

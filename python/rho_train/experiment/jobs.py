@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 from rho_train.data import Corruption
 from rho_train.experiment.config import ExperimentConfig, Method, SelectorConfig
@@ -101,9 +102,9 @@ def train_job(
     model = config.model.build(data, seed)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "origin.json").exists():
-        sizes = {"model": config.model.size(data)}
+        sizes: dict[str, dict[str, float]] = {"model": {**config.model.size(data)}}
         if store is not None:
-            sizes["il_model"] = config.il_target.size(data)
+            sizes["il_model"] = {**config.il_target.size(data), **_loss(store)}
         atomic_write(folder / "origin.json", json.dumps({**where, **sizes}, indent=1))
     trainer = Trainer(
         model,
@@ -161,6 +162,12 @@ def _setting(config: ExperimentConfig, out: Path, seed: int) -> Setting:
         path.parent.mkdir(parents=True, exist_ok=True)
         setting.corruption.save(path)
     return setting
+
+
+def _loss(store: ILStore) -> dict[str, float]:
+    """The mean `loss` of the IL models on what they score; a converted store has none."""
+    losses = [float(loss) for loss in store.info.get("holdout_loss", "").split(", ") if loss]
+    return {"loss": fmean(losses)} if losses else {}
 
 
 def _seconds(store: ILStore) -> float:

@@ -1,0 +1,46 @@
+"""The learning rates that a tuning suite chose."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+_RESULTS = Path(__file__).parent / "results"
+
+
+def give_rates(methods: Sequence[dict[str, Any]], suite: str, variant: str, cell: str) -> None:
+    """Give each method without a `train.lr` of its own the best one of its kind.
+
+    Kinds are uniform sampling and selection, each with a constant and with a decayed rate; the best
+    rate has the highest accuracy on the validation split in that cell of the tuning suite.
+
+    Raises:
+        ValueError: the tuning has no results, or none for the cell.
+    """
+    best = _best(suite, variant, cell)
+    for method in methods:
+        kind = "uniform_all" if method["select"] == "uniform" else "rho_crossfit"
+        if method["overrides"].get("train.schedule", "constant") != "constant":
+            kind += "_decay"
+        if "train.lr" not in method["overrides"]:
+            method["overrides"]["train.lr"] = best[kind]
+
+
+def _best(suite: str, variant: str, cell: str) -> dict[str, float]:
+    """Return the best rate of each kind; without a full tuning, of the quick one."""
+    paths = [_RESULTS / f"{suite}-{of}" / "methods.csv" for of in (variant, "quick")]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise ValueError(f"rates of {suite}: it has no results yet; run it and keep its results")
+    found: dict[str, tuple[float, float]] = {}
+    with open(path, newline="") as file:
+        for row in csv.DictReader(file):
+            kind, _, rate = row["method"].partition("-lr-")
+            if row["cell"] == cell:
+                accuracy = float(row["validation"])
+                found[kind] = max(found.get(kind, (0.0, 0.0)), (accuracy, float(rate)))
+    if not found:
+        raise ValueError(f"rates of {suite}: {path.parent.name} has no results for {cell!r}")
+    return {kind: rate for kind, (_, rate) in found.items()}
