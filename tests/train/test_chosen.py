@@ -169,8 +169,9 @@ def test_classes_of_the_last_evaluation(tmp_path: Path) -> None:
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     evals = [one for one in map(json.loads, lines) if one["event"] == "eval"]
     assert ["class_accuracy" in one for one in evals] == [False] * (len(evals) - 1) + [True]
-    predicted = trainer.model(trainer.test_x).argmax(1)
+    predicted = trainer.model(trainer.records.test_x).argmax(1)
     wanted = [
-        float((predicted == trainer.test_y)[trainer.test_y == c].double().mean()) for c in range(4)
+        float((predicted == trainer.records.test_y)[trainer.records.test_y == c].double().mean())
+        for c in range(4)
     ]
     assert evals[-1]["class_accuracy"] == wanted

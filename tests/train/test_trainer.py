@@ -160,8 +160,10 @@ def test_records_say_what_happened(tmp_path: Path) -> None:
     evals = [e for e in events if e["event"] == "eval"]
     assert [e["step"] for e in evals] == [0, 10, 20, 30]
     trainer.model.eval()
-    logits = trainer.model(trainer.test_x)
-    assert evals[-1]["accuracy"] == float((logits.argmax(1) == trainer.test_y).double().mean())
+    logits = trainer.model(trainer.records.test_x)
+    assert evals[-1]["accuracy"] == float(
+        (logits.argmax(1) == trainer.records.test_y).double().mean()
+    )
     samples = [e for e in events if e["event"] == "sample"]
     assert [e["step"] for e in samples] == [3, 15, 30]
     for sample in samples:
