@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,17 +115,18 @@ def verify(path: Path, data: Path | None = None, labels: Path | None = None) -> 
     print(f"known: {known:,} of {len(store.il):,} ({known / len(store.il):.1%})")
     made_from = json.loads(store.info.get("config", "null"))
     if labels is not None:
-        store.verify(_labelled(labels))
-        print("data: count, labels and ids are those that it was made for")
+        replace(store, control=()).verify(_labelled(labels))
+        print("data: count, labels and ids are those that it was made for; inputs not compared")
     elif made_from is None or (data is None and made_from["data"]["path"] is not None):
         wanted = "--labels" if made_from is None else f"--data {made_from['data']['path']}"
         print(f"data: not compared; give {wanted}")
     else:
         here = DataConfig.like(made_from["data"], data)
         config = _config("crossfit", made_from["seed"], here)
-        store.verify(Setting.make(config, made_from["seed"]).dataset)
+        compared = store.verify(Setting.make(config, made_from["seed"]).dataset)
         check_config(store, {"data": here.identity()})
         print("data: count, labels, ids and features are those that it was computed from")
+        print(f"inputs: {compared} of {len(store.control)} control points compared")
 
 
 def convert(path: Path, out: Path = Path("il.safetensors"), labels: Path | None = None) -> None:

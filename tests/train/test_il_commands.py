@@ -59,11 +59,14 @@ def test_computed_once_and_used_by_many_targets(
     assert re.search("there already: .*dropout: store has 0.0, wanted 0.1", capfd.readouterr().err)
     assert [file.read_bytes() for file in files] == written
     assert main(["il", "inspect", str(path)]) == 0
-    assert f"{known} of 600 examples" in capfd.readouterr().out
+    printed = capfd.readouterr().out
+    assert f"{known} of 600 examples" in printed
+    assert "control: 64 points, whose inputs" in printed
     assert main(["il", "verify", str(path), f"--data={table}"]) == 0
     printed = capfd.readouterr().out
     assert f"known: {known} of 600" in printed
     assert "features are those" in printed
+    assert "inputs: 64 of 64 control points compared" in printed
     for steps in (40, 60):
         out = tmp_path / f"run{steps}"
         arguments = train_arguments(
@@ -147,6 +150,7 @@ def test_inspect_draws_the_distribution_and_lists_the_extreme_points(
     assert main(command) == 0
     printed = capfd.readouterr().out
     assert "1,000 of 1,001 examples have an irreducible loss (99.9%)" in printed
+    assert "control: none, inputs are not compared" in printed
     assert re.search(r"highest\n  id 17 +9\.5000\n  id 1000 +2\.0000\n\nlowest\n  id 0 ", printed)
     summary = summarize_losses(ILStore.load(tmp_path / "il.safetensors"))
     assert sum(summary.counts) == summary.known == 1000
@@ -217,7 +221,7 @@ def test_a_file_of_the_reference_implementation_becomes_a_store(
     assert torch.equal(ILStore.load(out, DATA).il.nan_to_num(-1), store.il.nan_to_num(-1))
     capfd.readouterr()
     assert main(["il", "verify", str(out), f"--labels={labels}"]) == 0
-    assert "labels and ids are those" in capfd.readouterr().out
+    assert "that it was made for; inputs not compared" in capfd.readouterr().out
     assert main(["il", "verify", str(out)]) == 0
     assert "data: not compared; give --labels" in capfd.readouterr().out
     np.save(labels, LABELS.numpy()[::-1])

@@ -65,6 +65,18 @@ def split(batch: object, where: str = "Selector") -> Fields:
     return fields
 
 
+def inputs_of(sample: Any, where: str) -> Any:
+    """Return the inputs of one example with an id, found as `split` finds those of a batch.
+
+    Example:
+        >>> inputs_of({"tokens": [5, 3], "labels": 1, "ids": 7}, "inputs_of")
+        {'tokens': [5, 3]}
+    """
+    if isinstance(sample, Mapping):
+        return _split_mapping(sample, where).inputs
+    return sample.x if hasattr(sample, "x") else sample[0]
+
+
 def take(batch: T, indices: Tensor) -> T:
     """Return the rows `indices` of a batch in the structure and type of the batch.
 

@@ -1,5 +1,6 @@
 """Irreducible losses: the models that give them and the store that keeps them."""
 
+from rho_train.il.control import control_points
 from rho_train.il.fit import ILRecipe, fit_il
 from rho_train.il.models import average_il, crossfit_il, holdout_il, pretrained_il
 from rho_train.il.score import score_points
@@ -11,6 +12,7 @@ __all__ = [
     "ILShards",
     "ILStore",
     "average_il",
+    "control_points",
     "crossfit_il",
     "fit_il",
     "holdout_il",

@@ -13,10 +13,10 @@ from rho_train.checks import check_ids
 from rho_train.data import IndexedDataset, fingerprint, generator
 from rho_train.data.indexed import check_indexed
 from rho_train.files import make_folder
+from rho_train.il.control import differences, unaugmented_points
 from rho_train.il.fit import ILFit, ILRecipe, best_path, fit_il
 from rho_train.il.score import (
     SCORING_BATCH,
-    check_unaugmented,
     rank_and_world,
     score_points,
     wait_for,
@@ -82,9 +82,10 @@ def holdout_il(
         raise ValueError(
             f"holdout_il: all {n} points are held out; leave some, half is a good start"
         )
+    control = unaugmented_points(dataset)
     job = (recipe.seed, held_out.nonzero().flatten(), targets)
     il, info = _compute("holdout", make_model, dataset, augmented, [job], recipe, folder, on_step)
-    return ILStore(il, fingerprint(dataset), info=info)
+    return ILStore(il, fingerprint(dataset), info=info, control=control)
 
 
 def crossfit_il(
@@ -125,6 +126,7 @@ def crossfit_il(
     count, group = _numbered(groups, n)
     if count < folds:
         raise ValueError(f"crossfit_il: {folds} folds need as many groups, got {count}")
+    control = unaugmented_points(dataset)
     order = torch.randperm(count, generator=generator(recipe.seed, "cross-fit folds"))
     fold_of = torch.empty(count, dtype=torch.int16)
     fold_of[order] = (torch.arange(count) % folds).to(torch.int16)
@@ -135,7 +137,7 @@ def crossfit_il(
     ]
     kind = f"cross-fit, {folds} folds"
     il, info = _compute(kind, make_model, dataset, augmented, jobs, recipe, folder, on_step)
-    return ILStore(il, fingerprint(dataset), fold=fold, info=info)
+    return ILStore(il, fingerprint(dataset), fold=fold, info=info, control=control)
 
 
 def pretrained_il(
@@ -163,7 +165,7 @@ def pretrained_il(
     check_indexed("pretrained_il", dataset)
     ids = torch.arange(len(dataset))
     rehearse("pretrained_il", model, dataset, ids[:32], ids)
-    check_unaugmented(dataset)
+    control = unaugmented_points(dataset)
     if folder is not None:
         make_folder(folder, "pretrained_il")
     il = score_points(model, dataset, ids, batch_size=batch_size, folder=folder, on_step=on_step)
@@ -173,14 +175,14 @@ def pretrained_il(
         "weights_sha256": weights_sha256(model),
         "seconds": f"{time.perf_counter() - started:.3f}",
     }
-    return ILStore(il, fingerprint(dataset), info=info)
+    return ILStore(il, fingerprint(dataset), info=info, control=control)
 
 
 def average_il(stores: Sequence[ILStore]) -> ILStore:
     """Average the irreducible losses of several seeds: il_i = (1/S) sum_s il_i^(s), in float64.
 
     A point that any of the stores does not know stays unknown. `fold` is kept where all agree,
-    `info` has the texts of all, "seconds" their sum.
+    control points where all have them; `info` has the texts of all, "seconds" their sum.
 
     Raises:
         ValueError: no store, or stores of different data sets.
@@ -196,6 +198,9 @@ def average_il(stores: Sequence[ILStore]) -> ILStore:
     first = stores[0]
     for number, store in enumerate(stores):
         differing = [k for k, v in first.fingerprint.items() if store.fingerprint[k] != v]
+        both_known = not differing and first.control and store.control
+        if both_known and differences(first.control, store.control):
+            differing = ["inputs"]
         if differing:
             raise ValueError(
                 f"average_il: stores 0 and {number} belong to different data sets "
@@ -207,12 +212,14 @@ def average_il(stores: Sequence[ILStore]) -> ILStore:
     fold = first.fold
     if not all(s.fold is not None and fold is not None and s.fold.equal(fold) for s in stores):
         fold = None
+    control = first.control if all(store.control for store in stores) else ()
     info = {"stores": str(len(stores))}
     for key in dict.fromkeys(key for store in stores for key in store.info):
         texts = [store.info.get(key, "") for store in stores]
         info[key] = texts[0] if len(set(texts)) == 1 else "; ".join(texts)
     info["seconds"] = f"{sum(float(store.info.get('seconds', 0)) for store in stores):.3f}"
-    return ILStore((total / len(stores)).float(), first.fingerprint, fold=fold, info=info)
+    il = (total / len(stores)).float()
+    return ILStore(il, first.fingerprint, fold=fold, info=info, control=control)
 
 
 def _numbered(groups: Tensor | None, n: int) -> tuple[int, Tensor]:
@@ -239,7 +246,6 @@ def _compute(
     on_step: OnStep,
 ) -> tuple[Tensor, dict[str, str]]:
     """Train a model for each (seed, train_ids, target_ids) and score its target_ids."""
-    check_unaugmented(dataset)
     rank, world = rank_and_world() if folder is not None else (0, 1)
     latest: tuple[int, nn.Module] | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 import rho_ext
 from rho_train.data import IndexedDataset, fingerprint, loader, split, to
-from rho_train.data.rng import global_seed
 from rho_train.progress import OnStep, Stopped, go_on
 from rho_train.scoring import logits_of, scoring
 from rho_train.training.checkpoint import load_checkpoint, save_checkpoint
@@ -22,7 +21,6 @@ from rho_train.training.checkpoint import load_checkpoint, save_checkpoint
 SCORING_BATCH = 4096
 _IGNORED = -100
 _BATCHES = 16  # in a piece, which is what a kill can cost
-_CONTROL_POINTS = 32
 _POLL_SECONDS = 0.1
 
 
@@ -92,30 +90,6 @@ def score_points(
     return losses
 
 
-def check_unaugmented(dataset: IndexedDataset) -> None:
-    """Refuse a data set that augments: its losses would be those of one random view.
-
-    Some points are read twice, and the random state is left as it was.
-
-    Raises:
-        ValueError: a point has other inputs at the second reading.
-    """
-    points = torch.linspace(0, len(dataset) - 1, min(_CONTROL_POINTS, len(dataset))).long()
-    with global_seed(0):
-        first, second = (
-            split(next(iter(loader(dataset, [points.tolist()]))), "check_unaugmented").inputs
-            for _ in range(2)
-        )
-    for one, two in zip(_tensors(first), _tensors(second), strict=True):
-        # A NaN is itself the second time too.
-        if one.shape != two.shape or not bool(((one == two) | ((one != one) & (two != two))).all()):
-            raise ValueError(
-                "the data set gives other inputs when it is read again, so it augments; "
-                "irreducible losses are scored without augmentation: pass the plain data set, and "
-                "the other as augmented= to train on it"
-            )
-
-
 def rank_and_world() -> tuple[int, int]:
     """Return this process's rank and the number of ranks, (0, 1) without a process group."""
     if dist.is_available() and dist.is_initialized():
@@ -144,11 +118,6 @@ def weights_sha256(*models: nn.Module) -> str:
 def ids_sha256(ids: Tensor) -> str:
     """Return the SHA-256 of ids."""
     return hashlib.sha256(ids.cpu().contiguous().numpy().data).hexdigest()
-
-
-def _tensors(inputs: Any) -> list[Tensor]:
-    values = inputs.values() if isinstance(inputs, Mapping) else [inputs]
-    return [value for value in values if isinstance(value, Tensor)]
 
 
 def _piece(folder: Path, begin: int) -> Path:

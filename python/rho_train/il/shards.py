@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rho_train.data import IndexedDataset
 from rho_train.files import atomic_write
+from rho_train.il.control import ControlPoints, from_json, to_json
 from rho_train.il.store import ILStore, compare
 
 _FORMAT = "rho_ext.il_shards"
@@ -30,6 +31,7 @@ class ILShards:
         rows: of each shard; the last one may have fewer.
         fingerprint: of the whole data set, see `rho_train.data.fingerprint`.
         info: how the IL came about.
+        control: of the whole data set, see `rho_train.control_points`.
 
     Example:
         >>> import tempfile
@@ -44,6 +46,7 @@ class ILShards:
     rows: int
     fingerprint: Mapping[str, str]
     info: Mapping[str, str]
+    control: ControlPoints = ()
 
     def __len__(self) -> int:
         return int(self.fingerprint["n"])
@@ -82,9 +85,9 @@ class ILShards:
             except ValueError as error:
                 raise ValueError(f"ILShards: shard {index}: {error}") from error
 
-    def verify(self, dataset: IndexedDataset) -> None:
+    def verify(self, dataset: IndexedDataset) -> int:
         """Check that the store was made for this data set, see `ILStore.verify`."""
-        compare(self.fingerprint, dataset)
+        return compare(self.fingerprint, self.control, dataset)
 
     def join(self) -> ILStore:
         """Return one store in memory, 4 bytes a row."""
@@ -94,6 +97,7 @@ class ILShards:
             self.fingerprint,
             torch.cat(folds) if folds else None,
             self.info,
+            self.control,
         )
 
     @classmethod
@@ -130,7 +134,13 @@ class ILShards:
                     "from a copy, or write the shards again"
                 )
             shards.append(shard)
-        store = cls(tuple(shards), index["rows"], index["fingerprint"], index["info"])
+        store = cls(
+            tuple(shards),
+            index["rows"],
+            index["fingerprint"],
+            index["info"],
+            from_json(index.get("control", "[]")),
+        )
         if dataset is not None:
             store.verify(dataset)
         return store
@@ -167,6 +177,7 @@ def save_shards(store: ILStore, folder: Path, rows: int) -> None:
         "rows": rows,
         "fingerprint": dict(store.fingerprint),
         "info": dict(store.info),
+        "control": to_json(store.control),
         "shards": digests,
     }
     atomic_write(folder / _INDEX, json.dumps({**index, "sha256": _digest(index)}, indent=1))

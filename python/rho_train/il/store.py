@@ -16,6 +16,7 @@ from torch import Tensor
 from rho_train.data import IndexedDataset
 from rho_train.data import fingerprint as fingerprint_of
 from rho_train.files import atomic_write
+from rho_train.il.control import ControlPoints, check_inputs, from_json, to_json
 
 _FORMAT = "rho_ext.il_store"
 _VERSION = 2
@@ -37,6 +38,7 @@ class ILStore:
         fingerprint: of the data set, see `rho_train.data.fingerprint`.
         fold: int16 or int32 (N,), the cross-fit fold that left the example out.
         info: how the IL came about: model and its weight hash, recipe, holdout loss.
+        control: see `rho_train.control_points`; empty: the inputs of a data set are not compared.
         sha256: of the content, as the file has it that the store was loaded from.
 
     Raises:
@@ -47,6 +49,7 @@ class ILStore:
         >>> data = IndexedDataset([(0.5, 0), (0.7, 1)], labels=[0, 1])
         >>> store = ILStore(torch.tensor([0.3, float("nan")]), fingerprint_of(data))
         >>> store.verify(data)
+        0
         >>> store.known
         tensor([ True, False])
     """
@@ -55,6 +58,7 @@ class ILStore:
     fingerprint: Mapping[str, str]
     fold: Tensor | None = None
     info: Mapping[str, str] = field(default_factory=dict)
+    control: ControlPoints = ()
     sha256: str | None = None
 
     def __post_init__(self) -> None:
@@ -90,13 +94,17 @@ class ILStore:
         """Which examples have an IL, bool (N,)."""
         return ~torch.isnan(self.il)
 
-    def verify(self, dataset: IndexedDataset) -> None:
-        """Check that the store was made for this data set.
+    def verify(self, dataset: IndexedDataset) -> int:
+        """Check that the store was made for this data set; of its points only a few are read.
+
+        Returns:
+            How many points had their inputs compared: 0 if the store has no control points, or if
+            the data set gives other inputs when it is read again, as an augmented one.
 
         Raises:
-            ValueError: count, labels or id scheme differ; the message lists which.
+            ValueError: count, labels, id scheme or inputs differ; the message lists which.
         """
-        compare(self.fingerprint, dataset)
+        return compare(self.fingerprint, self.control, dataset)
 
     def check(self) -> None:
         """Read all values: each must be finite or NaN, and they must be those that were saved.
@@ -182,6 +190,7 @@ class ILStore:
                 _with_prefix(metadata, "fingerprint."),
                 found.pop("fold", None),
                 _with_prefix(metadata, "info."),
+                from_json(metadata.get("control", "[]")),
                 metadata.get("sha256", ""),
             )
             if found:
@@ -198,11 +207,14 @@ class ILStore:
         return store
 
     def _metadata(self) -> dict[str, str]:
+        # Who knows nothing of control points, reads the rest.
+        control = {"control": to_json(self.control)} if self.control else {}
         return {
             "format": _FORMAT,
             "version": str(_VERSION),
             **{f"fingerprint.{key}": value for key, value in self.fingerprint.items()},
             **{f"info.{key}": value for key, value in self.info.items()},
+            **control,
         }
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -216,8 +228,12 @@ class ILStore:
         return digest.hexdigest()
 
 
-def compare(fingerprint: Mapping[str, str], dataset: IndexedDataset) -> None:
-    """Refuse a data set with another fingerprint, and say what differs."""
+def compare(fingerprint: Mapping[str, str], control: ControlPoints, dataset: IndexedDataset) -> int:
+    """Refuse a data set with another fingerprint or other inputs, and say what differs.
+
+    Returns:
+        How many control points were compared.
+    """
     theirs = fingerprint_of(dataset)
     differences = [
         f"{meaning}: store has {fingerprint[key]}, data set has {theirs[key]}"
@@ -230,6 +246,7 @@ def compare(fingerprint: Mapping[str, str], dataset: IndexedDataset) -> None:
             + "; ".join(differences)
             + f"); {_RECOMPUTE}, or load the data set that the store was made for"
         )
+    return check_inputs(control, dataset)
 
 
 def _check_table(name: str, table: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:

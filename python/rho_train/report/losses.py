@@ -63,7 +63,7 @@ def summarize_losses(store: ILStore, extremes: int = 10) -> LossesSummary:
     ordered = np.sort(il[~np.isnan(il)])
     known = len(ordered)
     if known == 0:
-        return LossesSummary(len(il), 0, float("nan"), {}, (), (), (), (), store.info)
+        return LossesSummary(len(il), 0, float("nan"), {}, (), (), (), (), _info(store))
     low, top = float(ordered[0]), float(ordered[int(_SHOWN * (known - 1))])
     step = nice_step(max(top - low, 1e-6 * abs(top), 1e-6) / _BARS)
     first = np.floor(low / step)
@@ -89,7 +89,7 @@ def summarize_losses(store: ILStore, extremes: int = 10) -> LossesSummary:
         counts=tuple(map(int, counts)),
         highest=tuple(points(il >= ordered[known - k], -1)) if k else (),
         lowest=tuple(points(il <= ordered[k - 1], 1)) if k else (),
-        info=store.info,
+        info=_info(store),
     )
 
 
@@ -168,6 +168,11 @@ def _drawing(summary: LossesSummary) -> str:
 def _known(summary: LossesSummary) -> str:
     share = summary.known / summary.n if summary.n else 0.0
     return f"{summary.known:,} of {summary.n:,} examples have an irreducible loss ({share:.1%})"
+
+
+def _info(store: ILStore) -> dict[str, str]:
+    control = f"{len(store.control)} points, whose inputs a data set must have"
+    return {**store.info, "control": control if store.control else "none, inputs are not compared"}
 
 
 def _fold(point: Point) -> str:
