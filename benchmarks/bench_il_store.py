@@ -13,9 +13,10 @@ from pathlib import Path
 from statistics import quantiles
 
 import torch
+from torch.utils.data import TensorDataset
 
 from common import BenchmarkFailed, CsvFile, Row, options, prepare, provenance, run
-from rho_train import ILShards, ILStore, save_shards
+from rho_train import ILShards, ILStore, IndexedDataset, control_points, save_shards
 
 ROWS, QUICK_ROWS = 100_000_000, 1_000_000
 SHARDS = 25
@@ -80,7 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare(arguments)
     rows = QUICK_ROWS if arguments.quick else ROWS
     il = torch.rand(rows, generator=torch.Generator().manual_seed(0))
-    table = ILStore(il, {"n": str(rows), "labels": "", "ids": "position"})
+    images = TensorDataset(torch.rand(64, 3, 32, 32), torch.zeros(64, dtype=torch.int64))
+    control = control_points(IndexedDataset(images))
+    table = ILStore(il, {"n": str(rows), "labels": "", "ids": "position"}, control=control)
     with (
         CsvFile(arguments.out, provenance("il_store", arguments), COLUMNS) as file,
         tempfile.TemporaryDirectory() as folder,

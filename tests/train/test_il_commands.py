@@ -92,6 +92,16 @@ def test_a_store_of_changed_data_is_refused(
     assert re.search(r"il\.safetensors: .*data\.sha256: store has", capfd.readouterr().err)
     assert main(["il", "verify", str(path), f"--data={table}"]) == 1
     assert "data.sha256: store has" in capfd.readouterr().err
+    with np.load(table) as arrays:
+        order = np.arange(900)
+        for label in (0, 1):
+            rows = np.flatnonzero(arrays["labels"] == label)
+            order[rows] = np.roll(rows, 1)
+        np.savez(table, features=arrays["features"][order], labels=arrays["labels"])
+    assert main(train_arguments(table, tmp_path / "moved", f"--il={path}")) == 1
+    assert re.search(r"il\.safetensors: .*other inputs: \d+ of 64", capfd.readouterr().err)
+    assert main(["il", "verify", str(path), f"--data={table}"]) == 1
+    assert "count and labels agree, so points changed places" in capfd.readouterr().err
     damaged = bytearray(path.read_bytes())
     damaged[-5] ^= 1
     path.write_bytes(damaged)

@@ -24,6 +24,7 @@ from rho_train import (
     IndexedDataset,
     Selector,
     Trainer,
+    control_points,
     fingerprint,
 )
 from rho_train.data import LargeBatchSampler
@@ -234,6 +235,12 @@ def test_a_selector_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     other = IndexedDataset(TensorDataset(torch.zeros(N, 5), torch.zeros(N, dtype=torch.int64)))
     store = ILStore(torch.zeros(N), fingerprint(other))
     with pytest.raises(ValueError, match="another data set.*labels"):
+        make_trainer(tmp_path, selector=Selector(il=store, k=8))
+    # The same labels, other inputs.
+    dataset = make_trainer(tmp_path / "data").dataset
+    other = IndexedDataset(TensorDataset(torch.rand(N, 5), dataset.labels))
+    store = ILStore(torch.zeros(N), fingerprint(other), control=control_points(other))
+    with pytest.raises(ValueError, match="other inputs: 64 of 64 control points differ"):
         make_trainer(tmp_path, selector=Selector(il=store, k=8))
     phases = UniformPhases(steps=40, warmup=3)
     with pytest.raises(ValueError, match="UniformPhases.steps is 40, TrainConfig.steps is 30"):
