@@ -25,6 +25,7 @@ from rho_train import (
     pretrained_il,
     save_shards,
 )
+from rho_train.cli import main
 from rho_train.il.control import from_json, to_json
 
 N = 1000
@@ -96,7 +97,7 @@ def test_the_control_points_are_spread_and_always_the_same() -> None:
     assert [id * 64 // N for id in ids] == pytest.approx(list(range(64)), abs=1)
     assert ids == [point.id for point in control_points(images(IMAGES * 2))]
     # No share of the ids that repeats, such as every second one, escapes.
-    assert {id % 2 for id in ids} == {0, 1}
+    assert {point.id % 2 for point in control_points(of(lambda i: 0, 64 * 14))} == {0, 1}
     few = control_points(of(lambda i: IMAGES[i], 3))
     assert [point.id for point in few] == [0, 1, 2]
     many = of(lambda i: 0)
@@ -114,10 +115,18 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
+def with_outlier(x: Tensor) -> Tensor:
+    """Make one of the control points a million times as large."""
+    larger = torch.ones(N, 1, 1, 1)
+    larger[control_points(images(x))[5].id] = 1e6
+    return x * larger
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
         (IMAGES, 255 * IMAGES),
+        (with_outlier(IMAGES), with_outlier(IMAGES[within_labels(0.5)])),
         (normalised(IMAGES, *IMAGENET), normalised(IMAGES, *CIFAR)),
         (IMAGES, IMAGES.flip(1)),  # BGR
         (IMAGES, IMAGES.flip(-1)),
@@ -128,6 +137,7 @@ CIFAR = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
     ],
     ids=[
         "range",
+        "outlier",
         "normalisation",
         "channels",
         "mirrored",
@@ -285,6 +295,16 @@ def test_a_store_without_control_points_is_read_as_before(tmp_path: Path) -> Non
     assert dataclasses.replace(loaded, control=()).verify(other) == 0
     save_shards(new, tmp_path / "both", rows=400)
     assert ILShards.load(tmp_path / "both").join().control == new.control
+
+
+def test_the_command_says_what_it_compares(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store_of(images(IMAGES)).save(tmp_path / "il")
+    np.save(tmp_path / "labels.npy", LABELS.numpy())
+    command = ["il", "verify", str(tmp_path / "il"), f"--labels={tmp_path / 'labels.npy'}"]
+    assert main(command) == 0
+    assert "labels and ids are those that it was made for; inputs not" in capfd.readouterr().out
 
 
 def test_averages_keep_what_all_their_stores_know() -> None:
