@@ -19,7 +19,8 @@ FIVE = {
 }
 # Those of folders that were written before there were ledgers and records of what was chosen.
 WITHOUT_RECORDS = {"accuracy-steps", "accuracy-seconds", "noisy", "correct"}
-FIGURES = {*WITHOUT_RECORDS, "less-relevant", "redundant", "overlap", "ledger", "classes"}
+FLAGS = {"less-relevant", "redundant", "unsure"}
+FIGURES = {*WITHOUT_RECORDS, *FLAGS, "overlap", "ledger", "classes"}
 # A red pixel.
 PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4z8AAAAMBAQD3"
@@ -109,6 +110,7 @@ def synthetic(
                     counts["noisy"] = noisy if noise_known else None
                     if with_records:
                         counts |= {"less_relevant": noisy // 2, "redundant": noisy // 3}
+                        counts["unsure"] = noisy // 4
                     records.append({"event": "train", "step": step, "loss": 1.0, **counts})
                 level = 0.9 + 0.01 * place - 0.3 * (place == 2)
                 accuracy = level * (1 - 0.96 * math.exp(-index / 4)) + rng.uniform(-0.01, 0.01)

@@ -118,6 +118,23 @@ def test_points_never_chosen_stand_for_all_of_them() -> None:
     assert (record["most_chosen"], record["never_noisy"]) == ([], None)
 
 
+def test_points_that_tie_for_the_last_places_stand_for_all_that_do() -> None:
+    n = 1000
+    dataset = IndexedDataset(TensorDataset(torch.zeros(n, 1), torch.zeros(n, dtype=torch.int64)))
+    history = History(n)
+    history.seen[:] = 5
+    history.chosen[:] = 2
+    history.chosen[[900, 800]] = torch.tensor([3, 4], dtype=history.chosen.dtype)
+    history.chosen[:98] = 0
+    history.loss[:] = torch.arange(n)
+    record = chosen_record(history, dataset, torch.arange(n))
+    # 98 ... 999 without the two at the top.
+    tied = [i for i in range(98, n) if i not in (800, 900)]
+    assert record["tied"] == len(tied) == 900
+    shown = [point["id"] for point in record["most_chosen"]]
+    assert shown == [800, 900, *(tied[round(i * 899 / 9)] for i in range(10))]
+
+
 def make_trainer(folder: Path) -> Trainer:
     torch.manual_seed(0)
     x, y = torch.randn(60, 3), torch.arange(60) % 4

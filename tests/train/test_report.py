@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from rho_train.report import format_table, read_experiment, summarize, write_report
+from rho_train.report.classes import by_class
 from rho_train.report.headline import headline
 from rho_train.report.svg import STYLE, number
 
@@ -72,12 +73,43 @@ def test_headline_states_wins_and_losses(tmp_path: Path) -> None:
     )
     lost = " ".join(headline(summarize(read_experiment(tmp_path))))
     assert "no method has a higher test accuracy than “F”, 75.0%; the closest is “B”" in lost
-    assert "No other method meets the baseline's best accuracy in the median seed" in lost
+    assert "No other method meets the baseline's best test accuracy in the median seed" in lost
     plan = json.loads((tmp_path / "experiment.json").read_text())
     plan["config"]["validation"] = 0.1
     (tmp_path / "experiment.json").write_text(json.dumps(plan))
     watched = " ".join(headline(summarize(read_experiment(tmp_path))))
     assert "no method has a higher validation accuracy than “F”, 75.0%" in watched
+
+
+def test_the_test_set_stands_apart_from_the_validation_curves(tmp_path: Path) -> None:
+    hand_checkable(tmp_path)
+    plan = json.loads((tmp_path / "experiment.json").read_text())
+    plan["config"]["validation"] = 0.1
+    (tmp_path / "experiment.json").write_text(json.dumps(plan))
+    for method, tests in (("base", (0.7, 0.8, 0.9)), ("fast", (0.6, 0.6, 0.6)), ("slow", (0.5,))):
+        for seed, accuracy in enumerate(tests):
+            result = {"step": 30, "accuracy": accuracy, "class_accuracy": [None, accuracy, 0.25]}
+            file = tmp_path / "runs" / f"{method}-{seed}" / "test.json"
+            file.write_text(json.dumps(result))
+    summary = summarize(read_experiment(tmp_path))
+    base, fast, slow = summary.methods
+    assert (base.test, base.test_error) == (pytest.approx(0.8), pytest.approx(0.1 / math.sqrt(3)))
+    assert (fast.test, fast.test_error) == (pytest.approx(0.6), pytest.approx(0.0))
+    # A mean of fewer seeds than the rest of the row would mislead.
+    assert (slow.test, slow.finished) == (None, 3)
+    # What is watched decides who is ahead and when the target is met; the test set only confirms.
+    assert (fast.accuracy, fast.reached) == (pytest.approx(0.75), 2)
+    text = " ".join(headline(summary))
+    assert "“fast” has the highest validation accuracy, 75.0%, against 65.0% for “base”" in text
+    assert (
+        "read once after the last step, “fast” has 60.0 ± 0.0% and “base” has 80.0 ± 5.8%." in text
+    )
+    table = format_table(summary)
+    assert "base 80.0 ± 5.8 65.0 ± 12.6" in " ".join(table.split())
+    assert "Target: the best validation accuracy of “base”" in table
+    page = write_report(tmp_path).read_text()
+    assert '<th scope="col">Validation accuracy, %</th>' in page
+    assert [row.known for row in by_class(read_experiment(tmp_path))] == [[2, 1], [2, 1]]
 
 
 def test_table_fits_the_console_and_holds_the_numbers(tmp_path: Path) -> None:
@@ -88,7 +120,7 @@ def test_table_fits_the_console_and_holds_the_numbers(tmp_path: Path) -> None:
     hand_checkable(tmp_path / "hand")
     table = format_table(summarize(read_experiment(tmp_path / "hand")))
     row = next(line for line in table.splitlines() if line.startswith("fast"))
-    wanted = "fast 75.0 ± 13.2 20 2 of 3 10.0 50.0 3.0 8.0 7.0"
+    wanted = "fast 75.0 ± 7.6 20 2 of 3 10.0 50.0 3.0 8.0 7.0"
     assert row.split() == wanted.split()
 
 

@@ -116,6 +116,10 @@ def test_galleries_show_the_points_and_escape_them(tmp_path: Path) -> None:
     assert cards[1].point.label == NASTY
     assert cards[0].facts == ("drawn 9, chosen 7", "loss 1.50, IL 0.25")
     assert [bool(card.drawing) for card in cards] == [False, False, True]
+    path = tmp_path / "runs" / "loss-0" / "chosen.json"
+    path.write_text(json.dumps(what_was_chosen() | {"tied": 4}))
+    ((_, remark, _), _) = galleries(read_experiment(tmp_path))[0].groups
+    assert "4 points were chosen as often as the last of them, 7 times: the 3 shown" in remark
     page = write_report(tmp_path).read_text()
     assert NASTY not in page
     assert page.count("Loss &lt;b&gt; &amp; ") > 20
@@ -217,6 +221,12 @@ def test_folders_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
         read_experiments([one, other])
     with pytest.raises(ValueError, match="silent does not say what it was trained on"):
         read_experiments([one, tmp_path / "silent"])
+    validated = named(tmp_path / "validated", {"sha256": "x", "noise": 0.1}, seeds=1)
+    plan = json.loads((validated / "experiment.json").read_text())
+    plan["config"]["validation"] = 0.1
+    (validated / "experiment.json").write_text(json.dumps(plan))
+    with pytest.raises(ValueError, match=r"other data \(validation: 0\.0 and 0\.1\)"):
+        read_experiments([one, validated])
     with pytest.raises(ValueError, match="a folder is given twice"):
         read_experiments([one, tmp_path / "other" / ".." / "one"])
     folders = [one]

@@ -83,9 +83,8 @@ def _curves(config: ExperimentConfig) -> str:
         return ""
     share = f"{config.validation:.0%}".replace("%", " %")
     return (
-        f" All accuracies over time, also the last ones, are of a validation split: {share} of the "
-        "training points, with labels as they were given. The test set is in summary and tables of "
-        "`rho-ext experiment` only."
+        f" Curves over time and targets are of a validation split: {share} of the training points, "
+        "with labels as they were given. The test set was read once, after the last step."
     )
 
 

@@ -4,7 +4,8 @@ from rho_train.report.compare import compare, format_comparison
 from rho_train.report.outcomes import read_outcomes
 from rho_train.report.page import write_report
 from rho_train.report.read import Experiment, read_experiment
-from rho_train.report.summary import Summary, format_table, summarize
+from rho_train.report.summary import Summary, summarize
+from rho_train.report.table import format_table
 
 __all__ = [
     "Experiment",

@@ -111,7 +111,7 @@ def scatter_chart(
     plot.add(tag("path", class_="reference", d=path([plot.at(low, low), plot.at(high, high)])))
     for cloud in clouds:
         points = [plot.at(*point) for point in cloud.points if _finite(point)]
-        look = {"class_": "faint"} if cloud.style is None else {"class_": "mark"}
+        look = {"class_": "faint"} if cloud.style is None else {"class_": "dot"}
         marks = "".join(
             mark(cloud.shape, *point, 0.5 if cloud.style is None else 0.9) for point in points
         )

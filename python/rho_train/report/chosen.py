@@ -31,14 +31,16 @@ class Point:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a run chose: points and choices by class, the points chosen most, and some of the
-    `never` points that were seen and never chosen, `never_noisy` of them with a wrong label."""
+    """What a run chose: points and choices by class, the points chosen most, `tied` as often as the
+    last of them (0: unknown), and some of the `never` points that were seen and never chosen,
+    `never_noisy` of them with a wrong label."""
 
     classes: tuple[str, ...]
     points: tuple[int, ...]
     chosen: tuple[int, ...]
     never: int
     never_noisy: int | None
+    tied: int
     most_chosen: tuple[Point, ...]
     never_chosen: tuple[Point, ...]
 
@@ -66,6 +68,7 @@ def read_chosen(file: Path) -> Chosen:
         chosen=chosen,
         never=never,
         never_noisy=None if record.missing("never_noisy") else record.count("never_noisy", never),
+        tied=0 if record.missing("tied") else record.count("tied"),
         most_chosen=tuple(_point(entry, classes) for entry in record.entries("most_chosen")),
         never_chosen=tuple(_point(entry, classes) for entry in record.entries("never_chosen")),
     )

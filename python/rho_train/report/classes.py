@@ -43,7 +43,7 @@ def by_class(experiment: Experiment) -> list[ByClass]:
     """One row for each method whose runs wrote accuracies by class."""
     rows = []
     for method, runs in finished(experiment):
-        accuracies = [run.evals[-1].class_accuracy for run in runs]
+        accuracies = [run.test.class_accuracy if run.test is not None else () for run in runs]
         width = max(map(len, accuracies))
         if min(map(len, accuracies)) < width or not width:
             continue
@@ -76,7 +76,7 @@ def class_figure(experiment: Experiment, rows: list[ByClass]) -> Figure | None:
     if not curves:
         return None
     low, _ = rounded(min(min(curve.y) for curve in curves), 1.0)
-    title = "Accuracy by class, from the worst to the best"
+    title = "Test accuracy by class, from the worst to the best"
     return Figure(
         name="classes",
         title=title,
@@ -88,9 +88,7 @@ def class_figure(experiment: Experiment, rows: list[ByClass]) -> Figure | None:
             title=title,
             desc=ends(curves),
             x=Axis("Classes, the worst first", 1, max(c.x[-1] for c in curves), whole=True),
-            y=Axis(
-                f"{experiment.watched.capitalize()} accuracy of the class", low, 1.0, percent=True
-            ),
+            y=Axis("Test accuracy of the class", low, 1.0, percent=True),
         ),
     )
 

@@ -57,6 +57,14 @@ def make_figures(experiment: Experiment, summary: Summary) -> list[Figure]:
             base_rate=None,
             reading="What a copy teaches, another point has taught already.",
         ),
+        share(
+            experiment,
+            name="unsure",
+            title="Doubtful labels among the selected points",
+            count=lambda record: record.unsure,
+            base_rate=None,
+            reading="Labels in which the annotators' confidence was below 70%; they may be wrong.",
+        ),
         overlap(experiment),
         *quadrants(experiment),
     ]

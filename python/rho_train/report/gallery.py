@@ -40,21 +40,28 @@ def galleries(experiment: Experiment) -> list[Gallery]:
             continue
         chosen = run.chosen
         groups = (
-            ("Chosen most", _remark(chosen.most_chosen), _cards(chosen.most_chosen)),
+            ("Chosen most", _most(chosen), _cards(chosen.most_chosen)),
             ("Never chosen", _never(chosen), _cards(chosen.never_chosen)),
         )
         found.append(Gallery(method, run.seed, tuple(group for group in groups if group[2])))
     return [gallery for gallery in found if gallery.groups]
 
 
-def _remark(points: Sequence[Point]) -> str:
+def _most(chosen: Chosen) -> str:
+    points = chosen.most_chosen
     flags = [point.noisy for point in points if point.noisy is not None]
-    if not flags:
-        return f"The {len(points)} points at the top."
-    wrong = f"{sum(flags)} of them have" if sum(flags) != 1 else "one of them has"
-    return (
-        f"The {len(points)} points at the top; {wrong if any(flags) else 'none has'} a wrong label."
-    )
+    text = f"The {len(points)} points at the top"
+    if flags:
+        wrong = f"{sum(flags)} of them have" if sum(flags) != 1 else "one of them has"
+        text += f"; {wrong if any(flags) else 'none has'} a wrong label"
+    last = [point for point in points if point.chosen == points[-1].chosen]
+    if chosen.tied > len(last):
+        text += (
+            f". {chosen.tied:,} points were chosen as often as the last of them, "
+            f"{last[0].chosen:,} times: the {len(last)} shown lie evenly in the order of their "
+            "last loss"
+        )
+    return f"{text}."
 
 
 def _never(chosen: Chosen) -> str:

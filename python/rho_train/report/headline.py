@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from rho_train.report.summary import MethodSummary, Summary
+from rho_train.report.table import percent_of
 
 
 def headline(summary: Summary) -> list[str]:
@@ -18,9 +19,14 @@ def headline(summary: Summary) -> list[str]:
         return [f"The baseline {_named(base)} has no finished run: nothing to compare with."]
     others = [row for row in summary.methods if row is not base and row.paired]
     if not others:
-        return [f"{_named(base)} ends at {base.accuracy:.1%} {summary.watched} accuracy."]
+        return [
+            f"{_named(base)} ends at {base.accuracy:.1%} {summary.watched} accuracy.",
+            *_test(summary, base),
+        ]
+    best = max(others, key=lambda row: row.gain or 0.0)
     return [
         *_final(summary, base, others),
+        *_test(summary, best, base),
         *_speed(summary, base, others),
         *_noise(summary, others),
     ]
@@ -44,17 +50,28 @@ def _final(summary: Summary, base: MethodSummary, others: list[MethodSummary]) -
     return [text, f"Lower than the baseline: {', '.join(below)}."] if below else [text]
 
 
+def _test(summary: Summary, *rows: MethodSummary) -> list[str]:
+    """What chose the best method has no part in these numbers."""
+    if summary.watched == "test" or any(row.test is None for row in rows):
+        return []
+    ends = " and ".join(
+        f"{_named(row)} has {percent_of(row.test, row.test_error)}%" for row in rows
+    )
+    return [f"On the test set, read once after the last step, {ends}."]
+
+
 def _speed(summary: Summary, base: MethodSummary, others: list[MethodSummary]) -> list[str]:
+    watched = f"{summary.watched} accuracy"
     there = [row for row in others if row.steps is not None]
     if not there:
-        return ["No other method meets the baseline's best accuracy in the median seed."]
+        return [f"No other method meets the baseline's best {watched} in the median seed."]
     first = min(there, key=lambda row: row.steps or 0.0)
     soonest = min(there, key=lambda row: row.target_seconds or 0.0)
     earlier = (first.steps or 0.0) < (base.steps or math.inf)
     sooner = (soonest.target_seconds or 0.0) < (base.target_seconds or math.inf)
     reused = f" ({soonest.reused_seconds:.1f} s where they exist)" if soonest.il_seconds else ""
     return [
-        f"The baseline meets its own best accuracy at step {base.steps:,.0f} of {summary.steps:,} "
+        f"The baseline meets its own best {watched} at step {base.steps:,.0f} of {summary.steps:,} "
         f"(median over the seeds); {'' if earlier else 'no method is earlier, '}"
         f"{_named(first)} meets it at step {first.steps:,.0f}, in "
         f"{_of_seeds(first.reached, first)}.",

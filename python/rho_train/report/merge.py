@@ -72,8 +72,9 @@ def _data(folder: Path, experiment: Experiment) -> dict[str, object]:
             f"report: {folder} does not say what it was trained on (no config.data in its "
             "experiment.json), so it cannot be compared with another; report on it alone"
         )
-    # The content of a file counts, not its name.
-    return {key: value for key, value in data.items() if key != "path"}
+    # The content of a file counts, not its name; curves of other points are other data too.
+    counted = {key: value for key, value in data.items() if key != "path"}
+    return {**counted, "validation": experiment.config.get("validation", 0.0)}
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -19,15 +19,9 @@ from rho_train.report.gallery import Gallery, galleries
 from rho_train.report.headline import headline
 from rho_train.report.merge import read_experiments
 from rho_train.report.runs import PARTS
-from rho_train.report.summary import (
-    COLUMNS,
-    Summary,
-    as_csv,
-    left_out_lines,
-    summarize,
-    target_meaning,
-)
+from rho_train.report.summary import Summary, as_csv, summarize
 from rho_train.report.svg import STYLE, sign, standalone
+from rho_train.report.table import columns, left_out_lines, target_meaning
 
 
 def write_report(*folders: Path, out: Path | None = None) -> Path:
@@ -56,7 +50,8 @@ def write_report(*folders: Path, out: Path | None = None) -> Path:
     figures = make_figures(experiment, summary)
     signs = {name: Markup(sign(style)) for name, style in styles(experiment).items()}
     ledger, classes = ledger_rows(experiment), by_class(experiment)
-    names, shown = class_names(experiment), galleries(experiment)
+    names, cards = class_names(experiment), galleries(experiment)
+    shown = columns(summary)
     seconds, classwise = ledger_figure(ledger), class_figure(experiment, classes)
     environment = Environment(
         loader=FunctionLoader(_packaged),
@@ -68,9 +63,9 @@ def write_report(*folders: Path, out: Path | None = None) -> Path:
     page = environment.get_template("template.html").render(
         experiment=experiment,
         headline=headline(summary),
-        columns=COLUMNS,
+        columns=shown,
         signs=signs,
-        rows=[(row.method, [column.cell(row) for column in COLUMNS]) for row in summary.methods],
+        rows=[(row.method, [column.cell(row) for column in shown]) for row in summary.methods],
         other_steps=summary.other_steps,
         target=target_meaning(summary),
         left_out=left_out_lines(summary),
@@ -85,8 +80,8 @@ def write_report(*folders: Path, out: Path | None = None) -> Path:
         classes=classes,
         called=lambda c: names[c] if c < len(names) else str(c),
         listed=listed_classes(experiment, classes) if classes else [],
-        galleries=shown,
-        best=_best(summary, shown),
+        galleries=cards,
+        best=_best(summary, cards),
         selection=Markup(_packaged("selection.svg")),
         config=list(_flat(experiment.config)),
         environment=list(_flat(experiment.environment)),

@@ -49,8 +49,7 @@ class Experiment:
     @property
     def watched(self) -> str:
         """What the curves are of: `validation` points where some were set aside, else `test`."""
-        share = self.config.get("validation", 0.0)
-        return "validation" if isinstance(share, float) and share > 0.0 else "test"
+        return "validation" if _validated(self.config) else "test"
 
     def of(self, method: str) -> dict[int, Run]:
         """Finished runs of `method` by seed."""
@@ -98,6 +97,7 @@ def read_experiment(out: Path) -> Experiment:
     if baseline not in names:
         raise plan.error(f"baseline must be one of {names}, got {baseline!r}")
 
+    config = plan.mapping("config")
     found: dict[tuple[str, int], Run | str] = {}
     origin: dict[tuple[str, int], Path] = {}
     for file in sorted(path.parent.glob("runs/*/metrics.jsonl")):
@@ -111,7 +111,8 @@ def read_experiment(out: Path) -> Experiment:
             raise records[0].error(f"{origin[key]} holds the same method and seed")
         origin[key] = file
         wanted = _planned(file.with_name("plan.json"), own[key[0]])
-        found[key] = read_run(*key, records, wanted, file.with_name("chosen.json"))
+        validated = _validated(config)
+        found[key] = read_run(*key, records, wanted, file.parent, validated=validated)
     runs, left_out = [], []
     for method in names:
         for seed in seeds:
@@ -132,11 +133,16 @@ def read_experiment(out: Path) -> Experiment:
         seeds=seeds,
         baseline=baseline,
         steps=steps,
-        config=plan.mapping("config"),
+        config=config,
         environment=plan.mapping("environment"),
         runs=tuple(runs),
         left_out=tuple(left_out),
     )
+
+
+def _validated(config: Mapping[str, object]) -> bool:
+    share = config.get("validation", 0.0)
+    return isinstance(share, float) and share > 0.0
 
 
 def _planned(path: Path, steps: int) -> int:

@@ -22,16 +22,26 @@ class Train:
     correct: int
     less_relevant: int | None
     redundant: int | None
+    unsure: int | None
 
 
 @dataclass(frozen=True)
 class Eval:
-    """Accuracy on the test set, in [0, 1], at the last record also by class, None where no test
-    point has the class."""
+    """Accuracy on the points that are watched, in [0, 1], at the last record also by class, None
+    where none of them has the class."""
 
     step: int
     accuracy: float
     seconds: float
+    class_accuracy: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Test:
+    """Accuracy on the test set after the last step, in [0, 1], also by class, None where no test
+    point has the class."""
+
+    accuracy: float
     class_accuracy: tuple[float | None, ...]
 
 
@@ -71,7 +81,7 @@ class Totals:
 class Run:
     """A finished run of one method with one seed; times in seconds.
 
-    `totals` and `chosen` are None, and `epochs` empty, where a run did not write them.
+    `test`, `totals` and `chosen` are None, and `epochs` empty, where a run did not write them.
     """
 
     method: str
@@ -79,6 +89,7 @@ class Run:
     steps: int
     train: tuple[Train, ...]
     evals: tuple[Eval, ...]
+    test: Test | None
     epochs: tuple[Epoch, ...]
     samples: tuple[Sample, ...]
     seconds: float
@@ -99,9 +110,16 @@ def read_records(file: Path) -> list[CheckedJson]:
 
 
 def read_run(
-    method: str, seed: int, records: Sequence[CheckedJson], steps: int, chosen: Path
+    method: str,
+    seed: int,
+    records: Sequence[CheckedJson],
+    steps: int,
+    folder: Path,
+    *,
+    validated: bool,
 ) -> Run | str:
-    """The run that some records tell of and the file of what it chose, or why it is not finished.
+    """The run that some records and the other files in its folder tell of, or why it is not
+    finished; `validated`: its evaluations are of a validation split, not of the test set.
 
     Raises:
         ValueError: a record is not as described, or belongs to another run.
@@ -110,7 +128,7 @@ def read_run(
     evals: list[Eval] = []
     epochs: list[Epoch] = []
     samples: list[Sample] = []
-    last = 0
+    last, chosen = 0, folder / "chosen.json"
     for position, record in enumerate(records):
         event, step = record.text("event"), record.count("step")
         if (record.text("method"), record.integer("seed")) != (method, seed):
@@ -139,6 +157,7 @@ def read_run(
                 steps=step,
                 train=tuple(train),
                 evals=tuple(evals),
+                test=_test(folder / "test.json", None if validated else evals[-1]),
                 epochs=tuple(epochs),
                 samples=tuple(samples),
                 seconds=record.number("seconds"),
@@ -164,6 +183,7 @@ def _train(record: CheckedJson) -> Train:
         record.count("correct", selected),
         known("less_relevant"),
         known("redundant"),
+        known("unsure"),
     )
 
 
@@ -174,6 +194,15 @@ def _eval(record: CheckedJson) -> Eval:
         record.number("seconds"),
         () if record.missing("class_accuracy") else record.shares("class_accuracy"),
     )
+
+
+def _test(file: Path, last: Eval | None) -> Test | None:
+    """What was read of the test set; runs of old wrote no file but had it watched all along."""
+    if file.exists():
+        fix = "delete the file and run the same command again"
+        record = CheckedJson.parse(file.read_bytes(), f"{file}", fix)
+        return Test(record.number("accuracy", 1.0), record.shares("class_accuracy"))
+    return None if last is None else Test(last.accuracy, last.class_accuracy)
 
 
 def _epoch(record: CheckedJson) -> Epoch:

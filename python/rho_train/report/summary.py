@@ -1,26 +1,25 @@
-"""What an experiment measured: the numbers of each method over its seeds, and their table."""
+"""What an experiment measured: the numbers of each method over its seeds."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from statistics import fmean, median, stdev
 
 from rho_train.report.read import Experiment, LeftOut, Method
 from rho_train.report.runs import Eval, Run
 
-WIDTH = 110
-
 
 @dataclass(frozen=True)
 class MethodSummary:
     """One method over its finished seeds; None where there is nothing to measure.
 
-    Accuracies and shares lie in [0, 1]. The target of a seed is the best accuracy that the baseline
+    Accuracies and shares lie in [0, 1]: `accuracy` is that of the points which the curves are of,
+    with its standard deviation, `test` that of the test set, with its standard error, None unless
+    all finished seeds were tested. The target of a seed is the best accuracy that the baseline
     has with this seed; `paired` counts the seeds that both finished, `reached` those of them in
     which the method meets the target, `ahead` those in which it ends above the baseline. In the
     medians `steps`, `target_seconds` (irreducible losses charged) and `reused_seconds` (not
@@ -32,6 +31,8 @@ class MethodSummary:
     finished: int
     accuracy: float | None
     accuracy_sd: float | None
+    test: float | None
+    test_error: float | None
     gain: float | None
     ahead: int
     paired: int
@@ -83,7 +84,7 @@ def summarize(experiment: Experiment) -> Summary:
 
     Example:
         >>> summary = summarize(read_experiment(out))  # doctest: +SKIP
-        >>> print(format_table(summary))  # doctest: +SKIP
+        >>> summary.baseline_summary.accuracy  # doctest: +SKIP
     """
     baseline = experiment.of(experiment.baseline)
     noisy = [
@@ -107,21 +108,26 @@ def summarize(experiment: Experiment) -> Summary:
 
 
 def best_accuracy(run: Run) -> float:
-    """Highest test accuracy of the run."""
+    """Highest accuracy of the run's curve."""
     return max(record.accuracy for record in run.evals)
 
 
 def _method(experiment: Experiment, method: Method, baseline: dict[int, Run]) -> MethodSummary:
     runs = experiment.of(method.name)
-    final = {seed: run.evals[-1].accuracy for seed, run in runs.items()}
+    final = [run.evals[-1].accuracy for run in runs.values()]
+    tests = [run.test.accuracy for run in runs.values() if run.test is not None]
+    if len(tests) < len(runs):
+        tests = []
     pairs = [(run, baseline[seed]) for seed, run in runs.items() if seed in baseline]
     gains = [run.evals[-1].accuracy - other.evals[-1].accuracy for run, other in pairs]
     hits = [first_at(run, best_accuracy(other)) for run, other in pairs]
     return MethodSummary(
         method=method,
         finished=len(runs),
-        accuracy=_mean(final.values()),
-        accuracy_sd=stdev(final.values()) if len(final) > 1 else None,
+        accuracy=_mean(final),
+        accuracy_sd=stdev(final) if len(final) > 1 else None,
+        test=_mean(tests),
+        test_error=stdev(tests) / math.sqrt(len(tests)) if len(tests) > 1 else None,
         gain=_mean(gains),
         ahead=sum(gain > 0 for gain in gains),
         paired=len(pairs),
@@ -169,86 +175,6 @@ def _median(values: Iterable[float]) -> float | None:
     return middle if math.isfinite(middle) else None
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column of the table: its head, what it means, and the text of a row's cell."""
-
-    head: str
-    meaning: str
-    cell: Callable[[MethodSummary], str]
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
-
-
-def _accuracy(row: MethodSummary) -> str:
-    spread = "" if row.accuracy_sd is None else f" ± {_percent(row.accuracy_sd)}"
-    return _percent(row.accuracy) + spread
-
-
-COLUMNS = (
-    Column(
-        "Final accuracy, %",
-        "accuracy after the last step: mean ± standard deviation over the finished seeds",
-        _accuracy,
-    ),
-    Column(
-        "Steps to target",
-        "steps until the accuracy first meets the target: median over the seeds, where a seed "
-        "that never meets it counts as later than all others (- when that is the median)",
-        lambda row: "-" if row.steps is None else f"{row.steps:,.0f}",
-    ),
-    Column(
-        "Target reached",
-        "in how many of the seeds the target is met at all",
-        lambda row: f"{row.reached} of {row.paired}" if row.paired else "-",
-    ),
-    Column(
-        "Noisy, %",
-        "share of the selected points that carry a wrong label, over the whole run",
-        lambda row: _percent(row.noisy),
-    ),
-    Column(
-        "Already correct, %",
-        "share of the selected points that the model already classified correctly before the step",
-        lambda row: _percent(row.correct),
-    ),
-    Column(
-        "Training seconds",
-        "wall-clock seconds of training with the scoring of the large batches, without evaluation",
-        lambda row: _seconds(row.seconds),
-    ),
-    Column(
-        "Seconds with IL",
-        "the same plus the seconds that the irreducible losses cost",
-        lambda row: _seconds(row.charged_seconds),
-    ),
-    Column(
-        "Seconds to target",
-        "seconds, irreducible losses charged, until the target is met (median as for the steps)",
-        lambda row: _seconds(row.target_seconds),
-    ),
-)
-
-
-def target_meaning(summary: Summary) -> str:
-    """What the target is, in words."""
-    mean = "" if summary.target is None else f" ({_percent(summary.target)}% on average)"
-    best = f"the best {summary.watched} accuracy of “{summary.baseline.label}”"
-    return f"{best} with the same seed{mean}"
-
-
-def left_out_lines(summary: Summary) -> list[str]:
-    """One line for each run that is not part of the numbers."""
-    labels = {row.method.name: row.method.label for row in summary.methods}
-    return [f"{labels[run.method]}, seed {run.seed}: {run.reason}" for run in summary.left_out]
-
-
 def as_csv(summary: Summary) -> str:
     """The numbers of the table, unrounded, one method a line; empty where there is none."""
     names = [field.name for field in fields(MethodSummary)]
@@ -260,33 +186,3 @@ def as_csv(summary: Summary) -> str:
         values += [row.charged_seconds, summary.target]
         writer.writerow(["" if value is None else value for value in values])
     return text.getvalue()
-
-
-def format_table(summary: Summary) -> str:
-    """The table for a console, at most 110 columns wide; the report shows the same numbers."""
-    rows = [[column.cell(row) for column in COLUMNS] for row in summary.methods]
-    widths = [
-        max(7, *(len(row[index]) for row in rows), *map(len, column.head.split()))
-        for index, column in enumerate(COLUMNS)
-    ]
-    room = WIDTH - sum(width + 2 for width in widths)
-    labels = [row.method.label for row in summary.methods]
-    names = [label if len(label) <= room else f"{label[: room - 1]}…" for label in labels]
-    first = max(map(len, ["Method", *names]))
-    heads = [textwrap.wrap(c.head, width) for c, width in zip(COLUMNS, widths, strict=True)]
-    depth = max(map(len, heads))
-    heads = [[""] * (depth - len(head)) + head for head in heads]
-
-    def line(name: str, values: Iterable[str]) -> str:
-        right = (f"  {value:>{width}}" for value, width in zip(values, widths, strict=True))
-        return f"{name:<{first}}{''.join(right)}"
-
-    lines = [
-        line("Method" if row == depth - 1 else "", (head[row] for head in heads))
-        for row in range(depth)
-    ]
-    lines.append("-" * len(lines[-1]))
-    lines += [line(name, values) for name, values in zip(names, rows, strict=True)]
-    notes = [f"Target: {target_meaning(summary)}."]
-    notes += [f"Left out: {text}." for text in left_out_lines(summary)]
-    return "\n".join([*lines, *(part for note in notes for part in textwrap.wrap(note, WIDTH))])

@@ -54,8 +54,9 @@ def chosen_record(
 
     `points` and `chosen` count points and choices by class, labels below 0 left out; `never` and
     `never_noisy` count the points that were seen and never chosen. `most_chosen` are the 12 points
-    chosen most, ties to the lower id; `never_chosen` are 12 of the others, evenly spaced in the
-    order of their last loss, so that they stand for all of them.
+    chosen most; `tied` were chosen as often as the last of them. `never_chosen` are 12 of the
+    others. Where not all that tie, or were never chosen, are shown, those that are lie evenly in
+    the order of their last loss, so that they stand for all of them.
 
     Args:
         history: of the Selector.
@@ -94,11 +95,14 @@ def chosen_record(
             **render(show(i)),
         }
 
-    most = chosen.argsort(stable=True, descending=True)[:_SHOWN]
-    most = most[chosen[most] > 0]
+    ranked = chosen.argsort(stable=True, descending=True)[: int((chosen > 0).sum())]
+    least = chosen[ranked[:_SHOWN]].min() if len(ranked) else 0
+    tied = ranked[chosen[ranked] == least]
+    most = ranked[:_SHOWN]
+    above = most[chosen[most] > least]
+    if len(above) + len(tied) > _SHOWN:
+        most = torch.cat([above, _evenly(tied, loss, _SHOWN - len(above))])
     never = ((seen > 0) & (chosen == 0)).nonzero().flatten()
-    ordered = never[loss[never].argsort(stable=True)]
-    spots = torch.linspace(0, max(0, len(ordered) - 1), min(_SHOWN, len(ordered))).round().long()
     return {
         "classes": list(classes) or None,
         "seen": int((seen > 0).sum()),
@@ -106,9 +110,17 @@ def chosen_record(
         "chosen": by_class(chosen),
         "never": len(never),
         "never_noisy": None if flags is None else int(flags[ids[never]].sum()),
+        "tied": len(tied),
         "most_chosen": [point(int(row)) for row in most],
-        "never_chosen": [point(int(row)) for row in ordered[spots]],
+        "never_chosen": [point(int(row)) for row in _evenly(never, loss, _SHOWN)],
     }
+
+
+def _evenly(rows: Tensor, loss: Tensor, count: int) -> Tensor:
+    """At most `count` of the rows, evenly spaced in the order of their loss."""
+    ordered = rows[loss[rows].argsort(stable=True)]
+    spots = torch.linspace(0, max(0, len(rows) - 1), min(count, len(rows)))
+    return ordered[spots.round().long()]
 
 
 def _finite(value: Tensor) -> float | None:
