@@ -308,7 +308,7 @@ def legend(keys: Sequence[tuple[str, int, int | None]]) -> tuple[str, float]:
         look = "faint" if style is None else "mark"
         sign = tag("path", class_=look, d=mark(shape, x + 6, y - 5, 1.2))
         drawn.append(styled(style, sign) + text(x + 18, y, label))
-        x += width + 8
+        x += width + 16
     return "".join(drawn), y
 
 
