@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -21,12 +22,13 @@ ForwardFunction = Callable[[nn.Module, Any], Tensor]
 def scoring(
     model: nn.Module, *, bf16: bool | None = None, train_mode: bool = False
 ) -> Iterator[nn.Module]:
-    """Give the model in eval mode under `torch.inference_mode`, and put everything back.
+    """Give the model in eval mode without autograd, and put everything back.
 
     Dropout is off and BatchNorm uses and keeps its running statistics. Modes are restored module
     by module, so that a part frozen in eval mode stays frozen, and so is the state of the random
     generators. A DistributedDataParallel model is given unwrapped: its forward would synchronise
-    buffers a second time in one step. A model that makes and keeps tensors in its first forward
+    buffers a second time in one step. One that `fully_shard` sharded gathers its parameters, so all
+    ranks must make the same passes. A model that makes and keeps tensors in its first forward
     pass (rotary tables, masks) must run once before: made here, they could not enter autograd.
 
     Args:
@@ -58,7 +60,8 @@ def scoring(
         nullcontext() if bf16 is None else torch.autocast(device.type, torch.bfloat16, enabled=bf16)
     )
     try:
-        with torch.inference_mode(), autocast:
+        # FSDP2 keeps the parameters that it gathers for the step, where autograd needs them.
+        with torch.no_grad() if _sharded(parts) else torch.inference_mode(), autocast:
             yield module
     finally:
         for part in flipped:
@@ -115,6 +118,12 @@ def dropout_on(model: nn.Module) -> Iterator[None]:
     finally:
         for part in layers:
             _set_training(part, False)
+
+
+def _sharded(parts: Iterable[nn.Module]) -> bool:
+    # Who shards has imported it; importing it here would cost everybody most of a second.
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and any(isinstance(part, fsdp.FSDPModule) for part in parts)
 
 
 def device_of(model: nn.Module) -> torch.device:

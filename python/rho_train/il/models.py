@@ -17,13 +17,13 @@ from rho_train.il.control import differences, unaugmented_points
 from rho_train.il.fit import ILFit, ILRecipe, best_path, fit_il
 from rho_train.il.score import (
     SCORING_BATCH,
-    rank_and_world,
     score_points,
     wait_for,
     weights_sha256,
 )
 from rho_train.il.store import ILStore
 from rho_train.progress import OnStep, go_on
+from rho_train.ranks import rank_and_world
 from rho_train.rehearsal import rehearse
 
 MakeModel = Callable[[int], nn.Module]

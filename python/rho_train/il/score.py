@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 import rho_ext
 from rho_train.data import IndexedDataset, fingerprint, loader, split, to
 from rho_train.progress import OnStep, Stopped, go_on
+from rho_train.ranks import rank_and_world
 from rho_train.scoring import logits_of, scoring
 from rho_train.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -88,13 +88,6 @@ def score_points(
         wait_for(path, on_step)
         losses[begin : begin + rows] = load_checkpoint(path, {**identity, "begin": begin})["losses"]
     return losses
-
-
-def rank_and_world() -> tuple[int, int]:
-    """Return this process's rank and the number of ranks, (0, 1) without a process group."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
 
 
 def wait_for(path: Path, on_step: OnStep) -> None:

@@ -62,13 +62,14 @@ class Candidates:
         labels, ids: int64 or int32 (n,).
         k: rows to choose.
         step: selections made before this one.
-        seed: of the Selector; whatever a method draws depends on it and on `step` alone.
+        seed: of the Selector; whatever a method draws depends on it, `step` and `rank` alone.
         table: irreducible losses by id (N,), or of the rows (n,) if `aligned`.
         aligned: whether `table` has one value a row.
         scorer: the module that scores, in eval mode.
         forward: makes one forward pass of it over the batch, logits (n, C).
         ignore_index, label_smoothing: as in `rho_ext.select`.
         parts: gives the logits in pieces, where one pass does not give them all.
+        rank: of the process, where each draws for itself.
 
     Example:
         >>> logits = torch.tensor([[0.0, 3.0], [0.0, 1.0], [0.0, 2.0]])
@@ -90,6 +91,7 @@ class Candidates:
     ignore_index: int = -100
     label_smoothing: float = 0.0
     parts: Parts | None = None
+    rank: int = 0
     _logits: Tensor | None = field(default=None, init=False, repr=False)
     _scores: dict[str, rho_ext.Scores] = field(default_factory=dict, init=False, repr=False)
     _classes: int | None = field(default=None, init=False, repr=False)
@@ -116,7 +118,9 @@ class Candidates:
     def generator(self) -> torch.Generator:
         """CPU generator of this step; the global ones are not for methods."""
         if self._generator is None:
-            self._generator = generator(self.seed, "selection", self.step)
+            # One process draws what the first of several does.
+            rank = (self.rank,) if self.rank else ()
+            self._generator = generator(self.seed, "selection", self.step, *rank)
         return self._generator
 
     @property

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import rho_ext
 from rho_train.data.batch import Fields, gather, split
+from rho_train.ranks import rank_and_world
 from rho_train.scoring import ForwardFunction, dropout_layers, scoring
 from rho_train.selection import registry
 from rho_train.selection.candidates import Candidates, Chosen, LastSelection, Method
@@ -261,6 +262,7 @@ class Selector:
                 self.ignore_index,
                 self.label_smoothing,
                 parts,
+                rank_and_world()[0],
             )
             chosen = method(candidates)
         if not isinstance(chosen, Chosen):
