@@ -7,10 +7,11 @@ tests.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -20,7 +21,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from rho_train import Batch, Selector
+from rho_train import Batch, History, Scoring, Selector
 from rho_train.ranks import rank_and_world
 
 DRAWING = ("uniform", "importance", "boltzmann", "selective_backprop", "bald")
@@ -75,6 +76,125 @@ def wrapped(wrap: Callable[[nn.Module], nn.Module]) -> dict[str, Any]:
     return {"ids": ids, "moved": any(moved), "parameters": parameters(model)}
 
 
+class Case(NamedTuple):
+    """One selection by all ranks; of two, the first has the points before `cut`."""
+
+    options: dict[str, Any]
+    batch: Batch
+    il: Tensor
+    cut: int
+
+
+def cases() -> dict[str, Case]:
+    """Whole numbers as logits, so that there are ties, within a rank and between the two."""
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randint(0, 3, (N, 3), generator=generator).float()
+    y = torch.randint(0, 3, (N,), generator=generator)
+    il = torch.randint(0, 2, (N,), generator=generator).float()
+    batch = Batch(x, y, torch.randperm(N, generator=generator))
+    found = {
+        f"{method}, {size}": Case({"method": method, **size}, batch, il, cut)
+        for method in ("rho", "loss", "neg_il", "grad_norm", "entropy", "boltzmann")
+        for size in ({"k": 1}, {"ratio": 0.25}, {"k": 35}, {"k": N})
+        for cut in (11,)
+    }
+    found["even halves"] = Case({"k": 10}, batch, il, N // 2)
+    found["micro-batches"] = Case({"k": 10, "scoring": Scoring(micro_batch=7)}, batch, il, 30)
+    unknown = il.clone()
+    unknown[batch.ids[:9]] = torch.nan
+    found["fewer than k"] = Case({"k": 35}, batch, unknown, 12)
+    found["a rank without a known IL"] = Case({"k": 6}, batch, unknown, 9)
+    spoilt = batch._replace(x=x.clone(), y=y.clone())
+    spoilt.x[0], spoilt.y[1] = torch.nan, -100
+    found["a rank of which one point is fit to stand in"] = Case({"k": 6}, spoilt, unknown, 3)
+    ignored = batch._replace(y=batch.y.clone().index_fill(0, torch.arange(0, N, 2), -100))
+    found["ignored labels"] = Case({"k": 30}, ignored, il, 20)
+    ordered = batch._replace(x=torch.arange(float(N))[:, None] * torch.tensor([1.0, 0.0, 0.0]))
+    ordered = ordered._replace(y=torch.ones_like(y))
+    found["the best on one rank"] = Case({"k": 6, "method": "loss"}, ordered, il, 20)
+    return found
+
+
+def keep(case: Case) -> dict[str, Any]:
+    """What this process keeps: ids, weights, scores, and what its Selector counted."""
+    rank, world = rank_and_world()
+    rows = slice(None) if world == 1 else [slice(case.cut), slice(case.cut, None)][rank]
+    own = Batch(*(column[rows] for column in case.batch))
+    selector = Selector(il=case.il, scope="global", history=History(N), **case.options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Selector: points without a usable score")
+        looked = selector.look(nn.Identity(), own)
+        small = selector(nn.Identity(), own)
+    assert selector.last is not None
+    assert selector.last.weights is not None
+    assert selector.history is not None
+    return {
+        "ids": small.ids.tolist(),
+        "weights": selector.last.weights.tolist(),
+        "labels": small.y.tolist(),
+        "losses": F.cross_entropy(small.x, small.y, reduction="none"),
+        "looked": looked.ids[looked.indices].sort().values.tolist(),
+        "selected": selector.selected,
+        "counted": selector.history.chosen.nonzero().flatten().tolist(),
+    }
+
+
+def failures() -> dict[str, str]:
+    """What is said where the ranks cannot select together."""
+    rank, _ = rank_and_world()
+    batch = large(rank)
+    ignored = batch._replace(y=torch.full_like(batch.y, -100))
+    empty = Batch(*(column[:0] for column in batch))
+    tried: dict[str, tuple[dict[str, Any], Batch]] = {
+        "k": ({"k": 3 + rank}, batch),
+        "seed": ({"k": 3, "seed": rank}, batch),
+        "empty": ({"k": 3}, empty if rank else batch),
+        "too many": ({"k": 2 * N + 1}, batch),
+        "no label on one": ({"k": 3}, ignored if rank else batch),
+        "no label": ({"k": 3}, ignored),
+    }
+    said = {}
+    for name, (options, own) in tried.items():
+        selector = Selector(method="loss", scope="global", **options)
+        try:
+            selector(nn.Linear(5, 3), own)
+        except (ValueError, FloatingPointError) as error:
+            said[name] = f"{type(error).__name__}: {error}"
+    return said
+
+
+STEPS, LR, K, D, C = 20, 0.1, 8, 5, 3
+
+
+def softmax_regression() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        return nn.Linear(D, C).double()
+
+
+def regression(wrap: Callable[[nn.Module], nn.Module]) -> dict[str, Any]:
+    """SGD on what all ranks keep, each having a part of the same large batches."""
+    rank, world = rank_and_world()
+    model = wrap(softmax_regression())
+    # 13 and 27 points of two ranks.
+    own = slice(None) if world == 1 else [slice(13), slice(13, None)][rank]
+    selector = Selector(method="loss", k=K, scope="global")
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+    ids = []
+    for step in range(STEPS):
+        batch = large(step)
+        batch = Batch(batch.x[own].double(), batch.y[own], batch.ids[own])
+        batch = selector(model, batch)
+        assert selector.last is not None
+        losses = F.cross_entropy(model(batch.x), batch.y, reduction="none")
+        loss = (selector.last.weights * losses).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        ids.append(batch.ids[selector.last.weights > 0].tolist())
+    return {"ids": ids, "parameters": parameters(model)}
+
+
 def parameters(model: nn.Module) -> Tensor:
     """All parameters in one row; of a sharded model all ranks must ask."""
     whole = (p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters())
@@ -83,8 +203,9 @@ def parameters(model: nn.Module) -> Tensor:
 
 def shard(model: nn.Module) -> nn.Module:
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    for part in (model[0], model[4], model):  # type: ignore[index]
-        fully_shard(part, mesh=mesh)
+    for part in [*model.children(), model]:
+        if list(part.parameters()):
+            fully_shard(part, mesh=mesh)
     return model
 
 
@@ -96,6 +217,10 @@ def main(out: Path) -> None:
         "ddp": wrapped(DistributedDataParallel),
         "ddp, own buffers": wrapped(partial(DistributedDataParallel, broadcast_buffers=False)),
         "fsdp": wrapped(shard),
+        "kept": {name: keep(case) for name, case in cases().items()},
+        "failures": failures(),
+        "regression": regression(DistributedDataParallel),
+        "regression, fsdp": regression(shard),
     }
     torch.save(found, out / f"rank{dist.get_rank()}.pt")
     dist.destroy_process_group()

@@ -38,7 +38,8 @@ class LastSelection:
     `ids` int64 (n,); `losses` float32 (n,) in nats, None where no point was scored, as by
     `uniform`; `indices` int64 (k,), rows of the batch, and `values` float32 (k,), their scores, the
     highest first; `weights` float32 (k,), what to multiply the losses of the returned batch by, in
-    its order, before they are averaged; None: by nothing.
+    its order, before they are averaged; None: by nothing. With `scope="global"` k is the number of
+    points that this rank keeps; one that keeps none has a stand-in of weight 0 and value -inf.
     """
 
     ids: Tensor
@@ -70,6 +71,8 @@ class Candidates:
         ignore_index, label_smoothing: as in `rho_ext.select`.
         parts: gives the logits in pieces, where one pass does not give them all.
         rank: of the process, where each draws for itself.
+        begin, total: where these points begin among those that all ranks draw for, and how many
+            those are; None: n.
 
     Example:
         >>> logits = torch.tensor([[0.0, 3.0], [0.0, 1.0], [0.0, 2.0]])
@@ -92,6 +95,8 @@ class Candidates:
     label_smoothing: float = 0.0
     parts: Parts | None = None
     rank: int = 0
+    begin: int = 0
+    total: int | None = None
     _logits: Tensor | None = field(default=None, init=False, repr=False)
     _scores: dict[str, rho_ext.Scores] = field(default_factory=dict, init=False, repr=False)
     _classes: int | None = field(default=None, init=False, repr=False)
@@ -195,17 +200,8 @@ class Candidates:
         are those that are reported, by default of what was scored.
         """
         ignored = self.labels == self.ignore_index
-        ranked = rho_ext.select(
-            # Only the scores count, so one class is enough.
-            scores.new_zeros(len(scores), 1),
-            torch.zeros_like(self.labels),
-            None,
-            self.k,
-            # The negative of the negative: the op does the masking and the ranking.
-            il=-scores.float().masked_fill(ignored, -torch.inf),
-            method="neg_il",
-        )
-        return Chosen(*ranked)._replace(losses=self.losses if losses is None else losses)
+        found = ranked(scores.float().masked_fill(ignored, -torch.inf), self.k)
+        return Chosen(*found)._replace(losses=self.losses if losses is None else losses)
 
     @property
     def _in_parts(self) -> bool:
@@ -229,9 +225,11 @@ class Candidates:
 
     def gumbel(self) -> Tensor:
         """Draw standard Gumbel noise, float32 (n,)."""
-        exponential = torch.empty(len(self.ids), dtype=torch.float64)
+        total = len(self.ids) if self.total is None else self.total
+        exponential = torch.empty(total, dtype=torch.float64)
         exponential.exponential_(generator=self.generator)
-        return -exponential.log().float().to(self.ids.device)
+        own = exponential[self.begin : self.begin + len(self.ids)]
+        return -own.log().float().to(self.ids.device)
 
     def passes(self, count: int) -> Iterator[Tensor]:
         """Make forward passes with dropout on and all else in eval mode, logits (n, C) each."""
@@ -239,3 +237,22 @@ class Candidates:
         with dropout_on(self.scorer), seeded(self.ids.device, seed):
             for _ in range(count):
                 yield self.forward()
+
+
+def ranked(scores: Tensor, k: int) -> rho_ext.Selection:
+    """Return the k highest of `scores` float32 (n,) in the order of `rho_ext.select`.
+
+    Example:
+        >>> ranked(torch.tensor([1.0, torch.nan, 2.0, 2.0]), 4).indices
+        tensor([ 2,  3,  0, -1])
+    """
+    return rho_ext.select(
+        # Only the scores count, so one class is enough.
+        scores.new_zeros(len(scores), 1),
+        torch.zeros_like(scores, dtype=torch.int64),
+        None,
+        k,
+        # The negative of the negative: the op does the masking and the ranking.
+        il=-scores,
+        method="neg_il",
+    )

@@ -13,7 +13,9 @@ NEEDS = ("il", "dropout", "logits")
 _METHODS: dict[str, Any] = {}
 
 
-def register(name: str, *, needs: Collection[str] = ()) -> Callable[[M], M]:
+def register(
+    name: str, *, needs: Collection[str] = (), pointwise: bool = False
+) -> Callable[[M], M]:
     """Make a method known as `Selector(method=name)`.
 
     Args:
@@ -21,6 +23,9 @@ def register(name: str, *, needs: Collection[str] = ()) -> Callable[[M], M]:
         needs: of a function: `il`, irreducible losses; `dropout`, dropout layers in the model;
             `logits`, those of all points, which `Scoring(refresh=...)` does not have. An object
             says it by its own attribute `needs`.
+        pointwise: of a function: it keeps the points with the highest scores, and the score of a
+            point does not depend on the other points, so that `Selector(scope="global")` can choose
+            among those of all ranks. An object says it by its own attribute `pointwise`.
 
     Returns:
         A decorator for a function of `Candidates` that returns `Chosen`, an object that is called
@@ -57,6 +62,8 @@ def register(name: str, *, needs: Collection[str] = ()) -> Callable[[M], M]:
             raise ValueError(f"register: there is a method {name!r} already; choose another name")
         if needs:
             method.needs = tuple(needs)  # type: ignore[attr-defined]
+        if pointwise:
+            method.pointwise = True  # type: ignore[attr-defined]
         _METHODS[name] = method
         return method
 
@@ -103,6 +110,16 @@ def needs_of(method: str | Method) -> Collection[str]:
     """
     found: Collection[str] = getattr(find(method), "needs", ())
     return found
+
+
+def is_pointwise(method: str | Method) -> bool:
+    """Return whether a method scores each point for itself, see `register`.
+
+    Example:
+        >>> is_pointwise("rho"), is_pointwise("class_quota")
+        (True, False)
+    """
+    return bool(getattr(find(method), "pointwise", False))
 
 
 def names(*, without: Collection[str] = ()) -> tuple[str, ...]:

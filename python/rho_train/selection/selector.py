@@ -27,6 +27,7 @@ from rho_train.selection.identity import identity_of
 from rho_train.selection.irreducible import ILSource, Irreducible
 from rho_train.selection.methods import uniform
 from rho_train.selection.online import OnlineModel
+from rho_train.selection.ranks import Scope, check_scope, keep, place
 from rho_train.selection.schedules import Schedule, UniformPhases, value_at
 from rho_train.selection.scorer import Parts, Scorer, Scoring
 from rho_train.selection.usable import Usable, cut
@@ -35,7 +36,7 @@ T = TypeVar("T")
 
 _SETTINGS = (
     *("method", "il", "ratio", "k", "scoring", "ignore_index", "label_smoothing"),
-    *("scorer", "phases", "seed"),
+    *("scorer", "phases", "seed", "scope"),
 )
 _COUNTERS = ("steps", "scored", "selected", "invalid", "seconds", "score_seconds")
 
@@ -70,6 +71,13 @@ class Selector:
         check_every: selections after which the host reads how many points were invalid, and warns
             or raises; None: 1 on the CPU and 50 on CUDA, where reading waits for the device. Above
             1 a batch with fewer than k usable points is filled up with its best one.
+        scope: of several processes (torch.distributed). "local": each rank keeps the best of its
+            own large batch. "global": ratio and k are of the large batches of all ranks, and the
+            ranks keep together what one process would keep of these, each the points of its own
+            batch, so any number. `(selector.last.weights * losses).mean()` is then the loss whose
+            average over the ranks is the mean over all kept points; a rank that keeps none has one
+            point of weight 0. The method must be `pointwise`, see `register`, and all ranks must
+            call together.
 
     Raises:
         TypeError, ValueError: an argument is not as described; at the first batch: the batch has
@@ -97,6 +105,7 @@ class Selector:
     seed: int = 0
     history: History | None = None
     check_every: int | None = None
+    scope: Scope = "local"
     last: LastSelection | None = field(default=None, init=False, repr=False)
     steps: int = field(default=0, init=False)
     scored: int = field(default=0, init=False)
@@ -114,6 +123,9 @@ class Selector:
                 "(rho_train.holdout_il or rho_train.crossfit_il make one) or a tensor by id"
             )
         check_refresh(self.scoring.refresh, self.method, self._needs, self.history)
+        pointwise = registry.is_pointwise(self._method)
+        parts = {"il": self.il, "scorer": self.scorer, "phases": self.phases}
+        check_scope(self.scope, self.method, pointwise, self.scoring, parts)
         self.irreducible = Irreducible(self.il)
         self._scorer = self.scorer.model if isinstance(self.scorer, OnlineModel) else self.scorer
         if self._scorer is not None:
@@ -194,16 +206,18 @@ class Selector:
         started = time.perf_counter()
         fields = split(batch)
         candidates, chosen, method = self._choose(model, batch, fields)
+        chosen, stand_in = self._of_ranks(candidates, chosen)
         chosen = self._usable.rows(chosen, self.steps, len(fields.ids))
         # In the order of the large batch, so that ratio = 1 is plain training to the bit.
         rows, order = chosen.indices.sort()
         small = gather(batch, len(fields.ids), rows)
+        kept = rows[:0] if stand_in else rows
         weights = None if chosen.weights is None else chosen.weights[order]
         self.last = LastSelection(fields.ids, chosen.losses, chosen.indices, chosen.values, weights)
         if self.history is not None:
             self.history.to(fields.ids.device)
             self.history.add(
-                self.steps, fields.ids, fields.ids[rows], chosen.losses, candidates.rows
+                self.steps, fields.ids, fields.ids[kept], chosen.losses, candidates.rows
             )
         if hasattr(method, "update"):
             method.update(candidates, chosen)
@@ -221,17 +235,20 @@ class Selector:
         self.steps += 1
         if chosen.losses is not None:
             self.scored += len(fields.ids if candidates.rows is None else candidates.rows)
-        self.selected += len(rows)
+        self.selected += len(kept)
         self.seconds += time.perf_counter() - started
         return small
 
     def look(self, model: nn.Module, batch: object) -> LastSelection:
         """Return what would be selected, without counting it and without learning from it."""
         fields, seconds = split(batch), self._passes.seconds
-        _, chosen, _ = self._choose(model, batch, fields)
+        candidates, chosen, _ = self._choose(model, batch, fields)
+        chosen, stand_in = self._of_ranks(candidates, chosen)
         chosen = cut(chosen, self.steps, len(fields.ids))
         self._passes.seconds = seconds
-        return LastSelection(fields.ids, chosen.losses, chosen.indices, chosen.values)
+        count = 0 if stand_in else len(chosen.indices)
+        indices, values = chosen.indices[:count], chosen.values[:count]
+        return LastSelection(fields.ids, chosen.losses, indices, values)
 
     def _choose(
         self, model: nn.Module, batch: object, fields: Fields
@@ -242,7 +259,8 @@ class Selector:
             method, needs = uniform, frozenset()
         elif "dropout" in needs:
             self.check(model)
-        k = self.size(n, self.steps)
+        rank, begin, total = self._place(n, fields.ids.device)
+        k = self.size(total, self.steps)
         table, aligned = self._irreducible(batch, fields) if "il" in needs else (None, False)
         target, options = model if self._scorer is None else self._scorer, self.scoring
         with scoring(target, bf16=options.bf16, train_mode=options.train_mode) as scorer:
@@ -250,7 +268,7 @@ class Selector:
             candidates = Candidates(
                 fields.labels,
                 fields.ids,
-                k,
+                min(k, n),
                 self.steps,
                 self.seed,
                 table,
@@ -262,7 +280,9 @@ class Selector:
                 self.ignore_index,
                 self.label_smoothing,
                 parts,
-                rank_and_world()[0],
+                rank,
+                begin,
+                total,
             )
             chosen = method(candidates)
         if not isinstance(chosen, Chosen):
@@ -271,6 +291,23 @@ class Selector:
                 f"does, got {type(chosen).__name__}"
             )
         return candidates, chosen, method
+
+    def _place(self, n: int, device: torch.device) -> tuple[int, int, int]:
+        """Return the rank that draws, and where its n points lie among those it draws for."""
+        if self.scope == "local":
+            return rank_and_world()[0], 0, n
+        ratio = 0.0 if self.ratio is None else value_at(self.ratio, self.steps)
+        settings = self.steps, self.seed, self.k or 0, ratio
+        # All draw as rank 0, for the points of all.
+        return 0, *place(n, settings, device)
+
+    def _of_ranks(self, candidates: Candidates, chosen: Chosen) -> tuple[Chosen, bool]:
+        """Cut a choice to what all ranks keep, see `keep`."""
+        if self.scope == "local":
+            return chosen, False
+        assert candidates.total is not None
+        k = self.size(candidates.total, self.steps)
+        return keep(chosen, k, candidates.labels != self.ignore_index, self.steps)
 
     def _irreducible(self, batch: object, fields: Fields) -> tuple[Tensor | None, bool]:
         """Return the irreducible losses by id, or of the rows and True."""

@@ -41,6 +41,7 @@ class Fused:
     """
 
     score: str
+    pointwise = True
 
     def __post_init__(self) -> None:
         check_score("Fused", self.score)

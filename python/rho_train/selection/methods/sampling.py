@@ -100,6 +100,7 @@ class Boltzmann:
 
     score: str = "rho"
     temperature: float | Schedule = 0.25
+    pointwise = True
 
     def __post_init__(self) -> None:
         check_score("Boltzmann", self.score)
