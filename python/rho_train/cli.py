@@ -179,7 +179,10 @@ def doctor() -> None:
 
 def _run(config: ExperimentConfig, out: Path, processes: int) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("one process trains one model in this version; start it without torchrun")
+        raise ValueError(
+            "one process trains one model in this version; start it without torchrun. In a loop of "
+            "your own several can: rho_train.Selector(scope='global'), see README.md"
+        )
     try:
         run_experiment(config, out, processes=processes)
     except JobsFailed as error:

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +21,19 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import TensorDataset
 
-from rho_train import Batch, History, Scoring, Selector
+from rho_train import (
+    Batch,
+    History,
+    IndexedDataset,
+    LargeBatchSampler,
+    Scoring,
+    Selector,
+    loader,
+)
 from rho_train.ranks import rank_and_world
+from rho_train.selection import Boltzmann
 
 DRAWING = ("uniform", "importance", "boltzmann", "selective_backprop", "bald")
 N = 40
@@ -195,6 +206,32 @@ def regression(wrap: Callable[[nn.Module], nn.Module]) -> dict[str, Any]:
     return {"ids": ids, "parameters": parameters(model)}
 
 
+def stream(
+    count: int, start: int = 0, state: dict[str, Any] | None = None
+) -> tuple[list[list[int]], dict[str, Any]]:
+    """What is drawn of `count` large batches that the ranks share, and the state at the end."""
+    rank, world = rank_and_world()
+    points, model = large(0), softmax_regression().float()
+    data = IndexedDataset(TensorDataset(points.x, points.y))
+    sampler = LargeBatchSampler(N, 15, seed=1, start=start, rank=rank, world=world)
+    selector = Selector(k=4, method=Boltzmann("loss"), scope="global")
+    if state is not None:
+        selector.load_state_dict(state)
+    kept = []
+    for batch in islice(loader(data, sampler), count):
+        small = selector(model, batch)
+        assert selector.last is not None
+        assert selector.last.weights is not None
+        kept.append(small.ids[selector.last.weights > 0].tolist())
+    return kept, selector.state_dict()
+
+
+def resumed() -> list[list[int]]:
+    """What is drawn of six large batches, with a stop in the middle."""
+    first, state = stream(3)
+    return first + stream(3, 3, state)[0]
+
+
 def parameters(model: nn.Module) -> Tensor:
     """All parameters in one row; of a sharded model all ranks must ask."""
     whole = (p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters())
@@ -219,6 +256,7 @@ def main(out: Path) -> None:
         "fsdp": wrapped(shard),
         "kept": {name: keep(case) for name, case in cases().items()},
         "failures": failures(),
+        "resumed": resumed(),
         "regression": regression(DistributedDataParallel),
         "regression, fsdp": regression(shard),
     }

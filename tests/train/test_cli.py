@@ -81,7 +81,9 @@ def test_more_processes_than_one_are_refused_and_not_trained_apart(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(train_arguments(table, tmp_path / "run")) == 1
-    assert "one process trains one model" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "one process trains one model" in said
+    assert "Selector(scope='global')" in said
     assert not (tmp_path / "run").exists()
 
 

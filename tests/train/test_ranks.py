@@ -131,6 +131,12 @@ def test_all_ranks_stop_together(found: Found, name: str, message: str) -> None:
         assert re.match(message, rank["failures"][name])
 
 
+def test_ranks_that_go_on_after_a_stop_draw_as_one_process_without_one(found: Found) -> None:
+    first, second = (rank["resumed"] for rank in found)
+    alone, _ = program.stream(6)
+    assert [one + two for one, two in zip(first, second, strict=True)] == alone
+
+
 @pytest.mark.parametrize("name", ["regression", "regression, fsdp"])
 def test_steps_of_all_ranks_are_those_of_one_process(found: Found, name: str) -> None:
     alone = program.regression(lambda model: model)

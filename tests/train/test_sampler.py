@@ -31,6 +31,21 @@ def test_resuming_anywhere_equals_the_uninterrupted_stream(
 
 
 @deterministic
+@given(st.data(), st.integers(1, 40), st.integers(0, 2**63))
+def test_ranks_share_the_batches_of_one_process(data: st.DataObject, n: int, seed: int) -> None:
+    batch_size = data.draw(st.integers(1, n))
+    world = data.draw(st.integers(1, batch_size))
+    ranks = [first(3, n, batch_size, seed=seed, rank=rank, world=world) for rank in range(world)]
+    shares = list(zip(*ranks, strict=True))
+    joined = [list(itertools.chain(*parts)) for parts in shares]
+    assert joined == first(3, n, batch_size, seed=seed)
+    sizes = {len(part) for parts in shares for part in parts}
+    assert max(sizes) - min(sizes) <= 1
+    # Random transforms of other points are other ones.
+    assert len({part.seed for part in shares[0]}) == world
+
+
+@deterministic
 @given(st.data(), st.integers(1, 40), st.integers(0, 2**63), st.booleans())
 def test_every_epoch_is_disjoint_and_full(
     data: st.DataObject, n: int, seed: int, subset: bool
@@ -117,6 +132,8 @@ def test_the_global_generators_are_left_alone() -> None:
         (10, {"batch_size": 0}, ValueError, r"batch_size must lie in \[1, 10\].*got 0"),
         (10, {"batch_size": 2.5}, TypeError, "integer"),
         (10, {"start": -1}, ValueError, "start must be at least 0, got -1"),
+        (10, {"rank": 2, "world": 2}, ValueError, r"rank must lie in \[0, 2\).*got 2"),
+        (10, {"world": 9}, ValueError, "cannot be shared among 9 ranks"),
         (0, {}, ValueError, "no points"),
         (-3, {}, ValueError, "no points"),
         ([], {}, ValueError, "no points"),

@@ -32,10 +32,12 @@ class LargeBatchSampler(Sampler[list[int]]):
         batch_size: n_B, the points of a large batch.
         seed: the seed of the stream; the global generators are never touched.
         start: batches already consumed.
+        rank, world: this process among those that share every large batch in `world` consecutive
+            parts as even as can be: joined in the order of the ranks, the batches of one process.
 
     Raises:
         ValueError: no points, repeated or negative positions, a batch size outside [1, n], a
-            negative start.
+            negative start, a rank outside [0, world), or fewer points in a batch than ranks.
         TypeError: an argument is not an integer, or the positions are not.
 
     Example:
@@ -52,6 +54,8 @@ class LargeBatchSampler(Sampler[list[int]]):
         *,
         seed: int,
         start: int = 0,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.positions: Tensor | None = None
         if isinstance(ids_or_n, (int, np.integer)):
@@ -71,6 +75,17 @@ class LargeBatchSampler(Sampler[list[int]]):
             )
         if self.start < 0:
             raise ValueError(f"LargeBatchSampler: start must be at least 0, got {self.start}")
+        self.rank, self.world = operator.index(rank), operator.index(world)
+        if not 0 <= self.rank < self.world:
+            raise ValueError(
+                f"LargeBatchSampler: rank must lie in [0, {self.world}), the number of ranks, got "
+                f"{self.rank}"
+            )
+        if self.batch_size < self.world:
+            raise ValueError(
+                f"LargeBatchSampler: a large batch of {self.batch_size} cannot be shared among "
+                f"{self.world} ranks; choose a larger one, batch_size is of all ranks together"
+            )
 
     @property
     def batches_per_epoch(self) -> int:
@@ -79,8 +94,11 @@ class LargeBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         for number, positions in enumerate(self._positions(), self.start):
-            seed = generator(self.seed, "transforms", number).initial_seed()
-            yield LargeBatch(positions, seed)
+            # Other points than those of rank 0 must not get the same random transforms.
+            rank = (self.rank,) if self.rank else ()
+            seed = generator(self.seed, "transforms", number, *rank).initial_seed()
+            begin, end = (self.batch_size * r // self.world for r in (self.rank, self.rank + 1))
+            yield LargeBatch(positions[begin:end], seed)
 
     def _positions(self) -> Iterator[list[int]]:
         first_epoch, first = divmod(self.start, self.batches_per_epoch)
