@@ -31,9 +31,10 @@ from rho_train import (
     Scoring,
     Selector,
     loader,
+    register,
 )
 from rho_train.ranks import rank_and_world
-from rho_train.selection import Boltzmann
+from rho_train.selection import Boltzmann, Candidates, Chosen, unregister
 
 DRAWING = ("uniform", "importance", "boltzmann", "selective_backprop", "bald")
 N = 40
@@ -96,6 +97,16 @@ class Case(NamedTuple):
     cut: int
 
 
+@register("tests_weighted", needs=["il"], pointwise=True)
+def weighted(candidates: Candidates) -> Chosen:
+    """The lowest IL, with weights 1 and 2."""
+    chosen = candidates.top(-candidates.il)
+    return chosen._replace(weights=1.0 - chosen.values)
+
+
+unregister("tests_weighted")
+
+
 def cases() -> dict[str, Case]:
     """Whole numbers as logits, so that there are ties, within a rank and between the two."""
     generator = torch.Generator().manual_seed(4)
@@ -111,6 +122,7 @@ def cases() -> dict[str, Case]:
     }
     found["even halves"] = Case({"k": 10}, batch, il, N // 2)
     found["micro-batches"] = Case({"k": 10, "scoring": Scoring(micro_batch=7)}, batch, il, 30)
+    found["weights of a method"] = Case({"k": 25, "method": weighted}, batch, il, 11)
     unknown = il.clone()
     unknown[batch.ids[:9]] = torch.nan
     found["fewer than k"] = Case({"k": 35}, batch, unknown, 12)

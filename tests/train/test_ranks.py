@@ -75,14 +75,16 @@ def test_ranks_keep_together_what_one_process_keeps(found: Found, name: str) -> 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Selector: points without a usable score")
         alone = selector(nn.Identity(), case.batch)
+    assert selector.last is not None
+    own = selector.last.weights
+    own = torch.ones(len(alone.ids)) if own is None else own
     ranks, total = [rank["kept"][name] for rank in found], len(alone.ids)
     together: list[int] = []
     for rank in ranks:
         count = rank["selected"]
         # A rank that keeps none has one point with weight 0, so that it goes through backward too.
-        assert rank["weights"] == (
-            [0.0] if count == 0 else [pytest.approx(2 * count / total)] * count
-        )
+        scaled = own[len(together) : len(together) + count] * 2 * count / total
+        assert rank["weights"] == pytest.approx(scaled.tolist() or [0.0])
         assert len(rank["ids"]) == max(1, count)
         assert rank["losses"].isfinite().all()
         assert min(rank["labels"]) >= 0
@@ -92,7 +94,7 @@ def test_ranks_keep_together_what_one_process_keeps(found: Found, name: str) -> 
     # In the order of the large batch too.
     assert together == alone.ids.tolist()
     means = [(torch.tensor(rank["weights"]) * rank["losses"]).mean() for rank in ranks]
-    mean = F.cross_entropy(alone.x, alone.y)
+    mean = (own * F.cross_entropy(alone.x, alone.y, reduction="none")).mean()
     torch.testing.assert_close(torch.stack(means).mean(), mean)
     # Where there is one process, its scope does not matter.
     assert program.keep(case)["ids"] == together
