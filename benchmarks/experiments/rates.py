@@ -4,32 +4,43 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 _RESULTS = Path(__file__).parent / "results"
 
 
-def give_rates(methods: Sequence[dict[str, Any]], suite: str, variant: str, cell: str) -> None:
-    """Give each method without a `train.lr` of its own the best one of its kind.
+@dataclass(frozen=True)
+class Rates:
+    """The best learning rates of the kinds of methods in a `cell` of a tuning suite.
 
     Kinds are uniform sampling and selection, each with a constant and with a decayed rate; the best
-    rate has the highest accuracy on the validation split in that cell of the tuning suite.
-
-    Raises:
-        ValueError: the tuning has no results, or none for the cell.
+    rate has the highest accuracy on the validation split. A full suite takes them from the quick
+    tuning where the full one was not run.
     """
-    best = _best(suite, variant, cell)
-    for method in methods:
-        kind = "uniform_all" if method["select"] == "uniform" else "rho_crossfit"
-        if method["overrides"].get("train.schedule", "constant") != "constant":
-            kind += "_decay"
-        if "train.lr" not in method["overrides"]:
-            method["overrides"]["train.lr"] = best[kind]
+
+    suite: str
+    variant: str
+    cell: str
+
+    def give(self, methods: Sequence[dict[str, Any]]) -> None:
+        """Give each method without a `train.lr` of its own the best one of its kind.
+
+        Raises:
+            ValueError: the tuning has no results, or none for the cell.
+        """
+        best = _best(self.suite, self.variant, self.cell)
+        for method in methods:
+            kind = "uniform_all" if method["select"] == "uniform" else "rho_crossfit"
+            if method["overrides"].get("train.schedule", "constant") != "constant":
+                kind += "_decay"
+            if "train.lr" not in method["overrides"]:
+                method["overrides"]["train.lr"] = best[kind]
 
 
 def _best(suite: str, variant: str, cell: str) -> dict[str, float]:
-    """Return the best rate of each kind; without a full tuning, of the quick one."""
+    """Return the best rate of each kind, from the table of methods."""
     paths = [_RESULTS / f"{suite}-{of}" / "methods.csv" for of in (variant, "quick")]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:

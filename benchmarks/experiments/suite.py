@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from rates import give_rates
+from rates import Rates
 from rho_train.experiment import ExperimentConfig, make_experiment
 
 FOLDER = Path(__file__).parent
@@ -26,11 +26,19 @@ _TUNED_BY = ("validation", "il_loss")
 
 @dataclass(frozen=True)
 class Cell:
-    """One experiment of a suite: `labels` say where it stands on each axis."""
+    """One experiment of a suite.
+
+    Args:
+        name: of its labels.
+        labels: where it stands on each axis.
+        values: the experiment; a method without a `train.lr` gets the one that `rates` has for it.
+        rates: where they come from, or nothing.
+    """
 
     name: str
     labels: Mapping[str, str]
     values: Mapping[str, Any]
+    rates: Rates | None
 
     @property
     def slug(self) -> str:
@@ -38,8 +46,14 @@ class Cell:
         return slug(self.name) or "all"
 
     def resolved(self, data: Path) -> dict[str, Any]:
-        """Return the experiment as a YAML file has it; a relative `data.folder` lies in `data`."""
+        """Return the experiment as a YAML file has it; a relative `data.folder` lies in `data`.
+
+        Raises:
+            ValueError: the rates are not known yet.
+        """
         values = copy.deepcopy(dict(self.values))
+        if self.rates is not None:
+            self.rates.give(values["methods"])
         folder = values.get("data", {}).get("folder")
         if folder is not None:
             values["data"]["folder"] = str(data / folder)
@@ -49,7 +63,7 @@ class Cell:
         """Make the experiment.
 
         Raises:
-            ValueError: an option is unknown or impossible.
+            ValueError: an option is unknown or impossible, or the rates are not known yet.
         """
         return make_experiment(self.resolved(data))
 
@@ -241,10 +255,9 @@ def _cells(
             for key, value in axes[axis][label].items():
                 put(values, key, value)
         values["methods"] = methods(values["methods"])
-        if rates := values.pop("rates", None):
-            tuned = rates["cell"].format(**dict(zip(axes, labels, strict=True)))
-            give_rates(values["methods"], rates["suite"], variant, tuned)
+        where, rates = dict(zip(axes, labels, strict=True)), values.pop("rates", None)
         name = ", ".join(labels)
         values["title"] = f"{raw['title']}: {name}" if name else raw["title"]
         values["description"] = raw["question"]
-        yield Cell(name, dict(zip(axes, labels, strict=True)), values)
+        tuned = rates and Rates(rates["suite"], variant, rates["cell"].format(**where))
+        yield Cell(name, where, values, tuned)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -64,6 +65,9 @@ def test_all_suites_are_possible(suite: ModuleType) -> None:
             found = suite.load(name, variant)
             letters.add(found.letter)
             for cell in found.cells:
+                if variant == "full" and cell.rates is not None:
+                    # Their rates are known when the full tuning was run.
+                    cell = replace(cell, rates=None)
                 config = cell.config(Path("data"))
                 # What the results claim: seeds enough, and nothing chosen on the test set.
                 assert len(config.seeds) >= 5 or found.tune, name
@@ -109,17 +113,17 @@ def test_rates_come_from_the_tuning(
     )
     methods[3]["overrides"]["train.lr"] = 0.5
     with pytest.raises(ValueError, match="rates of t: it has no results yet"):
-        rates.give_rates(methods, "t", "full", "x")
+        rates.Rates("t", "full", "x").give(methods)
     (tmp_path / "t-quick").mkdir()
     kinds = {"uniform_all": (1, 3), "uniform_all_decay": (2, 1), "rho_crossfit_decay": (0.5, 0.6)}
     rows = [f"x,{kind}-lr-{i}e-05,{of[i]}" for kind, of in kinds.items() for i in (0, 1)]
     text = "\n".join(["cell,method,validation", *rows, "y,uniform_all-lr-9,9"])
     (tmp_path / "t-quick" / "methods.csv").write_text(text)
-    rates.give_rates(methods, "t", "full", "x")
+    rates.Rates("t", "full", "x").give(methods)
     given = [method["overrides"]["train.lr"] for method in methods]
     assert given == [1e-05, 0e-05, 1e-05, 0.5]
     with pytest.raises(ValueError, match="t-quick has no results for 'z'"):
-        rates.give_rates(methods, "t", "quick", "z")
+        rates.Rates("t", "quick", "z").give(methods)
 
 
 def command(folder: Path) -> list[str]:
