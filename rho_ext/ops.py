@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from rho_ext import _autograd, _meta  # noqa: F401  (they register themselves)
 from rho_ext._library import METHODS, NEEDS_IL, WORKSPACE_WORDS, cuda_missing
@@ -14,6 +15,10 @@ from rho_ext._library import METHODS, NEEDS_IL, WORKSPACE_WORDS, cuda_missing
 _select = torch.ops.rho_ext.select.default
 _select_workspace = torch.ops.rho_ext.select.workspace
 _score = torch.ops.rho_ext.score.default
+# What calling these does in turn, without a layer of Python that costs 0.3 microseconds.
+# torch.compile traces the ops themselves.
+_select_at_once = _select._op
+_score_at_once = _score._op
 
 _active_il: Tensor | None = None
 
@@ -228,9 +233,8 @@ def select(
         il = active_il("select", method, ids)
     try:
         if workspace is None or not getattr(logits, "is_cuda", False):
-            results = _select(
-                logits, labels, ids, k, il, number, bias, ignore_index, label_smoothing
-            )
+            call = _select if is_dynamo_compiling() else _select_at_once
+            results = call(logits, labels, ids, k, il, number, bias, ignore_index, label_smoothing)
         else:
             results = _select_workspace(
                 logits, labels, ids, k, il, number, bias, ignore_index, label_smoothing,
@@ -270,7 +274,8 @@ def score(
     if il is None:
         il = active_il("score", method, ids)
     try:
-        results = _score(logits, labels, ids, il, number, bias, ignore_index, label_smoothing)
+        call = _score if is_dynamo_compiling() else _score_at_once
+        results = call(logits, labels, ids, il, number, bias, ignore_index, label_smoothing)
     except (RuntimeError, ValueError) as error:
         arguments = (logits, labels, ids, il, number, bias, label_smoothing)
         raise _plainer(error, "score", arguments) from None

@@ -40,15 +40,18 @@ template <class Real>
 RHO_HOST_DEVICE typename KeyTraits<Real>::Bits ordered_bits(Real score) {
   using Bits = typename KeyTraits<Real>::Bits;
   constexpr int kWidth = std::numeric_limits<Bits>::digits;
-  // Bitwise, not logical: signs of scores are as good as random, and so would the branches be.
-  const bool excluded = (score != score) | (score == -std::numeric_limits<Real>::infinity());
+  constexpr Bits kSign = Bits{1} << (kWidth - 1);
+  constexpr Bits kInfinity = std::bit_cast<Bits>(std::numeric_limits<Real>::infinity());
   Bits bits = std::bit_cast<Bits>(score);
-  const Bits sign = Bits{1} << (kWidth - 1);
   // -0 and +0 are equal, so the row decides. Adding 0 would do it too, but it loses a denormal
   // where those are flushed to zero.
-  bits = bits == sign ? 0 : bits;
-  const Bits ordered = bits ^ ((Bits{0} - (bits >> (kWidth - 1))) | sign);
-  return excluded ? 0 : ordered;
+  bits = bits == kSign ? 0 : bits;
+  const Bits ordered = bits ^ ((Bits{0} - (bits >> (kWidth - 1))) | kSign);
+  // NaN of either sign and -inf lie at the two ends: one comparison, and no branch, because signs
+  // of scores are as good as random.
+  constexpr Bits kLeast = ~(kSign | kInfinity) + 1;
+  constexpr Bits kMost = kSign | kInfinity;
+  return ordered - kLeast <= kMost - kLeast ? ordered : 0;
 }
 
 // The score that ordered_bits was given, where that was not to be excluded.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <type_traits>
@@ -102,36 +103,40 @@ class Lookup {
     });
   }
 
-  // Returns the first row that is out of range, or `end`. An ignored row has label -1.
+  // Returns the first row that is out of range, or `end`. An ignored row has label -1 and any il.
+  // The loops only note that something is wrong: where nothing is, no row costs a jump that depends
+  // on it.
   int64_t read(int64_t begin, int64_t end, int64_t* label, float* il) const {
-    const int64_t labelled = read_labels(begin, end, label);
+    const int64_t rows = end - begin;
+    bool wrong = false;
+    labels_.visit([&](auto labels) {
+      for (int64_t i = 0; i < rows; ++i) {
+        const int64_t value = labels[begin + i];
+        const bool ignored = value == ignore_index_;
+        wrong |= !ignored & !below(classes_, value);
+        label[i] = ignored ? -1 : value;
+      }
+    });
     if (!il_) {
-      std::fill_n(il, labelled - begin, 0.0f);
-      return labelled;
-    }
-    int64_t id[kRowsPerCall];
-    std::iota(id, id + (labelled - begin), begin);
-    if (ids_) {
-      ids_->visit([&](auto ids) {
-        for (int64_t row = begin; row < labelled; ++row) {
-          id[row - begin] = ids[row];
+      std::fill_n(il, rows, 0.0f);
+    } else {
+      il_->visit([&](auto table) {
+        auto gather = [&](auto ids) {
+          for (int64_t i = 0; i < rows; ++i) {
+            const int64_t id = ids[begin + i];
+            const bool known = below(points_, id);
+            wrong |= !known & (label[i] >= 0);
+            il[i] = known ? static_cast<float>(table[id]) : 0.0f;
+          }
+        };
+        if (ids_) {
+          ids_->visit(gather);
+        } else {
+          gather(RowNumbers{});
         }
       });
     }
-    int64_t row = begin;
-    il_->visit([&](auto table) {
-      for (; row < labelled; ++row, ++label, ++il) {
-        const int64_t point = id[row - begin];
-        if (*label < 0) {
-          *il = 0.0f;
-        } else if (point >= 0 && point < points_) {
-          *il = table[point];
-        } else {
-          return;
-        }
-      }
-    });
-    return row;
+    return wrong ? first_wrong(begin, end) : end;
   }
 
   [[noreturn]] void fail(const char* op, int64_t row) const {
@@ -149,16 +154,31 @@ class Lookup {
   }
 
  private:
-  int64_t read_labels(int64_t begin, int64_t end, int64_t* label) const {
+  // Without ids, the table has one value a row.
+  struct RowNumbers {
+    int64_t operator[](int64_t row) const { return row; }
+  };
+
+  static bool below(int64_t end, int64_t value) {
+    return static_cast<uint64_t>(value) < static_cast<uint64_t>(end);
+  }
+
+  int64_t first_wrong(int64_t begin, int64_t end) const {
     int64_t row = begin;
     labels_.visit([&](auto labels) {
-      for (; row < end; ++row, ++label) {
-        *label = labels[row];
-        if (*label == ignore_index_) {
-          *label = -1;
-        } else if (*label < 0 || *label >= classes_) {
-          return;
+      auto search = [&](auto ids) {
+        auto right = [&] {
+          return labels[row] == ignore_index_ ||
+                 (below(classes_, labels[row]) && (!il_ || below(points_, ids[row])));
+        };
+        while (row < end && right()) {
+          ++row;
         }
+      };
+      if (ids_) {
+        ids_->visit(search);
+      } else {
+        search(RowNumbers{});
       }
     });
     return row;
@@ -208,9 +228,12 @@ void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
         }
       });
     }
-    for (int64_t i = 0; i < rows; ++i) {
-      score[i] = label[i] < 0 ? -std::numeric_limits<Real>::infinity() : score[i];
-      loss[i] = label[i] < 0 ? Real{0} : loss[i];
+    const int64_t signs = std::reduce(label, label + rows, int64_t{0}, std::bit_or<>());
+    if (signs < 0) {
+      for (int64_t i = 0; i < rows; ++i) {
+        score[i] = label[i] < 0 ? -std::numeric_limits<Real>::infinity() : score[i];
+        loss[i] = label[i] < 0 ? Real{0} : loss[i];
+      }
     }
     emit(begin, rows, score, loss);
   };
