@@ -15,10 +15,6 @@ from rho_ext._library import METHODS, NEEDS_IL, WORKSPACE_WORDS, cuda_missing
 _select = torch.ops.rho_ext.select.default
 _select_workspace = torch.ops.rho_ext.select.workspace
 _score = torch.ops.rho_ext.score.default
-# What calling these does in turn, without a layer of Python that costs 0.3 microseconds.
-# torch.compile traces the ops themselves.
-_select_at_once = _select._op
-_score_at_once = _score._op
 
 _active_il: Tensor | None = None
 
@@ -233,7 +229,9 @@ def select(
         il = active_il("select", method, ids)
     try:
         if workspace is None or not getattr(logits, "is_cuda", False):
-            call = _select if is_dynamo_compiling() else _select_at_once
+            # `_op` is what a call of the op calls: a layer of Python less saves 0.3 microseconds.
+            # torch.compile traces the op itself.
+            call = _select if is_dynamo_compiling() else _select._op
             results = call(logits, labels, ids, k, il, number, bias, ignore_index, label_smoothing)
         else:
             results = _select_workspace(
@@ -274,7 +272,7 @@ def score(
     if il is None:
         il = active_il("score", method, ids)
     try:
-        call = _score if is_dynamo_compiling() else _score_at_once
+        call = _score if is_dynamo_compiling() else _score._op
         results = call(logits, labels, ids, il, number, bias, ignore_index, label_smoothing)
     except (RuntimeError, ValueError) as error:
         arguments = (logits, labels, ids, il, number, bias, label_smoothing)
