@@ -28,6 +28,7 @@ from rho_train.il import (
 )
 from rho_train.planning import plan
 from rho_train.selection import (
+    Ahead,
     History,
     OnlineModel,
     Scoring,
@@ -39,6 +40,7 @@ from rho_train.selection import (
 from rho_train.training import TrainConfig, Trainer
 
 __all__ = [
+    "Ahead",
     "Batch",
     "History",
     "ILRecipe",

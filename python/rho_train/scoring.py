@@ -20,7 +20,11 @@ ForwardFunction = Callable[[nn.Module, Any], Tensor]
 
 @contextmanager
 def scoring(
-    model: nn.Module, *, bf16: bool | None = None, train_mode: bool = False
+    model: nn.Module,
+    *,
+    bf16: bool | None = None,
+    train_mode: bool = False,
+    keep_random: bool = True,
 ) -> Iterator[nn.Module]:
     """Give the model in eval mode without autograd, and put everything back.
 
@@ -37,6 +41,8 @@ def scoring(
             outside.
         train_mode: the opposite: training mode, in which dropout draws from the global generators
             and BatchNorm uses the statistics of the batch and learns them.
+        keep_random: put back the state of the random generators; False beside a thread that draws
+            from them.
 
     Example:
         >>> model = nn.Dropout()
@@ -46,8 +52,7 @@ def scoring(
         >>> model.training
         True
     """
-    # A compiled model has the model as a submodule. getattr would raise, for most, at every step.
-    inner = model.get_submodule("_orig_mod") if "_orig_mod" in model._modules else model
+    inner = uncompiled(model)
     module = inner.module if isinstance(inner, DistributedDataParallel) else model
     parts = list(module.modules())
     flipped = [part for part in parts if part.training != train_mode]
@@ -66,10 +71,16 @@ def scoring(
     finally:
         for part in flipped:
             _set_training(part, not train_mode)
-        if not train_mode:
+        if keep_random and not train_mode:
             torch.default_generator.set_state(cpu_state)
             if cuda_state is not None:
                 torch.cuda.set_rng_state(cuda_state, device)
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """Return the model that `torch.compile` was given, or the model itself."""
+    # A compiled model has it as a submodule. getattr would raise, for most, at every step.
+    return model.get_submodule("_orig_mod") if "_orig_mod" in model._modules else model
 
 
 @contextmanager

@@ -5,6 +5,7 @@ A program finds this module beside itself, so it imports nothing of the tests.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -42,6 +43,8 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "micro-batches": lambda: {"scoring": Scoring(micro_batch=5)},
     "refresh": lambda: {"scoring": Scoring(refresh=0.5), "history": History(N)},
     "train mode": lambda: {"scoring": Scoring(train_mode=True)},
+    "ahead": lambda: {},
+    "ahead, refresh": lambda: {"scoring": Scoring(refresh=0.5), "history": History(N)},
     "fewer": lambda: {"k": None, "ratio": Linear(0.25, 0.1, steps=30, stages=4)},
 }
 WAYS = ("plain", *names(), *PARTS)
@@ -79,6 +82,7 @@ def make_trainer(
         "test_x": x[:50],
         "test_y": y[:50],
     }
+    config = dataclasses.replace(config, ahead=way.startswith("ahead"))
     return Trainer(config=config, folder=folder, **{**defaults, **options})
 
 

@@ -1,5 +1,6 @@
 """Choosing the small batch out of the large batch."""
 
+from rho_train.selection.ahead import Ahead
 from rho_train.selection.candidates import Candidates, Chosen, LastSelection, Method
 from rho_train.selection.history import History
 from rho_train.selection.methods import (
@@ -20,6 +21,7 @@ from rho_train.selection.selector import Selector
 from rho_train.selection.svp import coreset
 
 __all__ = [
+    "Ahead",
     "Boltzmann",
     "Candidates",
     "Chosen",

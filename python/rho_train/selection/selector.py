@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from dataclasses import dataclass, field
@@ -162,7 +163,7 @@ class Selector:
         Raises:
             ValueError: the method needs dropout layers, and there is none.
         """
-        scorer = model if self._scorer is None else self._scorer
+        scorer = self._target(model)
         if "dropout" in self._needs and not dropout_layers(scorer):
             raise ValueError(
                 f"Selector: method {self.method!r} needs dropout layers, and "
@@ -205,7 +206,15 @@ class Selector:
         """
         started = time.perf_counter()
         fields = split(batch)
-        candidates, chosen, method = self._choose(model, batch, fields)
+        choice = self._choose(self._target(model), batch, fields, self._passes)
+        small = self._keep(batch, fields, *choice)
+        self.seconds += time.perf_counter() - started
+        return small
+
+    def _keep(
+        self, batch: T, fields: Fields, candidates: Candidates, chosen: Chosen, method: Method
+    ) -> T:
+        """Return what was chosen of a large batch, count it and learn from it."""
         chosen, stand_in = self._of_ranks(candidates, chosen)
         chosen = self._usable.rows(chosen, self.steps, len(fields.ids))
         # In the order of the large batch, so that ratio = 1 is plain training to the bit.
@@ -236,35 +245,49 @@ class Selector:
         if chosen.losses is not None:
             self.scored += len(fields.ids if candidates.rows is None else candidates.rows)
         self.selected += len(kept)
-        self.seconds += time.perf_counter() - started
         return small
 
     def look(self, model: nn.Module, batch: object) -> LastSelection:
         """Return what would be selected, without counting it and without learning from it."""
-        fields, seconds = split(batch), self._passes.seconds
-        candidates, chosen, _ = self._choose(model, batch, fields)
+        fields = split(batch)
+        # Other passes, whose seconds nobody counts.
+        passes = copy.copy(self._passes)
+        candidates, chosen, _ = self._choose(self._target(model), batch, fields, passes)
         chosen, stand_in = self._of_ranks(candidates, chosen)
         chosen = cut(chosen, self.steps, len(fields.ids))
-        self._passes.seconds = seconds
         count = 0 if stand_in else len(chosen.indices)
         indices, values = chosen.indices[:count], chosen.values[:count]
         return LastSelection(fields.ids, chosen.losses, indices, values)
 
+    def _target(self, model: nn.Module) -> nn.Module:
+        """Return what scores for a model."""
+        return model if self._scorer is None else self._scorer
+
     def _choose(
-        self, model: nn.Module, batch: object, fields: Fields
+        self,
+        target: nn.Module,
+        batch: object,
+        fields: Fields,
+        passes: Scorer,
+        *,
+        keep_random: bool = True,
     ) -> tuple[Candidates, Chosen, Method]:
-        """Let the method of this step choose."""
+        """Let the method of this step choose by the scores of `target`."""
         n, method, needs = len(fields.ids), self._method, self._needs
         if self.phases is not None and self.phases.uniform(self.steps):
             method, needs = uniform, frozenset()
         elif "dropout" in needs:
-            self.check(model)
+            self.check(target)
         rank, begin, total = self._place(n, fields.ids.device)
         k = self.size(total, self.steps)
-        table, aligned = self._irreducible(batch, fields) if "il" in needs else (None, False)
-        target, options = model if self._scorer is None else self._scorer, self.scoring
-        with scoring(target, bf16=options.bf16, train_mode=options.train_mode) as scorer:
-            parts = None if options.whole else self._parts(scorer, batch, fields)
+        table, aligned = (
+            self._irreducible(passes, batch, fields) if "il" in needs else (None, False)
+        )
+        options = self.scoring
+        with scoring(
+            target, bf16=options.bf16, train_mode=options.train_mode, keep_random=keep_random
+        ) as scorer:
+            parts = None if options.whole else self._parts(passes, scorer, batch, fields)
             candidates = Candidates(
                 fields.labels,
                 fields.ids,
@@ -274,9 +297,7 @@ class Selector:
                 table,
                 aligned,
                 scorer,
-                partial(self._passes.logits, scorer, batch, fields)
-                if parts is None
-                else parts.logits,
+                partial(passes.logits, scorer, batch, fields) if parts is None else parts.logits,
                 self.ignore_index,
                 self.label_smoothing,
                 parts,
@@ -309,7 +330,9 @@ class Selector:
         k = self.size(candidates.total, self.steps)
         return keep(chosen, k, candidates.labels != self.ignore_index, self.steps)
 
-    def _irreducible(self, batch: object, fields: Fields) -> tuple[Tensor | None, bool]:
+    def _irreducible(
+        self, passes: Scorer, batch: object, fields: Fields
+    ) -> tuple[Tensor | None, bool]:
         """Return the irreducible losses by id, or of the rows and True."""
         online = self.irreducible.online
         if online is None:
@@ -324,11 +347,11 @@ class Selector:
                     ignore_index=self.ignore_index,
                     label_smoothing=self.label_smoothing,
                 ).losses
-                for rows, logits in Parts(self._passes, scorer, batch, fields)
+                for rows, logits in Parts(passes, scorer, batch, fields)
             ]
         return torch.cat(losses), True
 
-    def _parts(self, scorer: nn.Module, batch: object, fields: Fields) -> Parts:
+    def _parts(self, passes: Scorer, scorer: nn.Module, batch: object, fields: Fields) -> Parts:
         """Return the passes in micro-batches, or over the points whose loss is the oldest."""
         rows, known = None, None
         if self.scoring.refresh < 1.0:
@@ -336,7 +359,7 @@ class Selector:
             self.history.to(fields.ids.device)
             rows = self.history.oldest(fields.ids, self.scoring.due(len(fields.ids)))
             known = self.history.loss[fields.ids]
-        return Parts(self._passes, scorer, batch, fields, rows, known)
+        return Parts(passes, scorer, batch, fields, rows, known)
 
     def identity(self) -> dict[str, Any]:
         """Return everything that decides what is selected, tables and models as their SHA-256."""

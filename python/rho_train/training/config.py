@@ -24,6 +24,8 @@ class TrainConfig:
         eval_every: steps between evaluations on the test set.
         log_every: steps between training records.
         checkpoint_every: steps between checkpoints.
+        ahead: choose the points of a step while the step before it trains, by scores that are one
+            update old, see `rho_train.Ahead`.
         workers: processes that load batches. Neither the order of the batches nor random transforms
             that draw from the global generators of torch, NumPy or random depend on them.
     """
@@ -39,6 +41,7 @@ class TrainConfig:
     eval_every: int = 50
     log_every: int = 50
     checkpoint_every: int = 1000
+    ahead: bool = False
     workers: int = 0
 
     def __post_init__(self) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from rho_train.files import make_folder, remove_unfinished
 from rho_train.optim import adamw, lr_schedule
 from rho_train.progress import OnStep, Stopped, go_on, stop_signals
 from rho_train.scoring import logits_of
-from rho_train.selection import Selector
+from rho_train.selection import Ahead, Selector
 from rho_train.training.checkpoint import (
     load_checkpoint,
     random_state,
@@ -117,6 +119,7 @@ class Trainer:
         self.step = 0
         self.trained = 0
         self.ledger = Ledger()
+        self._ahead = Ahead(selector, model) if selector is not None and config.ahead else None
         self._random_state: dict[str, Any] | None = None
         self._identity = {
             "config": asdict(config),
@@ -176,17 +179,16 @@ class Trainer:
         per_step = config.large_batch if self.selector is not None else config.batch
         sampler = LargeBatchSampler(self.train_ids, per_step, seed=self.seed, start=self.step)
         batches = iter(loader(self.dataset, sampler, workers=config.workers, seed=self.seed))
+        chosen = self._chosen(islice(batches, config.steps - self.step))
         if self._random_state is None:
             torch.manual_seed(self.seed)
             self.records.evaluate(0)
         else:
             restore_random_state(self._random_state)
         self.model.train()
-        with stop_signals() as signalled:
+        with stop_signals() as signalled, closing(chosen):
             while not self.finished:
-                batch = to(next(batches), self.device)
-                self.ledger.lap("loading")
-                self._train_step(batch)
+                self._train_step(chosen)
                 self.records.write(self.step, self.trained)
                 stop = on_step(1) or signalled.is_set()
                 if self.finished or stop or self.step % config.checkpoint_every == 0:
@@ -216,6 +218,7 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
                 "selector": self.selector.state_dict() if self.selector else None,
+                "ahead": self._ahead.state_dict() if self._ahead else None,
                 "random_state": self._random_state,
             },
         )
@@ -233,17 +236,37 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         if self.selector is not None:
             self.selector.load_state_dict(state["selector"])
+        if self._ahead is not None:
+            self._ahead.load_state_dict(state["ahead"])
         return state
 
-    def _train_step(self, batch: Any) -> None:
-        weights, invalid = None, 0
-        if self.selector is not None:
-            before, scoring = self.selector.invalid, self.selector.score_seconds
-            batch = self.selector(self.runner, batch)
-            invalid = self.selector.invalid - before
-            self.ledger.lap("selecting", scoring=self.selector.score_seconds - scoring)
-            assert self.selector.last is not None
-            weights = self.selector.last.weights
+    def _chosen(self, batches: Iterator[Any]) -> Generator[Any, None, None]:
+        """Give the points that each step trains on."""
+        loaded, selector = self._loaded(batches), self.selector
+        if self._ahead is not None:
+            return self._ahead(loaded)
+        return loaded if selector is None else (selector(self.runner, batch) for batch in loaded)
+
+    def _loaded(self, batches: Iterator[Any]) -> Generator[Any, None, None]:
+        for batch in batches:
+            moved = to(batch, self.device)
+            self.ledger.lap("loading")
+            yield moved
+            if self._ahead is not None:
+                # The first batch is scored before the second one is loaded.
+                self.ledger.lap("selecting")
+
+    def _train_step(self, chosen: Iterator[Any]) -> None:
+        selector, weights, invalid = self.selector, None, 0
+        if selector is None:
+            batch = next(chosen)
+        else:
+            before, scoring = selector.invalid, selector.score_seconds
+            batch = next(chosen)
+            invalid = selector.invalid - before
+            self.ledger.lap("selecting", scoring=selector.score_seconds - scoring)
+            assert selector.last is not None
+            weights = selector.last.weights
         fields = split(batch, "Trainer")
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
             logits = logits_of(self.runner, fields.inputs)
