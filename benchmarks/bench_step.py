@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import rho_train
 from common import BenchmarkFailed, CsvFile, Row, options, prepare, provenance, run
 from providers import PROVIDERS, Provider
-from rho_train import History, Scoring, Selector
+from rho_train import Ahead, History, Scoring, Selector
 from rho_train.models import mlp
 from rho_train.optim import adamw
 from timing import Times
@@ -37,15 +37,17 @@ OPTIONS = {
     "compile": Scoring(compile=True),
     "refresh": Scoring(refresh=0.5),
     "proxy": Scoring(),
+    "ahead": Scoring(),
 }
 STEPS = (*BY_HAND, *OPTIONS, "uniform")
 # Products of matrices round by shape and layout, and a score at the border may change with it.
-ROUNDS_OTHERWISE = ("micro_batch", "channels_last", "compile", "refresh")
+ROUNDS_OTHERWISE = ("micro_batch", "channels_last", "compile", "refresh", "ahead")
 COLUMNS = (
     *("model", "large_batch", "small_batch", "step", "part"),
     *("repeats", "median_us", "p20_us", "p80_us", "share_of_step", "over_uniform"),
 )
 POINTS = 16_000
+AHEAD = 4  # steps of a loop that count
 
 Parts = dict[str, float]
 
@@ -154,6 +156,23 @@ class Steps:
         clock("train")
         return {"score": score, **clock.parts, "select": clock.parts["select"] - score}
 
+    def ahead(self, batches: Sequence[rho_train.Batch]) -> list[Parts]:
+        """Make steps in a loop, and return those that score beside training."""
+        selector, parts = self.selectors["ahead"], []
+        loop = Ahead(selector, self.model)(batches)
+        for _ in batches:
+            clock = Clock(self.device)
+            score, seconds = selector.score_seconds, selector.seconds
+            small = next(loop)
+            waited, selected = selector.score_seconds - score, selector.seconds - seconds
+            self._train(small.x, small.y)
+            clock("total")
+            total = clock.parts["total"]
+            pieces = {"score": 1e6 * waited, "select": 1e6 * (selected - waited)}
+            parts.append({**pieces, "train": total - 1e6 * selected, "total": total})
+        # The first batch is scored beside nothing, and nothing beside the last step.
+        return parts[1:-1]
+
     def uniform(self, batch: rho_train.Batch) -> Parts:
         x, y = batch.x[: self.small], batch.y[: self.small]
         clock = Clock(self.device)
@@ -187,9 +206,11 @@ def check(steps: Steps, large: int, names: Sequence[str]) -> None:
         model.train()
         best = PROVIDERS["rho_ext"]()(logits, batch.y, batch.ids, steps.il, steps.small)[1]
         for _ in range(2):  # The second half of a large batch is refreshed the second time.
-            found = selector(steps.model, batch).ids
+            small = selector(steps.model, batch)
+        if name == "ahead":
+            small = next(Ahead(selector, steps.model)([batch]))
         allowed = 1 if name in ROUNDS_OTHERWISE else 0
-        if _differ(found, batch.ids[best]) > allowed:
+        if _differ(small.ids, batch.ids[best]) > allowed:
             raise BenchmarkFailed(
                 f"the Selector with {name} and rho_ext.select by hand choose different points"
             )
@@ -209,13 +230,15 @@ def measure(
     steps, names = Steps(task, small, arguments.device), task.steps(arguments.providers, large)
     check(steps, large, names)
 
-    def make(name: str) -> Parts:
+    def make(name: str) -> list[Parts]:
+        if name == "ahead":
+            return steps.ahead([steps.batch(large) for _ in range(1 + AHEAD + 1)])
         batch = steps.batch(large)
         if name == "uniform":
-            return steps.uniform(batch)
+            return [steps.uniform(batch)]
         if name in BY_HAND:
-            return steps.by_hand(PROVIDERS[name](), batch)[0]
-        return steps.with_selector(name, batch)
+            return [steps.by_hand(PROVIDERS[name](), batch)[0]]
+        return [steps.with_selector(name, batch)]
 
     found: dict[str, list[Parts]] = {name: [] for name in names}
     shuffle, end = random.Random(0).shuffle, time.perf_counter() + arguments.seconds
@@ -224,7 +247,7 @@ def measure(
             return found
         shuffle(names)
         for name in names:
-            found[name].append(make(name))
+            found[name] += make(name)
     raise AssertionError
 
 

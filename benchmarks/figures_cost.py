@@ -20,6 +20,7 @@ STEPS = {
     "compile": "Selector, compiled",
     "refresh": "Selector, half of it stale",
     "proxy": "Selector, proxy",
+    "ahead": "Selector, ahead of the step",
 }
 PARTS = {
     "modes": "model.eval() and model.train()",

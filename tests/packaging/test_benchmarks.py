@@ -161,7 +161,7 @@ def test_step(
     assert_draws(module, out, "parts")
 
 
-@pytest.mark.parametrize("option", ["selector", "bf16", "micro_batch", "refresh", "proxy"])
+@pytest.mark.parametrize("option", ["selector", "bf16", "micro_batch", "refresh", "proxy", "ahead"])
 def test_a_step_that_chooses_other_points_stops_the_run(
     option: str, module: Callable[[str], ModuleType]
 ) -> None:

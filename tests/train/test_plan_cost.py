@@ -6,6 +6,7 @@ import json
 import math
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,7 +75,9 @@ def test_the_arithmetic_by_hand(clock: Clock) -> None:
 
     def forward(module: nn.Module, batch: Any) -> Tensor:
         n = len(batch.ids)
-        if torch.is_inference_mode_enabled():
+        if threading.current_thread() is not threading.main_thread():
+            pass  # beside the step, and faster
+        elif torch.is_inference_mode_enabled():
             bf16 = torch.is_autocast_enabled("cpu")
             clock.now += n / 8 if module is proxy else n / 4 if bf16 else n / 2
         else:
@@ -95,6 +98,8 @@ def test_the_arithmetic_by_hand(clock: Clock) -> None:
         ("refresh 0.5", 5): (2.5, 5.0, 20.0, 27.5),
         ("proxy", 2): (1.0, 1.0, 20.0, 22.0),
         ("proxy", 5): (2.5, 2.5, 20.0, 25.0),
+        ("ahead", 2): (1.0, 0.0, 20.0, 21.0),
+        ("ahead", 5): (2.5, 0.0, 20.0, 22.5),
     }
     measured = {
         (row.option, row.ratio): (row.load, row.score, row.train, row.step) for row in found.rows
@@ -107,23 +112,23 @@ def test_the_arithmetic_by_hand(clock: Clock) -> None:
         # 41 of 4 * 20.5 s go to the irreducible losses, and half of them is left.
         assert row.break_even(found.il_seconds, found.steps) == 2 * row.step / 20.5
         assert row.break_even(82.0, 4) == math.inf
-    # 23 s are within 5 % of 22, 27.5 s not of 25.
-    assert {ratio: row.option for ratio, row in found.cheapest.items()} == {2: "bf16", 5: "proxy"}
-    assert (found.first.option, found.first.large_batch) == ("proxy", 20)
+    # 22 s are within 5 % of 21, 25 s not of 22.5.
+    assert {ratio: row.option for ratio, row in found.cheapest.items()} == {2: "proxy", 5: "ahead"}
+    assert (found.first.option, found.first.large_batch) == ("ahead", 20)
     assert found.notes == (
         "channels_last: left out, it is for models called on images (n, C, H, W)",
         "compiled: left out, no compiler here",
     )
     printed = str(found)
-    assert "n_B = 2 n_b: bf16 is cheapest, 1.12 uniform steps" in printed
-    assert "The loader gives 8 points a second and takes 2% of a uniform step, 10% of" in printed
+    assert "n_B = 2 n_b: proxy is cheapest, 1.07 uniform steps" in printed
+    assert "The loader gives 8 points a second and takes 2% of a uniform step, 11% of" in printed
     assert printed.endswith(
-        "Try first: large batches of 20, proxy scoring; it pays if it needs 1.22 times fewer "
-        "steps, 2.44 times with the IL charged to this run alone"
+        "Try first: large batches of 20, ahead scoring; it pays if it needs 1.10 times fewer "
+        "steps, 2.20 times with the IL charged to this run alone"
     )
     as_json = json.loads(found.to_json())
     assert as_json["rows"][0]["break_even_with_il"] == 2 * 25.0 / 20.5
-    assert as_json["first"] == {"option": "proxy", "large_batch": 20}
+    assert as_json["first"] == {"option": "ahead", "large_batch": 20}
 
 
 def test_workers_load_beside_the_step_and_a_slow_loader_comes_first() -> None:
@@ -148,7 +153,7 @@ def test_images_and_nothing_is_left_behind() -> None:
     state = torch.get_rng_state()
     found = plan(model, images, batch=4, ratios=[2], proxy=proxy, seconds=0.05)
     options = [row.option for row in found.rows]
-    assert options == ["plain", "bf16", "channels_last", "refresh 0.5", "proxy"]
+    assert options == ["plain", "bf16", "channels_last", "refresh 0.5", "proxy", "ahead"]
     assert all(row.train > 0.0 < row.score for row in found.rows)
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in model.modules()] == modes

@@ -8,13 +8,11 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -23,8 +21,9 @@ from rho_train.data.batch import part
 from rho_train.experiment.environment import busy_cores
 from rho_train.files import message
 from rho_train.optim import adamw
-from rho_train.planning.plan import Plan, PlanRow, together
-from rho_train.scoring import ForwardFunction, device_of, forward_pass
+from rho_train.planning.plan import Plan, together
+from rho_train.planning.ways import AheadWay, Trainer, Way, wait_for
+from rho_train.scoring import ForwardFunction, device_of
 from rho_train.selection import History, Scoring, Selector
 from rho_train.training.checkpoint import random_state, restore_random_state
 
@@ -44,6 +43,7 @@ _OPTIONS = {
     "compiled": Scoring(compile=True),
     "refresh 0.5": Scoring(refresh=0.5),
     "proxy": Scoring(),
+    "ahead": Scoring(),
 }
 
 
@@ -67,9 +67,10 @@ def plan(
 
     Every option of `Scoring` that changes the cost, and every size of the large batch, makes whole
     steps in turn with the uniform step, in another order at every repeat. What is returned are
-    medians, of the training step one over all options. Steps are made by a copy: the model, its
-    gradients and the random state stay as they were. An option that does not run here is left out,
-    and `Plan.notes` says why.
+    medians, of the training step one over all options but `ahead` (see `rho_train.Ahead`), in which
+    it shares the machine with scoring. Steps are made by a copy: the model, its gradients and the
+    random state stay as they were. An option that does not run here is left out, and `Plan.notes`
+    says why.
 
     Args:
         model: what will be trained; its parameters say on which device.
@@ -99,7 +100,7 @@ def plan(
         >>> found = plan(nn.Linear(2, 2), data, batch=4, ratios=[3], proxy=nn.Linear(2, 2),
         ...     seconds=0.1)
         >>> [(row.option, row.large_batch) for row in found.rows if row.option != "compiled"]
-        [('plain', 12), ('bf16', 12), ('refresh 0.5', 12), ('proxy', 12)]
+        [('plain', 12), ('bf16', 12), ('refresh 0.5', 12), ('proxy', 12), ('ahead', 12)]
     """
     _check(batch, ratios, workers, il_seconds, steps, seconds)
     if (dataset is None) == (load is None):
@@ -117,8 +118,8 @@ def plan(
         for size in sizes:
             loads[size], pool = _measure_loader(load, size, workers, device_of(target), share)
         make = optimizer or partial(adamw, lr=1e-3, weight_decay=0.01)
-        trainer = _Trainer(target, make(target), forward, bf16)
-        uniform = _Way("uniform", 1, _cut(pool, batch), None)
+        trainer = Trainer(target, make(target), forward, bf16)
+        uniform = Way("uniform", 1, _cut(pool, batch), None)
         uniform.step(trainer)
         ways, notes = _ways(trainer, pool, batch, ratios, proxy, forward)
         _repeat([uniform, *ways], trainer, (1.0 - _LOADER_SHARE) * seconds)
@@ -127,7 +128,8 @@ def plan(
     train = median(uniform.train)
     whole = together(loads[batch], train, workers > 0)
     # Whatever chose its points, the step is the same work: one median of all is the steadier one.
-    after = median(itertools.chain.from_iterable(way.train for way in ways))
+    alike = (way.train for way in ways if not isinstance(way, AheadWay))
+    after = median(itertools.chain.from_iterable(alike))
     rows = [way.row(loads[way.ratio * batch], after, workers > 0, whole) for way in ways]
     if busy is not None and busy > _BUSY:
         notes.insert(
@@ -184,7 +186,7 @@ def _measure_loader(
     count, started, now = 0, time.perf_counter(), 0.0
     for one in batches:
         to(one, device)
-        _wait(device)
+        wait_for(device)
         count, now = count + 1, time.perf_counter()
         if count >= _REPEATS and now - started >= seconds:
             break
@@ -196,80 +198,18 @@ def _measure_loader(
     return (now - started) / count, first[:_POOL]
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def _cut(pool: list[Any], size: int) -> list[Any]:
     return [part(one, slice(size)) for one in pool]
 
 
-@dataclass
-class _Trainer:
-    """The training step of the copy."""
-
-    model: nn.Module
-    optimizer: Optimizer
-    forward: ForwardFunction | None
-    bf16: bool
-
-    def __call__(self, batch: Any) -> None:
-        device = device_of(self.model)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            logits = forward_pass(self.model, batch, self.forward)
-            loss = F.cross_entropy(logits.float(), split(batch, "plan").labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-
-
-@dataclass
-class _Way:
-    """A way to make a step, and the seconds of every step that it made."""
-
-    option: str
-    ratio: int
-    batches: list[Any]
-    selector: Selector | None
-    score: list[float] = field(default_factory=list)
-    select: list[float] = field(default_factory=list)
-    train: list[float] = field(default_factory=list)
-
-    def step(self, trainer: _Trainer) -> None:
-        device, batch = device_of(trainer.model), self.batches[len(self.train) % _POOL]
-        _wait(device)
-        started = selected = time.perf_counter()
-        if self.selector is not None:
-            before = self.selector.score_seconds
-            batch = self.selector(trainer.model, batch)
-            _wait(device)
-            selected = time.perf_counter()
-            self.score.append(self.selector.score_seconds - before)
-            self.select.append(selected - started - self.score[-1])
-        trainer(batch)
-        _wait(device)
-        self.train.append(time.perf_counter() - selected)
-
-    def forget(self) -> None:
-        """Drop what was measured so far."""
-        for seconds in (self.score, self.select, self.train):
-            seconds.clear()
-
-    def row(self, load: float, train: float, overlaps: bool, uniform: float) -> PlanRow:
-        size = len(split(self.batches[0], "plan").ids)
-        spent = (load, median(self.score), median(self.select), train)
-        return PlanRow(self.option, self.ratio, size, *spent, overlaps, uniform)
-
-
 def _ways(
-    trainer: _Trainer,
+    trainer: Trainer,
     pool: list[Any],
     batch: int,
     ratios: Sequence[int],
     proxy: nn.Module | None,
     forward: ForwardFunction | None,
-) -> tuple[list[_Way], list[str]]:
+) -> tuple[list[Way], list[str]]:
     """Return the ways that run here, each after two steps, and a sentence on those that do not."""
     points = 1 + max(int(split(one, "plan").ids.max()) for one in pool)
     inputs = split(pool[0], "plan").inputs
@@ -292,7 +232,8 @@ def _ways(
                     scorer=proxy if option == "proxy" else None,
                     history=History(points) if scoring.refresh < 1.0 else None,
                 )
-                way = _Way(option, ratio, _cut(pool, ratio * batch), selector)
+                kind = AheadWay if option == "ahead" else Way
+                way = kind(option, ratio, _cut(pool, ratio * batch), selector)
                 way.step(trainer)
                 way.step(trainer)
                 way.forget()
@@ -309,7 +250,7 @@ def _ways(
     return ways, notes
 
 
-def _repeat(ways: list[_Way], trainer: _Trainer, seconds: float) -> None:
+def _repeat(ways: list[Way], trainer: Trainer, seconds: float) -> None:
     """Let every way make steps in turn until the seconds are over."""
     order, shuffle = list(ways), random.Random(0).shuffle
     end = time.perf_counter() + seconds
