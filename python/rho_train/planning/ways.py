@@ -18,7 +18,8 @@ from rho_train.planning.plan import PlanRow
 from rho_train.scoring import ForwardFunction, device_of, forward_pass
 from rho_train.selection import Ahead, Selector
 
-_BURST = 3  # steps of a loop that count
+# Of a loop, at least: a new thread shares a core with the old one at first.
+_LOOP, _LOOP_SECONDS = 4, 0.1
 
 
 def wait_for(device: torch.device) -> None:
@@ -90,25 +91,36 @@ class Way:
 class AheadWay(Way):
     """Steps whose large batch is scored while the step before trains."""
 
+    calls = 0
+
     def step(self, trainer: Trainer) -> None:
-        """Make a few steps in a loop and keep the seconds of those that score and train."""
+        """Make steps in a loop, until its two threads have settled, and keep the later half."""
+        self.calls += 1
+        if len(self.train) >= self.calls:
+            return  # as many as the other ways
         assert self.selector is not None
         device, selector = device_of(trainer.model), self.selector
-        batches = itertools.islice(itertools.cycle(self.batches), 1 + _BURST + 1)
-        spent = []
-        ended, score, seconds = time.perf_counter(), selector.score_seconds, selector.seconds
-        for batch in Ahead(selector, trainer.model)(batches):
+        spent: list[tuple[float, float, float]] = []
+        began = ended = time.perf_counter()
+        score, seconds = selector.score_seconds, selector.seconds
+        for batch in Ahead(selector, trainer.model)(itertools.cycle(self.batches)):
             trainer(batch)
             # Not before: it would wait for the scores too.
             wait_for(device)
             now, scored = time.perf_counter(), selector.score_seconds - score
             selected = selector.seconds - seconds
             spent.append((scored, selected - scored, now - ended - selected))
+            if len(spent) >= _LOOP and now - began >= _LOOP_SECONDS:
+                break
             ended, score, seconds = now, selector.score_seconds, selector.seconds
-        # The first batch is scored beside nothing, and nothing beside the last step.
-        for parts in spent[1:-1]:
+        for parts in spent[len(spent) // 2 :]:
             for part, found in zip((self.score, self.select, self.train), parts, strict=True):
                 part.append(found)
+
+    def forget(self) -> None:
+        """Drop what was measured so far."""
+        super().forget()
+        self.calls = 0
 
     def row(self, load: float, train: float, overlaps: bool, uniform: float) -> PlanRow:
         """Return the medians; training takes longer beside the scores."""

@@ -228,7 +228,9 @@ def _check(selector: Selector) -> None:
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *model.buffers()]
+    # nn.Module.parameters() and buffers() walk through all modules by name, which takes longer.
+    parts = [(*part._parameters.values(), *part._buffers.values()) for part in model.modules()]
+    return [tensor for part in parts for tensor in part if tensor is not None]
 
 
 def _random_states(device: torch.device) -> list[Tensor]:
