@@ -260,6 +260,13 @@ def test_what_two_threads_cannot_do_is_refused_when_it_is_made(options: Any, mes
         Ahead(make_selector(**options), small_model(1))
 
 
+def test_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(ValueError, match="Ahead: 2 ranks train"):
+        Ahead(make_selector(), small_model(1))
+
+
 def test_a_model_that_cannot_be_copied_is_named() -> None:
     model = nn.Linear(5, 3)
     model.cache = model.weight * 2

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -54,7 +55,7 @@ class Ahead:
     Raises:
         TypeError: the model cannot be copied.
         ValueError: the Selector does what two threads cannot do at a time: passes with dropout or
-            in training mode, a compiled scorer, an OnlineModel.
+            in training mode, a compiled scorer, an OnlineModel; or several ranks train.
 
     Example:
         >>> from rho_train import Batch
@@ -209,6 +210,11 @@ def _check(selector: Selector) -> None:
         raise ValueError(
             f"Ahead: method {selector.method!r} draws dropout from torch's global generators, and "
             "the training step draws from them at the same time; call the Selector itself"
+        )
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        raise ValueError(
+            f"Ahead: {dist.get_world_size()} ranks train, and what they exchange to score and to "
+            "train could come in another order on each; call the Selector itself"
         )
     if selector.scoring.train_mode:
         raise ValueError(

@@ -150,7 +150,7 @@ class Selector:
 
     @property
     def score_seconds(self) -> float:
-        """Of `seconds`, those of forward passes; on CUDA those of launching them."""
+        """Of `seconds`, those of forward passes; on CUDA of launching them, of `Ahead` waiting."""
         return self._passes.seconds
 
     @score_seconds.setter

@@ -16,7 +16,8 @@ class Ledger:
     between `start` and the last lap, and nothing is counted twice:
 
     - `loading`: waiting for the large batch and moving it to the device,
-    - `scoring`: the forward passes of the Selector's scorer and of an online IL model,
+    - `scoring`: the forward passes of the Selector's scorer and of an online IL model; with `Ahead`
+      the wait for them,
     - `selecting`: everything else of the Selector,
     - `training`: forward and backward pass on the small batch, optimizer, running sums,
     - `evaluation`: on the test set, and looks at sampled points; not charged to the method,
