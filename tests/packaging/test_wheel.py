@@ -186,6 +186,26 @@ def test_speeds_in_the_readme_are_rows_of_results() -> None:
     assert f"at a time {cnn['micro_batch']}, with the proxy {cnn['proxy']}. So measure." in text
 
 
+def test_what_scoring_ahead_costs_is_in_rows_of_results() -> None:
+    root = Path(__file__).parents[2]
+    path = root / "benchmarks" / "results" / "step" / "epyc-zen4-ahead.csv"
+    spent = {
+        (row["model"], row["large_batch"], row["step"]): float(row["median_us"])
+        for row in csv.DictReader(path.read_text().splitlines())
+        if row["part"] == "total"
+    }
+
+    def ratios(model: str) -> list[str]:
+        sizes = ("96", "160", "320", "1280")
+        return [f"{spent[model, n, 'ahead'] / spent[model, n, 'selector']:.2f}" for n in sizes]
+
+    text = " ".join((root / "README.md").read_text().split())
+    mlp, cnn = ratios("mlp"), ratios("cnn")
+    assert f"a step of the MLP takes {mlp[0]} of the time" in text
+    assert f"n_B = 96, {mlp[1]} with 160, {mlp[2]} with 320, and {mlp[3]} with 128 of" in text
+    assert f"one of the CNN {', '.join(cnn[:3])} and {cnn[3]}, because" in text
+
+
 def test_experiments_in_the_readme_are_rows_of_results() -> None:
     root = Path(__file__).parents[2]
     text = " ".join((root / "README.md").read_text().split())

@@ -156,6 +156,7 @@ def test_a_state_that_is_taken_over_goes_on_with_the_old_weights() -> None:
     again = make_selector()
     ahead = Ahead(again, run.model)
     ahead.load_state_dict(states[0])
+    assert ahead.state_dict()["weights"].keys() == states[0]["weights"].keys()
     again.load_state_dict(states[1])
     for small_batch in ahead(BATCHES[3:]):
         run.step(again, small_batch)

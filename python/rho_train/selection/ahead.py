@@ -45,7 +45,7 @@ class Ahead:
 
     Everything of the Selector means what it means without: after a batch is given, `last`, the
     counters, `history` and `state_dict` are of it and of those before; `score_seconds` is what the
-    loop waited for scores. A loop that is left has loaded one batch more than it was given.
+    loop waited for scores. A loop that is left has loaded one batch more than it gave.
 
     Args:
         selector: chooses; its `forward`, if it has one, is called in the thread.
@@ -112,7 +112,8 @@ class Ahead:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the weights that the batch after the last one given is scored with."""
-        return {"weights": self._copy.state_dict() if self._scoring else None}
+        pending = self._scoring or self._restored
+        return {"weights": self._copy.state_dict() if pending else None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Score the first batch of the next loop with the weights that `state_dict` returned."""
