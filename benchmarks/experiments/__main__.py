@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="the suites, and how many runs each has")
     run = commands.add_parser("run", help="run suites; what was cut off goes on")
     run.add_argument("suites", nargs="*", help="names; none: all that are run here")
-    run.add_argument("--quick", action="store_true", help="what fits in 35 minutes on two cores")
+    run.add_argument("--quick", action="store_true", help="few settings, the small variant")
     run.add_argument("--processes", type=int, default=0, help="at a time; 0: one a core")
     run.add_argument("--out", type=Path, default=Path("runs/experiments"), help="of the runs")
     run.add_argument("--data", type=Path, default=Path("data"), help="holds the folders of sets")
