@@ -215,30 +215,43 @@ def test_experiments_in_the_readme_are_rows_of_results() -> None:
         path = results / f"{suite}-quick" / f"{table}.csv"
         return list(csv.DictReader(path.read_text().splitlines()))
 
-    def points(suite: str, method: str, against: str, metric: str = "test") -> list[str]:
+    def points(
+        suite: str, method: str, against: str, metric: str = "test", cell: str = ""
+    ) -> list[str]:
         return [
             f"{100 * float(row['difference']):+.1f}"
             for row in rows(suite, "paired")
             if (row["method"], row["against"], row["metric"]) == (method, against, metric)
+            and row["cell"].endswith(cell)
         ]
 
-    at_hand = "the same minutes, a decayed rate, the IL at hand"
-    charged = "the same minutes, a decayed rate, the IL charged to this target"
-    for line, suite, method, against in (
-        ("the same steps", "no_holdout", "rho_crossfit", "uniform_all"),
-        (at_hand, "no_holdout", "rho_crossfit", "all_minutes_reused"),
-        (charged, "no_holdout", "rho_crossfit", "all_minutes_charged"),
-        ("the same steps", "tuned", "rho_crossfit_decay", "uniform_all_decay"),
-        ("the same minutes, the IL at hand", "tuned", "rho_crossfit_decay", "all_minutes_reused"),
-        (
-            "the same minutes, the IL charged to this target",
-            "tuned",
-            "rho_crossfit_decay",
-            "all_minutes_charged",
-        ),
-    ):
-        quoted = " | ".join(points(suite, method, against))
-        assert f"| {line} | {quoted} |" in text
+    tables = text.split("labels as they are; uniform")[1].split("40 % of the labels wrong; uniform")
+    for table, noise in zip(tables, ("as it is", "40 % noise"), strict=True):
+        for line, against in (
+            ("the same steps", "uniform_all_decay"),
+            ("the same minutes, the IL at hand", "all_minutes_reused"),
+            ("the same minutes, the IL charged to this target", "all_minutes_charged"),
+        ):
+            quoted = " | ".join(points("tuned", "rho_crossfit_decay", against, cell=noise))
+            assert f"| {line} | {quoted} |" in table
+    sooner = {
+        row["cell"].partition(",")[0]: [f"{float(row[f]):.1f}" for f in ("factor", "factor_reused")]
+        for row in rows("tuned", "methods")
+        if row["method"] == "rho_crossfit_decay" and row["cell"].endswith("40 % noise")
+        if int(row["reached"]) == 5
+    }
+    assert list(sooner) == ["Letters", "Fashion-MNIST", "OCR letters"]
+    (a, x), (b, y), (c, z) = sooner.values()
+    wanted = f"{a} (Letters), {b} (Fashion-MNIST) and {c} (OCR letters) times fewer steps and {x},"
+    assert f"{wanted} {y} and {z} times sooner, the IL at hand" in text
+    quality = {
+        method: [value[1:] for value in points("il_quality", method, "uniform_all_decay")]
+        for method in ("rho_crossfit-epochs-1", "rho_width-widths-16", "rho_crossfit-folds-4")
+    }
+    (a, b), (x, y), (c, z) = quality.values()
+    assert f"ends {a} points (Letters, 40 % noise) and {b} points (OCR letters) below" in text
+    assert f"16 units {x} and {y} below; with four folds" in text
+    assert f"of the points, {c} and {z} above" in text
     worst = points("worst_class", "rho_crossfit", "uniform_all_decay", "worst_class")
     assert f"ends {worst[0][1:]} points (Letters) and {worst[1][1:]} points (OCR letters)" in text
     (web,) = points("web", "rho_crossfit", "uniform_all_decay")
