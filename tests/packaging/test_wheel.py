@@ -98,14 +98,12 @@ def test_numbers_in_the_readme_are_rows_of_results() -> None:
     assert f"RHO-LOSS ends at {poor[3]} and {poor[4]}" in text
     long = rows("demo-long")
     ends = [f"{float(row['accuracy']):.1%}".replace("%", " %") for row in long]
-    target = f"{float(long[1]['target']):.1%}".replace("%", " %")
-    assert f"reaches {target} at best and ends at {ends[1]}" in text
-    assert f"ends at {ends[3]} (holdout) and {ends[4]} (cross-fit) and never" in text
-    assert not long[3]["steps"]
-    assert not long[4]["steps"]
-    # "In the seconds that RHO-LOSS takes with its IL": uniform's 12,000 steps take no longer.
-    assert float(long[1]["seconds"]) < float(rows("demo")[4]["charged_seconds"])
-    assert float(long[1]["accuracy"]) > max(float(row["accuracy"]) for row in rows("demo"))
+    assert f"{ends[3]} (holdout) and {ends[4]} (cross-fit), uniform" in text
+    assert f"uniform sampling on all data at {ends[1]}." in text
+    uniform, charged = float(long[1]["seconds"]), float(rows("demo")[4]["charged_seconds"])
+    assert f"In {uniform:.1f} seconds, little more than the {charged:.1f} that" in text
+    final = f"{float(rows('demo')[4]['accuracy']):.1%}".replace("%", " %")
+    assert f"makes 12,000 steps and ends at {ends[1]}, RHO-LOSS at {final}" in text
 
 
 def test_times_of_stores_in_the_readme_are_rows_of_results() -> None:
@@ -254,10 +252,29 @@ def test_experiments_in_the_readme_are_rows_of_results() -> None:
     assert f"of the points, {c} and {z} above" in text
     worst = points("worst_class", "rho_crossfit", "uniform_all_decay", "worst_class")
     assert f"ends {worst[0][1:]} points (Letters) and {worst[1][1:]} points (OCR letters)" in text
-    (web,) = points("web", "rho_crossfit", "uniform_all_decay")
-    assert f"ends {web.removeprefix('-')} points below uniform sampling with a decayed" in text
-    (narrow,) = points("minutes", "candidates-large_batch-160", "all_minutes_reused")
-    assert f"ends {narrow.removeprefix('-')} points below uniform sampling in the same" in text
+    a, b = (value[1:] for value in points("web", "rho_crossfit_decay", "uniform_all_decay"))
+    assert f"ends {a} points (Letters) and {b} points (OCR letters) above uniform" in text
+    ours, other = (
+        [row for row in rows("web", "methods") if row["method"] == method]
+        for method in ("rho_crossfit_decay", "uniform_all_decay")
+    )
+    a, b, x, y = (f"{float(row['noisy']):.0%}".replace("%", " %") for row in (*ours, *other))
+    assert f"trains on {a} and {b} wrong labels in place of {x} and {y}" in text
+    assert float(ours[0]["factor"]) < 1
+    fewer = f"{float(ours[1]['factor']):.1f} times fewer steps on OCR letters and no fewer"
+    assert f"it meets in {fewer} on Letters" in text
+    large = "candidates-large_batch-160"
+    (above,), (below,) = (
+        points("minutes", large, f"all_minutes_{il}") for il in ("reused", "charged")
+    )
+    assert (
+        f"ends {above[1:]} points above uniform sampling in the same minutes with the IL at" in text
+    )
+    assert f"the IL at hand and {below[1:]} below with the IL charged" in text
+    (half,) = (row for row in rows("minutes", "methods") if row["method"] == "bf16")
+    assert f"{float(half['factor_reused']):.1f} times sooner, the IL at hand." in text
+    run = next(row for row in rows("minutes", "runs") if row["il_flops"])
+    assert f"At {float(run['flops']) / float(run['il_flops']):.0f} times its cost" in text
 
 
 def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
