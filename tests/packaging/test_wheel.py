@@ -263,6 +263,13 @@ def test_experiments_in_the_readme_are_rows_of_results() -> None:
     assert float(ours[0]["factor"]) < 1
     fewer = f"{float(ours[1]['factor']):.1f} times fewer steps on OCR letters and no fewer"
     assert f"it meets in {fewer} on Letters" in text
+    (a,), (b,) = (
+        points("one_store", "rho_crossfit_decay", against, cell="CNN")
+        for against in ("uniform_all_decay", "all_minutes_reused")
+    )
+    assert f"of 128 ends {a[1:]} points below uniform sampling after the same steps" in text
+    assert f"and {b[1:]} points in the same minutes" in text
+    assert (a[0], b[0]) == ("-", "-")
     large = "candidates-large_batch-160"
     (above,), (below,) = (
         points("minutes", large, f"all_minutes_{il}") for il in ("reused", "charged")
