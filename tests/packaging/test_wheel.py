@@ -201,7 +201,7 @@ def test_what_scoring_ahead_costs_is_in_rows_of_results() -> None:
     mlp, cnn = ratios("mlp"), ratios("cnn")
     assert f"a step of the MLP takes {mlp[0]} of the time" in text
     assert f"n_B = 96, {mlp[1]} with 160, {mlp[2]} with 320, and {mlp[3]} with 128 of" in text
-    assert f"one of the CNN {', '.join(cnn[:3])} and {cnn[3]}, because" in text
+    assert f"one of the CNN {', '.join(cnn[:3])} and {cnn[3]}. On CUDA" in text
 
 
 def test_experiments_in_the_readme_are_rows_of_results() -> None:

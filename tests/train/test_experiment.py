@@ -21,6 +21,7 @@ from rho_train.experiment import (
     run_experiment,
 )
 from rho_train.experiment.setting import Setting, training_points
+from rho_train.il import ILStore
 from rho_train.report import read_outcomes
 from rho_train.training import TrainConfig
 from rho_train.training.looks import evaluate
@@ -168,7 +169,11 @@ def test_one_il_serves_two_targets_at_half_the_cost_each(tmp_path: Path, table: 
     origin = runs[1].origin
     # 4 features, 2 classes: 4 * 4 + 4 + 4 * 2 + 2 and 4 * 8 + 8 + 8 * 2 + 2 parameters.
     assert origin["model"] == {"parameters": 30, "flops": 48}
-    assert origin["il_model"] == {"parameters": 58, "flops": 96}
+    sizes = {name: origin["il_model"][name] for name in ("parameters", "flops")}
+    assert sizes == {"parameters": 58, "flops": 96}
+    (store,) = tmp_path.glob("out/il/*.safetensors")
+    losses = [float(loss) for loss in ILStore.load(store).info["holdout_loss"].split(", ")]
+    assert origin["il_model"]["loss"] == pytest.approx(sum(losses) / 2)
 
 
 def test_options_reach_the_selector(tmp_path: Path, table: Path) -> None:

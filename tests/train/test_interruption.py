@@ -117,7 +117,7 @@ def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path, table: Path) -> 
     whole, full = tmp_path / "whole", tmp_path / "full"
     assert main(train_arguments(table, whole)) == 0
     # A limit on the size of files is a full disk that a test can have: the store still fits.
-    limit = 7000
+    limit = 20_000
     process = run(
         train_arguments(table, full),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),

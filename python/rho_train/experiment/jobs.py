@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -166,8 +167,9 @@ def _setting(config: ExperimentConfig, out: Path, seed: int) -> Setting:
 
 def _loss(store: ILStore) -> dict[str, float]:
     """The mean `loss` of the IL models on what they score; a converted store has none."""
-    losses = [float(loss) for loss in store.info.get("holdout_loss", "").split(", ") if loss]
-    return {"loss": fmean(losses)} if losses else {}
+    # One value a model; seeds that were averaged are separated by another sign.
+    losses = re.findall(r"[^;, ]+", store.info.get("holdout_loss", ""))
+    return {"loss": fmean(map(float, losses))} if losses else {}
 
 
 def _seconds(store: ILStore) -> float:
