@@ -115,11 +115,13 @@ def test_every_way_to_train_survives_kills_at_random_moments(tmp_path: Path) -> 
 
 def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path, table: Path) -> None:
     whole, full = tmp_path / "whole", tmp_path / "full"
-    assert main(train_arguments(table, whole)) == 0
+    # The records come to be larger than the store before the first checkpoint is written.
+    late = "--train.checkpoint_every=40"
+    assert main(train_arguments(table, whole, late)) == 0
     # A limit on the size of files is a full disk that a test can have: the store still fits.
     limit = 20_000
     process = run(
-        train_arguments(table, full),
+        train_arguments(table, full, late),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
     _, errors = process.communicate(timeout=60)
@@ -131,7 +133,7 @@ def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path, table: Path) -> 
     stores = {path: path.read_bytes() for path in full.glob("il/*")}
     assert stores
     assert not list(full.rglob("*.tmp"))
-    assert main(train_arguments(table, full)) == 0
+    assert main(train_arguments(table, full, late)) == 0
     assert {path: path.read_bytes() for path in stores} == stores
     assert records(full) == records(whole)
 
