@@ -39,7 +39,7 @@ class ILRecipe:
 
     Its quality decides whether RHO-LOSS helps: a model that has not converged makes it worse than
     uniform selection. The best epoch is kept, so too many epochs cost time only. With a rate that
-    decays, fewer epochs give lower losses than the constant rate of the paper.
+    decays, fewer epochs give losses as low or lower than the constant rate of the paper.
 
     Args:
         epochs: passes over the points that the IL model trains on.
