@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from statistics import fmean
 
 from rho_train.report.axis import Axis
@@ -17,53 +18,48 @@ _WARMUP = 0.4
 # Seconds; beyond, people think in minutes.
 _IN_MINUTES = 600.0
 
+# What training records count: title of the figure, and how to read it.
+_SHARES = {
+    "noisy": (
+        "Wrong labels among the selected points",
+        "Below the dashed line a method avoids points with wrong labels, above it, it seeks them "
+        "out.",
+    ),
+    "correct": (
+        "Already correct among the selected points",
+        "A high share means that the step was spent on points which the model already classified "
+        "correctly.",
+    ),
+    "less_relevant": (
+        "Less relevant points among the selected ones",
+        "Points of classes that are rare in training and in the test set alike.",
+    ),
+    "redundant": (
+        "Copies of other points among the selected ones",
+        "What a copy teaches, another point has taught already.",
+    ),
+    "unsure": (
+        "Doubtful labels among the selected points",
+        "Labels in which the annotators' confidence was below 70%; they may be wrong.",
+    ),
+}
+
 
 def make_figures(experiment: Experiment, summary: Summary) -> list[Figure]:
     """All figures that the experiment has data for, in reading order."""
     figures = [
         _accuracy(experiment, summary, charged=False),
         _accuracy(experiment, summary, charged=True),
-        share(
-            experiment,
-            name="noisy",
-            title="Wrong labels among the selected points",
-            count=lambda record: record.noisy,
-            base_rate=summary.base_rate,
-            reading="Below the dashed line a method avoids points with wrong labels, above it, it "
-            "seeks them out.",
-        ),
-        share(
-            experiment,
-            name="correct",
-            title="Already correct among the selected points",
-            count=lambda record: record.correct,
-            base_rate=None,
-            reading="A high share means that the step was spent on points which the model already "
-            "classified correctly.",
-        ),
-        share(
-            experiment,
-            name="less-relevant",
-            title="Less relevant points among the selected ones",
-            count=lambda record: record.less_relevant,
-            base_rate=None,
-            reading="Points of classes that are rare in training and in the test set alike.",
-        ),
-        share(
-            experiment,
-            name="redundant",
-            title="Copies of other points among the selected ones",
-            count=lambda record: record.redundant,
-            base_rate=None,
-            reading="What a copy teaches, another point has taught already.",
-        ),
-        share(
-            experiment,
-            name="unsure",
-            title="Doubtful labels among the selected points",
-            count=lambda record: record.unsure,
-            base_rate=None,
-            reading="Labels in which the annotators' confidence was below 70%; they may be wrong.",
+        *(
+            share(
+                experiment,
+                name=name.replace("_", "-"),
+                title=title,
+                count=attrgetter(name),
+                base_rate=summary.base_rate if name == "noisy" else None,
+                reading=reading,
+            )
+            for name, (title, reading) in _SHARES.items()
         ),
         overlap(experiment),
         *quadrants(experiment),
