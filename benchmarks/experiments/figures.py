@@ -34,6 +34,7 @@ _STYLE: Any = {
     "svg.hashsalt": "rho_ext",
 }
 _ACROSS = 3
+_LETTER = 0.065  # inches, of the names of rows
 _MOST_CELLS = 12
 _SHARES = {
     "noisy": "noisy",
@@ -124,7 +125,7 @@ def _differences(suite: Suite, tables: Tables, *, metric: str) -> Figure:
     labels = {row["method"]: row["label"] for row in tables.methods}
     methods = list(dict.fromkeys(row["method"] for row in rows))
     cells = [cell for cell in suite.cells if in_cell(rows, cell.name)]
-    figure, axes = _grid(len(cells), 0.5 + 0.22 * len(methods), shared=True)
+    figure, axes = _grid(len(cells), 0.5 + 0.22 * len(methods), rows=[labels[m] for m in methods])
     for axis, cell in zip(axes, cells, strict=False):
         of = {row["method"]: row for row in in_cell(rows, cell.name)}
         for place, method in enumerate(reversed(methods)):
@@ -150,7 +151,7 @@ def _factors(suite: Suite, tables: Tables) -> Figure:
     cells = [cell for cell in suite.cells if in_cell(tables.methods, cell.name)]
     methods = [m for m in dict.fromkeys(r["method"] for r in tables.methods)]
     labels = {row["method"]: row["label"] for row in tables.methods}
-    figure, axes = _grid(len(cells), 0.5 + 0.22 * len(methods), shared=True)
+    figure, axes = _grid(len(cells), 0.5 + 0.22 * len(methods), rows=[labels[m] for m in methods])
     kinds = (
         ("factor", "steps", "o"),
         ("factor_reused", "seconds, IL reused", "s"),
@@ -195,7 +196,7 @@ def _shares(suite: Suite, tables: Tables) -> Figure:
     known = [k for k in _SHARES if any(row.get(k) for row in tables.methods)]
     methods = list(dict.fromkeys(row["method"] for row in tables.methods))
     labels = {row["method"]: row["label"] for row in tables.methods}
-    figure, axes = _grid(len(cells), 0.6 + 0.3 * len(methods), shared=True)
+    figure, axes = _grid(len(cells), 0.6 + 0.3 * len(methods), rows=[labels[m] for m in methods])
     for axis, cell in zip(axes, cells, strict=False):
         of = {row["method"]: row for row in in_cell(tables.methods, cell.name)}
         thick = 0.8 / len(known)
@@ -221,14 +222,18 @@ def _shares(suite: Suite, tables: Tables) -> Figure:
     return figure
 
 
-def _grid(count: int, height: float, *, shared: bool = False) -> tuple[Figure, Sequence[Axes]]:
+def _grid(count: int, height: float, *, rows: Sequence[str] = ()) -> tuple[Figure, Sequence[Axes]]:
+    """Make `count` panels, the first of each line with names of rows beside it if there are."""
     across = min(_ACROSS, count)
     down = math.ceil(count / across)
     figure, axes = plt.subplots(
         down,
         across,
-        figsize=(3.4 * across + (1.6 if shared else 0.4), height * down + 0.9),
-        sharey=shared,
+        figsize=(
+            3.4 * across + 0.4 + _LETTER * max(map(len, rows), default=0),
+            height * down + 0.9,
+        ),
+        sharey=bool(rows),
         squeeze=False,
         layout="constrained",
     )

@@ -252,8 +252,13 @@ def test_experiments_in_the_readme_are_rows_of_results() -> None:
     assert f"of the points, {c} and {z} above" in text
     worst = points("worst_class", "rho_crossfit", "uniform_all_decay", "worst_class")
     assert f"ends {worst[0][1:]} points (Letters) and {worst[1][1:]} points (OCR letters)" in text
-    a, b = (value[1:] for value in points("web", "rho_crossfit_decay", "uniform_all_decay"))
-    assert f"ends {a} points (Letters) and {b} points (OCR letters) above uniform" in text
+    a, b = (
+        f"{100 * float(row['difference']):.1f} ± {100 * float(row['standard_error']):.1f} points"
+        for row in rows("web", "paired")
+        if (row["method"], row["against"]) == ("rho_crossfit_decay", "uniform_all_decay")
+        if row["metric"] == "test"
+    )
+    assert f"ends {a} (Letters) and {b} (OCR letters) above uniform" in text
     ours, other = (
         [row for row in rows("web", "methods") if row["method"] == method]
         for method in ("rho_crossfit_decay", "uniform_all_decay")
