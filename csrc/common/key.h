@@ -30,6 +30,8 @@ struct KeyTraits<double> {
 
 template <class Real>
 using key_t = typename KeyTraits<Real>::Key;
+template <class Real>
+using bits_t = typename KeyTraits<Real>::Bits;
 
 // A row that must not be selected: invalid, ignored or masked. Sorts below every other key.
 template <class Real>
@@ -37,8 +39,8 @@ inline constexpr key_t<Real> kExcluded = 0;
 
 // A score as an integer of the same order. 0 for NaN and -inf: such a row must not be selected.
 template <class Real>
-RHO_HOST_DEVICE typename KeyTraits<Real>::Bits ordered_bits(Real score) {
-  using Bits = typename KeyTraits<Real>::Bits;
+RHO_HOST_DEVICE bits_t<Real> ordered_bits(Real score) {
+  using Bits = bits_t<Real>;
   constexpr int kWidth = std::numeric_limits<Bits>::digits;
   constexpr Bits kSign = Bits{1} << (kWidth - 1);
   constexpr Bits kInfinity = std::bit_cast<Bits>(std::numeric_limits<Real>::infinity());
@@ -56,8 +58,8 @@ RHO_HOST_DEVICE typename KeyTraits<Real>::Bits ordered_bits(Real score) {
 
 // The score that ordered_bits was given, where that was not to be excluded.
 template <class Real>
-RHO_HOST_DEVICE Real score_of_bits(typename KeyTraits<Real>::Bits ordered) {
-  using Bits = typename KeyTraits<Real>::Bits;
+RHO_HOST_DEVICE Real score_of_bits(bits_t<Real> ordered) {
+  using Bits = bits_t<Real>;
   Bits sign = Bits{1} << (std::numeric_limits<Bits>::digits - 1);
   return std::bit_cast<Real>((ordered & sign) != 0 ? static_cast<Bits>(ordered & ~sign)
                                                    : static_cast<Bits>(~ordered));
@@ -65,8 +67,8 @@ RHO_HOST_DEVICE Real score_of_bits(typename KeyTraits<Real>::Bits ordered) {
 
 // Keys order by score, then by the complement of the row: the larger key is the better choice.
 template <class Real>
-RHO_HOST_DEVICE key_t<Real> key_of(typename KeyTraits<Real>::Bits ordered, int64_t row) {
-  using Bits = typename KeyTraits<Real>::Bits;
+RHO_HOST_DEVICE key_t<Real> key_of(bits_t<Real> ordered, int64_t row) {
+  using Bits = bits_t<Real>;
   constexpr int kWidth = std::numeric_limits<Bits>::digits;
   const auto key =
       (static_cast<key_t<Real>>(ordered) << kWidth) | static_cast<Bits>(~static_cast<Bits>(row));
@@ -74,21 +76,20 @@ RHO_HOST_DEVICE key_t<Real> key_of(typename KeyTraits<Real>::Bits ordered, int64
 }
 
 template <class Real>
-RHO_HOST_DEVICE key_t<Real> make_key(Real score, int64_t row) {
-  return key_of<Real>(ordered_bits(score), row);
+RHO_HOST_DEVICE int64_t key_row(key_t<Real> key) {
+  using Bits = bits_t<Real>;
+  return static_cast<int64_t>(static_cast<Bits>(~static_cast<Bits>(key)));
 }
 
+// The ordered bits of the score.
 template <class Real>
-RHO_HOST_DEVICE int64_t key_row(key_t<Real> key) {
-  using Bits = typename KeyTraits<Real>::Bits;
-  return static_cast<int64_t>(static_cast<Bits>(~static_cast<Bits>(key)));
+RHO_HOST_DEVICE bits_t<Real> key_bits(key_t<Real> key) {
+  return static_cast<bits_t<Real>>(key >> std::numeric_limits<bits_t<Real>>::digits);
 }
 
 template <class Real>
 RHO_HOST_DEVICE Real key_score(key_t<Real> key) {
-  using Bits = typename KeyTraits<Real>::Bits;
-  constexpr int kWidth = std::numeric_limits<Bits>::digits;
-  return score_of_bits<Real>(static_cast<Bits>(key >> kWidth));
+  return score_of_bits<Real>(key_bits<Real>(key));
 }
 
 }  // namespace rho_ext

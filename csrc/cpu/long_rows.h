@@ -19,12 +19,16 @@ struct RowSums {
   // Adds a block without looking for its maximum first; does nothing and returns false if that
   // lies too far above what the sums are relative to.
   template <class T>
-  bool add_at_once(const Logits<T, kReduction>& logits) {
-    const auto lanes = lane_sums<LargestToo<Real>>(logits, max);
-    if (fold<Real>(lanes.largest, kMax) > kHeadroom<Real>) {
+  bool add_at_once(const Logits<T, kReduction>& logits, bool has_label) {
+    const float offset = offset_of(max);
+    const float powers = fold<float>(sum_above(logits, offset), kSum);
+    if (!(powers <= kLargestSum && is_exact_enough(offset))) {
       return false;
     }
-    sum += static_cast<double>(fold<Real>(lanes.sum, kSum));
+    const auto of = [](float v) { return static_cast<double>(v); };
+    const float label = power_above(FloatVector{} + max, FloatVector{} + offset)[0];
+    sum += has_label ? true_sum(of(powers), of(label), of(max), of(offset))
+                     : of(powers) * rounding_of(of(max), of(offset));
     return true;
   }
 
@@ -34,7 +38,7 @@ struct RowSums {
     if (largest > max) {
       rescale(largest);
     }
-    const auto lanes = lane_sums<LaneSums<kReduction, Real>>(logits, base_of(max));
+    const auto lanes = lane_sums(logits, base_of(max));
     sum += static_cast<double>(fold<Real>(lanes.sum, kSum));
     if constexpr (kReduction != kLogSumExp) {
       moment += static_cast<double>(fold<Real>(lanes.moment, kSum));
@@ -89,7 +93,7 @@ inline void reduce_long_rows(const RowBlock& rows, BlockStats& stats) {
     }
     RowSums<kReduction, Real> sums;
     Distance<Real> distance;
-    const bool at_once = label_is_base<kReduction>(rows);
+    const bool at_once = label_is_base<kReduction, Real>(rows);
     if (at_once) {
       sums.max = static_cast<Real>(widen_one(x + label));
     }
@@ -97,8 +101,10 @@ inline void reduce_long_rows(const RowBlock& rows, BlockStats& stats) {
       const int64_t count = rows.classes - begin < kBlock ? rows.classes - begin : kBlock;
       const bool here = label >= begin && label < begin + count;
       const Logits<T, kReduction> logits{x + begin, count, here ? label - begin : -1};
-      if constexpr (kReduction == kLogSumExp) {
-        if (at_once && sums.max > kLowest<Real> && sums.add_at_once(logits)) {
+      if constexpr (kReduction == kLogSumExp && std::is_same_v<Real, float>) {
+        // Where the sums are relative to another logit by now, the label's counts for nothing.
+        const bool has_label = here && sums.max == widen_one(x + label);
+        if (at_once && sums.add_at_once(logits, has_label)) {
           continue;
         }
       }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <type_traits>
 
 #include "cpu/rows.h"
 #include "cpu/vector_math.h"
@@ -44,6 +45,22 @@ template <class T>
 inline double widen_one(const T* from) {
   HalfVector bits{from->bits};
   return static_cast<double>(widen(reinterpret_cast<const T*>(&bits))[0]);
+}
+
+// Two vectors of neighbouring logits, in whatever order costs least.
+template <class T>
+struct TwoVectors {
+  vector_t<compute_t<T>> first;
+  vector_t<compute_t<T>> second;
+};
+template <class T>
+inline TwoVectors<T> widen_two(const T* from) {
+  return {widen(from), widen(from + kLanes<compute_t<T>>)};
+}
+inline TwoVectors<BFloat16> widen_two(const BFloat16* from) {
+  // The upper half of a float32, each: the odd ones where they are, the even ones moved there.
+  const auto both = load<UintVector>(from);
+  return {(FloatVector)(both << 16), (FloatVector)(both & 0xffff0000u)};
 }
 
 // Vectors that a loop reduces side by side, or the latency of one step after the other bounds it.
@@ -135,32 +152,96 @@ struct LaneSums {
 
 // The loss alone, without smoothing, may be summed relative to any logit that is not far below the
 // largest. The label's is at hand before anything is read, so no maximum has to be found first: the
-// logits are read and widened once.
-template <Reduction kReduction>
+// logits are read and widened once, and what a fused multiply-add makes of each,
+//   x log2(e) - offset,  offset = label's logit * log2(e), rounded,
+// goes into 2^u as it is.
+template <Reduction kReduction, class Real>
 inline bool label_is_base(const RowBlock& rows) {
-  return kReduction == kLogSumExp && !rows.smoothing;
+  return kReduction == kLogSumExp && std::is_same_v<Real, float> && !rows.smoothing;
 }
 
-// How far above the label's the largest logit may lie; such a loss has few digits behind the point,
-// and exp and the sum keep as many. Rows that go further are summed relative to their maximum.
-template <class Real>
-constexpr Real kHeadroom = 64;
+// The sum relative to the label's logit is good up to here: that of a logit 64 above it. Such a
+// loss has few digits behind the point, and exp and the sum keep as many. Rows with a larger sum,
+// or none, for a NaN or an infinity, are summed relative to their maximum.
+constexpr float kLargestSum = 0x1p92f;
 
-// The sums of exp(t), and the largest t, of each lane.
-template <class Real>
-struct LargestToo {
-  using V = vector_t<Real>;
-  V sum = V{};
-  V largest = V{} + kLowest<Real>;
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+template <class V>
+inline V offset_of(V logit) {
+  // Hides where it comes from, or for this logit itself minus_offset would be compiled as the
+  // difference of two rounded products, and not as it is for all others.
+  asm("" : "+m"(logit));
+  V offset = logit * kLog2E;
+  asm("" : "+m"(offset));
+  return offset;
+}
+inline FloatVector minus_offset(FloatVector x, FloatVector offset) { return x * kLog2E - offset; }
+// Whether the offset is rounded by little enough for `true_sum`.
+inline auto is_exact_enough(auto offset) { return offset * offset < 0x1p30f; }
+// The inverse of what rounding the offset has multiplied all powers by.
+template <class Wide>
+inline Wide rounding_of(Wide logit, Wide offset) {
+  constexpr double kLn2 = 0.69314718055994530942;
+  const Wide t = (logit * static_cast<double>(kLog2E) - offset) * kLn2;
+  return t * t * 0.5 - t + 1.0;
+}
+#else
+// Without fused multiply-add the product would be rounded.
+template <class V>
+inline V offset_of(V logit) {
+  return logit;
+}
+inline FloatVector minus_offset(FloatVector x, FloatVector offset) { return (x - offset) * kLog2E; }
+inline auto is_exact_enough(auto offset) { return offset == offset; }
+template <class Wide>
+inline Wide rounding_of(Wide, Wide) {
+  return Wide{} + 1.0;
+}
+#endif
+inline FloatVector power_above(FloatVector x, FloatVector offset) {
+  return exp2_lanes(tamed(minus_offset(x, offset)));
+}
 
-  void add(V t, V e) {
-    sum += e;
-    largest = kMax(t, largest);
+// The sum of exp(x - label's logit) from that of the powers. The label's own is 1, exactly, so that
+// the loss of a point that is learnt keeps its digits.
+template <class Wide>
+inline Wide true_sum(Wide powers, Wide power_of_label, Wide logit, Wide offset) {
+  return (powers - power_of_label) * rounding_of(logit, offset) + 1.0;
+}
+
+// The sums of 2^(x log2(e) - offset) of each lane.
+template <class T>
+inline FloatVector sum_above(const Logits<T, kLogSumExp>& logits, float offset) {
+  constexpr int kStep = kLanes<float>;
+  auto power = [&](FloatVector x) { return power_above(x, FloatVector{} + offset); };
+  FloatVector total{};
+  int64_t i = 0;
+  if (logits.count >= kChains * kStep) {
+    // Several chains, for accuracy too: a sum of fewer terms is rounded less often.
+    FloatVector chains[kChains] = {};
+    for (; i + kChains * kStep <= logits.count; i += kChains * kStep) {
+#pragma GCC unroll 2
+      for (int chain = 0; chain < kChains; chain += 2) {
+        const T* x = logits.values + i + chain * kStep;
+        fetch_ahead(x);
+        fetch_ahead(x + kStep);
+        const TwoVectors<T> two = widen_two(x);
+        chains[chain] += power(two.first);
+        chains[chain + 1] += power(two.second);
+      }
+    }
+    total = (chains[0] + chains[1]) + (chains[2] + chains[3]);
   }
-  LargestToo operator+(const LargestToo& other) const {
-    return {sum + other.sum, kMax(largest, other.largest)};
+  for (; i + kStep <= logits.count; i += kStep) {
+    fetch_ahead(logits.values + i);
+    total += power(logits[i]);
   }
-};
+  if (logits.has_rest()) {
+    fetch_ahead(logits.values + i);
+    total += logits.uncounted() ? FloatVector{} : power(logits[logits.count - kStep]);
+  }
+  return total;
+}
 
 // What as many rows as a vector has lanes leave behind.
 template <class Real>
@@ -179,11 +260,12 @@ inline void store_stats(vector_t<Real> largest, const LaneSums<kReduction, Real>
   }
 }
 
-// `Sums` is LaneSums, or LargestToo.
-template <class Sums, Reduction kReduction, class T>
-inline Sums lane_sums(const Logits<T, kReduction>& logits, compute_t<T> base) {
+template <Reduction kReduction, class T>
+inline LaneSums<kReduction, compute_t<T>> lane_sums(const Logits<T, kReduction>& logits,
+                                                    compute_t<T> base) {
   using Real = compute_t<T>;
   using V = vector_t<Real>;
+  using Sums = LaneSums<kReduction, Real>;
   constexpr int kStep = kLanes<Real>;
   Sums total;
   int64_t i = 0;

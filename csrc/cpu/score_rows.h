@@ -85,8 +85,9 @@ class Lookup {
         points_(il_ ? in.il->size(0) : 0) {}
 
   // Has the memory fetch what `read` will gather from the table: each value lies somewhere else,
-  // and the core would wait for one after the other. The ids are not checked yet, so the addresses
-  // may lie anywhere, which a prefetch does not mind.
+  // and the core would wait for them. Into the L2 cache, because the core has room for few fetches
+  // into L1. The ids are not checked yet, so the addresses may lie anywhere, which a prefetch does
+  // not mind.
   void fetch(int64_t begin, int64_t end) const {
     if (!il_ || !ids_) {
       return;
@@ -96,8 +97,12 @@ class Lookup {
         for (int64_t row = begin; row < end; ++row) {
           const auto offset = static_cast<uint64_t>(ids[row]) *
                               static_cast<uint64_t>(table.stride) * sizeof(*table.data);
+          constexpr int kIntoL2 = 2;
           __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(table.data) +
-                                                           static_cast<uintptr_t>(offset)));
+                                                           static_cast<uintptr_t>(offset)),
+                             0, kIntoL2);
+          // GCC drops calls of functions that do nothing but prefetch.
+          asm volatile("");
         }
       });
     });

@@ -9,10 +9,10 @@
 namespace rho_ext {
 namespace {
 
-// Writes the k largest keys in descending order; what is missing becomes row -1 with value -inf.
+// Writes the k best rows in descending order; what is missing becomes row -1 with value -inf.
 template <class Real>
-void write_top(key_t<Real>* keys, int64_t n, int64_t k, float* values, int64_t* indices) {
-  top_keys<Real>(keys, n, k, [&](int64_t rank, key_t<Real> key) {
+void write_top(const bits_t<Real>* scores, int64_t n, int64_t k, float* values, int64_t* indices) {
+  top_keys<Real>(scores, n, k, [&](int64_t rank, key_t<Real> key) {
     const bool padding = key == kExcluded<Real>;
     values[rank] = padding ? -std::numeric_limits<float>::infinity()
                            : static_cast<float>(key_score<Real>(key));
@@ -36,20 +36,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> select_cpu(
   float* loss_out = losses.mutable_data_ptr<float>();
   std::atomic<int32_t> invalid_rows{0};
   dispatch_real(logits, [&]<class Real>() {
-    auto keys = std::make_unique_for_overwrite<key_t<Real>[]>(static_cast<size_t>(n));
+    auto ordered = std::make_unique_for_overwrite<bits_t<Real>[]>(static_cast<size_t>(n));
     score_rows<Real>("select", in,
                      [&](int64_t begin, int64_t rows, const Real* score, const Real* loss) {
                        int32_t without_score = 0;
                        for (int64_t i = 0; i < rows; ++i) {
                          loss_out[begin + i] = static_cast<float>(loss[i]);
-                         keys[static_cast<size_t>(begin + i)] = make_key<Real>(score[i], begin + i);
+                         ordered[static_cast<size_t>(begin + i)] = ordered_bits(score[i]);
                          without_score += std::isnan(score[i]) ? 1 : 0;
                        }
                        if (without_score > 0) {
                          invalid_rows.fetch_add(without_score, std::memory_order_relaxed);
                        }
                      });
-    write_top<Real>(keys.get(), n, k, values.mutable_data_ptr<float>(),
+    write_top<Real>(ordered.get(), n, k, values.mutable_data_ptr<float>(),
                     indices.mutable_data_ptr<int64_t>());
   });
   *invalid.mutable_data_ptr<int32_t>() = invalid_rows.load();

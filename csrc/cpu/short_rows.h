@@ -12,39 +12,40 @@ namespace {
 constexpr int64_t kShortRow = 512;
 
 // The sums of rows for the loss alone, relative to the label's logit: no maximum is looked for. The
-// row alone decides whether its largest logit is too far above, so that no neighbour changes a bit.
+// row alone decides whether that will do, so that no neighbour changes a bit.
 template <class T>
 inline void sum_by_label(const T* const* starts, int64_t classes, int64_t here, int64_t first,
                          BlockStats& stats) {
-  using Real = compute_t<T>;
-  using V = vector_t<Real>;
-  constexpr int kCount = kLanes<Real>;
-  V lanes[kCount];
-  V largest[kCount];
-  V highest = V{} + kLowest<Real>;
+  constexpr int kCount = kLanes<float>;
+  FloatVector lanes[kCount];
+  float offsets[kCount] = {};
+  bool exact_enough = true;
   for (int64_t i = 0; i < here; ++i) {
-    const Logits<T, kLogSumExp> logits{starts[i], classes, -1};
-    const double base = stats.label[first + i];
-    const auto sums = lane_sums<LargestToo<Real>>(logits, static_cast<Real>(base));
-    stats.max[first + i] = base;
-    lanes[i] = sums.sum;
-    largest[i] = sums.largest;
-    highest = kMax(largest[i], highest);
+    offsets[i] = offset_of(static_cast<float>(stats.label[first + i]));
+    exact_enough &= is_exact_enough(offsets[i]);
+    lanes[i] = sum_above(Logits<T, kLogSumExp>{starts[i], classes, -1}, offsets[i]);
   }
-  if (fold<Real>(highest, kMax) > kHeadroom<Real>) [[unlikely]] {
+  for (int64_t i = here; i < kCount; ++i) {
+    lanes[i] = FloatVector{};
+  }
+  const FloatVector sums = fold_each<float>(lanes, kSum);
+  const auto wide = [](FloatVector v) { return __builtin_convertvector(v, WideVector); };
+  const auto label = load<WideVector>(stats.label + first);
+  const auto offset = load<FloatVector>(offsets);
+  const FloatVector power = power_above(__builtin_convertvector(label, FloatVector), offset);
+  store(stats.max + first, label);
+  store(stats.sum + first, true_sum(wide(sums), wide(power), label, wide(offset)));
+  if (!(exact_enough && fold<float>(sums, kSum) <= kLargestSum)) [[unlikely]] {
     for (int64_t i = 0; i < here; ++i) {
-      if (fold<Real>(largest[i], kMax) > kHeadroom<Real>) {
+      if (!(sums[i] <= kLargestSum && is_exact_enough(offsets[i]))) {
         const Logits<T, kLogSumExp> logits{starts[i], classes, -1};
-        const Real base = fold<Real>(logits.max(), kMax);
-        stats.max[first + i] = static_cast<double>(base);
-        lanes[i] = lane_sums<LaneSums<kLogSumExp, Real>>(logits, base).sum;
+        const float largest = fold<float>(logits.max(), kMax);
+        const auto total = lane_sums(logits, base_of(largest));
+        stats.max[first + i] = static_cast<double>(largest);
+        stats.sum[first + i] = static_cast<double>(fold<float>(total.sum, kSum));
       }
     }
   }
-  for (int64_t i = here; i < kCount; ++i) {
-    lanes[i] = V{};
-  }
-  store_wide<Real>(fold_each<Real>(lanes, kSum), stats.sum + first);
 }
 
 template <class T, Reduction kReduction>
@@ -66,9 +67,11 @@ inline void reduce_short_rows(const RowBlock& rows, BlockStats& stats) {
       stats.label[row] = widen_one(x + label);
       starts[i] = x;
     }
-    if (label_is_base<kReduction>(rows)) {
-      sum_by_label<T>(starts, rows.classes, here, first, stats);
-      continue;
+    if constexpr (std::is_same_v<Real, float>) {
+      if (label_is_base<kReduction, Real>(rows)) {
+        sum_by_label<T>(starts, rows.classes, here, first, stats);
+        continue;
+      }
     }
     V lanes[kCount];
     V moments[kCount];
@@ -83,7 +86,7 @@ inline void reduce_short_rows(const RowBlock& rows, BlockStats& stats) {
     Real base[kCount];
     store(base, base_of(largest));
     for (int64_t i = 0; i < here; ++i) {
-      const auto sums = lane_sums<LaneSums<kReduction, Real>>(logits_of(i, first + i), base[i]);
+      const auto sums = lane_sums(logits_of(i, first + i), base[i]);
       lanes[i] = sums.sum;
       moments[i] = sums.moment;
     }

@@ -170,46 +170,37 @@ inline constexpr auto kMax = [](auto a, auto b) { return max(a, b); };
 inline constexpr auto kSum = [](auto a, auto b) { return a + b; };
 
 #if defined(__AVX512F__)
-// The bits of 2^(j/32), less j << 18: see exp_lanes.
-alignas(64) inline constexpr uint32_t kPowers[32] = {
-    0x3f800000, 0x3f7ecd87, 0x3f7daac3, 0x3f7c980f, 0x3f7b95c2, 0x3f7aa43a, 0x3f79c3d3, 0x3f78f4f0,
-    0x3f7837f0, 0x3f778d3a, 0x3f76f532, 0x3f767043, 0x3f75fed7, 0x3f75a15b, 0x3f75583f, 0x3f7523f6,
-    0x3f7504f3, 0x3f74fbaf, 0x3f7508a4, 0x3f752c4d, 0x3f75672a, 0x3f75b9be, 0x3f76248c, 0x3f76a81e,
-    0x3f7744fd, 0x3f77fbb8, 0x3f78ccdf, 0x3f79b907, 0x3f7ac0c7, 0x3f7be4ba, 0x3f7d257d, 0x3f7e83b3};
+// 2^(j/32).
+alignas(64) inline constexpr float kPowers[32] = {
+    1.0f,        1.0218972f,  1.04427373f, 1.06714046f, 1.09050775f, 1.1143868f,  1.13878858f,
+    1.1637249f,  1.18920708f, 1.21524739f, 1.24185777f, 1.26905096f, 1.29683959f, 1.32523668f,
+    1.35425556f, 1.38390994f, 1.41421354f, 1.44518077f, 1.47682619f, 1.50916445f, 1.54221082f,
+    1.5759809f,  1.61049032f, 1.64575553f, 1.68179286f, 1.71861935f, 1.75625217f, 1.79470909f,
+    1.8340081f,  1.87416768f, 1.91520655f, 1.95714414f};
 #endif
 
-// Where exp leaves the normal float32 numbers.
-inline constexpr float kExpFloor = -87.0f;
+inline constexpr float kLog2E = 1.44269504f;
 
-// exp(t) for t <= 64: relative error below 2.3e-7 + 1.4e-8 |t|, exact at 0, NaN for NaN. What lies
-// below the floor counts as the floor: nothing beside a sum that holds exp(0).
-inline FloatVector exp_lanes(FloatVector t) {
-  t = at_least(FloatVector{} + kExpFloor, t);
+// 2^u for |u| <= 126: relative error below 1.8e-7, exact at 0, NaN for NaN. With AVX-512 also for
+// any other finite u, where it ends in 0 and infinity; NaN for infinities.
+inline FloatVector exp2_lanes(FloatVector u) {
 #if defined(__AVX512F__)
   // 2^(j/32) from a table that lies in two registers leaves so little for the polynomial that
-  // degree 2 will do. Adding 1.5 * 2^18 rounds to multiples of 1/32: the last five bits are j, and
-  // those above them the exponent. Shifted to its place it carries j along, which the table has
-  // taken away beforehand.
+  // degree 2 will do. Adding 1.5 * 2^18 rounds to multiples of 1/32: the last five bits are j.
   constexpr float kRound = 393216.0f;
-  FloatVector shifted = t * 1.44269504f + kRound;
-  FloatVector r = t * 1.44269504f - (shifted - kRound);
-  UintVector table = (UintVector)_mm512_permutex2var_ps(load<__m512>(kPowers), (__m512i)(shifted),
-                                                        load<__m512>(kPowers + 16));
-  FloatVector scale = (FloatVector)(table + ((UintVector)(shifted) << 18));
-  // Minimax for 2^r on [-1/64, 1/64], relative error 5.4e-8.
-  return ((r * 0.240226492f + 0.693157315f) * r + 1.0f) * scale;
+  FloatVector shifted = u + kRound;
+  FloatVector power = shifted - kRound;
+  FloatVector r = u - power;
+  FloatVector fraction = (FloatVector)_mm512_permutex2var_ps(
+      load<__m512>(kPowers), (__m512i)(shifted), load<__m512>(kPowers + 16));
+  // Minimax for 2^r on [-1/64, 1/64], relative error 5.4e-8. What is left is 2^floor(power).
+  FloatVector p = ((r * 0.240226492f + 0.693157315f) * r + 1.0f) * fraction;
+  return (FloatVector)_mm512_scalef_ps((__m512)p, (__m512)power);
 #else
   // Adding 1.5 * 2^23 + 127 rounds to an integer whose low bits are the exponent of the scale.
   constexpr float kRound = 12583039.0f;
-  FloatVector shifted = t * 1.44269504f + kRound;
-  FloatVector power = shifted - kRound;
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-  FloatVector r = t * 1.44269504f - power;
-#else
-  // Without fused multiply-add the product would be rounded. ln 2 in two parts instead: the first
-  // has few bits, so its product with a small integer is exact.
-  FloatVector r = ((t - power * 0.693145752f) - power * 1.42860677e-6f) * 1.44269504f;
-#endif
+  FloatVector shifted = u + kRound;
+  FloatVector r = u - (shifted - kRound);
   FloatVector scale = (FloatVector)((UintVector)(shifted) << 23);
   // Minimax for 2^r on [-1/2, 1/2], relative error 1.6e-8.
   FloatVector p = r * 1.5353362e-4f + 1.33988739e-3f;
@@ -219,6 +210,26 @@ inline FloatVector exp_lanes(FloatVector t) {
   p = p * r + 6.93147182e-1f;
   return (p * r + 1.0f) * scale;
 #endif
+}
+
+// Any u as exp2_lanes takes it: where it would overflow, a number so large that it shows, and so
+// does NaN.
+inline FloatVector tamed(FloatVector u) {
+#if defined(__AVX512F__)
+  return u;
+#else
+  const FloatVector limit = FloatVector{} + 126.0f;
+  return at_least(-limit, u < limit ? u : limit);
+#endif
+}
+
+// Where exp leaves the normal float32 numbers.
+inline constexpr float kExpFloor = -87.0f;
+
+// exp(t) for t <= 64: relative error below 2.3e-7 + 7.4e-8 |t|, exact at 0, NaN for NaN. What lies
+// below the floor counts as the floor: nothing beside a sum that holds exp(0).
+inline FloatVector exp_lanes(FloatVector t) {
+  return exp2_lanes(at_least(FloatVector{} + kExpFloor, t) * kLog2E);
 }
 
 // float64 logits are for reference and debugging: libm's accuracy matters there, speed does not.
