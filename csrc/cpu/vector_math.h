@@ -195,7 +195,7 @@ inline FloatVector exp2_lanes(FloatVector u) {
       load<__m512>(kPowers), (__m512i)(shifted), load<__m512>(kPowers + 16));
   // Minimax for 2^r on [-1/64, 1/64], relative error 5.4e-8. What is left is 2^floor(power).
   FloatVector p = ((r * 0.240226492f + 0.693157315f) * r + 1.0f) * fraction;
-  return (FloatVector)_mm512_scalef_ps((__m512)p, (__m512)power);
+  return (FloatVector)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)power);
 #else
   // Adding 1.5 * 2^23 + 127 rounds to an integer whose low bits are the exponent of the scale.
   constexpr float kRound = 12583039.0f;
