@@ -1,7 +1,6 @@
 // The maths of a score, shared by every backend: from a row's reductions to its loss and score.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <iterator>
@@ -20,14 +19,20 @@ RHO_HOST_DEVICE constexpr bool uses_il(Method method) {
   return method == Method::kRho || method == Method::kNegIl;
 }
 
+// `Real` may be a vector, here and in cross_entropy.
+template <class Real>
+RHO_HOST_DEVICE Real larger(Real a, Real b) {
+  return a < b ? b : a;
+}
+
 // Relative to the largest of all logits, the label's among them.
 template <class Real>
 RHO_HOST_DEVICE Real scale_of(const RowStats<Real>& row) {
-  return std::exp(row.max - std::max(row.max, row.label));
+  return std::exp(row.max - larger(row.max, row.label));
 }
 template <class Real>
-RHO_HOST_DEVICE Real gap_of(const RowStats<Real>& row) {
-  return std::max(row.max, row.label) - row.label;
+RHO_HOST_DEVICE Real gap_of(Real max, Real label) {
+  return larger(max, label) - label;
 }
 
 // Log of the sum of exp(x - largest logit) over all classes.
@@ -37,16 +42,22 @@ RHO_HOST_DEVICE Real log_sum_of(const RowStats<Real>& row, Method method) {
     return row.log_sum;
   }
   const Real others = row.sum * scale_of(row);
-  const Real gap = gap_of(row);
+  const Real gap = gap_of(row.max, row.label);
   return gap == 0 ? std::log1p(others) : std::log(others + std::exp(-gap));
 }
 
 // Cross-entropy with label smoothing eps: (1 - eps) * -log p_y + eps / C * sum_j -log p_j.
+template <class Real, class Number>
+RHO_HOST_DEVICE Real cross_entropy(Real log_sum, Real gap, Real distance, int64_t classes,
+                                   Number smoothing) {
+  const Real loss = log_sum + (1 - smoothing) * gap;
+  return smoothing == 0 ? loss : loss + smoothing / static_cast<Number>(classes) * distance;
+}
 template <class Real>
 RHO_HOST_DEVICE Real loss_of(const RowStats<Real>& row, Method method, int64_t classes,
                              Real smoothing) {
-  const Real loss = log_sum_of(row, method) + (1 - smoothing) * gap_of(row);
-  return smoothing == 0 ? loss : loss + smoothing / static_cast<Real>(classes) * row.distance;
+  return cross_entropy(log_sum_of(row, method), gap_of(row.max, row.label), row.distance, classes,
+                       smoothing);
 }
 
 // Norm of softmax - onehot. The label's own term 1 - p_y is a sum over the other classes, so a row
@@ -54,7 +65,7 @@ RHO_HOST_DEVICE Real loss_of(const RowStats<Real>& row, Method method, int64_t c
 template <class Real>
 RHO_HOST_DEVICE Real grad_norm_of(const RowStats<Real>& row) {
   const Real scale = scale_of(row);
-  const Real total = row.sum * scale + std::exp(-gap_of(row));
+  const Real total = row.sum * scale + std::exp(-gap_of(row.max, row.label));
   return std::sqrt(row.sum * row.sum + row.moment) * scale / total;
 }
 

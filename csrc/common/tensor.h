@@ -99,6 +99,17 @@ inline Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> shape
   return Tensor(handle);
 }
 
+inline constexpr int64_t kCacheLine = 64;
+
+// Has the memory fetch what is read a little later, into the L2 cache: the core has room for few
+// fetches into L1.
+inline void fetch(const void* address) {
+  constexpr int kIntoL2 = 2;
+  __builtin_prefetch(address, 0, kIntoL2);
+  // GCC drops calls of functions that do nothing but prefetch.
+  asm volatile("");
+}
+
 // The values of a 1-D tensor, read without a copy.
 template <class T>
 struct Strided {
@@ -116,17 +127,36 @@ class IndexView {
         stride_(tensor.stride(0)),
         wide_(dtype_of(tensor) == ScalarType::Long) {}
 
-  // Calls fn(values) with the values in their type, so that a loop over them asks for it once.
-  template <class Fn>
-  void visit(const Fn& fn) const {
-    if (wide_) {
-      fn(Strided<int64_t>{static_cast<const int64_t*>(data_), stride_});
-    } else {
-      fn(Strided<int32_t>{static_cast<const int32_t*>(data_), stride_});
+  int64_t operator[](int64_t i) const { return wide_ ? wide()[i] : narrow()[i]; }
+
+  // Some values as int64: where they lie, if they lie so, or else `copy`.
+  const int64_t* read(int64_t begin, int64_t count, int64_t* copy) const {
+    if (wide_ && stride_ == 1) {
+      return wide().data + begin;
+    }
+    auto copy_from = [&](auto values) {
+      for (int64_t i = 0; i < count; ++i) {
+        copy[i] = values[begin + i];
+      }
+      return copy;
+    };
+    return wide_ ? copy_from(wide()) : copy_from(narrow());
+  }
+
+  // Has the memory fetch some values.
+  void fetch(int64_t begin, int64_t end) const {
+    const int64_t step = stride_ * (wide_ ? 8 : 4);
+    const char* const first = static_cast<const char*>(data_) + begin * step;
+    const int64_t bytes = (end - begin) * step;
+    for (int64_t at = 0; at < bytes; at += std::max(step, kCacheLine)) {
+      rho_ext::fetch(first + at);
     }
   }
 
  private:
+  Strided<int64_t> wide() const { return {static_cast<const int64_t*>(data_), stride_}; }
+  Strided<int32_t> narrow() const { return {static_cast<const int32_t*>(data_), stride_}; }
+
   const void* data_;
   int64_t stride_;
   bool wide_;
@@ -138,7 +168,7 @@ class FloatView {
   explicit FloatView(const Tensor& tensor)
       : data_(tensor.const_data_ptr()), stride_(tensor.stride(0)), dtype_(dtype_of(tensor)) {}
 
-  // As IndexView::visit.
+  // Calls fn(values) with the values in their type, so that a loop over them asks for it once.
   template <class Fn>
   void visit(const Fn& fn) const {
     using torch::headeronly::BFloat16;
@@ -151,6 +181,13 @@ class FloatView {
       default:
         return fn(Strided<float>{static_cast<const float*>(data_), stride_});
     }
+  }
+
+  // Where a value lies, for any number: not to be read from.
+  const void* address(int64_t i) const {
+    const int64_t bytes = stride_ * (dtype_ == ScalarType::Float ? 4 : 2);
+    return reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(data_) +
+                                         static_cast<uintptr_t>(i) * static_cast<uintptr_t>(bytes));
   }
 
  private:

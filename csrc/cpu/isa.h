@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/rows.h"
@@ -14,5 +15,14 @@ std::vector<std::string> compiled_isas();
 // The best that the processor supports, or the one that the environment variable RHO_EXT_ISA names.
 // Decided once; throws std::invalid_argument for a name that cannot run here.
 const RowKernels& row_kernels();
+
+template <class Real>
+const OrderKernels<Real>& order_kernels() {
+  if constexpr (std::is_same_v<Real, double>) {
+    return row_kernels().order_double;
+  } else {
+    return row_kernels().order_float;
+  }
+}
 
 }  // namespace rho_ext

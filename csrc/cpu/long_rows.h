@@ -87,6 +87,7 @@ inline void reduce_long_rows(const RowBlock& rows, BlockStats& stats) {
   using Real = compute_t<T>;
   const T* x = static_cast<const T*>(rows.logits);
   for (int64_t row = 0; row < rows.rows; ++row, x += rows.stride) {
+    fetch(rows.soon[row]);
     const int64_t label = rows.labels[row];
     if (label < 0) {
       continue;
@@ -109,7 +110,7 @@ inline void reduce_long_rows(const RowBlock& rows, BlockStats& stats) {
         }
       }
       sums.add(logits);
-      if (rows.smoothing) {
+      if (rows.smoothing != 0) {
         distance.add(Logits<T, kLogSumExp>{x + begin, count, -1}, begin);
       }
     }

@@ -19,6 +19,7 @@ inline void load_columns(const RowBlock& rows, int64_t first, int64_t count,
   for (int i = 0; i < kCount; ++i) {
     const T* x = batch + end;
     fetch_ahead(x);
+    fetch(rows.soon[first + i]);
     T padded[kCount];
     if (end < kCount) [[unlikely]] {
       // A vector that ends with the row would begin before the batch.
@@ -67,7 +68,7 @@ inline void reduce_narrow_rows(const RowBlock& rows, BlockStats& stats) {
     }
     store_stats<kReduction, Real>(largest, total, first, stats);
     store_wide<Real>(label, stats.label + first);
-    if (rows.smoothing) {
+    if (rows.smoothing != 0) {
       const V top = base_of(kReduction == kOthers ? max(label, largest) : largest);
       Wide distance{};
       for (int32_t c = 0; c < rows.classes; ++c) {

@@ -66,12 +66,19 @@ inline TwoVectors<BFloat16> widen_two(const BFloat16* from) {
 // Vectors that a loop reduces side by side, or the latency of one step after the other bounds it.
 constexpr int kChains = 4;
 
-// Has the memory fetch what is read a little later, the next rows or the next blocks of this one,
-// while the core computes: its own prefetcher stops at the end of every 4 KiB page.
+// Have the memory fetch what is read a little later, into the L2 cache, while the core computes:
+// the next rows or the next blocks of this one, because the core's own prefetcher stops at the end
+// of every 4 KiB page, and what the caller reads next for as many rows, one at a time, because the
+// core waits where it is asked for more than it has room for.
+inline void fetch(const void* address) {
+  constexpr int kIntoL2 = 2;
+  __builtin_prefetch(address, 0, kIntoL2);
+  // GCC drops calls of functions that do nothing but prefetch.
+  asm volatile("");
+}
 inline void fetch_ahead(const void* values) {
   constexpr int kAhead = 8192;
-  constexpr int kIntoL2 = 2;
-  __builtin_prefetch(static_cast<const char*>(values) + kAhead, 0, kIntoL2);
+  fetch(static_cast<const char*>(values) + kAhead);
 }
 
 // Neighbouring logits of a row, without one of them if kReduction is kOthers. Those that do not
@@ -157,7 +164,7 @@ struct LaneSums {
 // goes into 2^u as it is.
 template <Reduction kReduction, class Real>
 inline bool label_is_base(const RowBlock& rows) {
-  return kReduction == kLogSumExp && std::is_same_v<Real, float> && !rows.smoothing;
+  return kReduction == kLogSumExp && std::is_same_v<Real, float> && rows.smoothing == 0;
 }
 
 // The sum relative to the label's logit is good up to here: that of a logit 64 above it. Such a

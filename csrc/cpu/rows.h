@@ -1,10 +1,11 @@
 // The interface between the op and the row kernels. The kernels are compiled once for each
-// instruction set, so this header holds plain data only: an inline function from a shared header
-// could be kept by the linker in its AVX-512 form and crash an older machine.
+// instruction set, so this header holds plain data only: of an inline function that is not inlined
+// the linker could keep the AVX-512 form, and crash an older machine.
 #pragma once
 
 #include <cstdint>
 
+#include "common/key.h"
 #include "common/row_stats.h"
 
 namespace rho_ext {
@@ -19,11 +20,13 @@ struct RowBlock {
   int64_t before;         // elements from the start of the batch to the first row
   const int64_t* labels;  // negative: the row does not count
   int64_t rows;
-  bool smoothing;  // fill RowStats::distance
+  double smoothing;         // of the labels; if it is not 0, RowStats::distance is filled
+  const void* const* soon;  // kRowsPerCall addresses of what is read next, fetched along the way
 };
 
-// RowStats of each row, field by field so that vectors fill them. `moment` and `distance` are there
-// where they were asked for; rows that do not count hold anything.
+// RowStats of each row, field by field so that vectors fill them, and the loss but for kOthers.
+// `moment` and `distance` are there where they were asked for; rows that do not count hold
+// anything.
 struct BlockStats {
   double max[kRowsPerCall];
   double sum[kRowsPerCall];
@@ -31,19 +34,40 @@ struct BlockStats {
   double moment[kRowsPerCall];
   double distance[kRowsPerCall];
   double label[kRowsPerCall];
+  double loss[kRowsPerCall];
 };
 
 using RowKernel = void (*)(const RowBlock& block, BlockStats& stats);
 
 enum Reduction { kLogSumExp, kOthers, kEntropySum, kReductions };
 
-// One kernel for each type of logits and each set of reductions.
+template <class Real>
+struct OrderKernels {
+  // Writes the ordered bits of scores and returns how many are NaN.
+  int64_t (*order)(const Real* scores, int64_t rows, bits_t<Real>* ordered);
+  // Writes, in order, the keys of the rows in [begin, end) whose ordered bits reach the floor;
+  // `stop` is the end of them.
+  void (*keys_from)(bits_t<Real> floor, const bits_t<Real>* ordered, int64_t begin, int64_t end,
+                    key_t<Real>* keys, const key_t<Real>* stop);
+};
+
+// One kernel for each type of logits and each set of reductions, and what else has a row's worth of
+// work for every row.
 struct RowKernels {
   const char* isa;
   RowKernel float32[kReductions];
   RowKernel float16[kReductions];
   RowKernel bfloat16[kReductions];
   RowKernel float64[kReductions];
+  // Copies labels, -1 in place of those to be ignored. False if another one is not a class.
+  bool (*check_labels)(const int64_t* labels, int64_t rows, int64_t classes, int64_t ignore_index,
+                       int64_t* checked);
+  // Copies ids, 0 in place of those that are no points. False if one of them belongs to a label
+  // that counts.
+  bool (*check_ids)(const int64_t* ids, int64_t rows, int64_t points, const int64_t* labels,
+                    int64_t* checked);
+  OrderKernels<float> order_float;
+  OrderKernels<double> order_double;
   // For the test of its error: the exp of all kernels but float64's, in place, for values <= 0.
   void (*exp)(float* values, int64_t count);
 };

@@ -18,7 +18,7 @@ namespace rho_ext {
 inline constexpr int64_t kTaskCost = 32768;
 inline constexpr int64_t kRowCost = 64;
 
-inline Reduction reduction_of(Method method) {
+constexpr Reduction reduction_of(Method method) {
   switch (method) {
     case Method::kGradNorm:
       return kOthers;
@@ -72,6 +72,10 @@ void dispatch_method(Method method, const Fn& fn) {
   }
 }
 
+// Labels and ids are streams that no computation waits for yet: they are fetched this many rows
+// ahead. The processor's own prefetcher is slow to find them among the logits and the table.
+inline constexpr int64_t kRowsAhead = 4 * kRowsPerCall;
+
 // Reads the labels, ids and irreducible losses of at most kRowsPerCall rows at a time, and checks
 // them.
 class Lookup {
@@ -82,111 +86,86 @@ class Lookup {
         il_(uses_il(in.method) ? view_of<FloatView>(in.il) : std::nullopt),
         ignore_index_(in.ignore_index),
         classes_(logits.size(1)),
+        rows_(logits.size(0)),
         points_(il_ ? in.il->size(0) : 0) {}
 
-  // Has the memory fetch what `read` will gather from the table: each value lies somewhere else,
-  // and the core would wait for them. Into the L2 cache, because the core has room for few fetches
-  // into L1. The ids are not checked yet, so the addresses may lie anywhere, which a prefetch does
-  // not mind.
-  void fetch(int64_t begin, int64_t end) const {
-    if (!il_ || !ids_) {
+  // Has the memory fetch the labels and ids of at most `rows` rows.
+  void fetch(int64_t begin, int64_t rows) const {
+    const int64_t end = std::min(begin + rows, rows_);
+    labels_.fetch(begin, end);
+    if (il_ && ids_) {
+      ids_->fetch(begin, end);
+    }
+  }
+
+  // The addresses that `read` will gather from, where they lie far from each other: each value of
+  // the table, or else nothing that matters. The ids are not checked yet, so an address may lie
+  // anywhere, which a prefetch does not mind.
+  void addresses(int64_t begin, int64_t end, const void** places) const {
+    if (!il_ || !ids_ || begin >= end) {
+      std::fill_n(places, kRowsPerCall, static_cast<const void*>(places));
       return;
     }
-    il_->visit([&](auto table) {
-      ids_->visit([&](auto ids) {
-        for (int64_t row = begin; row < end; ++row) {
-          const auto offset = static_cast<uint64_t>(ids[row]) *
-                              static_cast<uint64_t>(table.stride) * sizeof(*table.data);
-          constexpr int kIntoL2 = 2;
-          __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(table.data) +
-                                                           static_cast<uintptr_t>(offset)),
-                             0, kIntoL2);
-          // GCC drops calls of functions that do nothing but prefetch.
-          asm volatile("");
-        }
-      });
-    });
+    int64_t copy[kRowsPerCall];
+    const int64_t rows = end - begin;
+    const int64_t* ids = ids_->read(begin, rows, copy);
+    for (int64_t i = 0; i < rows; ++i) {
+      places[i] = il_->address(ids[i]);
+    }
+    std::fill(places + rows, places + kRowsPerCall, places[0]);
   }
 
   // Returns the first row that is out of range, or `end`. An ignored row has label -1 and any il.
-  // The loops only note that something is wrong: where nothing is, no row costs a jump that depends
-  // on it.
   int64_t read(int64_t begin, int64_t end, int64_t* label, float* il) const {
+    const RowKernels& kernels = row_kernels();
     const int64_t rows = end - begin;
-    bool wrong = false;
-    labels_.visit([&](auto labels) {
-      for (int64_t i = 0; i < rows; ++i) {
-        const int64_t value = labels[begin + i];
-        const bool ignored = value == ignore_index_;
-        wrong |= !ignored & !below(classes_, value);
-        label[i] = ignored ? -1 : value;
-      }
-    });
+    int64_t copy[kRowsPerCall];
+    bool right =
+        kernels.check_labels(labels_.read(begin, rows, copy), rows, classes_, ignore_index_, label);
     if (!il_) {
       std::fill_n(il, rows, 0.0f);
-    } else {
+    } else if (!ids_) {
+      // The table has one value a row.
       il_->visit([&](auto table) {
-        auto gather = [&](auto ids) {
-          for (int64_t i = 0; i < rows; ++i) {
-            const int64_t id = ids[begin + i];
-            const bool known = below(points_, id);
-            wrong |= !known & (label[i] >= 0);
-            il[i] = known ? static_cast<float>(table[id]) : 0.0f;
-          }
-        };
-        if (ids_) {
-          ids_->visit(gather);
-        } else {
-          gather(RowNumbers{});
+        for (int64_t i = 0; i < rows; ++i) {
+          il[i] = static_cast<float>(table[begin + i]);
+        }
+      });
+    } else {
+      int64_t id[kRowsPerCall];
+      right &= kernels.check_ids(ids_->read(begin, rows, copy), rows, points_, label, id);
+      il_->visit([&](auto table) {
+        for (int64_t i = 0; points_ > 0 && i < rows; ++i) {
+          il[i] = static_cast<float>(table[id[i]]);
         }
       });
     }
-    return wrong ? first_wrong(begin, end) : end;
+    return right ? end : first_wrong(begin, end);
   }
 
   [[noreturn]] void fail(const char* op, int64_t row) const {
-    labels_.visit([&](auto labels) {
-      if (labels[row] < 0 || labels[row] >= classes_) {
-        index_error(op, ": labels must be in [0, ", classes_, ") or equal to ignore_index (",
-                    ignore_index_, "), got ", labels[row], " at row ", row);
-      }
-    });
-    ids_->visit([&](auto ids) {
-      index_error(op, ": ids must be in [0, ", points_, "), the rows of il, got ", ids[row],
-                  " at row ", row);
-    });
-    __builtin_unreachable();
+    const int64_t label = labels_[row];
+    if (label < 0 || label >= classes_) {
+      index_error(op, ": labels must be in [0, ", classes_, ") or equal to ignore_index (",
+                  ignore_index_, "), got ", label, " at row ", row);
+    }
+    index_error(op, ": ids must be in [0, ", points_, "), the rows of il, got ", (*ids_)[row],
+                " at row ", row);
   }
 
  private:
-  // Without ids, the table has one value a row.
-  struct RowNumbers {
-    int64_t operator[](int64_t row) const { return row; }
-  };
-
-  static bool below(int64_t end, int64_t value) {
-    return static_cast<uint64_t>(value) < static_cast<uint64_t>(end);
+  bool is_right(int64_t row) const {
+    const auto below = [](int64_t end, int64_t value) { return value >= 0 && value < end; };
+    const int64_t label = labels_[row];
+    return label == ignore_index_ ||
+           (below(classes_, label) && (!il_ || !ids_ || below(points_, (*ids_)[row])));
   }
 
   int64_t first_wrong(int64_t begin, int64_t end) const {
-    int64_t row = begin;
-    labels_.visit([&](auto labels) {
-      auto search = [&](auto ids) {
-        auto right = [&] {
-          return labels[row] == ignore_index_ ||
-                 (below(classes_, labels[row]) && (!il_ || below(points_, ids[row])));
-        };
-        while (row < end && right()) {
-          ++row;
-        }
-      };
-      if (ids_) {
-        ids_->visit(search);
-      } else {
-        search(RowNumbers{});
-      }
-    });
-    return row;
+    while (begin < end && is_right(begin)) {
+      ++begin;
+    }
+    return begin;
   }
 
   IndexView labels_;
@@ -194,6 +173,7 @@ class Lookup {
   std::optional<FloatView> il_;
   int64_t ignore_index_;
   int64_t classes_;
+  int64_t rows_;
   int64_t points_;
 };
 
@@ -223,7 +203,9 @@ void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
     for (int64_t i = 0; i < rows; ++i) {
       const RowStats<double> row{stats.max[i],    stats.sum[i],      stats.log_sum[i],
                                  stats.moment[i], stats.distance[i], stats.label[i]};
-      loss[i] = static_cast<Real>(loss_of(row, kMethod, classes, in.label_smoothing));
+      loss[i] = static_cast<Real>(reduction_of(kMethod) == kOthers
+                                      ? loss_of(row, kMethod, classes, in.label_smoothing)
+                                      : stats.loss[i]);
       score[i] = score_of<Real>(kMethod, row, loss[i], static_cast<Real>(il[i]));
     }
     if (bias) {
@@ -245,18 +227,22 @@ void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
   auto score_range = [&](int64_t begin, int64_t end) {
     int64_t label[kRowsPerCall];
     float il[kRowsPerCall];
+    const void* soon[kRowsPerCall];
     BlockStats stats;
-    lookup.fetch(begin, std::min(begin + kRowsPerCall, end));
+    lookup.fetch(begin, kRowsAhead);
+    lookup.addresses(begin, std::min(begin + kRowsPerCall, end), soon);
+    std::for_each_n(soon, kRowsPerCall, fetch);
     for (int64_t base = begin; base < end; base += kRowsPerCall) {
       const int64_t rows = std::min(kRowsPerCall, end - base);
-      lookup.fetch(base + rows, std::min(base + rows + kRowsPerCall, end));
+      lookup.fetch(base + kRowsAhead, kRowsPerCall);
+      lookup.addresses(base + rows, std::min(base + rows + kRowsPerCall, end), soon);
       const int64_t bad = lookup.read(base, base + rows, label, il);
       if (bad < base + rows) {
         keep_smaller(first_bad, bad);
         return;
       }
       kernel({data + base * row_bytes, stride, classes, base * stride, label, rows,
-              in.label_smoothing != 0.0},
+              in.label_smoothing, soon},
              stats);
       dispatch_method(in.method, [&]<Method kMethod>() {
         score_block.template operator()<kMethod>(base, rows, label, il, stats);

@@ -37,18 +37,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> select_cpu(
   std::atomic<int32_t> invalid_rows{0};
   dispatch_real(logits, [&]<class Real>() {
     auto ordered = std::make_unique_for_overwrite<bits_t<Real>[]>(static_cast<size_t>(n));
-    score_rows<Real>("select", in,
-                     [&](int64_t begin, int64_t rows, const Real* score, const Real* loss) {
-                       int32_t without_score = 0;
-                       for (int64_t i = 0; i < rows; ++i) {
-                         loss_out[begin + i] = static_cast<float>(loss[i]);
-                         ordered[static_cast<size_t>(begin + i)] = ordered_bits(score[i]);
-                         without_score += std::isnan(score[i]) ? 1 : 0;
-                       }
-                       if (without_score > 0) {
-                         invalid_rows.fetch_add(without_score, std::memory_order_relaxed);
-                       }
-                     });
+    score_rows<Real>(
+        "select", in, [&](int64_t begin, int64_t rows, const Real* score, const Real* loss) {
+          for (int64_t i = 0; i < rows; ++i) {
+            loss_out[begin + i] = static_cast<float>(loss[i]);
+          }
+          const int64_t without_score =
+              order_kernels<Real>().order(score, rows, ordered.get() + begin);
+          if (without_score > 0) {
+            invalid_rows.fetch_add(static_cast<int32_t>(without_score), std::memory_order_relaxed);
+          }
+        });
     write_top<Real>(ordered.get(), n, k, values.mutable_data_ptr<float>(),
                     indices.mutable_data_ptr<int64_t>());
   });

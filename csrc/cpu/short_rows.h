@@ -66,6 +66,7 @@ inline void reduce_short_rows(const RowBlock& rows, BlockStats& stats) {
       const int64_t label = rows.labels[row] < 0 ? 0 : rows.labels[row];
       stats.label[row] = widen_one(x + label);
       starts[i] = x;
+      fetch(rows.soon[row]);
     }
     if constexpr (std::is_same_v<Real, float>) {
       if (label_is_base<kReduction, Real>(rows)) {
@@ -95,7 +96,7 @@ inline void reduce_short_rows(const RowBlock& rows, BlockStats& stats) {
       total.moment = fold_each<Real>(moments, kSum);
     }
     store_stats<kReduction, Real>(largest, total, first, stats);
-    for (int64_t i = 0; rows.smoothing && i < here; ++i) {
+    for (int64_t i = 0; rows.smoothing != 0 && i < here; ++i) {
       const Logits<T, kLogSumExp> all{starts[i], rows.classes, -1};
       stats.distance[first + i] = distance(all, base_of(fold<Real>(all.max(), kMax)));
     }

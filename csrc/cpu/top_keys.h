@@ -19,6 +19,7 @@
 
 #include "common/key.h"
 #include "common/tensor.h"
+#include "cpu/isa.h"
 
 namespace rho_ext {
 
@@ -98,23 +99,6 @@ std::vector<int64_t> starts_from(Bits floor, const Bits* scores, int64_t n) {
   });
   std::exclusive_scan(starts.begin(), starts.end(), starts.begin(), int64_t{0});
   return starts;
-}
-
-// Writes the keys of the rows that reach the floor, in the order of the rows. `starts` is that of
-// starts_from.
-template <class Real>
-void keys_from(bits_t<Real> floor, const bits_t<Real>* scores, int64_t n,
-               const std::vector<int64_t>& starts, key_t<Real>* keys) {
-  for_each_chunk(n, [&](int64_t chunk, int64_t begin, int64_t end) {
-    // No branch on the score, which would often be mispredicted: every key is written, and stays if
-    // it reaches the floor. The slot after the last one belongs to the next chunk.
-    key_t<Real>* next = keys + starts[static_cast<size_t>(chunk)];
-    const key_t<Real>* stop = keys + starts[static_cast<size_t>(chunk) + 1];
-    for (int64_t i = begin; i < end && next < stop; ++i) {
-      *next = key_of<Real>(scores[i], i);
-      next += scores[i] >= floor;
-    }
-  });
 }
 
 // Some bits of the score of a key above the floor.
@@ -201,7 +185,11 @@ void top_keys(const bits_t<Real>* scores, int64_t n, int64_t k, const Emit& emit
   const int64_t kept = starts.back();
   // The radix sort moves them between two arrays.
   auto keys = std::make_unique_for_overwrite<Key[]>(static_cast<size_t>(2 * kept));
-  keys_from<Real>(floor, scores, n, starts, keys.get());
+  for_each_chunk(n, [&](int64_t chunk, int64_t begin, int64_t end) {
+    const int64_t* start = starts.data() + chunk;
+    order_kernels<Real>().keys_from(floor, scores, begin, end, keys.get() + start[0],
+                                    keys.get() + start[1]);
+  });
   const int64_t found = std::min(k, kept);
   Key* sorted = keys.get();
   if (kept <= kFewKeys) {
