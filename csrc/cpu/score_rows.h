@@ -72,8 +72,8 @@ void dispatch_method(Method method, const Fn& fn) {
   }
 }
 
-// Labels and ids are streams that no computation waits for yet: they are fetched this many rows
-// ahead. The processor's own prefetcher is slow to find them among the logits and the table.
+// Labels and ids are fetched this many rows ahead: the processor's own prefetcher does not always
+// find them among the logits and the random reads of the table.
 inline constexpr int64_t kRowsAhead = 4 * kRowsPerCall;
 
 // Reads the labels, ids and irreducible losses of at most kRowsPerCall rows at a time, and checks
@@ -98,21 +98,18 @@ class Lookup {
     }
   }
 
-  // The addresses that `read` will gather from, where they lie far from each other: each value of
-  // the table, or else nothing that matters. The ids are not checked yet, so an address may lie
-  // anywhere, which a prefetch does not mind.
-  void addresses(int64_t begin, int64_t end, const void** places) const {
-    if (!il_ || !ids_ || begin >= end) {
-      std::fill_n(places, kRowsPerCall, static_cast<const void*>(places));
+  // Where `read` will find the values of the table, each somewhere else; leaves `places` as they
+  // are if it will not look for any. The ids are not checked yet, so a place may lie anywhere,
+  // which a prefetch does not mind.
+  void find(int64_t begin, int64_t end, const void** places) const {
+    if (!il_ || !ids_) {
       return;
     }
     int64_t copy[kRowsPerCall];
-    const int64_t rows = end - begin;
-    const int64_t* ids = ids_->read(begin, rows, copy);
-    for (int64_t i = 0; i < rows; ++i) {
+    const int64_t* ids = ids_->read(begin, end - begin, copy);
+    for (int64_t i = 0; i < end - begin; ++i) {
       places[i] = il_->address(ids[i]);
     }
-    std::fill(places + rows, places + kRowsPerCall, places[0]);
   }
 
   // Returns the first row that is out of range, or `end`. An ignored row has label -1 and any il.
@@ -230,12 +227,13 @@ void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
     const void* soon[kRowsPerCall];
     BlockStats stats;
     lookup.fetch(begin, kRowsAhead);
-    lookup.addresses(begin, std::min(begin + kRowsPerCall, end), soon);
+    std::fill_n(soon, kRowsPerCall, data);
+    lookup.find(begin, std::min(begin + kRowsPerCall, end), soon);
     std::for_each_n(soon, kRowsPerCall, fetch);
     for (int64_t base = begin; base < end; base += kRowsPerCall) {
       const int64_t rows = std::min(kRowsPerCall, end - base);
       lookup.fetch(base + kRowsAhead, kRowsPerCall);
-      lookup.addresses(base + rows, std::min(base + rows + kRowsPerCall, end), soon);
+      lookup.find(base + rows, std::min(base + rows + kRowsPerCall, end), soon);
       const int64_t bad = lookup.read(base, base + rows, label, il);
       if (bad < base + rows) {
         keep_smaller(first_bad, bad);
