@@ -87,7 +87,7 @@ inline void reduce_long_rows(const RowBlock& rows, BlockStats& stats) {
   using Real = compute_t<T>;
   const T* x = static_cast<const T*>(rows.logits);
   for (int64_t row = 0; row < rows.rows; ++row, x += rows.stride) {
-    fetch(rows.soon[row]);
+    fetch_into_l2(rows.soon[row]);
     const int64_t label = rows.labels[row];
     if (label < 0) {
       continue;

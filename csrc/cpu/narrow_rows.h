@@ -19,7 +19,7 @@ inline void load_columns(const RowBlock& rows, int64_t first, int64_t count,
   for (int i = 0; i < kCount; ++i) {
     const T* x = batch + end;
     fetch_ahead(x);
-    fetch(rows.soon[first + i]);
+    fetch_into_l2(rows.soon[first + i]);
     T padded[kCount];
     if (end < kCount) [[unlikely]] {
       // A vector that ends with the row would begin before the batch.

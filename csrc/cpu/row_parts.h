@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <type_traits>
 
+#include "cpu/prefetch.h"
 #include "cpu/rows.h"
 #include "cpu/vector_math.h"
 
@@ -66,19 +67,11 @@ inline TwoVectors<BFloat16> widen_two(const BFloat16* from) {
 // Vectors that a loop reduces side by side, or the latency of one step after the other bounds it.
 constexpr int kChains = 4;
 
-// Have the memory fetch what is read a little later, into the L2 cache, while the core computes:
-// the next rows or the next blocks of this one, because the core's own prefetcher stops at the end
-// of every 4 KiB page, and what the caller reads next for as many rows, one at a time, because the
-// core waits where it is asked for more than it has room for.
-inline void fetch(const void* address) {
-  constexpr int kIntoL2 = 2;
-  __builtin_prefetch(address, 0, kIntoL2);
-  // GCC drops calls of functions that do nothing but prefetch.
-  asm volatile("");
-}
+// Has the memory fetch what is read a little later, the next rows or the next blocks of this one,
+// while the core computes: its own prefetcher stops at the end of every 4 KiB page.
 inline void fetch_ahead(const void* values) {
   constexpr int kAhead = 8192;
-  fetch(static_cast<const char*>(values) + kAhead);
+  fetch_into_l2(static_cast<const char*>(values) + kAhead);
 }
 
 // Neighbouring logits of a row, without one of them if kReduction is kOthers. Those that do not

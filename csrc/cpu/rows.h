@@ -20,8 +20,10 @@ struct RowBlock {
   int64_t before;         // elements from the start of the batch to the first row
   const int64_t* labels;  // negative: the row does not count
   int64_t rows;
-  double smoothing;         // of the labels; if it is not 0, RowStats::distance is filled
-  const void* const* soon;  // kRowsPerCall addresses of what is read next, fetched along the way
+  double smoothing;  // of the labels; if it is not 0, RowStats::distance is filled
+  // kRowsPerCall addresses that the caller will read: one is fetched with each row, because in a
+  // burst the core would wait for them.
+  const void* const* soon;
 };
 
 // RowStats of each row, field by field so that vectors fill them, and the loss but for kOthers.

@@ -1,4 +1,4 @@
-// Scores every row of a batch: label and IL lookups, the row kernels, the score.
+// Scores every row of a batch: lookups, the row kernels, the score.
 #pragma once
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 
 #include "common/checks.h"
 #include "cpu/isa.h"
+#include "cpu/lookup.h"
 
 namespace rho_ext {
 
@@ -44,11 +45,6 @@ inline RowKernel row_kernel(ScalarType dtype, Method method) {
   }
 }
 
-template <class View>
-std::optional<View> view_of(const std::optional<Tensor>& tensor) {
-  return tensor ? std::optional<View>(*tensor) : std::nullopt;
-}
-
 inline void keep_smaller(std::atomic<int64_t>& first, int64_t row) {
   int64_t seen = first.load(std::memory_order_relaxed);
   while (row < seen && !first.compare_exchange_weak(seen, row, std::memory_order_relaxed)) {
@@ -71,108 +67,6 @@ void dispatch_method(Method method, const Fn& fn) {
       return fn.template operator()<Method::kEntropy>();
   }
 }
-
-// Labels and ids are fetched this many rows ahead: the processor's own prefetcher does not always
-// find them among the logits and the random reads of the table.
-inline constexpr int64_t kRowsAhead = 4 * kRowsPerCall;
-
-// Reads the labels, ids and irreducible losses of at most kRowsPerCall rows at a time, and checks
-// them.
-class Lookup {
- public:
-  Lookup(const ScoreArguments& in, const Tensor& logits)
-      : labels_(in.labels),
-        ids_(view_of<IndexView>(in.ids)),
-        il_(uses_il(in.method) ? view_of<FloatView>(in.il) : std::nullopt),
-        ignore_index_(in.ignore_index),
-        classes_(logits.size(1)),
-        rows_(logits.size(0)),
-        points_(il_ ? in.il->size(0) : 0) {}
-
-  // Has the memory fetch the labels and ids of at most `rows` rows.
-  void fetch(int64_t begin, int64_t rows) const {
-    const int64_t end = std::min(begin + rows, rows_);
-    labels_.fetch(begin, end);
-    if (il_ && ids_) {
-      ids_->fetch(begin, end);
-    }
-  }
-
-  // Where `read` will find the values of the table, each somewhere else; leaves `places` as they
-  // are if it will not look for any. The ids are not checked yet, so a place may lie anywhere,
-  // which a prefetch does not mind.
-  void find(int64_t begin, int64_t end, const void** places) const {
-    if (!il_ || !ids_) {
-      return;
-    }
-    int64_t copy[kRowsPerCall];
-    const int64_t* ids = ids_->read(begin, end - begin, copy);
-    for (int64_t i = 0; i < end - begin; ++i) {
-      places[i] = il_->address(ids[i]);
-    }
-  }
-
-  // Returns the first row that is out of range, or `end`. An ignored row has label -1 and any il.
-  int64_t read(int64_t begin, int64_t end, int64_t* label, float* il) const {
-    const RowKernels& kernels = row_kernels();
-    const int64_t rows = end - begin;
-    int64_t copy[kRowsPerCall];
-    bool right =
-        kernels.check_labels(labels_.read(begin, rows, copy), rows, classes_, ignore_index_, label);
-    if (!il_) {
-      std::fill_n(il, rows, 0.0f);
-    } else if (!ids_) {
-      // The table has one value a row.
-      il_->visit([&](auto table) {
-        for (int64_t i = 0; i < rows; ++i) {
-          il[i] = static_cast<float>(table[begin + i]);
-        }
-      });
-    } else {
-      int64_t id[kRowsPerCall];
-      right &= kernels.check_ids(ids_->read(begin, rows, copy), rows, points_, label, id);
-      il_->visit([&](auto table) {
-        for (int64_t i = 0; points_ > 0 && i < rows; ++i) {
-          il[i] = static_cast<float>(table[id[i]]);
-        }
-      });
-    }
-    return right ? end : first_wrong(begin, end);
-  }
-
-  [[noreturn]] void fail(const char* op, int64_t row) const {
-    const int64_t label = labels_[row];
-    if (label < 0 || label >= classes_) {
-      index_error(op, ": labels must be in [0, ", classes_, ") or equal to ignore_index (",
-                  ignore_index_, "), got ", label, " at row ", row);
-    }
-    index_error(op, ": ids must be in [0, ", points_, "), the rows of il, got ", (*ids_)[row],
-                " at row ", row);
-  }
-
- private:
-  bool is_right(int64_t row) const {
-    const auto below = [](int64_t end, int64_t value) { return value >= 0 && value < end; };
-    const int64_t label = labels_[row];
-    return label == ignore_index_ ||
-           (below(classes_, label) && (!il_ || !ids_ || below(points_, (*ids_)[row])));
-  }
-
-  int64_t first_wrong(int64_t begin, int64_t end) const {
-    while (begin < end && is_right(begin)) {
-      ++begin;
-    }
-    return begin;
-  }
-
-  IndexView labels_;
-  std::optional<IndexView> ids_;
-  std::optional<FloatView> il_;
-  int64_t ignore_index_;
-  int64_t classes_;
-  int64_t rows_;
-  int64_t points_;
-};
 
 // Calls emit(first row, number of rows, scores, losses) for all rows, some at a time, from any
 // thread. The score is NaN for an invalid row and -inf for an ignored one. Throws IndexError for
@@ -228,8 +122,6 @@ void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
     BlockStats stats;
     lookup.fetch(begin, kRowsAhead);
     std::fill_n(soon, kRowsPerCall, data);
-    lookup.find(begin, std::min(begin + kRowsPerCall, end), soon);
-    std::for_each_n(soon, kRowsPerCall, fetch);
     for (int64_t base = begin; base < end; base += kRowsPerCall) {
       const int64_t rows = std::min(kRowsPerCall, end - base);
       lookup.fetch(base + kRowsAhead, kRowsPerCall);

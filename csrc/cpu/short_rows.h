@@ -66,7 +66,7 @@ inline void reduce_short_rows(const RowBlock& rows, BlockStats& stats) {
       const int64_t label = rows.labels[row] < 0 ? 0 : rows.labels[row];
       stats.label[row] = widen_one(x + label);
       starts[i] = x;
-      fetch(rows.soon[row]);
+      fetch_into_l2(rows.soon[row]);
     }
     if constexpr (std::is_same_v<Real, float>) {
       if (label_is_base<kReduction, Real>(rows)) {
