@@ -124,7 +124,7 @@ def test_speeds_in_the_readme_are_rows_of_results() -> None:
     text = " ".join((root / "README.md").read_text().split())
     results = root / "benchmarks" / "results"
     cells: dict[tuple[str, ...], dict[str, float]] = {}
-    for row in csv.DictReader((results / "select" / "epyc-zen4.csv").read_text().splitlines()):
+    for row in csv.DictReader((results / "select" / "xeon.csv").read_text().splitlines()):
         cell = tuple(row[name] for name in ("n", "classes", "dtype", "k"))
         cells.setdefault(cell, {})[row["provider"]] = float(row["median_us"])
 
@@ -153,7 +153,7 @@ def test_speeds_in_the_readme_are_rows_of_results() -> None:
     assert f"{mean(ahead('compile', large))} than `torch.compile`" in text
     assert f"{min(best[c] / cells[c]['rho_ext'] for c in large):.1f}x the better" in text
     assert f"takes less it is {mean([best[c] / cells[c]['rho_ext'] for c in small])} the" in text
-    rows = csv.DictReader((results / "dispatch" / "epyc-zen4.csv").read_text().splitlines())
+    rows = csv.DictReader((results / "dispatch" / "xeon.csv").read_text().splitlines())
     call = {row["path"]: row for row in rows}["rho_ext.select"]
     assert f"a call costs {float(call['median_us']):.0f} microseconds" in text
     assert f"{float(call['over_cheapest']):.1f}x that of a torch custom op" in text
