@@ -236,10 +236,23 @@ def test_experiments_in_the_readme_are_rows_of_results() -> None:
         if row["method"] == "rho_crossfit_decay" and row["cell"].endswith("40 % noise")
         if int(row["reached"]) == 5
     }
-    assert list(sooner) == ["Letters", "Fashion-MNIST", "OCR letters"]
-    (a, x), (b, y), (c, z) = sooner.values()
-    wanted = f"{a} (Letters), {b} (Fashion-MNIST) and {c} (OCR letters) times fewer steps and {x},"
-    assert f"{wanted} {y} and {z} times sooner, the IL at hand" in text
+    assert list(sooner) == ["Letters", "Fashion-MNIST", "OCR letters", "20 Newsgroups"]
+    steps = [f"{factor} ({name})" for name, (factor, _) in sooner.items()]
+    *seconds, last = [reused for _, reused in sooner.values()]
+    wanted = f"{', '.join(steps[:-1])} and {steps[-1]} times fewer steps and"
+    assert f"{wanted} {', '.join(seconds)} and {last} times sooner, the IL at hand" in text
+    leads = points("tuned", "rho_crossfit_decay", "all_minutes_reused", cell="40 % noise")
+    ahead = sorted(lead[1:] for lead in leads if lead[0] == "+")
+    assert (len(ahead), len(leads)) == (4, 5)
+    assert f"it leads by {ahead[0]} to {ahead[-1]} points on four of five sets" in text
+    behind = sorted(
+        points("tuned", "rho_crossfit_decay", against, cell=f"Tweets, {noise}")[0][1:]
+        for against in ("uniform_all_decay", "all_minutes_reused")
+        for noise in ("as it is", "40 % noise")
+    )
+    assert f"On tweets it ends {behind[0]} to {behind[-1]} points below uniform" in text
+    (below,) = points("tuned", "rho_crossfit_decay", "uniform_all_decay", "20 Newsgroups, as it is")
+    assert f"20 Newsgroups as they are {below[1:]} points, see above" in text
     quality = {
         method: [value[1:] for value in points("il_quality", method, "uniform_all_decay")]
         for method in ("rho_crossfit-epochs-1", "rho_width-widths-16", "rho_crossfit-folds-4")
