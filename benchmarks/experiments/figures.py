@@ -34,6 +34,7 @@ _STYLE: Any = {
     "svg.hashsalt": "rho_ext",
 }
 _ACROSS = 3
+_LOWEST = -16.0  # points of accuracy that a difference is drawn to scale to
 _LETTER = 0.065  # inches, of the names of rows
 _MOST_CELLS = 12
 _SHARES = {
@@ -134,14 +135,24 @@ def _differences(suite: Suite, tables: Tables, *, metric: str) -> Figure:
             mean = 100 * float(of[method]["difference"])
             error = 100 * float(of[method]["standard_error"] or 0)
             colour = "#D55E00" if mean < -2 * error else "#0072B2" if mean > 2 * error else "#777"
-            axis.errorbar(mean, place, xerr=2 * error, fmt="o", color=colour, markersize=4)
+            if mean < _LOWEST:
+                # A number at the edge: drawn to scale it would press all others together.
+                edge = axis.get_yaxis_transform()
+                axis.plot(0.02, place, "<", color=colour, markersize=5, transform=edge)
+                axis.text(*(0.04, place, f"{mean:.0f}"), color=colour, va="center", transform=edge)
+            else:
+                axis.errorbar(mean, place, xerr=2 * error, fmt="o", color=colour, markersize=4)
         axis.axvline(0, color="#000000", linewidth=0.8)
         axis.set_yticks(range(len(methods)), [labels[method] for method in reversed(methods)])
         axis.set_ylim(-0.6, len(methods) - 0.4)
         axis.set_title(cell.name, loc="left")
     what = "accuracy of the worst class" if metric == "worst_class" else "test accuracy"
+    means = [100 * float(row["difference"]) for cell in cells for row in in_cell(rows, cell.name)]
+    bars = "two standard errors"
+    if min(means, default=0.0) < _LOWEST:
+        bars += "; arrows: off the scale"
     figure.supxlabel(
-        f"{what}: points above “{labels[against]}” with the same seed; bars: two standard errors",
+        f"{what}: points above “{labels[against]}” with the same seed; bars: {bars}",
         fontsize=9,
     )
     return figure
@@ -224,7 +235,7 @@ def _shares(suite: Suite, tables: Tables) -> Figure:
 
 def _grid(count: int, height: float, *, rows: Sequence[str] = ()) -> tuple[Figure, Sequence[Axes]]:
     """Make `count` panels, the first of each line with names of rows beside it if there are."""
-    across = min(_ACROSS, count)
+    across = 2 if count == 4 else min(_ACROSS, count)
     down = math.ceil(count / across)
     figure, axes = plt.subplots(
         down,

@@ -251,8 +251,20 @@ def test_experiments_in_the_readme_are_rows_of_results() -> None:
         for noise in ("as it is", "40 % noise")
     )
     assert f"On tweets it ends {behind[0]} to {behind[-1]} points below uniform" in text
-    (below,) = points("tuned", "rho_crossfit_decay", "uniform_all_decay", "20 Newsgroups, as it is")
-    assert f"20 Newsgroups as they are {below[1:]} points, see above" in text
+    (clean,) = points("tuned", "rho_crossfit_decay", "uniform_all_decay", "20 Newsgroups, as it is")
+    assert f"20 Newsgroups as they are {clean[1:]} points, see above" in text
+    cell = "OCR letters, 40 % noise, 1,000 steps"
+    names = (
+        "train_loss grad_norm selective_backprop importance rho_crossfit_decay reducr class_quota"
+    )
+    loss, norm, backprop, drawn, rho, reducr, quotas = (
+        float(points("noise_budgets", method, "uniform_all_decay", cell)[0])
+        for method in names.split()
+    )
+    below = f"{-loss:.0f} and {-norm:.0f} points below uniform sampling with a decayed rate after"
+    others = f"selective backprop {-backprop:.1f} and importance sampling {-drawn:.1f}"
+    above = f"RHO-LOSS ends {rho:.1f} above, REDUCR {reducr:.1f}, class quotas {quotas:.1f}"
+    assert f"{below} 1,000 steps, {others}; {above}" in text
     quality = {
         method: [value[1:] for value in points("il_quality", method, "uniform_all_decay")]
         for method in ("rho_crossfit-epochs-1", "rho_width-widths-16", "rho_crossfit-folds-4")
