@@ -54,7 +54,8 @@ def draw(suites: Path, folder: Path) -> None:
             if not (folder / "results" / place).is_dir():
                 continue
             suite, tables = load(name, variant, suites), read_tables(folder / "results" / place)
-            if not tables.methods:
+            # Nothing to draw: rows of none of the cells that the suite has now.
+            if not any(in_cell(tables.methods, cell.name) for cell in suite.cells):
                 continue
             (folder / "figures").mkdir(exist_ok=True)
             for part, some in _parts(suite):

@@ -190,3 +190,8 @@ def test_a_killed_suite_goes_on_and_leaves_a_page(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(SUITES), *arguments], cwd=tmp_path, check=True)
     assert (results / "RESULTS.md").read_text() == page
     assert {path: (results / path).read_bytes() for path in linked} == figures
+
+    # Rows of settings that the suite no longer has are no reason to stop.
+    other = TINY | {"vary": TINY["vary"] | {"target": {"three": {}}}}
+    (tmp_path / "suites" / "tiny.yaml").write_text(yaml.safe_dump(other))
+    subprocess.run([sys.executable, str(SUITES), *arguments], cwd=tmp_path, check=True)

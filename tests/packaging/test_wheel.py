@@ -250,9 +250,11 @@ def test_experiments_in_the_readme_are_rows_of_results() -> None:
         for against in ("uniform_all_decay", "all_minutes_reused")
         for noise in ("as it is", "40 % noise")
     )
-    assert f"On tweets it ends {behind[0]} to {behind[-1]} points below uniform" in text
+    assert (
+        f"it ends {behind[0]} to {behind[-1]} points below uniform sampling on tweets and" in text
+    )
     (clean,) = points("tuned", "rho_crossfit_decay", "uniform_all_decay", "20 Newsgroups, as it is")
-    assert f"20 Newsgroups as they are {clean[1:]} points, see above" in text
+    assert f"on tweets and {clean[1:]} points on 20 Newsgroups as they are" in text
     cell = "OCR letters, 40 % noise, 1,000 steps"
     names = (
         "train_loss grad_norm selective_backprop importance rho_crossfit_decay reducr class_quota"
@@ -303,6 +305,25 @@ def test_experiments_in_the_readme_are_rows_of_results() -> None:
     )
     assert f"of 128 ends {a[1:]} points below uniform sampling after the same steps" in text
     assert f"and {b[1:]} points in the same minutes" in text
+    assert (a[0], b[0]) == ("-", "-")
+    (a,), (b,), (c,) = (
+        points("one_store", "rho_crossfit_decay", against, cell="transformer")
+        for against in ("uniform_all_decay", "all_minutes_reused", "all_minutes_charged")
+    )
+    assert f"ends {a[1:]} points above uniform sampling after the same steps and {b[1:]}" in text
+    assert f"in the same minutes, {c[1:]} with the IL charged, and meets its end" in text
+    (transformer,) = (
+        row
+        for row in rows("one_store", "methods")
+        if row["method"] == "rho_crossfit_decay" and row["cell"].endswith("transformer")
+    )
+    at_hand, charged = (float(transformer[f"factor_{il}"]) for il in ("reused", "charged"))
+    assert f"its end {at_hand:.1f} times sooner with the IL at hand, {charged:.1f} times" in text
+    (a,), (b,) = (
+        points("one_store", "rho_crossfit_decay", against, cell="residual net")
+        for against in ("uniform_all_decay", "all_minutes_reused")
+    )
+    assert f"a residual net {a[1:]} and {b[1:]} points ([one store]" in text
     assert (a[0], b[0]) == ("-", "-")
     large = "candidates-large_batch-160"
     (above,), (below,) = (
