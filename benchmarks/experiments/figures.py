@@ -190,6 +190,9 @@ def _factors(suite: Suite, tables: Tables) -> Figure:
             )
         axis.axvline(1, color="#000000", linewidth=0.8)
         axis.set_xscale("log", base=2)
+        # Room for half and for twice, so that every panel has numbers to read it by.
+        low, high = axis.get_xlim()
+        axis.set_xlim(min(low, 0.45), max(high, 2.2))
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.set_yticks(range(len(methods)), [labels[method] for method in reversed(methods)])
         axis.set_ylim(-0.6, len(methods) - 0.4)
