@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, get_args
 
+import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -15,6 +18,29 @@ Schedule = Literal["constant", "linear", "cosine"]
 def adamw(model: nn.Module, lr: float, weight_decay: float) -> AdamW:
     """AdamW with torch's defaults (paper, Appendix B), updated in one fused pass."""
     return AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+
+
+@contextmanager
+def subnormals_flushed() -> Iterator[None]:
+    """Let this thread take numbers below 1.2e-38 as 0, and put its mode back.
+
+    Of a weight that gets no gradient any more (behind a dead unit or a pixel that is always 0) the
+    mean gradient of AdamW decays until 0.9 times the least number rounds to itself, and stays
+    there. A processor takes a hundred cycles for such a number: on a Xeon a step of an MLP takes
+    twice as long from step 800 on. torch's own threads take the mode over when they start.
+
+    Example:
+        >>> with subnormals_flushed():
+        ...     torch.tensor(2e-38) / 4
+        tensor(0.)
+    """
+    before = bool(torch.tensor(2e-38) / 4 == 0)
+    # False where the processor has no such mode, which is as good.
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def check_schedule(where: str, schedule: str) -> None:

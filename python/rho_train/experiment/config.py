@@ -48,6 +48,8 @@ class Method:
         il: where irreducible losses come from; `stored`: from the experiment's store.
         points: train on `all` training points, or on the `rest` that is not held out; with a store,
             on the points that it knows.
+        keep: share of these that it trains on, those with the lowest irreducible losses, chosen
+            once before the first step.
         overrides: options of the experiment that this method has otherwise, by dotted names:
             {"train.lr": 0.003, "il.epochs": 5}; of train, model, il_model, il, holdout, folds and
             selector.
@@ -59,6 +61,7 @@ class Method:
     select: str
     il: ILKind = "none"
     points: Literal["all", "rest"] = "all"
+    keep: float = 1.0
     overrides: Mapping[str, Any] = field(default_factory=dict)
     minutes: SameMinutes | None = None
 
@@ -71,14 +74,27 @@ class Method:
             raise ValueError(
                 f"method {self.select} needs irreducible losses; choose il = holdout or crossfit"
             )
+        if not 0.0 < self.keep <= 1.0:
+            raise ValueError(f"method {self.name}: keep must lie in (0, 1], got {self.keep}")
+        if self.keep < 1.0 and self.il == "none":
+            raise ValueError(
+                f"method {self.name}: keep = {self.keep} needs irreducible losses; choose il = "
+                "holdout or crossfit"
+            )
         if self.il == "holdout" and self.points == "all":
             raise ValueError(
                 f"method {self.name}: the points of the holdout have no irreducible loss; train "
                 "on the rest"
             )
 
+    @property
+    def uses_il(self) -> bool:
+        """Whether irreducible losses have a part in it."""
+        return self.keep < 1.0 or self.select != "uniform"
+
     def __str__(self) -> str:
         own = [f"{name} {value}" for name, value in sorted(self.overrides.items())]
+        own += [f"the {self.keep} with the lowest IL"] if self.keep < 1.0 else []
         own += [f"{self.minutes}"] if self.minutes else []
         return ", ".join([self.select, f"il {self.il}", f"{self.points} points", *own])
 

@@ -93,13 +93,15 @@ def train_job(
     setting = _setting(config, out, seed)
     data = setting.data
     store, points = None, setting.points(method)
-    kind = "none" if method.select == "uniform" else method.il
+    kind = method.il if method.uses_il else "none"
     if kind == "stored":
         assert config.store is not None
         store = load_stored(config.store, config, setting)
         points = store.known.nonzero().flatten()
     elif kind != "none":
         store = ILStore.load(il_path(out, config, kind, seed), setting.dataset)
+    if store is not None and method.keep < 1.0:
+        points = store.lowest(method.keep, points)
     model = config.model.build(data, seed)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "origin.json").exists():

@@ -136,6 +136,7 @@ def _check_runs(config: ExperimentConfig, n: int) -> None:
     for method in config.methods:
         own = config.of(method)
         points = n if method.points == "all" else n - round(own.holdout * n)
+        points = round(method.keep * points)
         name = "batch" if method.select == "uniform" else "large_batch"
         drawn = getattr(own.train, name)
         if drawn > points:

@@ -17,7 +17,13 @@ from rho_train.checks import check_adamw, check_counts, check_ids, check_labels
 from rho_train.data import IndexedDataset, LargeBatchSampler, fingerprint, loader, split, to
 from rho_train.files import make_folder
 from rho_train.il.score import SCORING_BATCH, ids_sha256, score_points, weights_sha256
-from rho_train.optim import Schedule, adamw, check_schedule, lr_schedule
+from rho_train.optim import (
+    Schedule,
+    adamw,
+    check_schedule,
+    lr_schedule,
+    subnormals_flushed,
+)
 from rho_train.progress import OnStep, Stopped, go_on
 from rho_train.rehearsal import rehearse
 from rho_train.scoring import logits_of
@@ -144,7 +150,8 @@ def fit_il(
     fit = _Fit(model, dataset, shown, train_ids, target_ids, recipe, folder, on_step)
     if not fit.finished:
         # All devices, as the checkpoint has them all.
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        devices = range(torch.cuda.device_count())
+        with torch.random.fork_rng(devices=devices), subnormals_flushed():
             fit.run()
     if fit.best_state is None:
         raise FloatingPointError(

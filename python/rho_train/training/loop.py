@@ -25,7 +25,7 @@ from rho_train.data import (
     to,
 )
 from rho_train.files import make_folder, remove_unfinished
-from rho_train.optim import adamw, lr_schedule
+from rho_train.optim import adamw, lr_schedule, subnormals_flushed
 from rho_train.progress import OnStep, Stopped, go_on, stop_signals
 from rho_train.scoring import logits_of
 from rho_train.selection import Ahead, Selector
@@ -186,7 +186,7 @@ class Trainer:
         else:
             restore_random_state(self._random_state)
         self.model.train()
-        with stop_signals() as signalled, closing(chosen):
+        with stop_signals() as signalled, closing(chosen), subnormals_flushed():
             while not self.finished:
                 self._train_step(chosen)
                 self.records.write(self.step, self.trained)
