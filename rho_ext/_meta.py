@@ -6,7 +6,7 @@ together.
 
 from __future__ import annotations
 
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -112,6 +112,7 @@ def check_arguments(
     bias: Tensor | None,
     label_smoothing: float,
     *,
+    ignore_index: object = -100,
     everywhere: bool = False,
 ) -> None:
     """Check everything but k and the values of labels and ids.
@@ -123,6 +124,9 @@ def check_arguments(
     for name, optional in (("ids", ids), ("il", il), ("bias", bias)):
         if optional is not None:
             _check_tensor(op, name, optional)
+    if not isinstance(ignore_index, (Integral, torch.SymInt)):
+        kind = type(ignore_index).__name__
+        raise TypeError(f"{op}: ignore_index must be an int, got {kind}")
     if not isinstance(label_smoothing, (Real, torch.SymFloat)):
         kind = type(label_smoothing).__name__
         raise TypeError(f"{op}: label_smoothing must be a number, got {kind}")

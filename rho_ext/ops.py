@@ -142,7 +142,11 @@ def integer_k(op: str, k: object) -> int:
 
 
 def _plainer(
-    error: Exception, op: str, arguments: tuple[Any, ...], k: int | None = None
+    error: Exception,
+    op: str,
+    arguments: tuple[Any, ...],
+    ignore_index: object,
+    k: int | None = None,
 ) -> Exception:
     """Return what the checks in Python say, if anything, instead of the error of the op.
 
@@ -150,7 +154,7 @@ def _plainer(
     and shows the schema.
     """
     try:
-        _meta.check_arguments(op, *arguments)
+        _meta.check_arguments(op, *arguments, ignore_index=ignore_index)
         if k is not None:
             _meta.check_k(op, k, arguments[0].shape[0])
     except (TypeError, ValueError) as plainer:
@@ -209,7 +213,8 @@ def select(
         rows of more than 8 KB may differ in their last bit between batches of different sizes.
 
     Raises:
-        TypeError: k is not an integer, label_smoothing not a number, or a tensor is none.
+        TypeError: k or ignore_index is no integer, label_smoothing no number, or what must be a
+            tensor is not one.
         ValueError: shape, dtype, device or range of an argument, or il is missing.
         IndexError: a label or an id is out of range (on the CPU; on CUDA, where finding out would
             wait for the device, such a row is counted in `invalid`).
@@ -240,7 +245,7 @@ def select(
             )  # fmt: skip
     except (RuntimeError, ValueError) as error:
         arguments = (logits, labels, ids, il, number, bias, label_smoothing)
-        raise _plainer(error, "select", arguments, k) from None
+        raise _plainer(error, "select", arguments, ignore_index, k) from None
     return Selection(*results)
 
 
@@ -276,5 +281,5 @@ def score(
         results = call(logits, labels, ids, il, number, bias, ignore_index, label_smoothing)
     except (RuntimeError, ValueError) as error:
         arguments = (logits, labels, ids, il, number, bias, label_smoothing)
-        raise _plainer(error, "score", arguments) from None
+        raise _plainer(error, "score", arguments, ignore_index) from None
     return Scores(*results)

@@ -41,7 +41,11 @@ def score(
     number = method_number(op, method)
     if il is None:
         il = active_il(op, method, ids)
-    check_arguments(op, logits, labels, ids, il, number, bias, label_smoothing, everywhere=True)
+    check_arguments(
+        *(op, logits, labels, ids, il, number, bias, label_smoothing),
+        ignore_index=ignore_index,
+        everywhere=True,
+    )
     real = torch.float64 if logits.dtype == torch.float64 else torch.float32
     logits, labels = logits.to(real), labels.long()
     classes = logits.shape[1]

@@ -2,7 +2,6 @@
 // same rules in the same words and order; tests/ops/test_bad_inputs.py holds the two together.
 #pragma once
 
-#include <cmath>
 #include <optional>
 #include <sstream>
 #include <stdexcept>

@@ -6,7 +6,6 @@
 #include <functional>
 #include <limits>
 #include <numeric>
-#include <type_traits>
 
 #include "common/checks.h"
 #include "cpu/isa.h"
@@ -79,7 +78,8 @@ void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
                             : torch::stable::contiguous(in.logits);
   const int64_t n = logits.size(0);
   const int64_t classes = logits.size(1);
-  const int64_t stride = logits.stride(0);
+  // Of one row the stride is anything, and may be too long to count in bytes.
+  const int64_t stride = n > 1 ? logits.stride(0) : 0;
   const int64_t row_bytes = stride * static_cast<int64_t>(logits.element_size());
   const char* data = static_cast<const char*>(logits.const_data_ptr());
   const Lookup lookup(in, logits);

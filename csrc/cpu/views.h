@@ -17,12 +17,15 @@ struct Strided {
   const T& operator[](int64_t i) const { return data[i * stride]; }
 };
 
+// Of one value the stride is anything, and may be too long to count in bytes.
+inline int64_t stride_of(const Tensor& tensor) { return tensor.size(0) > 1 ? tensor.stride(0) : 1; }
+
 // 1-D integer tensor, int64 or int32.
 class IndexView {
  public:
   explicit IndexView(const Tensor& tensor)
       : data_(tensor.const_data_ptr()),
-        stride_(tensor.stride(0)),
+        stride_(stride_of(tensor)),
         wide_(dtype_of(tensor) == ScalarType::Long) {}
 
   int64_t operator[](int64_t i) const { return wide_ ? wide()[i] : narrow()[i]; }
@@ -64,7 +67,7 @@ class IndexView {
 class FloatView {
  public:
   explicit FloatView(const Tensor& tensor)
-      : data_(tensor.const_data_ptr()), stride_(tensor.stride(0)), dtype_(dtype_of(tensor)) {}
+      : data_(tensor.const_data_ptr()), stride_(stride_of(tensor)), dtype_(dtype_of(tensor)) {}
 
   // Calls fn(values) with the values in their type, so that a loop over them asks for it once.
   template <class Fn>

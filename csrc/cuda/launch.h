@@ -52,8 +52,8 @@ struct Outputs {
 };
 
 // Memory that a launch needs beside its inputs and outputs. `state` has kStateBytes, zero before
-// the launch and zero again after it, and one launch at a time; `scratch` has as many as the plan
-// says, and holds anything.
+// the launch and zero again after it, and one launch at a time, or null where the plan needs none;
+// `scratch` has as many as the plan says, and holds anything.
 struct Workspace {
   void* state;
   void* scratch;
@@ -63,6 +63,7 @@ struct Workspace {
 const char* device_limits(DeviceLimits& limits);
 const char* launch(const Batch& batch, const Outputs& outputs, const Plan& plan,
                    const Workspace& workspace, void* stream);
+const char* allocate(void** data, size_t bytes);
 const char* set_zero(void* data, size_t bytes, void* stream);
 const char* is_capturing(void* stream, bool& capturing);
 

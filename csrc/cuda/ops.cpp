@@ -98,26 +98,42 @@ Tensor zero_state(const char* op, const Tensor& logits, void* stream) {
   return state;
 }
 
-// The state of a stream, kept from call to call: launches on one stream follow each other.
-Tensor state_of_stream(const char* op, const Tensor& logits, const Place& place) {
+// The state of a stream, kept from call to call: launches on one stream follow each other. Null
+// where the device has no memory for it but what torch holds.
+void* state_of_stream(const char* op, const Tensor& logits, const Place& place) {
+  // Never freed: when the process ends, CUDA may be gone before them. Not torch's memory: before it
+  // captures, torch.compile("reduce-overhead") runs once with memory that is the graph's later on.
+  static auto& states = *new std::map<std::pair<int32_t, void*>, void*>;
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
+  void*& state = states[{place.device(), place.stream()}];
+  if (state == nullptr && allocate(&state, kStateBytes) == nullptr) {
+    if (const char* error = set_zero(state, kStateBytes, place.stream())) {
+      state = nullptr;
+      cuda_error(op, logits, error);
+    }
+  }
+  return state;
+}
+
+// The state for one launch. `own` keeps it alive, where it is for this launch alone.
+void* state_for(const char* op, const Tensor& logits, const Place& place, const Tensor* workspace,
+                std::optional<Tensor>& own) {
+  if (workspace != nullptr) {
+    return workspace->mutable_data_ptr();
+  }
   bool capturing = false;
   if (const char* error = is_capturing(place.stream(), capturing)) {
     cuda_error(op, logits, error);
   }
-  if (capturing) {
-    // What is allocated now belongs to the graph, and the graph must set it to zero itself.
-    return zero_state(op, logits, place.stream());
+  if (!capturing) {
+    if (void* state = state_of_stream(op, logits, place)) {
+      return state;
+    }
   }
-  // Never freed: when the process ends, CUDA may be gone before them.
-  static auto& states = *new std::map<std::pair<int32_t, void*>, Tensor>;
-  static std::mutex mutex;
-  const std::lock_guard<std::mutex> lock(mutex);
-  const std::pair<int32_t, void*> key{place.device(), place.stream()};
-  auto found = states.find(key);
-  if (found == states.end()) {
-    found = states.emplace(key, zero_state(op, logits, place.stream())).first;
-  }
-  return found->second;
+  // What is allocated while capturing belongs to the graph, and the graph must set it to zero.
+  own = zero_state(op, logits, place.stream());
+  return own->mutable_data_ptr();
 }
 
 void check_workspace(const char* op, const Tensor& workspace, const Tensor& logits) {
@@ -129,7 +145,7 @@ void check_workspace(const char* op, const Tensor& workspace, const Tensor& logi
   }
 }
 
-// Fills the outputs. `k` is negative for `score`.
+// Fills the outputs. `outputs.k` is negative for `score`.
 void run(const char* op, const ScoreArguments& in, Outputs outputs, const Place& place,
          const Tensor* workspace) {
   if (in.logits.size(0) == 0) {
@@ -150,12 +166,12 @@ void run(const char* op, const ScoreArguments& in, Outputs outputs, const Place&
   const Sizes sizes{logits.size(0), logits.size(1), static_cast<int64_t>(logits.element_size()),
                     outputs.k};
   const Plan plan = make_plan(sizes, limits, forced_plan);
-  const Tensor state = workspace != nullptr ? *workspace : state_of_stream(op, logits, place);
+  std::optional<Tensor> own;
+  void* state = plan.needs_state() ? state_for(op, logits, place, workspace, own) : nullptr;
   const Tensor scratch =
       new_empty(logits, {static_cast<int64_t>(plan.scratch_bytes / 8)}, ScalarType::Long);
-  if (const char* error =
-          launch(batch_of(in, logits), outputs, plan,
-                 {state.mutable_data_ptr(), scratch.mutable_data_ptr()}, place.stream())) {
+  if (const char* error = launch(batch_of(in, logits), outputs, plan,
+                                 {state, scratch.mutable_data_ptr()}, place.stream())) {
     cuda_error(op, logits, error);
   }
 }

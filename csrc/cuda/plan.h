@@ -64,6 +64,9 @@ struct Plan {
   size_t counts;
   size_t winners;
   size_t scratch_bytes;
+
+  // Whether blocks tell each other something, by a ticket or by histograms.
+  bool needs_state() const { return tail != Tail::kNone || slices > 1; }
 };
 
 // Threads of a block are a power of two up to here, because they share the digits evenly.
@@ -72,7 +75,7 @@ inline constexpr int32_t kUsualThreads = 256;
 // Groups that a lane loads before it uses the first.
 inline constexpr int32_t kUnroll = 4;
 inline constexpr int64_t kGroupBytes = 16;
-// Rows up to here go to a warp each.
+// Rows up to here go to a team each.
 inline constexpr int64_t kWarpRowBytes = 8192;
 // A batch up to here goes to one block, which needs no word with the others.
 inline constexpr int64_t kSoloBytes = 65536;

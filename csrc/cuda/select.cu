@@ -134,17 +134,30 @@ const char* launch(const Batch& batch, const Outputs& outputs, const Plan& plan,
   if (plan.tail == Tail::kGrid) {
     cudaError_t error = limit_blocks(kernel, in.plan);
     if (error == cudaSuccess) {
-      error = launch_kernel(kernel, in, cuda_stream);
+      error = in.plan.blocks > 0 ? launch_kernel(kernel, in, cuda_stream)
+                                 : cudaErrorCooperativeLaunchTooLarge;
     }
     if (error != cudaErrorCooperativeLaunchTooLarge) {
       return text_of(error);
     }
-    // Another kernel's demands on the device: the last block alone is slower, and always runs.
+    // Only a part of the device is there for this process: the last block alone is slower, and
+    // always runs.
     cudaGetLastError();
     in.plan = plan;
     in.plan.tail = Tail::kLastBlock;
   }
   return text_of(launch_kernel(kernel, in, cuda_stream));
+}
+
+const char* allocate(void** data, size_t bytes) {
+  // While another thread captures a graph, strict as captures are, the device would refuse.
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  cudaError_t error = cudaThreadExchangeStreamCaptureMode(&mode);
+  if (error == cudaSuccess) {
+    error = cudaMalloc(data, bytes);
+    cudaThreadExchangeStreamCaptureMode(&mode);
+  }
+  return text_of(error);
 }
 
 const char* set_zero(void* data, size_t bytes, void* stream) {

@@ -64,9 +64,11 @@ __device__ __forceinline__ void collect_winners(const Arguments& in, uint32_t be
     uint32_t tie = equal + before / 65536;
 #pragma unroll
     for (uint32_t i = 0; i < kKeysPerThread; ++i) {
-      if (wins[i]) {
-        winners[win++] = key_of<float>(key[i], row + i);
+      // They all fit, unless a workspace was not zero: then they are wrong, and stay in bounds.
+      if (wins[i] && win < first_tie) {
+        winners[win] = key_of<float>(key[i], row + i);
       }
+      win += wins[i] ? 1u : 0u;
       if (ties[i] && tie < threshold.ties) {
         winners[first_tie + tie] = key_of<float>(key[i], row + i);
       }

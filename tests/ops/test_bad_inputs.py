@@ -398,6 +398,16 @@ OPTION_RULES: dict[str, tuple[Change, type[Exception], str]] = {
         TypeError,
         "label_smoothing must be a number, got str",
     ),
+    "ignore_index None": (
+        {"ignore_index": None},
+        TypeError,
+        "ignore_index must be an int, got NoneType",
+    ),
+    "ignore_index float": (
+        {"ignore_index": -100.0},
+        TypeError,
+        "ignore_index must be an int, got float",
+    ),
     "method unknown": ({"method": "Rho"}, ValueError, ONLY + "'Rho'"),
     "method None": ({"method": None}, ValueError, ONLY + "None"),
     "method number": ({"method": 0}, ValueError, ONLY + "0"),

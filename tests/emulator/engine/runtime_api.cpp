@@ -1,6 +1,7 @@
 // The runtime API, of a device without memory of its own and without asynchrony.
 #include "runtime_api.h"
 
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <string>
@@ -191,6 +192,18 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   }
   return emulator::report(cudaErrorInvalidValue);
 }
+
+// Filled with what no state may hold, as memory that was used before.
+cudaError_t cudaMalloc(void** data, size_t bytes) {
+  *data = std::malloc(bytes);
+  if (*data == nullptr) {
+    return emulator::report(cudaErrorInvalidValue);
+  }
+  std::memset(*data, 0xa5, bytes);
+  return cudaSuccess;
+}
+
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return cudaSuccess; }
 
 cudaError_t cudaMemsetAsync(void* address, int value, size_t bytes, cudaStream_t) {
   std::memset(address, value, bytes);

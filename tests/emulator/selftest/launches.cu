@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <vector>
 
 #include "selftest/check.h"
@@ -232,6 +233,11 @@ void runtime_api() {
   cudaStreamCaptureStatus capture;
   CHECK(cudaStreamIsCapturing(nullptr, &capture) == cudaSuccess);
   CHECK(capture == cudaStreamCaptureStatusNone);
+  auto mode = cudaStreamCaptureModeRelaxed;
+  CHECK(cudaThreadExchangeStreamCaptureMode(&mode) == cudaSuccess);
+  void* memory = nullptr;
+  CHECK(cudaMalloc(&memory, 16) == cudaSuccess && memory != nullptr);
+  std::free(memory);
   int word = 0;
   CHECK(cudaMemsetAsync(&word, 0xff, sizeof word, nullptr) == cudaSuccess && word == -1);
   // More than 48 KB need the attribute.
