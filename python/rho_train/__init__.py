@@ -37,6 +37,7 @@ from rho_train.selection import (
     paper_mode,
     register,
 )
+from rho_train.sequences import sequence_losses
 from rho_train.training import TrainConfig, Trainer
 
 __all__ = [
@@ -67,4 +68,5 @@ __all__ = [
     "register",
     "save_shards",
     "score_points",
+    "sequence_losses",
 ]

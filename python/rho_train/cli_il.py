@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from rho_train.experiment.config import ILKind
 from rho_train.experiment.jobs import il_steps
 from rho_train.experiment.losses import check_config, compute_stored, identity, open_store
 from rho_train.experiment.setting import Setting
+from rho_train.files import locked, make_folder
 from rho_train.il import ILRecipe, ILStore, save_shards
 from rho_train.il.reference import convert_reference
 from rho_train.progress import OnStep, Stopped, stop_signals
@@ -73,7 +74,11 @@ def compute(
     work = out.with_name(f"{out.name}.unfinished")
     points = len(config.data.corrupt(config.data.load(), seed).label)
     steps = seeds * il_steps(config, kind, points)
-    with _ranks() as rank, _progress(steps, visible=rank == 0) as on_step:
+    with (
+        _ranks() as rank,
+        _held(work, rank),
+        _progress(steps, visible=rank == 0) as on_step,
+    ):
         store = compute_stored(config, kind, seeds, work, on_step)
         if rank == 0:
             # Written where the rest of the work is: a kill leaves nothing beside the store.
@@ -83,6 +88,14 @@ def compute(
         shutil.rmtree(work)
         print(numbers(summarize_losses(store)))
         print(f"store: {out}")
+
+
+def _held(work: Path, rank: int) -> AbstractContextManager[None]:
+    """Hold the folder of unfinished work, by the first rank for all."""
+    if rank > 0:
+        return nullcontext()
+    make_folder(work, "il compute")
+    return locked(work, "wait for it, or choose another --out")
 
 
 def inspect(path: Path, extremes: int = 10, out: Path | None = None) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _FIXES = {
@@ -73,6 +74,25 @@ def make_folder(folder: Path, where: str) -> None:
         raise OSError(
             error.errno, f"{where}: cannot write to the folder {folder}: {error.strerror}; {fix}"
         ) from error
+
+
+@contextlib.contextmanager
+def locked(folder: Path, fix: str) -> Iterator[None]:
+    """Hold a folder for this process, by a lock that the system takes back when the process ends.
+
+    Raises:
+        ValueError: another one holds it; the message ends in `fix`.
+        OSError: the file cannot be made.
+    """
+    with open(folder / ".lock", "w") as lock:
+        try:
+            # Not flock: workers that a killed process leaves for some seconds would hold it too.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # A file system may have no locks, and then nobody is told.
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise ValueError(f"another process is running in {folder}; {fix}") from error
+        yield
 
 
 def remove_unfinished(folder: Path, *, below: bool = False) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rho_train.checks import check_labels
 from rho_train.data import IndexedDataset, split, to
 from rho_train.data.rng import global_seed
-from rho_train.scoring import device_of, logits_of, scoring
+from rho_train.scoring import LossFunction, device_of, logits_of, losses_of, scoring
 
 
 @contextmanager
@@ -63,14 +63,15 @@ def rehearse(
         IndexError: the model has no class for a label.
     """
     with unchanged(model), global_seed(0):
-        batch = to(dataset.collate(dataset.__getitems__(positions.tolist())), device_of(model))
+        batch = _first(model, dataset, positions)
         fields = split(batch, where)
         with scoring(model) as scorer:
             logits = logits_of(scorer, fields.inputs)
     if logits.ndim != 2 or len(logits) != len(positions):
         raise ValueError(
             f"{where}: the model must return logits ({len(positions)}, C) for a batch of "
-            f"{len(positions)}, got {tuple(logits.shape)}"
+            f"{len(positions)}, got {tuple(logits.shape)}; for points that are no classification "
+            "give losses="
         )
     labels = dataset.labels
     shown = labels[fields.ids.cpu().long()]
@@ -84,3 +85,33 @@ def rehearse(
     classes = logits.shape[1]
     check_labels(where, labels[ids], ids, classes, ignore_index)
     return batch, classes
+
+
+def rehearse_losses(
+    where: str,
+    model: nn.Module,
+    dataset: IndexedDataset,
+    positions: Tensor,
+    losses: LossFunction,
+) -> None:
+    """Read a batch and let a function find the losses of a model on it.
+
+    Raises:
+        ValueError: the batch has no ids, or the function returns no loss for each example, or none
+            that is finite.
+        TypeError: the ids or the labels of the batch are no tensors.
+    """
+    with unchanged(model), global_seed(0):
+        batch = _first(model, dataset, positions)
+        split(batch, where)
+        with scoring(model) as scorer:
+            found = losses_of(where, scorer, batch, losses, len(positions))
+    if not found.isfinite().any():
+        raise ValueError(
+            f"{where}: none of the losses of the first {len(positions)} points is finite, got "
+            f"{found[:3].tolist()}; look at what losses= does with their labels"
+        )
+
+
+def _first(model: nn.Module, dataset: IndexedDataset, positions: Tensor) -> Any:
+    return to(dataset.collate(dataset.__getitems__(positions.tolist())), device_of(model))

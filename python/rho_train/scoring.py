@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,10 +12,14 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
 
-from rho_train.data.batch import split
+from rho_train.data.batch import describe, split
 
 ForwardFunction = Callable[[nn.Module, Any], Tensor]
 """Called as `forward(model, batch)`, returns logits (n, C)."""
+
+LossFunction = Callable[[nn.Module, Any], Tensor]
+"""Called as `losses(model, batch)`, returns the loss of each example, floating point (n,); NaN for
+an example that has none."""
 
 
 @contextmanager
@@ -61,9 +65,14 @@ def scoring(
     cuda_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     for part in flipped:
         _set_training(part, train_mode)
-    autocast = (
-        nullcontext() if bf16 is None else torch.autocast(device.type, torch.bfloat16, enabled=bf16)
-    )
+    if bf16 is not None or torch.is_autocast_enabled(device.type):
+        # A cache would keep weights that were cast in inference mode for the step that trains.
+        dtype = torch.get_autocast_dtype(device.type) if bf16 is None else torch.bfloat16
+        autocast: AbstractContextManager[Any] = torch.autocast(
+            device.type, dtype, enabled=bf16 is not False, cache_enabled=False
+        )
+    else:
+        autocast = nullcontext()
     try:
         # FSDP2 keeps the parameters that it gathers for the step, where autograd needs them.
         with torch.no_grad() if _sharded(parts) else torch.inference_mode(), autocast:
@@ -186,3 +195,28 @@ def logits_of(model: nn.Module, inputs: Any) -> Tensor:
             "(n, C) or an object with .logits; pass Selector(forward=...) to pick them"
         )
     return logits
+
+
+def name_of(function: object) -> str:
+    """Return the name of a function, or of the type of what is called like one.
+
+    Example:
+        >>> name_of(name_of)
+        'name_of'
+    """
+    return getattr(function, "__qualname__", type(function).__qualname__)
+
+
+def losses_of(where: str, model: nn.Module, batch: Any, losses: LossFunction, count: int) -> Tensor:
+    """Return the losses that a function gives for a batch of `count` examples, float32 (count,).
+
+    Raises:
+        ValueError: it returned something else; `where` names the caller.
+    """
+    found: object = losses(model, batch)
+    if not isinstance(found, Tensor) or found.shape != (count,) or not found.is_floating_point():
+        raise ValueError(
+            f"{where}: losses must return the loss of each example, floating point ({count},), got "
+            f"{describe(found)}; leave out the mean over the batch, as reduction='none' does"
+        )
+    return found.float()

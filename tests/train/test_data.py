@@ -356,7 +356,13 @@ def test_the_fingerprint_is_the_documented_hash_and_sees_every_label() -> None:
 )
 def test_unknown_or_bad_labels_are_refused(source: Any, labels: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        fingerprint(IndexedDataset(source, labels=labels))
+        _ = IndexedDataset(source, labels=labels).labels
+
+
+@pytest.mark.parametrize("source", [Pairs(), TensorDataset(X, torch.rand(8))])
+def test_data_that_show_no_classes_have_a_fingerprint_all_the_same(source: Any) -> None:
+    wanted = {"n": str(len(source)), "labels": "none", "ids": "position"}
+    assert fingerprint(IndexedDataset(source)) == wanted
 
 
 PARTS: Any = [TensorDataset(X[:3], Y[:3]), TensorDataset(X[3:], Y[3:])]
@@ -409,10 +415,12 @@ def test_ids_lead_back_to_their_points_through_collate_and_selection(
     source: Any = TensorDataset(X, Y)
     if examples == "dicts":
         source = [{"input_ids": x, "labels": y, "text": f"row {y}"} for x, y in EXAMPLES]
-    loader = DataLoader(IndexedDataset(source), 8, shuffle=True, collate_fn=collate)
-    state = torch.get_rng_state()
+    own = torch.Generator().manual_seed(3)
+    loader = DataLoader(IndexedDataset(source), 8, True, collate_fn=collate, generator=own)
+    states = torch.get_rng_state(), own.get_state()
     check_loader(loader)
-    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert torch.equal(own.get_state(), states[1])
     batch = next(iter(loader))
     small = Selector(k=3, method="loss", forward=lambda model, b: model(inputs(b)))(
         nn.Linear(5, 4), batch

@@ -23,7 +23,7 @@ from rho_train.experiment import (
 from rho_train.experiment.setting import Setting, training_points
 from rho_train.il import ILStore
 from rho_train.report import read_outcomes
-from rho_train.training import TrainConfig
+from rho_train.training import TrainConfig, Trainer
 from rho_train.training.looks import evaluate
 
 UNIFORM = Method("uniform", "Uniform", "uniform")
@@ -195,6 +195,35 @@ def test_options_reach_the_selector(tmp_path: Path, table: Path) -> None:
         ends[name] = json.loads(metrics.read_text().splitlines()[-1])["scored"]
     # 40 candidates in each of 30 steps.
     assert ends == {"plain": 1200, "warm": 400, "annealed": 600, "stale": 600}
+
+
+def test_a_filter_trains_on_the_points_with_the_lowest_losses(
+    tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: dict[str, torch.Tensor] = {}
+
+    class Watched(Trainer):
+        def __init__(self, *args: Any, name: str, **kwargs: Any) -> None:
+            trained[name] = args[2]
+            super().__init__(*args, name=name, **kwargs)
+
+    monkeypatch.setattr("rho_train.experiment.jobs.Trainer", Watched)
+    own = {"select": "uniform", "il": "crossfit"}
+    methods = [
+        {"name": "all", "label": "all", **own},
+        {"name": "half", "label": "half", **own, "keep": 0.5},
+    ]
+    values = plain(table, methods=methods, baseline="all", seeds=[0])
+    run_experiment(make_experiment(values), tmp_path, processes=1)
+    (path,) = (tmp_path / "il").glob("*.safetensors")
+    il = ILStore.load(path).il
+    assert trained["all"].tolist() == list(range(len(il)))
+    assert len(trained["half"]) == round(len(il) / 2)
+    rest = torch.ones(len(il), dtype=torch.bool).index_fill(0, trained["half"], False)
+    assert il[trained["half"]].max() <= il[rest].min()
+    # The filter has used the irreducible losses, so it pays for them.
+    charged = {run.method: run.il_seconds for run in read_outcomes(tmp_path).runs}
+    assert charged["all"] == 0 < charged["half"]
 
 
 def test_a_run_that_others_follow_fails_and_is_named(tmp_path: Path, table: Path) -> None:

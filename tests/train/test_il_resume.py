@@ -117,6 +117,16 @@ def make_data(seed: int = 0) -> IndexedDataset:
     return IndexedDataset(TensorDataset(x, torch.randint(0, 3, (N,), generator=generator)))
 
 
+def with_other_labels() -> IndexedDataset:
+    x, y = make_data().dataset.tensors
+    return IndexedDataset(TensorDataset(x, y.flip(0)))
+
+
+def with_other_inputs() -> IndexedDataset:
+    x, y = make_data().dataset.tensors
+    return IndexedDataset(TensorDataset(x.flip(0), y))
+
+
 def make_model(seed: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -209,7 +219,10 @@ def test_a_folder_of_other_work_is_refused(tmp_path: Path) -> None:
             "recipe",
             lambda: holdout_il(make_model, make_data(), held_out, ILRecipe(), folder=tmp_path),
         ),
-        ("data", lambda: holdout_il(make_model, make_data(1), held_out, RECIPE, folder=tmp_path)),
+        (
+            "data",
+            lambda: holdout_il(make_model, with_other_labels(), held_out, RECIPE, folder=tmp_path),
+        ),
         (
             "train_ids",
             lambda: holdout_il(make_model, make_data(), held_out[1:], RECIPE, folder=tmp_path),
@@ -238,14 +251,17 @@ def test_a_folder_of_other_work_is_refused(tmp_path: Path) -> None:
             piece.write_bytes(content) if what == "weights" else piece.unlink(missing_ok=True)
         with pytest.raises(ValueError, match=f"belongs to a run with another {what}"):
             compute()
+    # The same labels with other inputs, as after another normalisation.
+    with pytest.raises(ValueError, match="unfinished irreducible losses of other inputs: 64 of 64"):
+        holdout_il(make_model, with_other_inputs(), held_out, RECIPE, folder=tmp_path)
     best.write_bytes(best.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"best\.pt is damaged"):
         holdout_il(make_model, make_data(), held_out, RECIPE, folder=tmp_path)
     pretrained_il(make_model(0), make_data(), folder=tmp_path / "pretrained")
     with pytest.raises(ValueError, match="belongs to a run with another data"):
-        pretrained_il(make_model(0), make_data(1), folder=tmp_path / "pretrained")
+        pretrained_il(make_model(0), with_other_labels(), folder=tmp_path / "pretrained")
     pretrained_il(make_model(0), make_data(), batch_size=5, folder=tmp_path / "swapped")
-    first, second, *_ = sorted((tmp_path / "swapped").iterdir())
+    first, second, *_ = sorted((tmp_path / "swapped").glob("losses-*"))
     second.write_bytes(first.read_bytes())
     with pytest.raises(ValueError, match="belongs to a run with another begin"):
         pretrained_il(make_model(0), make_data(), batch_size=5, folder=tmp_path / "swapped")

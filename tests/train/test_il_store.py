@@ -6,6 +6,8 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -272,3 +274,30 @@ def test_nothing_is_pickled(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(module, fail)
     for action in actions:
         action()
+
+
+@given(seed=st.integers(0, 1000), share=st.floats(0.01, 1.0), some=st.booleans())
+def test_the_lowest_share_is_that_of_a_sort(seed: int, share: float, some: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    il = torch.randint(0, 9, (60,), generator=generator).float()  # with ties
+    il[torch.randint(0, 60, (5,), generator=generator)] = torch.nan
+    store = ILStore(il, {"n": "60", "labels": "none", "ids": "position"})
+    ids = store.known.nonzero().flatten()
+    if some:
+        ids = ids[::2]
+    count = round(share * len(ids))
+    if count == 0:
+        with pytest.raises(ValueError, match="are 0; there must be one at least"):
+            store.lowest(share, ids if some else None)
+        return
+    found = store.lowest(share, ids if some else None)
+    wanted = sorted(ids.tolist(), key=lambda i: (float(il[i]), i))[:count]
+    assert found.tolist() == sorted(wanted)
+
+
+def test_what_has_no_lowest_share() -> None:
+    store = ILStore(torch.tensor([1.0, torch.nan]), {"n": "2", "labels": "none", "ids": "position"})
+    with pytest.raises(ValueError, match=r"share must lie in \(0, 1\], got 1.5"):
+        store.lowest(1.5)
+    with pytest.raises(ValueError, match="of 2 points 1 have no irreducible loss"):
+        store.lowest(0.5, torch.tensor([0, 1]))

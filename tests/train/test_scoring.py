@@ -123,6 +123,19 @@ def test_losses_that_are_all_up_to_date_choose_as_scoring_all_does(name: str) ->
     assert torch.equal(half.last.losses, full.last.losses)
 
 
+def test_a_history_moves_outside_of_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Columns that are made in inference mode could not be counted in afterwards.
+    def to(self: History, device: torch.device) -> None:
+        assert not torch.is_inference_mode_enabled()
+        moved.append(device)
+
+    moved: list[torch.device] = []
+    monkeypatch.setattr(History, "to", to)
+    options = Scoring(refresh=0.5)
+    Selector(k=4, method="loss", scoring=options, history=History(100))(Widths(), BATCH)
+    assert moved
+
+
 def test_images_are_scored_channels_last_and_returned_as_they_were() -> None:
     seen: list[bool] = []
 
@@ -219,7 +232,8 @@ def test_the_host_looks_seldom_when_it_is_told_to() -> None:
     # None is left: said when the host looks.
     none = BATCH._replace(y=torch.full((N,), -100))
     seldom(Widths(), none)
-    with pytest.raises(FloatingPointError, match="step 5: no point can be selected"):
+    # The batch at which it looks is not the one that had none.
+    with pytest.raises(FloatingPointError, match="1 large batches since the host looked last"):
         seldom(Widths(), BATCH)
     seldom.steps = 6
     seldom(Widths(), none)
@@ -305,6 +319,11 @@ def _columns(selector: Selector) -> list[Tensor]:
             "needs the logits of all points",
         ),
         (lambda: Selector(k=1, method="loss", history={}), TypeError, "History, got dict"),
+        (
+            lambda: Selector(k=1, method="loss", history=History(39))(Widths(), BATCH),
+            IndexError,
+            r"History: ids must lie in \[0, 39\), got \d+; make it for the whole data set",
+        ),
         (
             lambda: Selector(k=1, method="loss", check_every=0),
             ValueError,

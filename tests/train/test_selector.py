@@ -254,11 +254,21 @@ def test_bad_arguments_fail_at_construction(
             "4 of 4 losses.*diverged.*learning rate",
         ),
         (Batch(X, Y - 100, IDS), FloatingPointError, "ignore_index"),
+        (Batch(X, Y[:, None], IDS), ValueError, r"labels must have.*got \(4, 1\).*give losses="),
+        ((X, Y, IDS.clamp_max(5)), ValueError, "third element of a tuple repeats.*Batch"),
     ],
 )
 def test_bad_batches(batch: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         Selector(il=TABLE, k=2)(nn.Identity(), batch)
+
+
+def test_smoothed_losses_are_not_set_against_plain_ones() -> None:
+    data = IndexedDataset(TensorDataset(torch.zeros(8, 2), torch.arange(8) % 2))
+    store = ILStore(TABLE, fingerprint(data))
+    with pytest.raises(ValueError, match="label_smoothing = 0.1, and the losses in the store"):
+        Selector(il=store, k=1, label_smoothing=0.1)
+    Selector(il=store, k=1, method="loss", label_smoothing=0.1)
 
 
 def test_unknown_irreducible_losses_are_named() -> None:

@@ -8,6 +8,8 @@ import errno
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -244,11 +246,49 @@ def test_a_selector_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     store = ILStore(torch.zeros(N), fingerprint(other), control=control_points(other))
     with pytest.raises(ValueError, match="other inputs: 64 of 64 control points differ"):
         make_trainer(tmp_path, selector=Selector(il=store, k=8))
+    with pytest.raises(ValueError, match="without label smoothing, the Selector scores with 0.1"):
+        make_trainer(tmp_path, selector=Selector(k=8, method="loss", label_smoothing=0.1))
     phases = UniformPhases(steps=40, warmup=3)
     with pytest.raises(ValueError, match="UniformPhases.steps is 40, TrainConfig.steps is 30"):
         make_trainer(tmp_path, selector=Selector(k=8, method="loss", phases=phases))
     with pytest.raises(ValueError, match="'bald' needs dropout layers, and Linear has none"):
         make_trainer(tmp_path, selector=Selector(k=8, method="bald"), model=nn.Linear(5, 3))
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    program = (
+        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); "
+        "print('held', flush=True); input()"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / ".lock")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        works: list[Callable[[], object]] = [trainer.fit, lambda: make_trainer(tmp_path)]
+        for work in works:
+            with pytest.raises(ValueError, match="another process is running in .*wait for it"):
+                work()
+        other.communicate("\n")
+    trainer.fit()
+    assert trainer.finished
+
+
+def test_training_takes_subnormal_numbers_as_zero_and_nothing_else_does(tmp_path: Path) -> None:
+    class Tiny(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(bool(torch.tensor(2e-38) / 4))
+            return super().forward(x)
+
+    seen: list[bool] = []
+    trainer = make_trainer(tmp_path, model=Tiny(5, 3))
+    before = len(seen)
+    trainer.fit()
+    assert any(seen[:before])
+    assert len(seen) > before + 30
+    assert not any(seen[before:])
+    assert torch.tensor(2e-38) / 4 > 0
 
 
 def test_weights_multiply_the_losses_of_their_rows(tmp_path: Path) -> None:

@@ -201,23 +201,23 @@ def fingerprint(dataset: IndexedDataset) -> dict[str, str]:
     """Identify a data set by its count, its labels and what its ids are; no example is loaded.
 
     Returns:
-        "n": the count; "labels": SHA-256 of the labels as little-endian int64; "ids": "position".
+        "n": the count; "labels": SHA-256 of the labels as little-endian int64, or "none" of a data
+        set that shows no class of its examples, as one of texts; "ids": "position".
 
     Raises:
         TypeError: `dataset` is not an IndexedDataset.
-        ValueError: its labels are unknown, see `IndexedDataset.labels`.
 
     Example:
         >>> fingerprint(IndexedDataset([("a", 0), ("b", 1)], labels=[0, 1]))["n"]
         '2'
     """
     check_indexed("fingerprint", dataset)
-    labels = dataset.labels.cpu().contiguous().numpy().astype("<i8", copy=False)
-    return {
-        "n": str(len(dataset)),
-        "labels": hashlib.sha256(labels.data).hexdigest(),
-        "ids": "position",
-    }
+    try:
+        labels = dataset.labels.cpu().contiguous().numpy().astype("<i8", copy=False)
+        digest = hashlib.sha256(labels.data).hexdigest()
+    except ValueError:
+        digest = "none"
+    return {"n": str(len(dataset)), "labels": digest, "ids": "position"}
 
 
 def _position(index: int, n: int) -> int:

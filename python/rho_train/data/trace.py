@@ -11,13 +11,15 @@ from torch.utils.data import DataLoader
 
 from rho_train.data.batch import describe, split
 from rho_train.data.indexed import check_indexed, indexed_inside
+from rho_train.data.rng import global_seed
 
 
 def check_loader(loader: DataLoader[Any]) -> None:
     """Follow the ids of a first batch through a DataLoader, and name the step that loses them.
 
     The steps are the data set, the collate_fn, and the DataLoader around both. For loops of your
-    own, once before training; `Trainer` needs no such check. The random state stays as it was.
+    own, once before training; `Trainer` needs no such check. The random state stays as it was, that
+    of torch, NumPy, `random` and of the DataLoader's generator.
 
     Args:
         loader: a torch DataLoader, or anything else that has its `dataset`, `collate_fn` and
@@ -43,40 +45,52 @@ def check_loader(loader: DataLoader[Any]) -> None:
     inside = indexed_inside(dataset)
     if len(inside) > 1:
         check_indexed("check_loader", dataset)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        positions = range(min(2, len(dataset)))  # type: ignore[arg-type]
-        samples = [dataset[position] for position in positions]
-        ids = [_id_of(sample) for sample in samples]
-        if None in ids:
-            raise TypeError(
-                "check_loader: the data set adds no ids: an example of "
-                f"{type(dataset).__name__} is {describe(samples[0])}; wrap it: "
-                "rho_train.IndexedDataset(dataset)"
-            )
-        collate = loader.collate_fn
-        name = getattr(collate, "__qualname__", type(collate).__name__).split(".")[-1]
-        batch = collate(samples)
-        try:
-            found = split(batch, "check_loader").ids.tolist()
-        except ValueError as error:
-            raise ValueError(
-                f"check_loader: the collate_fn {name} loses the ids: of examples with the ids "
-                f"{ids} it makes {describe(batch)}; put the ids of the examples into the batch"
-            ) from error
-        if found != ids:
-            raise ValueError(
-                f"check_loader: the collate_fn {name} changes the ids: the examples have {ids}, "
-                f"the batch has {found}; put them there unchanged, as torch.tensor(ids)"
-            )
-        batch = next(iter(loader))
-        try:
-            split(batch, "check_loader")
-        except ValueError as error:
-            raise ValueError(
-                f"check_loader: {type(loader).__name__} loses the ids that the collate_fn {name} "
-                f"still has: its batch is {describe(batch)}; keep them in whatever changes its "
-                "batches"
-            ) from error
+    own = getattr(loader, "generator", None)
+    drawn = None if own is None else own.get_state()
+    devices = range(torch.cuda.device_count())
+    try:
+        with torch.random.fork_rng(devices=devices), global_seed(0):
+            _follow(loader)
+    finally:
+        if own is not None:
+            own.set_state(drawn)
+
+
+def _follow(loader: DataLoader[Any]) -> None:
+    dataset = loader.dataset
+    positions = range(min(2, len(dataset)))  # type: ignore[arg-type]
+    samples = [dataset[position] for position in positions]
+    ids = [_id_of(sample) for sample in samples]
+    if None in ids:
+        raise TypeError(
+            "check_loader: the data set adds no ids: an example of "
+            f"{type(dataset).__name__} is {describe(samples[0])}; wrap it: "
+            "rho_train.IndexedDataset(dataset)"
+        )
+    collate = loader.collate_fn
+    name = getattr(collate, "__qualname__", type(collate).__name__).split(".")[-1]
+    batch = collate(samples)
+    try:
+        found = split(batch, "check_loader").ids.tolist()
+    except ValueError as error:
+        raise ValueError(
+            f"check_loader: the collate_fn {name} loses the ids: of examples with the ids "
+            f"{ids} it makes {describe(batch)}; put the ids of the examples into the batch"
+        ) from error
+    if found != ids:
+        raise ValueError(
+            f"check_loader: the collate_fn {name} changes the ids: the examples have {ids}, "
+            f"the batch has {found}; put them there unchanged, as torch.tensor(ids)"
+        )
+    batch = next(iter(loader))
+    try:
+        split(batch, "check_loader")
+    except ValueError as error:
+        raise ValueError(
+            f"check_loader: {type(loader).__name__} loses the ids that the collate_fn {name} "
+            f"still has: its batch is {describe(batch)}; keep them in whatever changes its "
+            "batches"
+        ) from error
 
 
 def _id_of(sample: Any) -> int | None:

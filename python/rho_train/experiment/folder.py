@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rho_train.experiment.config import ExperimentConfig, Method
-from rho_train.files import atomic_write, remove_unfinished
+from rho_train.files import atomic_write, locked, remove_unfinished
 
 
 @contextmanager
@@ -23,18 +22,11 @@ def claimed(config: ExperimentConfig, out: Path, where: Mapping[str, str | int])
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = open(out / ".lock", "w")  # noqa: SIM115 (closed below, by the with)
     except OSError as error:
         raise OSError(
             error.errno, f"cannot make the folder {out}: {error.strerror}; choose another --out"
         ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(
-                f"another process is running in {out}; wait for it, or choose another --out"
-            ) from error
+    with locked(out, "wait for it, or choose another --out"):
         remove_unfinished(out, below=True)
         _describe(config, out, where)
         yield

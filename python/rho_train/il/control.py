@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,10 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rho_train.data import IndexedDataset, generator
+from rho_train.data import IndexedDataset, fingerprint, generator
 from rho_train.data.batch import inputs_of
 from rho_train.data.indexed import check_indexed
 from rho_train.data.rng import global_seed
+from rho_train.files import atomic_write
 
 _COUNT = 64
 _SKETCH = 16
@@ -49,7 +51,9 @@ def control_points(dataset: IndexedDataset) -> ControlPoints:
     The ids are cut into 64 equal ranges and one is drawn from each, always the same for a length.
     A change of a share s of all points is missed with probability (1 - s)^64: 4 % for s = 5 %.
     Inputs are tensors, arrays, numbers, texts, and mappings, sequences and dataclasses of them;
-    other objects count by their type alone. Random state is left as it was.
+    other objects count by their type alone. Where the data set shows no classes, whose fingerprint
+    tells them apart, the labels of an example count as its inputs do. Random state is left as it
+    was.
 
     Returns:
         The points; none if the data set augments: it gives other inputs when it is read again.
@@ -146,6 +150,27 @@ def differences(points: ControlPoints, others: ControlPoints) -> list[int]:
     return [place for place, (one, two) in enumerate(pairs) if not same(one, two)]
 
 
+def keep_inputs(folder: Path, points: ControlPoints) -> None:
+    """Leave in a folder of unfinished work what the data are, or compare them with what is there.
+
+    Raises:
+        ValueError: the folder holds work on other inputs.
+        OSError: the folder cannot be written.
+    """
+    path = folder / "inputs.json"
+    if not path.exists():
+        atomic_write(path, to_json(points))
+        return
+    before = from_json(path.read_text())
+    count = len(differences(before, points)) if len(before) == len(points) else len(before)
+    if count:
+        raise ValueError(
+            f"{folder} holds unfinished irreducible losses of other inputs: {count} of "
+            f"{len(before)} control points differ; give the data set that they are of, or delete "
+            "the folder"
+        )
+
+
 def to_json(points: ControlPoints) -> str:
     """Write control points as text, which `from_json` reads.
 
@@ -172,13 +197,18 @@ def from_json(text: str) -> ControlPoints:
 
 
 def _read(dataset: IndexedDataset, ids: Sequence[int]) -> ControlPoints:
+    whole = fingerprint(dataset)["labels"] == "none"
     # One by one: 64 videos would not fit into memory together.
-    return tuple(_describe(id, dataset.__getitems__([id])[0]) for id in ids)
+    return tuple(_describe(id, dataset.__getitems__([id])[0], whole) for id in ids)
 
 
-def _describe(id: int, sample: Any) -> ControlPoint:
+def _describe(id: int, sample: Any, whole: bool) -> ControlPoint:
     parts = _Parts()
-    form = parts.add(inputs_of(sample, "control_points"))
+    if not whole:
+        sample = inputs_of(sample, "control_points")
+    elif not isinstance(sample, Mapping):
+        sample = tuple(sample)  # a Batch, whose fields are no form of their own
+    form = parts.add(sample)
     return ControlPoint(id, form, parts.exact.hexdigest()[:16], tuple(parts.sketches))
 
 

@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from rho_train.checks import check_adamw, check_counts, check_ids, check_labels
 from rho_train.data import IndexedDataset, LargeBatchSampler, fingerprint, loader, split, to
 from rho_train.files import make_folder
-from rho_train.il.score import SCORING_BATCH, ids_sha256, score_points, weights_sha256
+from rho_train.il.score import (
+    SCORING_BATCH,
+    ids_sha256,
+    loss_identity,
+    score_points,
+    weights_sha256,
+)
 from rho_train.optim import (
     Schedule,
     adamw,
@@ -25,8 +31,8 @@ from rho_train.optim import (
     subnormals_flushed,
 )
 from rho_train.progress import OnStep, Stopped, go_on
-from rho_train.rehearsal import rehearse
-from rho_train.scoring import logits_of
+from rho_train.rehearsal import rehearse, rehearse_losses
+from rho_train.scoring import LossFunction, logits_of, losses_of
 from rho_train.training.checkpoint import (
     load_checkpoint,
     random_state,
@@ -92,6 +98,7 @@ def fit_il(
     target_ids: Tensor,
     recipe: ILRecipe,
     *,
+    losses: LossFunction | None = None,
     augmented: IndexedDataset | None = None,
     folder: Path | None = None,
     on_step: OnStep = go_on,
@@ -108,6 +115,8 @@ def fit_il(
         train_ids: int64 (m,), the points that the model trains on.
         target_ids: int64 (n,), the points whose irreducible loss is wanted.
         recipe: epochs, batch size, AdamW.
+        losses: for points that are no classification, see `Selector`; the model trains on the mean
+            over the points of a batch that have a loss.
         augmented: the same points with augmentation, to train on (paper, Appendix B); they are
             scored without, from `dataset`. Transforms that draw from torch's generator are
             repeated exactly after a kill.
@@ -144,10 +153,13 @@ def fit_il(
             "or another count; wrap the same data with the transforms"
         )
     first = target_ids[: recipe.batch_size]
-    _, classes = rehearse("fit_il", model, dataset, first, target_ids)
-    check_labels("fit_il", dataset.labels[train_ids], train_ids, classes)
+    if losses is None:
+        _, classes = rehearse("fit_il", model, dataset, first, target_ids)
+        check_labels("fit_il", dataset.labels[train_ids], train_ids, classes)
+    else:
+        rehearse_losses("fit_il", model, dataset, first, losses)
     shown = dataset if augmented is None else augmented
-    fit = _Fit(model, dataset, shown, train_ids, target_ids, recipe, folder, on_step)
+    fit = _Fit(model, dataset, shown, train_ids, target_ids, recipe, losses, folder, on_step)
     if not fit.finished:
         # All devices, as the checkpoint has them all.
         devices = range(torch.cuda.device_count())
@@ -178,12 +190,14 @@ class _Fit:
         train_ids: Tensor,
         target_ids: Tensor,
         recipe: ILRecipe,
+        losses: LossFunction | None,
         folder: Path | None,
         on_step: OnStep,
     ) -> None:
         self.model, self.dataset, self.augmented, self.recipe = model, dataset, augmented, recipe
-        self.train_ids, self.target_ids = train_ids, target_ids
+        self.train_ids, self.target_ids, self.losses = train_ids, target_ids, losses
         self.folder, self.on_step = folder, on_step
+        self.device = next(model.parameters()).device
         self.optimizer = adamw(model, recipe.lr, recipe.weight_decay)
         self.schedule = lr_schedule(self.optimizer, recipe.schedule, recipe.steps(len(train_ids)))
         self.step, self.epoch = 0, 0
@@ -200,6 +214,7 @@ class _Fit:
                 "train_ids_sha256": ids_sha256(train_ids),
                 "target_ids_sha256": ids_sha256(target_ids),
                 "initial_weights_sha256": weights_sha256(model),
+                **loss_identity(losses),
             }
             make_folder(folder, "fit_il")
             self._resume(folder)
@@ -219,7 +234,7 @@ class _Fit:
         if self.random_state is None:
             torch.manual_seed(self.recipe.seed)
         else:
-            restore_random_state(self.random_state)
+            restore_random_state(self.random_state, self.device)
         self.model.train()
         try:
             while not self.finished:
@@ -233,8 +248,13 @@ class _Fit:
         self._finish()
 
     def _train_step(self, batch: Any) -> None:
-        fields = split(to(batch, next(self.model.parameters()).device), "fit_il")
-        loss = F.cross_entropy(logits_of(self.model, fields.inputs), fields.labels)
+        batch = to(batch, self.device)
+        fields = split(batch, "fit_il")
+        if self.losses is None:
+            loss = F.cross_entropy(logits_of(self.model, fields.inputs), fields.labels)
+        else:
+            own = losses_of("fit_il", self.model, batch, self.losses, len(fields.ids))
+            loss = own.nanmean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -250,6 +270,7 @@ class _Fit:
             self.model,
             self.dataset,
             self.target_ids,
+            losses=self.losses,
             batch_size=self.recipe.scoring_batch,
             on_step=self.on_step,
         )
@@ -269,7 +290,7 @@ class _Fit:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "random_state": random_state(),
+            "random_state": random_state(self.device),
         }
         save_checkpoint(self.folder / "training.pt", self._outcome() | state)
         now = time.perf_counter()

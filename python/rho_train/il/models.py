@@ -13,10 +13,16 @@ from rho_train.checks import check_ids
 from rho_train.data import IndexedDataset, fingerprint, generator
 from rho_train.data.indexed import check_indexed
 from rho_train.files import make_folder
-from rho_train.il.control import differences, unaugmented_points
+from rho_train.il.control import (
+    ControlPoints,
+    differences,
+    keep_inputs,
+    unaugmented_points,
+)
 from rho_train.il.fit import ILFit, ILRecipe, best_path, fit_il
 from rho_train.il.score import (
     SCORING_BATCH,
+    loss_identity,
     score_points,
     wait_for,
     weights_sha256,
@@ -24,7 +30,8 @@ from rho_train.il.score import (
 from rho_train.il.store import ILStore
 from rho_train.progress import OnStep, go_on
 from rho_train.ranks import rank_and_world
-from rho_train.rehearsal import rehearse
+from rho_train.rehearsal import rehearse, rehearse_losses
+from rho_train.scoring import LossFunction
 
 MakeModel = Callable[[int], nn.Module]
 """Builds a fresh model from a seed."""
@@ -36,6 +43,7 @@ def holdout_il(
     holdout_ids: Tensor,
     recipe: ILRecipe,
     *,
+    losses: LossFunction | None = None,
     augmented: IndexedDataset | None = None,
     folder: Path | None = None,
     on_step: OnStep = go_on,
@@ -50,6 +58,7 @@ def holdout_il(
         dataset: all points, without augmentation (paper, Appendix B).
         holdout_ids: int64 (m,), the points to train on.
         recipe: how.
+        losses: for points that are no classification, see `Selector`.
         augmented: the same points with augmentation, to train on, see `fit_il`.
         folder: for checkpoints, see `fit_il` and `score_points`: after a kill the same call goes
             on and gives the same bits; under an initialised process group the ranks share the
@@ -82,9 +91,11 @@ def holdout_il(
         raise ValueError(
             f"holdout_il: all {n} points are held out; leave some, half is a good start"
         )
-    control = unaugmented_points(dataset)
+    control = _inputs("holdout_il", dataset, folder)
     job = (recipe.seed, held_out.nonzero().flatten(), targets)
-    il, info = _compute("holdout", make_model, dataset, augmented, [job], recipe, folder, on_step)
+    il, info = _compute(
+        "holdout", make_model, dataset, augmented, [job], recipe, losses, folder, on_step
+    )
     return ILStore(il, fingerprint(dataset), info=info, control=control)
 
 
@@ -94,6 +105,7 @@ def crossfit_il(
     folds: int,
     recipe: ILRecipe,
     *,
+    losses: LossFunction | None = None,
     groups: Tensor | None = None,
     augmented: IndexedDataset | None = None,
     folder: Path | None = None,
@@ -126,7 +138,7 @@ def crossfit_il(
     count, group = _numbered(groups, n)
     if count < folds:
         raise ValueError(f"crossfit_il: {folds} folds need as many groups, got {count}")
-    control = unaugmented_points(dataset)
+    control = _inputs("crossfit_il", dataset, folder)
     order = torch.randperm(count, generator=generator(recipe.seed, "cross-fit folds"))
     fold_of = torch.empty(count, dtype=torch.int16)
     fold_of[order] = (torch.arange(count) % folds).to(torch.int16)
@@ -136,7 +148,7 @@ def crossfit_il(
         for f in range(folds)
     ]
     kind = f"cross-fit, {folds} folds"
-    il, info = _compute(kind, make_model, dataset, augmented, jobs, recipe, folder, on_step)
+    il, info = _compute(kind, make_model, dataset, augmented, jobs, recipe, losses, folder, on_step)
     return ILStore(il, fingerprint(dataset), fold=fold, info=info, control=control)
 
 
@@ -144,6 +156,7 @@ def pretrained_il(
     model: nn.Module,
     dataset: IndexedDataset,
     *,
+    losses: LossFunction | None = None,
     batch_size: int = SCORING_BATCH,
     folder: Path | None = None,
     on_step: OnStep = go_on,
@@ -164,14 +177,24 @@ def pretrained_il(
     started = time.perf_counter()
     check_indexed("pretrained_il", dataset)
     ids = torch.arange(len(dataset))
-    rehearse("pretrained_il", model, dataset, ids[:32], ids)
-    control = unaugmented_points(dataset)
-    if folder is not None:
-        make_folder(folder, "pretrained_il")
-    il = score_points(model, dataset, ids, batch_size=batch_size, folder=folder, on_step=on_step)
+    if losses is None:
+        rehearse("pretrained_il", model, dataset, ids[:32], ids)
+    else:
+        rehearse_losses("pretrained_il", model, dataset, ids[:32], losses)
+    control = _inputs("pretrained_il", dataset, folder)
+    il = score_points(
+        model,
+        dataset,
+        ids,
+        losses=losses,
+        batch_size=batch_size,
+        folder=folder,
+        on_step=on_step,
+    )
     info = {
         "kind": "pretrained",
         **_describe(model),
+        **loss_identity(losses),
         "weights_sha256": weights_sha256(model),
         "seconds": f"{time.perf_counter() - started:.3f}",
     }
@@ -242,6 +265,7 @@ def _compute(
     augmented: IndexedDataset | None,
     jobs: Sequence[tuple[int, Tensor, Tensor]],
     recipe: ILRecipe,
+    losses: LossFunction | None,
     folder: Path | None,
     on_step: OnStep,
 ) -> tuple[Tensor, dict[str, str]]:
@@ -266,6 +290,7 @@ def _compute(
             train,
             target,
             recipe,
+            losses=losses,
             augmented=augmented,
             folder=path,
             on_step=on_step,
@@ -285,7 +310,13 @@ def _compute(
         model, result = fit(index, (lambda _: on_step(0)) if reported else on_step)
         started = time.perf_counter()
         il[target] = score_points(
-            model, dataset, target, batch_size=recipe.scoring_batch, folder=path, on_step=on_step
+            model,
+            dataset,
+            target,
+            losses=losses,
+            batch_size=recipe.scoring_batch,
+            folder=path,
+            on_step=on_step,
         )
         seconds += result.seconds + time.perf_counter() - started
         fits.append(result)
@@ -295,10 +326,20 @@ def _compute(
         **_describe(model),
         "weights_sha256": ", ".join(weights),
         "recipe": repr(recipe),
+        **loss_identity(losses),
         "holdout_loss": ", ".join(f"{fit.loss:.6f}" for fit in fits),
         "best_epoch": ", ".join(str(fit.epoch) for fit in fits),
         "seconds": f"{seconds:.3f}",
     }
+
+
+def _inputs(where: str, dataset: IndexedDataset, folder: Path | None) -> ControlPoints:
+    """Return the control points of a data set, which a folder of unfinished work must be of."""
+    control = unaugmented_points(dataset)
+    if folder is not None:
+        make_folder(folder, where)
+        keep_inputs(folder, control)
+    return control
 
 
 def _model_folder(folder: Path | None, index: int) -> Path | None:

@@ -15,7 +15,7 @@ import rho_ext
 from rho_train.data import IndexedDataset, fingerprint, loader, split, to
 from rho_train.progress import OnStep, Stopped, go_on
 from rho_train.ranks import rank_and_world
-from rho_train.scoring import logits_of, scoring
+from rho_train.scoring import LossFunction, logits_of, losses_of, name_of, scoring
 from rho_train.training.checkpoint import load_checkpoint, save_checkpoint
 
 SCORING_BATCH = 4096
@@ -29,6 +29,7 @@ def score_points(
     dataset: IndexedDataset,
     ids: Tensor,
     *,
+    losses: LossFunction | None = None,
     batch_size: int = SCORING_BATCH,
     folder: Path | None = None,
     on_step: OnStep = go_on,
@@ -47,13 +48,15 @@ def score_points(
         model: its parameters say on which device.
         dataset: the points.
         ids: int64 (n,).
+        losses: for points that are no classification, see `Selector`.
         batch_size: points that are scored at once.
         folder: for the pieces; it must exist.
         on_step: called with 0 after each batch; returns whether to stop.
 
     Raises:
         IndexError: an id or a label is out of range.
-        ValueError: the folder holds losses of another model, data set or ids.
+        ValueError: `losses` does not return one loss a point, or the folder holds losses of
+            another model, data set, ids or function.
         OSError: the folder cannot be written.
         Stopped: `on_step` asked for it.
 
@@ -63,17 +66,18 @@ def score_points(
         >>> score_points(nn.Linear(2, 1, bias=False), data, torch.tensor([0, 2]))
         tensor([0., nan])
     """
-    losses = torch.empty(len(ids))
+    found = torch.empty(len(ids))
     if folder is None:
-        for begin, piece in _batches(model, dataset, ids, batch_size, on_step):
-            losses[begin : begin + len(piece)] = piece
-        return losses
+        for begin, piece in _batches(model, dataset, ids, losses, batch_size, on_step):
+            found[begin : begin + len(piece)] = piece
+        return found
     rank, world = rank_and_world()
     identity = {
         "data": fingerprint(dataset),
         "weights_sha256": weights_sha256(model),
         "batch_size": batch_size,
         "ids_sha256": ids_sha256(ids),
+        **loss_identity(losses),
     }
     rows = _BATCHES * batch_size
     begins = range(0, len(ids), rows)
@@ -81,13 +85,15 @@ def score_points(
         path = _piece(folder, begin)
         if not path.exists():
             part = ids[begin : begin + rows]
-            piece = score_points(model, dataset, part, batch_size=batch_size, on_step=on_step)
+            piece = score_points(
+                model, dataset, part, losses=losses, batch_size=batch_size, on_step=on_step
+            )
             save_checkpoint(path, {**identity, "begin": begin, "losses": piece})
     for begin in begins:
         path = _piece(folder, begin)
         wait_for(path, on_step)
-        losses[begin : begin + rows] = load_checkpoint(path, {**identity, "begin": begin})["losses"]
-    return losses
+        found[begin : begin + rows] = load_checkpoint(path, {**identity, "begin": begin})["losses"]
+    return found
 
 
 def wait_for(path: Path, on_step: OnStep) -> None:
@@ -108,6 +114,11 @@ def weights_sha256(*models: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def loss_identity(losses: LossFunction | None) -> dict[str, str]:
+    """Return what a folder and a store say of a loss that is not the cross-entropy of labels."""
+    return {} if losses is None else {"loss_function": name_of(losses)}
+
+
 def ids_sha256(ids: Tensor) -> str:
     """Return the SHA-256 of ids."""
     return hashlib.sha256(ids.cpu().contiguous().numpy().data).hexdigest()
@@ -118,7 +129,12 @@ def _piece(folder: Path, begin: int) -> Path:
 
 
 def _batches(
-    model: nn.Module, dataset: IndexedDataset, ids: Tensor, batch_size: int, on_step: OnStep
+    model: nn.Module,
+    dataset: IndexedDataset,
+    ids: Tensor,
+    losses: LossFunction | None,
+    batch_size: int,
+    on_step: OnStep,
 ) -> Iterator[tuple[int, Tensor]]:
     device = next(model.parameters()).device
     positions = (
@@ -127,11 +143,16 @@ def _batches(
     begin = 0
     batch: Any
     for batch in loader(dataset, positions):
-        fields = split(to(batch, device), "score_points")
+        batch = to(batch, device)
+        fields = split(batch, "score_points")
         with scoring(model) as scorer:
-            logits = logits_of(scorer, fields.inputs)
-            scored = rho_ext.score(logits, fields.labels, None, method="loss").losses
-        yield begin, scored.masked_fill(fields.labels == _IGNORED, torch.nan).cpu()
+            if losses is not None:
+                scored = losses_of("score_points", scorer, batch, losses, len(fields.ids))
+            else:
+                logits = logits_of(scorer, fields.inputs)
+                scored = rho_ext.score(logits, fields.labels, None, method="loss").losses
+                scored = scored.masked_fill(fields.labels == _IGNORED, torch.nan)
+        yield begin, scored.cpu()
         begin += len(scored)
         if on_step(0):
             raise Stopped("the scoring of points was stopped")

@@ -269,6 +269,8 @@ def compare(fingerprint: Mapping[str, str], control: ControlPoints, dataset: Ind
         How many control points were compared.
     """
     theirs = fingerprint_of(dataset)
+    if theirs["labels"] == "none" != fingerprint["labels"]:
+        _ = dataset.labels  # which raises, and says how the data set can show them
     differences = [
         f"{meaning}: store has {fingerprint[key]}, data set has {theirs[key]}"
         for key, meaning in _FINGERPRINT.items()

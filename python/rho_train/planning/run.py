@@ -105,7 +105,8 @@ def plan(
     _check(batch, ratios, workers, il_seconds, steps, seconds)
     if (dataset is None) == (load is None):
         raise ValueError("plan: give either dataset or load")
-    busy, state = busy_cores(), random_state()
+    device = device_of(model)
+    busy, state = busy_cores(), random_state(device)
     try:
         if load is None:
             assert dataset is not None
@@ -116,7 +117,7 @@ def plan(
         loads: dict[int, float] = {}
         pool: list[Any] = []
         for size in sizes:
-            loads[size], pool = _measure_loader(load, size, workers, device_of(target), share)
+            loads[size], pool = _measure_loader(load, size, workers, device, share)
         make = optimizer or partial(adamw, lr=1e-3, weight_decay=0.01)
         trainer = Trainer(target, make(target), forward, bf16)
         uniform = Way("uniform", 1, _cut(pool, batch), None)
@@ -124,7 +125,7 @@ def plan(
         ways, notes = _ways(trainer, pool, batch, ratios, proxy, forward)
         _repeat([uniform, *ways], trainer, (1.0 - _LOADER_SHARE) * seconds)
     finally:
-        restore_random_state(state)
+        restore_random_state(state, device)
     train = median(uniform.train)
     whole = together(loads[batch], train, workers > 0)
     # Whatever chose its points, the step is the same work: one median of all is the steadier one.

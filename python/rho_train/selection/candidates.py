@@ -135,9 +135,17 @@ class Candidates:
         return self.table if self.aligned else self.table[self.ids]
 
     @property
+    def ignored(self) -> Tensor:
+        """Whether the label of a row is `ignore_index`, bool (n,); of points that are no
+        classification, which have no such label, nowhere."""
+        if self._losses_alone:
+            return torch.zeros_like(self.ids, dtype=torch.bool)
+        return self.labels == self.ignore_index
+
+    @property
     def usable(self) -> Tensor:
-        """Rows whose label is not `ignore_index`, int64, ascending."""
-        return (self.labels != self.ignore_index).nonzero().squeeze(1)
+        """Rows that are not ignored, int64, ascending."""
+        return (~self.ignored).nonzero().squeeze(1)
 
     @property
     def losses(self) -> Tensor:
@@ -199,9 +207,12 @@ class Candidates:
         Rows that are ignored or have the score NaN or -inf are never chosen. `losses` float32 (n,)
         are those that are reported, by default of what was scored.
         """
-        ignored = self.labels == self.ignore_index
-        found = ranked(scores.float().masked_fill(ignored, -torch.inf), self.k)
+        found = ranked(scores.float().masked_fill(self.ignored, -torch.inf), self.k)
         return Chosen(*found)._replace(losses=self.losses if losses is None else losses)
+
+    @property
+    def _losses_alone(self) -> bool:
+        return self.parts is not None and self.parts.scorer.losses is not None
 
     @property
     def _in_parts(self) -> bool:
@@ -214,14 +225,20 @@ class Candidates:
             scores = torch.empty_like(losses)
         else:
             losses = self.parts.known.clone()
-            il = torch.zeros(()) if method == "loss" else self.il.float()
-            scores = (0.0 if method == "neg_il" else losses) - il
-            out = losses.isnan() | (self.labels == self.ignore_index)
-            scores.masked_fill_(out, -torch.inf)
-        for rows, logits in self.parts:
-            scores[rows], losses[rows] = self.score_logits(method, logits, rows)
-            self._classes = logits.shape[1]
+            scores = self._score_losses(method, losses, slice(None))
+            scores.masked_fill_(losses.isnan() | self.ignored, -torch.inf)
+        for rows, output in self.parts:
+            if self._losses_alone:
+                scores[rows], losses[rows] = self._score_losses(method, output, rows), output
+            else:
+                scores[rows], losses[rows] = self.score_logits(method, output, rows)
+                self._classes = output.shape[1]
         return rho_ext.Scores(scores, losses)
+
+    def _score_losses(self, method: str, losses: Tensor, rows: slice | Tensor) -> Tensor:
+        """Score rows by losses that are known, for the methods that look at nothing else."""
+        scores = torch.zeros_like(losses) if method == "neg_il" else losses
+        return scores - (0.0 if method == "loss" else self.il[rows].float())
 
     def gumbel(self) -> Tensor:
         """Draw standard Gumbel noise, float32 (n,)."""

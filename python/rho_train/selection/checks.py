@@ -6,6 +6,9 @@ from collections.abc import Collection
 
 from torch import Tensor
 
+from rho_train.il.shards import ILShards
+from rho_train.il.store import ILStore
+from rho_train.scoring import ForwardFunction, LossFunction
 from rho_train.selection.history import History
 from rho_train.selection.schedules import Schedule, UniformPhases, values_of
 
@@ -65,12 +68,67 @@ def check_refresh(
         )
 
 
+def check_losses(
+    losses: LossFunction | None,
+    method: object,
+    needs: Collection[str],
+    forward: ForwardFunction | None,
+    label_smoothing: float,
+) -> None:
+    """Refuse what a function that returns losses leaves without a meaning."""
+    if losses is None:
+        return
+    if not callable(losses):
+        raise TypeError(
+            "Selector: losses must be a function of the model and a batch that returns the loss of "
+            f"each example, got {type(losses).__name__}"
+        )
+    if forward is not None or label_smoothing:
+        raise ValueError(
+            "Selector: losses= calls the model itself and gives the losses as they are; leave "
+            f"{'label_smoothing' if forward is None else 'forward'} out, and do there what it does"
+        )
+    if missing := {"logits", "dropout", "classes"} & set(needs):
+        raise ValueError(
+            f"Selector: losses= gives the loss of a point alone, and method {method!r} needs "
+            f"{' and '.join(sorted(missing))}; choose a method of losses, as rho or loss"
+        )
+
+
+def check_smoothing(label_smoothing: float, needs: Collection[str], il: object) -> None:
+    """Refuse to subtract a loss without label smoothing from one with it.
+
+    Points that are learnt as well as smoothing lets them be would come before others.
+    """
+    if label_smoothing and "il" in needs and isinstance(il, (ILStore, ILShards)):
+        raise ValueError(
+            f"Selector: label_smoothing = {label_smoothing}, and the losses in the store are "
+            "without; leave it out, or give a smoothed loss as losses= to the store's function "
+            "and to the Selector"
+        )
+
+
+def check_tuple(batch: object, ids: Tensor) -> None:
+    """Refuse a plain tuple whose third element is not of ids, as that of a collate_fn that pads.
+
+    Lengths or weights would be taken for ids and silently name other points.
+    """
+    plain = isinstance(batch, (tuple, list)) and not hasattr(batch, "_fields")
+    if plain and len(ids.unique()) < len(ids):  # type: ignore[no-untyped-call]
+        raise ValueError(
+            f"Selector: the third element of a {type(batch).__name__} repeats, so it holds no ids: "
+            "keep the ids of IndexedDataset there; points that are drawn more than once belong "
+            "into a rho_train.Batch(x, y, ids)"
+        )
+
+
 def _cause(n: int, invalid: int, losses: Tensor | None) -> str:
     bad = 0 if losses is None else int((~losses.isfinite()).sum())
     if bad:
         return (
-            f"{bad} of {n} losses are NaN or infinite: the model has diverged; go back to a "
-            "checkpoint and lower the learning rate or clip the gradients"
+            f"{bad} of {n} losses are NaN or infinite: the model has diverged, then go back to a "
+            "checkpoint and lower the learning rate or clip the gradients; or these points have no "
+            "loss, as with labels out of range on CUDA and sequences without a label"
         )
     if invalid:
         return (

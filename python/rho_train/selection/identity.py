@@ -8,6 +8,8 @@ from dataclasses import is_dataclass
 import torch
 from torch import Tensor, nn
 
+from rho_train.scoring import name_of
+
 
 def digest(*tensors: Tensor) -> str:
     """Return the SHA-256 of the content of tensors.
@@ -37,5 +39,5 @@ def identity_of(part: object) -> object:
     if hasattr(part, "identity"):
         return part.identity()
     if callable(part) and not is_dataclass(part):
-        return getattr(part, "__qualname__", type(part).__qualname__)
+        return name_of(part)
     return part if part is None or isinstance(part, (bool, int, float, str)) else repr(part)

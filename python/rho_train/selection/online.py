@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from rho_train.data.rng import generator
 from rho_train.optim import adamw
-from rho_train.scoring import ForwardFunction, device_of, forward_pass, seeded
+from rho_train.scoring import (
+    ForwardFunction,
+    LossFunction,
+    device_of,
+    forward_pass,
+    losses_of,
+    seeded,
+)
 from rho_train.selection.identity import module_digest
 
 
@@ -57,16 +64,22 @@ class OnlineModel:
         seed: int,
         step: int,
         forward: ForwardFunction | None,
+        losses: LossFunction | None,
         label_smoothing: float,
     ) -> None:
         """Take one step on a small batch; dropout draws from `seed` and `step`."""
         draw = generator(seed, "online model", step).initial_seed()
         with seeded(device_of(self.model), draw):
-            logits = forward_pass(self.model, batch, forward)
-        losses = F.cross_entropy(
-            logits.float(), labels.long(), reduction="none", label_smoothing=label_smoothing
-        )
-        loss = losses.mean() if weights is None else (weights * losses).mean()
+            if losses is None:
+                own = F.cross_entropy(
+                    forward_pass(self.model, batch, forward).float(),
+                    labels.long(),
+                    reduction="none",
+                    label_smoothing=label_smoothing,
+                )
+            else:
+                own = losses_of("OnlineModel", self.model, batch, losses, len(labels))
+        loss = own.mean() if weights is None else (weights * own).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

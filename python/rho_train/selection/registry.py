@@ -9,7 +9,7 @@ from rho_train.selection.candidates import Method
 
 M = TypeVar("M", bound=Callable[..., Any])
 
-NEEDS = ("il", "dropout", "logits")
+NEEDS = ("il", "dropout", "logits", "classes")
 _METHODS: dict[str, Any] = {}
 
 
@@ -21,8 +21,9 @@ def register(
     Args:
         name: new, of letters, digits and underscores.
         needs: of a function: `il`, irreducible losses; `dropout`, dropout layers in the model;
-            `logits`, those of all points, which `Scoring(refresh=...)` does not have. An object
-            says it by its own attribute `needs`.
+            `logits`, those of all points, which `Scoring(refresh=...)` does not have; `classes`,
+            labels that are classes. `Selector(losses=...)` has neither logits nor classes. An
+            object says it by its own attribute `needs`.
         pointwise: of a function: it keeps the points with the highest scores, and the score of a
             point does not depend on the other points, so that `Selector(scope="global")` can choose
             among those of all ranks. An object says it by its own attribute `pointwise`.

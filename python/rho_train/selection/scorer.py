@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rho_train.data.batch import Fields, gather, part, split
-from rho_train.scoring import ForwardFunction, logits_of
+from rho_train.scoring import ForwardFunction, LossFunction, logits_of, losses_of
 
 # Of torch.compile, which refuses another one at the first step only.
 _MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -85,30 +85,38 @@ class Scorer:
     On CUDA the host does not wait for the device, so its seconds are those of launching.
     """
 
-    def __init__(self, options: Scoring, forward: ForwardFunction | None) -> None:
-        if options.channels_last and forward is not None:
+    def __init__(
+        self,
+        options: Scoring,
+        forward: ForwardFunction | None = None,
+        losses: LossFunction | None = None,
+    ) -> None:
+        if options.channels_last and (forward or losses) is not None:
             raise ValueError(
                 "Selector: Scoring(channels_last=True) converts the inputs that the model is "
-                "called on, and forward= calls it itself; convert them there"
+                f"called on, and {'losses=' if forward is None else 'forward='} calls it itself; "
+                "convert them there"
             )
-        self.options, self.forward = options, forward
+        self.options, self.forward, self.losses = options, forward, losses
         self.seconds = 0.0
         self._compiled: dict[nn.Module, nn.Module] = {}
 
-    def logits(self, module: nn.Module, batch: Any, fields: Fields) -> Tensor:
-        """Return the logits (n, C) of one pass over a batch."""
+    def output(self, module: nn.Module, batch: Any, fields: Fields) -> Tensor:
+        """Return the logits (n, C) of one pass over a batch, or what `losses` gives, (n,)."""
         started = time.perf_counter()
         if self.options.compile:
             module = self._compile(module)
-        if self.forward is not None:
-            logits = self.forward(module, batch)
+        if self.losses is not None:
+            output = losses_of("Selector", module, batch, self.losses, len(fields.ids))
+        elif self.forward is not None:
+            output = self.forward(module, batch)
         else:
             inputs = fields.inputs
             if self.options.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
-            logits = logits_of(module, inputs)
+            output = logits_of(module, inputs)
         self.seconds += time.perf_counter() - started
-        return logits
+        return output
 
     def _compile(self, module: nn.Module) -> nn.Module:
         if module not in self._compiled:
@@ -120,7 +128,8 @@ class Scorer:
 
 @dataclass
 class Parts:
-    """The forward passes over a large batch of n points in pieces, or over some of its points.
+    """The forward passes over a large batch of n points in pieces, or over some of its points, or
+    those that give losses and no logits.
 
     Args:
         scorer, module, batch, fields: of the pass.
@@ -136,7 +145,7 @@ class Parts:
     known: Tensor | None = None
 
     def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
-        """Give rows of the large batch, as an index, and their logits."""
+        """Give rows of the large batch, as an index, and their logits or losses."""
         n, batch = len(self.fields.ids), self.batch
         if self.rows is not None:
             batch, n = gather(batch, n, self.rows), len(self.rows)
@@ -144,15 +153,20 @@ class Parts:
         for begin in range(0, n, size):
             here = slice(begin, min(begin + size, n))
             piece = part(batch, here) if size < n else batch
-            logits = self.scorer.logits(self.module, piece, split(piece))
-            yield here if self.rows is None else self.rows[here], logits
+            output = self.scorer.output(self.module, piece, split(piece))
+            yield here if self.rows is None else self.rows[here], output
 
     def logits(self) -> Tensor:
         """Return the logits (n, C) of all points.
 
         Raises:
-            ValueError: only some are scored.
+            ValueError: only some are scored, or there are losses alone.
         """
+        if self.scorer.losses is not None:
+            raise ValueError(
+                "Selector: losses= gives the loss of a point and no logits, and this method asks "
+                "for them; choose a method of losses alone, as rho"
+            )
         if self.rows is not None:
             raise ValueError(
                 "Selector: Scoring(refresh=...) knows the losses of points that are not scored, "

@@ -15,13 +15,16 @@ from torch import Tensor, nn
 import rho_ext
 from rho_train.data.batch import Fields, gather, split
 from rho_train.ranks import rank_and_world
-from rho_train.scoring import ForwardFunction, dropout_layers, scoring
+from rho_train.scoring import ForwardFunction, LossFunction, dropout_layers, scoring
 from rho_train.selection import registry
 from rho_train.selection.candidates import Candidates, Chosen, LastSelection, Method
 from rho_train.selection.checks import (
+    check_losses,
     check_options,
     check_refresh,
     check_size,
+    check_smoothing,
+    check_tuple,
 )
 from rho_train.selection.history import History
 from rho_train.selection.identity import identity_of
@@ -37,7 +40,7 @@ T = TypeVar("T")
 
 _SETTINGS = (
     *("method", "il", "ratio", "k", "scoring", "ignore_index", "label_smoothing"),
-    *("scorer", "phases", "seed", "scope"),
+    *("losses", "scorer", "phases", "seed", "scope"),
 )
 _COUNTERS = ("steps", "scored", "selected", "invalid", "seconds", "score_seconds")
 
@@ -61,9 +64,14 @@ class Selector:
             `rho_train.selection.methods`, or a function of your own, see `register`.
         scoring: how the large batch is scored, see `Scoring`.
         ignore_index: points with this label are never selected.
-        label_smoothing: as in the training loss.
+        label_smoothing: as in the training loss. An ILStore is of losses without it, so with one
+            give `losses=` to both, the same smoothed loss.
         forward: called as `forward(model, batch)`, returns logits (n, C); by default the model is
             called on the inputs of the batch.
+        losses: for points that are no classification, sequences for example: called as
+            `losses(model, batch)`, returns the loss of each point, floating point (n,), NaN for one
+            that has none. Methods that need more than losses are refused, and `ignore_index` means
+            nothing then. See `rho_train.sequence_losses`.
         scorer: scores in place of the model, a smaller proxy for example; an OnlineModel learns
             along.
         phases: steps in which selection is uniform.
@@ -101,6 +109,7 @@ class Selector:
     ignore_index: int = -100
     label_smoothing: float = 0.0
     forward: ForwardFunction | None = None
+    losses: LossFunction | None = None
     scorer: nn.Module | OnlineModel | None = None
     phases: UniformPhases | None = None
     seed: int = 0
@@ -124,6 +133,8 @@ class Selector:
                 "(rho_train.holdout_il or rho_train.crossfit_il make one) or a tensor by id"
             )
         check_refresh(self.scoring.refresh, self.method, self._needs, self.history)
+        check_losses(self.losses, self.method, self._needs, self.forward, self.label_smoothing)
+        check_smoothing(self.label_smoothing, self._needs, self.il)
         pointwise = registry.is_pointwise(self._method)
         parts = {"il": self.il, "scorer": self.scorer, "phases": self.phases}
         check_scope(self.scope, self.method, pointwise, self.scoring, parts)
@@ -136,7 +147,7 @@ class Selector:
                     f"{type(self.scorer).__name__}"
                 )
             self.check(self._scorer)
-        self._passes = Scorer(self.scoring, self.forward)
+        self._passes = Scorer(self.scoring, self.forward, self.losses)
         self._usable = Usable(self.check_every)
 
     @property
@@ -206,6 +217,8 @@ class Selector:
         """
         started = time.perf_counter()
         fields = split(batch)
+        if self.steps == 0:
+            check_tuple(batch, fields.ids)
         choice = self._choose(self._target(model), batch, fields, self._passes)
         small = self._keep(batch, fields, *choice)
         self.seconds += time.perf_counter() - started
@@ -224,7 +237,6 @@ class Selector:
         weights = None if chosen.weights is None else chosen.weights[order]
         self.last = LastSelection(fields.ids, chosen.losses, chosen.indices, chosen.values, weights)
         if self.history is not None:
-            self.history.to(fields.ids.device)
             self.history.add(
                 self.steps, fields.ids, fields.ids[kept], chosen.losses, candidates.rows
             )
@@ -239,6 +251,7 @@ class Selector:
                     seed=self.seed,
                     step=self.steps,
                     forward=self.forward,
+                    losses=self.losses,
                     label_smoothing=self.label_smoothing,
                 )
         self.steps += 1
@@ -274,6 +287,16 @@ class Selector:
     ) -> tuple[Candidates, Chosen, Method]:
         """Let the method of this step choose by the scores of `target`."""
         n, method, needs = len(fields.ids), self._method, self._needs
+        if fields.labels.ndim != 1 and self.losses is None:
+            raise ValueError(
+                f"Selector: labels must have shape (n,), one class a point, got "
+                f"{tuple(fields.labels.shape)}; for sequences and other points that are no "
+                "classification give losses=, which returns the loss of each"
+            )
+        if self.history is not None:
+            # Before the pass: what inference mode makes could not be counted in afterwards.
+            self.history.to(fields.ids.device)
+            self.history.check(fields.ids)
         if self.phases is not None and self.phases.uniform(self.steps):
             method, needs = uniform, frozenset()
         elif "dropout" in needs:
@@ -287,7 +310,8 @@ class Selector:
         with scoring(
             target, bf16=options.bf16, train_mode=options.train_mode, keep_random=keep_random
         ) as scorer:
-            parts = None if options.whole else self._parts(passes, scorer, batch, fields)
+            whole = options.whole and self.losses is None
+            parts = None if whole else self._parts(passes, scorer, batch, fields)
             candidates = Candidates(
                 fields.labels,
                 fields.ids,
@@ -297,7 +321,7 @@ class Selector:
                 table,
                 aligned,
                 scorer,
-                partial(passes.logits, scorer, batch, fields) if parts is None else parts.logits,
+                partial(passes.output, scorer, batch, fields) if parts is None else parts.logits,
                 self.ignore_index,
                 self.label_smoothing,
                 parts,
@@ -328,7 +352,7 @@ class Selector:
             return chosen, False
         assert candidates.total is not None
         k = self.size(candidates.total, self.steps)
-        return keep(chosen, k, candidates.labels != self.ignore_index, self.steps)
+        return keep(chosen, k, ~candidates.ignored, self.steps)
 
     def _irreducible(
         self, passes: Scorer, batch: object, fields: Fields
@@ -339,15 +363,17 @@ class Selector:
             return self.irreducible.rows(fields.ids)
         with scoring(online.model, bf16=self.scoring.bf16) as scorer:
             losses = [
-                rho_ext.score(
-                    logits,
+                output
+                if self.losses is not None
+                else rho_ext.score(
+                    output,
                     fields.labels[rows],
                     None,
                     method="loss",
                     ignore_index=self.ignore_index,
                     label_smoothing=self.label_smoothing,
                 ).losses
-                for rows, logits in Parts(passes, scorer, batch, fields)
+                for rows, output in Parts(passes, scorer, batch, fields)
             ]
         return torch.cat(losses), True
 
@@ -356,7 +382,6 @@ class Selector:
         rows, known = None, None
         if self.scoring.refresh < 1.0:
             assert self.history is not None
-            self.history.to(fields.ids.device)
             rows = self.history.oldest(fields.ids, self.scoring.due(len(fields.ids)))
             known = self.history.loss[fields.ids]
         return Parts(passes, scorer, batch, fields, rows, known)

@@ -48,13 +48,11 @@ class Usable:
             chosen = _at(chosen, best)
             chosen = chosen._replace(indices=chosen.indices.clamp_min(0))
         if (step + 1) % every == 0:
-            self._read(chosen, step, n)
+            self._read(chosen, n)
         return chosen
 
-    def _read(self, chosen: Chosen, step: int, n: int) -> None:
-        if int(self._empty):
-            self._empty = 0
-            raise nothing_left(step, n, int(chosen.invalid), chosen.losses)
+    def _read(self, chosen: Chosen, n: int) -> None:
+        # A batch that had no point may be any of those since the last time, so not this one.
         invalid = self.flush()
         if invalid and not self._warned:
             self._warned = True

@@ -58,14 +58,17 @@ def load_checkpoint(path: Path, expected: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def random_state() -> dict[str, Any]:
-    """Return the state of torch's global generators, for a checkpoint."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Return the state of torch's global generators of the CPU and a device, for a checkpoint.
+
+    Not of all devices: a run may go on where there are others.
+    """
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def restore_random_state(state: dict[str, Any]) -> None:
+def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
     """Put the global generators where `random_state` found them."""
     torch.set_rng_state(state["cpu"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -60,10 +60,20 @@ def check_run(
 
 
 def _check_selector(selector: Selector, model: nn.Module, n: int, config: TrainConfig) -> None:
+    if selector.losses is not None:
+        raise ValueError(
+            "Trainer: it trains classifiers, by cross-entropy and accuracy, and the Selector has "
+            "losses= of its own; call the Selector in a loop of your own"
+        )
     if selector.steps:
         raise ValueError(
             f"Trainer: the Selector has made {selector.steps} selections in another run; make a "
             "new one, a checkpoint restores it by itself"
+        )
+    if selector.label_smoothing:
+        raise ValueError(
+            f"Trainer: it trains without label smoothing, the Selector scores with "
+            f"{selector.label_smoothing}; leave it out"
         )
     if selector.size(config.large_batch) != config.batch:
         raise ValueError(

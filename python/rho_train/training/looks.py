@@ -82,17 +82,18 @@ def sample(
     `ids`, `loss`, `selected`, and `il` and `noisy` where they are known. Points without a finite
     loss or irreducible loss are left out: JSON has no NaN.
     """
-    state = random_state()
+    device = next(model.parameters()).device
+    state = random_state(device)
     ids, losses, selected = [], [], []
     for positions in islice(sampler, min(_SAMPLED_BATCHES, sampler.batches_per_epoch)):
         batch = dataset.collate(dataset.__getitems__(positions))
-        batch = to(batch, next(model.parameters()).device)
+        batch = to(batch, device)
         last = look(selector, model, batch)
         ids.append(last.ids)
         losses.append(_losses(model, batch) if last.losses is None else last.losses)
         selected.append(torch.zeros_like(last.ids, dtype=torch.bool))
         selected[-1][last.indices] = True
-    restore_random_state(state)
+    restore_random_state(state, device)
     points = torch.cat(ids)
     record = {"ids": points, "loss": torch.cat(losses), "selected": torch.cat(selected)}
     known = record["loss"].isfinite()

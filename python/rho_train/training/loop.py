@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from rho_train.data import (
     split,
     to,
 )
-from rho_train.files import make_folder, remove_unfinished
+from rho_train.files import locked, make_folder, remove_unfinished
 from rho_train.optim import adamw, lr_schedule, subnormals_flushed
 from rho_train.progress import OnStep, Stopped, go_on, stop_signals
 from rho_train.scoring import logits_of
@@ -72,7 +72,9 @@ class Trainer:
         ValueError: the checkpoint in the folder belongs to another run, the ILStore of the Selector
             to another data set; the Selector keeps another number of points than `config.batch`
             at the first step, plans for another number of steps, needs dropout layers that the
-            model does not have, cannot look at the first batch, or has been used; all irreducible
+            model does not have, cannot look at the first batch, scores by another loss than the
+            cross-entropy that is trained with, or has been used; another process trains in the
+            folder; all irreducible
             losses of `train_ids` are unknown (some: a warning); the test set or flags do not fit.
         OSError: the folder cannot be written.
 
@@ -130,7 +132,8 @@ class Trainer:
             "selection": selector and selector.identity(),
         }
         make_folder(folder, "Trainer")
-        remove_unfinished(folder)
+        with self._held():
+            remove_unfinished(folder)
         state = self._resume()
         self.records = Records(
             self.runner,
@@ -171,9 +174,13 @@ class Trainer:
             Stopped: Ctrl-C, SIGTERM or `on_step` asked for it; the checkpoint holds the last whole
                 step.
             FloatingPointError: the loss is NaN or infinite.
+            ValueError: another process trains in the folder.
         """
-        if self.finished:
-            return
+        if not self.finished:
+            with self._held(), subnormals_flushed():
+                self._run(on_step)
+
+    def _run(self, on_step: OnStep) -> None:
         self.ledger.start()
         config = self.config
         per_step = config.large_batch if self.selector is not None else config.batch
@@ -184,9 +191,9 @@ class Trainer:
             torch.manual_seed(self.seed)
             self.records.evaluate(0)
         else:
-            restore_random_state(self._random_state)
+            restore_random_state(self._random_state, self.device)
         self.model.train()
-        with stop_signals() as signalled, closing(chosen), subnormals_flushed():
+        with stop_signals() as signalled, closing(chosen):
             while not self.finished:
                 self._train_step(chosen)
                 self.records.write(self.step, self.trained)
@@ -200,9 +207,13 @@ class Trainer:
                     )
                 self.ledger.lap("other")
 
+    def _held(self) -> AbstractContextManager[None]:
+        """Hold the folder: two runs would write their records in turn."""
+        return locked(self.folder, "wait for it, or train in another folder")
+
     def save(self) -> None:
         """Write the checkpoint."""
-        self._random_state = random_state()
+        self._random_state = random_state(self.device)
         self.ledger.lap("other")
         # The checkpoint must not reach the disk before the records that it counts on.
         records = self.records.state_dict(self.step)

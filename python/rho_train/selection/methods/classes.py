@@ -50,8 +50,8 @@ class ClassQuota:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Irreducible losses or all logits, if they are in the score."""
-        return needs_of_score(self.score)
+        """Classes, and irreducible losses or all logits, if they are in the score."""
+        return (*needs_of_score(self.score), "classes")
 
     def __call__(self, candidates: Candidates) -> Chosen:
         """Return the k rows with the lowest seat numbers."""
@@ -124,8 +124,8 @@ class Reducr:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Irreducible losses, unless they are given by class."""
-        return ("il",) if self.class_il is None else ()
+        """Classes, and irreducible losses, unless they are given by class."""
+        return ("il", "classes") if self.class_il is None else ("classes",)
 
     def __call__(self, candidates: Candidates) -> Chosen:
         """Return the k rows with the highest weighted excess."""
@@ -139,7 +139,9 @@ class Reducr:
                 f"Reducr: class_il must have one column a class, {len(weights)}, got "
                 f"{self.class_il.shape[1]}"
             )
-        il = self.class_il.to(losses.device)[candidates.ids]
+        # The rows, not the table, go to the device of the losses.
+        ids = candidates.ids.to(self.class_il.device)
+        il = self.class_il[ids].to(losses.device)
         return candidates.top((losses[:, None] - il).clamp_min(0.0) @ weights)
 
     def update(self, candidates: Candidates, chosen: Chosen) -> None:

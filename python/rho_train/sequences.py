@@ -1,0 +1,62 @@
+"""Language models: a point is a sequence of tokens, and its loss is the mean of theirs."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import rho_ext
+from rho_train.data.batch import describe
+
+
+def sequence_losses(
+    logits: Tensor, labels: Tensor, *, shift: bool = False, ignore_index: int = -100
+) -> Tensor:
+    """Return the mean loss of the tokens of every sequence, in nats.
+
+    `loss_i = 1 / |T_i| sum_{t in T_i} CE(logits_it, labels_it)`, with T_i the tokens of sequence i
+    whose label is not `ignore_index`; NaN where there is none, and `Selector` never keeps such a
+    sequence. The log-likelihood by token, so long sequences are not preferred to short ones. Where
+    nothing needs a gradient, as when the Selector scores, the logits are read once and no tensor of
+    their size is made (`rho_ext.score`).
+
+    Args:
+        logits: (n, T, C) floating point.
+        labels: (n, T) int64 or int32.
+        shift: the logits at t predict the label at t + 1, as those of the causal models of Hugging
+            Face, whose labels are the tokens themselves.
+        ignore_index: label of tokens that do not count, such as padding.
+
+    Returns:
+        float32 (n,), differentiable.
+
+    Raises:
+        ValueError: the shapes do not fit.
+        IndexError: a label is out of range (on the CPU).
+
+    Example:
+        >>> logits = torch.zeros(2, 3, 5)
+        >>> sequence_losses(logits, torch.tensor([[1, 4, -100], [-100, -100, -100]]))
+        tensor([1.6094,    nan])
+    """
+    if logits.ndim != 3 or labels.shape != logits.shape[:2]:
+        raise ValueError(
+            "sequence_losses: logits must have shape (n, T, C) and labels (n, T), got "
+            f"{describe(logits)} and {describe(labels)}"
+        )
+    if shift:
+        # The last token predicts nothing. Shorter logits would be a copy of them.
+        labels = F.pad(labels[:, 1:], (0, 1), value=ignore_index)
+    rows, flat = logits.flatten(0, 1), labels.flatten()
+    if torch.is_grad_enabled() and logits.requires_grad:
+        losses = F.cross_entropy(
+            rows.float(), flat.long(), reduction="none", ignore_index=ignore_index
+        )
+    else:
+        losses = rho_ext.score(rows, flat, None, method="loss", ignore_index=ignore_index).losses
+    counted = labels != ignore_index
+    sums = losses.view(labels.shape).masked_fill(~counted, 0.0).sum(1)
+    counts = counted.sum(1)
+    # Divided by 1 where there is no token, or the gradient would be NaN for all.
+    return torch.where(counts > 0, sums / counts.clamp_min(1), torch.nan)

@@ -1,0 +1,367 @@
+"""Points that are no classification: sequences of tokens, and losses that a function gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from rho_train import (
+    Batch,
+    History,
+    ILRecipe,
+    ILStore,
+    IndexedDataset,
+    OnlineModel,
+    Scoring,
+    Selector,
+    TrainConfig,
+    Trainer,
+    crossfit_il,
+    pretrained_il,
+    score_points,
+    sequence_losses,
+)
+from rho_train.selection import Boltzmann, Candidates, Chosen
+
+N, T, C = 40, 7, 11
+
+
+def drawn(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Logits (N, T, C) and labels (N, T), a third of them ignored and row 3 wholly."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(N, T, C, generator=generator)
+    labels = torch.randint(0, C, (N, T), generator=generator)
+    labels[torch.rand(N, T, generator=generator) < 1 / 3] = -100
+    labels[3] = -100
+    return logits.to(dtype), labels
+
+
+def truth(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean loss of the tokens of each sequence in float64, token by token."""
+    log_p = logits.double().log_softmax(2)
+    rows = []
+    for row, own in zip(log_p, labels, strict=True):
+        losses = [-row[t, label] for t, label in enumerate(own.tolist()) if label != -100]
+        rows.append(torch.stack(losses).mean() if losses else torch.tensor(torch.nan).double())
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", [torch.int64, torch.int32])
+@pytest.mark.parametrize("grad", [False, True])
+def test_the_loss_of_a_sequence_is_the_mean_of_its_tokens(
+    dtype: torch.dtype, kind: torch.dtype, grad: bool
+) -> None:
+    logits, labels = drawn(dtype=dtype)
+    found = sequence_losses(logits.requires_grad_(grad), labels.to(kind))
+    assert found.requires_grad == grad
+    torch.testing.assert_close(found.detach(), truth(logits, labels).float(), equal_nan=True)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_shifted_logits_predict_the_next_token(grad: bool) -> None:
+    logits, labels = drawn()
+    found = sequence_losses(logits.requires_grad_(grad), labels, shift=True).detach()
+    wanted = truth(logits[:, :-1], labels[:, 1:]).float()
+    torch.testing.assert_close(found, wanted, equal_nan=True)
+
+
+def test_a_sequence_without_tokens_has_no_part_in_the_gradient() -> None:
+    logits, labels = drawn()
+    own, wanted = logits.requires_grad_(), logits.detach().double().requires_grad_()
+    sequence_losses(own, labels).nanmean().backward()
+    known = truth(wanted, labels)
+    known[~known.isnan()].mean().backward()
+    assert own.grad is not None
+    assert wanted.grad is not None
+    assert not own.grad[3].any()
+    torch.testing.assert_close(own.grad, wanted.grad.float())
+
+
+class Table(nn.Module):
+    """Logits (n, T, C) of the sequences whose numbers it is called with."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+        self.widths: list[int] = []
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        self.widths.append(len(numbers))
+        return self.logits[numbers]
+
+
+def losses(model: nn.Module, batch: Any) -> Tensor:
+    return sequence_losses(model(batch.x), batch.y)
+
+
+def large(rows: Tensor) -> tuple[Batch, Tensor]:
+    """A large batch of sequences whose ids are 100 and more, and the losses of its rows."""
+    logits, labels = drawn()
+    return Batch(rows, labels[rows], rows + 100), truth(logits, labels)[rows]
+
+
+IL = torch.rand(N + 100, generator=torch.Generator().manual_seed(5)) * 4
+ROWS = torch.randperm(N, generator=torch.Generator().manual_seed(6))[:24]
+
+
+@pytest.mark.parametrize("micro_batch", [None, 5])
+@pytest.mark.parametrize("method", ["rho", "loss", "neg_il"])
+def test_a_selector_keeps_the_best_sequences(method: str, micro_batch: int | None) -> None:
+    batch, ce = large(ROWS)
+    il = IL.double()[batch.ids]
+    scores = {"rho": ce - il, "loss": ce, "neg_il": -il}[method].nan_to_num(-torch.inf)
+    if method == "neg_il":
+        scores[ce.isnan()] = -il[ce.isnan()]  # their formula has no loss
+    model = Table(drawn()[0])
+    state = torch.get_rng_state()
+    selector = Selector(
+        il=IL, k=6, method=method, losses=losses, scoring=Scoring(micro_batch=micro_batch)
+    )
+    small = selector(model, batch)
+    assert set(small.ids.tolist()) == set(batch.ids[scores.topk(6).indices].tolist())
+    assert small.y.shape == (6, T)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.widths == ([24] if micro_batch is None else [5, 5, 5, 5, 4])
+    assert selector.last is not None
+    assert selector.last.losses is not None
+    torch.testing.assert_close(selector.last.losses, ce.float(), equal_nan=True)
+
+
+def test_a_sequence_without_tokens_is_counted_and_never_kept() -> None:
+    batch, ce = large(torch.tensor([1, 3, 5]))
+    assert ce.isnan().tolist() == [False, True, False]
+    selector = Selector(k=3, method="loss", losses=losses)
+    with pytest.warns(UserWarning, match="1 of 3 losses are NaN"):
+        small = selector(Table(drawn()[0]), batch)
+    assert small.ids.tolist() == [101, 105]
+    assert selector.invalid == 1
+
+
+def test_methods_that_draw_by_losses_draw_sequences() -> None:
+    batch, ce = large(ROWS[ROWS != 3])
+    cold: list[Any] = [Boltzmann("loss", temperature=1e-6), "selective_backprop", "uniform"]
+    for method in cold:
+        small = Selector(k=5, method=method, losses=losses)(Table(drawn()[0]), batch)
+        assert len(small.ids.unique()) == 5
+    best = Selector(k=5, method=cold[0], losses=losses)(Table(drawn()[0]), batch)
+    assert set(best.ids.tolist()) == set(batch.ids[ce.topk(5).indices].tolist())
+
+
+def test_old_losses_of_sequences_are_refreshed() -> None:
+    batch, ce = large(ROWS[ROWS != 3])
+    n, model = len(batch.ids), Table(drawn()[0])
+    history = History(N + 100)
+    options = Scoring(refresh=0.5)
+    selector = Selector(il=IL, k=4, losses=losses, scoring=options, history=history)
+    first, second = selector(model, batch), selector(model, batch)
+    assert model.widths == [options.due(n)] * 2
+    excess = ce - IL.double()[batch.ids]
+    # Now all losses are known, and the model has not moved.
+    assert set(second.ids.tolist()) == set(batch.ids[excess.topk(4).indices].tolist())
+    assert len(first.ids) == 4
+
+
+def test_a_function_without_a_mean_is_plain_classification() -> None:
+    generator = torch.Generator().manual_seed(0)
+    batch = Batch(
+        torch.randn(30, 5, generator=generator),
+        torch.randint(0, 3, (30,), generator=generator),
+        torch.arange(30),
+    )
+    model = nn.Linear(5, 3)
+
+    def own(model: nn.Module, batch: Batch) -> Tensor:
+        return F.cross_entropy(model(batch.x), batch.y, reduction="none")
+
+    ids = [Selector(il=IL, k=9, losses=fn)(model, batch).ids.tolist() for fn in (None, own)]
+    assert ids[0] == ids[1]
+
+
+class Bigrams(nn.Module):
+    """Logits of the next token by the token before it."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.table = nn.Embedding(C, C)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        found: Tensor = self.table(tokens)
+        return found
+
+
+def next_token(model: nn.Module, batch: Any) -> Tensor:
+    return sequence_losses(model(batch.x), batch.x, shift=True)
+
+
+def texts(seed: int = 0) -> tuple[IndexedDataset, Tensor]:
+    """Sequences that count on from a token, and at odd places tokens that follow no rule."""
+    generator = torch.Generator().manual_seed(seed)
+    starts = torch.randint(0, C, (400, 1), generator=generator)
+    tokens = (starts + torch.arange(12)) % C
+    noisy = torch.arange(400) % 2 == 1
+    tokens[noisy] = torch.randint(0, C, (200, 12), generator=generator)
+    return IndexedDataset(TensorDataset(tokens, tokens)), noisy
+
+
+RECIPE = ILRecipe(epochs=4, batch_size=20, lr=0.1)
+
+
+def test_irreducible_losses_of_sequences_tell_noise_from_what_can_be_learnt(
+    tmp_path: Path,
+) -> None:
+    data, noisy = texts()
+    store = crossfit_il(Bigrams, data, 2, RECIPE, losses=next_token)
+    assert store.known.all()
+    assert store.info["loss_function"] == "next_token"
+    # Random tokens cost log C, the others next to nothing.
+    assert float(store.il[noisy].min()) > float(store.il[~noisy].max())
+    selector = Selector(il=store, ratio=0.25, losses=next_token)
+    ids = torch.arange(400)
+    batch = Batch(data.dataset.tensors[0], data.dataset.tensors[1], ids)
+    fresh = Bigrams(seed=9)
+    assert not noisy[selector(fresh, batch).ids].any()
+    assert noisy[Selector(k=100, method="loss", losses=next_token)(fresh, batch).ids].any()
+    path = tmp_path / "il.safetensors"
+    store.save(path)
+    assert torch.equal(ILStore.load(path, data).il, store.il)
+    with pytest.raises(ValueError, match="control points differ"):
+        ILStore.load(path, texts(seed=1)[0])
+
+
+def test_a_finished_model_scores_sequences_in_pieces(tmp_path: Path) -> None:
+    data, _ = texts()
+    model = Bigrams(seed=3)
+    tokens = data.dataset.tensors[0]
+    wanted = truth(model(tokens)[:, :-1].detach(), tokens[:, 1:])
+    store = pretrained_il(model, data, losses=next_token, batch_size=7, folder=tmp_path)
+    torch.testing.assert_close(store.il, wanted.float())
+    again = score_points(
+        model, data, torch.arange(400), losses=next_token, batch_size=7, folder=tmp_path
+    )
+    assert torch.equal(again, store.il)
+    # Pieces of another function are not its own.
+    with pytest.raises(ValueError, match="another loss_function"):
+        score_points(model, data, torch.arange(400), losses=losses, batch_size=7, folder=tmp_path)
+
+
+def test_an_online_model_learns_by_the_same_losses() -> None:
+    data, _ = texts()
+    tokens = data.dataset.tensors[0]
+    online = OnlineModel(Bigrams(seed=1), lr=0.1, weight_decay=0.0)
+    twin = Bigrams(seed=1)
+    optimizer = torch.optim.AdamW(twin.parameters(), lr=0.1, weight_decay=0.0, fused=True)
+    selector = Selector(il=online, k=20, losses=next_token)
+    for step in range(3):
+        rows = torch.arange(100) + 100 * step
+        small = selector(Bigrams(seed=2), Batch(tokens[rows], tokens[rows], rows))
+        optimizer.zero_grad()
+        next_token(twin, small).mean().backward()
+        optimizer.step()
+    assert torch.equal(twin.table.weight, online.model.table.weight)  # type: ignore[union-attr]
+
+
+def mean(model: nn.Module, batch: Any) -> Tensor:
+    return losses(model, batch).nanmean()
+
+
+def asks_for_logits(candidates: Candidates) -> Chosen:
+    return candidates.top(candidates.logits.sum(1))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: sequence_losses(torch.zeros(2, 3), torch.zeros(2)), ValueError, r"\(n, T, C\)"),
+        (lambda: Selector(k=1, method="loss", losses=3), TypeError, "got int"),
+        (
+            lambda: Selector(k=1, method="grad_norm", losses=losses),
+            ValueError,
+            "method 'grad_norm' needs logits",
+        ),
+        (lambda: Selector(k=1, method="bald", losses=losses), ValueError, "needs dropout"),
+        (
+            lambda: Selector(k=1, method="class_quota", il=IL, losses=losses),
+            ValueError,
+            "needs classes",
+        ),
+        (
+            lambda: Selector(k=1, method="loss", losses=losses, label_smoothing=0.1),
+            ValueError,
+            "leave label_smoothing out",
+        ),
+        (
+            lambda: Selector(k=1, method="loss", losses=losses, forward=losses),
+            ValueError,
+            "leave forward out",
+        ),
+        (
+            lambda: Selector(
+                k=1, method="loss", losses=losses, scoring=Scoring(channels_last=True)
+            ),
+            ValueError,
+            "losses= calls it itself",
+        ),
+        (
+            lambda: Selector(k=1, method="loss", losses=mean)(Table(drawn()[0]), large(ROWS)[0]),
+            ValueError,
+            r"floating point \(24,\), got float32 tensor \(\)",
+        ),
+        (
+            lambda: Selector(k=1, method=asks_for_logits, losses=losses)(
+                Table(drawn()[0]), large(ROWS)[0]
+            ),
+            ValueError,
+            "gives the loss of a point and no logits",
+        ),
+        (
+            lambda: crossfit_il(Bigrams, texts()[0], 2, RECIPE, losses=mean),
+            ValueError,
+            r"fit_il: losses must return the loss of each example, floating point \(20,\)",
+        ),
+        (
+            lambda: pretrained_il(
+                Bigrams(0),
+                texts()[0],
+                losses=lambda _, batch: torch.full((len(batch.x),), torch.nan),
+            ),
+            ValueError,
+            "none of the losses of the first 32 points is finite",
+        ),
+        (
+            lambda: crossfit_il(Bigrams, texts()[0], 2, RECIPE),
+            ValueError,
+            r"must return logits \(20, C\).*got \(20, 12, 11\); for .* give losses=",
+        ),
+    ],
+)
+def test_what_has_no_meaning_is_refused(make: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_a_trainer_is_for_classifiers(tmp_path: Path) -> None:
+    data, x = (
+        IndexedDataset(TensorDataset(torch.randn(8, 2), torch.arange(8) % 2)),
+        torch.randn(8, 2),
+    )
+    with pytest.raises(ValueError, match="call the Selector in a loop of your own"):
+        Trainer(
+            nn.Linear(2, 2),
+            data,
+            torch.arange(8),
+            x,
+            torch.arange(8) % 2,
+            TrainConfig(steps=1, large_batch=4, batch=2),
+            tmp_path,
+            name="x",
+            selector=Selector(k=2, method="loss", losses=losses),
+        )
