@@ -6,7 +6,6 @@ python benchmarks/experiments run --quick
 from __future__ import annotations
 
 import argparse
-import fcntl
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ import yaml
 from page import write_page
 from rho_train.experiment import run_experiment
 from rho_train.experiment.run import JobsFailed
-from rho_train.files import atomic_write, message
+from rho_train.files import atomic_write, locked, message
 from rho_train.progress import Stopped
 from suite import FOLDER, VARIANTS, Suite, load, names
 from tables import write_tables
@@ -45,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except Stopped as stopped:
             print(f"experiments: {stopped}", file=sys.stderr)
             return 130
+        except ValueError as error:
+            raise SystemExit(f"experiments: {error}") from error
     _draw(folder, arguments.results)
     print(f"page: {write_page(folder, arguments.results)}")
     return int(failed)
@@ -60,11 +61,7 @@ def _run(suite: Suite, arguments: argparse.Namespace) -> bool:
     failed = False
     print(_described(suite))
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise SystemExit(f"experiments: another process is running in {out}") from error
+    with locked(out, "wait for it, or choose another --out"):
         try:
             for cell in suite.cells:
                 print(f"{suite.name}: {cell.name or suite.title}")
