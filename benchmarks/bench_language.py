@@ -37,9 +37,11 @@ from rho_train.data.sets import load_newsgroups
 from rho_train.optim import adamw, lr_schedule, subnormals_flushed
 
 LETTERS = " abcdefghijklmnopqrstuvwxyz"
-LENGTH, SEQUENCES, TEST = 64, 40_000, 2_000
+LENGTH, TEST = 64, 2_000
 NOISE, KEPT = 0.4, 0.6
-BATCH, LARGE_BATCH, STEPS, LOOKS = 32, 96, 1000, 20
+BATCH, LARGE_BATCH, LOOKS = 32, 96, 20
+# Sequences, and steps.
+SIZE, QUICK = (40_000, 1000), (4_000, 100)
 METHODS = ("uniform", "rho", "rho_tokens", "filter", "uniform_reused", "uniform_charged")
 COLUMNS = (
     *("method", "seed", "lr", "step", "steps", "test_loss", "seconds", "il_seconds"),
@@ -88,16 +90,16 @@ class Text:
     test: Tensor
 
     @classmethod
-    def load(cls, folder: Path, seed: int) -> Text:
+    def load(cls, folder: Path, sequences: int, seed: int) -> Text:
         """Cut the posts into sequences, draw some, and shuffle the letters of 40 % of them."""
         data = load_newsgroups(folder)
         assert data.train_texts is not None
         assert data.test_texts is not None
         generator = torch.Generator().manual_seed(seed)
-        train = _cut(data.train_texts, SEQUENCES, generator)
+        train = _cut(data.train_texts, sequences, generator)
         test = _cut(data.test_texts, TEST, torch.Generator().manual_seed(0))
-        noisy = torch.rand(SEQUENCES, generator=generator) < NOISE
-        order = torch.rand(SEQUENCES, LENGTH, generator=generator).argsort(1)
+        noisy = torch.rand(sequences, generator=generator) < NOISE
+        order = torch.rand(sequences, LENGTH, generator=generator).argsort(1)
         train = torch.where(noisy[:, None], train.gather(1, order), train)
         return cls(train, noisy, test)
 
@@ -157,7 +159,7 @@ class Run:
     def rows(self, steps: int) -> Iterator[Row]:
         """Train, and give what is found at each look."""
         data = IndexedDataset(TensorDataset(self.text.train, self.text.train))
-        points = torch.arange(SEQUENCES)
+        points = torch.arange(len(data))
         if self.method == "filter":
             points = self.il.store.lowest(KEPT)
         drawn = LARGE_BATCH if self.method == "rho" else BATCH
@@ -218,28 +220,30 @@ class Run:
         }
 
 
-def seed_rows(folder: Path, methods: Sequence[str], rates: Sequence[float], seed: int) -> list[Row]:
+def seed_rows(
+    folder: Path, size: tuple[int, int], methods: Sequence[str], rates: Sequence[float], seed: int
+) -> list[Row]:
     """Run the methods one after the other, uniform sampling also in the seconds of RHO-LOSS."""
     torch.set_num_threads(1)
     with subnormals_flushed():
-        text = Text.load(folder, seed)
+        text = Text.load(folder, size[0], seed)
         data = IndexedDataset(TensorDataset(text.train, text.train))
         il = Losses.make(data, text.train, seed)
         found: list[Row] = []
         for method in methods:
             for lr in rates:
-                steps = STEPS
+                steps = size[1]
                 if method in ("uniform_reused", "uniform_charged"):
-                    seconds = _last(found, "rho")[0] + il.seconds * method.endswith("charged")
-                    steps = int(seconds * STEPS / _last(found, "uniform")[0])
+                    seconds = _last(found, "rho") + il.seconds * method.endswith("charged")
+                    steps = int(seconds * steps / _last(found, "uniform"))
                 found += Run(text, il, method, seed, lr).rows(steps)
                 print(f"seed {seed} {method} lr {lr}: {found[-1]['test_loss']}", flush=True)
     return found
 
 
-def _last(rows: Sequence[Row], method: str) -> tuple[float, float]:
+def _last(rows: Sequence[Row], method: str) -> float:
     row = next(row for row in reversed(rows) if row["method"] == method)
-    return float(str(row["seconds"])), float(str(row["test_loss"]))
+    return float(str(row["seconds"]))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -252,8 +256,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
+    if arguments.quick:
+        arguments.seeds = arguments.seeds[:1]
     work: Callable[[int], list[Row]] = partial(
-        seed_rows, arguments.data / "newsgroups", arguments.providers, arguments.rates
+        *(seed_rows, arguments.data / "newsgroups", QUICK if arguments.quick else SIZE),
+        *(arguments.providers, arguments.rates),
     )
     torch.set_num_threads(1)
     origin = provenance("language", arguments)

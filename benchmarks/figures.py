@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from figures_cost import dispatch, memory, step
+from figures_language import loss
 from figures_predictions import predictions
 from figures_select import speedup, times
 from plotting import STYLE, Rows
@@ -27,6 +28,7 @@ FIGURES: dict[str, dict[str, Callable[[Rows], Figure]]] = {
     "step": {"parts": step},
     "memory": {"memory": memory},
     "dispatch": {"dispatch": dispatch},
+    "language": {"loss": loss},
     "gpu_predictions": {"predictions": predictions},
 }
 

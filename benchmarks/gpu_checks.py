@@ -116,7 +116,7 @@ def captured(
 
 
 def compiled(inputs: Sequence[Tensor], mode: str | None) -> None:
-    """With "reduce-overhead" the first call warms up in memory of the graph, the second captures."""
+    """With "reduce-overhead" a call warms up in memory of the graph, the next one captures."""
     function = torch.compile(select, fullgraph=True, mode=mode)
     for call in range(4):
         torch.compiler.cudagraph_mark_step_begin()

@@ -75,6 +75,26 @@ def check_ids(where: str, name: str, ids: Any, n: int) -> None:
         )
 
 
+def check_rows(where: str, ids: Tensor, rows: int, fix: str) -> None:
+    """Refuse ids of a batch that a table has no row for; on CUDA that would wait for the device.
+
+    Raises:
+        IndexError: an id lies outside; the message ends in `fix`.
+
+    Example:
+        >>> check_rows("History", torch.tensor([2, -1]), 5, "make a longer one")
+        Traceback (most recent call last):
+        IndexError: History: ids must lie in [0, 5), got -1; make a longer one
+    """
+    if ids.is_cuda or len(ids) == 0:
+        return
+    low, high = (int(bound) for bound in ids.aminmax())
+    if low < 0 or high >= rows:
+        raise IndexError(
+            f"{where}: ids must lie in [0, {rows}), got {low if low < 0 else high}; {fix}"
+        )
+
+
 def check_labels(
     where: str, labels: Tensor, ids: Tensor, classes: int, ignore_index: int = -100
 ) -> None:

@@ -309,3 +309,48 @@ def test_cuda_is_refused_in_one_sentence(
     monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda *_: False)
     with pytest.raises(failed, match="this build of rho_ext has no CUDA kernel"):
         bench.main(options)
+
+
+def test_language_filters_noise_and_keeps_to_the_minutes(
+    tmp_path: Path, module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = "Category\tText\nd\tstring\nclass\t\n"
+    groups = 10 * ("sci.space", "rec.autos")
+    posts = "".join(f"{group}\t{'to the moon and back again ' * 60}\n" for group in groups)
+    (tmp_path / "newsgroups").mkdir()
+    for part in ("train", "test"):
+        (tmp_path / "newsgroups" / f"20newsgroups-{part}.tab").write_text(header + posts)
+    language = module("bench_language")
+    monkeypatch.setattr(language, "QUICK", (400, 20))
+    # In this process, which has the small size.
+    monkeypatch.setattr(language, "ProcessPoolExecutor", lambda *_: InThisProcess())
+    out = tmp_path / "language.csv"
+    with torch.random.fork_rng():
+        assert language.main(["--quick", f"--data={tmp_path}", f"--out={out}"]) == 0
+    rows = read(out)
+    assert {row["method"] for row in rows} == set(language.METHODS)
+    ends = {row["method"]: row for row in rows if row["step"] == row["steps"]}
+    noisy = {method: float(row["noisy"]) for method, row in ends.items()}
+    # 40 % of the sequences are shuffled, and IL models tell them from the one sentence there is.
+    assert 0.3 < noisy["uniform"] < 0.5
+    assert noisy["filter"] < 0.1
+    il = float(ends["rho"]["il_seconds"])
+    assert il > 0 == float(ends["uniform"]["il_seconds"])
+    pace = float(ends["uniform"]["seconds"]) / 20
+    for method, seconds in (("uniform_reused", 0.0), ("uniform_charged", il)):
+        steps = (float(ends["rho"]["seconds"]) + seconds) / pace
+        assert int(ends[method]["steps"]) == pytest.approx(steps, abs=1 + 0.01 * steps)
+    assert_draws(module, out, "loss")
+
+
+class InThisProcess:
+    """Stands for a pool of processes."""
+
+    def __enter__(self) -> InThisProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def map(self, work: Callable[[Any], Any], items: list[Any]) -> list[Any]:
+        return [work(item) for item in items]

@@ -337,7 +337,9 @@ def test_a_method_of_ones_own() -> None:
     register("own_margin")(margin)  # a cell of a notebook that runs again
     with pytest.raises(TypeError, match="must return Chosen.*got Tensor"):
         choose(Selector(k=1, method=lambda c: c.logits), batch)
-    with pytest.raises(ValueError, match=r"needs must be some of il, dropout, logits, classes, got proxy"):
+    with pytest.raises(
+        ValueError, match=r"needs must be some of il, dropout, logits, classes, got proxy"
+    ):
         register("other", needs=["proxy"])
     with pytest.raises(ValueError, match="letters, digits and underscores, got 'a b'"):
         register("a b")

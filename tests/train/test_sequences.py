@@ -323,6 +323,11 @@ def asks_for_logits(candidates: Candidates) -> Chosen:
             "gives the loss of a point and no logits",
         ),
         (
+            lambda: Selector(il=IL[:120], k=1, losses=losses)(Table(drawn()[0]), large(ROWS)[0]),
+            IndexError,
+            r"ids must lie in \[0, 120\), got 138; il must have one row a point",
+        ),
+        (
             lambda: crossfit_il(Bigrams, texts()[0], 2, RECIPE, losses=mean),
             ValueError,
             r"fit_il: losses must return the loss of each example, floating point \(20,\)",

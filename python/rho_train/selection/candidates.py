@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import rho_ext
+from rho_train.checks import check_rows
 from rho_train.data.rng import generator
 from rho_train.scoring import dropout_on, seeded
 from rho_train.selection.scorer import Parts
@@ -132,7 +133,10 @@ class Candidates:
     def il(self) -> Tensor:
         """Irreducible losses of the rows, (n,)."""
         assert self.table is not None, "the method did not say that it needs irreducible losses"
-        return self.table if self.aligned else self.table[self.ids]
+        if self.aligned:
+            return self.table
+        check_rows("Selector", self.ids, len(self.table), "il must have one row a point, by id")
+        return self.table[self.ids]
 
     @property
     def ignored(self) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from torch import Tensor
 
+from rho_train.data.batch import Fields
 from rho_train.il.shards import ILShards
 from rho_train.il.store import ILStore
 from rho_train.scoring import ForwardFunction, LossFunction
@@ -108,13 +109,20 @@ def check_smoothing(label_smoothing: float, needs: Collection[str], il: object) 
         )
 
 
-def check_tuple(batch: object, ids: Tensor) -> None:
-    """Refuse a plain tuple whose third element is not of ids, as that of a collate_fn that pads.
+def check_batch(batch: object, fields: Fields, *, classes: bool, first: bool) -> None:
+    """Refuse labels that are no `classes`, and ids that are something else.
 
-    Lengths or weights would be taken for ids and silently name other points.
+    The third element of a plain tuple may be lengths or weights, from a collate_fn that pads, which
+    would silently name other points; only the `first` batch is looked at.
     """
-    plain = isinstance(batch, (tuple, list)) and not hasattr(batch, "_fields")
-    if plain and len(ids.unique()) < len(ids):  # type: ignore[no-untyped-call]
+    if classes and fields.labels.ndim != 1:
+        raise ValueError(
+            f"Selector: labels must have shape (n,), one class a point, got "
+            f"{tuple(fields.labels.shape)}; for sequences and other points that are no "
+            "classification give losses=, which returns the loss of each"
+        )
+    plain = first and isinstance(batch, (tuple, list)) and not hasattr(batch, "_fields")
+    if plain and len(fields.ids.unique()) < len(fields.ids):  # type: ignore[no-untyped-call]
         raise ValueError(
             f"Selector: the third element of a {type(batch).__name__} repeats, so it holds no ids: "
             "keep the ids of IndexedDataset there; points that are drawn more than once belong "

@@ -50,21 +50,6 @@ class History:
             for name, value in self.state_dict().items():
                 setattr(self, name, value.to(device))
 
-    def check(self, ids: Tensor) -> None:
-        """Refuse ids that it has no row for; on CUDA that would wait for the device.
-
-        Raises:
-            IndexError: an id lies outside.
-        """
-        if ids.is_cuda or len(ids) == 0:
-            return
-        low, high = (int(bound) for bound in ids.aminmax())
-        if low < 0 or high >= len(self):
-            raise IndexError(
-                f"History: ids must lie in [0, {len(self)}), got {low if low < 0 else high}; make "
-                "it for the whole data set, History(len(dataset)), also to train on a subset"
-            )
-
     def oldest(self, ids: Tensor, count: int) -> Tensor:
         """Return the rows of `ids` whose loss is the oldest, ascending; ties to the lower row."""
         # No loss at all is the oldest.

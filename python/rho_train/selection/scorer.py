@@ -91,7 +91,7 @@ class Scorer:
         forward: ForwardFunction | None = None,
         losses: LossFunction | None = None,
     ) -> None:
-        if options.channels_last and (forward or losses) is not None:
+        if options.channels_last and not (forward is None and losses is None):
             raise ValueError(
                 "Selector: Scoring(channels_last=True) converts the inputs that the model is "
                 f"called on, and {'losses=' if forward is None else 'forward='} calls it itself; "

@@ -13,18 +13,19 @@ import torch
 from torch import Tensor, nn
 
 import rho_ext
+from rho_train.checks import check_rows
 from rho_train.data.batch import Fields, gather, split
 from rho_train.ranks import rank_and_world
 from rho_train.scoring import ForwardFunction, LossFunction, dropout_layers, scoring
 from rho_train.selection import registry
 from rho_train.selection.candidates import Candidates, Chosen, LastSelection, Method
 from rho_train.selection.checks import (
+    check_batch,
     check_losses,
     check_options,
     check_refresh,
     check_size,
     check_smoothing,
-    check_tuple,
 )
 from rho_train.selection.history import History
 from rho_train.selection.identity import identity_of
@@ -217,8 +218,6 @@ class Selector:
         """
         started = time.perf_counter()
         fields = split(batch)
-        if self.steps == 0:
-            check_tuple(batch, fields.ids)
         choice = self._choose(self._target(model), batch, fields, self._passes)
         small = self._keep(batch, fields, *choice)
         self.seconds += time.perf_counter() - started
@@ -287,16 +286,12 @@ class Selector:
     ) -> tuple[Candidates, Chosen, Method]:
         """Let the method of this step choose by the scores of `target`."""
         n, method, needs = len(fields.ids), self._method, self._needs
-        if fields.labels.ndim != 1 and self.losses is None:
-            raise ValueError(
-                f"Selector: labels must have shape (n,), one class a point, got "
-                f"{tuple(fields.labels.shape)}; for sequences and other points that are no "
-                "classification give losses=, which returns the loss of each"
-            )
+        check_batch(batch, fields, classes=self.losses is None, first=self.steps == 0)
         if self.history is not None:
             # Before the pass: what inference mode makes could not be counted in afterwards.
             self.history.to(fields.ids.device)
-            self.history.check(fields.ids)
+            fix = "make it for the whole data set, History(len(dataset)), also to train on a subset"
+            check_rows("History", fields.ids, len(self.history), fix)
         if self.phases is not None and self.phases.uniform(self.steps):
             method, needs = uniform, frozenset()
         elif "dropout" in needs:

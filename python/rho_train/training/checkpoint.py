@@ -11,7 +11,7 @@ import torch
 
 from rho_train.files import atomic_write
 
-_VERSION = 2
+_VERSION = 3
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
