@@ -322,6 +322,7 @@ def test_language_filters_noise_and_keeps_to_the_minutes(
         (tmp_path / "newsgroups" / f"20newsgroups-{part}.tab").write_text(header + posts)
     language = module("bench_language")
     monkeypatch.setattr(language, "QUICK", (400, 20))
+    monkeypatch.setattr(language, "TEST", 20)
     # In this process, which has the small size.
     monkeypatch.setattr(language, "ProcessPoolExecutor", lambda *_: InThisProcess())
     out = tmp_path / "language.csv"
