@@ -26,8 +26,8 @@ How to read the tables:
 - **Seconds** of training, mean, several runs at a time on one machine; **with IL**: irreducible
   losses charged to this one target; **shared**: to all targets of the experiment that use them.
 
-Nothing here is a maximum over evaluations. With five seeds 2.8 standard errors are 95 % of Student's
-t distribution.
+Nothing here is a maximum over evaluations. With five seeds 2.8 standard errors are 95 % of
+Student's t distribution.
 """
 _MOST_OPEN = 6
 _SURE = 2.8  # standard errors: 95 % of Student's t with the four degrees of freedom of five seeds
