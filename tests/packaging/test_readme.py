@@ -11,6 +11,8 @@ from statistics import fmean, median
 
 import pytest
 
+from rho_train.selection import names, unregister
+
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 Row = dict[str, str]
@@ -337,8 +339,14 @@ def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     readme = Path(__file__).parents[2] / "README.md"
     blocks = re.findall(r"```python\n(.*?)```", readme.read_text(), flags=re.DOTALL)
     assert blocks
+    before = set(names())
     monkeypatch.chdir(tmp_path)
     # One after the other in one namespace, as a reader would paste them.
     namespace: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), namespace)
+    try:
+        for block in blocks:
+            exec(compile(block, "README.md", "exec"), namespace)
+    finally:
+        # What a reader registers, others here do as well.
+        for name in set(names()) - before:
+            unregister(name)
