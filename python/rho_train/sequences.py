@@ -56,7 +56,5 @@ def sequence_losses(
     else:
         losses = rho_ext.score(rows, flat, None, method="loss", ignore_index=ignore_index).losses
     counted = labels != ignore_index
-    sums = losses.view(labels.shape).masked_fill(~counted, 0.0).sum(1)
-    counts = counted.sum(1)
-    # Divided by 1 where there is no token, or the gradient would be NaN for all.
-    return torch.where(counts > 0, sums / counts.clamp_min(1), torch.nan)
+    # 0 / 0 where there is no token; the mask keeps the NaN from the gradient.
+    return losses.view(labels.shape).masked_fill(~counted, 0.0).sum(1) / counted.sum(1)

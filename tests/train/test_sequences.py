@@ -237,6 +237,23 @@ def test_irreducible_losses_of_sequences_tell_noise_from_what_can_be_learnt(
         ILStore.load(path, texts(seed=1)[0])
 
 
+def test_the_labels_of_data_without_classes_are_part_of_what_a_store_is_of(tmp_path: Path) -> None:
+    tokens = texts()[0].dataset.tensors[0]
+    store = pretrained_il(
+        Bigrams(0), IndexedDataset(TensorDataset(tokens, tokens)), losses=next_token
+    )
+    store.save(tmp_path / "il.safetensors")
+    # The first half is a prompt now.
+    answers = tokens.index_fill(1, torch.arange(6), -100)
+    for labels, refused in ((tokens, False), (answers, True)):
+        data = IndexedDataset(TensorDataset(tokens, labels))
+        if refused:
+            with pytest.raises(ValueError, match="64 of 64 control points differ"):
+                ILStore.load(tmp_path / "il.safetensors", data)
+        else:
+            assert ILStore.load(tmp_path / "il.safetensors", data).known.all()
+
+
 def test_a_finished_model_scores_sequences_in_pieces(tmp_path: Path) -> None:
     data, _ = texts()
     model = Bigrams(seed=3)
