@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except Stopped as stopped:
             print(f"experiments: {stopped}", file=sys.stderr)
             return 130
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise SystemExit(f"experiments: {error}") from error
     _draw(folder, arguments.results)
     print(f"page: {write_page(folder, arguments.results)}")
@@ -58,7 +58,7 @@ def _run(suite: Suite, arguments: argparse.Namespace) -> bool:
     quick = " --quick" if suite.variant == "quick" else ""
     command = f"python benchmarks/experiments run {suite.name}{quick}"
     origin = {"commit": _commit(), "command": command}
-    failed = False
+    failed, refused = False, set[str]()
     print(_described(suite))
     out.mkdir(parents=True, exist_ok=True)
     with locked(out, "wait for it, or choose another --out"):
@@ -68,16 +68,20 @@ def _run(suite: Suite, arguments: argparse.Namespace) -> bool:
                 try:
                     config, folder = cell.config(arguments.data), out / cell.slug
                     _share_il(out, folder)
-                    again = yaml.safe_dump(cell.resolved(arguments.data), sort_keys=False)
-                    atomic_write(folder / "experiment.yaml", again)
+                    if not (folder / "experiment.yaml").exists():
+                        again = yaml.safe_dump(cell.resolved(arguments.data), sort_keys=False)
+                        atomic_write(folder / "experiment.yaml", again)
                     run_experiment(config, folder, processes=arguments.processes, origin=origin)
                 except (ValueError, OSError, JobsFailed) as error:
                     failed = True
+                    if isinstance(error, ValueError):
+                        refused.add(cell.name)
                     for line in message(error).splitlines():
                         print(f"experiments: {place}, {cell.name}: {line}", file=sys.stderr)
         finally:
             # Whatever is finished is worth its rows, also after a Ctrl-C.
-            write_tables(suite, arguments.data, out, arguments.results / "results" / place, command)
+            results = arguments.results / "results" / place
+            write_tables(suite, arguments.data, out, results, command, refused)
     return failed
 
 
@@ -131,7 +135,10 @@ def _parser() -> argparse.ArgumentParser:
     page = commands.add_parser("page", help="write the page again, from the CSV files")
     for command in (run, page):
         command.add_argument(
-            "--results", type=Path, default=FOLDER, help="gets results, figures and RESULTS.md"
+            "--results",
+            type=Path,
+            default=FOLDER,
+            help="gets results, figures and RESULTS.md; tuned rates are read from this repository",
         )
     for command in (listing, run, page):
         command.add_argument(

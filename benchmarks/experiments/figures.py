@@ -54,14 +54,17 @@ def draw(suites: Path, folder: Path) -> None:
             if not (folder / "results" / place).is_dir():
                 continue
             suite, tables = load(name, variant, suites), read_tables(folder / "results" / place)
-            # Nothing to draw: rows of none of the cells that the suite has now.
-            if not any(in_cell(tables.methods, cell.name) for cell in suite.cells):
-                continue
             (folder / "figures").mkdir(exist_ok=True)
             for part, some in _parts(suite):
                 for kind in suite.figures:
+                    table, make = _KINDS[kind]
+                    rows = getattr(tables, table)
+                    cells = tuple(cell for cell in some.cells if in_cell(rows, cell.name))
+                    if not cells:
+                        # The suite has other cells now, or these were not run.
+                        continue
                     with matplotlib.rc_context(_STYLE):
-                        figure = _KINDS[kind](some, tables)
+                        figure = make(replace(some, cells=cells), tables)
                         path = folder / "figures" / f"{place}-{kind}{part}.svg"
                         figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
                         plt.close(figure)
@@ -81,9 +84,8 @@ def _parts(suite: Suite) -> list[tuple[str, Suite]]:
 
 def _curves(suite: Suite, tables: Tables, *, charged: bool) -> Figure:
     methods = suite.curves or tuple(dict.fromkeys(row["method"] for row in tables.curves))
-    cells = [cell for cell in suite.cells if in_cell(tables.curves, cell.name)]
-    figure, axes = _grid(len(cells), 2.6)
-    for axis, cell in zip(axes, cells, strict=False):
+    figure, axes = _grid(len(suite.cells), 2.6)
+    for axis, cell in zip(axes, suite.cells, strict=False):
         rows = in_cell(tables.curves, cell.name)
         tops: list[float] = []
         for index, method in enumerate(methods):
@@ -126,9 +128,9 @@ def _differences(suite: Suite, tables: Tables, *, metric: str) -> Figure:
     rows = [r for r in tables.paired if (r["metric"], r["against"]) == (metric, against)]
     labels = {row["method"]: row["label"] for row in tables.methods}
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    cells = [cell for cell in suite.cells if in_cell(rows, cell.name)]
-    figure, axes = _grid(len(cells), 0.5 + 0.22 * len(methods), rows=[labels[m] for m in methods])
-    for axis, cell in zip(axes, cells, strict=False):
+    height = 0.5 + 0.22 * len(methods)
+    figure, axes = _grid(len(suite.cells), height, rows=[labels[m] for m in methods])
+    for axis, cell in zip(axes, suite.cells, strict=False):
         of = {row["method"]: row for row in in_cell(rows, cell.name)}
         for place, method in enumerate(reversed(methods)):
             if method not in of:
@@ -148,7 +150,8 @@ def _differences(suite: Suite, tables: Tables, *, metric: str) -> Figure:
         axis.set_ylim(-0.6, len(methods) - 0.4)
         axis.set_title(cell.name, loc="left")
     what = "accuracy of the worst class" if metric == "worst_class" else "test accuracy"
-    means = [100 * float(row["difference"]) for cell in cells for row in in_cell(rows, cell.name)]
+    shown = [row for cell in suite.cells for row in in_cell(rows, cell.name)]
+    means = [100 * float(row["difference"]) for row in shown]
     bars = "two standard errors"
     if min(means, default=0.0) < _LOWEST:
         bars += "; arrows: off the scale"
@@ -160,16 +163,16 @@ def _differences(suite: Suite, tables: Tables, *, metric: str) -> Figure:
 
 
 def _factors(suite: Suite, tables: Tables) -> Figure:
-    cells = [cell for cell in suite.cells if in_cell(tables.methods, cell.name)]
-    methods = [m for m in dict.fromkeys(r["method"] for r in tables.methods)]
+    methods = list(dict.fromkeys(row["method"] for row in tables.methods))
     labels = {row["method"]: row["label"] for row in tables.methods}
-    figure, axes = _grid(len(cells), 0.5 + 0.22 * len(methods), rows=[labels[m] for m in methods])
+    height = 0.5 + 0.22 * len(methods)
+    figure, axes = _grid(len(suite.cells), height, rows=[labels[m] for m in methods])
     kinds = (
         ("factor", "steps", "o"),
         ("factor_reused", "seconds, IL reused", "s"),
         ("factor_charged", "seconds, IL charged", "^"),
     )
-    for axis, cell in zip(axes, cells, strict=False):
+    for axis, cell in zip(axes, suite.cells, strict=False):
         of = {row["method"]: row for row in in_cell(tables.methods, cell.name)}
         for index, (column, label, marker) in enumerate(kinds):
             spots = [
@@ -207,12 +210,12 @@ def _factors(suite: Suite, tables: Tables) -> Figure:
 
 
 def _shares(suite: Suite, tables: Tables) -> Figure:
-    cells = [cell for cell in suite.cells if in_cell(tables.methods, cell.name)]
     known = [k for k in _SHARES if any(row.get(k) for row in tables.methods)]
     methods = list(dict.fromkeys(row["method"] for row in tables.methods))
     labels = {row["method"]: row["label"] for row in tables.methods}
-    figure, axes = _grid(len(cells), 0.6 + 0.3 * len(methods), rows=[labels[m] for m in methods])
-    for axis, cell in zip(axes, cells, strict=False):
+    height = 0.6 + 0.3 * len(methods)
+    figure, axes = _grid(len(suite.cells), height, rows=[labels[m] for m in methods])
+    for axis, cell in zip(axes, suite.cells, strict=False):
         of = {row["method"]: row for row in in_cell(tables.methods, cell.name)}
         thick = 0.8 / len(known)
         for index, name in enumerate(known):
@@ -266,11 +269,15 @@ def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
     figure.legend([*handles.values()], [*handles], loc="outside upper left", ncols=3, frameon=False)
 
 
-_KINDS: dict[str, Callable[[Suite, Tables], Figure]] = {
-    "curves": lambda suite, tables: _curves(suite, tables, charged=False),
-    "minutes": lambda suite, tables: _curves(suite, tables, charged=True),
-    "differences": lambda suite, tables: _differences(suite, tables, metric="test"),
-    "worst_class": lambda suite, tables: _differences(suite, tables, metric="worst_class"),
-    "factors": _factors,
-    "shares": _shares,
+# The table that a kind of figure is drawn from, and what draws it.
+_KINDS: dict[str, tuple[str, Callable[[Suite, Tables], Figure]]] = {
+    "curves": ("curves", lambda suite, tables: _curves(suite, tables, charged=False)),
+    "minutes": ("curves", lambda suite, tables: _curves(suite, tables, charged=True)),
+    "differences": ("paired", lambda suite, tables: _differences(suite, tables, metric="test")),
+    "worst_class": (
+        "paired",
+        lambda suite, tables: _differences(suite, tables, metric="worst_class"),
+    ),
+    "factors": ("methods", _factors),
+    "shares": ("methods", _shares),
 }

@@ -28,7 +28,7 @@ class Rates:
         """Give each method without a `train.lr` of its own the best one of its kind.
 
         Raises:
-            ValueError: the tuning has no results, or none for the cell.
+            ValueError: the tuning has no results, or not all of the cell.
         """
         best = _best(self.suite, self.variant, self.cell)
         for method in methods:
@@ -36,6 +36,10 @@ class Rates:
             if method["overrides"].get("train.schedule", "constant") != "constant":
                 kind += "_decay"
             if "train.lr" not in method["overrides"]:
+                if kind not in best:
+                    raise ValueError(
+                        f"rates of {self.suite}: {self.cell!r} has no results for {kind}; run it"
+                    )
                 method["overrides"]["train.lr"] = best[kind]
 
 
@@ -45,13 +49,18 @@ def _best(suite: str, variant: str, cell: str) -> dict[str, float]:
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise ValueError(f"rates of {suite}: it has no results yet; run it and keep its results")
-    found: dict[str, tuple[float, float]] = {}
+    found: dict[str, dict[float, float]] = {}
+    seeds = set()
     with open(path, newline="") as file:
         for row in csv.DictReader(file):
-            kind, _, rate = row["method"].partition("-lr-")
             if row["cell"] == cell:
-                accuracy = float(row["validation"])
-                found[kind] = max(found.get(kind, (0.0, 0.0)), (accuracy, float(rate)))
+                kind, _, rate = row["method"].partition("-lr-")
+                found.setdefault(kind, {})[float(rate)] = float(row["validation"])
+                seeds.add(row["seeds"])
     if not found:
         raise ValueError(f"rates of {suite}: {path.parent.name} has no results for {cell!r}")
-    return {kind: rate for kind, (_, rate) in found.items()}
+    if len(seeds) > 1 or len({frozenset(of) for of in found.values()}) > 1:
+        raise ValueError(
+            f"rates of {suite}: {path.parent.name} has not all results for {cell!r}; run it again"
+        )
+    return {kind: max(of, key=of.__getitem__) for kind, of in found.items()}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import io
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
+from rho_train.files import atomic_write
 from rho_train.report import compare, read_outcomes
 from rho_train.report.compare import first_at
 from rho_train.report.outcomes import SHARES, Outcome, Outcomes, by_seed
@@ -27,31 +29,47 @@ class Tables:
     curves: list[dict[str, str]]
 
 
-def write_tables(suite: Suite, data: Path, out: Path, results: Path, command: str) -> None:
-    """Write the tables of the finished runs in `out` to `results`."""
+def write_tables(
+    suite: Suite, data: Path, out: Path, results: Path, command: str, refused: Collection[str] = ()
+) -> None:
+    """Write the tables of the finished runs in `out` to `results`.
+
+    A cell keeps the rows that it has there while `out` has fewer runs of it, as after a stop, and
+    where its name is `refused`: its folder in `out` is of another experiment.
+    """
     rows: dict[str, list[Row]] = {name: [] for name in TABLES}
-    targets = _targets(suite, data)
+    targets, before = _targets(suite, data), read_tables(results)
     for cell in suite.cells:
-        folder = out / cell.slug
-        if not (folder / "experiment.json").exists():
-            continue
-        outcomes = read_outcomes(folder)
-        runs = (replace(run, targets=targets.get(run.il, 1)) for run in outcomes.runs)
-        outcomes = replace(outcomes, runs=tuple(runs))
-        if not outcomes.runs:
+        kept = {name: in_cell(getattr(before, name), cell.name) for name in TABLES}
+        outcomes = None if cell.name in refused else _outcomes(out / cell.slug, targets)
+        wanted = len(cell.values["methods"]) * len(cell.values["seeds"])
+        if outcomes is None or len(outcomes.runs) < min(wanted, len(kept["runs"])):
+            for name, found in kept.items():
+                rows[name] += found
             continue
         where: Row = {"suite": suite.name, "variant": suite.variant, "cell": cell.name}
         rows["runs"] += [{**where, **row} for row in _runs(suite, cell, outcomes, command)]
         rows["methods"] += [{**where, **row} for row in _methods(suite, outcomes)]
         rows["paired"] += [{**where, **row} for row in _paired(suite, outcomes)]
         rows["curves"] += [{**where, **row} for row in _curves(outcomes)]
-    for name, found in rows.items():
-        _write(results / f"{name}.csv", found)
+    if rows["runs"]:
+        results.mkdir(parents=True, exist_ok=True)
+        for name, found in rows.items():
+            atomic_write(results / f"{name}.csv", _text_of(found))
 
 
 def read_tables(results: Path) -> Tables:
     """Read what `write_tables` wrote."""
     return Tables(*(_read(results / f"{name}.csv") for name in TABLES))
+
+
+def _outcomes(folder: Path, targets: Mapping[str, int]) -> Outcomes | None:
+    """The finished runs of a cell, each with the number of targets of its IL, if there are any."""
+    if not (folder / "experiment.json").exists():
+        return None
+    outcomes = read_outcomes(folder)
+    runs = (replace(run, targets=targets.get(run.il, 1)) for run in outcomes.runs)
+    return replace(outcomes, runs=tuple(runs)) if outcomes.runs else None
 
 
 def _runs(suite: Suite, cell: Cell, outcomes: Outcomes, command: str) -> Iterator[Row]:
@@ -174,7 +192,11 @@ def _targets(suite: Suite, data: Path) -> dict[str, int]:
     """How many models of the suite train with the same irreducible losses, by their name."""
     models: dict[str, set[str]] = {}
     for cell in suite.cells:
-        config = cell.config(data)
+        try:
+            config = cell.config(data)
+        except ValueError:
+            # Its rates are not known, so it was not run.
+            continue
         for method in config.methods:
             own = config.of(method)
             models.setdefault(own.il_name(method.il), set()).add(str(own.model.as_dict()))
@@ -200,13 +222,14 @@ def _part(origin: Mapping[str, object], part: str, name: str) -> object:
     return found.get(name) if isinstance(found, Mapping) else None
 
 
-def _write(path: Path, rows: Sequence[Row]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="") as file:
-        columns = list(rows[0]) if rows else []
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: _text(v) for k, v in row.items()} for row in rows)
+def _text_of(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows as a CSV file has them; rows that are kept may have other columns."""
+    file = io.StringIO()
+    columns = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: _text(v) for k, v in row.items()} for row in rows)
+    return file.getvalue()
 
 
 def _text(value: object) -> object:
@@ -214,6 +237,8 @@ def _text(value: object) -> object:
 
 
 def _read(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
 

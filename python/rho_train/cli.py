@@ -148,16 +148,18 @@ def experiment(
         run_experiment(config, out, processes=processes)
     except JobsFailed:
         # What is finished is worth looking at all the same.
-        _compare(config, out)
+        with contextlib.suppress(ValueError):
+            _compare(config, out)
         raise
     _compare(config, out)
 
 
 def _compare(config: ExperimentConfig, out: Path) -> None:
     print(format_comparison(read_outcomes(out)))
-    if len(config.methods) <= STYLES:
-        with contextlib.suppress(ValueError):
-            print(f"report: {write_report(out)}")
+    if len(config.methods) > STYLES:
+        print(f"no report: it tells at most {STYLES} methods apart, here are {len(config.methods)}")
+    else:
+        print(f"report: {write_report(out)}")
 
 
 def report(runs: list[Path], out: Path | None = None) -> None:

@@ -28,7 +28,9 @@ _FIXES = {
 _TEMPORARY = f".{'[0-9a-f]' * 16}.tmp"
 
 
-def atomic_write(path: Path, data: str | bytes | memoryview | Iterable[bytes | memoryview]) -> None:
+def atomic_write(
+    path: str | Path, data: str | bytes | memoryview | Iterable[bytes | memoryview]
+) -> None:
     """Replace the file `path` by `data` in one step.
 
     Readers, and a run killed at any moment, see either the previous file or the whole new one:

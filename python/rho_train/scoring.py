@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,8 +44,9 @@ def scoring(
         model: any module.
         bf16: run the forward pass under bfloat16 autocast, or without autocast; None: as it is
             outside.
-        train_mode: the opposite: training mode, in which dropout draws from the global generators
-            and BatchNorm uses the statistics of the batch and learns them.
+        train_mode: the opposite: the mode that the model trains in, in which dropout draws from
+            the global generators and BatchNorm uses the statistics of the batch and learns them; a
+            part frozen in eval mode does not.
         keep_random: put back the state of the random generators; False beside a thread that draws
             from them.
 
@@ -59,7 +61,8 @@ def scoring(
     inner = uncompiled(model)
     module = inner.module if isinstance(inner, DistributedDataParallel) else model
     parts = list(module.modules())
-    flipped = [part for part in parts if part.training != train_mode]
+    as_it_is = train_mode and module.training
+    flipped = [] if as_it_is else [part for part in parts if part.training != train_mode]
     device = _first_device(parts)
     cpu_state = torch.default_generator.get_state()
     cuda_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
@@ -130,7 +133,9 @@ def dropout_layers(model: nn.Module) -> list[nn.Module]:
 @contextmanager
 def dropout_on(model: nn.Module) -> Iterator[None]:
     """Put the dropout layers of a model that scores into training mode, and back."""
-    layers = [part for part in dropout_layers(model) if not part.training]
+    # In eval mode an encoder layer may take torch's fast path, which has no dropout.
+    encoders = [part for part in model.modules() if isinstance(part, nn.TransformerEncoderLayer)]
+    layers = [part for part in (*dropout_layers(model), *encoders) if not part.training]
     for part in layers:
         _set_training(part, True)
     try:
@@ -201,9 +206,12 @@ def name_of(function: object) -> str:
     """Return the name of a function, or of the type of what is called like one.
 
     Example:
-        >>> name_of(name_of)
-        'name_of'
+        >>> name_of(name_of), name_of(partial(round, ndigits=2))
+        ('name_of', "partial of round with () {'ndigits': 2}")
     """
+    if isinstance(function, partial):
+        given = f"{function.args} {function.keywords}"
+        return f"partial of {name_of(function.func)} with {given}"
     return getattr(function, "__qualname__", type(function).__qualname__)
 
 

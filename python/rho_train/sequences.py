@@ -16,10 +16,11 @@ def sequence_losses(
     """Return the mean loss of the tokens of every sequence, in nats.
 
     `loss_i = 1 / |T_i| sum_{t in T_i} CE(logits_it, labels_it)`, with T_i the tokens of sequence i
-    whose label is not `ignore_index`; NaN where there is none, and `Selector` never keeps such a
-    sequence. The log-likelihood by token, so long sequences are not preferred to short ones. Where
-    nothing needs a gradient, as when the Selector scores, the logits are read once and no tensor of
-    their size is made (`rho_ext.score`).
+    whose label is not `ignore_index`; NaN where there is none: a `Selector` that scores never keeps
+    such a sequence, and uniform steps, which look at no loss, may. The log-likelihood by token, so
+    long sequences are not preferred to short ones. Where nothing needs a gradient, as when the
+    Selector scores, the logits are read once and no tensor of their size is made
+    (`rho_ext.score`).
 
     Args:
         logits: (n, T, C) floating point.

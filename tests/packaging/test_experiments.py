@@ -116,14 +116,25 @@ def test_rates_come_from_the_tuning(
         rates.Rates("t", "full", "x").give(methods)
     (tmp_path / "t-quick").mkdir()
     kinds = {"uniform_all": (1, 3), "uniform_all_decay": (2, 1), "rho_crossfit_decay": (0.5, 0.6)}
-    rows = [f"x,{kind}-lr-{i}e-05,{of[i]}" for kind, of in kinds.items() for i in (0, 1)]
-    text = "\n".join(["cell,method,validation", *rows, "y,uniform_all-lr-9,9"])
+    rows = [f"x,{kind}-lr-{i}e-05,{of[i]},3" for kind, of in kinds.items() for i in (0, 1)]
+    others = ["y,uniform_all-lr-9,9,3", "z,uniform_all-lr-9,9,3", "z,uniform_all-lr-8,9,2"]
+    others += ["v,uniform_all-lr-9,9,3", "v,uniform_all-lr-8,9,3", "v,rho_crossfit-lr-9,9,3"]
+    text = "\n".join(["cell,method,validation,seeds", *rows, *others])
     (tmp_path / "t-quick" / "methods.csv").write_text(text)
     rates.Rates("t", "full", "x").give(methods)
     given = [method["overrides"]["train.lr"] for method in methods]
     assert given == [1e-05, 0e-05, 1e-05, 0.5]
-    with pytest.raises(ValueError, match="t-quick has no results for 'z'"):
-        rates.Rates("t", "quick", "z").give(methods)
+    refused = {
+        "w": "t-quick has no results for 'w'",
+        "y": "'y' has no results for uniform_all_decay",
+        "z": "t-quick has not all results for 'z'",
+        "v": "t-quick has not all results for 'v'",
+    }
+    for method in methods[:3]:
+        del method["overrides"]["train.lr"]
+    for cell, message in refused.items():
+        with pytest.raises(ValueError, match=message):
+            rates.Rates("t", "quick", cell).give(methods)
 
 
 def command(folder: Path) -> list[str]:
@@ -190,6 +201,21 @@ def test_a_killed_suite_goes_on_and_leaves_a_page(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(SUITES), *arguments], cwd=tmp_path, check=True)
     assert (results / "RESULTS.md").read_text() == page
     assert {path: (results / path).read_bytes() for path in linked} == figures
+
+    # A run that ends before it has as much leaves the rows that are there, and so does a folder of
+    # other runs.
+    tables = {path: path.read_bytes() for path in results.glob("results/*/*.csv")}
+    assert len(tables) == 4
+    for target in ("one", "two"):
+        blocked = tmp_path / "blocked" / "tiny-quick" / f"letters-{target}"
+        blocked.parent.mkdir(parents=True, exist_ok=True)
+        blocked.write_text("in the way")
+    changed = TINY | {"experiment": TINY["experiment"] | {"validation": 0.2}}
+    for out, suite in (("blocked", TINY), ("runs", changed)):
+        (tmp_path / "suites" / "tiny.yaml").write_text(yaml.safe_dump(suite))
+        ended = [*command(tmp_path), f"--out={tmp_path / out}"]
+        assert subprocess.run(ended, cwd=tmp_path, check=False).returncode == 1
+        assert {path: path.read_bytes() for path in tables} == tables
 
     # Rows of settings that the suite no longer has are no reason to stop.
     other = TINY | {"vary": TINY["vary"] | {"target": {"three": {}}}}

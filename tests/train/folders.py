@@ -145,7 +145,7 @@ def synthetic(
                     )
             last = end(steps, 4.0 * rho)
             if with_records:
-                last |= totals(place, steps)
+                last |= totals(place, steps) | {"noisy": 1 / 9 if noise_known else None}
             path = write_run(out, method, seed, [*records, last])
             if with_records and place > 1:
                 path.with_name("chosen.json").write_text(json.dumps(what_was_chosen()))
@@ -158,6 +158,8 @@ def totals(place: int, steps: int) -> dict[str, Any]:
     return {
         "ledger_seconds": parts,
         "epochs": steps / 50,
+        "batch": 32,
+        "large_batch": 320,
         "scored": 320 * steps,
         "trained": 32 * steps,
     }

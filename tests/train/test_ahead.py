@@ -275,13 +275,16 @@ def test_a_model_that_cannot_be_copied_is_named() -> None:
         Ahead(make_selector(), model)
 
 
-def test_a_model_that_draws_when_it_scores_is_refused_at_the_first_batch() -> None:
+def test_a_model_that_draws_when_it_scores_is_refused_at_the_first_pass() -> None:
     def forward(model: nn.Module, batch: Batch) -> Tensor:
         logits: Tensor = model(batch.x)
         return logits + torch.rand(3)
 
-    with pytest.raises(ValueError, match="Ahead: scoring draws from torch's global generators"):
-        list(Ahead(make_selector(forward=forward), small_model(1))(BATCHES))
+    # Uniform steps make no pass that could draw.
+    for phases in (None, UniformPhases(STEPS, warmup=2)):
+        ahead = Ahead(make_selector(forward=forward, phases=phases), small_model(1))
+        with pytest.raises(ValueError, match="Ahead: scoring draws from torch's global generators"):
+            list(ahead(BATCHES))
 
 
 def test_a_selector_in_two_loops_is_refused() -> None:

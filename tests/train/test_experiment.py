@@ -20,6 +20,7 @@ from rho_train.experiment import (
     make_experiment,
     run_experiment,
 )
+from rho_train.experiment.run import JobsFailed
 from rho_train.experiment.setting import Setting, training_points
 from rho_train.il import ILStore
 from rho_train.report import read_outcomes
@@ -239,6 +240,51 @@ def test_a_run_that_others_follow_fails_and_is_named(tmp_path: Path, table: Path
         run_experiment(config, out, processes=1)
 
 
+def test_what_waits_for_a_job_that_failed_is_named(tmp_path: Path, table: Path) -> None:
+    values = plain(table, seeds=[0])
+    # Before the run that it follows.
+    values["methods"] = [values["methods"][i] for i in (2, 1, 0)]
+    il = tmp_path / "out" / "il"
+    il.parent.mkdir()
+    il.write_text("in the way")
+    with pytest.raises(JobsFailed) as caught:
+        run_experiment(make_experiment(values), tmp_path / "out", processes=1)
+    named = re.findall(r"^(\S+): ", str(caught.value), flags=re.MULTILINE)
+    assert sorted(name.rpartition("-")[0].partition("-")[0] for name in named) == [
+        "charged",
+        "crossfit",
+        "rho",
+    ]
+
+
+def test_a_filter_that_keeps_all_is_charged_no_il(tmp_path: Path, table: Path) -> None:
+    values = plain(table, seeds=[0])
+    values["methods"][2] |= {"il": "crossfit", "minutes": {"of": "uniform", "pace": "uniform"}}
+    values["methods"][1] = {"name": "kept", "label": "", "select": "uniform", "keep": 0.5}
+    values["methods"][1] |= {"il": "crossfit"}
+    run_experiment(make_experiment(values), tmp_path, processes=1)
+    runs = {run.method: run for run in read_outcomes(tmp_path).runs}
+    assert runs["charged"].il_seconds == 0 < runs["kept"].il_seconds
+
+
+def test_titles_may_change_and_a_finished_experiment_is_not_resumed(
+    tmp_path: Path, table: Path
+) -> None:
+    values = plain(table, seeds=[0])
+    run_experiment(make_experiment(values), tmp_path, processes=1, origin={"commit": "a"})
+    values["title"] = "better"
+    run_experiment(make_experiment(values), tmp_path, processes=1, origin={"commit": "b"})
+    plan = json.loads((tmp_path / "experiment.json").read_text())
+    assert plan["title"] == "better"
+    assert plan["environment"]["commit"] == "a"
+    assert not [key for key in plan["environment"] if key.startswith("resumed")]
+    (tmp_path / "runs" / "rho-seed0" / "test.json").unlink()
+    run_experiment(make_experiment(values), tmp_path, processes=1, origin={"commit": "b"})
+    plan = json.loads((tmp_path / "experiment.json").read_text())
+    (resumed,) = [plan["environment"][k] for k in plan["environment"] if k.startswith("resumed")]
+    assert "commit b" in resumed
+
+
 def test_accuracy_by_class() -> None:
     x = torch.eye(4)[:3]
     found = evaluate(torch.nn.Identity(), x, torch.tensor([0, 1, 1]))
@@ -285,6 +331,12 @@ def test_impossible_options_of_a_method_are_named(overrides: dict[str, Any], mes
     method = Method("one", "One", "uniform", overrides=overrides)
     with pytest.raises(ValueError, match=f"method one: .*{message}"):
         ExperimentConfig("t", "d", (method,), "one", (0,), train=TrainConfig())
+
+
+@pytest.mark.parametrize("name", ["rho/0.1", "", "two words", "../up"])
+def test_names_that_are_no_folders_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="method: name must be of letters, digits"):
+        Method(name, "One", "uniform")
 
 
 def test_minutes_of_nobody_are_refused() -> None:

@@ -187,8 +187,17 @@ def test_a_store_that_knows_nothing_can_be_inspected(tmp_path: Path) -> None:
     assert format_losses(summary).startswith("0 of 3 examples have")
     write_losses_page(summary, "il", tmp_path / "il.html")
     assert "<svg" not in (tmp_path / "il.html").read_text()
-    same = summarize_losses(ILStore(torch.full((3,), 0.7), store.fingerprint))
-    assert sum(same.counts) == 3
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7, 2.0, 5.0, 1e6, 1e-30])
+def test_a_store_of_equal_losses_can_be_inspected(tmp_path: Path, value: float) -> None:
+    print_of = {"n": "3", "labels": "", "ids": "position"}
+    summary = summarize_losses(ILStore(torch.full((3,), value), print_of))
+    assert sum(summary.counts) == 3
+    assert len(set(summary.edges)) == len(summary.edges)
+    assert "3 of 3 examples have" in format_losses(summary)
+    write_losses_page(summary, "il", tmp_path / "il.html")
+    assert "<svg" in (tmp_path / "il.html").read_text()
 
 
 N, SCORED = 60, list(range(0, 50, 2))

@@ -7,14 +7,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from rho_train import ILRecipe, ILStore, IndexedDataset, crossfit_il, holdout_il, pretrained_il
+from rho_train import (
+    Batch,
+    ILRecipe,
+    ILStore,
+    IndexedDataset,
+    crossfit_il,
+    holdout_il,
+    pretrained_il,
+)
 from rho_train.il import fit, score
 from rho_train.progress import OnStep, Stopped
 
@@ -135,6 +146,10 @@ def make_model(seed: int) -> nn.Module:
         )
 
 
+def other_loss(model: nn.Module, batch: Batch, power: float = 1.0) -> Tensor:
+    return F.cross_entropy(model(batch.x), batch.y, reduction="none") ** power
+
+
 def by_holdout(folder: Path | None, on_step: OnStep) -> ILStore:
     return holdout_il(
         make_model, make_data(), torch.arange(100), RECIPE, folder=folder, on_step=on_step
@@ -244,6 +259,16 @@ def test_a_folder_of_other_work_is_refused(tmp_path: Path) -> None:
             lambda: pretrained_il(make_model(0), make_data(), batch_size=5, folder=best.parent),
         ),
     ]
+    losses = partial(other_loss, power=2.0)
+    for own in (losses, other_loss):
+        changed.append(
+            (
+                "loss_function",
+                lambda own=own: holdout_il(  # type: ignore[misc]
+                    make_model, make_data(), held_out, RECIPE, losses=own, folder=tmp_path
+                ),
+            )
+        )
     pieces = {piece: piece.read_bytes() for piece in tmp_path.rglob("losses-*.pt")}
     for what, compute in changed:
         for piece, content in pieces.items():
@@ -251,13 +276,24 @@ def test_a_folder_of_other_work_is_refused(tmp_path: Path) -> None:
             piece.write_bytes(content) if what == "weights" else piece.unlink(missing_ok=True)
         with pytest.raises(ValueError, match=f"belongs to a run with another {what}"):
             compute()
+    # How many points are scored at once is no part of the training.
+    for piece in pieces:
+        piece.unlink(missing_ok=True)
+    fewer = replace(RECIPE, scoring_batch=4)
+    holdout_il(make_model, make_data(), held_out, fewer, folder=tmp_path)
+    with_own = tmp_path / "own"
+    first = holdout_il(make_model, make_data(), held_out, RECIPE, losses=losses, folder=with_own)
+    assert first.info["loss_function"] == "partial of other_loss with () {'power': 2.0}"
+    for own in (None, other_loss, partial(other_loss, power=3.0)):
+        with pytest.raises(ValueError, match="belongs to a run with another loss_function"):
+            holdout_il(make_model, make_data(), held_out, RECIPE, losses=own, folder=with_own)
     # The same labels with other inputs, as after another normalisation.
     with pytest.raises(ValueError, match="unfinished irreducible losses of other inputs: 64 of 64"):
         holdout_il(make_model, with_other_inputs(), held_out, RECIPE, folder=tmp_path)
     best.write_bytes(best.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"best\.pt is damaged"):
         holdout_il(make_model, make_data(), held_out, RECIPE, folder=tmp_path)
-    pretrained_il(make_model(0), make_data(), folder=tmp_path / "pretrained")
+    pretrained_il(make_model(0), make_data(), folder=str(tmp_path / "pretrained"))
     with pytest.raises(ValueError, match="belongs to a run with another data"):
         pretrained_il(make_model(0), with_other_labels(), folder=tmp_path / "pretrained")
     pretrained_il(make_model(0), make_data(), batch_size=5, folder=tmp_path / "swapped")

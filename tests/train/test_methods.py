@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rho_train import Batch, Selector, register
+from rho_train import Batch, History, Scoring, Selector, register
 from rho_train.selection import (
     Boltzmann,
     Candidates,
@@ -188,6 +188,18 @@ def test_dropout_passes_change_nothing_but_the_dropout() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_dropout_is_on_in_an_encoder_layer_that_torch_would_run_without() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.5, batch_first=True)
+    model = nn.Sequential(layer, nn.Flatten(), nn.Linear(24, 3)).eval()
+    batch = Batch(torch.randn(20, 3, 8), torch.zeros(20, dtype=torch.int64), torch.arange(20))
+    selector = Selector(k=5, method="bald")
+    choose(selector, batch, model)
+    assert selector.last is not None
+    assert (selector.last.values > 0).all()
+    assert not any(part.training for part in model.modules())
+
+
 def test_class_quota_by_hand() -> None:
     # Losses of class 0: log (10, 5, 2, 1.25); of class 1: log (1.43, 1.11), the lowest.
     p = torch.tensor([0.1, 0.2, 0.5, 0.8, 0.7, 0.9])
@@ -247,31 +259,35 @@ def large() -> tuple[nn.Module, Batch, Tensor]:
     return model, Batch(x, y, torch.randperm(40, generator=generator)), torch.rand(40)
 
 
+@pytest.mark.parametrize("ignored", [-100, 255])
 @pytest.mark.parametrize("name", names())
 def test_every_method_chooses_k_usable_rows(
-    name: str, large: tuple[nn.Module, Batch, Tensor]
+    name: str, ignored: int, large: tuple[nn.Module, Batch, Tensor]
 ) -> None:
     model, batch, il = large
-    batch.y[::4] = -100
+    batch.y[::4] = ignored
     state, seen = torch.get_rng_state(), set()
-    selector = Selector(il=il, k=12, method=name, seed=3)
+
+    def make(k: int) -> Selector:
+        return Selector(il=il, k=k, method=name, ignore_index=ignored, seed=3)
+
+    selector = make(12)
     for _ in range(4):
         small = selector(model, batch)
         seen.add(tuple(small.ids.tolist()))
         assert len(small.ids) == 12
-        assert (small.y >= 0).all()
+        assert (small.y != ignored).all()
         unique = len(set(small.ids.tolist()))
         assert unique == 12 or name in WITH_REPLACEMENT
     assert torch.equal(torch.get_rng_state(), state)
     assert selector.invalid == 0
-    again = Selector(il=il, k=12, method=name, seed=3)
-    assert again(model, batch).ids.tolist() in [list(ids) for ids in seen]
+    assert make(12)(model, batch).ids.tolist() in [list(ids) for ids in seen]
     # Thirty rows are usable, so forty cannot be kept.
     if name not in WITH_REPLACEMENT:
-        everything = Selector(il=il, k=40, method=name)(model, batch)
-        assert torch.equal(everything.ids, batch.ids[batch.y >= 0])
-    with pytest.raises(FloatingPointError, match="all 40 labels are ignore_index"):
-        Selector(il=il, k=12, method=name)(model, batch._replace(y=batch.y * 0 - 100))
+        everything = make(40)(model, batch)
+        assert torch.equal(everything.ids, batch.ids[batch.y != ignored])
+    with pytest.raises(FloatingPointError, match="all 40 points are left out: their labels"):
+        make(12)(model, batch._replace(y=batch.y * 0 + ignored))
 
 
 @pytest.mark.parametrize("name", sorted(set(names()) - {"uniform", "neg_il"}))
@@ -297,6 +313,19 @@ def test_no_method_chooses_a_row_without_an_il(
     selector = Selector(il=il, k=40, method=name)
     assert torch.equal(selector(model, batch).ids, torch.cat([batch.ids[:7], batch.ids[8:]]))
     assert selector.invalid == 1
+
+
+@pytest.mark.parametrize("name", sorted({*names(without=("dropout", "logits"))} - {"uniform"}))
+def test_no_method_chooses_a_row_that_was_not_scored(
+    name: str, large: tuple[nn.Module, Batch, Tensor]
+) -> None:
+    model, batch, il = large
+    options = Scoring(refresh=0.25)
+    selector = Selector(il=il + 50, k=10, method=name, scoring=options, history=History(40))
+    selector(model, batch)
+    assert selector.last is not None
+    assert selector.last.losses is not None
+    assert selector.last.losses[selector.last.indices].isfinite().all()
 
 
 @pytest.fixture

@@ -125,7 +125,7 @@ def test_the_cases_reach_what_they_are_for(found: Found) -> None:
         ("empty", "ValueError.*the large batch of rank 1 is empty"),
         ("too many", "ValueError.*k = 81 is larger than the batch of 80"),
         ("no label on one", "FloatingPointError.*step 0: no point of rank 1 has a label"),
-        ("no label", "FloatingPointError.*step 0.*all 40 labels are ignore_index"),
+        ("no label", "FloatingPointError.*step 0.*all 40 points are left out: their labels"),
     ],
 )
 def test_all_ranks_stop_together(found: Found, name: str, message: str) -> None:

@@ -236,6 +236,49 @@ def test_folders_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
         read_experiments(folders)
 
 
+def test_shares_over_time_are_of_whole_records(tmp_path: Path) -> None:
+    # A record of 50 steps; 100 / 25 would be 4.
+    write_plan(tmp_path, {"one": "One"}, [0], baseline="one", steps=100)
+    records = [
+        {"event": "train", "step": step, "selected": 10, "noisy": noisy, "correct": 5}
+        for step, noisy in ((50, 2), (100, 6))
+    ]
+    look = {"event": "eval", "step": 100, "accuracy": 0.5, "seconds": 1.0}
+    write_run(tmp_path, "one", 0, [*records, look, end(100) | {"noisy": 0.3}])
+    experiment = read_experiment(tmp_path)
+    summary = summarize(experiment)
+    assert summary.base_rate == pytest.approx(0.3)
+    (figure,) = [f for f in make_figures(experiment, summary) if f.name == "noisy"]
+    assert "Each point is the mean of 50 steps." in figure.caption
+    assert "all points: 30.0%" in figure.svg
+
+
+@pytest.mark.parametrize("drawn", [[320, 320], [320, 160]])
+def test_the_overlap_is_set_against_chance_where_there_is_one(
+    tmp_path: Path, drawn: list[int]
+) -> None:
+    write_plan(tmp_path, {"one": "One", "two": "Two"}, [0], baseline="one", steps=30)
+    for name, large in zip(("one", "two"), drawn, strict=True):
+        epochs = [
+            {
+                "event": "epoch",
+                "step": 10 * i,
+                "epoch": i,
+                "chosen": 9,
+                "again": None if i < 2 else 3,
+            }
+            for i in (1, 2, 3)
+        ]
+        look = {"event": "eval", "step": 30, "accuracy": 0.5, "seconds": 1.0}
+        last = {"batch": 32, "large_batch": large, "scored": 7, "trained": 5}
+        write_run(tmp_path, name, 0, [*epochs, look, end(30) | last])
+    experiment = read_experiment(tmp_path)
+    (figure,) = [f for f in make_figures(experiment, summarize(experiment)) if f.name == "overlap"]
+    equal = drawn[0] == drawn[1]
+    assert ("at random: 10%" in figure.svg) == equal
+    assert ("dashed line" in figure.caption) == equal
+
+
 def test_every_style_has_a_look_of_its_own() -> None:
     looks = {(style % 8, mark(style, 0.0, 0.0)) for style in range(STYLES)}
     assert len(looks) == STYLES

@@ -56,6 +56,9 @@ def test_phases_are_uniform_and_of_the_same_size() -> None:
     assert chosen[10:30] == [best] * 20
     assert len({tuple(ids) for ids in chosen[:10] + chosen[30:]}) > 10
     assert selector.scored == 20 * 10
+    # A run that is made longer goes on as it ends.
+    assert phases.uniform(41)
+    assert not UniformPhases(steps=40, warmup=10).uniform(41)
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,25 @@ def test_paper_mode_equals_the_algorithm_of_the_paper_by_hand() -> None:
     assert int(ours.state_dict()["1.num_batches_tracked"]) == 8
 
 
+def test_training_mode_leaves_a_frozen_part_frozen() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(CLASSES), nn.BatchNorm1d(CLASSES))
+    model[1].eval()
+    paper_mode(TABLE.nan_to_num(), k=8)(model, BATCH)
+    assert [int(part.num_batches_tracked) for part in model] == [1, 0]  # type: ignore[arg-type]
+    model.eval()
+    paper_mode(TABLE.nan_to_num(), k=8)(model, BATCH)
+    assert [int(part.num_batches_tracked) for part in model] == [2, 1]  # type: ignore[arg-type]
+    assert not any(part.training for part in model)
+
+
+@pytest.mark.parametrize("n", range(1, 12))
+def test_the_share_that_is_scored_can_be_kept(n: int) -> None:
+    options = Scoring(refresh=0.5)
+    selector = Selector(ratio=0.5, method="loss", scoring=options, history=History(100))
+    rows = Batch(LOGITS[20 : 20 + n], LABELS[20 : 20 + n], IDS[20 : 20 + n])
+    assert len(selector(Widths(), rows).ids) == options.due(n)
+
+
 def test_the_host_looks_seldom_when_it_is_told_to() -> None:
     often = Selector(il=TABLE, k=12)
     seldom = Selector(il=TABLE, k=12, check_every=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import UserDict
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from rho_train import Batch, ILStore, IndexedDataset, Scoring, Selector, fingerprint
-from rho_train.selection import Boltzmann
+from rho_train import Batch, History, ILStore, IndexedDataset, Scoring, Selector, fingerprint
+from rho_train.selection import Boltzmann, Candidates, Chosen
 from rho_train.selection.irreducible import Irreducible
 
 # Losses by hand: logits (0, 0) cost log 2, (a, 0) cost log(1 + e^-a) for label 0.
@@ -202,6 +203,63 @@ def test_state_round_trip() -> None:
     other = Selector(il=TABLE, k=2)
     other.load_state_dict(selector.state_dict())
     assert (other.steps, other.scored, other.selected, other.invalid) == (1, 4, 2, 0)
+
+
+class Learning(nn.Module):
+    """A method with a state that is a module: prefers what it has chosen least."""
+
+    needs = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("bias", torch.zeros(8))
+
+    def forward(self, candidates: Candidates) -> Chosen:
+        return candidates.select("loss", self.bias[candidates.ids])
+
+    def update(self, candidates: Candidates, chosen: Chosen) -> None:
+        self.bias[candidates.ids[chosen.indices]] -= 100
+
+
+def test_what_a_method_has_learnt_is_in_the_state() -> None:
+    batch, one, other = Batch(X, Y, IDS), *(Selector(k=2, method=Learning()) for _ in range(2))
+    assert one(nn.Identity(), batch).ids.tolist() == [7, 0]
+    other.load_state_dict(one.state_dict())
+    assert other(nn.Identity(), batch).ids.tolist() == [5, 2]
+    with pytest.raises(ValueError, match="the state and this Selector differ in .*: history; give"):
+        Selector(k=2, method=Learning(), history=History(8)).load_state_dict(one.state_dict())
+
+
+def test_a_checkpoint_forgets_what_came_after_it() -> None:
+    selector, batch = Selector(il=TABLE, k=2, check_every=3), Batch(X, Y, IDS)
+    selector(nn.Identity(), batch)
+    state = selector.state_dict()
+    selector(nn.Identity(), batch._replace(x=X * torch.nan))
+    selector.load_state_dict(state)
+    for _ in range(3):
+        selector(nn.Identity(), batch)
+    assert (selector.steps, selector.invalid) == (4, 0)
+
+
+def test_settings_cannot_be_changed() -> None:
+    selector = copy.deepcopy(Selector(il=TABLE, k=2))
+    for name, value in {"k": 3, "method": "loss", "scoring": Scoring(micro_batch=1)}.items():
+        with pytest.raises(AttributeError, match=f"Selector: {name} cannot be changed"):
+            setattr(selector, name, value)
+    assert selector(nn.Identity(), Batch(X, Y, IDS)).ids.tolist() == [2, 7]
+    assert len({selector, selector}) == 1
+
+
+def test_what_it_did_can_enter_a_loss() -> None:
+    selector = Selector(il=TABLE, k=2)
+    selector(nn.Identity(), Batch(X, Y, IDS))
+    last, weight = selector.last, torch.ones(4, requires_grad=True)
+    assert last is not None
+    assert last.losses is not None
+    (weight * last.losses)[last.indices].mul(last.values).sum().backward()
+    assert weight.grad is not None
+    wanted = torch.zeros(4).index_put_((last.indices,), last.losses[last.indices] * last.values)
+    assert torch.equal(weight.grad, wanted)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,11 @@ from rho_train.data import LargeBatchSampler
 from rho_train.optim import adamw
 from rho_train.progress import Stopped
 from rho_train.selection import Candidates, Chosen, UniformPhases, names
+from rho_train.training import loop
 from rho_train.training.metrics import MetricsFile
+from rho_train.training.records import Records
 
-from .ways import CONFIG, PARTS, WAYS, N, ending, make_trainer, records
+from .ways import CONFIG, PARTS, WAYS, N, ending, make_trainer, records, small_model
 
 
 def weights(trainer: Trainer) -> Tensor:
@@ -226,11 +229,21 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tmp_path: Path)
         make_trainer(tmp_path, "loss", name="rho")
     with pytest.raises(ValueError, match="another train_ids"):
         make_trainer(tmp_path, train_ids=torch.arange(N).flip(0))
+    other = small_model(1)
+    other[3] = nn.Dropout(0.4)
+    for model in (other, nn.Linear(5, 3)):
+        with pytest.raises(ValueError, match="another architecture.*another output folder"):
+            make_trainer(tmp_path, model=model)
     data = trainer.checkpoint_path.read_bytes()
     for size in (0, 10, len(data) // 2, len(data) - 1):
         trainer.checkpoint_path.write_bytes(data[:size])
         with pytest.raises(ValueError, match="is damaged"):
             make_trainer(tmp_path)
+    # What keeps it from being read is no damage.
+    trainer.checkpoint_path.unlink()
+    trainer.checkpoint_path.mkdir()
+    with pytest.raises(IsADirectoryError):
+        make_trainer(tmp_path)
 
 
 def test_a_selector_that_does_not_fit_is_refused(tmp_path: Path) -> None:
@@ -273,6 +286,26 @@ def test_a_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
         other.communicate("\n")
     trainer.fit()
     assert trainer.finished
+
+
+def test_records_are_cut_off_while_nobody_else_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def holding(folder: Path, fix: str) -> Iterator[None]:
+        held.append(folder)
+        yield
+        held.clear()
+
+    def records(*arguments: Any, **options: Any) -> Records:
+        assert held == [tmp_path]
+        return Records(*arguments, **options)
+
+    held: list[Path] = []
+    monkeypatch.setattr(loop, "locked", holding)
+    monkeypatch.setattr(loop, "Records", records)
+    make_trainer(tmp_path)
+    assert held == []
 
 
 def test_training_takes_subnormal_numbers_as_zero_and_nothing_else_does(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ class IndexedDataset(Dataset[Any]):
 
     @property
     def labels(self) -> Tensor:
-        """The labels of all examples, int64 (n,), read without loading an example.
+        """The labels of all examples, int64 (n,) on the CPU, read without loading an example.
 
         Raises:
             ValueError: the data set does not show its labels, or they are no class indices.
@@ -123,8 +123,8 @@ class IndexedDataset(Dataset[Any]):
         # A subclass may transform what it returns, so only the class itself is read in one go.
         if type(self.dataset) is TensorDataset and len(self.dataset.tensors) == 2:
             ids = _positions(indices, n)
-            x, y = self.dataset.tensors
-            return _Rows(Batch(x.index_select(0, ids), y.index_select(0, ids), ids))
+            x, y = (part.index_select(0, ids.to(part.device)) for part in self.dataset.tensors)
+            return _Rows(Batch(x, y, ids))
         positions = [_position(index, n) for index in indices]
         if callable(getattr(self.dataset, "__getitems__", None)):
             samples = self.dataset.__getitems__(positions)
@@ -271,7 +271,7 @@ def _as_labels(labels: Any, n: int, source: str) -> Tensor:
             f"IndexedDataset: {source} must be integer class indices of shape ({n},), got "
             f"{tensor.dtype} {tuple(tensor.shape)}; pass labels= with one integer an example"
         )
-    return tensor.to(torch.int64)
+    return tensor.to("cpu", torch.int64)
 
 
 def _with_id(sample: Any, position: int) -> Any:

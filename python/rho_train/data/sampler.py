@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from rho_train.data.indexed import IndexedDataset, LargeBatch, check_indexed
 from rho_train.data.rng import generator
@@ -114,7 +114,8 @@ class LargeBatchSampler(Sampler[list[int]]):
 def loader(
     dataset: IndexedDataset, sampler: Iterable[list[int]], *, workers: int = 0, seed: int = 0
 ) -> DataLoader[Any]:
-    """Load the batches that `sampler` names, with ids, in page-locked memory where CUDA is present.
+    """Load the batches that `sampler` names, with ids, in page-locked memory where CUDA is present
+    and the data are not there already.
 
     The batches of a LargeBatchSampler and their random transforms do not depend on `workers`, and
     neither starting the loader nor reading from it moves the global generators. Transforms with a
@@ -134,10 +135,14 @@ def loader(
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=dataset.collate,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=torch.cuda.is_available() and not _on_cuda(dataset.dataset),
         # Without a generator of its own, each start of the loader draws from the global one.
         generator=generator(seed, "loader workers"),
     )
+
+
+def _on_cuda(dataset: Any) -> bool:
+    return isinstance(dataset, TensorDataset) and any(part.is_cuda for part in dataset.tensors)
 
 
 def _as_positions(positions: Any) -> Tensor:

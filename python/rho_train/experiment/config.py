@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -66,6 +67,11 @@ class Method:
     minutes: SameMinutes | None = None
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.+-]+", self.name):
+            raise ValueError(
+                "method: name must be of letters, digits and ._+-, for folders are named by it, "
+                f"got {self.name!r}; what people read is the label"
+            )
         if self.select not in names():
             raise ValueError(f"method must be one of {', '.join(names())}, got {self.select!r}")
         if self.il not in get_args(ILKind):
@@ -91,6 +97,11 @@ class Method:
     def uses_il(self) -> bool:
         """Whether irreducible losses have a part in it."""
         return self.keep < 1.0 or self.select != "uniform"
+
+    @property
+    def computes_il(self) -> bool:
+        """Whether they are computed for this experiment, and charged to it."""
+        return self.uses_il and self.il not in ("none", "stored")
 
     def __str__(self) -> str:
         own = [f"{name} {value}" for name, value in sorted(self.overrides.items())]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rho_train.experiment.config import ExperimentConfig, Method
+from rho_train.experiment.jobs import run_folder
 from rho_train.files import atomic_write, locked, remove_unfinished
 
 
@@ -62,11 +63,17 @@ def _describe(config: ExperimentConfig, out: Path, where: Mapping[str, str | int
             )
         # Seconds come from every machine that had a part in the runs.
         changed = {k: v for k, v in where.items() if k != "date" and before.get(k) != v}
-        if not changed:
-            return
-        resumed = "; ".join(f"{key} {value}" for key, value in changed.items())
-        description["environment"] = {**before, f"resumed {where['date']} with": resumed}
+        if changed and not _finished(config, out):
+            resumed = "; ".join(f"{key} {value}" for key, value in changed.items())
+            before[f"resumed {where['date']} with"] = resumed
+        # Titles and labels may be others now.
+        description["environment"] = before
     atomic_write(path, json.dumps(description, indent=1))
+
+
+def _finished(config: ExperimentConfig, out: Path) -> bool:
+    runs = (run_folder(out, m.name, seed) for m in config.methods for seed in config.seeds)
+    return all((run / "test.json").exists() for run in runs)
 
 
 def _curves(config: ExperimentConfig) -> str:

@@ -70,7 +70,7 @@ def train_steps(config: ExperimentConfig, out: Path, method: Method, seed: int) 
         return own.train.steps
     of, pace = (run_folder(out, name, seed) for name in (method.minutes.of, method.minutes.pace))
     il = 0.0
-    if method.il not in ("none", "stored"):
+    if method.computes_il:
         il = _seconds(ILStore.load(il_path(out, own, method.il, seed)))
     return steps_in(method.minutes, of, pace, run_folder(out, method.name, seed), il)
 

@@ -111,7 +111,7 @@ def _jobs(config: ExperimentConfig, out: Path, where: Mapping[str, str | int]) -
         _check_runs(config, n)
         for method in config.methods:
             own, needs = config.of(method), set[str]()
-            if method.il not in ("none", "stored"):
+            if method.computes_il:
                 name = f"{own.il_name(method.il)}-{seed}"
                 needs.add(name)
                 if name not in losses:
@@ -155,7 +155,22 @@ def _ready(
     waiting: list[_Job], done: set[str], failed: dict[str, str], bar: tqdm[Any]
 ) -> list[_Job]:
     """Take the jobs out of `waiting` that can start now; those that never can fail."""
-    ready = []
+    ready: list[_Job] = []
+    # One that fails here may be what another one, looked at before, waits for.
+    while not ready and _take(waiting, ready, done, failed, bar):
+        pass
+    return ready
+
+
+def _take(
+    waiting: list[_Job],
+    ready: list[_Job],
+    done: set[str],
+    failed: dict[str, str],
+    bar: tqdm[Any],
+) -> bool:
+    """Look at every job in `waiting` once; return whether any was taken out."""
+    before = len(waiting)
     for job in list(waiting):
         if broken := sorted(job.needs & failed.keys()):
             failed[job.name] = f"not run, {broken[0]} failed"
@@ -171,7 +186,7 @@ def _ready(
         else:
             ready.append(job)
         waiting.remove(job)
-    return ready
+    return len(waiting) < before
 
 
 def _run_here(jobs: list[_Job], bar: tqdm[Any], stop: threading.Event) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from rho_train.optim import (
 )
 from rho_train.progress import OnStep, Stopped, go_on
 from rho_train.rehearsal import rehearse, rehearse_losses
-from rho_train.scoring import LossFunction, logits_of, losses_of
+from rho_train.scoring import LossFunction, device_of, logits_of, losses_of
 from rho_train.training.checkpoint import (
     load_checkpoint,
     random_state,
@@ -100,7 +100,7 @@ def fit_il(
     *,
     losses: LossFunction | None = None,
     augmented: IndexedDataset | None = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     on_step: OnStep = go_on,
 ) -> ILFit:
     """Train a model on some points and keep the epoch with the lowest mean loss on the others.
@@ -134,7 +134,7 @@ def fit_il(
         ValueError: the two sets share a point: its loss would not be irreducible but memorised;
             one is empty, repeats an id or has no labels; the batches are not as `split` wants them;
             `augmented` has other points than `dataset`; or the folder holds the training of
-            another model, recipe or data set.
+            another model, recipe or data set, or with a loss of another name.
         FloatingPointError: the loss on the target's points was never finite.
         OSError: the folder cannot be written.
         Stopped: `on_step` asked for it; without a folder the work is lost.
@@ -191,13 +191,13 @@ class _Fit:
         target_ids: Tensor,
         recipe: ILRecipe,
         losses: LossFunction | None,
-        folder: Path | None,
+        folder: str | Path | None,
         on_step: OnStep,
     ) -> None:
         self.model, self.dataset, self.augmented, self.recipe = model, dataset, augmented, recipe
         self.train_ids, self.target_ids, self.losses = train_ids, target_ids, losses
-        self.folder, self.on_step = folder, on_step
-        self.device = next(model.parameters()).device
+        self.folder, self.on_step = None if folder is None else Path(folder), on_step
+        self.device = device_of(model)
         self.optimizer = adamw(model, recipe.lr, recipe.weight_decay)
         self.schedule = lr_schedule(self.optimizer, recipe.schedule, recipe.steps(len(train_ids)))
         self.step, self.epoch = 0, 0
@@ -206,9 +206,11 @@ class _Fit:
         self.seconds = 0.0
         self.random_state: dict[str, Any] | None = None
         self.identity: dict[str, Any] = {}
-        if folder is not None:
+        if self.folder is not None:
             self.identity = {
-                "recipe": asdict(recipe),
+                # How many points are scored at once changes rounding alone, and may be less after
+                # a kill for lack of memory.
+                "recipe": asdict(replace(recipe, scoring_batch=SCORING_BATCH)),
                 "data": fingerprint(dataset),
                 "augmentation": augmented is not dataset,
                 "train_ids_sha256": ids_sha256(train_ids),
@@ -216,8 +218,8 @@ class _Fit:
                 "initial_weights_sha256": weights_sha256(model),
                 **loss_identity(losses),
             }
-            make_folder(folder, "fit_il")
-            self._resume(folder)
+            make_folder(self.folder, "fit_il")
+            self._resume(self.folder)
 
     @property
     def finished(self) -> bool:

@@ -33,6 +33,8 @@ from rho_train.ranks import rank_and_world
 from rho_train.rehearsal import rehearse, rehearse_losses
 from rho_train.scoring import LossFunction
 
+_SELF_MADE = ""
+
 MakeModel = Callable[[int], nn.Module]
 """Builds a fresh model from a seed."""
 
@@ -45,7 +47,7 @@ def holdout_il(
     *,
     losses: LossFunction | None = None,
     augmented: IndexedDataset | None = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     on_step: OnStep = go_on,
 ) -> ILStore:
     """Train on a holdout and score every other point (paper, section 3).
@@ -108,7 +110,7 @@ def crossfit_il(
     losses: LossFunction | None = None,
     groups: Tensor | None = None,
     augmented: IndexedDataset | None = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     on_step: OnStep = go_on,
 ) -> ILStore:
     """Score every point with a model that never saw it, without a holdout (paper, Appendix A).
@@ -158,7 +160,7 @@ def pretrained_il(
     *,
     losses: LossFunction | None = None,
     batch_size: int = SCORING_BATCH,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     on_step: OnStep = go_on,
 ) -> ILStore:
     """Score every point with a model that was trained elsewhere.
@@ -208,7 +210,7 @@ def average_il(stores: Sequence[ILStore]) -> ILStore:
     control points where all have them; `info` has the texts of all, "seconds" their sum.
 
     Raises:
-        ValueError: no store, or stores of different data sets.
+        ValueError: no store, or stores of different data sets or losses.
 
     Example:
         >>> data = IndexedDataset([(0.5, 0), (0.7, 1)], labels=[0, 1])
@@ -228,6 +230,12 @@ def average_il(stores: Sequence[ILStore]) -> ILStore:
             raise ValueError(
                 f"average_il: stores 0 and {number} belong to different data sets "
                 f"({', '.join(differing)} differ); average stores of one data set"
+            )
+        names = {of.info.get("loss_function", _SELF_MADE) for of in (first, store)}
+        if len(names - {_SELF_MADE}) > 1:
+            raise ValueError(
+                f"average_il: stores 0 and {number} hold different losses, "
+                f"{' and '.join(sorted(names))}; average stores of one loss"
             )
     total = torch.zeros(len(first.il), dtype=torch.float64)
     for store in stores:
@@ -266,7 +274,7 @@ def _compute(
     jobs: Sequence[tuple[int, Tensor, Tensor]],
     recipe: ILRecipe,
     losses: LossFunction | None,
-    folder: Path | None,
+    folder: str | Path | None,
     on_step: OnStep,
 ) -> tuple[Tensor, dict[str, str]]:
     """Train a model for each (seed, train_ids, target_ids) and score its target_ids."""
@@ -333,17 +341,17 @@ def _compute(
     }
 
 
-def _inputs(where: str, dataset: IndexedDataset, folder: Path | None) -> ControlPoints:
+def _inputs(where: str, dataset: IndexedDataset, folder: str | Path | None) -> ControlPoints:
     """Return the control points of a data set, which a folder of unfinished work must be of."""
     control = unaugmented_points(dataset)
     if folder is not None:
-        make_folder(folder, where)
-        keep_inputs(folder, control)
+        make_folder(Path(folder), where)
+        keep_inputs(Path(folder), control)
     return control
 
 
-def _model_folder(folder: Path | None, index: int) -> Path | None:
-    return None if folder is None else folder / f"model-{index}"
+def _model_folder(folder: str | Path | None, index: int) -> Path | None:
+    return None if folder is None else Path(folder) / f"model-{index}"
 
 
 def _describe(model: nn.Module) -> dict[str, str]:

@@ -15,7 +15,14 @@ import rho_ext
 from rho_train.data import IndexedDataset, fingerprint, loader, split, to
 from rho_train.progress import OnStep, Stopped, go_on
 from rho_train.ranks import rank_and_world
-from rho_train.scoring import LossFunction, logits_of, losses_of, name_of, scoring
+from rho_train.scoring import (
+    LossFunction,
+    device_of,
+    logits_of,
+    losses_of,
+    name_of,
+    scoring,
+)
 from rho_train.training.checkpoint import load_checkpoint, save_checkpoint
 
 SCORING_BATCH = 4096
@@ -31,7 +38,7 @@ def score_points(
     *,
     losses: LossFunction | None = None,
     batch_size: int = SCORING_BATCH,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     on_step: OnStep = go_on,
 ) -> Tensor:
     """Return the loss of the model at each of the points, float32 (len(ids),) in nats.
@@ -45,7 +52,7 @@ def score_points(
     whoever scores them, so the bits do not depend on interruptions or on the number of ranks.
 
     Args:
-        model: its parameters say on which device.
+        model: its first parameter says on which device.
         dataset: the points.
         ids: int64 (n,).
         losses: for points that are no classification, see `Selector`.
@@ -56,7 +63,7 @@ def score_points(
     Raises:
         IndexError: an id or a label is out of range.
         ValueError: `losses` does not return one loss a point, or the folder holds losses of
-            another model, data set, ids or function.
+            another model, data set or ids, or of a function of another name.
         OSError: the folder cannot be written.
         Stopped: `on_step` asked for it.
 
@@ -71,6 +78,7 @@ def score_points(
         for begin, piece in _batches(model, dataset, ids, losses, batch_size, on_step):
             found[begin : begin + len(piece)] = piece
         return found
+    folder = Path(folder)
     rank, world = rank_and_world()
     identity = {
         "data": fingerprint(dataset),
@@ -110,13 +118,15 @@ def weights_sha256(*models: nn.Module) -> str:
     for model in models:
         for name, value in model.state_dict().items():
             digest.update(name.encode())
-            digest.update(value.cpu().reshape(-1).view(torch.uint8).numpy().data)
+            # What else a module may keep there, by get_extra_state, is no weight.
+            if isinstance(value, Tensor):
+                digest.update(value.cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def loss_identity(losses: LossFunction | None) -> dict[str, str]:
-    """Return what a folder and a store say of a loss that is not the cross-entropy of labels."""
-    return {} if losses is None else {"loss_function": name_of(losses)}
+    """Return what a folder and a store say of the loss: the name of its function."""
+    return {"loss_function": "cross-entropy" if losses is None else name_of(losses)}
 
 
 def ids_sha256(ids: Tensor) -> str:
@@ -136,7 +146,7 @@ def _batches(
     batch_size: int,
     on_step: OnStep,
 ) -> Iterator[tuple[int, Tensor]]:
-    device = next(model.parameters()).device
+    device = device_of(model)
     positions = (
         ids[begin : begin + batch_size].tolist() for begin in range(0, len(ids), batch_size)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class ILShards:
     rows: int
     fingerprint: Mapping[str, str]
     info: Mapping[str, str]
-    control: ControlPoints = ()
+    control: ControlPoints = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return int(self.fingerprint["n"])
@@ -101,7 +101,7 @@ class ILShards:
         )
 
     @classmethod
-    def load(cls, folder: Path, dataset: IndexedDataset | None = None) -> ILShards:
+    def load(cls, folder: str | Path, dataset: IndexedDataset | None = None) -> ILShards:
         """Map all shards into memory, and check that they are whole and belong to `dataset`.
 
         Raises:
@@ -146,7 +146,7 @@ class ILShards:
         return store
 
 
-def save_shards(store: ILStore, folder: Path, rows: int) -> None:
+def save_shards(store: ILStore, folder: str | Path, rows: int) -> None:
     """Write a store as a folder of shards of `rows` ids each; the index comes last.
 
     Raises:
@@ -155,6 +155,7 @@ def save_shards(store: ILStore, folder: Path, rows: int) -> None:
     """
     if rows < 1:
         raise ValueError(f"save_shards: rows must be at least 1, got {rows}")
+    folder = Path(folder)
     if (folder / _INDEX).exists():
         raise ValueError(f"save_shards: {folder} holds a store already; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,7 @@ class ILStore:
     fingerprint: Mapping[str, str]
     fold: Tensor | None = None
     info: Mapping[str, str] = field(default_factory=dict)
-    control: ControlPoints = ()
+    control: ControlPoints = field(default=(), repr=False)
     sha256: str | None = None
 
     def __post_init__(self) -> None:
@@ -162,7 +162,7 @@ class ILStore:
                 "keep them in a new ILStore"
             )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the store as one safetensors file, in one step and without a copy in memory.
 
         Raises:
@@ -188,7 +188,7 @@ class ILStore:
         atomic_write(path, [size, text, *map(_bytes, self._tensors().values())])
 
     @classmethod
-    def load(cls, path: Path, dataset: IndexedDataset | None = None) -> ILStore:
+    def load(cls, path: str | Path, dataset: IndexedDataset | None = None) -> ILStore:
         """Map a store into memory, and check that it is whole and belongs to `dataset`.
 
         Checked are the length of the file, its structure and its metadata, which have a checksum

@@ -24,7 +24,7 @@ class Figure:
 
 
 def styles(experiment: Experiment) -> dict[str, int]:
-    """Colour and marker of each method: the baseline 0 (ink), the others 1 to 7 in order."""
+    """Colour and marker of each method: the baseline 0 (ink), the others in order."""
     others = [m.name for m in experiment.methods if m.name != experiment.baseline]
     return {experiment.baseline: 0} | {name: index for index, name in enumerate(others, 1)}
 

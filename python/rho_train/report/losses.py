@@ -65,7 +65,8 @@ def summarize_losses(store: ILStore, extremes: int = 10) -> LossesSummary:
     if known == 0:
         return LossesSummary(len(il), 0, float("nan"), {}, (), (), (), (), _info(store))
     low, top = float(ordered[0]), float(ordered[int(_SHOWN * (known - 1))])
-    step = nice_step(max(top - low, 1e-6 * abs(top), 1e-6) / _BARS)
+    # Bars that are no wider than the spacing of float32 there would have the same edges.
+    step = nice_step(max((top - low) / _BARS, 1e-6 * abs(top), 1e-6))
     first = np.floor(low / step)
     bars = int(np.floor(top / step) - first) + 1
     # In the type of the table: otherwise the search would copy the table.

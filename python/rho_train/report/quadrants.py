@@ -63,8 +63,9 @@ def _quadrant(
     count = sum(sample.selected)
     title = f"{method.label}: loss against IL at step {sample.step:,}"
     caption = (
-        f"{count:,} of {len(rows):,} points in large batches of seed {seed} are selected: those "
-        "whose training loss exceeds their irreducible loss most. Both axes have square-root steps."
+        f"{count:,} of {len(rows):,} points in large batches of seed {seed} are selected. The "
+        "height above the diagonal is what the training loss has in excess of the irreducible "
+        "loss. Both axes have square-root steps."
     )
     if sample.noisy is not None and count:
         wrong = sum(one and bad for _, _, one, bad in rows) / count

@@ -81,7 +81,9 @@ class Totals:
 class Run:
     """A finished run of one method with one seed; times in seconds.
 
-    `test`, `totals` and `chosen` are None, and `epochs` empty, where a run did not write them.
+    `kept` is the share k / n_B of a large batch that is trained on, `noisy` that of the points to
+    choose from with a wrong label. These, `test`, `totals` and `chosen` are None, and `epochs`
+    empty, where a run did not write them or nobody knows.
     """
 
     method: str
@@ -94,6 +96,8 @@ class Run:
     samples: tuple[Sample, ...]
     seconds: float
     il_seconds: float
+    kept: float | None
+    noisy: float | None
     totals: Totals | None
     chosen: Chosen | None
 
@@ -162,6 +166,8 @@ def read_run(
                 samples=tuple(samples),
                 seconds=record.number("seconds"),
                 il_seconds=record.number("il_seconds"),
+                kept=_kept(record),
+                noisy=None if record.missing("noisy") else record.number("noisy", 1.0),
                 totals=None if record.missing("ledger_seconds") else _totals(record),
                 chosen=read_chosen(chosen) if chosen.exists() else None,
             )
@@ -223,6 +229,12 @@ def _sample(record: CheckedJson) -> Sample:
     if len({len(column) for column in columns if column is not None}) > 1:
         raise record.error("loss, il, selected and noisy must have the same length")
     return sample
+
+
+def _kept(record: CheckedJson) -> float | None:
+    if record.missing("batch") or record.missing("large_batch"):
+        return None
+    return record.count("batch") / max(1, record.count("large_batch"))
 
 
 def _totals(record: CheckedJson) -> Totals:

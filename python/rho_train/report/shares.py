@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 
 from rho_train.report.axis import Axis, nice_step
@@ -23,9 +25,12 @@ def share(
     reading: str,
 ) -> Figure | None:
     """The share of the selected points that `count` counts, over the steps; None without data."""
-    window = int(max(1, nice_step(experiment.steps / _BINS)))
+    methods = list(finished(experiment))
+    # A window holds whole records.
+    spacing = max((_spacing(run) for _, runs in methods for run in runs), default=1)
+    window = spacing * math.ceil(nice_step(experiment.steps / _BINS) / spacing)
     curves = []
-    for method, runs in finished(experiment):
+    for method, runs in methods:
         binned = [_binned(run, window, count) for run in runs]
         bins = sorted(set.intersection(*(set(of) for of in binned)))
         bins = [index for index in bins if index * window < experiment.steps]
@@ -56,6 +61,12 @@ def share(
     )
 
 
+def _spacing(run: Run) -> int:
+    """The steps between two records."""
+    steps = [0, *(record.step for record in run.train)]
+    return max((after - before for before, after in itertools.pairwise(steps)), default=1)
+
+
 def _binned(run: Run, window: int, count: Callable[[Train], int | None]) -> dict[int, float]:
     hits: dict[int, int] = {}
     selected: dict[int, int] = {}
@@ -74,7 +85,7 @@ def overlap(experiment: Experiment) -> Figure | None:
     k / n_B of the epoch before again.
     """
     curves = []
-    rates = set()
+    rates: set[float | None] = set()
     for method, runs in finished(experiment):
         again = [
             {e.number: e.again / e.chosen for e in run.epochs if e.again is not None and e.chosen}
@@ -85,8 +96,7 @@ def overlap(experiment: Experiment) -> Figure | None:
             continue
         values = [[of[number] for of in again] for number in numbers]
         curves.append(over_seeds(experiment, method, [float(n) for n in numbers], values))
-        totals = [run.totals for run in runs if run.totals is not None]
-        rates |= {total.trained / total.scored for total in totals if total.scored}
+        rates |= {run.kept for run in runs}
     if not curves:
         return None
     tops = [max(high for _, high in curve.band or [(0.0, max(curve.y))]) for curve in curves]
@@ -97,8 +107,9 @@ def overlap(experiment: Experiment) -> Figure | None:
         name="overlap",
         title=title,
         caption="Of the points chosen in one pass of large batches, the share that was chosen in "
-        "the pass before as well. The dashed line is what a choice at random has. A falling curve "
-        "means that points are put aside once they are learnt.",
+        "the pass before as well. "
+        + ("" if rate is None else "The dashed line is what a choice at random has. ")
+        + "A falling curve means that points are put aside once they are learnt.",
         svg=line_chart(
             curves,
             name="overlap",

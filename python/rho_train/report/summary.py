@@ -59,8 +59,8 @@ class Summary:
 
     `steps` are those of the experiment, `other_steps` by name those of methods with other ones, of
     their longest run. `watched` are the points of the curves, `test` or `validation`. `target` is
-    the baseline's best accuracy (mean over seeds), `base_rate` the share of noisy points in the
-    sampled large batches before any selection; None where unknown.
+    the baseline's best accuracy (mean over seeds), `base_rate` the share of noisy points
+    among those that it trains on; None where unknown.
     """
 
     methods: tuple[MethodSummary, ...]
@@ -87,9 +87,7 @@ def summarize(experiment: Experiment) -> Summary:
         >>> summary.baseline_summary.accuracy  # doctest: +SKIP
     """
     baseline = experiment.of(experiment.baseline)
-    noisy = [
-        point for run in experiment.runs for sample in run.samples for point in sample.noisy or ()
-    ]
+    noisy = [run.noisy for run in baseline.values() if run.noisy is not None]
     return Summary(
         methods=tuple(_method(experiment, method, baseline) for method in experiment.methods),
         baseline=next(m for m in experiment.methods if m.name == experiment.baseline),

@@ -87,6 +87,7 @@ class Ahead:
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._scoring = False
         self._restored = False
+        self._seen = False
 
     def __call__(self, loader: Iterable[T]) -> Generator[T, None, None]:
         """Give the small batch of every large batch of a loader, in its structure.
@@ -99,12 +100,11 @@ class Ahead:
         batches, pending = iter(loader), None
         with self._thread() as thread:
             for batch in batches:
-                if pending is None:
-                    pending = self._first(thread, batch)
-                    continue
-                small = self._finish(pending)
-                pending = self._begin(thread, batch)
-                yield small
+                small = None if pending is None else self._finish(pending)
+                begin = self._begin if self._seen else self._first
+                pending = begin(thread, batch)
+                if small is not None:
+                    yield small
             if pending is not None:
                 small = self._finish(pending)
                 self._scoring = False
@@ -136,10 +136,12 @@ class Ahead:
             torch.set_num_threads(threads)
 
     def _first(self, thread: ThreadPoolExecutor, batch: T) -> _Pending[T]:
-        """Score the first batch, beside which nothing is trained, and see what it draws."""
+        """Score the first batch that is scored, beside which nothing trains; see what it draws."""
         before = _random_states(self._device)
         pending = self._begin(thread, batch)
-        self._wait(pending)
+        _, chosen, _ = self._wait(pending)
+        # Uniform steps score nothing.
+        self._seen = chosen.losses is not None
         if any(map(_differ, before, _random_states(self._device))):
             raise ValueError(
                 "Ahead: scoring draws from torch's global generators, and the training step draws "
@@ -162,15 +164,18 @@ class Ahead:
         autocast = torch.autocast(
             kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind)
         )
-        choice = thread.submit(self._choose, batch, fields, autocast)
+        step = self.selector.steps
+        choice = thread.submit(self._choose, batch, fields, step, autocast)
         self.selector.seconds += time.perf_counter() - started
-        return _Pending(batch, fields, self.selector.steps, choice)
+        return _Pending(batch, fields, step, choice)
 
     def _choose(
-        self, batch: object, fields: Fields, autocast: torch.autocast
+        self, batch: object, fields: Fields, step: int, autocast: torch.autocast
     ) -> tuple[Candidates, Chosen, Method]:
         with torch.cuda.stream(self._stream), autocast:
-            return self.selector._choose(self._copy, batch, fields, self._passes, keep_random=False)
+            return self.selector._choose(
+                self._copy, batch, fields, self._passes, step, keep_random=False
+            )
 
     def _wait(self, pending: _Pending[T]) -> tuple[Candidates, Chosen, Method]:
         started = time.perf_counter()

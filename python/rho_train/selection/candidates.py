@@ -241,7 +241,10 @@ class Candidates:
 
     def _score_losses(self, method: str, losses: Tensor, rows: slice | Tensor) -> Tensor:
         """Score rows by losses that are known, for the methods that look at nothing else."""
-        scores = torch.zeros_like(losses) if method == "neg_il" else losses
+        scores = losses
+        if method == "neg_il":
+            # A point without a loss is not chosen by its IL either.
+            scores = torch.zeros_like(losses).masked_fill(losses.isnan(), torch.nan)
         return scores - (0.0 if method == "loss" else self.il[rows].float())
 
     def gumbel(self) -> Tensor:

@@ -143,7 +143,10 @@ def _cause(n: int, invalid: int, losses: Tensor | None) -> str:
             f"the irreducible loss of {invalid} of {n} points is unknown (NaN); train on points "
             "that the store covers, for a holdout store those that are not held out"
         )
-    return f"all {n} labels are ignore_index"
+    return (
+        f"all {n} points are left out: their labels are ignore_index, or their scores -inf, as by "
+        "a mask or an infinite irreducible loss"
+    )
 
 
 def some_invalid(invalid: int, n: int, losses: Tensor | None) -> str:

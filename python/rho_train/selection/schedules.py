@@ -104,7 +104,7 @@ class UniformPhases:
     Args:
         steps: of the whole run.
         warmup: steps at the start.
-        anneal: share of the run at its end, in [0, 1].
+        anneal: share of the run at its end, in [0, 1]; selection is uniform after it as well.
 
     Raises:
         ValueError: an argument is out of range, or the two phases overlap.
@@ -136,4 +136,4 @@ class UniformPhases:
 
     def uniform(self, step: int) -> bool:
         """Whether selection is uniform at a step, counted from 0."""
-        return step < self.warmup or step >= self._last()
+        return step < self.warmup or (self.anneal > 0.0 and step >= self._last())

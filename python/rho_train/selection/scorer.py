@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,7 +77,18 @@ class Scoring:
 
     def due(self, n: int) -> int:
         """Return how many of n points are scored anew."""
-        return max(1, round(self.refresh * n))
+        return share_of(n, self.refresh)
+
+
+def share_of(n: int, share: float) -> int:
+    """Return max(1, round(share * n)), halves upwards.
+
+    Example:
+        >>> share_of(100, 0.29), share_of(5, 0.5), share_of(3, 0.1)
+        (29, 3, 1)
+    """
+    # Not int(): 0.29 * 100 is 28.999... in floating point.
+    return max(1, math.floor(share * n + 0.5))
 
 
 class Scorer:

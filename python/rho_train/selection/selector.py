@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
-import rho_ext
-from rho_train.checks import check_rows
 from rho_train.data.batch import Fields, gather, split
-from rho_train.ranks import rank_and_world
-from rho_train.scoring import ForwardFunction, LossFunction, dropout_layers, scoring
-from rho_train.selection import registry
 from rho_train.selection.candidates import Candidates, Chosen, LastSelection, Method
-from rho_train.selection.checks import (
-    check_batch,
-    check_losses,
-    check_options,
-    check_refresh,
-    check_size,
-    check_smoothing,
-)
-from rho_train.selection.history import History
+from rho_train.selection.chooser import Chooser
 from rho_train.selection.identity import identity_of
-from rho_train.selection.irreducible import ILSource, Irreducible
-from rho_train.selection.methods import uniform
 from rho_train.selection.online import OnlineModel
-from rho_train.selection.ranks import Scope, check_scope, keep, place
-from rho_train.selection.schedules import Schedule, UniformPhases, value_at
-from rho_train.selection.scorer import Parts, Scorer, Scoring
+from rho_train.selection.scorer import Scorer
 from rho_train.selection.usable import Usable, cut
 
 T = TypeVar("T")
@@ -46,13 +26,14 @@ _SETTINGS = (
 _COUNTERS = ("steps", "scored", "selected", "invalid", "seconds", "score_seconds")
 
 
-@dataclass
-class Selector:
+@dataclass(eq=False)
+class Selector(Chooser):
     """Keep the points of a large batch that are worth a training step.
 
     Scores every point by training loss minus irreducible loss (Mindermann et al., ICML 2022,
     Algorithm 1, line 7) and returns the best ones as a batch of the same structure. Scoring
-    leaves the model, its BatchNorm statistics and the random state as they were.
+    leaves the model, its BatchNorm statistics and the random state as they were. The settings
+    cannot be changed later.
 
     Args:
         il: irreducible losses by id: an ILStore, ILShards (read for every large batch) or a tensor
@@ -102,21 +83,6 @@ class Selector:
         tensor([1])
     """
 
-    il: ILSource | None = None
-    ratio: float | Schedule | None = None
-    k: int | None = None
-    method: str | Method = "rho"
-    scoring: Scoring = Scoring()  # noqa: RUF009 (frozen)
-    ignore_index: int = -100
-    label_smoothing: float = 0.0
-    forward: ForwardFunction | None = None
-    losses: LossFunction | None = None
-    scorer: nn.Module | OnlineModel | None = None
-    phases: UniformPhases | None = None
-    seed: int = 0
-    history: History | None = None
-    check_every: int | None = None
-    scope: Scope = "local"
     last: LastSelection | None = field(default=None, init=False, repr=False)
     steps: int = field(default=0, init=False)
     scored: int = field(default=0, init=False)
@@ -124,30 +90,7 @@ class Selector:
     seconds: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        check_size(self.ratio, self.k)
-        check_options(self.label_smoothing, self.phases, self.seed, self.check_every)
-        self._method = registry.find(self.method)
-        self._needs = frozenset(registry.needs_of(self._method))
-        if "il" in self._needs and self.il is None:
-            raise ValueError(
-                f"Selector: method {self.method!r} needs irreducible losses; pass il=, an ILStore "
-                "(rho_train.holdout_il or rho_train.crossfit_il make one) or a tensor by id"
-            )
-        check_refresh(self.scoring.refresh, self.method, self._needs, self.history)
-        check_losses(self.losses, self.method, self._needs, self.forward, self.label_smoothing)
-        check_smoothing(self.label_smoothing, self._needs, self.il)
-        pointwise = registry.is_pointwise(self._method)
-        parts = {"il": self.il, "scorer": self.scorer, "phases": self.phases}
-        check_scope(self.scope, self.method, pointwise, self.scoring, parts)
-        self.irreducible = Irreducible(self.il)
-        self._scorer = self.scorer.model if isinstance(self.scorer, OnlineModel) else self.scorer
-        if self._scorer is not None:
-            if not isinstance(self._scorer, nn.Module):
-                raise TypeError(
-                    "Selector: scorer must be a module or an OnlineModel, got "
-                    f"{type(self.scorer).__name__}"
-                )
-            self.check(self._scorer)
+        super().__post_init__()
         self._passes = Scorer(self.scoring, self.forward, self.losses)
         self._usable = Usable(self.check_every)
 
@@ -158,7 +101,7 @@ class Selector:
 
     @invalid.setter
     def invalid(self, count: int) -> None:
-        self._usable.invalid = count
+        self._usable.forget(count)
 
     @property
     def score_seconds(self) -> float:
@@ -169,56 +112,17 @@ class Selector:
     def score_seconds(self, seconds: float) -> None:
         self._passes.seconds = seconds
 
-    def check(self, model: nn.Module) -> None:
-        """Check that the method can score with a model, or with the scorer if there is one.
-
-        Raises:
-            ValueError: the method needs dropout layers, and there is none.
-        """
-        scorer = self._target(model)
-        if "dropout" in self._needs and not dropout_layers(scorer):
-            raise ValueError(
-                f"Selector: method {self.method!r} needs dropout layers, and "
-                f"{type(scorer).__name__} has none with p > 0; add nn.Dropout to the model, or "
-                "pass scorer= with some"
-            )
-
-    def size(self, n: int, step: int = 0) -> int:
-        """Return how many points are kept of a large batch of n at a step.
-
-        Raises:
-            ValueError: k is larger than the batch, or than the part of it that is scored.
-        """
-        if self.ratio is not None:
-            # Rounding, not int(): 0.29 * 100 is 28.999... in floating point.
-            k = max(1, math.floor(value_at(self.ratio, step) * n + 0.5))
-        else:
-            assert self.k is not None
-            k = self.k
-        if k > self.scoring.due(n) and k <= n:
-            raise ValueError(
-                f"Selector: k = {k} is larger than the {self.scoring.due(n)} points of {n} that "
-                f"Scoring(refresh={self.scoring.refresh}) scores; before all points have a loss "
-                "too few could be chosen"
-            )
-        if k > n:
-            raise ValueError(
-                f"Selector: k = {k} is larger than the batch of {n}; load larger batches, or "
-                "give the DataLoader drop_last=True if only the last one is short"
-            )
-        return k
-
     def __call__(self, model: nn.Module, batch: T) -> T:
         """Return the selected points of a large batch, in its structure.
 
         Raises:
             ValueError: the batch has no ids, or is smaller than k.
             IndexError: a label or an id is out of range.
-            FloatingPointError: no point has a finite score, as after a divergence.
+            FloatingPointError: no point has a usable score, as after a divergence.
         """
         started = time.perf_counter()
         fields = split(batch)
-        choice = self._choose(self._target(model), batch, fields, self._passes)
+        choice = self._choose(self._target(model), batch, fields, self._passes, self.steps)
         small = self._keep(batch, fields, *choice)
         self.seconds += time.perf_counter() - started
         return small
@@ -227,14 +131,16 @@ class Selector:
         self, batch: T, fields: Fields, candidates: Candidates, chosen: Chosen, method: Method
     ) -> T:
         """Return what was chosen of a large batch, count it and learn from it."""
-        chosen, stand_in = self._of_ranks(candidates, chosen)
+        chosen, stand_in = self._of_ranks(candidates, chosen, self.steps)
         chosen = self._usable.rows(chosen, self.steps, len(fields.ids))
         # In the order of the large batch, so that ratio = 1 is plain training to the bit.
         rows, order = chosen.indices.sort()
         small = gather(batch, len(fields.ids), rows)
         kept = rows[:0] if stand_in else rows
         weights = None if chosen.weights is None else chosen.weights[order]
-        self.last = LastSelection(fields.ids, chosen.losses, chosen.indices, chosen.values, weights)
+        losses = None if chosen.losses is None else _of_autograd(chosen.losses)
+        indices, values = _of_autograd(chosen.indices), _of_autograd(chosen.values)
+        self.last = LastSelection(fields.ids, losses, indices, values, weights)
         if self.history is not None:
             self.history.add(
                 self.steps, fields.ids, fields.ids[kept], chosen.losses, candidates.rows
@@ -264,122 +170,12 @@ class Selector:
         fields = split(batch)
         # Other passes, whose seconds nobody counts.
         passes = copy.copy(self._passes)
-        candidates, chosen, _ = self._choose(self._target(model), batch, fields, passes)
-        chosen, stand_in = self._of_ranks(candidates, chosen)
+        candidates, chosen, _ = self._choose(self._target(model), batch, fields, passes, self.steps)
+        chosen, stand_in = self._of_ranks(candidates, chosen, self.steps)
         chosen = cut(chosen, self.steps, len(fields.ids))
         count = 0 if stand_in else len(chosen.indices)
         indices, values = chosen.indices[:count], chosen.values[:count]
         return LastSelection(fields.ids, chosen.losses, indices, values)
-
-    def _target(self, model: nn.Module) -> nn.Module:
-        """Return what scores for a model."""
-        return model if self._scorer is None else self._scorer
-
-    def _choose(
-        self,
-        target: nn.Module,
-        batch: object,
-        fields: Fields,
-        passes: Scorer,
-        *,
-        keep_random: bool = True,
-    ) -> tuple[Candidates, Chosen, Method]:
-        """Let the method of this step choose by the scores of `target`."""
-        n, method, needs = len(fields.ids), self._method, self._needs
-        check_batch(batch, fields, classes=self.losses is None, first=self.steps == 0)
-        if self.history is not None:
-            # Before the pass: what inference mode makes could not be counted in afterwards.
-            self.history.to(fields.ids.device)
-            fix = "make it for the whole data set, History(len(dataset)), also to train on a subset"
-            check_rows("History", fields.ids, len(self.history), fix)
-        if self.phases is not None and self.phases.uniform(self.steps):
-            method, needs = uniform, frozenset()
-        elif "dropout" in needs:
-            self.check(target)
-        rank, begin, total = self._place(n, fields.ids.device)
-        k = self.size(total, self.steps)
-        table, aligned = (
-            self._irreducible(passes, batch, fields) if "il" in needs else (None, False)
-        )
-        options = self.scoring
-        with scoring(
-            target, bf16=options.bf16, train_mode=options.train_mode, keep_random=keep_random
-        ) as scorer:
-            whole = options.whole and self.losses is None
-            parts = None if whole else self._parts(passes, scorer, batch, fields)
-            candidates = Candidates(
-                fields.labels,
-                fields.ids,
-                min(k, n),
-                self.steps,
-                self.seed,
-                table,
-                aligned,
-                scorer,
-                partial(passes.output, scorer, batch, fields) if parts is None else parts.logits,
-                self.ignore_index,
-                self.label_smoothing,
-                parts,
-                rank,
-                begin,
-                total,
-            )
-            chosen = method(candidates)
-        if not isinstance(chosen, Chosen):
-            raise TypeError(
-                f"Selector: method {self.method!r} must return Chosen, as candidates.top(scores) "
-                f"does, got {type(chosen).__name__}"
-            )
-        return candidates, chosen, method
-
-    def _place(self, n: int, device: torch.device) -> tuple[int, int, int]:
-        """Return the rank that draws, and where its n points lie among those it draws for."""
-        if self.scope == "local":
-            return rank_and_world()[0], 0, n
-        ratio = 0.0 if self.ratio is None else value_at(self.ratio, self.steps)
-        settings = self.steps, self.seed, self.k or 0, ratio
-        # All draw as rank 0, for the points of all.
-        return 0, *place(n, settings, device)
-
-    def _of_ranks(self, candidates: Candidates, chosen: Chosen) -> tuple[Chosen, bool]:
-        """Cut a choice to what all ranks keep, see `keep`."""
-        if self.scope == "local":
-            return chosen, False
-        assert candidates.total is not None
-        k = self.size(candidates.total, self.steps)
-        return keep(chosen, k, ~candidates.ignored, self.steps)
-
-    def _irreducible(
-        self, passes: Scorer, batch: object, fields: Fields
-    ) -> tuple[Tensor | None, bool]:
-        """Return the irreducible losses by id, or of the rows and True."""
-        online = self.irreducible.online
-        if online is None:
-            return self.irreducible.rows(fields.ids)
-        with scoring(online.model, bf16=self.scoring.bf16) as scorer:
-            losses = [
-                output
-                if self.losses is not None
-                else rho_ext.score(
-                    output,
-                    fields.labels[rows],
-                    None,
-                    method="loss",
-                    ignore_index=self.ignore_index,
-                    label_smoothing=self.label_smoothing,
-                ).losses
-                for rows, output in Parts(passes, scorer, batch, fields)
-            ]
-        return torch.cat(losses), True
-
-    def _parts(self, passes: Scorer, scorer: nn.Module, batch: object, fields: Fields) -> Parts:
-        """Return the passes in micro-batches, or over the points whose loss is the oldest."""
-        rows, known = None, None
-        if self.scoring.refresh < 1.0:
-            assert self.history is not None
-            rows = self.history.oldest(fields.ids, self.scoring.due(len(fields.ids)))
-            known = self.history.loss[fields.ids]
-        return Parts(passes, scorer, batch, fields, rows, known)
 
     def identity(self) -> dict[str, Any]:
         """Return everything that decides what is selected, tables and models as their SHA-256."""
@@ -397,10 +193,20 @@ class Selector:
         return {**counters, **{name: part.state_dict() for name, part in self._learners()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Take over what `state_dict` returned.
+
+        Raises:
+            ValueError: it is of a Selector that learns something else.
+        """
+        learners = self._learners()
+        if differing := {*_COUNTERS, *(name for name, _ in learners)} ^ set(state):
+            raise ValueError(
+                "Selector: the state and this Selector differ in what they have: "
+                f"{', '.join(sorted(differing))}; give it the settings of the one that was saved"
+            )
         for name in _COUNTERS:
             setattr(self, name, state[name])
-        for name, part in self._learners():
+        for name, part in learners:
             part.load_state_dict(state[name])
 
     def _learners(self) -> list[tuple[str, Any]]:
@@ -408,8 +214,15 @@ class Selector:
             **{"method": self._method, "il": self.il},
             **{"scorer": self.scorer, "history": self.history},
         }
+        # A module that scores is a proxy, which is trained elsewhere.
         return [
             (name, part)
             for name, part in parts.items()
-            if hasattr(part, "load_state_dict") and not isinstance(part, nn.Module)
+            if hasattr(part, "load_state_dict")
+            and not (name == "scorer" and isinstance(part, nn.Module))
         ]
+
+
+def _of_autograd(tensor: Tensor) -> Tensor:
+    """Return a tensor that a loss can be multiplied by, which one of inference mode cannot."""
+    return tensor.clone() if tensor.is_inference() else tensor

@@ -58,6 +58,10 @@ class Usable:
             self._warned = True
             warnings.warn(some_invalid(invalid, n, chosen.losses), stacklevel=4)
 
+    def forget(self, invalid: int) -> None:
+        """Go back to a count, as after a checkpoint was loaded."""
+        self.invalid, self._unread, self._empty = invalid, 0, 0
+
     def flush(self) -> int:
         """Add what the host has not read to `invalid`, and return it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import pickle
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from rho_train.files import atomic_write
 
-_VERSION = 3
+_VERSION = 4
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -35,14 +36,19 @@ def load_checkpoint(path: Path, expected: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: the file is damaged, of another version, or of a run with another
             configuration; the message says which entries differ.
+        OSError: it cannot be read.
     """
     try:
         # weights_only: a checkpoint is data, loading it must not run code.
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise ValueError(
-            f"load_checkpoint: {path} is damaged ({error}); delete the run's folder to start again"
-        ) from error
+    except OSError as error:
+        # A file that is cut sends its reader to places that are not there. Other errors of the
+        # system, such as a folder that may not be read, say what they are.
+        if error.errno not in (None, errno.EINVAL):
+            raise
+        raise _damaged(path, error) from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise _damaged(path, error) from error
     if not isinstance(state, dict) or state.get("version") != _VERSION:
         raise ValueError(
             f"load_checkpoint: {path} is no checkpoint of this version; delete the run's folder "
@@ -56,6 +62,12 @@ def load_checkpoint(path: Path, expected: dict[str, Any]) -> dict[str, Any]:
                 f"this run has {wanted}; use another output folder, or delete this one"
             )
     return state
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"load_checkpoint: {path} is damaged ({error}); delete the run's folder to start again"
+    )
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class TrainConfig:
         weight_decay: of AdamW.
         schedule: of the learning rate: constant (as in the paper), linear or cosine to zero.
         bf16: forward passes under bfloat16 autocast.
-        compile: run the model through torch.compile.
+        compile: run the model through torch.compile; compiling, at every start, is charged.
         eval_every: steps between evaluations on the test set.
         log_every: steps between training records.
         checkpoint_every: steps between checkpoints.

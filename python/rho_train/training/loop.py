@@ -27,8 +27,9 @@ from rho_train.data import (
 from rho_train.files import locked, make_folder, remove_unfinished
 from rho_train.optim import adamw, lr_schedule, subnormals_flushed
 from rho_train.progress import OnStep, Stopped, go_on, stop_signals
-from rho_train.scoring import logits_of
+from rho_train.scoring import device_of, logits_of
 from rho_train.selection import Ahead, Selector
+from rho_train.selection.identity import architecture_digest
 from rho_train.training.checkpoint import (
     load_checkpoint,
     random_state,
@@ -74,8 +75,8 @@ class Trainer:
             at the first step, plans for another number of steps, needs dropout layers that the
             model does not have, cannot look at the first batch, scores by another loss than the
             cross-entropy that is trained with, or has been used; another process trains in the
-            folder; all irreducible
-            losses of `train_ids` are unknown (some: a warning); the test set or flags do not fit.
+            folder; all irreducible losses of `train_ids` are unknown (some: a warning); the test
+            set or flags do not fit.
         OSError: the folder cannot be written.
 
     Example:
@@ -100,7 +101,7 @@ class Trainer:
         test_x: Tensor | ImageFiles,
         test_y: Tensor,
         config: TrainConfig,
-        folder: Path,
+        folder: str | Path,
         *,
         name: str,
         seed: int = 0,
@@ -111,9 +112,9 @@ class Trainer:
         show: Callable[[int], object] | None = None,
     ) -> None:
         check_run(model, dataset, train_ids, test_x, test_y, config, seed, selector, flags)
-        self.device = next(model.parameters()).device
+        self.device = device_of(model)
         self.model, self.dataset, self.train_ids = model, dataset, train_ids
-        self.config, self.folder, self.seed = config, folder, seed
+        self.config, self.folder, self.seed = config, Path(folder), seed
         self.selector = selector
         self.optimizer = adamw(model, config.lr, config.weight_decay)
         self.schedule = lr_schedule(self.optimizer, config.schedule, config.steps)
@@ -130,29 +131,31 @@ class Trainer:
             "data": fingerprint(dataset),
             "train_ids": hashlib.sha256(train_ids.cpu().numpy().tobytes()).hexdigest(),
             "selection": selector and selector.identity(),
+            "architecture": architecture_digest(model),
         }
-        make_folder(folder, "Trainer")
+        make_folder(self.folder, "Trainer")
         with self._held():
-            remove_unfinished(folder)
-        state = self._resume()
-        self.records = Records(
-            self.runner,
-            dataset,
-            train_ids,
-            test_x.to(self.device) if isinstance(test_x, Tensor) else test_x,
-            test_y.to(self.device),
-            config,
-            folder,
-            self.ledger,
-            name=name,
-            seed=seed,
-            selector=selector,
-            flags=PointFlags({}) if flags is None else flags.to(self.device),
-            il_seconds=il_seconds,
-            classes=classes,
-            show=show,
-            state=state,
-        )
+            remove_unfinished(self.folder)
+            # Records beyond the checkpoint are cut off, so nobody may write any meanwhile.
+            state = self._resume()
+            self.records = Records(
+                self.runner,
+                dataset,
+                train_ids,
+                test_x.to(self.device) if isinstance(test_x, Tensor) else test_x,
+                test_y.to(self.device),
+                config,
+                self.folder,
+                self.ledger,
+                name=name,
+                seed=seed,
+                selector=selector,
+                flags=PointFlags({}) if flags is None else flags.to(self.device),
+                il_seconds=il_seconds,
+                classes=classes,
+                show=show,
+                state=state,
+            )
 
     @property
     def checkpoint_path(self) -> Path:
@@ -193,6 +196,8 @@ class Trainer:
         else:
             restore_random_state(self._random_state, self.device)
         self.model.train()
+        # Workers that a run starts once more when it goes on are not charged to its steps.
+        self.ledger.lap("other")
         with stop_signals() as signalled, closing(chosen):
             while not self.finished:
                 self._train_step(chosen)

@@ -138,10 +138,14 @@ class Records:
         if finished:
             self._save_chosen()
             self.ledger.lap("other")
+            noisy = self.flags.get("noisy")
             self._metrics.write(
                 "end",
                 step=step,
                 epochs=step / self._epoch_steps,
+                batch=config.batch,
+                large_batch=config.large_batch,
+                noisy=None if noisy is None else self._share(noisy),
                 il_seconds=self.il_seconds,
                 scored=self.selector.scored if self.selector is not None else 0,
                 trained=trained,
@@ -164,7 +168,7 @@ class Records:
             "eval",
             step=step,
             accuracy=found.accuracy,
-            loss=_finite("test", found.loss, step),
+            loss=_finite("evaluation", found.loss, step),
             seconds=self.ledger.charged,
             **({"class_accuracy": found.class_accuracy} if finished else {}),
         )
@@ -208,6 +212,10 @@ class Records:
             **self._clock(),
         )
         self._since_log = self._counts([0] * len(self.flags.names))
+
+    def _share(self, flag: Tensor) -> float:
+        """The share of the points to train on that have a flag, bool (len(dataset),)."""
+        return float(flag[self.train_ids.to(flag.device)].double().mean())
 
     def _clock(self) -> dict[str, Any]:
         """What records say of the time: seconds of the steps, and of all parts."""

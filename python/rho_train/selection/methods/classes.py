@@ -131,9 +131,9 @@ class Reducr:
         """Return the k rows with the highest weighted excess."""
         losses, weights = candidates.score("loss").scores, self._weights(candidates)
         if self.class_il is None:
-            known = candidates.labels.clamp_min(0).long()  # an ignored row may have any weight
-            excess = (losses - candidates.il).clamp_min(0.0)
-            return candidates.top(weights[known] * excess)
+            # An ignored row may have any weight.
+            known = candidates.labels.masked_fill(candidates.ignored, 0).long()
+            return candidates.top(weights[known] * _excess(losses, candidates.il))
         if self.class_il.shape[1] != len(weights):
             raise ValueError(
                 f"Reducr: class_il must have one column a class, {len(weights)}, got "
@@ -142,7 +142,7 @@ class Reducr:
         # The rows, not the table, go to the device of the losses.
         ids = candidates.ids.to(self.class_il.device)
         il = self.class_il[ids].to(losses.device)
-        return candidates.top((losses[:, None] - il).clamp_min(0.0) @ weights)
+        return candidates.top(_excess(losses[:, None], il) @ weights)
 
     def update(self, candidates: Candidates, chosen: Chosen) -> None:
         """Move the weights towards the classes with a high loss."""
@@ -177,3 +177,8 @@ class Reducr:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the class weights of `state_dict`."""
         self.weights = state["weights"]
+
+
+def _excess(losses: Tensor, il: Tensor) -> Tensor:
+    """Return max(0, CE - IL), and -inf where a point has no loss and must not be chosen."""
+    return (losses - il).clamp_min(0.0).masked_fill(losses == -torch.inf, -torch.inf)
