@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 
 import pytest
 
@@ -159,6 +159,40 @@ def test_what_a_step_costs_is_in_rows_of_results() -> None:
     text = readme()
     for line in lines_of_step_costs():
         assert " ".join(line.split()) in text
+
+
+LANGUAGE = {
+    "uniform": "uniform sampling",
+    "uniform_reused": "the same, the seconds of RHO-LOSS",
+    "uniform_charged": "the same, with the seconds of the IL",
+    "filter": "uniform sampling of the 60 % with the lowest IL",
+    "rho": "RHO-LOSS, sequences",
+    "rho_tokens": "RHO-LOSS, tokens",
+}
+
+
+def lines_of_language() -> list[str]:
+    """Where the methods end: loss on clean text, steps, seconds, and what was noise."""
+    rows = [row for row in read(RESULTS / "language" / "xeon.csv") if row["step"] == row["steps"]]
+    lines = []
+    for method, label in LANGUAGE.items():
+        ends = [row for row in rows if row["method"] == method]
+        loss, steps, seconds, il, noisy = (
+            [float(row[name]) for row in ends]
+            for name in ("test_loss", "steps", "seconds", "il_seconds", "noisy")
+        )
+        error = stdev(loss) / len(loss) ** 0.5
+        cells = [f"{fmean(loss):.3f} ± {error:.3f}", f"{fmean(steps):,.0f}"]
+        cells += [f"{fmean(seconds):.0f}" + (f" + {fmean(il):.0f}" if fmean(il) else "")]
+        cells += [f"{fmean(noisy):.0%}".replace("%", " %")]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return lines
+
+
+def test_the_language_model_in_the_readme_is_in_rows_of_results() -> None:
+    text = readme()
+    for line in lines_of_language():
+        assert line in text
 
 
 class Suite:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from rho_train.optim import adamw
 from rho_train.progress import Stopped
 from rho_train.selection import Candidates, Chosen, UniformPhases, names
 from rho_train.training import loop
+from rho_train.training.looks import evaluate
 from rho_train.training.metrics import MetricsFile
 from rho_train.training.records import Records
 
@@ -155,6 +157,35 @@ def test_keeping_everything_is_plain_training_to_the_bit(tmp_path: Path, select:
     selected.fit()
     plain.fit()
     assert torch.equal(weights(selected), weights(plain))
+
+
+def test_norms_are_taken_over_points_that_nobody_chose(tmp_path: Path) -> None:
+    def run(batches: int) -> tuple[Trainer, nn.BatchNorm1d]:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            norm = nn.BatchNorm1d(5)
+            model = nn.Sequential(norm, nn.Linear(5, 3))
+        config = dataclasses.replace(CONFIG, norm_batches=batches)
+        trainer = make_trainer(tmp_path / f"{batches}", "loss", config, model=model)
+        trainer.fit()
+        return trainer, norm
+
+    left, chosen = run(0)
+    trainer, norm = run(6)
+    assert torch.equal(weights(left), weights(trainer))
+    data = trainer.dataset.dataset.tensors[0].double()
+    sampler = LargeBatchSampler(N, CONFIG.large_batch, seed=3)
+    drawn = torch.stack([data[ids] for ids in islice(sampler, 6)])
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    torch.testing.assert_close(norm.running_mean.double(), drawn.mean((0, 1)), atol=1e-6, rtol=0)
+    torch.testing.assert_close(norm.running_var.double(), drawn.var(1).mean(0), atol=1e-6, rtol=0)
+    assert chosen.running_var is not None
+    assert not torch.allclose(chosen.running_var, norm.running_var, atol=1e-2)
+    # What the last record says of the test points is of the model that is left.
+    ended = [record for record in records(tmp_path / "6") if record["event"] == "eval"][-1]
+    found = evaluate(trainer.model, trainer.records.test_x, trainer.records.test_y)
+    assert ended["loss"] == found.loss
 
 
 def test_records_say_what_happened(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "refresh": lambda: {"scoring": Scoring(refresh=0.5), "history": History(N)},
     "train mode": lambda: {"scoring": Scoring(train_mode=True)},
     "ahead": lambda: {},
+    "norms": lambda: {},
     "ahead, refresh": lambda: {"scoring": Scoring(refresh=0.5), "history": History(N)},
     "fewer": lambda: {"k": None, "ratio": Linear(0.25, 0.1, steps=30, stages=4)},
 }
@@ -82,7 +83,8 @@ def make_trainer(
         "test_x": x[:50],
         "test_y": y[:50],
     }
-    config = dataclasses.replace(config, ahead=way.startswith("ahead"))
+    norms = 3 if way == "norms" else config.norm_batches
+    config = dataclasses.replace(config, ahead=way.startswith("ahead"), norm_batches=norms)
     return Trainer(config=config, folder=folder, **{**defaults, **options})
 
 

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rho_train.checks import check_adamw, check_counts, check_ids, check_labels
+from rho_train.checks import check_ids, check_labels
 from rho_train.data import IndexedDataset, LargeBatchSampler, fingerprint, loader, split, to
 from rho_train.files import make_folder
+from rho_train.il.recipe import ILRecipe
 from rho_train.il.score import (
     SCORING_BATCH,
     ids_sha256,
@@ -23,13 +24,7 @@ from rho_train.il.score import (
     score_points,
     weights_sha256,
 )
-from rho_train.optim import (
-    Schedule,
-    adamw,
-    check_schedule,
-    lr_schedule,
-    subnormals_flushed,
-)
+from rho_train.optim import adamw, lr_schedule, subnormals_flushed
 from rho_train.progress import OnStep, Stopped, go_on
 from rho_train.rehearsal import rehearse, rehearse_losses
 from rho_train.scoring import LossFunction, device_of, logits_of, losses_of
@@ -43,42 +38,6 @@ from rho_train.training.checkpoint import (
 # A checkpoint is due after this time, and later if writing one takes more than 1/20 of it.
 _CHECKPOINT_SECONDS = 10.0
 _STOPPED = "the training of the IL model was stopped"
-
-
-@dataclass(frozen=True)
-class ILRecipe:
-    """How an irreducible-loss model is trained.
-
-    Its quality decides whether RHO-LOSS helps: a model that has not converged makes it worse than
-    uniform selection. The best epoch is kept, so too many epochs cost time only. With a rate that
-    decays, fewer epochs give losses as low or lower than the constant rate of the paper.
-
-    Args:
-        epochs: passes over the points that the IL model trains on.
-        batch_size: points a step.
-        lr: AdamW learning rate at the start.
-        schedule: `constant`, or a decay to zero over all steps: `linear`, or half a `cosine`.
-        weight_decay: of AdamW.
-        seed: of initial weights, order and folds.
-        scoring_batch: points that are scored at once; less takes less memory.
-    """
-
-    epochs: int = 20
-    batch_size: int = 64
-    lr: float = 3e-3
-    schedule: Schedule = "cosine"
-    weight_decay: float = 0.1
-    seed: int = 0
-    scoring_batch: int = SCORING_BATCH
-
-    def __post_init__(self) -> None:
-        check_counts(self, "epochs", "batch_size", "scoring_batch")
-        check_adamw("ILRecipe", self.lr, self.weight_decay)
-        check_schedule("ILRecipe", self.schedule)
-
-    def steps(self, points: int) -> int:
-        """Return the training steps for a number of points."""
-        return self.epochs * (points // min(self.batch_size, points))
 
 
 @dataclass(frozen=True)

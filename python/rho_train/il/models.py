@@ -13,13 +13,9 @@ from rho_train.checks import check_ids
 from rho_train.data import IndexedDataset, fingerprint, generator
 from rho_train.data.indexed import check_indexed
 from rho_train.files import make_folder
-from rho_train.il.control import (
-    ControlPoints,
-    differences,
-    keep_inputs,
-    unaugmented_points,
-)
-from rho_train.il.fit import ILFit, ILRecipe, best_path, fit_il
+from rho_train.il.control import ControlPoints, keep_inputs, unaugmented_points
+from rho_train.il.fit import ILFit, best_path, fit_il
+from rho_train.il.recipe import ILRecipe
 from rho_train.il.score import (
     SCORING_BATCH,
     loss_identity,
@@ -32,8 +28,6 @@ from rho_train.progress import OnStep, go_on
 from rho_train.ranks import rank_and_world
 from rho_train.rehearsal import rehearse, rehearse_losses
 from rho_train.scoring import LossFunction
-
-_SELF_MADE = ""
 
 MakeModel = Callable[[int], nn.Module]
 """Builds a fresh model from a seed."""
@@ -201,56 +195,6 @@ def pretrained_il(
         "seconds": f"{time.perf_counter() - started:.3f}",
     }
     return ILStore(il, fingerprint(dataset), info=info, control=control)
-
-
-def average_il(stores: Sequence[ILStore]) -> ILStore:
-    """Average the irreducible losses of several seeds: il_i = (1/S) sum_s il_i^(s), in float64.
-
-    A point that any of the stores does not know stays unknown. `fold` is kept where all agree,
-    control points where all have them; `info` has the texts of all, "seconds" their sum.
-
-    Raises:
-        ValueError: no store, or stores of different data sets or losses.
-
-    Example:
-        >>> data = IndexedDataset([(0.5, 0), (0.7, 1)], labels=[0, 1])
-        >>> def store(*il): return ILStore(torch.tensor(il), fingerprint(data))
-        >>> average_il([store(0.1, 1.0), store(0.3, float("nan"))]).il
-        tensor([0.2000,    nan])
-    """
-    if not stores:
-        raise ValueError("average_il: there must be at least one store, got none")
-    first = stores[0]
-    for number, store in enumerate(stores):
-        differing = [k for k, v in first.fingerprint.items() if store.fingerprint[k] != v]
-        both_known = not differing and first.control and store.control
-        if both_known and differences(first.control, store.control):
-            differing = ["inputs"]
-        if differing:
-            raise ValueError(
-                f"average_il: stores 0 and {number} belong to different data sets "
-                f"({', '.join(differing)} differ); average stores of one data set"
-            )
-        names = {of.info.get("loss_function", _SELF_MADE) for of in (first, store)}
-        if len(names - {_SELF_MADE}) > 1:
-            raise ValueError(
-                f"average_il: stores 0 and {number} hold different losses, "
-                f"{' and '.join(sorted(names))}; average stores of one loss"
-            )
-    total = torch.zeros(len(first.il), dtype=torch.float64)
-    for store in stores:
-        total += store.il
-    fold = first.fold
-    if not all(s.fold is not None and fold is not None and s.fold.equal(fold) for s in stores):
-        fold = None
-    control = first.control if all(store.control for store in stores) else ()
-    info = {"stores": str(len(stores))}
-    for key in dict.fromkeys(key for store in stores for key in store.info):
-        texts = [store.info.get(key, "") for store in stores]
-        info[key] = texts[0] if len(set(texts)) == 1 else "; ".join(texts)
-    info["seconds"] = f"{sum(float(store.info.get('seconds', 0)) for store in stores):.3f}"
-    il = (total / len(stores)).float()
-    return ILStore(il, first.fingerprint, fold=fold, info=info, control=control)
 
 
 def _numbered(groups: Tensor | None, n: int) -> tuple[int, Tensor]:

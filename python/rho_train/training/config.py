@@ -26,6 +26,9 @@ class TrainConfig:
         checkpoint_every: steps between checkpoints.
         ahead: choose the points of a step while the step before it trains, by scores that are one
             update old, see `rho_train.Ahead`.
+        norm_batches: large batches over which BatchNorm takes its statistics anew after the last
+            step, by `torch.optim.swa_utils.update_bn`: the points that were chosen are not like
+            those that will come. 0: as the steps left them.
         workers: processes that load batches. Neither the order of the batches nor random transforms
             that draw from the global generators of torch, NumPy or random depend on them.
     """
@@ -42,12 +45,13 @@ class TrainConfig:
     log_every: int = 50
     checkpoint_every: int = 1000
     ahead: bool = False
+    norm_batches: int = 0
     workers: int = 0
 
     def __post_init__(self) -> None:
         check_counts(self, "steps", "large_batch", "batch")
         check_counts(self, "eval_every", "log_every", "checkpoint_every")
-        check_counts(self, "workers", least=0)
+        check_counts(self, "norm_batches", "workers", least=0)
         if not self.batch <= self.large_batch:
             raise ValueError(
                 f"TrainConfig: batch = {self.batch} must not be larger than large_batch = "

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from rho_train.data import (
     ImageFiles,
@@ -201,6 +202,8 @@ class Trainer:
         with stop_signals() as signalled, closing(chosen):
             while not self.finished:
                 self._train_step(chosen)
+                if self.finished and config.norm_batches:
+                    self._take_norms()
                 self.records.write(self.step, self.trained)
                 stop = on_step(1) or signalled.is_set()
                 if self.finished or stop or self.step % config.checkpoint_every == 0:
@@ -211,6 +214,16 @@ class Trainer:
                         "again to go on from there"
                     )
                 self.ledger.lap("other")
+
+    def _take_norms(self) -> None:
+        """Take the statistics of BatchNorm anew, over points that nobody chose."""
+        config = self.config
+        sampler = LargeBatchSampler(self.train_ids, config.large_batch, seed=self.seed)
+        batches = islice(loader(self.dataset, sampler, seed=self.seed), config.norm_batches)
+        inputs = (split(to(batch, self.device), "Trainer").inputs for batch in batches)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
+            update_bn(inputs, self.model)
+        self.ledger.lap("training")
 
     def _held(self) -> AbstractContextManager[None]:
         """Hold the folder: two runs would write their records in turn."""

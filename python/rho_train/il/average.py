@@ -1,0 +1,61 @@
+"""Several stores of irreducible losses made one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from rho_train.il.control import differences
+from rho_train.il.store import ILStore
+
+
+def average_il(stores: Sequence[ILStore]) -> ILStore:
+    """Average the irreducible losses of several seeds: il_i = (1/S) sum_s il_i^(s), in float64.
+
+    A point that any of the stores does not know stays unknown. `fold` is kept where all agree,
+    control points where all have them; `info` has the texts of all, "seconds" their sum.
+
+    Raises:
+        ValueError: no store, or stores of different data sets or losses.
+
+    Example:
+        >>> of_data = {"n": "2", "labels": "none", "ids": "position"}
+        >>> def store(*il): return ILStore(torch.tensor(il), of_data)
+        >>> average_il([store(0.1, 1.0), store(0.3, float("nan"))]).il
+        tensor([0.2000,    nan])
+    """
+    if not stores:
+        raise ValueError("average_il: there must be at least one store, got none")
+    first = stores[0]
+    for number, store in enumerate(stores):
+        differing = [k for k, v in first.fingerprint.items() if store.fingerprint[k] != v]
+        both_known = not differing and first.control and store.control
+        if both_known and differences(first.control, store.control):
+            differing = ["inputs"]
+        if differing:
+            raise ValueError(
+                f"average_il: stores 0 and {number} belong to different data sets "
+                f"({', '.join(differing)} differ); average stores of one data set"
+            )
+        # Stores that somebody else made do not say it.
+        names = {of.info["loss_function"] for of in (first, store) if "loss_function" in of.info}
+        if len(names) > 1:
+            raise ValueError(
+                f"average_il: stores 0 and {number} hold different losses, "
+                f"{' and '.join(sorted(names))}; average stores of one loss"
+            )
+    total = torch.zeros(len(first.il), dtype=torch.float64)
+    for store in stores:
+        total += store.il
+    fold = first.fold
+    if not all(s.fold is not None and fold is not None and s.fold.equal(fold) for s in stores):
+        fold = None
+    control = first.control if all(store.control for store in stores) else ()
+    info = {"stores": str(len(stores))}
+    for key in dict.fromkeys(key for store in stores for key in store.info):
+        texts = [store.info.get(key, "") for store in stores]
+        info[key] = texts[0] if len(set(texts)) == 1 else "; ".join(texts)
+    info["seconds"] = f"{sum(float(store.info.get('seconds', 0)) for store in stores):.3f}"
+    il = (total / len(stores)).float()
+    return ILStore(il, first.fingerprint, fold=fold, info=info, control=control)

@@ -1,0 +1,45 @@
+"""How an IL model is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rho_train.checks import check_adamw, check_counts
+from rho_train.il.score import SCORING_BATCH
+from rho_train.optim import Schedule, check_schedule
+
+
+@dataclass(frozen=True)
+class ILRecipe:
+    """How an irreducible-loss model is trained.
+
+    Its quality decides whether RHO-LOSS helps: a model that has not converged makes it worse than
+    uniform selection. The best epoch is kept, so too many epochs cost time only. With a rate that
+    decays, fewer epochs give losses as low or lower than the constant rate of the paper.
+
+    Args:
+        epochs: passes over the points that the IL model trains on.
+        batch_size: points a step.
+        lr: AdamW learning rate at the start.
+        schedule: `constant`, or a decay to zero over all steps: `linear`, or half a `cosine`.
+        weight_decay: of AdamW.
+        seed: of initial weights, order and folds.
+        scoring_batch: points that are scored at once; less takes less memory.
+    """
+
+    epochs: int = 20
+    batch_size: int = 64
+    lr: float = 3e-3
+    schedule: Schedule = "cosine"
+    weight_decay: float = 0.1
+    seed: int = 0
+    scoring_batch: int = SCORING_BATCH
+
+    def __post_init__(self) -> None:
+        check_counts(self, "epochs", "batch_size", "scoring_batch")
+        check_adamw("ILRecipe", self.lr, self.weight_decay)
+        check_schedule("ILRecipe", self.schedule)
+
+    def steps(self, points: int) -> int:
+        """Return the training steps for a number of points."""
+        return self.epochs * (points // min(self.batch_size, points))
