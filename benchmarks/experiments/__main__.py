@@ -68,16 +68,17 @@ def _run(suite: Suite, arguments: argparse.Namespace) -> bool:
                 try:
                     config, folder = cell.config(arguments.data), out / cell.slug
                     _share_il(out, folder)
-                    if not (folder / "experiment.yaml").exists():
-                        again = yaml.safe_dump(cell.resolved(arguments.data), sort_keys=False)
-                        atomic_write(folder / "experiment.yaml", again)
                     run_experiment(config, folder, processes=arguments.processes, origin=origin)
                 except (ValueError, OSError, JobsFailed) as error:
                     failed = True
-                    if isinstance(error, ValueError):
+                    # Jobs fail in a folder that was accepted.
+                    if not isinstance(error, JobsFailed):
                         refused.add(cell.name)
                     for line in message(error).splitlines():
                         print(f"experiments: {place}, {cell.name}: {line}", file=sys.stderr)
+                if cell.name not in refused:
+                    again = yaml.safe_dump(cell.resolved(arguments.data), sort_keys=False)
+                    atomic_write(folder / "experiment.yaml", again)
         finally:
             # Whatever is finished is worth its rows, also after a Ctrl-C.
             results = arguments.results / "results" / place

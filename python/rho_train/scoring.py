@@ -207,12 +207,19 @@ def name_of(function: object) -> str:
 
     Example:
         >>> name_of(name_of), name_of(partial(round, ndigits=2))
-        ('name_of', "partial of round with () {'ndigits': 2}")
+        ('name_of', 'round(ndigits=2)')
     """
     if isinstance(function, partial):
-        given = f"{function.args} {function.keywords}"
-        return f"partial of {name_of(function.func)} with {given}"
+        given = [_told(value) for value in function.args]
+        given += [f"{key}={_told(value)}" for key, value in function.keywords.items()]
+        return f"{name_of(function.func)}({', '.join(given)})"
     return getattr(function, "__qualname__", type(function).__qualname__)
+
+
+def _told(value: object) -> str:
+    # Not by repr: that of a function has its address, which is another one at every start.
+    plain = value is None or isinstance(value, (bool, int, float, str))
+    return repr(value) if plain else name_of(value)
 
 
 def losses_of(where: str, model: nn.Module, batch: Any, losses: LossFunction, count: int) -> Tensor:

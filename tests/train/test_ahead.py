@@ -173,21 +173,23 @@ def test_short_loaders(count: int) -> None:
     assert selector.steps == count
 
 
-def test_errors_of_the_thread_arrive_when_their_batch_is_due() -> None:
+@pytest.mark.parametrize(("warmup", "bad"), [(0, 1), (0, 3), (2, 1)])
+def test_errors_of_the_thread_arrive_when_their_batch_is_due(warmup: int, bad: int) -> None:
     calls = []
 
     def broken_pass(model: nn.Module, batch: Batch) -> Tensor:
         calls.append(threading.current_thread())
-        if len(calls) == 3:
-            raise ZeroDivisionError("in the third pass")
+        if len(calls) == bad:
+            raise ZeroDivisionError("in a pass")
         logits: Tensor = model(batch.x)
         return logits
 
-    selector, given = make_selector(forward=broken_pass), []
-    with pytest.raises(ZeroDivisionError, match="in the third pass") as caught:
+    phases = UniformPhases(STEPS, warmup)
+    selector, given = make_selector(forward=broken_pass, phases=phases), []
+    with pytest.raises(ZeroDivisionError, match="in a pass") as caught:
         given.extend(Ahead(selector, small_model(1))(BATCHES))
     assert "broken_pass" in "".join(traceback.format_exception(caught.value))
-    assert len(given) == selector.steps == 2
+    assert len(given) == selector.steps == warmup + bad - 1
     assert threading.main_thread() not in calls
     assert len(set(calls)) == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -217,8 +218,10 @@ def test_seeds_are_averaged_in_float64_and_unknown_stays_unknown() -> None:
     with pytest.raises(ValueError, match=r"stores 0 and 1 belong to different .*labels differ"):
         average_il([seeds[0], other])
     own = pretrained_il(make_model(0), data, losses=lambda model, batch: batch.x.sum(1))
-    with pytest.raises(ValueError, match="stores 0 and 1 hold different losses, .*cross-entropy"):
-        average_il([seeds[0], own])
+    unnamed = replace(seeds[0], info={})
+    average_il([unnamed, seeds[0]])
+    with pytest.raises(ValueError, match="the stores hold different losses, .*cross-entropy"):
+        average_il([unnamed, seeds[0], own])
     with pytest.raises(ValueError, match="at least one store, got none"):
         average_il([])
 

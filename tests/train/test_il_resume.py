@@ -146,6 +146,12 @@ def make_model(seed: int) -> nn.Module:
         )
 
 
+def with_more_dropout(seed: int) -> nn.Module:
+    model = make_model(seed)
+    model[2] = nn.Dropout(0.9)  # type: ignore[index]
+    return model
+
+
 def other_loss(model: nn.Module, batch: Batch, power: float = 1.0) -> Tensor:
     return F.cross_entropy(model(batch.x), batch.y, reduction="none") ** power
 
@@ -255,6 +261,10 @@ def test_a_folder_of_other_work_is_refused(tmp_path: Path) -> None:
             ),
         ),
         (
+            "architecture",
+            lambda: holdout_il(with_more_dropout, make_data(), held_out, RECIPE, folder=tmp_path),
+        ),
+        (
             "weights",
             lambda: pretrained_il(make_model(0), make_data(), batch_size=5, folder=best.parent),
         ),
@@ -276,14 +286,12 @@ def test_a_folder_of_other_work_is_refused(tmp_path: Path) -> None:
             piece.write_bytes(content) if what == "weights" else piece.unlink(missing_ok=True)
         with pytest.raises(ValueError, match=f"belongs to a run with another {what}"):
             compute()
-    # How many points are scored at once is no part of the training.
-    for piece in pieces:
-        piece.unlink(missing_ok=True)
+    # Fewer points may be scored at once, as after a kill for lack of memory.
     fewer = replace(RECIPE, scoring_batch=4)
     holdout_il(make_model, make_data(), held_out, fewer, folder=tmp_path)
     with_own = tmp_path / "own"
     first = holdout_il(make_model, make_data(), held_out, RECIPE, losses=losses, folder=with_own)
-    assert first.info["loss_function"] == "partial of other_loss with () {'power': 2.0}"
+    assert first.info["loss_function"] == "other_loss(power=2.0)"
     for own in (None, other_loss, partial(other_loss, power=3.0)):
         with pytest.raises(ValueError, match="belongs to a run with another loss_function"):
             holdout_il(make_model, make_data(), held_out, RECIPE, losses=own, folder=with_own)

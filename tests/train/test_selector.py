@@ -253,13 +253,14 @@ def test_settings_cannot_be_changed() -> None:
 def test_what_it_did_can_enter_a_loss() -> None:
     selector = Selector(il=TABLE, k=2)
     selector(nn.Identity(), Batch(X, Y, IDS))
-    last, weight = selector.last, torch.ones(4, requires_grad=True)
-    assert last is not None
-    assert last.losses is not None
-    (weight * last.losses)[last.indices].mul(last.values).sum().backward()
-    assert weight.grad is not None
-    wanted = torch.zeros(4).index_put_((last.indices,), last.losses[last.indices] * last.values)
-    assert torch.equal(weight.grad, wanted)
+    for last in (selector.last, selector.look(nn.Identity(), Batch(X, Y, IDS))):
+        assert last is not None
+        assert last.losses is not None
+        weight = torch.ones(4, requires_grad=True)
+        (weight * last.losses)[last.indices].mul(last.values).sum().backward()
+        assert weight.grad is not None
+        chosen = last.losses[last.indices] * last.values
+        assert torch.equal(weight.grad, torch.zeros(4).index_put_((last.indices,), chosen))
 
 
 @pytest.mark.parametrize(

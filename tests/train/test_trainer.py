@@ -260,9 +260,9 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tmp_path: Path)
         make_trainer(tmp_path, "loss", name="rho")
     with pytest.raises(ValueError, match="another train_ids"):
         make_trainer(tmp_path, train_ids=torch.arange(N).flip(0))
-    other = small_model(1)
-    other[3] = nn.Dropout(0.4)
-    for model in (other, nn.Linear(5, 3)):
+    other, elu = small_model(1), small_model(1)
+    other[3], elu[2] = nn.Dropout(0.4), nn.ELU()  # type: ignore[index]
+    for model in (other, elu, nn.Linear(5, 3)):
         with pytest.raises(ValueError, match="another architecture.*another output folder"):
             make_trainer(tmp_path, model=model)
     data = trainer.checkpoint_path.read_bytes()
@@ -295,6 +295,8 @@ def test_a_selector_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     phases = UniformPhases(steps=40, warmup=3)
     with pytest.raises(ValueError, match="UniformPhases.steps is 40, TrainConfig.steps is 30"):
         make_trainer(tmp_path, selector=Selector(k=8, method="loss", phases=phases))
+    with pytest.raises(ValueError, match="norm_batches is 3, and Linear has no BatchNorm"):
+        make_trainer(tmp_path, "norms", selector=None, model=nn.Linear(5, 3))
     with pytest.raises(ValueError, match="'bald' needs dropout layers, and Linear has none"):
         make_trainer(tmp_path, selector=Selector(k=8, method="bald"), model=nn.Linear(5, 3))
 

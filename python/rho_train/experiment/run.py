@@ -51,7 +51,7 @@ class JobsFailed(Exception):
 
 def run_experiment(
     config: ExperimentConfig,
-    out: Path,
+    out: str | Path,
     *,
     processes: int = 0,
     origin: Mapping[str, str | int] | None = None,
@@ -76,6 +76,7 @@ def run_experiment(
     """
     if processes < 0:
         raise ValueError(f"processes must be at least 0, got {processes}")
+    out = Path(out)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     processes = min(processes or cores or 1, len(config.methods) * len(config.seeds))
     threads = torch.get_num_threads() if processes == 1 else max(1, (cores or 1) // processes)

@@ -27,24 +27,23 @@ def average_il(stores: Sequence[ILStore]) -> ILStore:
     """
     if not stores:
         raise ValueError("average_il: there must be at least one store, got none")
-    first = stores[0]
+    first, controls = stores[0], [store.control for store in stores if store.control]
     for number, store in enumerate(stores):
         differing = [k for k, v in first.fingerprint.items() if store.fingerprint[k] != v]
-        both_known = not differing and first.control and store.control
-        if both_known and differences(first.control, store.control):
+        if not differing and store.control and differences(controls[0], store.control):
             differing = ["inputs"]
         if differing:
             raise ValueError(
                 f"average_il: stores 0 and {number} belong to different data sets "
                 f"({', '.join(differing)} differ); average stores of one data set"
             )
-        # Stores that somebody else made do not say it.
-        names = {of.info["loss_function"] for of in (first, store) if "loss_function" in of.info}
-        if len(names) > 1:
-            raise ValueError(
-                f"average_il: stores 0 and {number} hold different losses, "
-                f"{' and '.join(sorted(names))}; average stores of one loss"
-            )
+    # Stores that somebody else made do not say it.
+    names = {store.info["loss_function"] for store in stores if "loss_function" in store.info}
+    if len(names) > 1:
+        raise ValueError(
+            f"average_il: the stores hold different losses, {', '.join(sorted(names))}; average "
+            "stores of one loss"
+        )
     total = torch.zeros(len(first.il), dtype=torch.float64)
     for store in stores:
         total += store.il

@@ -29,6 +29,7 @@ from rho_train.progress import OnStep, Stopped, go_on
 from rho_train.rehearsal import rehearse, rehearse_losses
 from rho_train.scoring import LossFunction, device_of, logits_of, losses_of
 from rho_train.training.checkpoint import (
+    architecture_digest,
     load_checkpoint,
     random_state,
     restore_random_state,
@@ -174,6 +175,7 @@ class _Fit:
                 "augmentation": augmented is not dataset,
                 "train_ids_sha256": ids_sha256(train_ids),
                 "target_ids_sha256": ids_sha256(target_ids),
+                "architecture": architecture_digest(model),
                 "initial_weights_sha256": weights_sha256(model),
                 **loss_identity(losses),
             }

@@ -23,7 +23,11 @@ from rho_train.scoring import (
     name_of,
     scoring,
 )
-from rho_train.training.checkpoint import load_checkpoint, save_checkpoint
+from rho_train.training.checkpoint import (
+    architecture_digest,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 SCORING_BATCH = 4096
 _IGNORED = -100
@@ -82,15 +86,15 @@ def score_points(
     rank, world = rank_and_world()
     identity = {
         "data": fingerprint(dataset),
+        "architecture": architecture_digest(model),
         "weights_sha256": weights_sha256(model),
-        "batch_size": batch_size,
         "ids_sha256": ids_sha256(ids),
         **loss_identity(losses),
     }
     rows = _BATCHES * batch_size
     begins = range(0, len(ids), rows)
     for begin in begins[rank::world]:
-        path = _piece(folder, begin)
+        path = _piece(folder, begin, batch_size)
         if not path.exists():
             part = ids[begin : begin + rows]
             piece = score_points(
@@ -98,7 +102,7 @@ def score_points(
             )
             save_checkpoint(path, {**identity, "begin": begin, "losses": piece})
     for begin in begins:
-        path = _piece(folder, begin)
+        path = _piece(folder, begin, batch_size)
         wait_for(path, on_step)
         found[begin : begin + rows] = load_checkpoint(path, {**identity, "begin": begin})["losses"]
     return found
@@ -134,8 +138,10 @@ def ids_sha256(ids: Tensor) -> str:
     return hashlib.sha256(ids.cpu().contiguous().numpy().data).hexdigest()
 
 
-def _piece(folder: Path, begin: int) -> Path:
-    return folder / f"losses-{begin:010}.pt"
+def _piece(folder: Path, begin: int, batch_size: int) -> Path:
+    # Those of another size are left alone: less may be scored at once after a kill for lack of
+    # memory.
+    return folder / f"losses-{batch_size}-{begin:010}.pt"
 
 
 def _batches(

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -139,9 +139,11 @@ class Ahead:
         """Score the first batch that is scored, beside which nothing trains; see what it draws."""
         before = _random_states(self._device)
         pending = self._begin(thread, batch)
-        _, chosen, _ = self._wait(pending)
-        # Uniform steps score nothing.
-        self._seen = chosen.losses is not None
+        # An error is raised again when the batch is due.
+        with suppress(Exception):
+            _, chosen, _ = self._wait(pending)
+            # Uniform steps score nothing.
+            self._seen = chosen.losses is not None
         if any(map(_differ, before, _random_states(self._device))):
             raise ValueError(
                 "Ahead: scoring draws from torch's global generators, and the training step draws "

@@ -36,7 +36,8 @@ from rho_train.selection.scorer import Parts, Scorer, Scoring, share_of
 class Chooser:
     """What a `Selector` keeps of a large batch, by its settings, which are documented there.
 
-    It counts nothing and learns nothing: the same weights, batch and step give the same choice.
+    It makes the choice of a step and counts nothing: `Selector` does that, and lets the parts that
+    learn do so.
     """
 
     il: ILSource | None = None
@@ -86,7 +87,7 @@ class Chooser:
         if name in Chooser.__dataclass_fields__ and "_method" in self.__dict__:
             raise AttributeError(
                 f"Selector: {name} cannot be changed, got {value!r}; make a new Selector and give "
-                "it the state_dict() of this one, or let ratio= be a Schedule"
+                "it the state_dict() of this one (a ratio that changes with the step is a Schedule)"
             )
         super().__setattr__(name, value)
 
@@ -188,7 +189,7 @@ class Chooser:
                 f"Selector: method {self.method!r} must return Chosen, as candidates.top(scores) "
                 f"does, got {type(chosen).__name__}"
             )
-        return candidates, chosen, method
+        return candidates, _of_autograd(chosen), method
 
     def _place(self, n: int, step: int, device: torch.device) -> tuple[int, int, int]:
         """Return the rank that draws, and where its n points lie among those it draws for."""
@@ -238,3 +239,11 @@ class Chooser:
             rows = self.history.oldest(fields.ids, self.scoring.due(len(fields.ids)))
             known = self.history.loss[fields.ids]
         return Parts(passes, scorer, batch, fields, rows, known)
+
+
+def _of_autograd(chosen: Chosen) -> Chosen:
+    """Return tensors that can enter a loss, which those of inference mode cannot."""
+    parts = chosen._asdict().items()
+    return chosen._replace(
+        **{k: part.clone() for k, part in parts if isinstance(part, Tensor) and part.is_inference()}
+    )

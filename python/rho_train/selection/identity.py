@@ -30,27 +30,6 @@ def module_digest(module: nn.Module) -> str:
     return digest(*(value for value in module.state_dict().values() if isinstance(value, Tensor)))
 
 
-def architecture_digest(module: nn.Module) -> str:
-    """Return the SHA-256 of what a module is made of, whatever its weights.
-
-    Example:
-        >>> one, other = nn.Sequential(nn.Dropout(0.1)), nn.Sequential(nn.Dropout(0.2))
-        >>> architecture_digest(one) == architecture_digest(other)
-        False
-    """
-    parts = [
-        # What others say of their parts may change from start to start, as an address does.
-        (name, type(part).__qualname__, part.extra_repr() if _is_torch(part) else "")
-        for name, part in module.named_modules()
-    ]
-    shapes = [(n, tuple(v.shape)) for n, v in module.state_dict().items() if isinstance(v, Tensor)]
-    return hashlib.sha256(repr((parts, shapes)).encode()).hexdigest()
-
-
-def _is_torch(part: nn.Module) -> bool:
-    return type(part).__module__.startswith("torch.nn.")
-
-
 def identity_of(part: object) -> object:
     """Return what decides how a part selects: what it says itself, or its content, or its name."""
     if isinstance(part, Tensor):

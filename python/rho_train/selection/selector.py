@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from rho_train.data.batch import Fields, gather, split
 from rho_train.selection.candidates import Candidates, Chosen, LastSelection, Method
@@ -101,7 +101,7 @@ class Selector(Chooser):
 
     @invalid.setter
     def invalid(self, count: int) -> None:
-        self._usable.forget(count)
+        self._usable.restore(count)
 
     @property
     def score_seconds(self) -> float:
@@ -138,9 +138,7 @@ class Selector(Chooser):
         small = gather(batch, len(fields.ids), rows)
         kept = rows[:0] if stand_in else rows
         weights = None if chosen.weights is None else chosen.weights[order]
-        losses = None if chosen.losses is None else _of_autograd(chosen.losses)
-        indices, values = _of_autograd(chosen.indices), _of_autograd(chosen.values)
-        self.last = LastSelection(fields.ids, losses, indices, values, weights)
+        self.last = LastSelection(fields.ids, chosen.losses, chosen.indices, chosen.values, weights)
         if self.history is not None:
             self.history.add(
                 self.steps, fields.ids, fields.ids[kept], chosen.losses, candidates.rows
@@ -221,8 +219,3 @@ class Selector(Chooser):
             if hasattr(part, "load_state_dict")
             and not (name == "scorer" and isinstance(part, nn.Module))
         ]
-
-
-def _of_autograd(tensor: Tensor) -> Tensor:
-    """Return a tensor that a loss can be multiplied by, which one of inference mode cannot."""
-    return tensor.clone() if tensor.is_inference() else tensor

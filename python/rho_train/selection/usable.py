@@ -58,8 +58,8 @@ class Usable:
             self._warned = True
             warnings.warn(some_invalid(invalid, n, chosen.losses), stacklevel=4)
 
-    def forget(self, invalid: int) -> None:
-        """Go back to a count, as after a checkpoint was loaded."""
+    def restore(self, invalid: int) -> None:
+        """Go back to a count, and forget what the device has counted since."""
         self.invalid, self._unread, self._empty = invalid, 0, 0
 
     def flush(self) -> int:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from rho_train.files import atomic_write
+from rho_train.scoring import name_of
 
 _VERSION = 4
 
@@ -68,6 +71,37 @@ def _damaged(path: Path, error: Exception) -> ValueError:
     return ValueError(
         f"load_checkpoint: {path} is damaged ({error}); delete the run's folder to start again"
     )
+
+
+def architecture_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of what a model is made of, whatever its weights.
+
+    Seen are the names, types and shapes of its parts, and what numbers, texts and functions they
+    have as public attributes; code is not.
+
+    Example:
+        >>> one, other = nn.Sequential(nn.Dropout(0.1)), nn.Sequential(nn.Dropout(0.2))
+        >>> architecture_digest(one) == architecture_digest(other)
+        False
+    """
+    parts = [
+        (name, type(part).__qualname__, sorted(_attributes(part).items()))
+        for name, part in model.named_modules()
+    ]
+    state = model.state_dict().items()
+    shapes = [(name, tuple(value.shape)) for name, value in state if isinstance(value, Tensor)]
+    return hashlib.sha256(repr((parts, shapes)).encode()).hexdigest()
+
+
+def _attributes(part: nn.Module) -> dict[str, str]:
+    public = {k: v for k, v in vars(part).items() if k[0] != "_" and k != "training"}
+    plain = {
+        key: repr(value)
+        for key, value in public.items()
+        if isinstance(value, (bool, int, float, str, torch.Size))
+        or (isinstance(value, tuple) and all(isinstance(v, (int, float, str)) for v in value))
+    }
+    return plain | {k: name_of(v) for k, v in public.items() if callable(v)}
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

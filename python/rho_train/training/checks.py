@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from rho_train.checks import check_ids, check_labels
 from rho_train.data import ImageFiles, IndexedDataset, LargeBatchSampler, PointFlags
@@ -46,6 +47,11 @@ def check_run(
         raise ValueError(
             "Trainer: test_y must be int64 (m,), one label for each of test_x, m > 0, got "
             f"{test_y.dtype} {tuple(test_y.shape)} for test_x {tuple(test_x.shape)}"
+        )
+    if config.norm_batches and not any(isinstance(part, _BatchNorm) for part in model.modules()):
+        raise ValueError(
+            f"Trainer: TrainConfig.norm_batches is {config.norm_batches}, and "
+            f"{type(model).__name__} has no BatchNorm; leave it at 0"
         )
     if selector is not None:
         _check_selector(selector, model, n, config)

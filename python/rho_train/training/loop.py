@@ -30,8 +30,8 @@ from rho_train.optim import adamw, lr_schedule, subnormals_flushed
 from rho_train.progress import OnStep, Stopped, go_on, stop_signals
 from rho_train.scoring import device_of, logits_of
 from rho_train.selection import Ahead, Selector
-from rho_train.selection.identity import architecture_digest
 from rho_train.training.checkpoint import (
+    architecture_digest,
     load_checkpoint,
     random_state,
     restore_random_state,

@@ -1,0 +1,57 @@
+"""What tells two models and two functions apart, at every start alike."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rho_train.scoring import name_of
+from rho_train.training.checkpoint import architecture_digest
+
+PROGRAM = """
+from functools import partial
+import torch.nn.functional as F
+from torch import nn
+from rho_train.scoring import name_of
+from rho_train.training.checkpoint import architecture_digest
+print(architecture_digest(nn.TransformerEncoderLayer(8, 2, 16)))
+print(name_of(partial(F.cross_entropy, weight=None, other=F.relu)))
+"""
+
+
+def test_they_are_the_same_at_every_start() -> None:
+    command = [sys.executable, "-c", PROGRAM]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
+    assert found[0] == architecture_digest(nn.TransformerEncoderLayer(8, 2, 16))
+    assert found[1] == name_of(partial(F.cross_entropy, weight=None, other=F.relu))
+    assert found[1] == "cross_entropy(weight=None, other=relu)"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"nhead": 4},
+        {"activation": "gelu"},
+        {"norm_first": True},
+        {"dropout": 0.2},
+        {"dim_feedforward": 32},
+    ],
+)
+def test_options_of_an_encoder_layer_are_seen(other: dict[str, object]) -> None:
+    options: dict[str, object] = {"d_model": 8, "nhead": 2, "dim_feedforward": 16}
+    one = nn.TransformerEncoderLayer(**options)  # type: ignore[arg-type]
+    two = nn.TransformerEncoderLayer(**{**options, **other})  # type: ignore[arg-type]
+    assert architecture_digest(one) != architecture_digest(two)
+
+
+def test_weights_and_modes_are_not_seen() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    before = architecture_digest(model)
+    model(torch.randn(4, 3))
+    assert architecture_digest(model.eval().requires_grad_(False)) == before
