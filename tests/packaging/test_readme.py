@@ -350,7 +350,7 @@ def sentences_of_other_suites() -> dict[str, str]:
         f"{noisy[1]}, importance sampling {noisy[2]} and RHO-LOSS {noisy[3]}",
         "clean": f"On clean labels they gain as well, without the cost of IL: {joined(clean)}",
         "copies": f"gain as much as RHO-LOSS ({joined(copies)} points)",
-        "rare": f"RHO-LOSS gains nothing ({rare})",
+        "rare": f"RHO-LOSS ends below uniform sampling ({rare})",
         "worst": f"ends {rho[0]} points (Letters) and {rho[1]} points (OCR letters) above that of "
         f"uniform sampling, REDUCR's {reducr[0]} and {reducr[1]}",
         "web": f"RHO-LOSS ends {joined(scraped)} points",
