@@ -357,6 +357,21 @@ def sentences_of_other_suites() -> dict[str, str]:
     }
 
 
+def sentences_of_norms() -> dict[str, str]:
+    """What BatchNorm makes of points that were chosen."""
+    suite, cell = Suite("batch_norm-quick"), LARGER["residual net"][1]
+    chosen, anew, mode = (
+        [suite.points(cell, f"{name}-large_batch-{drawn}") for drawn in (320, 160)]
+        for name in ("chosen", "anew", "train_mode")
+    )
+    plain = suite.points(cell, "uniform_anew")
+    return {
+        "chosen": f"ends at {chosen[0]} points with 320 candidates for a step",
+        "anew": f"taken anew, {anew[0]}; scored in training mode, as the paper does, {mode[0]}",
+        "few": f"with 160 {chosen[1]}, {anew[1]} and {mode[1]}, and uniform sampling gains {plain}",
+    }
+
+
 def test_experiments_in_the_readme_are_rows_of_results() -> None:
     text = readme()
     tuned = Suite("tuned-quick")
@@ -365,7 +380,8 @@ def test_experiments_in_the_readme_are_rows_of_results() -> None:
         for line in lines_of_sets(tuned, noise):
             assert line in table
     wanted = [*lines_of_larger_models(), *sentences_of_sets(tuned).values()]
-    for sentence in (*wanted, *sentences_of_other_suites().values()):
+    wanted += sentences_of_other_suites().values()
+    for sentence in (*wanted, *sentences_of_norms().values()):
         assert sentence in text
 
 
