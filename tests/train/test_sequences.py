@@ -111,17 +111,22 @@ IL = torch.rand(N + 100, generator=torch.Generator().manual_seed(5)) * 4
 ROWS = torch.randperm(N, generator=torch.Generator().manual_seed(6))[:24]
 
 
+@pytest.mark.filterwarnings("ignore:Selector. points without a usable score")
 @pytest.mark.parametrize("micro_batch", [None, 5])
 @pytest.mark.parametrize("method", ["rho", "loss", "neg_il"])
 def test_a_selector_keeps_the_best_sequences(method: str, micro_batch: int | None) -> None:
-    batch, ce = large(ROWS)
-    il = IL.double()[batch.ids]
+    # The sequence without a loss has the lowest IL.
+    batch, ce = large(torch.where(ROWS == 12, 3, ROWS))
+    assert ce.isnan().sum() == 1
+    table = IL.clone()
+    table[batch.ids[ce.isnan()]] = -1.0
+    il = table.double()[batch.ids]
     scores = {"rho": ce - il, "loss": ce, "neg_il": -il}[method].nan_to_num(-torch.inf)
     scores[ce.isnan()] = -torch.inf
     model = Table(drawn()[0])
     state = torch.get_rng_state()
     selector = Selector(
-        il=IL, k=6, method=method, losses=losses, scoring=Scoring(micro_batch=micro_batch)
+        il=table, k=6, method=method, losses=losses, scoring=Scoring(micro_batch=micro_batch)
     )
     small = selector(model, batch)
     assert set(small.ids.tolist()) == set(batch.ids[scores.topk(6).indices].tolist())
