@@ -6,7 +6,6 @@ python benchmarks/bench_language.py --data DATA
 from __future__ import annotations
 
 import argparse
-import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ from rho_train import (
 )
 from rho_train.data.sets import load_newsgroups
 from rho_train.optim import adamw, lr_schedule, subnormals_flushed
+from rho_train.progress import leave_with_parent
 
 LETTERS = " abcdefghijklmnopqrstuvwxyz"
 LENGTH, TEST = 64, 500
@@ -270,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with (
         CsvFile(arguments.out, origin, COLUMNS) as file,
         ProcessPoolExecutor(
-            min(len(arguments.seeds), math.ceil(arguments.threads)), context
+            min(len(arguments.seeds), arguments.threads), context, leave_with_parent
         ) as pool,
     ):
         for rows in pool.map(work, arguments.seeds):

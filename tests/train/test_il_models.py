@@ -219,7 +219,7 @@ def test_seeds_are_averaged_in_float64_and_unknown_stays_unknown() -> None:
         average_il([seeds[0], other])
     own = pretrained_il(make_model(0), data, losses=lambda model, batch: batch.x.sum(1))
     unnamed = replace(seeds[0], info={})
-    average_il([unnamed, seeds[0]])
+    assert average_il([unnamed, seeds[0]]).info["loss_function"] == "cross-entropy"
     with pytest.raises(ValueError, match="the stores hold different losses, .*cross-entropy"):
         average_il([unnamed, seeds[0], own])
     with pytest.raises(ValueError, match="at least one store, got none"):

@@ -25,7 +25,7 @@ from rho_train.experiment.folder import claimed
 from rho_train.experiment.jobs import il_job, il_steps, run_folder, train_job, train_steps
 from rho_train.experiment.setting import training_points
 from rho_train.files import atomic_write, message
-from rho_train.progress import OnStep, Stopped, stop_signals
+from rho_train.progress import OnStep, Stopped, leave_with_parent, stop_signals
 from rho_train.selection import needs_of
 
 _POLL_SECONDS = 0.2
@@ -284,14 +284,7 @@ def _start(threads: int, progress: Any, stop_all: Any) -> None:
     torch.set_num_threads(threads)
     # Ctrl-C goes to the whole process group; the parent alone decides, through stop_all.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def leave_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=leave_with_parent, daemon=True).start()
+    leave_with_parent()
 
 
 def _work(work: Callable[[OnStep], None]) -> None:

@@ -55,6 +55,9 @@ def average_il(stores: Sequence[ILStore]) -> ILStore:
     for key in dict.fromkeys(key for store in stores for key in store.info):
         texts = [store.info.get(key, "") for store in stores]
         info[key] = texts[0] if len(set(texts)) == 1 else "; ".join(texts)
+    # Known of some, it is that of all.
+    if names:
+        info["loss_function"] = names.pop()
     info["seconds"] = f"{sum(float(store.info.get('seconds', 0)) for store in stores):.3f}"
     il = (total / len(stores)).float()
     return ILStore(il, first.fingerprint, fold=fold, info=info, control=control)
