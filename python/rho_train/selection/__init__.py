@@ -1,7 +1,7 @@
 """Choosing the small batch out of the large batch."""
 
 from rho_train.selection.ahead import Ahead
-from rho_train.selection.candidates import Candidates, Chosen, LastSelection, Method
+from rho_train.selection.candidates import Candidates, Chosen, Method
 from rho_train.selection.history import History
 from rho_train.selection.methods import (
     Boltzmann,
@@ -17,7 +17,7 @@ from rho_train.selection.paper import paper_mode
 from rho_train.selection.registry import names, needs_of, register, unregister
 from rho_train.selection.schedules import Geometric, Linear, Schedule, UniformPhases
 from rho_train.selection.scorer import Scoring
-from rho_train.selection.selector import Selector
+from rho_train.selection.selector import LastSelection, Selector
 from rho_train.selection.svp import coreset
 
 __all__ = [

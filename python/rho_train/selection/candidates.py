@@ -32,24 +32,6 @@ class Chosen(NamedTuple):
     weights: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class LastSelection:
-    """What the Selector did with the last large batch of n points, k of which were kept.
-
-    `ids` int64 (n,); `losses` float32 (n,) in nats, None where no point was scored, as by
-    `uniform`; `indices` int64 (k,), rows of the batch, and `values` float32 (k,), their scores, the
-    highest first; `weights` float32 (k,), what to multiply the losses of the returned batch by, in
-    its order, before they are averaged; None: by nothing. With `scope="global"` k is the number of
-    points that this rank keeps; one that keeps none has a stand-in of weight 0 and value -inf.
-    """
-
-    ids: Tensor
-    losses: Tensor | None
-    indices: Tensor
-    values: Tensor
-    weights: Tensor | None = None
-
-
 Method = Callable[["Candidates"], Chosen]
 """Chooses rows of a large batch; what it `needs` is an attribute, see `register`."""
 

@@ -189,7 +189,7 @@ class Chooser:
                 f"Selector: method {self.method!r} must return Chosen, as candidates.top(scores) "
                 f"does, got {type(chosen).__name__}"
             )
-        return candidates, _of_autograd(chosen), method
+        return candidates, chosen, method
 
     def _place(self, n: int, step: int, device: torch.device) -> tuple[int, int, int]:
         """Return the rank that draws, and where its n points lie among those it draws for."""
@@ -239,11 +239,3 @@ class Chooser:
             rows = self.history.oldest(fields.ids, self.scoring.due(len(fields.ids)))
             known = self.history.loss[fields.ids]
         return Parts(passes, scorer, batch, fields, rows, known)
-
-
-def _of_autograd(chosen: Chosen) -> Chosen:
-    """Return tensors that can enter a loss, which those of inference mode cannot."""
-    parts = chosen._asdict().items()
-    return chosen._replace(
-        **{k: part.clone() for k, part in parts if isinstance(part, Tensor) and part.is_inference()}
-    )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from rho_train.data.batch import Fields, gather, split
-from rho_train.selection.candidates import Candidates, Chosen, LastSelection, Method
+from rho_train.selection.candidates import Candidates, Chosen, Method
 from rho_train.selection.chooser import Chooser
 from rho_train.selection.identity import identity_of
 from rho_train.selection.online import OnlineModel
@@ -24,6 +25,44 @@ _SETTINGS = (
     *("losses", "scorer", "phases", "seed", "scope"),
 )
 _COUNTERS = ("steps", "scored", "selected", "invalid", "seconds", "score_seconds")
+
+
+@dataclass(frozen=True, eq=False)
+class LastSelection:
+    """What the Selector did with the last large batch of n points, k of which were kept.
+
+    `ids` int64 (n,); `losses` float32 (n,) in nats, None where no point was scored, as by
+    `uniform`; `indices` int64 (k,), rows of the batch, and `values` float32 (k,), their scores, the
+    highest first; `weights` float32 (k,), what to multiply the losses of the returned batch by, in
+    its order, before they are averaged; None: by nothing. With `scope="global"` k is the number of
+    points that this rank keeps; one that keeps none has a stand-in of weight 0 and value -inf.
+    `chosen` is what the method returned, without padding; of inference mode, while all others can
+    enter a loss.
+    """
+
+    ids: Tensor
+    chosen: Chosen
+    weights: Tensor | None = None
+
+    # Copied when somebody asks: a step has no time for what nobody reads.
+    @cached_property
+    def losses(self) -> Tensor | None:
+        """Losses of the large batch, float32 (n,)."""
+        return None if self.chosen.losses is None else _of_autograd(self.chosen.losses)
+
+    @cached_property
+    def indices(self) -> Tensor:
+        """Rows of the large batch that were kept, int64 (k,)."""
+        return _of_autograd(self.chosen.indices)
+
+    @cached_property
+    def values(self) -> Tensor:
+        """Their scores, float32 (k,)."""
+        return _of_autograd(self.chosen.values)
+
+
+def _of_autograd(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 @dataclass(eq=False)
@@ -138,7 +177,7 @@ class Selector(Chooser):
         small = gather(batch, len(fields.ids), rows)
         kept = rows[:0] if stand_in else rows
         weights = None if chosen.weights is None else chosen.weights[order]
-        self.last = LastSelection(fields.ids, chosen.losses, chosen.indices, chosen.values, weights)
+        self.last = LastSelection(fields.ids, chosen, weights)
         if self.history is not None:
             self.history.add(
                 self.steps, fields.ids, fields.ids[kept], chosen.losses, candidates.rows
@@ -173,7 +212,7 @@ class Selector(Chooser):
         chosen = cut(chosen, self.steps, len(fields.ids))
         count = 0 if stand_in else len(chosen.indices)
         indices, values = chosen.indices[:count], chosen.values[:count]
-        return LastSelection(fields.ids, chosen.losses, indices, values)
+        return LastSelection(fields.ids, chosen._replace(indices=indices, values=values))
 
     def identity(self) -> dict[str, Any]:
         """Return everything that decides what is selected, tables and models as their SHA-256."""
