@@ -17,11 +17,11 @@ std::vector<std::string> compiled_isas();
 const RowKernels& row_kernels();
 
 template <class Real>
-const OrderKernels<Real>& order_kernels() {
+const ScoreKernels<Real>& score_kernels() {
   if constexpr (std::is_same_v<Real, double>) {
-    return row_kernels().order_double;
+    return row_kernels().score_double;
   } else {
-    return row_kernels().order_float;
+    return row_kernels().score_float;
   }
 }
 

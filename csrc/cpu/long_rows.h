@@ -8,7 +8,7 @@
 namespace rho_ext {
 namespace {
 
-constexpr int64_t kBlock = 1024;
+constexpr int64_t kBlock = 4096;
 
 template <Reduction kReduction, class Real>
 struct RowSums {
@@ -87,7 +87,7 @@ inline void reduce_long_rows(const RowBlock& rows, BlockStats& stats) {
   using Real = compute_t<T>;
   const T* x = static_cast<const T*>(rows.logits);
   for (int64_t row = 0; row < rows.rows; ++row, x += rows.stride) {
-    fetch_into_l2(rows.soon[row]);
+    rows.soon.fetch(row);
     const int64_t label = rows.labels[row];
     if (label < 0) {
       continue;

@@ -42,18 +42,20 @@ class Lookup {
     }
   }
 
-  // Where `read` will find the values of the table, each somewhere else; leaves `places` as they
-  // are if it will not look for any. The ids are not checked yet, so a place may lie anywhere,
-  // which a prefetch does not mind.
-  void find(int64_t begin, int64_t end, const void** places) const {
+  // What `read` will want of the table for the rows in [begin, end): the same value again and again
+  // where it will want none. `copy` has room for kRowsPerCall ids.
+  SoonRead soon(int64_t begin, int64_t end, int64_t* copy) const {
     if (!il_ || !ids_) {
-      return;
+      return {this, 0, copy};
     }
-    int64_t copy[kRowsPerCall];
-    const int64_t* ids = ids_->read(begin, end - begin, copy);
-    for (int64_t i = 0; i < end - begin; ++i) {
-      places[i] = il_->address(ids[i]);
+    const int64_t rows = end - begin;
+    const int64_t* ids = ids_->read(begin, rows, copy);
+    if (rows < kRowsPerCall) {
+      std::copy(ids, ids + rows, copy);
+      std::fill(copy + rows, copy + kRowsPerCall, 0);
+      ids = copy;
     }
+    return {il_->data(), il_->step(), ids};
   }
 
   // Returns the first row that is out of range, or `end`. An ignored row has label -1 and any il.

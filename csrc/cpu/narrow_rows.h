@@ -7,33 +7,55 @@
 namespace rho_ext {
 namespace {
 
-// Turns as many rows as a vector has lanes into columns; where there are no more, the last again.
+// A vector of pieces, each of as many logits as 16 bytes hold once they are widened.
 template <class T>
-inline void load_columns(const RowBlock& rows, int64_t first, int64_t count,
+inline vector_t<compute_t<T>> widen_pieces(const void* const (&from)[kPieces]) {
+  if constexpr (sizeof(T) == sizeof(HalfVector) / kLanes<float>) {
+    const HalfVector pieces = join_half_pieces(from);
+    return widen(reinterpret_cast<const T*>(&pieces));
+  } else {
+    return (vector_t<T>)join_pieces(from);
+  }
+}
+
+// Turns as many rows as a vector has lanes into columns. A vector is loaded with a piece of every
+// `kStep`th row, and the pieces are transposed.
+template <class T>
+inline void load_columns(const T* x, int64_t stride, int64_t width,
                          vector_t<compute_t<T>>* columns) {
   using Real = compute_t<T>;
-  constexpr int kCount = kLanes<Real>;
-  int64_t end = rows.before + first * rows.stride + rows.classes;
-  const T* batch = static_cast<const T*>(rows.logits) - rows.before;
-#pragma GCC unroll 16
-  for (int i = 0; i < kCount; ++i) {
-    const T* x = batch + end;
-    fetch_ahead(x);
-    fetch_into_l2(rows.soon[first + i]);
-    T padded[kCount];
-    if (end < kCount) [[unlikely]] {
-      // A vector that ends with the row would begin before the batch.
-      __builtin_memset(padded, 0, sizeof(padded));
-      for (int64_t c = 1; c <= rows.classes; ++c) {
-        padded[kCount - c] = x[-c];
+  constexpr int kStep = kPieceLanes<Real>;
+  for (int64_t c = 0; c < width; c += kStep) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kStep; ++i) {
+      const void* from[kPieces];
+#pragma GCC unroll 4
+      for (int piece = 0; piece < kPieces; ++piece) {
+        from[piece] = x + c + (i + piece * kStep) * stride;
       }
-      x = padded + kCount;
+      columns[c + i] = widen_pieces<T>(from);
     }
-    columns[i] = widen(x - kCount);
-    end += i + 1 < count ? rows.stride : 0;
+    transpose_pieces<Real>(columns + c);
   }
-  transpose<Real>(columns);
 }
+
+// A batch's first rows and its last ones, as many as a vector has lanes: pieces before the one and
+// rows after the other would lie outside of it.
+template <class T>
+struct Padded {
+  static constexpr int kCount = kLanes<compute_t<T>>;
+  T rows[kCount][kCount];
+
+  const T* copy(const T* x, int64_t stride, int64_t count, int64_t classes, int64_t width) {
+    __builtin_memset(rows, 0, sizeof(rows));
+    for (int64_t i = 0; i < count; ++i) {
+      for (int64_t c = 0; c < classes; ++c) {
+        rows[i][width - classes + c] = x[i * stride + c];
+      }
+    }
+    return rows[0];
+  }
+};
 
 template <class T, Reduction kReduction>
 inline void reduce_narrow_rows(const RowBlock& rows, BlockStats& stats) {
@@ -42,15 +64,32 @@ inline void reduce_narrow_rows(const RowBlock& rows, BlockStats& stats) {
   using Wide = wide_t<Real>;
   constexpr int kCount = kLanes<Real>;
   const V lowest = V{} + kLowest<Real>;
+  constexpr int kStep = kPieceLanes<Real>;
+  // The columns end with the last class; before the first there may be some that do not count.
+  const int64_t width = (rows.classes + kStep - 1) / kStep * kStep;
+  const int64_t before = width - rows.classes;
+  constexpr int64_t kLine = kCacheLine / static_cast<int64_t>(sizeof(T));
+  const int64_t line = rows.stride < kLine ? kLine : rows.stride;
   for (int64_t first = 0; first < rows.rows; first += kCount) {
     const int64_t here = rows.rows - first < kCount ? rows.rows - first : kCount;
-    V columns[kCount];
-    load_columns<T>(rows, first, here, columns);
-    const V* classes = columns + (kCount - rows.classes);
-    lanes_t<Real> labels{};
-    for (int64_t i = 0; i < here; ++i) {
-      labels[i] = static_cast<int32_t>(rows.labels[first + i]);
+    const T* x = static_cast<const T*>(rows.logits) + first * rows.stride;
+    for (int64_t at = 0; at < kCount * rows.stride; at += line) {
+      fetch_ahead(x + at);
     }
+    V columns[kCount];
+    if (here == kCount && rows.before + first * rows.stride >= before) [[likely]] {
+      load_columns(x - before, rows.stride, width, columns);
+    } else {
+      Padded<T> padded;
+      load_columns(padded.copy(x, rows.stride, here, rows.classes, width), kCount, width, columns);
+    }
+    const V* classes = columns + before;
+    for (int i = 0; i < kCount; ++i) {
+      rows.soon.fetch(first + i);
+    }
+    // Of rows that are not there, anything.
+    const auto labels =
+        __builtin_convertvector(load<wide_lanes_t<Real>>(rows.labels + first), lanes_t<Real>);
     auto counted = [&](int32_t c) {
       return kReduction == kOthers ? (labels == c ? lowest : classes[c]) : classes[c];
     };

@@ -38,6 +38,28 @@ bool check_ids(const int64_t* ids, int64_t rows, int64_t points, const int64_t* 
 }
 
 template <class Real>
+void score_by_loss(Method method, const double* losses, const float* il, int64_t rows, Real* loss,
+                   Real* score) {
+  for (int64_t i = 0; i < rows; ++i) {
+    loss[i] = static_cast<Real>(losses[i]);
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    const Real value = static_cast<Real>(il[i]);
+    score[i] = method == Method::kRho     ? loss[i] - value
+               : method == Method::kNegIl ? -value
+                                          : loss[i];
+  }
+}
+
+template <class Real>
+void ignore_rows(const int64_t* labels, int64_t rows, Real* loss, Real* score) {
+  for (int64_t i = 0; i < rows; ++i) {
+    score[i] = labels[i] < 0 ? -static_cast<Real>(__builtin_inf()) : score[i];
+    loss[i] = labels[i] < 0 ? Real{0} : loss[i];
+  }
+}
+
+template <class Real>
 int64_t order_scores(const Real* scores, int64_t rows, bits_t<Real>* ordered) {
   bits_t<Real> nan = 0;
   for (int64_t i = 0; i < rows; ++i) {

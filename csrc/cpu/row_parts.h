@@ -73,6 +73,14 @@ inline void fetch_ahead(const void* values) {
   constexpr int kAhead = 8192;
   fetch_into_l2(static_cast<const char*>(values) + kAhead);
 }
+template <class T>
+inline void fetch_ahead(const T* values, int64_t count) {
+  constexpr int64_t kPerLine = kCacheLine / static_cast<int64_t>(sizeof(T));
+#pragma GCC unroll 2
+  for (int64_t at = 0; at < count; at += kPerLine) {
+    fetch_ahead(values + at);
+  }
+}
 
 // Neighbouring logits of a row, without one of them if kReduction is kOthers. Those that do not
 // fill a vector are read in a last vector that ends with them: its first lanes hold what lies
@@ -198,7 +206,7 @@ inline Wide rounding_of(Wide, Wide) {
   return Wide{} + 1.0;
 }
 #endif
-inline FloatVector power_above(FloatVector x, FloatVector offset) {
+[[gnu::always_inline]] inline FloatVector power_above(FloatVector x, FloatVector offset) {
   return exp2_lanes(tamed(minus_offset(x, offset)));
 }
 
@@ -223,8 +231,7 @@ inline FloatVector sum_above(const Logits<T, kLogSumExp>& logits, float offset) 
 #pragma GCC unroll 2
       for (int chain = 0; chain < kChains; chain += 2) {
         const T* x = logits.values + i + chain * kStep;
-        fetch_ahead(x);
-        fetch_ahead(x + kStep);
+        fetch_ahead(x, 2 * kStep);
         const TwoVectors<T> two = widen_two(x);
         chains[chain] += power(two.first);
         chains[chain + 1] += power(two.second);

@@ -7,11 +7,27 @@
 
 #include "common/key.h"
 #include "common/row_stats.h"
+#include "common/score.h"
+#include "cpu/prefetch.h"
 
 namespace rho_ext {
 
 // Rows that one call of a row kernel covers at most; what belongs to them sits on the stack.
 inline constexpr int64_t kRowsPerCall = 64;
+
+// Values that the caller will read, kRowsPerCall of them, each somewhere else in a table: one is
+// fetched with each row, because in a burst the core would wait for them. An id may be wrong: a
+// fetch does not mind.
+struct SoonRead {
+  const void* table;
+  int64_t step;  // bytes from value to value
+  const int64_t* ids;
+
+  [[gnu::always_inline]] void fetch(int64_t row) const {
+    const auto offset = static_cast<uintptr_t>(ids[row]) * static_cast<uintptr_t>(step);
+    fetch_into_l2(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(table) + offset));
+  }
+};
 
 struct RowBlock {
   const void* logits;     // first row
@@ -21,9 +37,7 @@ struct RowBlock {
   const int64_t* labels;  // negative: the row does not count
   int64_t rows;
   double smoothing;  // of the labels; if it is not 0, RowStats::distance is filled
-  // kRowsPerCall addresses that the caller will read: one is fetched with each row, because in a
-  // burst the core would wait for them.
-  const void* const* soon;
+  SoonRead soon;
 };
 
 // RowStats of each row, field by field so that vectors fill them, and the loss but for kOthers.
@@ -43,8 +57,15 @@ using RowKernel = void (*)(const RowBlock& block, BlockStats& stats);
 
 enum Reduction { kLogSumExp, kOthers, kEntropySum, kReductions };
 
+// What is done with the losses and scores of rows.
 template <class Real>
-struct OrderKernels {
+struct ScoreKernels {
+  // Losses in the type of the scores, and the scores of the methods that need nothing else of a
+  // row.
+  void (*score)(Method method, const double* losses, const float* il, int64_t rows, Real* loss,
+                Real* score);
+  // Of a row with a negative label the score becomes -inf and the loss 0.
+  void (*ignore)(const int64_t* labels, int64_t rows, Real* loss, Real* score);
   // Writes the ordered bits of scores and returns how many are NaN.
   int64_t (*order)(const Real* scores, int64_t rows, bits_t<Real>* ordered);
   // Writes, in order, the keys of the rows in [begin, end) whose ordered bits reach the floor;
@@ -68,8 +89,8 @@ struct RowKernels {
   // that counts.
   bool (*check_ids)(const int64_t* ids, int64_t rows, int64_t points, const int64_t* labels,
                     int64_t* checked);
-  OrderKernels<float> order_float;
-  OrderKernels<double> order_double;
+  ScoreKernels<float> score_float;
+  ScoreKernels<double> score_double;
   // For the test of its error: the exp of all kernels but float64's, in place, for values <= 0.
   void (*exp)(float* values, int64_t count);
 };

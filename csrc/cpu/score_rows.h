@@ -3,9 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <functional>
 #include <limits>
-#include <numeric>
 
 #include "common/checks.h"
 #include "cpu/isa.h"
@@ -50,23 +48,6 @@ inline void keep_smaller(std::atomic<int64_t>& first, int64_t row) {
   }
 }
 
-// Runs fn<method>(), so that the loops over rows are compiled for one method each.
-template <class Fn>
-void dispatch_method(Method method, const Fn& fn) {
-  switch (method) {
-    case Method::kRho:
-      return fn.template operator()<Method::kRho>();
-    case Method::kLoss:
-      return fn.template operator()<Method::kLoss>();
-    case Method::kNegIl:
-      return fn.template operator()<Method::kNegIl>();
-    case Method::kGradNorm:
-      return fn.template operator()<Method::kGradNorm>();
-    case Method::kEntropy:
-      return fn.template operator()<Method::kEntropy>();
-  }
-}
-
 // Calls emit(first row, number of rows, scores, losses) for all rows, some at a time, from any
 // thread. The score is NaN for an invalid row and -inf for an ignored one. Throws IndexError for
 // the first label or id that is out of range.
@@ -87,17 +68,20 @@ void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
   const RowKernel kernel = row_kernel(dtype_of(logits), in.method);
   std::atomic<int64_t> first_bad{n};
 
-  auto score_block = [&]<Method kMethod>(int64_t begin, int64_t rows, const int64_t* label,
-                                         const float* il, const BlockStats& stats) {
+  const ScoreKernels<Real>& kernels = score_kernels<Real>();
+  const bool by_loss = reduction_of(in.method) == kLogSumExp;
+  auto score_block = [&](int64_t begin, int64_t rows, const int64_t* label, const float* il,
+                         const BlockStats& stats) {
     Real score[kRowsPerCall];
     Real loss[kRowsPerCall];
-    for (int64_t i = 0; i < rows; ++i) {
+    if (by_loss) {
+      kernels.score(in.method, stats.loss, il, rows, loss, score);
+    }
+    for (int64_t i = 0; !by_loss && i < rows; ++i) {
       const RowStats<double> row{stats.max[i],    stats.sum[i],      stats.log_sum[i],
                                  stats.moment[i], stats.distance[i], stats.label[i]};
-      loss[i] = static_cast<Real>(reduction_of(kMethod) == kOthers
-                                      ? loss_of(row, kMethod, classes, in.label_smoothing)
-                                      : stats.loss[i]);
-      score[i] = score_of<Real>(kMethod, row, loss[i], static_cast<Real>(il[i]));
+      loss[i] = static_cast<Real>(loss_of(row, in.method, classes, in.label_smoothing));
+      score[i] = score_of<Real>(in.method, row, loss[i], static_cast<Real>(il[i]));
     }
     if (bias) {
       bias->visit([&](auto values) {
@@ -106,37 +90,28 @@ void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
         }
       });
     }
-    const int64_t signs = std::reduce(label, label + rows, int64_t{0}, std::bit_or<>());
-    if (signs < 0) {
-      for (int64_t i = 0; i < rows; ++i) {
-        score[i] = label[i] < 0 ? -std::numeric_limits<Real>::infinity() : score[i];
-        loss[i] = label[i] < 0 ? Real{0} : loss[i];
-      }
-    }
+    kernels.ignore(label, rows, loss, score);
     emit(begin, rows, score, loss);
   };
   auto score_range = [&](int64_t begin, int64_t end) {
     int64_t label[kRowsPerCall];
     float il[kRowsPerCall];
-    const void* soon[kRowsPerCall];
+    int64_t soon[kRowsPerCall] = {};
     BlockStats stats;
     lookup.fetch(begin, kRowsAhead);
-    std::fill_n(soon, kRowsPerCall, data);
     for (int64_t base = begin; base < end; base += kRowsPerCall) {
       const int64_t rows = std::min(kRowsPerCall, end - base);
       lookup.fetch(base + kRowsAhead, kRowsPerCall);
-      lookup.find(base + rows, std::min(base + rows + kRowsPerCall, end), soon);
       const int64_t bad = lookup.read(base, base + rows, label, il);
       if (bad < base + rows) {
         keep_smaller(first_bad, bad);
         return;
       }
-      kernel({data + base * row_bytes, stride, classes, base * stride, label, rows,
-              in.label_smoothing, soon},
-             stats);
-      dispatch_method(in.method, [&]<Method kMethod>() {
-        score_block.template operator()<kMethod>(base, rows, label, il, stats);
-      });
+      kernel(
+          {data + base * row_bytes, stride, classes, base * stride, label, rows, in.label_smoothing,
+           lookup.soon(base + rows, std::min(base + rows + kRowsPerCall, end), soon)},
+          stats);
+      score_block(base, rows, label, il, stats);
     }
   };
   const int64_t grain = std::max<int64_t>(1, kTaskCost / (classes + kRowCost));

@@ -43,7 +43,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> select_cpu(
             loss_out[begin + i] = static_cast<float>(loss[i]);
           }
           const int64_t without_score =
-              order_kernels<Real>().order(score, rows, ordered.get() + begin);
+              score_kernels<Real>().order(score, rows, ordered.get() + begin);
           if (without_score > 0) {
             invalid_rows.fetch_add(static_cast<int32_t>(without_score), std::memory_order_relaxed);
           }

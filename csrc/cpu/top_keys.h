@@ -187,7 +187,7 @@ void top_keys(const bits_t<Real>* scores, int64_t n, int64_t k, const Emit& emit
   auto keys = std::make_unique_for_overwrite<Key[]>(static_cast<size_t>(2 * kept));
   for_each_chunk(n, [&](int64_t chunk, int64_t begin, int64_t end) {
     const int64_t* start = starts.data() + chunk;
-    order_kernels<Real>().keys_from(floor, scores, begin, end, keys.get() + start[0],
+    score_kernels<Real>().keys_from(floor, scores, begin, end, keys.get() + start[0],
                                     keys.get() + start[1]);
   });
   const int64_t found = std::min(k, kept);

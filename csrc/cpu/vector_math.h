@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #if defined(__SSE2__)
@@ -33,9 +34,10 @@ typedef double DoubleVector __attribute__((vector_size(kVectorBytes)));
 typedef int64_t LongVector __attribute__((vector_size(kVectorBytes)));
 typedef uint64_t UlongVector __attribute__((vector_size(kVectorBytes)));
 typedef double WideVector __attribute__((vector_size(2 * kVectorBytes)));
+typedef int64_t WideLongVector __attribute__((vector_size(2 * kVectorBytes)));
 
-// The vector of a type, that of its lane numbers and of what a comparison gives, and that of its
-// values in double.
+// The vector of a type, that of its lane numbers and of what a comparison gives, and those of as
+// many double and int64 values.
 template <class T>
 struct VectorOf;
 template <>
@@ -43,12 +45,14 @@ struct VectorOf<float> {
   using Values = FloatVector;
   using Lanes = IntVector;
   using Wide = WideVector;
+  using WideLanes = WideLongVector;
 };
 template <>
 struct VectorOf<double> {
   using Values = DoubleVector;
   using Lanes = LongVector;
   using Wide = DoubleVector;
+  using WideLanes = LongVector;
 };
 template <class T>
 using vector_t = typename VectorOf<T>::Values;
@@ -56,6 +60,8 @@ template <class T>
 using lanes_t = typename VectorOf<T>::Lanes;
 template <class T>
 using wide_t = typename VectorOf<T>::Wide;
+template <class T>
+using wide_lanes_t = typename VectorOf<T>::WideLanes;
 
 template <class V, class T>
 inline V load(const T* from) {
@@ -135,21 +141,51 @@ inline vector_t<T> fold_each(vector_t<T>* vectors, Fold op) {
   return vectors[0];
 }
 
-// Lane j of vector i and lane i of vector j change places, for as many vectors as they have lanes:
-// the bits of i and j are one number, which a round turns by one place.
+// A vector, or the half of one that widens to it, from as many pieces as it has of 16 bytes.
+inline constexpr int kPieces = kVectorBytes / 16;
+inline UintVector join_pieces(const void* const (&from)[kPieces]) {
+#if defined(__AVX512F__)
+  const auto piece = [&](int i) { return _mm_loadu_si128(static_cast<const __m128i*>(from[i])); };
+  const __m512i lower = _mm512_inserti32x4(_mm512_castsi128_si512(piece(0)), piece(1), 1);
+  return (UintVector)_mm512_inserti32x4(_mm512_inserti32x4(lower, piece(2), 2), piece(3), 3);
+#elif defined(__AVX2__)
+  const auto piece = [&](int i) { return _mm_loadu_si128(static_cast<const __m128i*>(from[i])); };
+  return (UintVector)_mm256_inserti128_si256(_mm256_castsi128_si256(piece(0)), piece(1), 1);
+#else
+  return load<UintVector>(from[0]);
+#endif
+}
+inline HalfVector join_half_pieces(const void* const (&from)[kPieces]) {
+  typedef uint64_t Pieces __attribute__((vector_size(kVectorBytes / 2)));
+  return [&]<int... kPiece>(std::integer_sequence<int, kPiece...>) {
+    return (HalfVector)Pieces{load<uint64_t>(from[kPiece])...};
+  }(std::make_integer_sequence<int, kPieces>{});
+}
+
+// In each 16 bytes for themselves, lane j of vector i and lane i of vector j change places, for as
+// many vectors as those have lanes: the bits of i and j are one number, which a round turns by one
+// place.
 template <class T>
-inline void transpose(vector_t<T>* vectors) {
-  constexpr int kHalf = kLanes<T> / 2;
-#pragma GCC unroll 4
-  for (int round = kHalf; round > 0; round /= 2) {
-    vector_t<T> dealt[kLanes<T>];
-#pragma GCC unroll 8
-    for (int i = 0; i < kHalf; ++i) {
-      dealt[2 * i] = deal_lower<T>(vectors[i], vectors[i + kHalf]);
-      dealt[2 * i + 1] = deal_upper<T>(vectors[i], vectors[i + kHalf]);
+inline constexpr int kPieceLanes = 16 / static_cast<int>(sizeof(T));
+template <class T>
+inline void transpose_pieces(vector_t<T>* vectors) {
+  constexpr int kCount = kPieceLanes<T>;
+  constexpr auto kPlace = [](int lane, int from) {
+    const int within = lane % kCount;
+    return lane - within + within / 2 + from + within % 2 * kLanes<T>;
+  };
+  constexpr auto kLower = [=](int lane) { return kPlace(lane, 0); };
+  constexpr auto kUpper = [=](int lane) { return kPlace(lane, kCount / 2); };
+#pragma GCC unroll 2
+  for (int round = 1; round < kCount; round *= 2) {
+    vector_t<T> dealt[kCount];
+#pragma GCC unroll 2
+    for (int i = 0; i < kCount / 2; ++i) {
+      dealt[2 * i] = shuffle<T, kLower>(vectors[i], vectors[i + kCount / 2]);
+      dealt[2 * i + 1] = shuffle<T, kUpper>(vectors[i], vectors[i + kCount / 2]);
     }
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes<T>; ++i) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kCount; ++i) {
       vectors[i] = dealt[i];
     }
   }
@@ -182,8 +218,9 @@ alignas(64) inline constexpr float kPowers[32] = {
 inline constexpr float kLog2E = 1.44269504f;
 
 // 2^u for |u| <= 126: relative error below 1.8e-7, exact at 0, NaN for NaN. With AVX-512 also for
-// any other finite u, where it ends in 0 and infinity; NaN for infinities.
-inline FloatVector exp2_lanes(FloatVector u) {
+// any other finite u, where it ends in 0 and infinity; NaN for infinities. Always inlined, as what
+// calls it: a call in a loop would cost half as much again, and compilers give up at some size.
+[[gnu::always_inline]] inline FloatVector exp2_lanes(FloatVector u) {
 #if defined(__AVX512F__)
   // 2^(j/32) from a table that lies in two registers leaves so little for the polynomial that
   // degree 2 will do. Adding 1.5 * 2^18 rounds to multiples of 1/32: the last five bits are j.
@@ -193,9 +230,11 @@ inline FloatVector exp2_lanes(FloatVector u) {
   FloatVector r = u - power;
   FloatVector fraction = (FloatVector)_mm512_permutex2var_ps(
       load<__m512>(kPowers), (__m512i)(shifted), load<__m512>(kPowers + 16));
-  // Minimax for 2^r on [-1/64, 1/64], relative error 5.4e-8. What is left is 2^floor(power).
-  FloatVector p = ((r * 0.240226492f + 0.693157315f) * r + 1.0f) * fraction;
-  return (FloatVector)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)power);
+  // What is left is 2^floor(power).
+  FloatVector scale = (FloatVector)_mm512_maskz_scalef_ps(0xffff, (__m512)fraction, (__m512)power);
+  // Minimax for 2^r on [-1/64, 1/64], relative error 5.4e-8. A product last, so that adding it to
+  // a sum takes no instruction of its own.
+  return ((r * 0.240226492f + 0.693157315f) * r + 1.0f) * scale;
 #else
   // Adding 1.5 * 2^23 + 127 rounds to an integer whose low bits are the exponent of the scale.
   constexpr float kRound = 12583039.0f;
@@ -228,7 +267,7 @@ inline constexpr float kExpFloor = -87.0f;
 
 // exp(t) for t <= 64: relative error below 2.3e-7 + 7.4e-8 |t|, exact at 0, NaN for NaN. What lies
 // below the floor counts as the floor: nothing beside a sum that holds exp(0).
-inline FloatVector exp_lanes(FloatVector t) {
+[[gnu::always_inline]] inline FloatVector exp_lanes(FloatVector t) {
   return exp2_lanes(at_least(FloatVector{} + kExpFloor, t) * kLog2E);
 }
 
@@ -240,23 +279,22 @@ inline DoubleVector exp_lanes(DoubleVector t) {
   return t;
 }
 
-// log(x) for x >= 0, within 3 ulp: with x = 2^k m and s = (m - 1) / (m + 1), log(x) = k ln 2 +
-// 2 artanh(s) by its Taylor series; |s| < 0.172 for m in [sqrt(1/2), sqrt(2)).
+// log(x) for x >= 0, within 3 ulp of a double, or of relative error below 6e-11 where the result is
+// going to be a float: with x = 2^k m and s = (m - 1) / (m + 1), log(x) = k ln 2 + 2 artanh(s) by
+// its Taylor series; |s| < 0.172 for m in [sqrt(1/2), sqrt(2)).
+template <class Result>
 inline DoubleVector log_nonnegative(DoubleVector x) {
   const UlongVector root_half = UlongVector{} + 0x3fe6a09e667f3bcd;
   LongVector k = (LongVector)((UlongVector)(x)-root_half) >> 52;
   DoubleVector m = (DoubleVector)((UlongVector)(x) - ((UlongVector)(k) << 52));
   DoubleVector s = (m - 1.0) / (m + 1.0);
   DoubleVector z = s * s;
-  DoubleVector p = z * (2.0 / 21) + 2.0 / 19;
-  p = p * z + 2.0 / 17;
-  p = p * z + 2.0 / 15;
-  p = p * z + 2.0 / 13;
-  p = p * z + 2.0 / 11;
-  p = p * z + 2.0 / 9;
-  p = p * z + 2.0 / 7;
-  p = p * z + 2.0 / 5;
-  p = p * z + 2.0 / 3;
+  constexpr int kTerms = std::is_same_v<Result, double> ? 10 : 5;
+  DoubleVector p = DoubleVector{} + 2.0 / (2 * kTerms + 1);
+#pragma GCC unroll 10
+  for (int term = kTerms - 1; term > 0; --term) {
+    p = p * z + 2.0 / (2 * term + 1);
+  }
   DoubleVector exponent = __builtin_convertvector(k, DoubleVector);
   // ln 2 in two parts: the first has few bits, so its product with an exponent is exact.
   DoubleVector result = exponent * 1.90821492927058770002e-10 + (p * z * s + 2.0 * s);

@@ -84,12 +84,10 @@ class FloatView {
     }
   }
 
-  // Where a value lies, for any number: not to be read from.
-  const void* address(int64_t i) const {
-    const int64_t bytes = stride_ * (dtype_ == ScalarType::Float ? 4 : 2);
-    return reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(data_) +
-                                         static_cast<uintptr_t>(i) * static_cast<uintptr_t>(bytes));
-  }
+  const void* data() const { return data_; }
+
+  // Bytes from value to value.
+  int64_t step() const { return stride_ * (dtype_ == ScalarType::Float ? 4 : 2); }
 
  private:
   const void* data_;
