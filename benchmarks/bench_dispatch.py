@@ -7,20 +7,15 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 import rho_ext
-from common import BenchmarkFailed, CsvFile, options, prepare, provenance, run
+from cheapest import build
+from common import CsvFile, options, prepare, provenance, run
 from providers import PROVIDERS, Arguments, Inputs, Truth, eager
 from timing import LoopTimer, Times, interleaved, of_the_host
 
@@ -31,37 +26,6 @@ CHEAPEST = "cheapest op of the same schema"
 OURS = "rho_ext.select"
 # A call takes microseconds, a sample of this length hundreds of calls.
 SAMPLE_US = 1000.0
-SOURCE = Path(__file__).parent / "cheapest_op.cpp"
-
-
-def build_cheapest() -> None:
-    """Compile and load cheapest_op.cpp, the way torch builds an extension on the fly."""
-    from torch.utils import cpp_extension
-
-    # ninja from pip lies beside this interpreter, which need not be on the PATH.
-    if shutil.which("ninja") is None and importlib.util.find_spec("ninja"):
-        import ninja
-
-        os.environ["PATH"] += os.pathsep + ninja.BIN_DIR
-    compiler = cpp_extension.get_cxx_compiler().split()[0]  # CXX may hold options too.
-    for tool, fix in ((compiler, "install one or set CXX"), ("ninja", "pip install ninja")):
-        if shutil.which(tool) is None:
-            raise BenchmarkFailed(
-                f"{tool} is needed to build {SOURCE.name} and is not on the PATH: {fix}, or leave "
-                "it out with --providers rho_ext,eager"
-            )
-    # A folder of its own: one that a stopped build left locked would be waited for without end.
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            cpp_extension.load(
-                "rho_bench",
-                [str(SOURCE)],
-                extra_cflags=["-O2"],
-                build_directory=folder,
-                is_python_module=False,
-            )
-        except (RuntimeError, subprocess.SubprocessError) as error:
-            raise BenchmarkFailed(f"{SOURCE.name} does not build: {error}") from error
 
 
 def paths(groups: Sequence[str], one: Arguments) -> dict[str, Callable[[], Any]]:
@@ -79,7 +43,7 @@ def paths(groups: Sequence[str], one: Arguments) -> dict[str, Callable[[], Any]]
         )
         found["torch.ops.rho_ext.select.default"] = call(op, *raw)
     if "cheapest" in groups:
-        build_cheapest()
+        build()
         found[CHEAPEST] = call(torch.ops.rho_bench.same_schema.default, *raw)
         found["cheapest op, one tensor"] = call(torch.ops.rho_bench.smallest.default, logits)
     if "eager" in groups:

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import cheapest
 from common import CsvFile, Row, last_level_cache, options, prepare, provenance, run
 from providers import PROVIDERS, USUAL, Arguments, Inputs, Truth, batch_bytes, distinct, moved_bytes
 from timing import CLOCKS, MAX_CALLS, interleaved, timer
@@ -93,6 +94,8 @@ def measure(cell: Cell, inputs: Inputs, arguments: argparse.Namespace) -> list[R
         reads["read_as_float32"] = read_as_float32
     clock = timer(arguments.device, arguments.clock)
     timed: dict[str, Callable[..., object]] = {**functions, **reads}
+    if arguments.empty_op:
+        timed[EMPTY_OP] = cheapest.same_schema
     extra = {name: _extra_bytes(f, sets[0], arguments.device) for name, f in timed.items()}
     calls = cold_calls(sets, arguments.device)
     times = interleaved(timed, sets, clock, seconds=arguments.seconds, round_calls=calls)
@@ -102,6 +105,7 @@ def measure(cell: Cell, inputs: Inputs, arguments: argparse.Namespace) -> list[R
     rows: list[Row] = []
     for name, spent in times.items():
         moved = cell.logits_bytes if name in reads else moved_bytes(sets[0])
+        share = "" if name == EMPTY_OP else f"{moved / spent.median / bandwidth:.3f}"
         rows.append(
             {
                 "n": cell.n,
@@ -112,8 +116,8 @@ def measure(cell: Cell, inputs: Inputs, arguments: argparse.Namespace) -> list[R
                 "cache": "hot" if arguments.hot else _cache(total, arguments.device),
                 "input_bytes": total,
                 **spent.columns(),
-                "bytes": moved,
-                "share_of_read": f"{moved / spent.median / bandwidth:.3f}",
+                "bytes": "" if name == EMPTY_OP else moved,
+                "share_of_read": share,
                 "max_error": f"{errors[name]:.3g}" if name in errors else "",
                 "extra_bytes": extra[name],
             }
@@ -165,6 +169,7 @@ def line(rows: Sequence[Row]) -> str:
 
 
 READS = ("read", "read_as_float32")
+EMPTY_OP = "empty_op"
 SHOWN = ("eager", "eager_float32", "compile", "rho_ext", "read")
 HEADER = (
     f"{'n':>6} {'C':>7} {'dtype':>9} {'k':>6} "
@@ -204,6 +209,9 @@ def summary(rows: Sequence[Row]) -> str:
             f"{len(small)} smaller sizes against the better of the two: geometric mean "
             f"{mean:.2f}x, worst {ahead[worst]:.2f}x (aim 4x) at {worst}"
         )
+        if all(EMPTY_OP in cells[cell] for cell in small):
+            mean = _mean([best[cell] / cells[cell][EMPTY_OP] for cell in small])
+            lines.append(f"  an op with the same arguments that does nothing: {mean:.2f}x")
     return "\n".join(lines) or "no size with eager, compile and rho_ext to compare"
 
 
@@ -219,6 +227,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=tuple(DTYPES))
     parser.add_argument("--k", nargs="+", choices=SHARES, help="share of the rows; 1: one row")
     parser.add_argument("--seconds", type=float, help="of timing a size, all providers together")
+    parser.add_argument(
+        "--empty-op",
+        action="store_true",
+        help="also time a custom op with the same arguments that does nothing",
+    )
     parser.add_argument("--hot", action="store_true", help="one set of inputs, again and again")
     parser.add_argument("--max-bytes", type=int, help="of the logits of a size, and of the pool")
     parser.add_argument(
@@ -237,6 +250,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     prepare(arguments)
+    if arguments.empty_op:
+        cheapest.build()
     cells = list(grid(arguments))
     origin = provenance("select", arguments)
     with CsvFile(arguments.out, origin, COLUMNS) as file, torch.inference_mode():
