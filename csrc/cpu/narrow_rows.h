@@ -10,7 +10,7 @@ namespace {
 // A vector of pieces, each of as many logits as 16 bytes hold once they are widened.
 template <class T>
 inline vector_t<compute_t<T>> widen_pieces(const void* const (&from)[kPieces]) {
-  if constexpr (sizeof(T) == sizeof(HalfVector) / kLanes<float>) {
+  if constexpr (sizeof(T) == 2) {
     const HalfVector pieces = join_half_pieces(from);
     return widen(reinterpret_cast<const T*>(&pieces));
   } else {

@@ -1,6 +1,6 @@
 // The interface between the op and the row kernels. The kernels are compiled once for each
-// instruction set, so this header holds plain data only: of an inline function that is not inlined
-// the linker could keep the AVX-512 form, and crash an older machine.
+// instruction set, so this header holds plain data and what is always inlined: of another inline
+// function the linker could keep the AVX-512 form, and crash an older machine.
 #pragma once
 
 #include <cstdint>

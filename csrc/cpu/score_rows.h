@@ -69,19 +69,19 @@ void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
   std::atomic<int64_t> first_bad{n};
 
   const ScoreKernels<Real>& kernels = score_kernels<Real>();
-  const bool by_loss = reduction_of(in.method) == kLogSumExp;
   auto score_block = [&](int64_t begin, int64_t rows, const int64_t* label, const float* il,
                          const BlockStats& stats) {
     Real score[kRowsPerCall];
     Real loss[kRowsPerCall];
-    if (by_loss) {
+    if (reduction_of(in.method) == kLogSumExp) {
       kernels.score(in.method, stats.loss, il, rows, loss, score);
-    }
-    for (int64_t i = 0; !by_loss && i < rows; ++i) {
-      const RowStats<double> row{stats.max[i],    stats.sum[i],      stats.log_sum[i],
-                                 stats.moment[i], stats.distance[i], stats.label[i]};
-      loss[i] = static_cast<Real>(loss_of(row, in.method, classes, in.label_smoothing));
-      score[i] = score_of<Real>(in.method, row, loss[i], static_cast<Real>(il[i]));
+    } else {
+      for (int64_t i = 0; i < rows; ++i) {
+        const RowStats<double> row{stats.max[i],    stats.sum[i],      stats.log_sum[i],
+                                   stats.moment[i], stats.distance[i], stats.label[i]};
+        loss[i] = static_cast<Real>(loss_of(row, in.method, classes, in.label_smoothing));
+        score[i] = score_of<Real>(in.method, row, loss[i], static_cast<Real>(il[i]));
+      }
     }
     if (bias) {
       bias->visit([&](auto values) {

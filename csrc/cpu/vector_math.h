@@ -141,7 +141,7 @@ inline vector_t<T> fold_each(vector_t<T>* vectors, Fold op) {
   return vectors[0];
 }
 
-// A vector, or the half of one that widens to it, from as many pieces as it has of 16 bytes.
+// A vector from pieces of 16 bytes, and the half of one from pieces of 8, which widen to as many.
 inline constexpr int kPieces = kVectorBytes / 16;
 inline UintVector join_pieces(const void* const (&from)[kPieces]) {
 #if defined(__AVX512F__)
