@@ -246,7 +246,8 @@ def select(
     except (RuntimeError, ValueError) as error:
         arguments = (logits, labels, ids, il, number, bias, label_smoothing)
         raise _plainer(error, "select", arguments, ignore_index, k) from None
-    return Selection(*results)
+    # As Selection(*results), without the function in Python that a NamedTuple makes for it.
+    return tuple.__new__(Selection, results)
 
 
 def score(
@@ -282,4 +283,4 @@ def score(
     except (RuntimeError, ValueError) as error:
         arguments = (logits, labels, ids, il, number, bias, label_smoothing)
         raise _plainer(error, "score", arguments, ignore_index) from None
-    return Scores(*results)
+    return tuple.__new__(Scores, results)
