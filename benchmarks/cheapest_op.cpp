@@ -1,5 +1,5 @@
-// What any custom op of torch costs before it does anything, for bench_dispatch.py: one with the
-// schema and the results of rho_ext::select, and the smallest that returns a tensor.
+// What any custom op of torch costs before it does anything: one with the schema and the results of
+// rho_ext::select, and the smallest that returns a tensor. Built by cheapest.py.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>

@@ -8,8 +8,6 @@
 namespace rho_ext {
 namespace {
 
-constexpr int64_t kBlock = 4096;
-
 template <Reduction kReduction, class Real>
 struct RowSums {
   Real max = kLowest<Real>;
@@ -98,8 +96,9 @@ inline void reduce_long_rows(const RowBlock& rows, BlockStats& stats) {
     if (at_once) {
       sums.max = static_cast<Real>(widen_one(x + label));
     }
-    for (int64_t begin = 0; begin < rows.classes; begin += kBlock) {
-      const int64_t count = rows.classes - begin < kBlock ? rows.classes - begin : kBlock;
+    for (int64_t begin = 0; begin < rows.classes; begin += kBlock<Real>) {
+      const int64_t rest = rows.classes - begin;
+      const int64_t count = rest < kBlock<Real> ? rest : kBlock<Real>;
       const bool here = label >= begin && label < begin + count;
       const Logits<T, kReduction> logits{x + begin, count, here ? label - begin : -1};
       if constexpr (kReduction == kLogSumExp && std::is_same_v<Real, float>) {

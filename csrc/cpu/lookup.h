@@ -51,7 +51,7 @@ class Lookup {
     const int64_t rows = end - begin;
     const int64_t* ids = ids_->read(begin, rows, copy);
     if (rows < kRowsPerCall) {
-      std::copy(ids, ids + rows, copy);
+      std::copy_n(ids, ids == copy ? 0 : rows, copy);
       std::fill(copy + rows, copy + kRowsPerCall, 0);
       ids = copy;
     }

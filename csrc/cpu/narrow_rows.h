@@ -39,8 +39,8 @@ inline void load_columns(const T* x, int64_t stride, int64_t width,
   }
 }
 
-// A batch's first rows and its last ones, as many as a vector has lanes: pieces before the one and
-// rows after the other would lie outside of it.
+// The first rows of a batch and the last ones of a block, as many as a vector has lanes: pieces
+// before the former and rows after the latter may lie outside of the batch.
 template <class T>
 struct Padded {
   static constexpr int kCount = kLanes<compute_t<T>>;

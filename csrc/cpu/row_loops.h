@@ -20,7 +20,7 @@ bool check_labels(const int64_t* labels, int64_t rows, int64_t classes, int64_t 
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t label = labels[i];
     const bool ignored = label == ignore_index;
-    wrong |= !ignored & !below(classes, label) ? 1 : 0;
+    wrong |= (!ignored & !below(classes, label)) ? 1 : 0;
     checked[i] = ignored ? -1 : label;
   }
   return wrong == 0;
@@ -31,7 +31,7 @@ bool check_ids(const int64_t* ids, int64_t rows, int64_t points, const int64_t* 
   int64_t wrong = 0;
   for (int64_t i = 0; i < rows; ++i) {
     const bool known = below(points, ids[i]);
-    wrong |= !known & (labels[i] >= 0) ? 1 : 0;
+    wrong |= (!known & (labels[i] >= 0)) ? 1 : 0;
     checked[i] = known ? ids[i] : 0;
   }
   return wrong == 0;

@@ -67,6 +67,11 @@ inline TwoVectors<BFloat16> widen_two(const BFloat16* from) {
 // Vectors that a loop reduces side by side, or the latency of one step after the other bounds it.
 constexpr int kChains = 4;
 
+// Logits of a row that are summed at a time. They stay in the L1 cache, and a lane of a chain takes
+// 64 of them: of more, the rounding would show.
+template <class Real>
+constexpr int64_t kBlock = 64 * kChains * kLanes<Real>;
+
 // Has the memory fetch what is read a little later, the next rows or the next blocks of this one,
 // while the core computes: its own prefetcher stops at the end of every 4 KiB page.
 inline void fetch_ahead(const void* values) {

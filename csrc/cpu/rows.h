@@ -34,13 +34,13 @@ struct RowBlock {
   int64_t stride;         // elements from row to row
   int64_t classes;        // elements in a row
   int64_t before;         // elements from the start of the batch to the first row
-  const int64_t* labels;  // negative: the row does not count
+  const int64_t* labels;  // kRowsPerCall of them; negative: the row does not count
   int64_t rows;
   double smoothing;  // of the labels; if it is not 0, RowStats::distance is filled
   SoonRead soon;
 };
 
-// RowStats of each row, field by field so that vectors fill them, and the loss but for kOthers.
+// RowStats of each row, field by field so that vectors fill them, and for kLogSumExp the loss.
 // `moment` and `distance` are there where they were asked for; rows that do not count hold
 // anything.
 struct BlockStats {

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <limits>
 
 #include "common/checks.h"
 #include "cpu/isa.h"
@@ -94,7 +93,7 @@ void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
     emit(begin, rows, score, loss);
   };
   auto score_range = [&](int64_t begin, int64_t end) {
-    int64_t label[kRowsPerCall];
+    int64_t label[kRowsPerCall] = {};
     float il[kRowsPerCall];
     int64_t soon[kRowsPerCall] = {};
     BlockStats stats;

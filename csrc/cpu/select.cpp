@@ -1,4 +1,5 @@
 // rho_ext::select: scores every row and returns the k best.
+#include <limits>
 #include <memory>
 #include <tuple>
 

@@ -12,7 +12,7 @@ namespace {
 constexpr int64_t kShortRow = 512;
 
 // For the loss alone, which reads a row once, longer ones gain too.
-constexpr int64_t kShortRowByLabel = 4096;
+constexpr int64_t kShortRowByLabel = kBlock<float>;
 
 template <class T, Reduction kReduction>
 inline bool is_short(const RowBlock& rows) {
@@ -25,8 +25,10 @@ inline float offset_at(const T* label) {
   return offset_of(static_cast<float>(widen_one(label)));
 }
 
-// Rows that are summed side by side: the steps of one fill the time that another's take.
+// Rows that are summed side by side: the steps of one fill the time that another's take. A row has
+// one chain, so in longer ones the rounding would show.
 constexpr int kRowsAtOnce = 4;
+constexpr int64_t kLongestAtOnce = 32 * kLanes<float>;
 
 // The sums of 2^(x log2(e) - offset) of each lane of kRowsAtOnce rows.
 template <class T>
@@ -83,7 +85,7 @@ inline void sum_by_label(const T* const* starts, const T* const* labels, int64_t
   for (int64_t row = here; row < kCount; ++row) {
     lanes[row] = FloatVector{};
   }
-  if (classes <= kShortRow) {
+  if (classes <= kLongestAtOnce) {
     for (int64_t row = 0; row < here; row += kRowsAtOnce) {
       sum_rows_above(starts + row, labels + row, classes, lanes + row);
     }

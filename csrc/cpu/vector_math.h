@@ -1,8 +1,9 @@
 // Vectors of one machine register, written with the compiler's vector extensions: every operation
-// is vector code by construction on x86 and Arm, and but for one table lookup no instruction set is
-// named. Torch's header-only vectors were the alternative: they offer no exp without linking to
-// SLEEF, and share inline functions between instruction sets (see cpu/rows.h). Included only by
-// rows.inc; all of it lies in an unnamed namespace because each instruction set compiles its own.
+// is vector code by construction on x86 and Arm, and an instruction set is named only where the
+// compiler finds no good instruction by itself. Torch's header-only vectors were the alternative:
+// they offer no exp without linking to SLEEF, and share inline functions between instruction sets
+// (see cpu/rows.h). Included only by rows.inc; all of it lies in an unnamed namespace because each
+// instruction set compiles its own.
 #pragma once
 
 #include <cstdint>
@@ -168,14 +169,15 @@ inline HalfVector join_half_pieces(const void* const (&from)[kPieces]) {
 template <class T>
 inline constexpr int kPieceLanes = 16 / static_cast<int>(sizeof(T));
 template <class T>
+constexpr int lane_within_piece(int lane, int from) {
+  const int within = lane % kPieceLanes<T>;
+  return lane - within + within / 2 + from + within % 2 * kLanes<T>;
+}
+template <class T>
 inline void transpose_pieces(vector_t<T>* vectors) {
   constexpr int kCount = kPieceLanes<T>;
-  constexpr auto kPlace = [](int lane, int from) {
-    const int within = lane % kCount;
-    return lane - within + within / 2 + from + within % 2 * kLanes<T>;
-  };
-  constexpr auto kLower = [=](int lane) { return kPlace(lane, 0); };
-  constexpr auto kUpper = [=](int lane) { return kPlace(lane, kCount / 2); };
+  constexpr auto kLower = [](int lane) { return lane_within_piece<T>(lane, 0); };
+  constexpr auto kUpper = [](int lane) { return lane_within_piece<T>(lane, kPieceLanes<T> / 2); };
 #pragma GCC unroll 2
   for (int round = 1; round < kCount; round *= 2) {
     vector_t<T> dealt[kCount];

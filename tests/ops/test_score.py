@@ -103,6 +103,18 @@ def test_rows_that_rise_are_accurate(
     assert_accurate(score(logits, labels, None, method="loss").losses, plain, truth)
 
 
+@on("cpu")
+@pytest.mark.parametrize("classes", [16, 128, 511, 1024, 4096])
+def test_rows_of_equal_logits_are_accurate(classes: int, device: torch.device) -> None:
+    """Where the terms of a sum are equal, so are the errors of adding them."""
+    logits = torch.linspace(-3, 3, 2000, device=device)[:, None].repeat(1, classes)
+    logits[:, 0] = 0.0
+    labels = torch.zeros(len(logits), dtype=torch.int64, device=device)
+    plain = F.cross_entropy(logits, labels, reduction="none")
+    truth = F.cross_entropy(logits.double(), labels, reduction="none")
+    assert_accurate(score(logits, labels, None, method="loss").losses, plain, truth)
+
+
 @pytest.mark.parametrize("classes", [2, 5, 16, 17, 100, 1025])
 @pytest.mark.parametrize("dtype", DTYPES, ids=short)
 @pytest.mark.parametrize("others", [-INF, 0.0])
