@@ -220,8 +220,8 @@ alignas(64) inline constexpr float kPowers[32] = {
 inline constexpr float kLog2E = 1.44269504f;
 
 // 2^u for |u| <= 126: relative error below 1.8e-7, exact at 0, NaN for NaN. With AVX-512 also for
-// any other finite u, where it ends in 0 and infinity; NaN for infinities. Always inlined, as what
-// calls it: a call in a loop would cost half as much again, and compilers give up at some size.
+// any other u, where it ends in 0 and infinity. Always inlined, as what calls it: a call in a loop
+// would cost half as much again, and compilers give up at some size.
 [[gnu::always_inline]] inline FloatVector exp2_lanes(FloatVector u) {
 #if defined(__AVX512F__)
   // 2^(j/32) from a table that lies in two registers leaves so little for the polynomial that
@@ -232,11 +232,12 @@ inline constexpr float kLog2E = 1.44269504f;
   FloatVector r = u - power;
   FloatVector fraction = (FloatVector)_mm512_permutex2var_ps(
       load<__m512>(kPowers), (__m512i)(shifted), load<__m512>(kPowers + 16));
-  // What is left is 2^floor(power).
-  FloatVector scale = (FloatVector)_mm512_maskz_scalef_ps(0xffff, (__m512)fraction, (__m512)power);
-  // Minimax for 2^r on [-1/64, 1/64], relative error 5.4e-8. A product last, so that adding it to
-  // a sum takes no instruction of its own.
-  return ((r * 0.240226492f + 0.693157315f) * r + 1.0f) * scale;
+  // Minimax for 2^r on [-1/64, 1/64], relative error 5.4e-8.
+  FloatVector p = (r * 0.240226492f + 0.693157315f) * r + 1.0f;
+  // What is left is 2^floor(power). For u = -inf r is NaN, and scaling that by -inf gives 0.
+  p = (FloatVector)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)power);
+  // A product last, so that adding it to a sum takes no instruction of its own.
+  return p * fraction;
 #else
   // Adding 1.5 * 2^23 + 127 rounds to an integer whose low bits are the exponent of the scale.
   constexpr float kRound = 12583039.0f;
