@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from common import BenchmarkFailed, CsvFile, Row, options, prepare, provenance, run
-from rho_train import ILShards, ILStore, IndexedDataset, control_points, save_shards
+from rho_train import ILShards, ILStore, IndexedDataset, input_checksums, save_shards
 
 ROWS, QUICK_ROWS = 100_000_000, 1_000_000
 SHARDS = 25
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = QUICK_ROWS if arguments.quick else ROWS
     il = torch.rand(rows, generator=torch.Generator().manual_seed(0))
     images = TensorDataset(torch.rand(64, 3, 32, 32), torch.zeros(64, dtype=torch.int64))
-    control = control_points(IndexedDataset(images))
+    control = input_checksums(IndexedDataset(images))
     table = ILStore(il, {"n": str(rows), "labels": "", "ids": "position"}, control=control)
     with (
         CsvFile(arguments.out, provenance("il_store", arguments), COLUMNS) as file,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import rho_train
 from common import BenchmarkFailed, CsvFile, Row, options, prepare, provenance, run
 from providers import PROVIDERS, Provider
-from rho_train import Ahead, History, Scoring, Selector
+from rho_train import AsyncSelector, History, Scoring, Selector
 from rho_train.models import mlp
 from rho_train.optim import adamw
 from timing import Times
@@ -161,7 +161,7 @@ class Steps:
         """Make steps in a loop, and return the later half, when its threads have settled."""
         selector, found = self.selectors["ahead"], list[Parts]()
         began = time.perf_counter()
-        loop = Ahead(selector, self.model)(itertools.cycle(batches))
+        loop = AsyncSelector(selector, self.model)(itertools.cycle(batches))
         while len(found) < len(batches) or time.perf_counter() - began < LOOP_SECONDS:
             clock, score, seconds = Clock(self.device), selector.score_seconds, selector.seconds
             small = next(loop)
@@ -212,7 +212,7 @@ def check(steps: Steps, large: int, names: Sequence[str]) -> None:
         for _ in range(2):  # The second half of a large batch is refreshed the second time.
             small = selector(steps.model, batch)
         if name == "ahead":
-            small = next(Ahead(selector, steps.model)([batch]))
+            small = next(AsyncSelector(selector, steps.model)([batch]))
         allowed = 1 if name in ROUNDS_OTHERWISE else 0
         if _differ(small.ids, batch.ids[best]) > allowed:
             raise BenchmarkFailed(

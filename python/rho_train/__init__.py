@@ -6,42 +6,36 @@ for batch in loader:                       # large batches with ids
     loss = criterion(model(batch.x), batch.y)
 """
 
-from rho_train.data import (
-    Batch,
-    IndexedDataset,
-    LargeBatchSampler,
-    check_loader,
-    fingerprint,
-    loader,
-)
+from rho_train.async_selector import AsyncSelector
+from rho_train.batch import Batch
+from rho_train.coreset import coreset
+from rho_train.dataset import IndexedDataset, fingerprint
+from rho_train.history import History
 from rho_train.il import (
     ILRecipe,
     ILShards,
     ILStore,
     average_il,
-    control_points,
     crossfit_il,
     holdout_il,
+    input_checksums,
     pretrained_il,
     save_shards,
-    score_points,
+    score_examples,
 )
+from rho_train.loader_check import check_loader
+from rho_train.methods.registry import register
+from rho_train.online import OnlineModel
+from rho_train.paper import paper_mode
 from rho_train.planning import plan
-from rho_train.selection import (
-    Ahead,
-    History,
-    OnlineModel,
-    Scoring,
-    Selector,
-    coreset,
-    paper_mode,
-    register,
-)
+from rho_train.sampler import LargeBatchSampler, loader
+from rho_train.scorer import Scoring
+from rho_train.selector import Selector
 from rho_train.sequences import sequence_losses
-from rho_train.training import TrainConfig, Trainer
+from rho_train.trainer import TrainConfig, Trainer
 
 __all__ = [
-    "Ahead",
+    "AsyncSelector",
     "Batch",
     "History",
     "ILRecipe",
@@ -56,17 +50,17 @@ __all__ = [
     "Trainer",
     "average_il",
     "check_loader",
-    "control_points",
     "coreset",
     "crossfit_il",
     "fingerprint",
     "holdout_il",
+    "input_checksums",
     "loader",
     "paper_mode",
     "plan",
     "pretrained_il",
     "register",
     "save_shards",
-    "score_points",
+    "score_examples",
     "sequence_losses",
 ]

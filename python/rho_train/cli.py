@@ -14,7 +14,6 @@ from jsonargparse import ArgumentParser, Namespace
 
 import rho_ext
 from rho_train import cli_il, cli_plan
-from rho_train.data import load_letters
 from rho_train.experiment import (
     DataConfig,
     ExperimentConfig,
@@ -27,6 +26,7 @@ from rho_train.experiment.config import DEMO_METHODS, ILKind
 from rho_train.experiment.run import JobsFailed
 from rho_train.files import message
 from rho_train.il import ILRecipe
+from rho_train.methods.registry import names, needs_of
 from rho_train.progress import Stopped
 from rho_train.report import (
     format_comparison,
@@ -37,8 +37,8 @@ from rho_train.report import (
     write_report,
 )
 from rho_train.report.svg import STYLES
-from rho_train.selection import names, needs_of
-from rho_train.training import TrainConfig
+from rho_train.tasks.letters import load_letters
+from rho_train.trainer import TrainConfig
 
 _REPORT = Path("rho-report")
 _STOPPED = 130  # as a shell reports Ctrl-C

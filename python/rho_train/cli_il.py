@@ -15,7 +15,7 @@ import numpy as np
 import torch.distributed as dist
 from tqdm.auto import tqdm
 
-from rho_train.data import IndexedDataset
+from rho_train.dataset import IndexedDataset
 from rho_train.experiment import DataConfig, ExperimentConfig, Method, ModelConfig
 from rho_train.experiment.config import ILKind
 from rho_train.experiment.jobs import il_steps
@@ -23,7 +23,7 @@ from rho_train.experiment.losses import check_config, compute_stored, identity, 
 from rho_train.experiment.setting import Setting
 from rho_train.files import locked, make_folder
 from rho_train.il import ILRecipe, ILStore, save_shards
-from rho_train.il.reference import convert_reference
+from rho_train.il.oatml import convert_reference
 from rho_train.progress import OnStep, Stopped, stop_signals
 from rho_train.report.losses import format_losses, numbers, summarize_losses, write_losses_page
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from rho_train.data import IndexedDataset
+from rho_train.dataset import IndexedDataset
 from rho_train.experiment import DataConfig
 from rho_train.models import build_model
 from rho_train.optim import adamw
 from rho_train.planning import plan as measure
 from rho_train.planning.run import RATIOS
 from rho_train.scoring import ForwardFunction
-from rho_train.training import TrainConfig
+from rho_train.trainer import TrainConfig
 
 
 def plan(

@@ -15,7 +15,7 @@ OnStep = Callable[[int], bool]
 """Called with the number of steps just made; returns whether the work should stop."""
 
 
-def go_on(steps: int) -> bool:
+def no_op(steps: int) -> bool:
     """Report nothing and never stop: the default OnStep."""
     return False
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import rho_ext
-from rho_train.data.batch import describe
+from rho_train.batch import describe
 
 
 def sequence_losses(

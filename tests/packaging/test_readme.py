@@ -11,7 +11,7 @@ from statistics import fmean, median, stdev
 
 import pytest
 
-from rho_train.selection import names, unregister
+from rho_train.methods.registry import names, unregister
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -148,7 +148,7 @@ def lines_of_step_costs() -> list[str]:
         "`scoring=Scoring(refresh=0.5)`, `history=History(len(data))`": "refresh",
         "`scorer=proxy`": "proxy",
         "`scoring=Scoring(micro_batch=64)`": "micro_batch",
-        "`for small in Ahead(selector, model)(loader)`": "ahead",
+        "`for small in AsyncSelector(selector, model)(loader)`": "ahead",
     }
     where = [(model, n) for model in ("mlp", "cnn") for n in ("96", "160", "320")]
     return [

@@ -33,8 +33,10 @@ from rho_train import (
     loader,
     register,
 )
-from rho_train.ranks import rank_and_world
-from rho_train.selection import Boltzmann, Candidates, Chosen, unregister
+from rho_train.distributed import rank_and_world
+from rho_train.methods.context import ScoringContext, Selected
+from rho_train.methods.registry import unregister
+from rho_train.methods.sampling import Boltzmann
 
 DRAWING = ("uniform", "importance", "boltzmann", "selective_backprop", "bald")
 N = 40
@@ -98,7 +100,7 @@ class Case(NamedTuple):
 
 
 @register("tests_weighted", needs=["il"], pointwise=True)
-def weighted(candidates: Candidates) -> Chosen:
+def weighted(candidates: ScoringContext) -> Selected:
     """The lowest IL, with weights 1 and 2."""
     chosen = candidates.top(-candidates.il)
     return chosen._replace(weights=1.0 - chosen.values)

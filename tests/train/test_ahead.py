@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rho_train import (
-    Ahead,
+    AsyncSelector,
     Batch,
     History,
     IndexedDataset,
@@ -27,9 +27,10 @@ from rho_train import (
     Selector,
     Trainer,
 )
+from rho_train.methods.classes import Reducr
 from rho_train.progress import Stopped
-from rho_train.selection import Reducr, UniformPhases
-from rho_train.training.ledger import STEP_PARTS
+from rho_train.schedules import UniformPhases
+from rho_train.trainer.time_breakdown import STEP_PARTS
 
 from .test_ledger import CONFIG, Clock, SlowData, on_step
 from .ways import ending, make_trainer, small_model
@@ -117,7 +118,7 @@ def test_the_algorithm_by_hand_whichever_is_slower(way: str, slow: str) -> None:
     torch.manual_seed(1)
     run, selector = Training(), make_selector(**options, forward=forward)
     assert all(module.training for module in run.model.modules())
-    for small in Ahead(selector, run.model)(BATCHES):
+    for small in AsyncSelector(selector, run.model)(BATCHES):
         assert torch.is_grad_enabled()
         assert all(module.training for module in run.model.modules())
         run.step(selector, small)
@@ -136,7 +137,7 @@ def test_scores_are_old_and_the_first_ones_are_not() -> None:
         return logits
 
     model.bias.data.zero_()
-    for _ in Ahead(make_selector(forward=forward), model)(BATCHES):
+    for _ in AsyncSelector(make_selector(forward=forward), model)(BATCHES):
         model.bias.data += 1
     assert seen == [0.0, *range(STEPS - 1)]
 
@@ -145,7 +146,7 @@ def test_a_state_that_is_taken_over_goes_on_with_the_old_weights() -> None:
     whole = by_hand(make_selector())
     torch.manual_seed(1)
     run, selector, rest = Training(), make_selector(), iter(BATCHES)
-    ahead = Ahead(selector, run.model)
+    ahead = AsyncSelector(selector, run.model)
     assert ahead.state_dict() == {"weights": None}
     small = ahead(rest)
     for _ in range(3):
@@ -154,7 +155,7 @@ def test_a_state_that_is_taken_over_goes_on_with_the_old_weights() -> None:
     small.close()
     assert ahead.state_dict() == {"weights": None}
     again = make_selector()
-    ahead = Ahead(again, run.model)
+    ahead = AsyncSelector(again, run.model)
     ahead.load_state_dict(states[0])
     assert ahead.state_dict()["weights"].keys() == states[0]["weights"].keys()
     again.load_state_dict(states[1])
@@ -168,7 +169,7 @@ def test_a_state_that_is_taken_over_goes_on_with_the_old_weights() -> None:
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_short_loaders(count: int) -> None:
     selector = make_selector()
-    found = list(Ahead(selector, small_model(1))(BATCHES[:count]))
+    found = list(AsyncSelector(selector, small_model(1))(BATCHES[:count]))
     assert [len(small.ids) for small in found] == [6] * count
     assert selector.steps == count
 
@@ -187,7 +188,7 @@ def test_errors_of_the_thread_arrive_when_their_batch_is_due(warmup: int, bad: i
     phases = UniformPhases(STEPS, warmup)
     selector, given = make_selector(forward=broken_pass, phases=phases), []
     with pytest.raises(ZeroDivisionError, match="in a pass") as caught:
-        given.extend(Ahead(selector, small_model(1))(BATCHES))
+        given.extend(AsyncSelector(selector, small_model(1))(BATCHES))
     assert "broken_pass" in "".join(traceback.format_exception(caught.value))
     assert len(given) == selector.steps == warmup + bad - 1
     assert threading.main_thread() not in calls
@@ -197,7 +198,7 @@ def test_errors_of_the_thread_arrive_when_their_batch_is_due(warmup: int, bad: i
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, None])
 def test_a_loop_that_is_left_ends_the_thread(error: type[BaseException] | None) -> None:
     def loop() -> None:
-        for _ in Ahead(make_selector(), small_model(1))(BATCHES):
+        for _ in AsyncSelector(make_selector(), small_model(1))(BATCHES):
             assert threading.active_count() > alive
             if error is not None:
                 raise error
@@ -222,7 +223,7 @@ def test_half_of_the_threads_for_each() -> None:
         return logits
 
     torch.set_num_threads(5)
-    for _ in Ahead(make_selector(forward=forward), small_model(1))(BATCHES):
+    for _ in AsyncSelector(make_selector(forward=forward), small_model(1))(BATCHES):
         assert torch.get_num_threads() == 2
     assert torch.get_num_threads() == 5
     assert set(seen) == {2}
@@ -233,7 +234,7 @@ def test_autocast_around_the_loop_holds_in_the_thread() -> None:
     def losses(bf16: bool) -> Tensor:
         selector = make_selector()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            small = Ahead(selector, small_model(1))(BATCHES[:2])
+            small = AsyncSelector(selector, small_model(1))(BATCHES[:2])
             next(small)
             next(small)
         assert selector.last is not None
@@ -251,7 +252,10 @@ def test_autocast_around_the_loop_holds_in_the_thread() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "bald"}, "Ahead: method 'bald' draws dropout from torch's global generators"),
+        (
+            {"method": "bald"},
+            "AsyncSelector: method 'bald' draws dropout from torch's global generators",
+        ),
         ({"scoring": Scoring(train_mode=True)}, "train_mode=True.* lets BatchNorm learn"),
         ({"scoring": Scoring(compile=True)}, "torch.compile is not safe in two threads"),
         ({"il": OnlineModel(small_model(2))}, "an OnlineModel learns from every small batch"),
@@ -260,21 +264,23 @@ def test_autocast_around_the_loop_holds_in_the_thread() -> None:
 )
 def test_what_two_threads_cannot_do_is_refused_when_it_is_made(options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Ahead(make_selector(**options), small_model(1))
+        AsyncSelector(make_selector(**options), small_model(1))
 
 
 def test_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    with pytest.raises(ValueError, match="Ahead: 2 ranks train"):
-        Ahead(make_selector(), small_model(1))
+    with pytest.raises(ValueError, match="AsyncSelector: 2 ranks train"):
+        AsyncSelector(make_selector(), small_model(1))
 
 
 def test_a_model_that_cannot_be_copied_is_named() -> None:
     model = nn.Linear(5, 3)
     model.cache = model.weight * 2
-    with pytest.raises(TypeError, match="Ahead: the model scores in a copy, and Linear cannot be"):
-        Ahead(make_selector(), model)
+    with pytest.raises(
+        TypeError, match="AsyncSelector: the model scores in a copy, and Linear cannot be"
+    ):
+        AsyncSelector(make_selector(), model)
 
 
 def test_a_model_that_draws_when_it_scores_is_refused_at_the_first_pass() -> None:
@@ -284,14 +290,16 @@ def test_a_model_that_draws_when_it_scores_is_refused_at_the_first_pass() -> Non
 
     # Uniform steps make no pass that could draw.
     for phases in (None, UniformPhases(STEPS, warmup=2)):
-        ahead = Ahead(make_selector(forward=forward, phases=phases), small_model(1))
-        with pytest.raises(ValueError, match="Ahead: scoring draws from torch's global generators"):
+        ahead = AsyncSelector(make_selector(forward=forward, phases=phases), small_model(1))
+        with pytest.raises(
+            ValueError, match="AsyncSelector: scoring draws from torch's global generators"
+        ):
             list(ahead(BATCHES))
 
 
 def test_a_selector_in_two_loops_is_refused() -> None:
     selector, model = make_selector(), small_model(1)
-    small = Ahead(selector, model)(BATCHES)
+    small = AsyncSelector(selector, model)(BATCHES)
     next(small)
     selector(model, BATCHES[0])
     with pytest.raises(RuntimeError, match="chose for step 1 and stands at step 2 now"):

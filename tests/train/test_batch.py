@@ -13,12 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rho_train.data import (
-    Batch,
-    split,
-    take,
-    to,
-)
+from rho_train.batch import Batch, split, take, to
 
 X = torch.arange(40, dtype=torch.float32).reshape(8, 5)
 Y = torch.tensor([3, 0, 2, 2, 1, 0, 3, 1])

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from rho_train import IndexedDataset, Selector, TrainConfig, Trainer
-from rho_train.data import PointFlags
+from rho_train.flags import ExampleFlags
+from rho_train.history import History
 from rho_train.progress import Stopped
-from rho_train.selection import History
-from rho_train.training.chosen import chosen_record
-from rho_train.training.view import render
+from rho_train.trainer.selected_examples import chosen_record
+from rho_train.trainer.thumbnails import render
 
 
 def decode(uri: str) -> Tensor:
@@ -151,7 +151,7 @@ def make_trainer(folder: Path) -> Trainer:
         folder,
         name="rho",
         selector=selector,
-        flags=PointFlags({"noisy": y == 0}),
+        flags=ExampleFlags({"noisy": y == 0}),
         classes=("a", "b", "c", "d"),
     )
 

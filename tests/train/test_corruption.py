@@ -6,13 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rho_train.data import (
-    ClassificationData,
-    Corruption,
-    CorruptionConfig,
-    PointFlags,
-    label_noise,
-)
+from rho_train.data.corruption import Corruption, CorruptionConfig
+from rho_train.data.noise import label_noise
+from rho_train.flags import ExampleFlags
+from rho_train.tasks.classification import ClassificationData
 
 CLASSES = 10
 TRAIN_Y = torch.arange(2000) * 7 % CLASSES
@@ -140,7 +137,7 @@ def test_flags_are_those_of_the_corruptions_that_were_asked_for() -> None:
 
 
 def test_shares_are_counted_by_hand() -> None:
-    flags = PointFlags(
+    flags = ExampleFlags(
         {
             "noisy": torch.tensor([True, True, False]),
             "redundant": torch.tensor([False, True, False]),
@@ -152,9 +149,9 @@ def test_shares_are_counted_by_hand() -> None:
     more = flags.adding(unsure=torch.tensor([False, False, True])).to("cpu")
     assert more.counts(ids).tolist() == [3, 2, 2]
     with pytest.raises(ValueError, match=r"bool tensors .* got a torch.int64 \(2,\)"):
-        PointFlags({"a": torch.tensor([0, 1])})
+        ExampleFlags({"a": torch.tensor([0, 1])})
     with pytest.raises(ValueError, match="of one length"):
-        PointFlags({"a": torch.tensor([True]), "b": torch.tensor([True, False])})
+        ExampleFlags({"a": torch.tensor([True]), "b": torch.tensor([True, False])})
 
 
 def test_a_saved_corruption_is_the_same(tmp_path: Path) -> None:

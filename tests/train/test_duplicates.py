@@ -5,8 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rho_train.data import ClassificationData, ImageFiles, find_duplicates, without_duplicates
-from rho_train.data.text import text_data
+from rho_train.data.duplicates import find_duplicates, without_duplicates
+from rho_train.tasks.classification import ClassificationData
+from rho_train.tasks.image_files import ImageFiles
+from rho_train.tasks.text import text_data
 
 
 def features(train: list[int], labels: list[int], test: list[int]) -> ClassificationData:

@@ -24,9 +24,10 @@ from rho_train import (
     holdout_il,
     pretrained_il,
 )
-from rho_train.data import PointFlags
-from rho_train.il import fit_il
-from rho_train.selection import ClassQuota, Linear, Reducr, Schedule, UniformPhases
+from rho_train.flags import ExampleFlags
+from rho_train.il import train_il
+from rho_train.methods.classes import ClassQuota, Reducr
+from rho_train.schedules import Linear, Schedule, UniformPhases
 
 from .ways import N, make_trainer
 
@@ -67,7 +68,7 @@ TRAINER: list[tuple[Callable[[], dict[str, Any]], type[Exception], str]] = [
     (lambda: {"train_ids": torch.arange(N) // 2}, ValueError, "must not repeat, got 100 repeats"),
     (lambda: {"train_ids": torch.arange(31)}, ValueError, r"batch_size must lie in \[1, 31\]"),
     (
-        lambda: {"flags": PointFlags({"noisy": Y[1:] == 0})},
+        lambda: {"flags": ExampleFlags({"noisy": Y[1:] == 0})},
         ValueError,
         "flags are of 199 points, the data set has 200",
     ),
@@ -181,8 +182,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         path = tmp_path / folder
         with pytest.raises(OSError, match=f"Trainer: cannot write to the folder {path}.*{fix}"):
             make_trainer(path)
-        with pytest.raises(OSError, match=f"fit_il: cannot write to the folder {path}.*{fix}"):
-            fit_il(nn.Linear(5, 3), data(), FIRST, LAST, ILRecipe(epochs=1), folder=path)
+        with pytest.raises(OSError, match=f"train_il: cannot write to the folder {path}.*{fix}"):
+            train_il(nn.Linear(5, 3), data(), FIRST, LAST, ILRecipe(epochs=1), folder=path)
         with pytest.raises(OSError, match=f"pretrained_il: cannot write to the folder {path}"):
             pretrained_il(nn.Linear(5, 3), data(), folder=path)
 
@@ -242,16 +243,16 @@ def by_holdout(ids: Any = FIRST, labels: Tensor = Y) -> object:
         (lambda: by_holdout(torch.arange(0)), ValueError, "holdout_ids must have at least one id"),
         (lambda: by_holdout(FIRST // 2), ValueError, "holdout_ids must not repeat, got 25 repeats"),
         (
-            lambda: fit_il(SAME, data(), FIRST, torch.arange(0), ILRecipe(epochs=1000)),
+            lambda: train_il(SAME, data(), FIRST, torch.arange(0), ILRecipe(epochs=1000)),
             ValueError,
-            "fit_il: target_ids must have at least one id",
+            "train_il: target_ids must have at least one id",
         ),
         (lambda: by_holdout(labels=changed(Y, 3, 3)), IndexError, r"\[0, 3\).* 3 of id 3"),
         (lambda: by_holdout(labels=changed(Y, 199, 9)), IndexError, r"\[0, 3\).* 9 of id 199"),
         (
             lambda: by_holdout(labels=torch.where(torch.arange(N) < 50, Y, -100)),
             ValueError,
-            "fit_il: all 150 labels are ignore_index",
+            "train_il: all 150 labels are ignore_index",
         ),
         (
             lambda: crossfit_il(lambda seed: SAME, data(), 2, ILRecipe(epochs=1)),

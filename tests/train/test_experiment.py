@@ -24,8 +24,8 @@ from rho_train.experiment.run import JobsFailed
 from rho_train.experiment.setting import Setting, training_points
 from rho_train.il import ILStore
 from rho_train.report import read_outcomes
-from rho_train.training import TrainConfig, Trainer
-from rho_train.training.looks import evaluate
+from rho_train.trainer import TrainConfig, Trainer
+from rho_train.trainer.evaluation import evaluate
 
 UNIFORM = Method("uniform", "Uniform", "uniform")
 

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from rho_train.cli import main
-from rho_train.data import Corruption, find_duplicates
+from rho_train.data.corruption import Corruption
+from rho_train.data.duplicates import find_duplicates
 from rho_train.experiment import DataConfig, ExperimentConfig, Method
 from rho_train.experiment.setting import Setting
 

@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 
 from rho_train import ILStore, IndexedDataset, fingerprint
 from rho_train.cli import main
-from rho_train.il.reference import convert_reference
+from rho_train.il.oatml import convert_reference
 from rho_train.report.losses import format_losses, summarize_losses, write_losses_page
 
 from .command import records, run, train_arguments

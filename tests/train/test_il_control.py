@@ -20,13 +20,13 @@ from rho_train import (
     ILStore,
     IndexedDataset,
     average_il,
-    control_points,
     fingerprint,
+    input_checksums,
     pretrained_il,
     save_shards,
 )
 from rho_train.cli import main
-from rho_train.il.control import from_json, to_json
+from rho_train.il.checksums import from_json, to_json
 
 N = 1000
 GENERATOR = torch.Generator().manual_seed(0)
@@ -56,7 +56,7 @@ def images(x: Tensor) -> IndexedDataset:
 
 
 def store_of(data: IndexedDataset) -> ILStore:
-    return ILStore(torch.zeros(len(data)), fingerprint(data), control=control_points(data))
+    return ILStore(torch.zeros(len(data)), fingerprint(data), control=input_checksums(data))
 
 
 def within_labels(share: float) -> Tensor:
@@ -93,16 +93,16 @@ def test_points_that_changed_places_within_their_labels_are_refused_and_named(
 
 
 def test_the_control_points_are_spread_and_always_the_same() -> None:
-    ids = [point.id for point in control_points(images(IMAGES))]
+    ids = [point.id for point in input_checksums(images(IMAGES))]
     assert [id * 64 // N for id in ids] == pytest.approx(list(range(64)), abs=1)
-    assert ids == [point.id for point in control_points(images(IMAGES * 2))]
+    assert ids == [point.id for point in input_checksums(images(IMAGES * 2))]
     # No share of the ids that repeats, such as every second one, escapes.
-    assert {point.id % 2 for point in control_points(of(lambda i: 0, 64 * 14))} == {0, 1}
-    few = control_points(of(lambda i: IMAGES[i], 3))
+    assert {point.id % 2 for point in input_checksums(of(lambda i: 0, 64 * 14))} == {0, 1}
+    few = input_checksums(of(lambda i: IMAGES[i], 3))
     assert [point.id for point in few] == [0, 1, 2]
     many = of(lambda i: 0)
     many.dataset.labels = torch.zeros(1, dtype=torch.int8).expand(100_000_007)
-    ids = [point.id for point in control_points(many)]
+    ids = [point.id for point in input_checksums(many)]
     assert len(set(ids)) == 64
     assert 90_000_000 < max(ids) < len(many)
 
@@ -118,7 +118,7 @@ CIFAR = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 def with_outlier(x: Tensor) -> Tensor:
     """Make one of the control points a million times as large."""
     larger = torch.ones(N, 1, 1, 1)
-    larger[control_points(images(x))[5].id] = 1e6
+    larger[input_checksums(images(x))[5].id] = 1e6
     return x * larger
 
 
@@ -233,7 +233,7 @@ def test_the_same_data_are_accepted_from_elsewhere(
 def test_sketches_measure_distances() -> None:
     """The root mean square of 64 differences of independent points, by their sketches."""
     x = torch.randn(2, N, 3, 32, 32, generator=GENERATOR, dtype=torch.float64)
-    one, two = (np.array([p.sketches[0] for p in control_points(images(part))]) for part in x)
+    one, two = (np.array([p.sketches[0] for p in input_checksums(images(part))]) for part in x)
     assert one.shape == (64, 16)
     # Var(x - y) = 2; the mean of 64 * 16 squares of normal variables: a standard error of 4.4 %.
     assert np.mean(((one - two) ** 2).sum(1)) == pytest.approx(2, rel=5 * 0.044)
@@ -249,7 +249,7 @@ def test_a_data_set_that_augments_has_none_and_is_not_compared() -> None:
         return IMAGES[index] + torch.tensor(np.random.normal(0, 1e-4), dtype=torch.float32)  # noqa: NPY002
 
     for augmented in (of(mirrored), of(noisy), of(lambda i: IMAGES[i] + torch.rand(1))):
-        assert control_points(augmented) == ()
+        assert input_checksums(augmented) == ()
         # Training may augment what was scored without.
         assert store.verify(augmented) in (0, 64)
         with pytest.raises(ValueError, match="so it augments"):
@@ -261,7 +261,7 @@ def test_reading_leaves_the_random_state_alone() -> None:
     data = of(lambda i: IMAGES[i] + torch.rand(1) + random.random() + np.random.rand())  # noqa: NPY002
     store = store_of(images(IMAGES))
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index]  # noqa: NPY002
-    assert control_points(data) == ()
+    assert input_checksums(data) == ()
     assert store.verify(data) == 0
     after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index]  # noqa: NPY002
     assert before[:2] == after[:2]
@@ -352,7 +352,7 @@ def test_every_kind_of_input_has_a_form() -> None:
         "float (0,)": lambda i: torch.empty(0),
     }
     for form, read in forms.items():
-        points = control_points(of(read))
+        points = input_checksums(of(read))
         assert {point.form for point in points} == {form}
         assert from_json(to_json(points)) == points
 

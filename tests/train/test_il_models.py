@@ -18,9 +18,9 @@ from rho_train import (
     holdout_il,
     models,
     pretrained_il,
-    score_points,
+    score_examples,
 )
-from rho_train.il import fit_il
+from rho_train.il import train_il
 from rho_train.progress import Stopped
 
 N = 60
@@ -114,16 +114,16 @@ def test_the_epoch_with_the_lowest_loss_on_the_target_points_is_kept() -> None:
 
     def watch(steps: int) -> bool:
         if steps:
-            by_epoch.append(float(score_points(model, data, target).mean()))
+            by_epoch.append(float(score_examples(model, data, target).mean()))
         return False
 
     # One step is one epoch of these 20 points.
-    best = fit_il(model, data, train, target, ILRecipe(epochs=30, lr=0.05), on_step=watch)
+    best = train_il(model, data, train, target, ILRecipe(epochs=30, lr=0.05), on_step=watch)
     assert best.loss == min(by_epoch)
     assert best.epoch == 1 + by_epoch.index(best.loss)
     # Random labels: the model memorises, so the last epoch is not the best one.
     assert by_epoch[-1] > best.loss
-    assert float(score_points(model, data, target).mean()) == best.loss
+    assert float(score_examples(model, data, target).mean()) == best.loss
 
 
 def test_the_rate_decays_to_zero_over_all_epochs() -> None:
@@ -142,7 +142,7 @@ def test_the_rate_decays_to_zero_over_all_epochs() -> None:
 
     data, train, target = IndexedDataset(TensorDataset(x, y)), torch.arange(20), torch.arange(20, N)
     recipe = ILRecipe(epochs=3, lr=0.3, schedule="linear", weight_decay=0.0)
-    fit_il(model, data, train, target, recipe, on_step=watch)
+    train_il(model, data, train, target, recipe, on_step=watch)
     optimizer = torch.optim.AdamW(by_hand.parameters(), weight_decay=0.0)
     # One step is one epoch of these 20 points.
     for weight, rate in zip(after, (0.3, 0.2, 0.1), strict=True):
@@ -271,9 +271,9 @@ def test_store_belongs_to_its_data() -> None:
 def test_bad_input_is_refused() -> None:
     data, model = make_data(), make_model(0)
     with pytest.raises(ValueError, match=r"1 points are in train_ids and in target_ids.*id 5"):
-        fit_il(model, data, torch.arange(6), torch.arange(5, N), ILRecipe(epochs=1))
+        train_il(model, data, torch.arange(6), torch.arange(5, N), ILRecipe(epochs=1))
     with pytest.raises(FloatingPointError, match="lower ILRecipe.lr"):
-        fit_il(model, data, torch.arange(6), torch.arange(6, N), ILRecipe(epochs=1, lr=1e38))
+        train_il(model, data, torch.arange(6), torch.arange(6, N), ILRecipe(epochs=1, lr=1e38))
     with pytest.raises(ValueError, match=r"folds must lie in \[2, 60\], got 1"):
         crossfit_il(make_model, data, 1, ILRecipe())
     with pytest.raises(ValueError, match="all 60 points are held out"):

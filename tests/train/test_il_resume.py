@@ -26,7 +26,7 @@ from rho_train import (
     holdout_il,
     pretrained_il,
 )
-from rho_train.il import fit, score
+from rho_train.il import score, train
 from rho_train.progress import OnStep, Stopped
 
 PROGRAM = """
@@ -35,7 +35,7 @@ from pathlib import Path
 from torch import nn
 from torch.utils.data import TensorDataset
 from rho_train import ILRecipe, IndexedDataset, crossfit_il
-from rho_train.il import fit, score
+from rho_train.il import train, score
 
 def make(seed):
     with torch.random.fork_rng():
@@ -47,12 +47,12 @@ torch.set_num_threads(1)
 out, done = Path(sys.argv[1]), []
 x = torch.randn(2000, 8, generator=torch.Generator().manual_seed(0))
 data = IndexedDataset(TensorDataset(x, (x[:, 0] > 0).long()))
-fit._CHECKPOINT_SECONDS = 0.0  # a checkpoint after every step
+train._CHECKPOINT_SECONDS = 0.0  # a checkpoint after every step
 rank = os.environ.get("RANK", "")
 if rank:
     torch.distributed.init_process_group("gloo")
-    step, save = fit._Fit._train_step, score.save_checkpoint
-    fit._Fit._train_step = lambda *a: (done.append("step"), step(*a))[1]
+    step, save = train._Fit._train_step, score.save_checkpoint
+    train._Fit._train_step = lambda *a: (done.append("step"), step(*a))[1]
     score.save_checkpoint = lambda *a: (done.append("piece"), save(*a))[1]
 recipe = ILRecipe(epochs=3, batch_size=32, scoring_batch=2)
 store = crossfit_il(make, data, 2, recipe, folder=out / "work")
@@ -225,7 +225,7 @@ def test_finished_work_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(*_: object) -> None:
         raise AssertionError("a model was trained or asked again")
 
-    monkeypatch.setattr(fit._Fit, "run", fail)
+    monkeypatch.setattr(train._Fit, "run", fail)
     monkeypatch.setattr(score, "scoring", fail)
     assert bits(by_crossfit(tmp_path, again)) == bits(one)
     assert again.steps == first.steps

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from rho_train.data import IndexedDataset, fingerprint
+from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.il.store import ILStore
 
 N = 50

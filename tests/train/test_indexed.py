@@ -20,13 +20,9 @@ from torch.utils.data import (
 
 import rho_train
 from rho_train import ILRecipe, Selector, crossfit_il, holdout_il, pretrained_il
-from rho_train.data import (
-    Batch,
-    IndexedDataset,
-    check_loader,
-    fingerprint,
-    split,
-)
+from rho_train.batch import Batch, split
+from rho_train.dataset import IndexedDataset, fingerprint
+from rho_train.loader_check import check_loader
 
 from .test_batch import Encoding, Frozen, Slots, X, Y
 

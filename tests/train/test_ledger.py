@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from rho_train import IndexedDataset, Selector, TrainConfig, Trainer
+from rho_train.methods.context import ScoringContext, Selected
 from rho_train.progress import Stopped
-from rho_train.selection import Candidates, Chosen
-from rho_train.training.ledger import PARTS, Ledger
-from rho_train.training.overlap import Overlap
+from rho_train.trainer.overlap import Overlap
+from rho_train.trainer.time_breakdown import PARTS, TimeBreakdown
 
 N = 40
 CONFIG = TrainConfig(
@@ -71,7 +71,7 @@ class SlowModel(nn.Linear):
 
 
 def make_trainer(folder: Path, clock: Clock, *, select: bool = True) -> Trainer:
-    def slow_method(candidates: Candidates) -> Chosen:
+    def slow_method(candidates: ScoringContext) -> Selected:
         clock.now += 8.0
         return candidates.top(-candidates.logits[:, 0])
 
@@ -153,7 +153,7 @@ def test_a_stopped_run_goes_on_where_its_ledger_stood(tmp_path: Path, clock: Clo
 
 
 def test_laps_leave_no_time_out(clock: Clock) -> None:
-    ledger = Ledger()
+    ledger = TimeBreakdown()
     clock.now = 7.0
     ledger.start()
     for index, part in enumerate(PARTS * 3):
@@ -161,7 +161,7 @@ def test_laps_leave_no_time_out(clock: Clock) -> None:
         ledger.lap(part, scoring=0.25 if part == "selecting" else 0.0)
     assert sum(ledger.seconds.values()) == clock.now - 7.0
     assert ledger.seconds["selecting"] == 2 + 8 + 14 - 3 * 0.25
-    again = Ledger()
+    again = TimeBreakdown()
     again.load_state_dict(ledger.state_dict())
     assert again.charged == ledger.charged == sum(range(18)) - sum((4, 5, 10, 11, 16, 17))
 

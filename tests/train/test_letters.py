@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from rho_train.data import ClassificationData, find_duplicates, load_letters, load_table
+from rho_train.data.duplicates import find_duplicates
+from rho_train.tasks.classification import ClassificationData
+from rho_train.tasks.letters import load_letters
+from rho_train.tasks.table import load_table
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +20,7 @@ def letters() -> ClassificationData:
 def test_letters_are_the_shipped_rows_standardised_by_the_training_rows(
     letters: ClassificationData,
 ) -> None:
-    with files("rho_train.data").joinpath("letter_recognition.npz").open("rb") as file:
+    with files("rho_train.tasks").joinpath("letter_recognition.npz").open("rb") as file:
         arrays = np.load(file)
         raw, labels = arrays["features"].astype(np.float64), arrays["labels"]
     expected = (raw - raw[:-4000].mean(0)) / raw[:-4000].std(0)
@@ -43,7 +46,7 @@ def test_no_test_letter_is_a_training_letter(letters: ClassificationData) -> Non
 
 
 def test_letters_are_attributed(letters: ClassificationData) -> None:
-    licence = files("rho_train.data").joinpath("letter_recognition.LICENSE").read_text()
+    licence = files("rho_train.tasks").joinpath("letter_recognition.LICENSE").read_text()
     for part in ("Slate, D. (1991)", "10.24432/C5ZP40", "CC BY 4.0"):
         assert part in licence
         assert part in letters.attribution

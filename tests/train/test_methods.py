@@ -11,19 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from rho_train import Batch, History, Scoring, Selector, register
-from rho_train.selection import (
-    Boltzmann,
-    Candidates,
-    Chosen,
-    ClassQuota,
-    Fused,
-    GradNormSampling,
-    MonteCarlo,
-    Reducr,
-    SelectiveBackprop,
-    names,
-    unregister,
-)
+from rho_train.methods.classes import ClassQuota, Reducr
+from rho_train.methods.context import ScoringContext, Selected
+from rho_train.methods.dropout import MonteCarlo
+from rho_train.methods.fused import Fused
+from rho_train.methods.registry import names, unregister
+from rho_train.methods.sampling import Boltzmann, GradNormSampling, SelectiveBackprop
 
 LOG2 = math.log(2)
 WITH_REPLACEMENT = ("importance",)
@@ -338,12 +331,12 @@ def free_names() -> Iterator[None]:
 @pytest.mark.usefixtures("free_names")
 def test_a_method_of_ones_own() -> None:
     @register("own_margin")
-    def margin(c: Candidates) -> Chosen:
+    def margin(c: ScoringContext) -> Selected:
         best, second = c.logits.topk(2).values.unbind(1)
         return c.top(second - best)
 
     @register("own_easy", needs=["il"])
-    def easy(c: Candidates) -> Chosen:
+    def easy(c: ScoringContext) -> Selected:
         return c.top(-c.il)._replace(weights=torch.arange(1.0, c.k + 1))
 
     batch = rows_with(0.9, 0.6, 0.3)
@@ -363,7 +356,7 @@ def test_a_method_of_ones_own() -> None:
     with pytest.raises(ValueError, match="there is a method 'own_margin' already"):
         register("own_margin")(easy)
     register("own_margin")(margin)  # a cell of a notebook that runs again
-    with pytest.raises(TypeError, match="must return Chosen.*got Tensor"):
+    with pytest.raises(TypeError, match="must return Selected.*got Tensor"):
         choose(Selector(k=1, method=lambda c: c.logits), batch)
     with pytest.raises(
         ValueError, match=r"needs must be some of il, dropout, logits, classes, got proxy"

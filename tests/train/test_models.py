@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rho_train.data import ClassificationData
 from rho_train.models import MODELS, build_model, cnn, transformer
 from rho_train.models.images import Pixels
+from rho_train.tasks.classification import ClassificationData
 
 N, CLASSES = 6, 3
 

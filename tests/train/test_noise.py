@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from rho_train.data import label_noise
+from rho_train.data.noise import label_noise
 
 Y = torch.tensor([3, 0, 2, 2, 1, 0, 3, 1])
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from rho_train import History, OnlineModel, Scoring, Selector
-from rho_train.selection import UniformPhases
+from rho_train.schedules import UniformPhases
 
 from . import ranks_program as program
 

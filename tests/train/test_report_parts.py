@@ -110,7 +110,7 @@ def test_galleries_show_the_points_and_escape_them(tmp_path: Path) -> None:
     shown = galleries(read_experiment(tmp_path))
     assert [gallery.method.name for gallery in shown] == ["loss", "holdout", "crossfit"]
     (most, remark, cards), (never, why, others) = shown[0].groups
-    assert (most, never, len(cards), len(others)) == ("Chosen most", "Never chosen", 3, 3)
+    assert (most, never, len(cards), len(others)) == ("Selected most", "Never chosen", 3, 3)
     assert remark == "The 3 points at the top; 3 of them have a wrong label."
     assert why.startswith("40 points were drawn and never chosen, 25% of them with a wrong label")
     assert cards[1].point.label == NASTY

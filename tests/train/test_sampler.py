@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from rho_train.data import IndexedDataset, LargeBatchSampler, loader
+from rho_train.dataset import IndexedDataset
+from rho_train.sampler import LargeBatchSampler, loader
 
 deterministic = settings(deadline=None, derandomize=True, max_examples=50)
 

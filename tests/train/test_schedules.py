@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from rho_train import Batch, Selector
-from rho_train.selection import Boltzmann, Geometric, Linear, UniformPhases
+from rho_train.methods.sampling import Boltzmann
+from rho_train.schedules import Geometric, Linear, UniformPhases
 
 BATCH = Batch(torch.arange(20.0).reshape(10, 2), torch.arange(10) % 2, torch.arange(10))
 

@@ -24,8 +24,9 @@ from rho_train import (
     paper_mode,
     save_shards,
 )
+from rho_train.methods.registry import names
+from rho_train.methods.sampling import Boltzmann
 from rho_train.optim import adamw
-from rho_train.selection import Boltzmann, names
 
 N, CLASSES = 40, 5
 GENERATOR = torch.Generator().manual_seed(0)

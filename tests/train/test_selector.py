@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from rho_train import Batch, History, ILStore, IndexedDataset, Scoring, Selector, fingerprint
-from rho_train.selection import Boltzmann, Candidates, Chosen
-from rho_train.selection.irreducible import Irreducible
+from rho_train.il_source import Irreducible
+from rho_train.methods.context import ScoringContext, Selected
+from rho_train.methods.sampling import Boltzmann
 
 # Losses by hand: logits (0, 0) cost log 2, (a, 0) cost log(1 + e^-a) for label 0.
 X = torch.tensor([[9.0, 0.0], [0.0, 0.0], [-3.0, 0.0], [-9.0, 0.0]])
@@ -214,10 +215,10 @@ class Learning(nn.Module):
         super().__init__()
         self.register_buffer("bias", torch.zeros(8))
 
-    def forward(self, candidates: Candidates) -> Chosen:
+    def forward(self, candidates: ScoringContext) -> Selected:
         return candidates.select("loss", self.bias[candidates.ids])
 
-    def update(self, candidates: Candidates, chosen: Chosen) -> None:
+    def update(self, candidates: ScoringContext, chosen: Selected) -> None:
         self.bias[candidates.ids[chosen.indices]] -= 100
 
 
@@ -275,7 +276,11 @@ def test_what_it_did_can_enter_a_loss() -> None:
         ({"k": 0.1}, TypeError, "k must be an int.*ratio="),
         ({"k": True}, TypeError, "k must be an int"),
         ({"k": 1, "method": "best"}, ValueError, "method must be one of rho, loss"),
-        ({"k": 1, "method": 3}, TypeError, "method must be a name or be called with Candidates"),
+        (
+            {"k": 1, "method": 3},
+            TypeError,
+            "method must be a name or be called with ScoringContext",
+        ),
         ({"k": 1, "method": Boltzmann}, TypeError, r"of a class pass an object, as Boltzmann\(\)"),
         ({"ratio": "0.1"}, TypeError, "ratio must be a number or a Schedule, got '0.1'"),
         ({"k": 1, "label_smoothing": 1.5}, ValueError, r"label_smoothing must lie in \[0, 1\]"),

@@ -24,10 +24,11 @@ from rho_train import (
     Trainer,
     crossfit_il,
     pretrained_il,
-    score_points,
+    score_examples,
     sequence_losses,
 )
-from rho_train.selection import Boltzmann, Candidates, Chosen
+from rho_train.methods.context import ScoringContext, Selected
+from rho_train.methods.sampling import Boltzmann
 
 N, T, C = 40, 7, 11
 
@@ -265,13 +266,13 @@ def test_a_finished_model_scores_sequences_in_pieces(tmp_path: Path) -> None:
     wanted = truth(model(tokens)[:, :-1].detach(), tokens[:, 1:])
     store = pretrained_il(model, data, losses=next_token, batch_size=7, folder=tmp_path)
     torch.testing.assert_close(store.il, wanted.float())
-    again = score_points(
+    again = score_examples(
         model, data, torch.arange(400), losses=next_token, batch_size=7, folder=tmp_path
     )
     assert torch.equal(again, store.il)
     # Pieces of another function are not its own.
     with pytest.raises(ValueError, match="another loss_function"):
-        score_points(model, data, torch.arange(400), losses=losses, batch_size=7, folder=tmp_path)
+        score_examples(model, data, torch.arange(400), losses=losses, batch_size=7, folder=tmp_path)
 
 
 def test_an_online_model_learns_by_the_same_losses() -> None:
@@ -294,7 +295,7 @@ def mean(model: nn.Module, batch: Any) -> Tensor:
     return losses(model, batch).nanmean()
 
 
-def asks_for_logits(candidates: Candidates) -> Chosen:
+def asks_for_logits(candidates: ScoringContext) -> Selected:
     return candidates.top(candidates.logits.sum(1))
 
 
@@ -351,7 +352,7 @@ def asks_for_logits(candidates: Candidates) -> Chosen:
         (
             lambda: crossfit_il(Bigrams, texts()[0], 2, RECIPE, losses=mean),
             ValueError,
-            r"fit_il: losses must return the loss of each example, floating point \(20,\)",
+            r"train_il: losses must return the loss of each example, floating point \(20,\)",
         ),
         (
             lambda: pretrained_il(

@@ -16,7 +16,6 @@ import pytest
 import torch
 from PIL import Image
 
-from rho_train.data import ImageFiles, LargeBatchSampler, loader
 from rho_train.data.sets import (
     SETS,
     SetName,
@@ -35,6 +34,8 @@ from rho_train.data.sets import (
     read_idx,
 )
 from rho_train.data.sets.pickles import load_arrays
+from rho_train.sampler import LargeBatchSampler, loader
+from rho_train.tasks.image_files import ImageFiles
 
 RNG = np.random.default_rng(0)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rho_train import coreset
-from rho_train.selection.svp import forgetting_events, least_confidence, predictive_entropy
+from rho_train.coreset import forgetting_events, least_confidence, predictive_entropy
 
 
 def test_forgetting_events_by_hand() -> None:

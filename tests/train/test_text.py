@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rho_train.data.text import Tokenizer, text_data, words_of
+from rho_train.tasks.text import Tokenizer, text_data, words_of
 
 
 @pytest.mark.parametrize(

@@ -28,17 +28,19 @@ from rho_train import (
     IndexedDataset,
     Selector,
     Trainer,
-    control_points,
     fingerprint,
+    input_checksums,
 )
-from rho_train.data import LargeBatchSampler
+from rho_train.methods.context import ScoringContext, Selected
+from rho_train.methods.registry import names
 from rho_train.optim import adamw
 from rho_train.progress import Stopped
-from rho_train.selection import Candidates, Chosen, UniformPhases, names
-from rho_train.training import loop
-from rho_train.training.looks import evaluate
-from rho_train.training.metrics import MetricsFile
-from rho_train.training.records import Records
+from rho_train.sampler import LargeBatchSampler
+from rho_train.schedules import UniformPhases
+from rho_train.trainer import loop
+from rho_train.trainer.evaluation import evaluate
+from rho_train.trainer.metrics import MetricsFile
+from rho_train.trainer.metrics_logger import MetricsLogger
 
 from .ways import CONFIG, PARTS, WAYS, N, ending, make_trainer, records, small_model
 
@@ -165,7 +167,7 @@ def test_norms_are_taken_over_points_that_nobody_chose(tmp_path: Path) -> None:
             torch.manual_seed(0)
             norm = nn.BatchNorm1d(5)
             model = nn.Sequential(norm, nn.Linear(5, 3))
-        config = dataclasses.replace(CONFIG, norm_batches=batches)
+        config = dataclasses.replace(CONFIG, bn_recalibration_batches=batches)
         trainer = make_trainer(tmp_path / f"{batches}", "loss", config, model=model)
         trainer.fit()
         return trainer, norm
@@ -287,7 +289,7 @@ def test_a_selector_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     # The same labels, other inputs.
     dataset = make_trainer(tmp_path / "data").dataset
     other = IndexedDataset(TensorDataset(torch.rand(N, 5), dataset.labels))
-    store = ILStore(torch.zeros(N), fingerprint(other), control=control_points(other))
+    store = ILStore(torch.zeros(N), fingerprint(other), control=input_checksums(other))
     with pytest.raises(ValueError, match="other inputs: 64 of 64 control points differ"):
         make_trainer(tmp_path, selector=Selector(il=store, k=8))
     with pytest.raises(ValueError, match="without label smoothing, the Selector scores with 0.1"):
@@ -295,7 +297,9 @@ def test_a_selector_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     phases = UniformPhases(steps=40, warmup=3)
     with pytest.raises(ValueError, match="UniformPhases.steps is 40, TrainConfig.steps is 30"):
         make_trainer(tmp_path, selector=Selector(k=8, method="loss", phases=phases))
-    with pytest.raises(ValueError, match="norm_batches is 3, and Linear has no BatchNorm"):
+    with pytest.raises(
+        ValueError, match="bn_recalibration_batches is 3, and Linear has no BatchNorm"
+    ):
         make_trainer(tmp_path, "norms", selector=None, model=nn.Linear(5, 3))
     with pytest.raises(ValueError, match="'bald' needs dropout layers, and Linear has none"):
         make_trainer(tmp_path, selector=Selector(k=8, method="bald"), model=nn.Linear(5, 3))
@@ -330,13 +334,13 @@ def test_records_are_cut_off_while_nobody_else_writes(
         yield
         held.clear()
 
-    def records(*arguments: Any, **options: Any) -> Records:
+    def records(*arguments: Any, **options: Any) -> MetricsLogger:
         assert held == [tmp_path]
-        return Records(*arguments, **options)
+        return MetricsLogger(*arguments, **options)
 
     held: list[Path] = []
     monkeypatch.setattr(loop, "locked", holding)
-    monkeypatch.setattr(loop, "Records", records)
+    monkeypatch.setattr(loop, "MetricsLogger", records)
     make_trainer(tmp_path)
     assert held == []
 
@@ -358,7 +362,7 @@ def test_training_takes_subnormal_numbers_as_zero_and_nothing_else_does(tmp_path
 
 
 def test_weights_multiply_the_losses_of_their_rows(tmp_path: Path) -> None:
-    def weighted(c: Candidates) -> Chosen:
+    def weighted(c: ScoringContext) -> Selected:
         # The highest loss first, with the highest weight.
         return c.select("loss")._replace(weights=torch.arange(float(c.k), 0.0, -1.0))
 

@@ -17,17 +17,13 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from rho_train import IndexedDataset, OnlineModel, Selector, TrainConfig, Trainer
-from rho_train.data import PointFlags
-from rho_train.selection import (
-    Boltzmann,
-    Geometric,
-    History,
-    Linear,
-    Reducr,
-    Scoring,
-    UniformPhases,
-    names,
-)
+from rho_train.flags import ExampleFlags
+from rho_train.history import History
+from rho_train.methods.classes import Reducr
+from rho_train.methods.registry import names
+from rho_train.methods.sampling import Boltzmann
+from rho_train.schedules import Geometric, Linear, UniformPhases
+from rho_train.scorer import Scoring
 
 N = 200
 CONFIG = TrainConfig(
@@ -78,13 +74,15 @@ def make_trainer(
         "train_ids": torch.arange(N),
         "name": way,
         "seed": 3,
-        "flags": PointFlags({"noisy": y == 0}),
+        "flags": ExampleFlags({"noisy": y == 0}),
         "selector": selector,
         "test_x": x[:50],
         "test_y": y[:50],
     }
-    norms = 3 if way == "norms" else config.norm_batches
-    config = dataclasses.replace(config, ahead=way.startswith("ahead"), norm_batches=norms)
+    norms = 3 if way == "norms" else config.bn_recalibration_batches
+    config = dataclasses.replace(
+        config, ahead=way.startswith("ahead"), bn_recalibration_batches=norms
+    )
     return Trainer(config=config, folder=folder, **{**defaults, **options})
 
 

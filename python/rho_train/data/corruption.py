@@ -15,12 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from rho_train.data.classification import ClassificationData
-from rho_train.data.flags import PointFlags
-from rho_train.data.indexed import IndexedDataset
 from rho_train.data.noise import NoiseKind, check_noise, label_noise
-from rho_train.data.rng import generator
+from rho_train.dataset import IndexedDataset
 from rho_train.files import atomic_write
+from rho_train.flags import ExampleFlags
+from rho_train.rng import generator
+from rho_train.tasks.classification import ClassificationData
 
 _FORMAT = "rho_ext.corruption"
 _VERSION = "1"
@@ -170,7 +170,7 @@ class Corruption:
         return self.source != torch.arange(len(self.source))
 
     @property
-    def flags(self) -> PointFlags:
+    def flags(self) -> ExampleFlags:
         """The flags of the corruptions that were asked for."""
         known = {}
         if self.config.noise > 0:
@@ -179,7 +179,7 @@ class Corruption:
             known["less_relevant"] = ~self.relevant
         if self.config.redundancy > 0:
             known["redundant"] = self.redundant
-        return PointFlags(known)
+        return ExampleFlags(known)
 
     def apply(self, data: ClassificationData) -> ClassificationData:
         """Return the corrupted data, with the labels that a model is given.

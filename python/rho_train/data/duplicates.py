@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rho_train.data.classification import ClassificationData
-from rho_train.data.image_files import ImageFiles
-from rho_train.data.text import words_of
+from rho_train.tasks.classification import ClassificationData
+from rho_train.tasks.image_files import ImageFiles
+from rho_train.tasks.text import words_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,9 @@ from rho_train.experiment.minutes import SameMinutes
 from rho_train.experiment.model import ModelConfig
 from rho_train.experiment.overrides import override
 from rho_train.il import ILRecipe
-from rho_train.selection import Scoring, names, needs_of
-from rho_train.training import TrainConfig
+from rho_train.methods.registry import names, needs_of
+from rho_train.scorer import Scoring
+from rho_train.trainer import TrainConfig
 
 ILKind = Literal["none", "holdout", "crossfit", "stored"]
 # What a method may have of its own; data, split and seeds belong to all, or nothing is paired.

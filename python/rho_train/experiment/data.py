@@ -8,15 +8,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from rho_train.data import (
-    ClassificationData,
-    Corruption,
-    CorruptionConfig,
-    load_letters,
-    load_table,
-    without_duplicates,
-)
+from rho_train.data.corruption import Corruption, CorruptionConfig
+from rho_train.data.duplicates import without_duplicates
 from rho_train.data.sets import SETS, SetName, load_text_table
+from rho_train.tasks.classification import ClassificationData
+from rho_train.tasks.letters import load_letters
+from rho_train.tasks.table import load_table
 
 _TEXT_TABLES = (".csv", ".jsonl")
 _TEXT = ("min_count", "max_len")

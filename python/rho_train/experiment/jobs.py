@@ -10,17 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from rho_train.data import Corruption
+from rho_train.data.corruption import Corruption
 from rho_train.experiment.config import ExperimentConfig, Method, SelectorConfig
 from rho_train.experiment.losses import compute_il, load_stored
 from rho_train.experiment.minutes import steps_in
 from rho_train.experiment.setting import Setting
 from rho_train.files import atomic_write
+from rho_train.history import History
 from rho_train.il import ILStore
 from rho_train.progress import OnStep
-from rho_train.selection import History, Selector, UniformPhases
-from rho_train.training import TrainConfig, Trainer
-from rho_train.training.looks import evaluate
+from rho_train.schedules import UniformPhases
+from rho_train.selector import Selector
+from rho_train.trainer import TrainConfig, Trainer
+from rho_train.trainer.evaluation import evaluate
 
 
 def il_path(out: Path, config: ExperimentConfig, kind: str, seed: int) -> Path:

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from rho_train.data import ClassificationData
 from rho_train.models import build_model
 from rho_train.models.registry import check_model
+from rho_train.tasks.classification import ClassificationData
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ModelConfig:
         torch counts matrix products and convolutions, a multiplication and an addition as two.
 
         Example:
-            >>> from rho_train.data import load_letters
+            >>> from rho_train.tasks.letters import load_letters
             >>> ModelConfig(widths=(8,)).size(load_letters())
             {'parameters': 370, 'flops': 672}
         """

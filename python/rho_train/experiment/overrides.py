@@ -25,7 +25,7 @@ def override(options: T, values: Mapping[str, Any], *, among: Collection[str] = 
             dataclass refuses the value.
 
     Example:
-        >>> from rho_train.training import TrainConfig
+        >>> from rho_train.trainer import TrainConfig
         >>> override(TrainConfig(), {"lr": 1, "schedule": "linear"}).lr
         1.0
     """

@@ -25,8 +25,8 @@ from rho_train.experiment.folder import claimed
 from rho_train.experiment.jobs import il_job, il_steps, run_folder, train_job, train_steps
 from rho_train.experiment.setting import training_points
 from rho_train.files import atomic_write, message
+from rho_train.methods.registry import needs_of
 from rho_train.progress import OnStep, Stopped, leave_with_parent, stop_signals
-from rho_train.selection import needs_of
 
 _POLL_SECONDS = 0.2
 _AGAIN = "stopped; run the same command again to go on"

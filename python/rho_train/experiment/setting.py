@@ -7,15 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rho_train.data import (
-    ClassificationData,
-    Corruption,
-    ImageFiles,
-    IndexedDataset,
-    PointFlags,
-    generator,
-)
+from rho_train.data.corruption import Corruption
+from rho_train.dataset import IndexedDataset
 from rho_train.experiment.config import ExperimentConfig, Method
+from rho_train.flags import ExampleFlags
+from rho_train.rng import generator
+from rho_train.tasks.classification import ClassificationData
+from rho_train.tasks.image_files import ImageFiles
 
 # Below it, an annotator's confidence says that the label may well be wrong.
 _SURE = 0.7
@@ -69,7 +67,7 @@ class Setting:
         )
 
     @property
-    def flags(self) -> PointFlags:
+    def flags(self) -> ExampleFlags:
         """What is known of the points: how they were corrupted, and where annotators doubted."""
         if self.data.confidence is None:
             return self.corruption.flags

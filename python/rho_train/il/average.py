@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from rho_train.il.control import differences
+from rho_train.il.checksums import differences
 from rho_train.il.store import ILStore
 
 

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import rho_ext
-from rho_train.data import IndexedDataset, fingerprint, loader, split, to
-from rho_train.progress import OnStep, Stopped, go_on
-from rho_train.ranks import rank_and_world
+from rho_train.batch import split, to
+from rho_train.checkpoint import architecture_digest, load_checkpoint, save_checkpoint
+from rho_train.dataset import IndexedDataset, fingerprint
+from rho_train.distributed import rank_and_world
+from rho_train.progress import OnStep, Stopped, no_op
+from rho_train.sampler import loader
 from rho_train.scoring import (
     LossFunction,
     device_of,
@@ -23,11 +26,6 @@ from rho_train.scoring import (
     name_of,
     scoring,
 )
-from rho_train.training.checkpoint import (
-    architecture_digest,
-    load_checkpoint,
-    save_checkpoint,
-)
 
 SCORING_BATCH = 4096
 _IGNORED = -100
@@ -35,7 +33,7 @@ _BATCHES = 16  # in a piece, which is what a kill can cost
 _POLL_SECONDS = 0.1
 
 
-def score_points(
+def score_examples(
     model: nn.Module,
     dataset: IndexedDataset,
     ids: Tensor,
@@ -43,7 +41,7 @@ def score_points(
     losses: LossFunction | None = None,
     batch_size: int = SCORING_BATCH,
     folder: str | Path | None = None,
-    on_step: OnStep = go_on,
+    on_step: OnStep = no_op,
 ) -> Tensor:
     """Return the loss of the model at each of the points, float32 (len(ids),) in nats.
 
@@ -74,7 +72,7 @@ def score_points(
     Example:
         >>> from torch.utils.data import TensorDataset
         >>> data = IndexedDataset(TensorDataset(torch.zeros(3, 2), torch.tensor([0, 1, -100])))
-        >>> score_points(nn.Linear(2, 1, bias=False), data, torch.tensor([0, 2]))
+        >>> score_examples(nn.Linear(2, 1, bias=False), data, torch.tensor([0, 2]))
         tensor([0., nan])
     """
     found = torch.empty(len(ids))
@@ -97,7 +95,7 @@ def score_points(
         path = _piece(folder, begin, batch_size)
         if not path.exists():
             part = ids[begin : begin + rows]
-            piece = score_points(
+            piece = score_examples(
                 model, dataset, part, losses=losses, batch_size=batch_size, on_step=on_step
             )
             save_checkpoint(path, {**identity, "begin": begin, "losses": piece})
@@ -160,10 +158,10 @@ def _batches(
     batch: Any
     for batch in loader(dataset, positions):
         batch = to(batch, device)
-        fields = split(batch, "score_points")
+        fields = split(batch, "score_examples")
         with scoring(model) as scorer:
             if losses is not None:
-                scored = losses_of("score_points", scorer, batch, losses, len(fields.ids))
+                scored = losses_of("score_examples", scorer, batch, losses, len(fields.ids))
             else:
                 logits = logits_of(scorer, fields.inputs)
                 scored = rho_ext.score(logits, fields.labels, None, method="loss").losses

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rho_train.data import IndexedDataset
+from rho_train.dataset import IndexedDataset
 from rho_train.files import atomic_write
-from rho_train.il.control import ControlPoints, from_json, to_json
+from rho_train.il.checksums import InputChecksums, from_json, to_json
 from rho_train.il.store import ILStore, compare
 
 _FORMAT = "rho_ext.il_shards"
@@ -29,9 +29,9 @@ class ILShards:
     Args:
         shards: shard i has the ids from i * rows on.
         rows: of each shard; the last one may have fewer.
-        fingerprint: of the whole data set, see `rho_train.data.fingerprint`.
+        fingerprint: of the whole data set, see `rho_train.fingerprint`.
         info: how the IL came about.
-        control: of the whole data set, see `rho_train.control_points`.
+        control: of the whole data set, see `rho_train.input_checksums`.
 
     Example:
         >>> import tempfile
@@ -46,7 +46,7 @@ class ILShards:
     rows: int
     fingerprint: Mapping[str, str]
     info: Mapping[str, str]
-    control: ControlPoints = field(default=(), repr=False)
+    control: InputChecksums = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return int(self.fingerprint["n"])

@@ -13,10 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from rho_train.data import IndexedDataset
-from rho_train.data import fingerprint as fingerprint_of
+from rho_train.dataset import IndexedDataset
+from rho_train.dataset import fingerprint as fingerprint_of
 from rho_train.files import atomic_write
-from rho_train.il.control import ControlPoints, check_inputs, from_json, to_json
+from rho_train.il.checksums import InputChecksums, check_inputs, from_json, to_json
 
 _FORMAT = "rho_ext.il_store"
 _VERSION = 2
@@ -35,10 +35,10 @@ class ILStore:
 
     Args:
         il: float32 (N,) in nats; NaN means unknown.
-        fingerprint: of the data set, see `rho_train.data.fingerprint`.
+        fingerprint: of the data set, see `rho_train.fingerprint`.
         fold: int16 or int32 (N,), the cross-fit fold that left the example out.
         info: how the IL came about: model and its weight hash, recipe, holdout loss.
-        control: see `rho_train.control_points`; empty: the inputs of a data set are not compared.
+        control: see `rho_train.input_checksums`; empty: the inputs of a data set are not compared.
         sha256: of the content, as the file has it that the store was loaded from.
 
     Raises:
@@ -58,7 +58,7 @@ class ILStore:
     fingerprint: Mapping[str, str]
     fold: Tensor | None = None
     info: Mapping[str, str] = field(default_factory=dict)
-    control: ControlPoints = field(default=(), repr=False)
+    control: InputChecksums = field(default=(), repr=False)
     sha256: str | None = None
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class ILStore:
         if set(self.fingerprint) != set(_FINGERPRINT):
             raise ValueError(
                 f"ILStore: fingerprint must have the keys {', '.join(_FINGERPRINT)}, got "
-                f"{', '.join(self.fingerprint)}; make it with rho_train.data.fingerprint(dataset)"
+                f"{', '.join(self.fingerprint)}; make it with rho_train.fingerprint(dataset)"
             )
         if self.fingerprint["n"] != str(len(self.il)):
             raise ValueError(
@@ -262,7 +262,9 @@ class ILStore:
         return digest.hexdigest()
 
 
-def compare(fingerprint: Mapping[str, str], control: ControlPoints, dataset: IndexedDataset) -> int:
+def compare(
+    fingerprint: Mapping[str, str], control: InputChecksums, dataset: IndexedDataset
+) -> int:
     """Refuse a data set with another fingerprint or other inputs, and say what differs.
 
     Returns:

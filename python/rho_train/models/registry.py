@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from torch import nn
 
-from rho_train.data import ClassificationData
 from rho_train.models.images import Pixels, cnn, resnet
 from rho_train.models.mlp import mlp
 from rho_train.models.text import embedding_bag, transformer
+from rho_train.tasks.classification import ClassificationData
 
 
 class Model(NamedTuple):
@@ -45,7 +45,7 @@ def build_model(
             in a model that has none.
 
     Example:
-        >>> from rho_train.data import load_letters
+        >>> from rho_train.tasks.letters import load_letters
         >>> build_model("mlp", load_letters(), [32], seed=0)[0]
         Linear(in_features=16, out_features=32, bias=True)
     """

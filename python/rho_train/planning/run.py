@@ -16,16 +16,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rho_train.data import IndexedDataset, LargeBatchSampler, loader, split, to
-from rho_train.data.batch import part
+from rho_train.batch import part, split, to
+from rho_train.checkpoint import random_state, restore_random_state
+from rho_train.dataset import IndexedDataset
 from rho_train.experiment.environment import busy_cores
 from rho_train.files import message
+from rho_train.history import History
 from rho_train.optim import adamw
 from rho_train.planning.plan import Plan, together
-from rho_train.planning.ways import AheadWay, Trainer, Way, wait_for
+from rho_train.planning.step_timer import AsyncStepTimer, Trainer, Way, wait_for
+from rho_train.sampler import LargeBatchSampler, loader
+from rho_train.scorer import Scoring
 from rho_train.scoring import ForwardFunction, device_of
-from rho_train.selection import History, Scoring, Selector
-from rho_train.training.checkpoint import random_state, restore_random_state
+from rho_train.selector import Selector
 
 Load = Callable[[int], Iterable[Any]]
 """Called with a number of points, gives batches of that many."""
@@ -67,7 +70,7 @@ def plan(
 
     Every option of `Scoring` that changes the cost, and every size of the large batch, makes whole
     steps in turn with the uniform step, in another order at every repeat. What is returned are
-    medians, of the training step one over all options but `ahead` (see `rho_train.Ahead`), in which
+    medians, of the training step one over all options but `ahead` (see `rho_train.AsyncSelector`), in which
     it shares the machine with scoring. Steps are made by a copy: the model, its gradients and the
     random state stay as they were. An option that does not run here is left out, and `Plan.notes`
     says why.
@@ -129,7 +132,7 @@ def plan(
     train = median(uniform.train)
     whole = together(loads[batch], train, workers > 0)
     # Whatever chose its points, the step is the same work: one median of all is the steadier one.
-    alike = (way.train for way in ways if not isinstance(way, AheadWay))
+    alike = (way.train for way in ways if not isinstance(way, AsyncStepTimer))
     after = median(itertools.chain.from_iterable(alike))
     rows = [way.row(loads[way.ratio * batch], after, workers > 0, whole) for way in ways]
     if busy is not None and busy > _BUSY:
@@ -233,7 +236,7 @@ def _ways(
                     scorer=proxy if option == "proxy" else None,
                     history=History(points) if scoring.refresh < 1.0 else None,
                 )
-                kind = AheadWay if option == "ahead" else Way
+                kind = AsyncStepTimer if option == "ahead" else Way
                 way = kind(option, ratio, _cut(pool, ratio * batch), selector)
                 way.step(trainer)
                 way.step(trainer)

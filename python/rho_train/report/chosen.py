@@ -30,7 +30,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Selected:
     """What a run chose: points and choices by class, the points chosen most, `tied` as often as the
     last of them (0: unknown), and some of the `never` points that were seen and never chosen,
     `never_noisy` of them with a wrong label."""
@@ -45,7 +45,7 @@ class Chosen:
     never_chosen: tuple[Point, ...]
 
 
-def read_chosen(file: Path) -> Chosen:
+def read_chosen(file: Path) -> Selected:
     """Read a `chosen.json`.
 
     Raises:
@@ -62,7 +62,7 @@ def read_chosen(file: Path) -> Chosen:
     if len(classes) < len(points):
         raise record.error(f"classes must name all {len(points)}, got {len(classes)}")
     never = record.count("never")
-    return Chosen(
+    return Selected(
         classes=classes,
         points=points,
         chosen=chosen,

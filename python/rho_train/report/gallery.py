@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rho_train.report.chosen import Chosen, Point
+from rho_train.report.chosen import Point, Selected
 from rho_train.report.curves import finished
 from rho_train.report.read import Experiment, Method
 from rho_train.report.svg import number, styled, tag
@@ -40,14 +40,14 @@ def galleries(experiment: Experiment) -> list[Gallery]:
             continue
         chosen = run.chosen
         groups = (
-            ("Chosen most", _most(chosen), _cards(chosen.most_chosen)),
+            ("Selected most", _most(chosen), _cards(chosen.most_chosen)),
             ("Never chosen", _never(chosen), _cards(chosen.never_chosen)),
         )
         found.append(Gallery(method, run.seed, tuple(group for group in groups if group[2])))
     return [gallery for gallery in found if gallery.groups]
 
 
-def _most(chosen: Chosen) -> str:
+def _most(chosen: Selected) -> str:
     points = chosen.most_chosen
     flags = [point.noisy for point in points if point.noisy is not None]
     text = f"The {len(points)} points at the top"
@@ -64,7 +64,7 @@ def _most(chosen: Chosen) -> str:
     return f"{text}."
 
 
-def _never(chosen: Chosen) -> str:
+def _never(chosen: Selected) -> str:
     wrong = ""
     if chosen.never_noisy is not None and chosen.never:
         wrong = f", {chosen.never_noisy / chosen.never:.0%} of them with a wrong label"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rho_train.report.checked_json import CheckedJson
-from rho_train.report.chosen import Chosen, read_chosen
+from rho_train.report.chosen import Selected, read_chosen
 
 PARTS = ("loading", "scoring", "selecting", "training", "other", "evaluation")
 
@@ -99,7 +99,7 @@ class Run:
     kept: float | None
     noisy: float | None
     totals: Totals | None
-    chosen: Chosen | None
+    chosen: Selected | None
 
 
 def read_records(file: Path) -> list[CheckedJson]:

@@ -102,7 +102,7 @@ def overlap(experiment: Experiment) -> Figure | None:
     tops = [max(high for _, high in curve.band or [(0.0, max(curve.y))]) for curve in curves]
     rate = rates.pop() if len(rates) == 1 else None
     _, high = rounded(0.0, max([*tops, rate or 0.0]))
-    title = "Chosen again in the next epoch"
+    title = "Selected again in the next epoch"
     return Figure(
         name="overlap",
         title=title,

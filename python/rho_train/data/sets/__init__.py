@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rho_train.data.classification import ClassificationData
 from rho_train.data.sets.cifar import load_cifar10, load_cifar100
 from rho_train.data.sets.folders import load_cinic10, load_clothing1m, load_image_folder
 from rho_train.data.sets.idx import load_fashion_mnist, load_mnist, load_qmnist, read_idx
 from rho_train.data.sets.newsgroups import load_newsgroups
 from rho_train.data.sets.ocr import load_ocr
-from rho_train.data.sets.text_tables import load_text_table
 from rho_train.data.sets.tweets import load_tweets
+from rho_train.tasks.classification import ClassificationData
+from rho_train.tasks.text_table import load_text_table
 
 SetName = Literal[
     "letters",

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rho_train.data.classification import ClassificationData
 from rho_train.data.sets.files import find, read
 from rho_train.data.sets.pickles import load_arrays
+from rho_train.tasks.classification import ClassificationData
 
 _SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rho_train.data.classification import ClassificationData
-from rho_train.data.image_files import ImageFiles
 from rho_train.data.sets.files import find
+from rho_train.tasks.classification import ClassificationData
+from rho_train.tasks.image_files import ImageFiles
 
 _IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _CLOTHES = 14

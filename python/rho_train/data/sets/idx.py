@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rho_train.data.classification import ClassificationData
 from rho_train.data.sets.files import find, read
+from rho_train.tasks.classification import ClassificationData
 
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CLOTHES = (

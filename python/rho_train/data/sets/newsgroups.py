@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rho_train.data.classification import ClassificationData
 from rho_train.data.sets.files import find, open_text
-from rho_train.data.text import text_data
+from rho_train.tasks.classification import ClassificationData
+from rho_train.tasks.text import text_data
 
 FILES = ("20newsgroups-train.tab", "20newsgroups-test.tab")
 _HEADER = ["Category\tText", "d\tstring", "class\t"]

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rho_train.data.classification import ClassificationData
 from rho_train.data.sets.files import find
 from rho_train.data.sets.pickles import load_arrays
+from rho_train.tasks.classification import ClassificationData
 
 FILE = "letters.pickle"
 _TEST_FOLDS = (8, 9)

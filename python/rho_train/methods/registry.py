@@ -1,0 +1,128 @@
+"""The methods of selection by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
+
+from rho_train.methods.context import Method
+
+M = TypeVar("M", bound=Callable[..., Any])
+
+NEEDS = ("il", "dropout", "logits", "classes")
+_METHODS: dict[str, Any] = {}
+
+
+def register(
+    name: str, *, needs: Collection[str] = (), pointwise: bool = False
+) -> Callable[[M], M]:
+    """Make a method known as `Selector(method=name)`.
+
+    Args:
+        name: new, of letters, digits and underscores.
+        needs: of a function: `il`, irreducible losses; `dropout`, dropout layers in the model;
+            `logits`, those of all points, which `Scoring(refresh=...)` does not have; `classes`,
+            labels that are classes. `Selector(losses=...)` has neither logits nor classes. An
+            object says it by its own attribute `needs`.
+        pointwise: of a function: it keeps the points with the highest scores, and the score of a
+            point does not depend on the other points, so that `Selector(scope="global")` can choose
+            among those of all ranks. An object says it by its own attribute `pointwise`.
+
+    Returns:
+        A decorator for a function of `ScoringContext` that returns `Selected`, an object that is called
+        like one, or a class of such objects, which is called without arguments for every Selector.
+        Methods with a state have `update(candidates, chosen)`, called after every selection, and
+        `state_dict` and `load_state_dict`.
+
+    Raises:
+        ValueError: the name is taken by another method or is no name, or a need is unknown.
+            Defining the same function again, as in a notebook, replaces it.
+
+    Example:
+        >>> import torch
+        >>> from rho_train import Batch, Selector
+        >>> @register("margin")
+        ... def margin(candidates):
+        ...     best, second = candidates.logits.topk(2).values.unbind(1)
+        ...     return candidates.top(second - best)
+        >>> x = torch.tensor([[0.0, 3.0], [0.0, 1.0], [0.0, 2.0]])
+        >>> batch = Batch(x, torch.tensor([0, 0, 0]), torch.tensor([7, 8, 9]))
+        >>> Selector(k=2, method="margin")(torch.nn.Identity(), batch).ids
+        tensor([8, 9])
+        >>> unregister("margin")
+    """
+    if not name.isidentifier():
+        raise ValueError(f"register: name must be letters, digits and underscores, got {name!r}")
+    if unknown := set(needs) - set(NEEDS):
+        raise ValueError(
+            f"register: needs must be some of {', '.join(NEEDS)}, got {', '.join(sorted(unknown))}"
+        )
+
+    def add(method: M) -> M:
+        if name in _METHODS and _where(_METHODS[name]) != _where(method):
+            raise ValueError(f"register: there is a method {name!r} already; choose another name")
+        if needs:
+            method.needs = tuple(needs)  # type: ignore[attr-defined]
+        if pointwise:
+            method.pointwise = True  # type: ignore[attr-defined]
+        _METHODS[name] = method
+        return method
+
+    return add
+
+
+def _where(method: object) -> tuple[str, str]:
+    return method.__module__, getattr(method, "__qualname__", repr(method))
+
+
+def unregister(name: str) -> None:
+    """Forget a method, so that its name is free again."""
+    del _METHODS[name]
+
+
+def find(method: object) -> Method:
+    """Return the method of a name, or a method as it is.
+
+    Raises:
+        ValueError: there is none of this name; the message lists all.
+        TypeError: it is neither a name nor a method.
+    """
+    if isinstance(method, str):
+        if method not in _METHODS:
+            raise ValueError(
+                f"Selector: method must be one of {', '.join(_METHODS)}, got {method!r}"
+            )
+        entry = _METHODS[method]
+        return entry() if isinstance(entry, type) else entry  # type: ignore[no-any-return]
+    if isinstance(method, type) or not callable(method):
+        raise TypeError(
+            f"Selector: method must be a name or be called with ScoringContext, got {method!r}; "
+            "of a class pass an object, as Boltzmann()"
+        )
+    return method
+
+
+def needs_of(method: str | Method) -> Collection[str]:
+    """Return what a method needs besides the model: some of `NEEDS`.
+
+    Example:
+        >>> needs_of("rho"), needs_of("loss")
+        (('il',), ())
+    """
+    found: Collection[str] = getattr(find(method), "needs", ())
+    return found
+
+
+def is_pointwise(method: str | Method) -> bool:
+    """Return whether a method scores each point for itself, see `register`.
+
+    Example:
+        >>> is_pointwise("rho"), is_pointwise("class_quota")
+        (True, False)
+    """
+    return bool(getattr(find(method), "pointwise", False))
+
+
+def names(*, without: Collection[str] = ()) -> tuple[str, ...]:
+    """Return the names of all methods, or of those that do not need any of `without`."""
+    return tuple(name for name in _METHODS if not set(without) & set(needs_of(name)))

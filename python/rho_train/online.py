@@ -1,0 +1,98 @@
+"""A second model that learns along with the target: an irreducible loss or a proxy up to date."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rho_train.identity import module_digest
+from rho_train.optim import adamw
+from rho_train.rng import generator
+from rho_train.scoring import (
+    ForwardFunction,
+    LossFunction,
+    device_of,
+    forward_pass,
+    losses_of,
+    seeded,
+)
+
+
+class OnlineModel:
+    """A model that takes one AdamW step on every small batch.
+
+    As `Selector(il=OnlineModel(il_model))` its loss on the large batch is the irreducible loss, and
+    what the target trains on enters it: an approximation of the conditioning on D_t in eq. 2 of
+    the paper (Table 4 compares it with the fixed one). As `Selector(scorer=OnlineModel(proxy))` it
+    scores in place of the target (Table 1). Its BatchNorm statistics change in its own steps alone,
+    never when it scores.
+
+    Args:
+        model: trained in place, on the device of the batches.
+        lr: of AdamW; the paper's is a hundredth of the target's.
+        weight_decay: of AdamW.
+
+    Raises:
+        ValueError: the learning rate is not positive.
+
+    Example:
+        >>> import torch
+        >>> from rho_train import Batch, Selector
+        >>> online = OnlineModel(nn.Linear(2, 2))
+        >>> before = online.model.weight.clone()
+        >>> batch = Batch(torch.eye(2), torch.tensor([0, 1]), torch.tensor([5, 6]))
+        >>> small = Selector(il=online, k=1)(nn.Linear(2, 2), batch)
+        >>> bool((online.model.weight != before).any())
+        True
+    """
+
+    def __init__(self, model: nn.Module, *, lr: float = 1e-5, weight_decay: float = 0.01) -> None:
+        if not lr > 0:
+            raise ValueError(f"OnlineModel: lr must be positive, got {lr}")
+        self.model = model.train()
+        self.optimizer = adamw(model, lr, weight_decay)
+        self._identity = {"start": module_digest(model), "lr": lr, "weight_decay": weight_decay}
+
+    def train_step(
+        self,
+        batch: Any,
+        labels: Tensor,
+        weights: Tensor | None,
+        *,
+        seed: int,
+        step: int,
+        forward: ForwardFunction | None,
+        losses: LossFunction | None,
+        label_smoothing: float,
+    ) -> None:
+        """Take one step on a small batch; dropout draws from `seed` and `step`."""
+        draw = generator(seed, "online model", step).initial_seed()
+        with seeded(device_of(self.model), draw):
+            if losses is None:
+                own = F.cross_entropy(
+                    forward_pass(self.model, batch, forward).float(),
+                    labels.long(),
+                    reduction="none",
+                    label_smoothing=label_smoothing,
+                )
+            else:
+                own = losses_of("OnlineModel", self.model, batch, losses, len(labels))
+        loss = own.mean() if weights is None else (weights * own).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the model was at the start and how it is trained."""
+        return self._identity
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the model and its optimizer, for a checkpoint."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the model and the optimizer of `state_dict`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,178 @@
+"""The stream of large batches, reproducible from any point on."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, TensorDataset
+
+from rho_train.dataset import IndexedDataset, SeededIndices, check_indexed
+from rho_train.rng import generator
+
+
+class LargeBatchSampler(Sampler[list[int]]):
+    """An endless stream of large batches of positions, a pure function of its arguments.
+
+    Each epoch is a fresh permutation drawn from (seed, epoch), cut into batches; the incomplete
+    last batch is dropped (paper section 2, Algorithm 1: large batches without replacement). The
+    sampler keeps no state: after b batches, `start=b` continues the stream exactly, whatever
+    DataLoader workers had fetched ahead. So do random transforms of an IndexedDataset that draw
+    from the global generators of torch, NumPy or random: each batch brings them a seed of its own.
+
+    Args:
+        ids_or_n: the number of points n, or the positions to draw from, integers (n,) without
+            repeats, for example the half that is not held out.
+        batch_size: n_B, the points of a large batch.
+        seed: the seed of the stream; the global generators are never touched.
+        start: batches already consumed.
+        rank, world: this process among those that share every large batch in `world` consecutive
+            parts as even as can be: joined in the order of the ranks, the batches of one process.
+
+    Raises:
+        ValueError: no points, repeated or negative positions, a batch size outside [1, n], a
+            negative start, a rank outside [0, world), or fewer points in a batch than ranks.
+        TypeError: an argument is not an integer, or the positions are not.
+
+    Example:
+        >>> stream = iter(LargeBatchSampler(10, 4, seed=0))
+        >>> first, second = next(stream), next(stream)
+        >>> second == next(iter(LargeBatchSampler(10, 4, seed=0, start=1)))
+        True
+    """
+
+    def __init__(
+        self,
+        ids_or_n: int | Sequence[int] | Tensor | npt.NDArray[np.integer[Any]],
+        batch_size: int,
+        *,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.positions: Tensor | None = None
+        if isinstance(ids_or_n, (int, np.integer)):
+            self.n = int(ids_or_n)
+        else:
+            self.positions = _as_positions(ids_or_n)
+            self.n = len(self.positions)
+        self.batch_size = operator.index(batch_size)
+        self.seed = operator.index(seed)
+        self.start = operator.index(start)
+        if self.n < 1:
+            raise ValueError(f"LargeBatchSampler: there are no points to draw from (n = {self.n})")
+        if not 1 <= self.batch_size <= self.n:
+            raise ValueError(
+                f"LargeBatchSampler: batch_size must lie in [1, {self.n}], the number of points, "
+                f"got {self.batch_size}; choose a smaller large batch"
+            )
+        if self.start < 0:
+            raise ValueError(f"LargeBatchSampler: start must be at least 0, got {self.start}")
+        self.rank, self.world = operator.index(rank), operator.index(world)
+        if not 0 <= self.rank < self.world:
+            raise ValueError(
+                f"LargeBatchSampler: rank must lie in [0, {self.world}), the number of ranks, got "
+                f"{self.rank}"
+            )
+        if self.batch_size < self.world:
+            raise ValueError(
+                f"LargeBatchSampler: a large batch of {self.batch_size} cannot be shared among "
+                f"{self.world} ranks; choose a larger one, batch_size is of all ranks together"
+            )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Large batches in one pass over the points, floor(n / n_B)."""
+        return self.n // self.batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for number, positions in enumerate(self._positions(), self.start):
+            # Other points than those of rank 0 must not get the same random transforms.
+            rank = (self.rank,) if self.rank else ()
+            seed = generator(self.seed, "transforms", number, *rank).initial_seed()
+            begin, end = (self.batch_size * r // self.world for r in (self.rank, self.rank + 1))
+            yield SeededIndices(positions[begin:end], seed)
+
+    def _positions(self) -> Iterator[list[int]]:
+        first_epoch, first = divmod(self.start, self.batches_per_epoch)
+        for epoch in itertools.count(first_epoch):
+            order = torch.randperm(self.n, generator=generator(self.seed, "large batches", epoch))
+            if self.positions is not None:
+                order = self.positions[order]
+            for batch in range(first, self.batches_per_epoch):
+                yield order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+            first = 0
+
+
+def loader(
+    dataset: IndexedDataset, sampler: Iterable[list[int]], *, workers: int = 0, seed: int = 0
+) -> DataLoader[Any]:
+    """Load the batches that `sampler` names, with ids, in page-locked memory where CUDA is present
+    and the data are not there already.
+
+    The batches of a LargeBatchSampler and their random transforms do not depend on `workers`, and
+    neither starting the loader nor reading from it moves the global generators. Transforms with a
+    generator of their own, and batches of other samplers, take their seeds from the workers.
+
+    Raises:
+        TypeError: `dataset` is not an IndexedDataset.
+
+    Example:
+        >>> data = IndexedDataset([(float(i), 0) for i in range(8)], labels=[0] * 8)
+        >>> len(next(iter(loader(data, LargeBatchSampler(8, 4, seed=0)))).ids)
+        4
+    """
+    check_indexed("loader", dataset)
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=dataset.collate,
+        pin_memory=torch.cuda.is_available() and not _on_cuda(dataset.dataset),
+        # Without a generator of its own, each start of the loader draws from the global one.
+        generator=generator(seed, "loader workers"),
+    )
+
+
+def _on_cuda(dataset: Any) -> bool:
+    return isinstance(dataset, TensorDataset) and any(part.is_cuda for part in dataset.tensors)
+
+
+def _as_positions(positions: Any) -> Tensor:
+    try:
+        tensor = torch.as_tensor(positions).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            "LargeBatchSampler: the first argument must be the number of points or their "
+            f"positions, got {type(positions).__name__}; of a data set, pass len(dataset)"
+        ) from error
+    if tensor.numel() == 0:
+        raise ValueError("LargeBatchSampler: there are no points to draw from (no positions)")
+    if tensor.dtype == torch.bool:
+        raise TypeError(
+            "LargeBatchSampler: positions must be integers, got a bool mask; "
+            "pass mask.nonzero().flatten()"
+        )
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.ndim != 1:
+        raise TypeError(
+            "LargeBatchSampler: positions must be integers of shape (n,), got "
+            f"{tensor.dtype} {tuple(tensor.shape)}"
+        )
+    # A copy, so that the stream does not change when the caller's tensor does.
+    tensor = tensor.to(torch.int64, copy=True)
+    ordered = tensor.sort().values
+    if int(ordered[0]) < 0:
+        raise ValueError(f"LargeBatchSampler: positions must be at least 0, got {int(ordered[0])}")
+    if bool((ordered[1:] == ordered[:-1]).any()):
+        raise ValueError(
+            "LargeBatchSampler: positions must not repeat, since one large batch could then hold "
+            "a point twice; pass positions.unique()"
+        )
+    return tensor

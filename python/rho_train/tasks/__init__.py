@@ -1,0 +1,1 @@
+"""Tasks: what is trained, and the four that come with the package."""

@@ -1,0 +1,154 @@
+"""What can be wrong with a run, found when the Trainer is made."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from rho_train.checks import check_ids, check_labels
+from rho_train.dataset import IndexedDataset, check_indexed
+from rho_train.dry_run import dry_run
+from rho_train.flags import ExampleFlags
+from rho_train.il.shards import ILShards
+from rho_train.il.store import ILStore
+from rho_train.methods.registry import needs_of
+from rho_train.online import OnlineModel
+from rho_train.sampler import LargeBatchSampler
+from rho_train.schedules import Schedule
+from rho_train.selector import Selector
+from rho_train.tasks.image_files import ImageFiles
+from rho_train.trainer.config import TrainConfig
+from rho_train.trainer.evaluation import look
+
+
+def check_run(
+    model: nn.Module,
+    dataset: IndexedDataset,
+    train_ids: Tensor,
+    test_x: Tensor | ImageFiles,
+    test_y: Tensor,
+    config: TrainConfig,
+    seed: int,
+    selector: Selector | None,
+    flags: ExampleFlags | None,
+) -> None:
+    """Refuse what would fail, or silently go wrong, at some later step.
+
+    The model makes a forward pass on the first batch, and the Selector looks at it.
+    """
+    check_indexed("Trainer", dataset)
+    n = len(dataset)
+    check_ids("Trainer", "train_ids", train_ids, n)
+    if flags is not None and flags.names and len(flags) != n:
+        raise ValueError(
+            f"Trainer: flags are of {len(flags)} points, the data set has {n}; give those of the "
+            "whole data set, by id"
+        )
+    if test_y.dtype != torch.int64 or test_y.ndim != 1 or not 0 < len(test_y) == len(test_x):
+        raise ValueError(
+            "Trainer: test_y must be int64 (m,), one label for each of test_x, m > 0, got "
+            f"{test_y.dtype} {tuple(test_y.shape)} for test_x {tuple(test_x.shape)}"
+        )
+    if config.bn_recalibration_batches and not any(
+        isinstance(part, _BatchNorm) for part in model.modules()
+    ):
+        raise ValueError(
+            f"Trainer: TrainConfig.bn_recalibration_batches is {config.bn_recalibration_batches}, and "
+            f"{type(model).__name__} has no BatchNorm; leave it at 0"
+        )
+    if selector is not None:
+        _check_selector(selector, model, n, config)
+        _check_il(selector, dataset, train_ids)
+    drawn = config.batch if selector is None else config.large_batch
+    first = torch.tensor(next(iter(LargeBatchSampler(train_ids, drawn, seed=seed))))
+    ignored = -100 if selector is None else selector.ignore_index
+    batch, classes = dry_run("Trainer", model, dataset, first, train_ids, ignore_index=ignored)
+    check_labels("Trainer: test_y", test_y, torch.arange(len(test_y)), classes)
+    if selector is not None:
+        _look(selector, model, batch)
+
+
+def _check_selector(selector: Selector, model: nn.Module, n: int, config: TrainConfig) -> None:
+    if selector.losses is not None:
+        raise ValueError(
+            "Trainer: it trains classifiers, by cross-entropy and accuracy, and the Selector has "
+            "losses= of its own; call the Selector in a loop of your own"
+        )
+    if selector.steps:
+        raise ValueError(
+            f"Trainer: the Selector has made {selector.steps} selections in another run; make a "
+            "new one, a checkpoint restores it by itself"
+        )
+    if selector.label_smoothing:
+        raise ValueError(
+            f"Trainer: it trains without label smoothing, the Selector scores with "
+            f"{selector.label_smoothing}; leave it out"
+        )
+    if selector.size(config.large_batch) != config.batch:
+        raise ValueError(
+            f"Trainer: the Selector keeps {selector.size(config.large_batch)} of a large "
+            f"batch of {config.large_batch}, TrainConfig.batch is {config.batch}; make "
+            "them agree"
+        )
+    if isinstance(selector.ratio, Schedule):
+        for step in selector.ratio.begins:
+            selector.size(config.large_batch, step)
+    selector.check(model)
+    if selector.phases is not None and selector.phases.steps != config.steps:
+        raise ValueError(
+            f"Trainer: UniformPhases.steps is {selector.phases.steps}, TrainConfig.steps "
+            f"is {config.steps}; make them agree"
+        )
+    if selector.history is not None and len(selector.history) != n:
+        raise ValueError(
+            f"Trainer: the History has {len(selector.history)} ids, the data set has {n}; make it "
+            "with History(len(dataset))"
+        )
+
+
+def _check_il(selector: Selector, dataset: IndexedDataset, train_ids: Tensor) -> None:
+    """Refuse irreducible losses of other data, and say how many points have none."""
+    if isinstance(selector.il, (ILStore, ILShards)):
+        selector.il.verify(dataset)
+    if "il" not in needs_of(selector.method) or isinstance(selector.il, OnlineModel):
+        return
+    if isinstance(selector.il, Tensor) and len(selector.il) != len(dataset):
+        raise ValueError(
+            f"Trainer: il has {len(selector.il)} rows, the data set has {len(dataset)} points; "
+            "give one row a point, NaN where it is unknown"
+        )
+    il = selector.irreducible.of(train_ids)
+    assert il is not None
+    if il.isinf().any():
+        raise ValueError(
+            f"Trainer: il must be finite or NaN (unknown), got {float(il[il.isinf()][0])} at id "
+            f"{int(train_ids[il.isinf()][0])}; the IL model has diverged"
+        )
+    unknown = int(il.isnan().sum())
+    if unknown == len(il):
+        raise ValueError(
+            f"Trainer: the irreducible loss of all {unknown} train_ids is unknown (NaN); train on "
+            "points that the store covers, for a holdout store those that are not held out"
+        )
+    if unknown:
+        warnings.warn(
+            f"Trainer: the irreducible loss of {unknown} of {len(il)} train_ids is unknown (NaN); "
+            "they are never selected. Leave them out: train_ids[store.known[train_ids]]",
+            stacklevel=4,
+        )
+
+
+def _look(selector: Selector, model: nn.Module, batch: Any) -> None:
+    """Let the Selector look at a batch as in the first step that is not uniform."""
+    phases = selector.phases
+    if phases is not None:
+        steps = (step for step in range(phases.steps) if not phases.uniform(step))
+        selector.steps = next(steps, 0)
+    try:
+        look(selector, model, batch)
+    finally:
+        selector.steps = 0

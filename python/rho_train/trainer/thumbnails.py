@@ -1,0 +1,100 @@
+"""A small rendering of an example, for people: an image, a text or the features of a table."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rho_train.batch import split
+from rho_train.dataset import IndexedDataset
+
+_SIDE = 32
+_FEATURES = 64
+_CHARACTERS = 240
+_TOKENS = 48
+
+
+def input_of(dataset: IndexedDataset, position: int) -> object:
+    """Return what a model gets of one example: a tensor, or the first of several inputs.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> data = IndexedDataset(TensorDataset(torch.tensor([[0.25, 2.0]]), torch.tensor([0])))
+        >>> input_of(data, 0)
+        tensor([0.2500, 2.0000])
+    """
+    inputs = split(dataset.collate(dataset.__getitems__([position])), "input_of").inputs
+    return (next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)[0]
+
+
+def render(x: object) -> dict[str, Any]:
+    """Return {"image": PNG as data URI}, {"features": [...]} or {"text": ...}.
+
+    Tensors and arrays (H, W), (1 or 3, H, W) and (H, W, 1 or 3) are images, at most 32 pixels wide,
+    and but for uint8 with the full range of grey or colour; (d,) of floating point are features,
+    the first 64; anything else is told in words.
+
+    Example:
+        >>> render(torch.rand(3, 8, 8))["image"][:22]
+        'data:image/png;base64,'
+        >>> render("a b"), render(torch.tensor([0.25, 2.0])), render(torch.tensor([4, 7]))
+        ({'text': 'a b'}, {'features': [0.25, 2.0]}, {'text': '4 7'})
+    """
+    if isinstance(x, str):
+        return {"text": x if len(x) <= _CHARACTERS else f"{x[: _CHARACTERS - 1]}…"}
+    try:
+        tensor = torch.as_tensor(x).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        return {"text": f"({type(x).__name__})"}
+    image = _as_image(tensor)
+    if image is not None:
+        return {"image": f"data:image/png;base64,{base64.b64encode(_png(image)).decode()}"}
+    if tensor.ndim == 1 and tensor.is_floating_point() and bool(tensor.isfinite().all()):
+        return {"features": [float(f"{value:.3g}") for value in tensor[:_FEATURES].tolist()]}
+    if tensor.ndim == 1:
+        shown = " ".join(map(str, tensor[:_TOKENS].tolist()))
+        return {"text": shown if len(tensor) <= _TOKENS else f"{shown} …"}
+    return {"text": f"({str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)})"}
+
+
+def _as_image(x: Tensor) -> Tensor | None:
+    """Pixels uint8 (H, W, 1 or 3), or None for what is no image."""
+    if x.ndim == 2:
+        x = x.unsqueeze(0)
+    elif x.ndim == 3 and x.shape[0] not in (1, 3):
+        x = x.permute(2, 0, 1)
+    if x.ndim != 3 or x.shape[0] not in (1, 3) or min(x.shape[1:]) < 2 or x.is_complex():
+        return None
+    pixels = x.double()
+    if not bool(pixels.isfinite().all()):
+        return None
+    longest = max(pixels.shape[1:])
+    if longest > _SIDE:
+        height, width = (max(1, round(side * _SIDE / longest)) for side in pixels.shape[1:])
+        pixels = F.adaptive_avg_pool2d(pixels, (height, width))
+    if x.dtype != torch.uint8:
+        # Inputs are normalised in some way that nobody tells: the range is that of the image.
+        low, high = pixels.aminmax()
+        pixels = (pixels - low) / (high - low).clamp_min(1e-12) * 255
+    return pixels.round().to(torch.uint8).permute(1, 2, 0).contiguous()
+
+
+def _png(pixels: Tensor) -> bytes:
+    """The PNG file of uint8 (H, W, 1 or 3)."""
+    height, width, channels = pixels.shape
+    # Every line begins with its filter: none.
+    lines = b"".join(b"\0" + line.numpy().tobytes() for line in pixels)
+    colour = {1: 0, 3: 2}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines, 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
