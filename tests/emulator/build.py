@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -115,9 +117,19 @@ def environment(variant: Variant) -> dict[str, str]:
 def compile_object(source: Path, flags: Sequence[str], headers: str) -> Path:
     key = digest([headers, source.read_text(), str(source), *flags, compiler_identity()])
     output = BUILD / "objects" / f"{source.stem}-{key}.o"
-    if not output.exists():
-        run_compiler([*flags, "-c", "-x", "c++", str(source)], output)
+    with locked(output):
+        if not output.exists():
+            run_compiler([*flags, "-c", "-x", "c++", str(source)], output)
     return output
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Let one process at a time make `output`; the tests run in several."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.with_name(f"{output.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def run_compiler(arguments: Sequence[str], output: Path) -> None:

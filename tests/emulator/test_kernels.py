@@ -56,7 +56,15 @@ def test_the_ops_on_tensors_of_their_exact_size() -> None:
     """Through torch, whose tensors AddressSanitizer guards: all layouts, dtypes and plans."""
     files = ("test_score.py", "test_plan.py", "test_bad_inputs.py")
     kept = "emulated and (layout or strided or workspace or on_a_gpu or (every_plan and bad-rows))"
-    options = ["-q", "--tb=short", "--no-showlocals", "-p", "no:cacheprovider", "--capture=sys"]
+    options = [
+        "-q",
+        "-n0",
+        "--tb=short",
+        "--no-showlocals",
+        "-p",
+        "no:cacheprovider",
+        "--capture=sys",
+    ]
     tests = [str(EMULATOR.parent / "ops" / name) for name in files]
     result = subprocess.run(
         [sys.executable, "-m", "pytest", *options, "-k", kept, *tests],

@@ -37,7 +37,7 @@ def test_every_instruction_set_is_accurate(isa: str) -> None:
     files = ("test_exp.py", "test_score.py", "test_fuzz.py", "test_select.py", "test_isa.py")
     tests = [str(Path(__file__).with_name(name)) for name in files]
     kept = "(accurate or golden or any_batch or same_bits or in_use) and not emulated and not cuda"
-    options = ["-q", "--tb=short", "--no-showlocals", "-p", "no:cacheprovider", "-k", kept]
+    options = ["-q", "-n0", "--tb=short", "--no-showlocals", "-p", "no:cacheprovider", "-k", kept]
     result = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *tests],
         # Not the source tree: Python would import the folder without the library.
