@@ -1,4 +1,4 @@
-"""What each op does under autograd; a test lists every op under exactly one kind."""
+"""Register the behaviour of each op under autograd."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 
 from rho_ext import _library  # noqa: F401  (the schemas must exist first)
 
-# Selection is not differentiable. Without a registration torch would mark the outputs as
-# requiring a gradient and drop it silently in backward; falling through says that there is none.
+# Selection is not differentiable. Without this torch would mark the outputs as requiring a gradient
+# and drop it silently in backward. A test checks that every op is listed here.
 FALL_THROUGH = ("select", "select.workspace", "score")
 
-# The object must live: its destructor takes the registrations back.
+# Its destructor undoes the registrations.
 _fall_through = torch.library.Library("rho_ext", "IMPL")
 for _op in FALL_THROUGH:
     _fall_through.impl(_op, torch.library.fallthrough_kernel, "Autograd")

@@ -1,7 +1,6 @@
 """Fake kernels: shapes and dtypes of the results, and the rules of csrc/common/checks.h.
 
-The rules stand in the same words and order as in C++; tests/ops/test_bad_inputs.py holds the two
-together.
+The rules have the same words and order as in C++; tests/ops/test_bad_inputs.py compares the two.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ def check_table(op: str, table: Tensor) -> None:
 
 
 def on_gpu(logits: Tensor) -> bool:
-    """Return whether the kernels of csrc/cuda compute it."""
+    """Return whether the kernels of csrc/cuda compute these logits."""
     return logits.device.type == "cuda"
 
 
@@ -113,11 +112,11 @@ def check_arguments(
     label_smoothing: float,
     *,
     ignore_index: object = -100,
-    everywhere: bool = False,
+    any_device: bool = False,
 ) -> None:
-    """Check everything but k and the values of labels and ids.
+    """Check all arguments except k and the values of labels and ids.
 
-    `everywhere`: what the CPU computes is computed on every device, as in `rho_ext.reference`.
+    `any_device`: skip the limits of the GPU kernels, as `rho_ext.reference` has none.
     """
     _check_tensor(op, "logits", logits)
     _check_tensor(op, "labels", labels)
@@ -140,7 +139,7 @@ def check_arguments(
         logits.shape[1] != 0,
         f"{op}: logits must have at least one class, got {tuple(logits.shape)}",
     )
-    if not everywhere and on_gpu(logits):
+    if not any_device and on_gpu(logits):
         _check_gpu(op, logits)
     n = logits.shape[0]
     _check(n < _MAX_ROWS, f"{op}: logits must have fewer than {_MAX_ROWS} rows, got {n}")

@@ -1,4 +1,4 @@
-"""The public ops: options are checked here, tensors in C++ (csrc/common/checks.h)."""
+"""The public ops. Options are checked here, tensors in C++ (csrc/common/checks.h)."""
 
 from __future__ import annotations
 
@@ -36,16 +36,15 @@ class Scores(NamedTuple):
 
 
 class use_il:
-    """Make a table of irreducible losses the one that `select` and `score` use without `il`.
+    """Activate a table of irreducible losses, which `select` and `score` use without `il`.
 
-    Works as a call, for the rest of the process, and as a context manager, which activates its
-    table again if another one is active by then, and on leaving puts back what was active before
-    it, unless a call inside has chosen another. One table is active for all threads; contexts that
-    overlap in several threads are not supported.
+    As a call it holds for the rest of the process. As a context manager it holds inside: on exit
+    the previous table is active again, unless a call inside has activated another one. One table
+    is active for all threads; contexts must not overlap between threads.
 
     Args:
-        table: (N,) float32, float16 or bfloat16; row i is the irreducible loss of the point with
-            id i, NaN where it is unknown. None: no table is active.
+        table: (N,) float32, float16 or bfloat16; row i is the irreducible loss of the example
+            with id i, NaN where it is unknown. None: no table is active.
 
     Raises:
         TypeError: the table is not a tensor.
@@ -87,11 +86,11 @@ class use_il:
 
 
 def workspace(device: torch.device | str) -> Tensor:
-    """Make memory for `select(workspace=...)`: 25 KB that a launch finds zero and leaves zero.
+    """Allocate memory for `select(workspace=...)`: 25 KB of zeros, zeroed again by each launch.
 
-    Without one, CUDA keeps such memory for each stream. One's own makes a captured CUDA graph
-    shorter by a memset. It serves one launch at a time: graphs and streams that may run at the
-    same time need one each.
+    Without it every CUDA stream has a workspace of its own. Passing one saves a memset in a
+    captured CUDA graph. It serves one launch at a time: graphs and streams that may run at the same
+    time need one each.
 
     Returns:
         (6208,) int32 zeros on the device.
@@ -126,7 +125,7 @@ def active_il(op: str, method: str, ids: Tensor | None) -> Tensor | None:
 
 
 def integer_k(op: str, k: object) -> int:
-    """Accept whatever counts as an integer, but no bool and no float."""
+    """Return k as an int; refuse bool and float."""
     if isinstance(k, torch.SymInt):
         return k  # type: ignore[return-value]
     is_bool = isinstance(k, bool) or (isinstance(k, Tensor) and k.dtype == torch.bool)
@@ -141,24 +140,24 @@ def integer_k(op: str, k: object) -> int:
     )
 
 
-def _plainer(
+def _clearer_error(
     error: Exception,
     op: str,
     arguments: tuple[Any, ...],
     ignore_index: object,
     k: int | None = None,
 ) -> Exception:
-    """Return what the checks in Python say, if anything, instead of the error of the op.
+    """Return the error of the checks in Python, or the error of the op if they pass.
 
-    torch refuses what is no tensor, no int64 or of a rare dtype before the checks in C++ see it,
-    and shows the schema.
+    torch refuses non-tensors, non-integers and rare dtypes before the checks in C++ run, and its
+    error shows the schema of the op.
     """
     try:
         _meta.check_arguments(op, *arguments, ignore_index=ignore_index)
         if k is not None:
             _meta.check_k(op, k, arguments[0].shape[0])
-    except (TypeError, ValueError) as plainer:
-        return plainer
+    except (TypeError, ValueError) as clearer:
+        return clearer
     logits = arguments[0]
     if logits.is_cuda and (missing := cuda_missing()) is not None:
         return RuntimeError(f"{op}: logits are on {logits.device}, but {missing}")
@@ -213,11 +212,11 @@ def select(
         rows of more than 8 KB may differ in their last bit between batches of different sizes.
 
     Raises:
-        TypeError: k or ignore_index is no integer, label_smoothing no number, or what must be a
-            tensor is not one.
+        TypeError: k or ignore_index is no integer, label_smoothing is no number, or an argument
+            that must be a tensor is none.
         ValueError: shape, dtype, device or range of an argument, or il is missing.
-        IndexError: a label or an id is out of range (on the CPU; on CUDA, where finding out would
-            wait for the device, such a row is counted in `invalid`).
+        IndexError: a label or an id is out of range (on the CPU). On CUDA the check would
+            wait for the device, so such a row is counted in `invalid`.
         RuntimeError: logits are on CUDA, and torch or this build of rho_ext has none.
 
     Example:
@@ -234,8 +233,7 @@ def select(
         il = active_il("select", method, ids)
     try:
         if workspace is None or not getattr(logits, "is_cuda", False):
-            # `_op` is what a call of the op calls: a layer of Python less saves 0.3 microseconds.
-            # torch.compile traces the op itself.
+            # Calling `_op` skips a layer of Python, 0.3 microseconds. torch.compile traces the op.
             call = _select if is_dynamo_compiling() else _select._op
             results = call(logits, labels, ids, k, il, number, bias, ignore_index, label_smoothing)
         else:
@@ -245,8 +243,8 @@ def select(
             )  # fmt: skip
     except (RuntimeError, ValueError) as error:
         arguments = (logits, labels, ids, il, number, bias, label_smoothing)
-        raise _plainer(error, "select", arguments, ignore_index, k) from None
-    # As Selection(*results), without the function in Python that a NamedTuple makes for it.
+        raise _clearer_error(error, "select", arguments, ignore_index, k) from None
+    # Faster than Selection(*results), which calls a function in Python.
     return tuple.__new__(Selection, results)
 
 
@@ -282,5 +280,5 @@ def score(
         results = call(logits, labels, ids, il, number, bias, ignore_index, label_smoothing)
     except (RuntimeError, ValueError) as error:
         arguments = (logits, labels, ids, il, number, bias, label_smoothing)
-        raise _plainer(error, "score", arguments, ignore_index) from None
+        raise _clearer_error(error, "score", arguments, ignore_index) from None
     return tuple.__new__(Scores, results)

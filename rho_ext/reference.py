@@ -1,8 +1,7 @@
 """The plain-torch definition of the ops: the truth of the tests and the eager baseline.
 
-Same arguments and results as `rho_ext.select` and `rho_ext.score`, but with float64 logits the
-results are float64 too. Their checks are the same, but a label or an id out of range makes its row
-invalid instead of raising. Slow, and written to be read.
+Arguments, results and checks are those of `rho_ext.select` and `rho_ext.score`. float64 logits give
+float64 results. A label or an id out of range makes its row invalid instead of raising.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def score(
     check_arguments(
         *(op, logits, labels, ids, il, number, bias, label_smoothing),
         ignore_index=ignore_index,
-        everywhere=True,
+        any_device=True,
     )
     real = torch.float64 if logits.dtype == torch.float64 else torch.float32
     logits, labels = logits.to(real), labels.long()
@@ -71,9 +70,9 @@ def score(
     elif method == "grad_norm":
         # 1 - p_y as the sum of the other probabilities keeps the digits of a row almost learnt.
         p, label = logits.softmax(1), safe[:, None]
-        # Times 0 and not 0: a row without a softmax has no gradient either, even of one class.
+        # Times 0, not 0: a NaN row must stay NaN, even with one class.
         others = p.scatter(1, label, 0.0 * p.gather(1, label))
-        # Their largest, taken out, keeps the squares from underflowing.
+        # Dividing by the largest keeps the squares from underflowing.
         largest = others.amax(1)
         ratio = others / largest.where(largest > 0, 1.0)[:, None]
         scores = largest * (ratio.sum(1).square() + ratio.square().sum(1)).sqrt()
