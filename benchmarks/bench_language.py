@@ -155,7 +155,7 @@ class Run:
     def __init__(self, text: Text, il: Losses, method: str, seed: int, lr: float) -> None:
         self.text, self.il, self.method, self.seed, self.lr = text, il, method, seed, lr
         self.model = target(seed)
-        self.selector = Selector(il=il.store, k=BATCH, losses=losses)
+        self.selector = Selector(il=il.store, k=BATCH, loss_fn=losses)
         self.trained = self.wrong = 0
 
     def rows(self, steps: int) -> Iterator[Row]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rho_train.files import atomic_write
-from rho_train.scoring import name_of
+from rho_train.identity import name_of
 
 _VERSION = 4
 

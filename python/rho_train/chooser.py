@@ -20,8 +20,16 @@ from rho_train.methods.context import Method, ScoringContext, Selected
 from rho_train.methods.sampling import uniform
 from rho_train.online import OnlineModel
 from rho_train.schedules import Schedule, UniformPhases, value_at
-from rho_train.scorer import Parts, Scorer, Scoring, share_of
-from rho_train.scoring import ForwardFunction, LossFunction, dropout_layers, scoring
+from rho_train.scoring import (
+    ForwardFunction,
+    LossFunction,
+    Parts,
+    Scorer,
+    Scoring,
+    dropout_layers,
+    scoring_mode,
+    share_of,
+)
 from rho_train.selector_checks import (
     check_batch,
     check_losses,
@@ -48,7 +56,7 @@ class Chooser:
     ignore_index: int = -100
     label_smoothing: float = 0.0
     forward: ForwardFunction | None = None
-    losses: LossFunction | None = None
+    loss_fn: LossFunction | None = None
     scorer: nn.Module | OnlineModel | None = None
     phases: UniformPhases | None = None
     seed: int = 0
@@ -67,12 +75,12 @@ class Chooser:
                 "(rho_train.holdout_il or rho_train.crossfit_il make one) or a tensor by id"
             )
         check_refresh(self.scoring.refresh, self.method, self._needs, self.history)
-        check_losses(self.losses, self.method, self._needs, self.forward, self.label_smoothing)
+        check_losses(self.loss_fn, self.method, self._needs, self.forward, self.label_smoothing)
         check_smoothing(self.label_smoothing, self._needs, self.il)
         pointwise = registry.is_pointwise(self._method)
         parts = {"il": self.il, "scorer": self.scorer, "phases": self.phases}
         check_scope(self.scope, self.method, pointwise, self.scoring, parts)
-        self.irreducible = Irreducible(self.il)
+        self._il = Irreducible(self.il)
         self._scorer = self.scorer.model if isinstance(self.scorer, OnlineModel) else self.scorer
         if self._scorer is not None:
             if not isinstance(self._scorer, nn.Module):
@@ -145,7 +153,7 @@ class Chooser:
     ) -> tuple[ScoringContext, Selected, Method]:
         """Let the method of a step choose by the scores of `target`."""
         n, method, needs = len(fields.ids), self._method, self._needs
-        check_batch(batch, fields, classes=self.losses is None, first=step == 0)
+        check_batch(batch, fields, classes=self.loss_fn is None, first=step == 0)
         if self.history is not None:
             # Before the pass: what inference mode makes could not be counted in afterwards.
             self.history.to(fields.ids.device)
@@ -161,10 +169,10 @@ class Chooser:
             self._irreducible(passes, batch, fields) if "il" in needs else (None, False)
         )
         options = self.scoring
-        with scoring(
+        with scoring_mode(
             target, bf16=options.bf16, train_mode=options.train_mode, keep_random=keep_random
         ) as scorer:
-            whole = options.whole and self.losses is None
+            whole = options.whole and self.loss_fn is None
             parts = None if whole else self._parts(passes, scorer, batch, fields)
             candidates = ScoringContext(
                 fields.labels,
@@ -191,6 +199,10 @@ class Chooser:
             )
         return candidates, chosen, method
 
+    def il_of(self, ids: Tensor) -> Tensor | None:
+        """Return the IL of ids, (n,), NaN where unknown; None where no id has a fixed one."""
+        return self._il.of(ids)
+
     def _place(self, n: int, step: int, device: torch.device) -> tuple[int, int, int]:
         """Return the rank that draws, and where its n points lie among those it draws for."""
         if self.scope == "local":
@@ -214,13 +226,13 @@ class Chooser:
         self, passes: Scorer, batch: object, fields: Fields
     ) -> tuple[Tensor | None, bool]:
         """Return the irreducible losses by id, or of the rows and True."""
-        online = self.irreducible.online
+        online = self._il.online
         if online is None:
-            return self.irreducible.rows(fields.ids)
-        with scoring(online.model, bf16=self.scoring.bf16) as scorer:
+            return self._il.rows(fields.ids)
+        with scoring_mode(online.model, bf16=self.scoring.bf16) as scorer:
             losses = [
                 output
-                if self.losses is not None
+                if self.loss_fn is not None
                 else rho_ext.score(
                     output,
                     fields.labels[rows],

@@ -13,7 +13,7 @@ from rho_train.batch import split, to
 from rho_train.checks import check_labels
 from rho_train.dataset import IndexedDataset
 from rho_train.rng import global_seed
-from rho_train.scoring import LossFunction, device_of, logits_of, losses_of, scoring
+from rho_train.scoring import LossFunction, device_of, logits_of, losses_of, scoring_mode
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def dry_run(
     with unchanged(model), global_seed(0):
         batch = _first(model, dataset, positions)
         fields = split(batch, where)
-        with scoring(model) as scorer:
+        with scoring_mode(model) as scorer:
             logits = logits_of(scorer, fields.inputs)
     if logits.ndim != 2 or len(logits) != len(positions):
         raise ValueError(
@@ -105,7 +105,7 @@ def dry_run_losses(
     with unchanged(model), global_seed(0):
         batch = _first(model, dataset, positions)
         split(batch, where)
-        with scoring(model) as scorer:
+        with scoring_mode(model) as scorer:
             found = losses_of(where, scorer, batch, losses, len(positions))
     if not found.isfinite().any():
         raise ValueError(

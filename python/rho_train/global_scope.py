@@ -16,7 +16,7 @@ from rho_train.distributed import all_gather, rank_and_world
 from rho_train.methods.context import Selected, ranked
 from rho_train.online import OnlineModel
 from rho_train.schedules import UniformPhases
-from rho_train.scorer import Scoring
+from rho_train.scoring import Scoring
 from rho_train.selector_checks import nothing_left
 
 Scope = Literal["local", "global"]

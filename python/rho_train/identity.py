@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import is_dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-
-from rho_train.scoring import name_of
 
 
 def digest(*tensors: Tensor) -> str:
@@ -41,3 +40,23 @@ def identity_of(part: object) -> object:
     if callable(part) and not is_dataclass(part):
         return name_of(part)
     return part if part is None or isinstance(part, (bool, int, float, str)) else repr(part)
+
+
+def name_of(function: object) -> str:
+    """Return the name of a function, or of the type of what is called like one.
+
+    Example:
+        >>> name_of(name_of), name_of(partial(round, ndigits=2))
+        ('name_of', 'round(ndigits=2)')
+    """
+    if isinstance(function, partial):
+        given = [_told(value) for value in function.args]
+        given += [f"{key}={_told(value)}" for key, value in function.keywords.items()]
+        return f"{name_of(function.func)}({', '.join(given)})"
+    return getattr(function, "__qualname__", type(function).__qualname__)
+
+
+def _told(value: object) -> str:
+    # Not by repr: that of a function has its address, which is another one at every start.
+    plain = value is None or isinstance(value, (bool, int, float, str))
+    return repr(value) if plain else name_of(value)

@@ -64,13 +64,13 @@ class OnlineModel:
         seed: int,
         step: int,
         forward: ForwardFunction | None,
-        losses: LossFunction | None,
+        loss_fn: LossFunction | None,
         label_smoothing: float,
     ) -> None:
         """Take one step on a small batch; dropout draws from `seed` and `step`."""
         draw = generator(seed, "online model", step).initial_seed()
         with seeded(device_of(self.model), draw):
-            if losses is None:
+            if loss_fn is None:
                 own = F.cross_entropy(
                     forward_pass(self.model, batch, forward).float(),
                     labels.long(),
@@ -78,7 +78,7 @@ class OnlineModel:
                     label_smoothing=label_smoothing,
                 )
             else:
-                own = losses_of("OnlineModel", self.model, batch, losses, len(labels))
+                own = losses_of("OnlineModel", self.model, batch, loss_fn, len(labels))
         loss = own.mean() if weights is None else (weights * own).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

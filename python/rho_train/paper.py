@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rho_train.il_source import ILSource
-from rho_train.scorer import Scoring
+from rho_train.scoring import Scoring
 from rho_train.selector import Selector
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,18 +15,18 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
 
-from rho_train.batch import describe, split
+from rho_train.batch import Fields, describe, gather, part, split
 
 ForwardFunction = Callable[[nn.Module, Any], Tensor]
 """Called as `forward(model, batch)`, returns logits (n, C)."""
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
-"""Called as `losses(model, batch)`, returns the loss of each example, floating point (n,); NaN for
+"""Called as `loss_fn(model, batch)`, returns the loss of each example, floating point (n,); NaN for
 an example that has none."""
 
 
 @contextmanager
-def scoring(
+def scoring_mode(
     model: nn.Module,
     *,
     bf16: bool | None = None,
@@ -52,7 +54,7 @@ def scoring(
 
     Example:
         >>> model = nn.Dropout()
-        >>> with scoring(model) as scorer:
+        >>> with scoring_mode(model) as scorer:
         ...     scorer(torch.ones(3))
         tensor([1., 1., 1.])
         >>> model.training
@@ -66,8 +68,8 @@ def scoring(
     device = _first_device(parts)
     cpu_state = torch.default_generator.get_state()
     cuda_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    for part in flipped:
-        _set_training(part, train_mode)
+    for one in flipped:
+        _set_training(one, train_mode)
     if bf16 is not None or torch.is_autocast_enabled(device.type):
         # A cache would keep weights that were cast in inference mode for the step that trains.
         dtype = torch.get_autocast_dtype(device.type) if bf16 is None else torch.bfloat16
@@ -81,8 +83,8 @@ def scoring(
         with torch.no_grad() if _sharded(parts) else torch.inference_mode(), autocast:
             yield module
     finally:
-        for part in flipped:
-            _set_training(part, not train_mode)
+        for one in flipped:
+            _set_training(one, not train_mode)
         if keep_random and not train_mode:
             torch.default_generator.set_state(cpu_state)
             if cuda_state is not None:
@@ -136,13 +138,13 @@ def dropout_on(model: nn.Module) -> Iterator[None]:
     # In eval mode an encoder layer may take torch's fast path, which has no dropout.
     encoders = [part for part in model.modules() if isinstance(part, nn.TransformerEncoderLayer)]
     layers = [part for part in (*dropout_layers(model), *encoders) if not part.training]
-    for part in layers:
-        _set_training(part, True)
+    for one in layers:
+        _set_training(one, True)
     try:
         yield
     finally:
-        for part in layers:
-            _set_training(part, False)
+        for one in layers:
+            _set_training(one, False)
 
 
 def _sharded(parts: Iterable[nn.Module]) -> bool:
@@ -158,8 +160,8 @@ def device_of(model: nn.Module) -> torch.device:
 
 def _first_device(parts: Iterable[nn.Module]) -> torch.device:
     # nn.Module.parameters() walks through all modules once more, by name.
-    for part in parts:
-        for parameter in part._parameters.values():
+    for one in parts:
+        for parameter in one._parameters.values():
             if parameter is not None:
                 return parameter.device
     return torch.device("cpu")
@@ -202,36 +204,191 @@ def logits_of(model: nn.Module, inputs: Any) -> Tensor:
     return logits
 
 
-def name_of(function: object) -> str:
-    """Return the name of a function, or of the type of what is called like one.
-
-    Example:
-        >>> name_of(name_of), name_of(partial(round, ndigits=2))
-        ('name_of', 'round(ndigits=2)')
-    """
-    if isinstance(function, partial):
-        given = [_told(value) for value in function.args]
-        given += [f"{key}={_told(value)}" for key, value in function.keywords.items()]
-        return f"{name_of(function.func)}({', '.join(given)})"
-    return getattr(function, "__qualname__", type(function).__qualname__)
-
-
-def _told(value: object) -> str:
-    # Not by repr: that of a function has its address, which is another one at every start.
-    plain = value is None or isinstance(value, (bool, int, float, str))
-    return repr(value) if plain else name_of(value)
-
-
-def losses_of(where: str, model: nn.Module, batch: Any, losses: LossFunction, count: int) -> Tensor:
+def losses_of(
+    where: str, model: nn.Module, batch: Any, loss_fn: LossFunction, count: int
+) -> Tensor:
     """Return the losses that a function gives for a batch of `count` examples, float32 (count,).
 
     Raises:
         ValueError: it returned something else; `where` names the caller.
     """
-    found: object = losses(model, batch)
+    found: object = loss_fn(model, batch)
     if not isinstance(found, Tensor) or found.shape != (count,) or not found.is_floating_point():
         raise ValueError(
-            f"{where}: losses must return the loss of each example, floating point ({count},), got "
+            f"{where}: loss_fn must return the loss of each example, floating point ({count},), got "
             f"{describe(found)}; leave out the mean over the batch, as reduction='none' does"
         )
     return found.float()
+
+
+# Of torch.compile, which refuses another one at the first step only.
+_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How `Selector` makes its forward passes; `rho-ext plan` measures what each option saves.
+
+    Args:
+        bf16: under bfloat16 autocast, or without; None: as it is outside.
+        micro_batch: points of a forward pass; a large batch of any size then needs the memory of
+            that many. None: the whole large batch at once.
+        channels_last: images (n, C, H, W) are scored in the memory format that convolutions are
+            fastest in; gains most where the model has it too.
+        compile: score through `torch.compile`; a string is its mode: "reduce-overhead" replays the
+            pass as a CUDA graph, for large batches of one size.
+        refresh: share of the large batch that is scored anew, those whose loss is the oldest; the
+            others keep their last loss, and a point that has none cannot be chosen. Below 1 it
+            needs `Selector(history=...)` and a method that looks at losses alone (Stale-SB of Jiang
+            et al., 2019, does it by epochs).
+        train_mode: score in training mode, see `rho_train.paper_mode`.
+
+    Raises:
+        TypeError, ValueError: an option is not as described, or two exclude each other.
+
+    Example:
+        >>> Scoring(micro_batch=64).whole, Scoring(bf16=True).whole
+        (False, True)
+    """
+
+    bf16: bool | None = None
+    micro_batch: int | None = None
+    channels_last: bool = False
+    compile: bool | str = False
+    refresh: float = 1.0
+    train_mode: bool = False
+
+    def __post_init__(self) -> None:
+        size = self.micro_batch
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
+            raise TypeError(f"Scoring: micro_batch must be an int, got {size!r}")
+        if size is not None and size < 1:
+            raise ValueError(f"Scoring: micro_batch must be at least 1, got {size}")
+        if not isinstance(self.compile, bool) and self.compile not in _MODES:
+            raise ValueError(
+                f"Scoring: compile must be True, False or one of {', '.join(_MODES)}, got "
+                f"{self.compile!r}"
+            )
+        if not 0.0 < self.refresh <= 1.0:
+            raise ValueError(f"Scoring: refresh must lie in (0, 1], got {self.refresh}")
+        if self.train_mode and not self.whole:
+            raise ValueError(
+                "Scoring: train_mode takes BatchNorm's statistics over the whole large batch; "
+                "leave micro_batch and refresh at their defaults"
+            )
+
+    @property
+    def whole(self) -> bool:
+        """Whether one pass scores all points."""
+        return self.micro_batch is None and self.refresh == 1.0
+
+    def due(self, n: int) -> int:
+        """Return how many of n points are scored anew."""
+        return share_of(n, self.refresh)
+
+
+def share_of(n: int, share: float) -> int:
+    """Return max(1, round(share * n)), halves upwards.
+
+    Example:
+        >>> share_of(100, 0.29), share_of(5, 0.5), share_of(3, 0.1)
+        (29, 3, 1)
+    """
+    # Not int(): 0.29 * 100 is 28.999... in floating point.
+    return max(1, math.floor(share * n + 0.5))
+
+
+class Scorer:
+    """Makes the forward passes of a Selector and keeps the time, in seconds of the host.
+
+    On CUDA the host does not wait for the device, so its seconds are those of launching.
+    """
+
+    def __init__(
+        self,
+        options: Scoring,
+        forward: ForwardFunction | None = None,
+        loss_fn: LossFunction | None = None,
+    ) -> None:
+        if options.channels_last and not (forward is None and loss_fn is None):
+            raise ValueError(
+                "Selector: Scoring(channels_last=True) converts the inputs that the model is "
+                f"called on, and {'loss_fn=' if forward is None else 'forward='} calls it itself; "
+                "convert them there"
+            )
+        self.options, self.forward, self.loss_fn = options, forward, loss_fn
+        self.seconds = 0.0
+        self._compiled: dict[nn.Module, nn.Module] = {}
+
+    def output(self, module: nn.Module, batch: Any, fields: Fields) -> Tensor:
+        """Return the logits (n, C) of one pass over a batch, or what `loss_fn` gives, (n,)."""
+        started = time.perf_counter()
+        if self.options.compile:
+            module = self._compile(module)
+        if self.loss_fn is not None:
+            output = losses_of("Selector", module, batch, self.loss_fn, len(fields.ids))
+        elif self.forward is not None:
+            output = self.forward(module, batch)
+        else:
+            inputs = fields.inputs
+            if self.options.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
+            output = logits_of(module, inputs)
+        self.seconds += time.perf_counter() - started
+        return output
+
+    def _compile(self, module: nn.Module) -> nn.Module:
+        if module not in self._compiled:
+            mode = self.options.compile if isinstance(self.options.compile, str) else None
+            compiled: Any = torch.compile(module, mode=mode)
+            self._compiled[module] = compiled
+        return self._compiled[module]
+
+
+@dataclass
+class Parts:
+    """The forward passes over a large batch of n points in pieces, or over some of its points, or
+    those that give losses and no logits.
+
+    Args:
+        scorer, module, batch, fields: of the pass.
+        rows: int64, ascending, the points that are scored; None: all.
+        known: float32 (n,), the last loss of every point, NaN where there is none; with `rows`.
+    """
+
+    scorer: Scorer
+    module: nn.Module
+    batch: Any
+    fields: Fields
+    rows: Tensor | None = None
+    known: Tensor | None = None
+
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+        """Give rows of the large batch, as an index, and their logits or losses."""
+        n, batch = len(self.fields.ids), self.batch
+        if self.rows is not None:
+            batch, n = gather(batch, n, self.rows), len(self.rows)
+        size = self.scorer.options.micro_batch or n
+        for begin in range(0, n, size):
+            here = slice(begin, min(begin + size, n))
+            piece = part(batch, here) if size < n else batch
+            output = self.scorer.output(self.module, piece, split(piece))
+            yield here if self.rows is None else self.rows[here], output
+
+    def logits(self) -> Tensor:
+        """Return the logits (n, C) of all points.
+
+        Raises:
+            ValueError: only some are scored, or there are losses alone.
+        """
+        if self.scorer.loss_fn is not None:
+            raise ValueError(
+                "Selector: loss_fn= gives the loss of a point and no logits, and this method asks "
+                "for them; choose a method of losses alone, as rho"
+            )
+        if self.rows is not None:
+            raise ValueError(
+                "Selector: Scoring(refresh=...) knows the losses of points that are not scored, "
+                "and this method asks for their logits; choose a method of losses alone, as rho"
+            )
+        return torch.cat([logits for _, logits in self])

@@ -16,13 +16,13 @@ from rho_train.identity import identity_of
 from rho_train.invalid_counter import InvalidCounter, cut
 from rho_train.methods.context import Method, ScoringContext, Selected
 from rho_train.online import OnlineModel
-from rho_train.scorer import Scorer
+from rho_train.scoring import Scorer
 
 T = TypeVar("T")
 
 _SETTINGS = (
     *("method", "il", "ratio", "k", "scoring", "ignore_index", "label_smoothing"),
-    *("losses", "scorer", "phases", "seed", "scope"),
+    *("loss_fn", "scorer", "phases", "seed", "scope"),
 )
 _COUNTERS = ("steps", "scored", "selected", "invalid", "seconds", "score_seconds")
 
@@ -36,29 +36,29 @@ class LastSelection:
     highest first; `weights` float32 (k,), what to multiply the losses of the returned batch by, in
     its order, before they are averaged; None: by nothing. With `scope="global"` k is the number of
     points that this rank keeps; one that keeps none has a stand-in of weight 0 and value -inf.
-    `chosen` is what the method returned, without padding; of inference mode, while all others can
+    `selected` is what the method returned, without padding; of inference mode, while all others can
     enter a loss.
     """
 
     ids: Tensor
-    chosen: Selected
+    selected: Selected
     weights: Tensor | None = None
 
     # Copied when somebody asks: a step has no time for what nobody reads.
     @cached_property
     def losses(self) -> Tensor | None:
         """Losses of the large batch, float32 (n,)."""
-        return None if self.chosen.losses is None else _of_autograd(self.chosen.losses)
+        return None if self.selected.losses is None else _of_autograd(self.selected.losses)
 
     @cached_property
     def indices(self) -> Tensor:
         """Rows of the large batch that were kept, int64 (k,)."""
-        return _of_autograd(self.chosen.indices)
+        return _of_autograd(self.selected.indices)
 
     @cached_property
     def values(self) -> Tensor:
         """Their scores, float32 (k,)."""
-        return _of_autograd(self.chosen.values)
+        return _of_autograd(self.selected.values)
 
 
 def _of_autograd(tensor: Tensor) -> Tensor:
@@ -86,11 +86,11 @@ class Selector(Chooser):
         scoring: how the large batch is scored, see `Scoring`.
         ignore_index: points with this label are never selected.
         label_smoothing: as in the training loss. An ILStore is of losses without it, so with one
-            give `losses=` to both, the same smoothed loss.
+            give `loss_fn=` to both, the same smoothed loss.
         forward: called as `forward(model, batch)`, returns logits (n, C); by default the model is
             called on the inputs of the batch.
-        losses: for points that are no classification, sequences for example: called as
-            `losses(model, batch)`, returns the loss of each point, floating point (n,), NaN for one
+        loss_fn: for examples without a class, sequences for example: called as
+            `loss_fn(model, batch)`, returns the loss of each point, floating point (n,), NaN for one
             that has none. Methods that need more than losses are refused, and `ignore_index` means
             nothing then. See `rho_train.sequence_losses`.
         scorer: scores in place of the model, a smaller proxy for example; an OnlineModel learns
@@ -130,7 +130,7 @@ class Selector(Chooser):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._passes = Scorer(self.scoring, self.forward, self.losses)
+        self._passes = Scorer(self.scoring, self.forward, self.loss_fn)
         self._usable = InvalidCounter(self.check_every)
 
     @property
@@ -193,7 +193,7 @@ class Selector(Chooser):
                     seed=self.seed,
                     step=self.steps,
                     forward=self.forward,
-                    losses=self.losses,
+                    loss_fn=self.loss_fn,
                     label_smoothing=self.label_smoothing,
                 )
         self.steps += 1
@@ -202,7 +202,7 @@ class Selector(Chooser):
         self.selected += len(kept)
         return small
 
-    def look(self, model: nn.Module, batch: object) -> LastSelection:
+    def preview(self, model: nn.Module, batch: object) -> LastSelection:
         """Return what would be selected, without counting it and without learning from it."""
         fields = split(batch)
         # Other passes, whose seconds nobody counts.
@@ -216,7 +216,7 @@ class Selector(Chooser):
 
     def identity(self) -> dict[str, Any]:
         """Return everything that decides what is selected, tables and models as their SHA-256."""
-        parts = {**{name: getattr(self, name) for name in _SETTINGS}, "il": self.irreducible}
+        parts = {**{name: getattr(self, name) for name in _SETTINGS}, "il": self._il}
         return {name: identity_of(part) for name, part in parts.items()}
 
     def state_dict(self) -> dict[str, Any]:

@@ -70,28 +70,28 @@ def check_refresh(
 
 
 def check_losses(
-    losses: LossFunction | None,
+    loss_fn: LossFunction | None,
     method: object,
     needs: Collection[str],
     forward: ForwardFunction | None,
     label_smoothing: float,
 ) -> None:
     """Refuse what a function that returns losses leaves without a meaning."""
-    if losses is None:
+    if loss_fn is None:
         return
-    if not callable(losses):
+    if not callable(loss_fn):
         raise TypeError(
-            "Selector: losses must be a function of the model and a batch that returns the loss of "
-            f"each example, got {type(losses).__name__}"
+            "Selector: loss_fn must be a function of the model and a batch that returns the loss of "
+            f"each example, got {type(loss_fn).__name__}"
         )
     if forward is not None or label_smoothing:
         raise ValueError(
-            "Selector: losses= calls the model itself and gives the losses as they are; leave "
+            "Selector: loss_fn= calls the model itself and gives the losses as they are; leave "
             f"{'label_smoothing' if forward is None else 'forward'} out, and do there what it does"
         )
     if missing := {"logits", "dropout", "classes"} & set(needs):
         raise ValueError(
-            f"Selector: losses= gives the loss of a point alone, and method {method!r} needs "
+            f"Selector: loss_fn= gives the loss of a point alone, and method {method!r} needs "
             f"{' and '.join(sorted(missing))}; choose a method of losses, as rho or loss"
         )
 
@@ -104,7 +104,7 @@ def check_smoothing(label_smoothing: float, needs: Collection[str], il: object) 
     if label_smoothing and "il" in needs and isinstance(il, (ILStore, ILShards)):
         raise ValueError(
             f"Selector: label_smoothing = {label_smoothing}, and the losses in the store are "
-            "without; leave it out, or give a smoothed loss as losses= to the store's function "
+            "without; leave it out, or give a smoothed loss as loss_fn= to the store's function "
             "and to the Selector"
         )
 
@@ -119,7 +119,7 @@ def check_batch(batch: object, fields: Fields, *, classes: bool, first: bool) ->
         raise ValueError(
             f"Selector: labels must have shape (n,), one class a point, got "
             f"{tuple(fields.labels.shape)}; for sequences and other points that are no "
-            "classification give losses=, which returns the loss of each"
+            "classification give loss_fn=, which returns the loss of each"
         )
     plain = first and isinstance(batch, (tuple, list)) and not hasattr(batch, "_fields")
     if plain and len(fields.ids.unique()) < len(fields.ids):  # type: ignore[no-untyped-call]

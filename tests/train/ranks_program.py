@@ -148,7 +148,7 @@ def keep(case: Case) -> dict[str, Any]:
     selector = Selector(il=case.il, scope="global", history=History(N), **case.options)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Selector: points without a usable score")
-        looked = selector.look(nn.Identity(), own)
+        looked = selector.preview(nn.Identity(), own)
         small = selector(nn.Identity(), own)
     assert selector.last is not None
     assert selector.last.weights is not None

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from rho_train.checkpoint import architecture_digest
-from rho_train.scoring import name_of
+from rho_train.identity import name_of
 
 PROGRAM = """
 from functools import partial
 import torch.nn.functional as F
 from torch import nn
-from rho_train.scoring import name_of
+from rho_train.identity import name_of
 from rho_train.checkpoint import architecture_digest
 print(architecture_digest(nn.TransformerEncoderLayer(8, 2, 16)))
 print(name_of(partial(F.cross_entropy, weight=None, other=F.relu)))

@@ -88,7 +88,7 @@ def test_looking_teaches_an_online_model_nothing() -> None:
     online = OnlineModel(network(), lr=0.01)
     before = copy.deepcopy(online.model.state_dict())
     selector = Selector(il=online, k=2)
-    last = selector.look(Fixed(TARGET), BATCH)
+    last = selector.preview(Fixed(TARGET), BATCH)
     assert len(last.indices) == 2
     assert all(
         torch.equal(value, before[name]) for name, value in online.model.state_dict().items()

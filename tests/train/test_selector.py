@@ -254,7 +254,7 @@ def test_settings_cannot_be_changed() -> None:
 def test_what_it_did_can_enter_a_loss() -> None:
     selector = Selector(il=TABLE, k=2)
     selector(nn.Identity(), Batch(X, Y, IDS))
-    for last in (selector.last, selector.look(nn.Identity(), Batch(X, Y, IDS))):
+    for last in (selector.last, selector.preview(nn.Identity(), Batch(X, Y, IDS))):
         assert last is not None
         assert last.losses is not None
         weight = torch.ones(4, requires_grad=True)
@@ -318,7 +318,7 @@ def test_bad_arguments_fail_at_construction(
             "4 of 4 losses.*diverged.*learning rate",
         ),
         (Batch(X, Y - 100, IDS), FloatingPointError, "ignore_index"),
-        (Batch(X, Y[:, None], IDS), ValueError, r"labels must have.*got \(4, 1\).*give losses="),
+        (Batch(X, Y[:, None], IDS), ValueError, r"labels must have.*got \(4, 1\).*give loss_fn="),
         ((X, Y, IDS.clamp_max(5)), ValueError, "third element of a tuple repeats.*Batch"),
     ],
 )

@@ -127,7 +127,7 @@ def test_a_selector_keeps_the_best_sequences(method: str, micro_batch: int | Non
     model = Table(drawn()[0])
     state = torch.get_rng_state()
     selector = Selector(
-        il=table, k=6, method=method, losses=losses, scoring=Scoring(micro_batch=micro_batch)
+        il=table, k=6, method=method, loss_fn=losses, scoring=Scoring(micro_batch=micro_batch)
     )
     small = selector(model, batch)
     assert set(small.ids.tolist()) == set(batch.ids[scores.topk(6).indices].tolist())
@@ -142,7 +142,7 @@ def test_a_selector_keeps_the_best_sequences(method: str, micro_batch: int | Non
 def test_a_sequence_without_tokens_is_counted_and_never_kept() -> None:
     batch, ce = large(torch.tensor([1, 3, 5]))
     assert ce.isnan().tolist() == [False, True, False]
-    selector = Selector(k=3, method="loss", losses=losses)
+    selector = Selector(k=3, method="loss", loss_fn=losses)
     with pytest.warns(UserWarning, match="1 of 3 losses are NaN"):
         small = selector(Table(drawn()[0]), batch)
     assert small.ids.tolist() == [101, 105]
@@ -153,9 +153,9 @@ def test_methods_that_draw_by_losses_draw_sequences() -> None:
     batch, ce = large(ROWS[ROWS != 3])
     cold: list[Any] = [Boltzmann("loss", temperature=1e-6), "selective_backprop", "uniform"]
     for method in cold:
-        small = Selector(k=5, method=method, losses=losses)(Table(drawn()[0]), batch)
+        small = Selector(k=5, method=method, loss_fn=losses)(Table(drawn()[0]), batch)
         assert len(small.ids.unique()) == 5
-    best = Selector(k=5, method=cold[0], losses=losses)(Table(drawn()[0]), batch)
+    best = Selector(k=5, method=cold[0], loss_fn=losses)(Table(drawn()[0]), batch)
     assert set(best.ids.tolist()) == set(batch.ids[ce.topk(5).indices].tolist())
 
 
@@ -164,7 +164,7 @@ def test_old_losses_of_sequences_are_refreshed() -> None:
     n, model = len(batch.ids), Table(drawn()[0])
     history = History(N + 100)
     options = Scoring(refresh=0.5)
-    selector = Selector(il=IL, k=4, losses=losses, scoring=options, history=history)
+    selector = Selector(il=IL, k=4, loss_fn=losses, scoring=options, history=history)
     first, second = selector(model, batch), selector(model, batch)
     assert model.widths == [options.due(n)] * 2
     excess = ce - IL.double()[batch.ids]
@@ -185,7 +185,7 @@ def test_a_function_without_a_mean_is_plain_classification() -> None:
     def own(model: nn.Module, batch: Batch) -> Tensor:
         return F.cross_entropy(model(batch.x), batch.y, reduction="none")
 
-    ids = [Selector(il=IL, k=9, losses=fn)(model, batch).ids.tolist() for fn in (None, own)]
+    ids = [Selector(il=IL, k=9, loss_fn=fn)(model, batch).ids.tolist() for fn in (None, own)]
     assert ids[0] == ids[1]
 
 
@@ -229,12 +229,12 @@ def test_irreducible_losses_of_sequences_tell_noise_from_what_can_be_learnt(
     assert store.info["loss_function"] == "next_token"
     # Random tokens cost log C, the others next to nothing.
     assert float(store.il[noisy].min()) > float(store.il[~noisy].max())
-    selector = Selector(il=store, ratio=0.25, losses=next_token)
+    selector = Selector(il=store, ratio=0.25, loss_fn=next_token)
     ids = torch.arange(400)
     batch = Batch(data.dataset.tensors[0], data.dataset.tensors[1], ids)
     fresh = Bigrams(seed=9)
     assert not noisy[selector(fresh, batch).ids].any()
-    assert noisy[Selector(k=100, method="loss", losses=next_token)(fresh, batch).ids].any()
+    assert noisy[Selector(k=100, method="loss", loss_fn=next_token)(fresh, batch).ids].any()
     path = tmp_path / "il.safetensors"
     store.save(path)
     assert torch.equal(ILStore.load(path, data).il, store.il)
@@ -281,7 +281,7 @@ def test_an_online_model_learns_by_the_same_losses() -> None:
     online = OnlineModel(Bigrams(seed=1), lr=0.1, weight_decay=0.0)
     twin = Bigrams(seed=1)
     optimizer = torch.optim.AdamW(twin.parameters(), lr=0.1, weight_decay=0.0, fused=True)
-    selector = Selector(il=online, k=20, losses=next_token)
+    selector = Selector(il=online, k=20, loss_fn=next_token)
     for step in range(3):
         rows = torch.arange(100) + 100 * step
         small = selector(Bigrams(seed=2), Batch(tokens[rows], tokens[rows], rows))
@@ -303,56 +303,56 @@ def asks_for_logits(candidates: ScoringContext) -> Selected:
     ("make", "error", "message"),
     [
         (lambda: sequence_losses(torch.zeros(2, 3), torch.zeros(2)), ValueError, r"\(n, T, C\)"),
-        (lambda: Selector(k=1, method="loss", losses=3), TypeError, "got int"),
+        (lambda: Selector(k=1, method="loss", loss_fn=3), TypeError, "got int"),
         (
-            lambda: Selector(k=1, method="grad_norm", losses=losses),
+            lambda: Selector(k=1, method="grad_norm", loss_fn=losses),
             ValueError,
             "method 'grad_norm' needs logits",
         ),
-        (lambda: Selector(k=1, method="bald", losses=losses), ValueError, "needs dropout"),
+        (lambda: Selector(k=1, method="bald", loss_fn=losses), ValueError, "needs dropout"),
         (
-            lambda: Selector(k=1, method="class_quota", il=IL, losses=losses),
+            lambda: Selector(k=1, method="class_quota", il=IL, loss_fn=losses),
             ValueError,
             "needs classes",
         ),
         (
-            lambda: Selector(k=1, method="loss", losses=losses, label_smoothing=0.1),
+            lambda: Selector(k=1, method="loss", loss_fn=losses, label_smoothing=0.1),
             ValueError,
             "leave label_smoothing out",
         ),
         (
-            lambda: Selector(k=1, method="loss", losses=losses, forward=losses),
+            lambda: Selector(k=1, method="loss", loss_fn=losses, forward=losses),
             ValueError,
             "leave forward out",
         ),
         (
             lambda: Selector(
-                k=1, method="loss", losses=losses, scoring=Scoring(channels_last=True)
+                k=1, method="loss", loss_fn=losses, scoring=Scoring(channels_last=True)
             ),
             ValueError,
-            "losses= calls it itself",
+            "loss_fn= calls it itself",
         ),
         (
-            lambda: Selector(k=1, method="loss", losses=mean)(Table(drawn()[0]), large(ROWS)[0]),
+            lambda: Selector(k=1, method="loss", loss_fn=mean)(Table(drawn()[0]), large(ROWS)[0]),
             ValueError,
             r"floating point \(24,\), got float32 tensor \(\)",
         ),
         (
-            lambda: Selector(k=1, method=asks_for_logits, losses=losses)(
+            lambda: Selector(k=1, method=asks_for_logits, loss_fn=losses)(
                 Table(drawn()[0]), large(ROWS)[0]
             ),
             ValueError,
             "gives the loss of a point and no logits",
         ),
         (
-            lambda: Selector(il=IL[:120], k=1, losses=losses)(Table(drawn()[0]), large(ROWS)[0]),
+            lambda: Selector(il=IL[:120], k=1, loss_fn=losses)(Table(drawn()[0]), large(ROWS)[0]),
             IndexError,
             r"ids must lie in \[0, 120\), got 138; il must have one row a point",
         ),
         (
             lambda: crossfit_il(Bigrams, texts()[0], 2, RECIPE, losses=mean),
             ValueError,
-            r"train_il: losses must return the loss of each example, floating point \(20,\)",
+            r"train_il: loss_fn must return the loss of each example, floating point \(20,\)",
         ),
         (
             lambda: pretrained_il(
@@ -390,5 +390,5 @@ def test_a_trainer_is_for_classifiers(tmp_path: Path) -> None:
             TrainConfig(steps=1, large_batch=4, batch=2),
             tmp_path,
             name="x",
-            selector=Selector(k=2, method="loss", losses=losses),
+            selector=Selector(k=2, method="loss", loss_fn=losses),
         )

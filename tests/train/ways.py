@@ -23,7 +23,7 @@ from rho_train.methods.classes import Reducr
 from rho_train.methods.registry import names
 from rho_train.methods.sampling import Boltzmann
 from rho_train.schedules import Geometric, Linear, UniformPhases
-from rho_train.scorer import Scoring
+from rho_train.scoring import Scoring
 
 N = 200
 CONFIG = TrainConfig(

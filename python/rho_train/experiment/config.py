@@ -16,7 +16,7 @@ from rho_train.experiment.model import ModelConfig
 from rho_train.experiment.overrides import override
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import names, needs_of
-from rho_train.scorer import Scoring
+from rho_train.scoring import Scoring
 from rho_train.trainer import TrainConfig
 
 ILKind = Literal["none", "holdout", "crossfit", "stored"]

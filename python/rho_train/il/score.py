@@ -16,6 +16,7 @@ from rho_train.batch import split, to
 from rho_train.checkpoint import architecture_digest, load_checkpoint, save_checkpoint
 from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.distributed import rank_and_world
+from rho_train.identity import name_of
 from rho_train.progress import OnStep, Stopped, no_op
 from rho_train.sampler import loader
 from rho_train.scoring import (
@@ -23,8 +24,7 @@ from rho_train.scoring import (
     device_of,
     logits_of,
     losses_of,
-    name_of,
-    scoring,
+    scoring_mode,
 )
 
 SCORING_BATCH = 4096
@@ -159,7 +159,7 @@ def _batches(
     for batch in loader(dataset, positions):
         batch = to(batch, device)
         fields = split(batch, "score_examples")
-        with scoring(model) as scorer:
+        with scoring_mode(model) as scorer:
             if losses is not None:
                 scored = losses_of("score_examples", scorer, batch, losses, len(fields.ids))
             else:

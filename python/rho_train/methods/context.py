@@ -12,8 +12,7 @@ from torch import Tensor, nn
 import rho_ext
 from rho_train.checks import check_rows
 from rho_train.rng import generator
-from rho_train.scorer import Parts
-from rho_train.scoring import dropout_on, seeded
+from rho_train.scoring import Parts, dropout_on, seeded
 
 
 class Selected(NamedTuple):
@@ -198,7 +197,7 @@ class ScoringContext:
 
     @property
     def _losses_alone(self) -> bool:
-        return self.parts is not None and self.parts.scorer.losses is not None
+        return self.parts is not None and self.parts.scorer.loss_fn is not None
 
     @property
     def _in_parts(self) -> bool:

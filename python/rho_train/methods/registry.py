@@ -22,7 +22,7 @@ def register(
         name: new, of letters, digits and underscores.
         needs: of a function: `il`, irreducible losses; `dropout`, dropout layers in the model;
             `logits`, those of all points, which `Scoring(refresh=...)` does not have; `classes`,
-            labels that are classes. `Selector(losses=...)` has neither logits nor classes. An
+            labels that are classes. `Selector(loss_fn=...)` has neither logits nor classes. An
             object says it by its own attribute `needs`.
         pointwise: of a function: it keeps the points with the highest scores, and the score of a
             point does not depend on the other points, so that `Selector(scope="global")` can choose

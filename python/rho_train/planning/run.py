@@ -26,8 +26,7 @@ from rho_train.optim import adamw
 from rho_train.planning.plan import Plan, together
 from rho_train.planning.step_timer import AsyncStepTimer, Trainer, Way, wait_for
 from rho_train.sampler import LargeBatchSampler, loader
-from rho_train.scorer import Scoring
-from rho_train.scoring import ForwardFunction, device_of
+from rho_train.scoring import ForwardFunction, Scoring, device_of
 from rho_train.selector import Selector
 
 Load = Callable[[int], Iterable[Any]]

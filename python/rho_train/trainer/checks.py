@@ -73,10 +73,10 @@ def check_run(
 
 
 def _check_selector(selector: Selector, model: nn.Module, n: int, config: TrainConfig) -> None:
-    if selector.losses is not None:
+    if selector.loss_fn is not None:
         raise ValueError(
             "Trainer: it trains classifiers, by cross-entropy and accuracy, and the Selector has "
-            "losses= of its own; call the Selector in a loop of your own"
+            "loss_fn= of its own; call the Selector in a loop of your own"
         )
     if selector.steps:
         raise ValueError(
@@ -121,7 +121,7 @@ def _check_il(selector: Selector, dataset: IndexedDataset, train_ids: Tensor) ->
             f"Trainer: il has {len(selector.il)} rows, the data set has {len(dataset)} points; "
             "give one row a point, NaN where it is unknown"
         )
-    il = selector.irreducible.of(train_ids)
+    il = selector.il_of(train_ids)
     assert il is not None
     if il.isinf().any():
         raise ValueError(

@@ -17,7 +17,7 @@ from rho_train.dataset import IndexedDataset
 from rho_train.dry_run import unchanged
 from rho_train.online import OnlineModel
 from rho_train.sampler import LargeBatchSampler
-from rho_train.scoring import logits_of, scoring
+from rho_train.scoring import logits_of, scoring_mode
 from rho_train.selector import LastSelection, Selector
 from rho_train.tasks.image_files import ImageFiles
 
@@ -48,7 +48,7 @@ def evaluate(
         (0.5, [1.0, 0.0, None])
     """
     predicted, loss, classes = [], 0.0, 0
-    with scoring(model, bf16=bf16) as scorer:
+    with scoring_mode(model, bf16=bf16) as scorer:
         rows = max(1, min(_EVAL_ROWS, _EVAL_NUMBERS // math.prod(x.shape[1:])))
         for begin in range(0, len(y), rows):
             labels = y[begin : begin + rows]
@@ -71,7 +71,7 @@ def look(selector: Selector, model: nn.Module, batch: Any) -> LastSelection:
     """Return what the Selector would keep; scoring in training mode changes nothing either."""
     scorer = selector.scorer.model if isinstance(selector.scorer, OnlineModel) else selector.scorer
     with unchanged(model if scorer is None else scorer):
-        return selector.look(model, batch)
+        return selector.preview(model, batch)
 
 
 def sample(
@@ -101,7 +101,7 @@ def sample(
     points = torch.cat(ids)
     record = {"ids": points, "loss": torch.cat(losses), "selected": torch.cat(selected)}
     known = record["loss"].isfinite()
-    il = selector.irreducible.of(points)
+    il = selector.il_of(points)
     if il is not None:
         record["il"] = il
         known &= record["il"].isfinite()
@@ -113,6 +113,6 @@ def sample(
 
 def _losses(model: nn.Module, batch: Any) -> Tensor:
     fields = split(batch)
-    with scoring(model) as scorer:
+    with scoring_mode(model) as scorer:
         logits = logits_of(scorer, fields.inputs)
         return rho_ext.score(logits, fields.labels, None, method="loss").losses

@@ -195,7 +195,7 @@ class MetricsLogger:
             history,
             self.dataset,
             self.train_ids,
-            il=self.selector.irreducible.of(self.train_ids.to(self.test_y.device)),
+            il=self.selector.il_of(self.train_ids.to(self.test_y.device)),
             noisy=self.flags.get("noisy"),
             classes=self.classes,
             show=self.show,
