@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from rho_train.cli import main
-from rho_train.progress import stop_signals
 
 from .command import SMALL, records, run, train_arguments
 from .ways import WAYS, ending
@@ -43,21 +42,6 @@ def test_ctrl_c_leaves_a_demo_that_goes_on(tmp_path: Path, processes: int) -> No
     assert printed == ""
     assert main(command) == 0
     assert records(stopped) == records(whole)
-
-
-def test_a_second_ctrl_c_acts_at_once() -> None:
-    def press() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-
-    before = signal.getsignal(signal.SIGINT)
-    # The inner one is a training loop inside an experiment: it leaves the signals to the outer.
-    with stop_signals() as stop, stop_signals() as inner:
-        press()
-        assert stop.is_set()
-        assert not inner.is_set()
-        with pytest.raises(KeyboardInterrupt):
-            press()
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_kill_leaves_no_process_and_a_run_that_goes_on(tmp_path: Path, table: Path) -> None:

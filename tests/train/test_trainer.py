@@ -30,6 +30,7 @@ from rho_train import (
     Trainer,
     fingerprint,
     input_checksums,
+    run_folder,
 )
 from rho_train.methods.context import ScoringContext, Selected
 from rho_train.methods.registry import names
@@ -339,7 +340,7 @@ def test_records_are_cut_off_while_nobody_else_writes(
         return MetricsLogger(*arguments, **options)
 
     held: list[Path] = []
-    monkeypatch.setattr(loop, "locked", holding)
+    monkeypatch.setattr(run_folder, "locked", holding)
     monkeypatch.setattr(loop, "MetricsLogger", records)
     make_trainer(tmp_path)
     assert held == []

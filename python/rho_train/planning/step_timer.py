@@ -9,15 +9,15 @@ from statistics import median
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.optim import Optimizer
 
 from rho_train.async_selector import AsyncSelector
 from rho_train.batch import split
 from rho_train.planning.plan import PlanRow
-from rho_train.scoring import ForwardFunction, device_of, forward_pass
+from rho_train.scoring import ForwardFunction, device_of
 from rho_train.selector import Selector
+from rho_train.training_step import training_step
 
 # Of a loop, at least: a new thread shares a core with the old one at first.
 _LOOP, _LOOP_SECONDS = 4, 0.1
@@ -40,13 +40,9 @@ class Trainer:
 
     def __call__(self, batch: Any) -> None:
         """Make a step on a batch."""
-        device = device_of(self.model)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            logits = forward_pass(self.model, batch, self.forward)
-            loss = F.cross_entropy(logits.float(), split(batch, "plan").labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        training_step(
+            self.model, batch, self.optimizer, where="plan", forward=self.forward, bf16=self.bf16
+        )
 
 
 @dataclass

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
@@ -19,24 +18,26 @@ from rho_train.async_selector import AsyncSelector
 from rho_train.batch import split, to
 from rho_train.checkpoint import (
     architecture_digest,
-    load_checkpoint,
     random_state,
     restore_random_state,
-    save_checkpoint,
 )
 from rho_train.dataset import IndexedDataset, fingerprint
-from rho_train.files import locked, make_folder, remove_unfinished
 from rho_train.flags import ExampleFlags
 from rho_train.optim import adamw, lr_schedule, subnormals_flushed
-from rho_train.progress import OnStep, Stopped, no_op, stop_signals
+from rho_train.progress import OnStep, Stopped, no_op
+from rho_train.run_folder import RunFolder
 from rho_train.sampler import LargeBatchSampler, loader
-from rho_train.scoring import device_of, logits_of
+from rho_train.scoring import device_of
 from rho_train.selector import Selector
 from rho_train.tasks.image_files import ImageFiles
 from rho_train.trainer.checks import check_run
 from rho_train.trainer.config import TrainConfig
 from rho_train.trainer.metrics_logger import MetricsLogger
 from rho_train.trainer.time_breakdown import TimeBreakdown
+from rho_train.training_step import training_step
+
+_CHECKPOINT = "checkpoint.pt"
+_WAIT = "wait for it, or train in another folder"
 
 
 class Trainer:
@@ -111,7 +112,7 @@ class Trainer:
         check_run(model, dataset, train_ids, test_x, test_y, config, seed, selector, flags)
         self.device = device_of(model)
         self.model, self.dataset, self.train_ids = model, dataset, train_ids
-        self.config, self.folder, self.seed = config, Path(folder), seed
+        self.config, self.seed = config, seed
         self.selector = selector
         self.optimizer = adamw(model, config.lr, config.weight_decay)
         self.schedule = lr_schedule(self.optimizer, config.schedule, config.steps)
@@ -123,7 +124,7 @@ class Trainer:
             AsyncSelector(selector, model) if selector is not None and config.ahead else None
         )
         self._random_state: dict[str, Any] | None = None
-        self._identity = {
+        identity = {
             "config": asdict(config),
             "name": name,
             "seed": seed,
@@ -132,10 +133,9 @@ class Trainer:
             "selection": selector and selector.identity(),
             "architecture": architecture_digest(model),
         }
-        make_folder(self.folder, "Trainer")
-        with self._held():
-            remove_unfinished(self.folder)
-            # MetricsLogger beyond the checkpoint are cut off, so nobody may write any meanwhile.
+        self.folder = RunFolder(folder, where="Trainer", identity=identity)
+        with self.folder.lock(_WAIT):
+            # Records beyond the checkpoint are cut off, so nobody may write any meanwhile.
             state = self._resume()
             self.records = MetricsLogger(
                 self.runner,
@@ -144,7 +144,7 @@ class Trainer:
                 test_x.to(self.device) if isinstance(test_x, Tensor) else test_x,
                 test_y.to(self.device),
                 config,
-                self.folder,
+                self.folder / "",
                 self.ledger,
                 name=name,
                 seed=seed,
@@ -159,7 +159,7 @@ class Trainer:
     @property
     def checkpoint_path(self) -> Path:
         """Where the checkpoint lies."""
-        return self.folder / "checkpoint.pt"
+        return self.folder / _CHECKPOINT
 
     @property
     def finished(self) -> bool:
@@ -179,10 +179,15 @@ class Trainer:
             ValueError: another process trains in the folder.
         """
         if not self.finished:
-            with self._held(), subnormals_flushed():
-                self._run(on_step)
+            self.folder.on_step = on_step
+            with (
+                self.folder.lock(_WAIT),
+                self.folder.stopping_on_signals(),
+                subnormals_flushed(),
+            ):
+                self._run()
 
-    def _run(self, on_step: OnStep) -> None:
+    def _run(self) -> None:
         self.ledger.start()
         config = self.config
         per_step = config.large_batch if self.selector is not None else config.batch
@@ -197,13 +202,13 @@ class Trainer:
         self.model.train()
         # Workers that a run starts once more when it goes on are not charged to its steps.
         self.ledger.lap("other")
-        with stop_signals() as signalled, closing(chosen):
+        with closing(chosen):
             while not self.finished:
                 self._train_step(chosen)
                 if self.finished and config.bn_recalibration_batches:
                     self._recalibrate_batch_norm()
                 self.records.write(self.step, self.trained)
-                stop = on_step(1) or signalled.is_set()
+                stop = self.folder.step()
                 if self.finished or stop or self.step % config.checkpoint_every == 0:
                     self.save()
                 if stop and not self.finished:
@@ -225,20 +230,15 @@ class Trainer:
             update_bn(inputs, self.model)
         self.ledger.lap("training")
 
-    def _held(self) -> AbstractContextManager[None]:
-        """Hold the folder: two runs would write their records in turn."""
-        return locked(self.folder, "wait for it, or train in another folder")
-
     def save(self) -> None:
         """Write the checkpoint."""
         self._random_state = random_state(self.device)
         self.ledger.lap("other")
         # The checkpoint must not reach the disk before the records that it counts on.
         records = self.records.state_dict(self.step)
-        save_checkpoint(
-            self.checkpoint_path,
+        self.folder.save(
+            _CHECKPOINT,
             {
-                **self._identity,
                 **records,
                 "step": self.step,
                 "trained": self.trained,
@@ -254,9 +254,9 @@ class Trainer:
 
     def _resume(self) -> dict[str, Any] | None:
         """Take over and return the checkpoint, if there is one."""
-        if not self.checkpoint_path.exists():
+        state = self.folder.load(_CHECKPOINT)
+        if state is None:
             return None
-        state = load_checkpoint(self.checkpoint_path, self._identity)
         self.step, self.trained = state["step"], state["trained"]
         self.ledger.load_state_dict(state["ledger_seconds"])
         self._random_state = state["random_state"]
@@ -296,19 +296,17 @@ class Trainer:
             self.ledger.lap("selecting", scoring=selector.score_seconds - scoring)
             assert selector.last is not None
             weights = selector.last.weights
-        fields = split(batch, "Trainer")
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
-            logits = logits_of(self.runner, fields.inputs)
-            if weights is None:
-                loss = F.cross_entropy(logits.float(), fields.labels)
-            else:
-                losses = F.cross_entropy(logits.float(), fields.labels, reduction="none")
-                loss = (weights * losses).mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self.schedule.step()
+        made = training_step(
+            self.runner,
+            batch,
+            self.optimizer,
+            self.schedule,
+            where="Trainer",
+            weights=weights,
+            bf16=self.config.bf16,
+        )
+        assert made.logits is not None
         self.step += 1
-        self.trained += len(fields.ids)
-        self.records.count(fields.ids, fields.labels, logits.detach(), loss.detach(), invalid)
+        self.trained += len(made.fields.ids)
+        self.records.count(made.fields.ids, made.fields.labels, made.logits, made.loss, invalid)
         self.ledger.lap("training")

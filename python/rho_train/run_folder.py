@@ -1,0 +1,126 @@
+"""A folder of resumable work: its identity, its lock, its checkpoints and its progress."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rho_train.checkpoint import load_checkpoint, save_checkpoint
+from rho_train.files import locked, make_folder, remove_unfinished
+from rho_train.progress import OnStep, no_op, stop_signals
+
+
+class RunFolder:
+    """A folder of work that can be stopped, killed and resumed.
+
+    Every checkpoint in it carries the identity, and one with another identity is refused. So an
+    empty folder, or one that was stopped before its first checkpoint, is free for any work.
+
+    Args:
+        path: of the folder, which is made; None: nothing is kept, `save` does nothing and `load`
+            finds nothing.
+        where: the caller, named in errors.
+        identity: what decides the result of the work, as plain JSON values.
+        on_step: called with the number of steps just made; returns whether to stop.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+
+    Example:
+        >>> import tempfile
+        >>> folder = RunFolder(tempfile.mkdtemp(), where="example", identity={"seed": 3})
+        >>> folder.save("half.pt", {"step": 5})
+        >>> folder.load("half.pt")["step"], folder.load("other.pt"), folder.step(5)
+        (5, None, False)
+        >>> RunFolder(folder.path, where="example", identity={"seed": 4}).load("half.pt")
+        Traceback (most recent call last):
+        ValueError: load_checkpoint: ...half.pt belongs to a run with another seed: it has 3, ...
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None,
+        *,
+        where: str,
+        identity: Mapping[str, Any] | None = None,
+        on_step: OnStep = no_op,
+    ) -> None:
+        self.path = None if path is None else Path(path)
+        self.where, self.on_step = where, on_step
+        self.identity = dict(identity or {})
+        if self.path is not None:
+            make_folder(self.path, where)
+
+    def __truediv__(self, name: str) -> Path:
+        """Return the path of a file in the folder."""
+        if self.path is None:
+            raise ValueError(f"{self.where}: there is no folder for {name}; give folder=")
+        return self.path / name
+
+    def subfolder(self, name: str, identity: Mapping[str, Any] | None = None) -> RunFolder:
+        """Return a folder inside this one, for a part of the work; they share the progress."""
+        path = None if self.path is None else self.path / name
+        return RunFolder(path, where=self.where, identity=identity, on_step=self.step)
+
+    def step(self, count: int = 1) -> bool:
+        """Report steps that were just made, and return whether the work should stop."""
+        return self.on_step(count)
+
+    def exists(self, name: str) -> bool:
+        """Return whether the folder has a file."""
+        return self.path is not None and (self.path / name).exists()
+
+    def save(self, name: str, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint with the identity; the previous one survives any failure.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        if self.path is not None:
+            save_checkpoint(self.path / name, {**self.identity, **state})
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """Read a checkpoint, None if there is none.
+
+        Raises:
+            ValueError: it is damaged, or of work with another identity.
+            OSError: it cannot be read.
+        """
+        if self.path is None or not self.exists(name):
+            return None
+        return load_checkpoint(self.path / name, self.identity)
+
+    @contextmanager
+    def lock(self, fix: str, *, below: bool = False) -> Iterator[None]:
+        """Hold the folder for this process, and delete what killed writes left in it.
+
+        Args:
+            fix: what to do while another process holds it, the end of the error.
+            below: clean the folders below, too.
+
+        Raises:
+            ValueError: another process holds the folder.
+        """
+        if self.path is None:
+            yield
+            return
+        with locked(self.path, fix):
+            remove_unfinished(self.path, below=below)
+            yield
+
+    @contextmanager
+    def stopping_on_signals(self) -> Iterator[None]:
+        """Let `step` ask to stop after the first Ctrl-C or SIGTERM, see `stop_signals`."""
+
+        def on_step(count: int) -> bool:
+            return inner(count) or signalled.is_set()
+
+        inner = self.on_step
+        with stop_signals() as signalled:
+            self.on_step = on_step
+            try:
+                yield
+            finally:
+                self.on_step = inner

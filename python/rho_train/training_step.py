@@ -1,0 +1,99 @@
+"""The training step of every loop in this package: forward, loss, backward, update."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from rho_train.batch import Fields, split
+from rho_train.scoring import ForwardFunction, LossFunction, device_of, logits_of, losses_of
+
+
+class Trained(NamedTuple):
+    """The batch of a step, its logits (n, C), None with `loss_fn`, and its loss (), in nats."""
+
+    fields: Fields
+    logits: Tensor | None
+    loss: Tensor
+
+
+def training_step(
+    model: nn.Module,
+    batch: Any,
+    optimizer: Optimizer,
+    schedule: LRScheduler | None = None,
+    *,
+    where: str = "training_step",
+    weights: Tensor | None = None,
+    forward: ForwardFunction | None = None,
+    loss_fn: LossFunction | None = None,
+    label_smoothing: float = 0.0,
+    bf16: bool | None = None,
+) -> Trained:
+    """Take one optimizer step on a batch.
+
+    The loss is the mean cross-entropy, or the mean of `(weights * losses)`. With `loss_fn` and no
+    weights it is the mean over the examples that have a loss. Losses are computed in float32, in
+    float64 if the logits are. Nothing here waits for the device.
+
+    Args:
+        model: trained in place, in the mode that it is in.
+        batch: examples on the model's device, in any structure that `rho_train.split` reads.
+        optimizer: of the model.
+        schedule: of the learning rate; it takes a step after the optimizer.
+        where: the caller, named in errors.
+        weights: float (n,), factors of the losses, as `Selector.last.weights`.
+        forward: called as `forward(model, batch)`, returns logits (n, C); None: the model is called
+            on the inputs of the batch.
+        loss_fn: called as `loss_fn(model, batch)` in place of the cross-entropy; returns the loss
+            of each example (n,), NaN for one that has none.
+        label_smoothing: of the cross-entropy.
+        bf16: forward pass under bfloat16 autocast, or without; None: as it is outside.
+
+    Raises:
+        ValueError: the batch has no labels or ids, or `loss_fn` returns something else.
+        TypeError: the model returns no logits.
+
+    Example:
+        >>> from rho_train import Batch
+        >>> model = nn.Linear(2, 2)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> batch = Batch(torch.eye(2), torch.tensor([0, 1]), torch.tensor([5, 6]))
+        >>> first = training_step(model, batch, optimizer)
+        >>> bool(training_step(model, batch, optimizer).loss < first.loss)
+        True
+    """
+    fields, logits = split(batch, where), None
+    autocast: AbstractContextManager[object] = nullcontext()
+    if bf16 is not None:
+        autocast = torch.autocast(device_of(model).type, torch.bfloat16, enabled=bf16)
+    with autocast:
+        if loss_fn is not None:
+            losses = losses_of(where, model, batch, loss_fn, len(fields.ids))
+            loss = losses.nanmean() if weights is None else (weights * losses).mean()
+        else:
+            found = logits_of(model, fields.inputs) if forward is None else forward(model, batch)
+            logits = found.float() if found.dtype.itemsize < 4 else found
+            loss = _cross_entropy(logits, fields.labels.long(), weights, label_smoothing)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    if schedule is not None:
+        schedule.step()
+    return Trained(fields, None if logits is None else logits.detach(), loss.detach())
+
+
+def _cross_entropy(
+    logits: Tensor, labels: Tensor, weights: Tensor | None, label_smoothing: float
+) -> Tensor:
+    if weights is None and not label_smoothing:
+        return F.cross_entropy(logits, labels)
+    # The mean of smoothed losses rounds in another way inside cross_entropy.
+    losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    return losses.mean() if weights is None else (weights * losses).mean()

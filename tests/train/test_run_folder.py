@@ -1,0 +1,105 @@
+"""A folder of work: what it keeps, what it refuses, and how it stops."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rho_train.progress import stop_signals
+from rho_train.run_folder import RunFolder
+
+
+def test_checkpoints_carry_the_identity_of_the_work(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "a" / "b", where="test", identity={"seed": 1, "lr": 0.1})
+    assert folder.load("x.pt") is None
+    folder.save("x.pt", {"step": 3})
+    assert (folder / "x.pt").exists()
+    again = RunFolder(folder.path, where="test", identity={"seed": 1, "lr": 0.1})
+    assert again.load("x.pt") == {"version": 4, "seed": 1, "lr": 0.1, "step": 3}
+    other = RunFolder(folder.path, where="test", identity={"seed": 1, "lr": 0.2})
+    with pytest.raises(ValueError, match=r"x\.pt belongs to a run with another lr: it has 0\.1"):
+        other.load("x.pt")
+    # A part of the work has an identity of its own.
+    part = other.subfolder("part", {"lr": 0.2})
+    part.save("x.pt", {})
+    assert part.load("x.pt") == {"version": 4, "lr": 0.2}
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        OSError, match=r"test: cannot write to the folder .*file: File exists; choose a path"
+    ):
+        RunFolder(tmp_path / "file", where="test")
+
+
+def test_without_a_path_nothing_is_kept() -> None:
+    folder = RunFolder(None, where="test")
+    part = folder.subfolder("part")
+    for nothing in (folder, part):
+        nothing.save("x.pt", {"step": 1})
+        assert nothing.load("x.pt") is None
+        with nothing.lock("wait"):
+            assert not nothing.exists("x.pt")
+    with pytest.raises(ValueError, match=r"test: there is no folder for x\.pt; give folder="):
+        folder / "x.pt"
+
+
+def test_parts_share_the_progress(tmp_path: Path) -> None:
+    reported: list[int] = []
+
+    def on_step(count: int) -> bool:
+        reported.append(count)
+        return sum(reported) >= 3
+
+    folder = RunFolder(tmp_path, where="test", on_step=on_step)
+    part = folder.subfolder("a").subfolder("b")
+    assert [part.step(), folder.step(0), part.step(2), folder.step()] == [False, False, True, True]
+    assert reported == [1, 0, 2, 1]
+
+
+def test_a_signal_asks_every_part_to_stop(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, where="test")
+    with folder.stopping_on_signals():
+        part = folder.subfolder("part")
+        assert not part.step()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert part.step()
+        assert folder.step()
+    assert not folder.step()
+
+
+def test_a_folder_has_one_process_and_is_cleaned(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, where="test")
+    left, below = tmp_path / f".{'0' * 16}.tmp", folder.subfolder("part") / f".{'1' * 16}.tmp"
+    left.touch()
+    below.touch()
+    with folder.lock("wait"):
+        assert (left.exists(), below.exists()) == (False, True)
+    with folder.lock("wait", below=True):
+        assert not below.exists()
+        # Python takes the lock back when it closes another handle of the file, so not here.
+        program = (
+            "import sys; from pathlib import Path; from rho_train.files import locked\n"
+            "with locked(Path(sys.argv[1]), 'wait'): pass"
+        )
+        command = [sys.executable, "-c", program, str(tmp_path)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert f"another process is running in {tmp_path}; wait" in ended.stderr
+
+
+def test_a_second_ctrl_c_acts_at_once() -> None:
+    def press() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    # The inner one is a training loop inside a comparison: it leaves the signals to the outer.
+    with stop_signals() as stop, stop_signals() as inner:
+        press()
+        assert stop.is_set()
+        assert not inner.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            press()
+    assert signal.getsignal(signal.SIGINT) is before
