@@ -82,8 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = QUICK_ROWS if arguments.quick else ROWS
     il = torch.rand(rows, generator=torch.Generator().manual_seed(0))
     images = TensorDataset(torch.rand(64, 3, 32, 32), torch.zeros(64, dtype=torch.int64))
-    control = input_checksums(IndexedDataset(images))
-    table = ILStore(il, {"n": str(rows), "labels": "", "ids": "position"}, control=control)
+    checksums = input_checksums(IndexedDataset(images))
+    data = {"n": str(rows), "labels": "", "ids": "position"}
+    table = ILStore(il, data, input_checksums=checksums)
     with (
         CsvFile(arguments.out, provenance("il_store", arguments), COLUMNS) as file,
         tempfile.TemporaryDirectory() as folder,

@@ -128,7 +128,7 @@ def verify(path: Path, data: Path | None = None, labels: Path | None = None) -> 
     print(f"known: {known:,} of {len(store.il):,} ({known / len(store.il):.1%})")
     made_from = json.loads(store.info.get("config", "null"))
     if labels is not None:
-        replace(store, control=()).verify(_labelled(labels))
+        replace(store, input_checksums=()).verify(_labelled(labels))
         print("data: count, labels and ids are those that it was made for; inputs not compared")
     elif made_from is None or (data is None and made_from["data"]["path"] is not None):
         wanted = "--labels" if made_from is None else f"--data {made_from['data']['path']}"
@@ -139,7 +139,7 @@ def verify(path: Path, data: Path | None = None, labels: Path | None = None) -> 
         compared = store.verify(Setting.make(config, made_from["seed"]).dataset)
         check_config(store, {"data": here.identity()})
         print("data: count, labels, ids and features are those that it was computed from")
-        print(f"inputs: {compared} of {len(store.control)} control points compared")
+        print(f"inputs: {compared} of {len(store.input_checksums)} examples compared")
 
 
 def convert(path: Path, out: Path = Path("il.safetensors"), labels: Path | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, overload
@@ -50,11 +51,16 @@ class IndexedDataset(Dataset[Any]):
         dataset: any data set with `__len__` and `__getitem__`.
         labels: class indices (n,), for data sets that do not show theirs as `labels`, `targets`
             or the second tensor of a TensorDataset, nor consist of such by Subset or ConcatDataset.
+        input_tolerance: the root mean square difference, in the units of the inputs, by which float
+            and uint8 inputs may differ from those that a store was made from. For files whose
+            decoder differs between machines: 8 is plenty for JPEG as uint8. None: the attribute
+            `input_tolerance` of the data set, or 0, so that inputs must be equal.
 
     Raises:
         TypeError: the data set is iterable-style or has ids already; or, at the first access, its
             examples are neither (x, y) pairs nor dicts.
-        ValueError: `labels` do not match the data set.
+        ValueError: `labels` do not match the data set, or `input_tolerance` is negative or not
+            finite.
 
     Example:
         >>> data = IndexedDataset(TensorDataset(torch.rand(4, 2), torch.tensor([0, 1, 1, 0])))
@@ -69,6 +75,7 @@ class IndexedDataset(Dataset[Any]):
         dataset: Any,
         *,
         labels: Sequence[int] | Tensor | npt.NDArray[np.integer[Any]] | None = None,
+        input_tolerance: float | None = None,
     ) -> None:
         if isinstance(dataset, IndexedDataset):
             raise TypeError("IndexedDataset: the data set is wrapped already; use it as it is")
@@ -85,7 +92,15 @@ class IndexedDataset(Dataset[Any]):
                 f"{len(inside)} IndexedDataset inside; wrap the whole data set once and take "
                 "subsets of the wrapped one; join two by a + b"
             )
+        if input_tolerance is None:
+            input_tolerance = float(getattr(dataset, "input_tolerance", 0.0))
+        if not 0.0 <= input_tolerance < math.inf:
+            raise ValueError(
+                "IndexedDataset: input_tolerance must be finite and at least 0, got "
+                f"{input_tolerance}"
+            )
         self.dataset = dataset
+        self.input_tolerance = input_tolerance
         self._labels = None if labels is None else _as_labels(labels, len(dataset), "labels=")
 
     @property
@@ -106,6 +121,7 @@ class IndexedDataset(Dataset[Any]):
         return IndexedDataset(
             ConcatDataset([part.dataset for part in parts]),
             labels=torch.cat([part.labels for part in parts]) if given else None,
+            input_tolerance=max(part.input_tolerance for part in parts),
         )
 
     def __getitem__(self, index: int) -> Any:

@@ -114,17 +114,17 @@ def test_a_cut_file_is_refused(path: Path) -> None:
 def test_no_flipped_byte_passes(path: Path) -> None:
     whole = path.read_bytes()
     values = len(whole) - N * (4 + 2)
-    for position in range(len(whole)):
-        for bit in (0x01, 0x20, 0x80):
-            damaged = bytearray(whole)
-            damaged[position] ^= bit
-            path.write_bytes(damaged)
-            if position < values:
-                with pytest.raises(ValueError, match=r"il\.safetensors"):
-                    ILStore.load(path)
-            else:
-                with pytest.raises(ValueError, match=r"do not match the checksum|infinite value"):
-                    ILStore.load(path).check()
+    # Every third byte, and each time another bit of it.
+    for position in range(0, len(whole), 3):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        if position < values:
+            with pytest.raises(ValueError, match=r"il\.safetensors"):
+                ILStore.load(path)
+        else:
+            with pytest.raises(ValueError, match=r"do not match the checksum|infinite value"):
+                ILStore.load(path).check()
     path.write_bytes(whole)
     ILStore.load(path).check()
 
@@ -171,8 +171,8 @@ def rewrite(path: Path, metadata: dict[str, str | None], tensors: dict[str, Tens
     [
         ({"format": None}, {}, r"no IL store \(format None, .*; give a file that ILStore"),
         ({"format": "pt"}, {}, r"no IL store \(format 'pt'"),
-        ({"version": "3"}, {}, "format version '3', this rho_ext reads 2; use the rho_ext that"),
-        ({"version": "1"}, {}, "format version '1', this rho_ext reads 2.*recompute"),
+        ({"version": "4"}, {}, "format version '4', this rho_ext reads 3; use the rho_ext that"),
+        ({"version": "2"}, {}, "format version '2', this rho_ext reads 3.*recompute"),
         ({"version": None}, {}, "format version ''"),
         ({"fingerprint.n": "49"}, {}, "metadata do not match their checksum"),
         ({"fingerprint.ids": None}, {}, "metadata do not match their checksum"),

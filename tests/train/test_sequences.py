@@ -238,7 +238,7 @@ def test_irreducible_losses_of_sequences_tell_noise_from_what_can_be_learnt(
     path = tmp_path / "il.safetensors"
     store.save(path)
     assert torch.equal(ILStore.load(path, data).il, store.il)
-    with pytest.raises(ValueError, match="control points differ"):
+    with pytest.raises(ValueError, match="examples differ"):
         ILStore.load(path, texts(seed=1)[0])
 
 
@@ -253,7 +253,7 @@ def test_the_labels_of_data_without_classes_are_part_of_what_a_store_is_of(tmp_p
     for labels, refused in ((tokens, False), (answers, True)):
         data = IndexedDataset(TensorDataset(tokens, labels))
         if refused:
-            with pytest.raises(ValueError, match="64 of 64 control points differ"):
+            with pytest.raises(ValueError, match="64 of 64 examples differ"):
                 ILStore.load(tmp_path / "il.safetensors", data)
         else:
             assert ILStore.load(tmp_path / "il.safetensors", data).known.all()

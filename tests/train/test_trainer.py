@@ -290,8 +290,8 @@ def test_a_selector_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     # The same labels, other inputs.
     dataset = make_trainer(tmp_path / "data").dataset
     other = IndexedDataset(TensorDataset(torch.rand(N, 5), dataset.labels))
-    store = ILStore(torch.zeros(N), fingerprint(other), control=input_checksums(other))
-    with pytest.raises(ValueError, match="other inputs: 64 of 64 control points differ"):
+    store = ILStore(torch.zeros(N), fingerprint(other), input_checksums=input_checksums(other))
+    with pytest.raises(ValueError, match="other inputs: 64 of 64 examples differ"):
         make_trainer(tmp_path, selector=Selector(il=store, k=8))
     with pytest.raises(ValueError, match="without label smoothing, the Selector scores with 0.1"):
         make_trainer(tmp_path, selector=Selector(k=8, method="loss", label_smoothing=0.1))

@@ -14,7 +14,7 @@ def average_il(stores: Sequence[ILStore]) -> ILStore:
     """Average the irreducible losses of several seeds: il_i = (1/S) sum_s il_i^(s), in float64.
 
     A point that any of the stores does not know stays unknown. `fold` is kept where all agree,
-    control points where all have them; `info` has the texts of all, "seconds" their sum.
+    input checksums where all have them; `info` has the texts of all, "seconds" their sum.
 
     Raises:
         ValueError: no store, or stores of different data sets or losses.
@@ -27,10 +27,10 @@ def average_il(stores: Sequence[ILStore]) -> ILStore:
     """
     if not stores:
         raise ValueError("average_il: there must be at least one store, got none")
-    first, controls = stores[0], [store.control for store in stores if store.control]
+    first, known = stores[0], [store.input_checksums for store in stores if store.input_checksums]
     for number, store in enumerate(stores):
         differing = [k for k, v in first.fingerprint.items() if store.fingerprint[k] != v]
-        if not differing and store.control and differences(controls[0], store.control):
+        if not differing and store.input_checksums and differences(known[0], store.input_checksums):
             differing = ["inputs"]
         if differing:
             raise ValueError(
@@ -50,7 +50,7 @@ def average_il(stores: Sequence[ILStore]) -> ILStore:
     fold = first.fold
     if not all(s.fold is not None and fold is not None and s.fold.equal(fold) for s in stores):
         fold = None
-    control = first.control if all(store.control for store in stores) else ()
+    checksums = first.input_checksums if all(store.input_checksums for store in stores) else ()
     info = {"stores": str(len(stores))}
     for key in dict.fromkeys(key for store in stores for key in store.info):
         texts = [store.info.get(key, "") for store in stores]
@@ -60,4 +60,4 @@ def average_il(stores: Sequence[ILStore]) -> ILStore:
         info["loss_function"] = names.pop()
     info["seconds"] = f"{sum(float(store.info.get('seconds', 0)) for store in stores):.3f}"
     il = (total / len(stores)).float()
-    return ILStore(il, first.fingerprint, fold=fold, info=info, control=control)
+    return ILStore(il, first.fingerprint, fold=fold, info=info, input_checksums=checksums)

@@ -14,7 +14,7 @@ from rho_train.dataset import IndexedDataset, check_indexed, fingerprint
 from rho_train.distributed import rank_and_world
 from rho_train.dry_run import dry_run, dry_run_losses
 from rho_train.files import make_folder
-from rho_train.il.checksums import InputChecksums, keep_inputs, unaugmented_checksums
+from rho_train.il.checksums import InputChecksums, check_folder, unaugmented_checksums
 from rho_train.il.recipe import ILRecipe
 from rho_train.il.score import (
     SCORING_BATCH,
@@ -87,12 +87,12 @@ def holdout_il(
         raise ValueError(
             f"holdout_il: all {n} points are held out; leave some, half is a good start"
         )
-    control = _inputs("holdout_il", dataset, folder)
+    inputs = _inputs("holdout_il", dataset, folder)
     job = (recipe.seed, held_out.nonzero().flatten(), targets)
     il, info = _compute(
         "holdout", make_model, dataset, augmented, [job], recipe, losses, folder, on_step
     )
-    return ILStore(il, fingerprint(dataset), info=info, control=control)
+    return ILStore(il, fingerprint(dataset), info=info, input_checksums=inputs)
 
 
 def crossfit_il(
@@ -134,7 +134,7 @@ def crossfit_il(
     count, group = _numbered(groups, n)
     if count < folds:
         raise ValueError(f"crossfit_il: {folds} folds need as many groups, got {count}")
-    control = _inputs("crossfit_il", dataset, folder)
+    inputs = _inputs("crossfit_il", dataset, folder)
     order = torch.randperm(count, generator=generator(recipe.seed, "cross-fit folds"))
     fold_of = torch.empty(count, dtype=torch.int16)
     fold_of[order] = (torch.arange(count) % folds).to(torch.int16)
@@ -145,7 +145,7 @@ def crossfit_il(
     ]
     kind = f"cross-fit, {folds} folds"
     il, info = _compute(kind, make_model, dataset, augmented, jobs, recipe, losses, folder, on_step)
-    return ILStore(il, fingerprint(dataset), fold=fold, info=info, control=control)
+    return ILStore(il, fingerprint(dataset), fold=fold, info=info, input_checksums=inputs)
 
 
 def pretrained_il(
@@ -177,7 +177,7 @@ def pretrained_il(
         dry_run("pretrained_il", model, dataset, ids[:32], ids)
     else:
         dry_run_losses("pretrained_il", model, dataset, ids[:32], losses)
-    control = _inputs("pretrained_il", dataset, folder)
+    inputs = _inputs("pretrained_il", dataset, folder)
     il = score_examples(
         model,
         dataset,
@@ -194,7 +194,7 @@ def pretrained_il(
         "weights_sha256": weights_sha256(model),
         "seconds": f"{time.perf_counter() - started:.3f}",
     }
-    return ILStore(il, fingerprint(dataset), info=info, control=control)
+    return ILStore(il, fingerprint(dataset), info=info, input_checksums=inputs)
 
 
 def _numbered(groups: Tensor | None, n: int) -> tuple[int, Tensor]:
@@ -286,12 +286,12 @@ def _compute(
 
 
 def _inputs(where: str, dataset: IndexedDataset, folder: str | Path | None) -> InputChecksums:
-    """Return the control points of a data set, which a folder of unfinished work must be of."""
-    control = unaugmented_checksums(dataset)
+    """Return the input checksums of a data set, and compare them with those in the folder."""
+    found = unaugmented_checksums(dataset)
     if folder is not None:
         make_folder(Path(folder), where)
-        keep_inputs(Path(folder), control)
-    return control
+        check_folder(Path(folder), found)
+    return found
 
 
 def _model_folder(folder: str | Path | None, index: int) -> Path | None:

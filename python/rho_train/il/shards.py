@@ -18,7 +18,7 @@ from rho_train.il.checksums import InputChecksums, from_json, to_json
 from rho_train.il.store import ILStore, compare
 
 _FORMAT = "rho_ext.il_shards"
-_VERSION = 1
+_VERSION = 2
 _INDEX = "index.json"
 
 
@@ -31,7 +31,7 @@ class ILShards:
         rows: of each shard; the last one may have fewer.
         fingerprint: of the whole data set, see `rho_train.fingerprint`.
         info: how the IL came about.
-        control: of the whole data set, see `rho_train.input_checksums`.
+        input_checksums: of the whole data set, see `rho_train.input_checksums`.
 
     Example:
         >>> import tempfile
@@ -46,7 +46,7 @@ class ILShards:
     rows: int
     fingerprint: Mapping[str, str]
     info: Mapping[str, str]
-    control: InputChecksums = field(default=(), repr=False)
+    input_checksums: InputChecksums = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return int(self.fingerprint["n"])
@@ -87,7 +87,7 @@ class ILShards:
 
     def verify(self, dataset: IndexedDataset) -> int:
         """Check that the store was made for this data set, see `ILStore.verify`."""
-        return compare(self.fingerprint, self.control, dataset)
+        return compare(self.fingerprint, self.input_checksums, dataset)
 
     def join(self) -> ILStore:
         """Return one store in memory, 4 bytes a row."""
@@ -97,7 +97,7 @@ class ILShards:
             self.fingerprint,
             torch.cat(folds) if folds else None,
             self.info,
-            self.control,
+            self.input_checksums,
         )
 
     @classmethod
@@ -139,7 +139,7 @@ class ILShards:
             index["rows"],
             index["fingerprint"],
             index["info"],
-            from_json(index.get("control", "[]")),
+            from_json(index["input_checksums"]),
         )
         if dataset is not None:
             store.verify(dataset)
@@ -178,7 +178,7 @@ def save_shards(store: ILStore, folder: str | Path, rows: int) -> None:
         "rows": rows,
         "fingerprint": dict(store.fingerprint),
         "info": dict(store.info),
-        "control": to_json(store.control),
+        "input_checksums": to_json(store.input_checksums),
         "shards": digests,
     }
     atomic_write(folder / _INDEX, json.dumps({**index, "sha256": _digest(index)}, indent=1))

@@ -19,7 +19,7 @@ from rho_train.files import atomic_write
 from rho_train.il.checksums import InputChecksums, check_inputs, from_json, to_json
 
 _FORMAT = "rho_ext.il_store"
-_VERSION = 2
+_VERSION = 3
 _FINGERPRINT = {"n": "count", "labels": "labels in their order (SHA-256)", "ids": "id scheme"}
 _DTYPES = {torch.float32: "F32", torch.int32: "I32", torch.int16: "I16"}
 _RECOMPUTE = "recompute the IL for this data set"
@@ -38,7 +38,7 @@ class ILStore:
         fingerprint: of the data set, see `rho_train.fingerprint`.
         fold: int16 or int32 (N,), the cross-fit fold that left the example out.
         info: how the IL came about: model and its weight hash, recipe, holdout loss.
-        control: see `rho_train.input_checksums`; empty: the inputs of a data set are not compared.
+        input_checksums: see `rho_train.input_checksums`; empty: inputs are not compared.
         sha256: of the content, as the file has it that the store was loaded from.
 
     Raises:
@@ -58,7 +58,7 @@ class ILStore:
     fingerprint: Mapping[str, str]
     fold: Tensor | None = None
     info: Mapping[str, str] = field(default_factory=dict)
-    control: InputChecksums = field(default=(), repr=False)
+    input_checksums: InputChecksums = field(default=(), repr=False)
     sha256: str | None = None
 
     def __post_init__(self) -> None:
@@ -132,13 +132,13 @@ class ILStore:
         """Check that the store was made for this data set; of its points only a few are read.
 
         Returns:
-            How many points had their inputs compared: 0 if the store has no control points, or if
+            How many points had their inputs compared: 0 if the store has no input checksums, or if
             the data set gives other inputs when it is read again, as an augmented one.
 
         Raises:
             ValueError: count, labels, id scheme or inputs differ; the message lists which.
         """
-        return compare(self.fingerprint, self.control, dataset)
+        return compare(self.fingerprint, self.input_checksums, dataset)
 
     def check(self) -> None:
         """Read all values: each must be finite or NaN, and they must be those that were saved.
@@ -224,7 +224,7 @@ class ILStore:
                 _with_prefix(metadata, "fingerprint."),
                 found.pop("fold", None),
                 _with_prefix(metadata, "info."),
-                from_json(metadata.get("control", "[]")),
+                from_json(metadata.get("input_checksums", "[]")),
                 metadata.get("sha256", ""),
             )
             if found:
@@ -241,14 +241,12 @@ class ILStore:
         return store
 
     def _metadata(self) -> dict[str, str]:
-        # Who knows nothing of control points, reads the rest.
-        control = {"control": to_json(self.control)} if self.control else {}
         return {
             "format": _FORMAT,
             "version": str(_VERSION),
             **{f"fingerprint.{key}": value for key, value in self.fingerprint.items()},
             **{f"info.{key}": value for key, value in self.info.items()},
-            **control,
+            "input_checksums": to_json(self.input_checksums),
         }
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -263,12 +261,12 @@ class ILStore:
 
 
 def compare(
-    fingerprint: Mapping[str, str], control: InputChecksums, dataset: IndexedDataset
+    fingerprint: Mapping[str, str], checksums: InputChecksums, dataset: IndexedDataset
 ) -> int:
     """Refuse a data set with another fingerprint or other inputs, and say what differs.
 
     Returns:
-        How many control points were compared.
+        How many examples had their inputs compared.
     """
     theirs = fingerprint_of(dataset)
     if theirs["labels"] == "none" != fingerprint["labels"]:
@@ -284,7 +282,7 @@ def compare(
             + "; ".join(differences)
             + f"); {_RECOMPUTE}, or load the data set that the store was made for"
         )
-    return check_inputs(control, dataset)
+    return check_inputs(checksums, dataset)
 
 
 def _check_table(name: str, table: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:

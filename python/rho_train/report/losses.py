@@ -172,8 +172,9 @@ def _known(summary: LossesSummary) -> str:
 
 
 def _info(store: ILStore) -> dict[str, str]:
-    control = f"{len(store.control)} points, whose inputs a data set must have"
-    return {**store.info, "control": control if store.control else "none, inputs are not compared"}
+    count = len(store.input_checksums)
+    checked = f"{count} examples, whose inputs a data set must have"
+    return {**store.info, "inputs": checked if count else "none, inputs are not compared"}
 
 
 def _fold(point: Point) -> str:
