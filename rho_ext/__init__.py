@@ -4,11 +4,11 @@
 minus its irreducible loss and returns the k best rows, in one pass over the logits.
 """
 
+__version__ = "0.1.0"
+
 from rho_ext import reference
 from rho_ext._library import build_info
 from rho_ext.ops import Scores, Selection, score, select, use_il, workspace
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Scores",

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 # libtorch must be in the process before the library that links to it.
 import torch
 
+import rho_ext
+
+if find_spec("rho_ext._C") is None:
+    # In a clone this source folder hides the installed package, which holds the library.
+    try:
+        _installed = metadata.distribution("rho-ext")
+    except metadata.PackageNotFoundError:
+        raise ImportError(
+            "rho_ext: the compiled library is missing, and rho_ext is not installed; run "
+            "'pip install .'"
+        ) from None
+    if _installed.version != rho_ext.__version__:
+        raise ImportError(
+            f"rho_ext: this source folder is version {rho_ext.__version__}, and the installed "
+            f"library is version {_installed.version}; run 'pip install .' again"
+        )
+    rho_ext.__path__.append(str(_installed.locate_file("rho_ext")))
+
 try:
     from rho_ext import _C
 except ImportError as error:
-    if "_C" in str(error) and "cannot import name" in str(error):
-        raise ImportError(
-            "rho_ext: the compiled library is missing. Either this is the source folder, which "
-            "hides the installed package (run from another folder, or use 'python -P'), or rho_ext "
-            "is not installed (run 'pip install .')."
-        ) from error
     raise ImportError(
         f"rho_ext: the compiled library does not load with torch {torch.__version__}; it needs "
         f"torch 2.10 or newer. Update torch, or build rho_ext again with 'pip install .'. ({error})"
     ) from error
 
 # The CUDA ops need a torch with CUDA. They touch no GPU until they are called.
-_CUDA = Path(__file__).with_name("_cuda.so")
+_CUDA = Path(_C.__file__).with_name("_cuda.so")
 if torch.version.cuda is not None and _CUDA.exists():
     torch.ops.load_library(str(_CUDA))
 

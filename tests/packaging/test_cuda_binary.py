@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import rho_ext
+from rho_ext import _library
 
-LIBRARY = Path(rho_ext.__file__).with_name("_cuda.so")
+LIBRARY = _library._CUDA
 ARCHITECTURES = ("80", "86", "89", "90", "100", "120")
 # kFull = false: the methods rho, loss and neg_il without label smoothing.
 HOT = "ELb0EE"

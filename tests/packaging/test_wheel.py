@@ -28,10 +28,8 @@ def test_package_data_is_there_and_sources_are_not() -> None:
     for name in (
         "rho_ext/py.typed",
         "rho_train/py.typed",
-        "rho_train/data/letter_recognition.npz",
+        "rho_train/tasks/letter_recognition.npz",
         "rho_train/report/template.html",
-        "rho_train/report/chart.css",
-        "rho_train/report/selection.svg",
     ):
         assert name in installed
     assert any(re.match(r"rho_ext/_C\..*so$", path) for path in installed)
@@ -54,13 +52,12 @@ def _modules(package: ModuleType) -> list[str]:
     return [package.__name__, *(m.name for m in found if not m.name.endswith(others))]
 
 
-@pytest.mark.parametrize("name", _modules(rho_ext) + _modules(rho_train))
-def test_examples_in_docstrings_run(name: str) -> None:
-    module = importlib.import_module(name)
-    assert doctest.testmod(module, optionflags=doctest.ELLIPSIS).failed == 0
-
-
-def test_public_names_have_documentation() -> None:
-    for package in (rho_ext, rho_train):
-        for name in package.__all__:
-            assert (getattr(package, name).__doc__ or "").strip(), f"{package.__name__}.{name}"
+@pytest.mark.slow
+@pytest.mark.parametrize("package", [rho_ext, rho_train])
+def test_examples_in_docstrings_run(package: ModuleType) -> None:
+    ran = 0
+    for name in _modules(package):
+        results = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+        assert results.failed == 0, name
+        ran += results.attempted
+    assert ran > 10
