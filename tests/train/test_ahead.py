@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from rho_train import (
     AsyncSelector,
@@ -331,16 +332,15 @@ def test_the_ledger_charges_waiting_as_scoring(
         SlowTraining(4, 3),
         IndexedDataset(SlowData(clock)),
         torch.arange(40),
-        torch.eye(4),
-        torch.tensor([0, 1, 2, 0]),
-        dataclasses.replace(CONFIG, ahead=True),
+        TensorDataset(torch.eye(4), torch.tensor([0, 1, 2, 0])),
+        dataclasses.replace(CONFIG, async_selection=True),
         tmp_path,
         name="ahead",
         selector=Selector(k=2, method="loss"),
     )
     began, steps = clock.now, CONFIG.steps
     trainer.fit(on_step(clock))
-    spent = trainer.ledger.seconds
+    spent = trainer.times.seconds
     assert sum(spent.values()) == clock.now - began
     # The first batch is waited for before the second one is loaded too.
     assert [spent[part] for part in STEP_PARTS] == [steps, 2 * (steps + 1), 0, 4 * steps]

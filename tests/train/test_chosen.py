@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -19,29 +20,16 @@ from rho_train import IndexedDataset, Selector, TrainConfig, Trainer
 from rho_train.flags import ExampleFlags
 from rho_train.history import History
 from rho_train.progress import Stopped
-from rho_train.trainer.selected_examples import chosen_record
+from rho_train.trainer.config import RunData
+from rho_train.trainer.selected_examples import selected_record
 from rho_train.trainer.thumbnails import render
 
 
 def decode(uri: str) -> Tensor:
-    """The pixels of a PNG without filters, as the file format has them, (H, W, C)."""
+    """The pixels of a PNG, (H, W, C)."""
     data = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    chunks, at = {}, 8
-    while at < len(data):
-        (size,) = struct.unpack(">I", data[at : at + 4])
-        kind, content = data[at + 4 : at + 8], data[at + 8 : at + 8 + size]
-        (crc,) = struct.unpack(">I", data[at + 8 + size : at + 12 + size])
-        assert crc == zlib.crc32(kind + content)
-        chunks[kind] = content
-        at += 12 + size
-    width, height, depth, colour = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
-    assert (depth, b"IEND" in chunks) == (8, True)
-    channels = {0: 1, 2: 3}[colour]
-    lines = torch.frombuffer(bytearray(zlib.decompress(chunks[b"IDAT"])), dtype=torch.uint8)
-    lines = lines.reshape(height, 1 + channels * width)
-    assert not lines[:, 0].any()
-    return lines[:, 1:].reshape(height, width, channels)
+    pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(data))))
+    return pixels if pixels.ndim == 3 else pixels.unsqueeze(2)
 
 
 def test_small_images_of_bytes_are_shown_as_they_are() -> None:
@@ -71,6 +59,13 @@ def test_tables_texts_and_what_cannot_be_shown() -> None:
     assert render(object()) == {"text": "(object)"}
 
 
+def run_data(dataset: IndexedDataset, train_ids: Tensor, **options: Any) -> RunData:
+    config = TrainConfig()
+    return RunData(
+        dataset=dataset, train_ids=train_ids, eval_set=dataset, config=config, name="a", **options
+    )
+
+
 def test_record_by_hand() -> None:
     labels = torch.tensor([0, 1, 1, -100, 0, 1])
     dataset = IndexedDataset(TensorDataset(torch.arange(12.0).reshape(6, 2), labels))
@@ -78,14 +73,10 @@ def test_record_by_hand() -> None:
     history.seen[:] = torch.tensor([3, 3, 3, 2, 0, 3])
     history.chosen[:] = torch.tensor([0, 2, 3, 0, 0, 3])
     history.loss[:] = torch.tensor([0.5, 0.1, 0.2, torch.nan, torch.nan, 0.3])
-    record = chosen_record(
-        history,
-        dataset,
-        torch.tensor([5, 4, 3, 2, 1, 0]),
-        il=torch.tensor([0.5, 0.4, torch.nan, 0.2, 0.1, 0.0]),
-        noisy=torch.tensor([True, False, False, False, True, True]),
-        classes=("a", "b"),
-    )
+    noisy = torch.tensor([True, False, False, False, True, True])
+    run = run_data(dataset, torch.arange(6).flip(0), flags=ExampleFlags({"noisy": noisy}))
+    il = torch.tensor([0.5, 0.4, torch.nan, 0.2, 0.1, 0.0])
+    record = selected_record(history, run, il)
     assert (record["points"], record["chosen"]) == ([2, 3], [0, 8])
     # Point 4 was never in a large batch, which is not the same as never chosen.
     assert (record["seen"], record["never"], record["never_noisy"]) == (5, 2, 1)
@@ -111,7 +102,9 @@ def test_points_never_chosen_stand_for_all_of_them() -> None:
     history = History(n)
     history.seen[:] = 1
     history.loss[:] = torch.randperm(n).float()
-    record = chosen_record(history, dataset, torch.arange(n), show=lambda i: f"point {i}")
+    record = selected_record(
+        history, run_data(dataset, torch.arange(n), show=lambda i: f"point {i}")
+    )
     losses = [point["loss"] for point in record["never_chosen"]]
     assert losses == [round(i * (n - 1) / 11) for i in range(12)]
     assert record["never_chosen"][0]["text"] == f"point {int(history.loss.argmin())}"
@@ -127,7 +120,7 @@ def test_points_that_tie_for_the_last_places_stand_for_all_that_do() -> None:
     history.chosen[[900, 800]] = torch.tensor([3, 4], dtype=history.chosen.dtype)
     history.chosen[:98] = 0
     history.loss[:] = torch.arange(n)
-    record = chosen_record(history, dataset, torch.arange(n))
+    record = selected_record(history, run_data(dataset, torch.arange(n)))
     # 98 ... 999 without the two at the top.
     tied = [i for i in range(98, n) if i not in (800, 900)]
     assert record["tied"] == len(tied) == 900
@@ -145,8 +138,7 @@ def make_trainer(folder: Path) -> Trainer:
         nn.Linear(3, 4),
         data,
         torch.arange(50),
-        x,
-        y,
+        TensorDataset(x, y),
         config,
         folder,
         name="rho",
@@ -186,9 +178,7 @@ def test_classes_of_the_last_evaluation(tmp_path: Path) -> None:
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     evals = [one for one in map(json.loads, lines) if one["event"] == "eval"]
     assert ["class_accuracy" in one for one in evals] == [False] * (len(evals) - 1) + [True]
-    predicted = trainer.model(trainer.records.test_x).argmax(1)
-    wanted = [
-        float((predicted == trainer.records.test_y)[trainer.records.test_y == c].double().mean())
-        for c in range(4)
-    ]
+    x, y = trainer.run.eval_set.dataset.tensors
+    right = trainer.model(x).argmax(1) == y
+    wanted = [float(right[y == c].double().mean()) for c in range(4)]
     assert evals[-1]["class_accuracy"] == wanted

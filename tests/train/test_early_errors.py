@@ -70,11 +70,21 @@ TRAINER: list[tuple[Callable[[], dict[str, Any]], type[Exception], str]] = [
     (
         lambda: {"flags": ExampleFlags({"noisy": Y[1:] == 0})},
         ValueError,
-        "flags are of 199 points, the data set has 200",
+        "flags are of 199 examples, the data set has 200",
     ),
-    (lambda: {"test_y": Y[:49]}, ValueError, r"test_y must be.*\(49,\) for test_x \(50, 5\)"),
-    (lambda: {"test_y": Y[:50].float()}, ValueError, "test_y must be int64.*float32"),
-    (lambda: {"test_y": Y[:50] + 1}, IndexError, r"test_y: labels must lie in \[0, 3\).*is 3 of"),
+    (lambda: {"eval_set": TensorDataset(X, Y.float())}, ValueError, "class indices.*float32"),
+    (
+        lambda: {"eval_set": TensorDataset(X, Y + 1)},
+        IndexError,
+        r"eval_set: labels must lie in \[0, 3\).*is 3 of id 2",
+    ),
+    (lambda: {"eval_set": TensorDataset(X[:0], Y[:0])}, ValueError, "eval_set must have at least"),
+    (lambda: {"eval_set": iter([])}, TypeError, "dataset must be map-style"),
+    (
+        lambda: {"eval_set": [(x, 0) for x in X]},
+        ValueError,
+        "list has no attribute labels or targets; pass the labels",
+    ),
     (
         lambda: {"dataset": data(changed(Y, 150, 3))},
         IndexError,
@@ -96,7 +106,7 @@ TRAINER: list[tuple[Callable[[], dict[str, Any]], type[Exception], str]] = [
     (
         lambda: {"selector": Selector(il=IL[1:], k=8)},
         ValueError,
-        "il has 199 rows, the data set has 200 points",
+        "il has 199 rows, the data set has 200 examples",
     ),
     (
         lambda: {"selector": Selector(il=IL * torch.nan, k=8)},

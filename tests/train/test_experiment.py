@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch.utils.data import TensorDataset
 
 from rho_train.cli import main
 from rho_train.experiment import (
@@ -287,7 +288,7 @@ def test_titles_may_change_and_a_finished_experiment_is_not_resumed(
 
 def test_accuracy_by_class() -> None:
     x = torch.eye(4)[:3]
-    found = evaluate(torch.nn.Identity(), x, torch.tensor([0, 1, 1]))
+    found = evaluate(torch.nn.Identity(), TensorDataset(x, torch.tensor([0, 1, 1])))
     assert found.accuracy == pytest.approx(2 / 3)
     assert found.class_accuracy == [1.0, 0.5, None, None]
 

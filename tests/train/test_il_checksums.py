@@ -187,9 +187,7 @@ def test_only_a_data_set_with_a_tolerance_accepts_inputs_that_differ_a_little(
     for other in (LEVELS.flip(-1), LEVELS[within_labels(1.0)], 255 - LEVELS, elsewhere.int()):
         with pytest.raises(ValueError, match=r"6\d of 64 examples differ"):
             store.verify(images(other, 2.0))
-    with pytest.raises(
-        ValueError, match=r"was uint8 .* within 2 and is uint8 \(3, 8, 8\);"
-    ):
+    with pytest.raises(ValueError, match=r"was uint8 .* within 2 and is uint8 \(3, 8, 8\);"):
         store.verify(images(LEVELS))
     # Texts, integers and where values are not finite have no tolerance.
     texts = IndexedDataset(Examples(lambda i: (IMAGES[i], f"text {i}")), input_tolerance=9.0)

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 from rho_train import IndexedDataset, Selector, TrainConfig, Trainer
 from rho_train.methods.context import ScoringContext, Selected
 from rho_train.progress import Stopped
-from rho_train.trainer.overlap import Overlap
 from rho_train.trainer.time_breakdown import PARTS, TimeBreakdown
 
 N = 40
@@ -79,8 +78,7 @@ def make_trainer(folder: Path, clock: Clock, *, select: bool = True) -> Trainer:
         SlowModel(clock),
         IndexedDataset(SlowData(clock)),
         torch.arange(N),
-        torch.eye(4),
-        torch.tensor([0, 1, 2, 0]),
+        TensorDataset(torch.eye(4), torch.tensor([0, 1, 2, 0])),
         CONFIG,
         folder,
         name="slow",
@@ -125,7 +123,7 @@ def test_parts_are_what_they_took_and_add_up_to_the_wall_clock(
         "other": (steps - 1) * 16,
     }
     assert sum(record["ledger_seconds"].values()) == clock.now - began - 16
-    assert sum(trainer.ledger.seconds.values()) == clock.now - began
+    assert sum(trainer.times.seconds.values()) == clock.now - began
     assert record["seconds"] == steps * 15
     assert record["il_seconds"] == 5.0
     # 40 points are 5 large batches: 12 steps are 2.4 passes.
@@ -153,17 +151,17 @@ def test_a_stopped_run_goes_on_where_its_ledger_stood(tmp_path: Path, clock: Clo
 
 
 def test_laps_leave_no_time_out(clock: Clock) -> None:
-    ledger = TimeBreakdown()
+    times = TimeBreakdown()
     clock.now = 7.0
-    ledger.start()
+    times.start()
     for index, part in enumerate(PARTS * 3):
         clock.now += index
-        ledger.lap(part, scoring=0.25 if part == "selecting" else 0.0)
-    assert sum(ledger.seconds.values()) == clock.now - 7.0
-    assert ledger.seconds["selecting"] == 2 + 8 + 14 - 3 * 0.25
+        times.add(part, scoring=0.25 if part == "selecting" else 0.0)
+    assert sum(times.seconds.values()) == clock.now - 7.0
+    assert times.seconds["selecting"] == 2 + 8 + 14 - 3 * 0.25
     again = TimeBreakdown()
-    again.load_state_dict(ledger.state_dict())
-    assert again.charged == ledger.charged == sum(range(18)) - sum((4, 5, 10, 11, 16, 17))
+    again.load_state_dict(times.state_dict())
+    assert again.step_seconds == times.step_seconds == sum(range(18)) - sum((4, 5, 10, 11, 16, 17))
 
 
 def test_overlap_of_epochs_is_that_of_the_sets_chosen(tmp_path: Path, clock: Clock) -> None:
@@ -184,10 +182,3 @@ def test_overlap_of_epochs_is_that_of_the_sets_chosen(tmp_path: Path, clock: Clo
     assert [one["epoch"] for one in epochs] == [1, 2]
     assert [one["chosen"] for one in epochs] == [len(chosen[0]), len(chosen[1])]
     assert [one["again"] for one in epochs] == [None, len(chosen[0] & chosen[1])]
-    overlap = Overlap(3)
-    overlap.add(torch.tensor([1, 2], dtype=torch.int32))
-    overlap.turn()
-    other = Overlap(3)
-    other.load_state_dict(overlap.state_dict())
-    other.add(torch.tensor([2]))
-    assert other.turn() == (1, 1)

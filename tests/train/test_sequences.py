@@ -376,17 +376,13 @@ def test_what_has_no_meaning_is_refused(make: Any, error: type[Exception], messa
 
 
 def test_a_trainer_is_for_classifiers(tmp_path: Path) -> None:
-    data, x = (
-        IndexedDataset(TensorDataset(torch.randn(8, 2), torch.arange(8) % 2)),
-        torch.randn(8, 2),
-    )
+    data = IndexedDataset(TensorDataset(torch.randn(8, 2), torch.arange(8) % 2))
     with pytest.raises(ValueError, match="call the Selector in a loop of your own"):
         Trainer(
             nn.Linear(2, 2),
             data,
             torch.arange(8),
-            x,
-            torch.arange(8) % 2,
+            data,
             TrainConfig(steps=1, large_batch=4, batch=2),
             tmp_path,
             name="x",

@@ -40,7 +40,7 @@ from rho_train.sampler import LargeBatchSampler
 from rho_train.schedules import UniformPhases
 from rho_train.trainer import loop
 from rho_train.trainer.evaluation import evaluate
-from rho_train.trainer.metrics import MetricsFile
+from rho_train.trainer.metrics_file import MetricsFile
 from rho_train.trainer.metrics_logger import MetricsLogger
 
 from .ways import CONFIG, PARTS, WAYS, N, ending, make_trainer, records, small_model
@@ -176,7 +176,7 @@ def test_norms_are_taken_over_points_that_nobody_chose(tmp_path: Path) -> None:
     left, chosen = run(0)
     trainer, norm = run(6)
     assert torch.equal(weights(left), weights(trainer))
-    data = trainer.dataset.dataset.tensors[0].double()
+    data = trainer.run.dataset.dataset.tensors[0].double()
     sampler = LargeBatchSampler(N, CONFIG.large_batch, seed=3)
     drawn = torch.stack([data[ids] for ids in islice(sampler, 6)])
     assert norm.running_mean is not None
@@ -187,7 +187,7 @@ def test_norms_are_taken_over_points_that_nobody_chose(tmp_path: Path) -> None:
     assert not torch.allclose(chosen.running_var, norm.running_var, atol=1e-2)
     # What the last record says of the test points is of the model that is left.
     ended = [record for record in records(tmp_path / "6") if record["event"] == "eval"][-1]
-    found = evaluate(trainer.model, trainer.records.test_x, trainer.records.test_y)
+    found = evaluate(trainer.model, trainer.run.eval_set)
     assert ended["loss"] == found.loss
 
 
@@ -202,10 +202,8 @@ def test_records_say_what_happened(tmp_path: Path) -> None:
     evals = [e for e in events if e["event"] == "eval"]
     assert [e["step"] for e in evals] == [0, 10, 20, 30]
     trainer.model.eval()
-    logits = trainer.model(trainer.records.test_x)
-    assert evals[-1]["accuracy"] == float(
-        (logits.argmax(1) == trainer.records.test_y).double().mean()
-    )
+    x, y = trainer.run.eval_set.dataset.tensors
+    assert evals[-1]["accuracy"] == float((trainer.model(x).argmax(1) == y).double().mean())
     samples = [e for e in events if e["event"] == "sample"]
     assert [e["step"] for e in samples] == [3, 15, 30]
     for sample in samples:
@@ -268,14 +266,14 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tmp_path: Path)
     for model in (other, elu, nn.Linear(5, 3)):
         with pytest.raises(ValueError, match="another architecture.*another output folder"):
             make_trainer(tmp_path, model=model)
-    data = trainer.checkpoint_path.read_bytes()
+    data = (tmp_path / "checkpoint.pt").read_bytes()
     for size in (0, 10, len(data) // 2, len(data) - 1):
-        trainer.checkpoint_path.write_bytes(data[:size])
+        (tmp_path / "checkpoint.pt").write_bytes(data[:size])
         with pytest.raises(ValueError, match="is damaged"):
             make_trainer(tmp_path)
     # What keeps it from being read is no damage.
-    trainer.checkpoint_path.unlink()
-    trainer.checkpoint_path.mkdir()
+    (tmp_path / "checkpoint.pt").unlink()
+    (tmp_path / "checkpoint.pt").mkdir()
     with pytest.raises(IsADirectoryError):
         make_trainer(tmp_path)
 
@@ -288,7 +286,7 @@ def test_a_selector_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="another data set.*labels"):
         make_trainer(tmp_path, selector=Selector(il=store, k=8))
     # The same labels, other inputs.
-    dataset = make_trainer(tmp_path / "data").dataset
+    dataset = make_trainer(tmp_path / "data").run.dataset
     other = IndexedDataset(TensorDataset(torch.rand(N, 5), dataset.labels))
     store = ILStore(torch.zeros(N), fingerprint(other), input_checksums=input_checksums(other))
     with pytest.raises(ValueError, match="other inputs: 64 of 64 examples differ"):
@@ -372,8 +370,8 @@ def test_weights_multiply_the_losses_of_their_rows(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, config=config, selector=selector, model=nn.Linear(5, 3))
     model = copy.deepcopy(trainer.model)
     trainer.fit()
-    positions = next(iter(LargeBatchSampler(trainer.train_ids, 32, seed=3)))
-    large = trainer.dataset.collate(trainer.dataset.__getitems__(positions))
+    positions = next(iter(LargeBatchSampler(trainer.run.train_ids, 32, seed=3)))
+    large = trainer.run.dataset.collate(trainer.run.dataset.__getitems__(positions))
     losses = nn.functional.cross_entropy(model(large.x), large.y, reduction="none")
     loss = (losses.sort(descending=True).values[:8] * torch.arange(8.0, 0.0, -1.0)).mean()
     optimizer = adamw(model, config.lr, config.weight_decay)

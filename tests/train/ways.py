@@ -76,12 +76,11 @@ def make_trainer(
         "seed": 3,
         "flags": ExampleFlags({"noisy": y == 0}),
         "selector": selector,
-        "test_x": x[:50],
-        "test_y": y[:50],
+        "eval_set": TensorDataset(x[:50], y[:50]),
     }
     norms = 3 if way == "norms" else config.bn_recalibration_batches
     config = dataclasses.replace(
-        config, ahead=way.startswith("ahead"), bn_recalibration_batches=norms
+        config, async_selection=way.startswith("ahead"), bn_recalibration_batches=norms
     )
     return Trainer(config=config, folder=folder, **{**defaults, **options})
 

@@ -9,8 +9,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Dataset, StackDataset, TensorDataset
 
 from rho_train.data.corruption import Corruption
+from rho_train.dataset import IndexedDataset
 from rho_train.experiment.config import ExperimentConfig, Method, SelectorConfig
 from rho_train.experiment.losses import compute_il, load_stored
 from rho_train.experiment.minutes import steps_in
@@ -21,6 +26,7 @@ from rho_train.il import ILStore
 from rho_train.progress import OnStep
 from rho_train.schedules import UniformPhases
 from rho_train.selector import Selector
+from rho_train.tasks.image_files import ImageFiles
 from rho_train.trainer import TrainConfig, Trainer
 from rho_train.trainer.evaluation import evaluate
 
@@ -115,7 +121,7 @@ def train_job(
         model,
         setting.dataset,
         points,
-        *setting.watched,
+        _eval_set(*setting.watched),
         train,
         folder,
         name=method.name,
@@ -129,7 +135,7 @@ def train_job(
     on_step(trainer.step)
     trainer.fit(on_step)
     if not (folder / "test.json").exists():
-        found = evaluate(model, data.test_x, data.test_y, bf16=train.bf16)
+        found = evaluate(model, _eval_set(data.test_x, data.test_y), bf16=train.bf16)
         result = {"step": train.steps, **found._asdict()}
         atomic_write(folder / "test.json", json.dumps(result))
 
@@ -167,6 +173,13 @@ def _setting(config: ExperimentConfig, out: Path, seed: int) -> Setting:
         path.parent.mkdir(parents=True, exist_ok=True)
         setting.corruption.save(path)
     return setting
+
+
+def _eval_set(x: Tensor | ImageFiles, y: Tensor) -> Dataset[Any]:
+    if isinstance(x, Tensor):
+        return TensorDataset(x, y)
+    columns: Any = (x, y)
+    return IndexedDataset(StackDataset(*columns), labels=y)
 
 
 def _loss(store: ILStore) -> dict[str, float]:

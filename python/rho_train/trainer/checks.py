@@ -1,4 +1,4 @@
-"""What can be wrong with a run, found when the Trainer is made."""
+"""Checks of a run before its first step."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rho_train.checks import check_ids, check_labels
+from rho_train.checks import check_ids
 from rho_train.dataset import IndexedDataset, check_indexed
 from rho_train.dry_run import dry_run
-from rho_train.flags import ExampleFlags
 from rho_train.il.shards import ILShards
 from rho_train.il.store import ILStore
 from rho_train.methods.registry import needs_of
@@ -20,56 +19,47 @@ from rho_train.online import OnlineModel
 from rho_train.sampler import LargeBatchSampler
 from rho_train.schedules import Schedule
 from rho_train.selector import Selector
-from rho_train.tasks.image_files import ImageFiles
-from rho_train.trainer.config import TrainConfig
-from rho_train.trainer.evaluation import look
+from rho_train.trainer.config import RunData, TrainConfig
+from rho_train.trainer.evaluation import preview
+
+_EVAL_EXAMPLES = 32  # that the model is tried on
 
 
-def check_run(
-    model: nn.Module,
-    dataset: IndexedDataset,
-    train_ids: Tensor,
-    test_x: Tensor | ImageFiles,
-    test_y: Tensor,
-    config: TrainConfig,
-    seed: int,
-    selector: Selector | None,
-    flags: ExampleFlags | None,
-) -> None:
+def check_run(model: nn.Module, run: RunData) -> None:
     """Refuse what would fail, or silently go wrong, at some later step.
 
-    The model makes a forward pass on the first batch, and the Selector looks at it.
+    The model makes a forward pass on the first batch, and the Selector previews a selection.
     """
-    check_indexed("Trainer", dataset)
-    n = len(dataset)
-    check_ids("Trainer", "train_ids", train_ids, n)
-    if flags is not None and flags.names and len(flags) != n:
+    config, selector = run.config, run.selector
+    check_indexed("Trainer", run.dataset)
+    n = len(run.dataset)
+    check_ids("Trainer", "train_ids", run.train_ids, n)
+    if run.flags.names and len(run.flags) != n:
         raise ValueError(
-            f"Trainer: flags are of {len(flags)} points, the data set has {n}; give those of the "
-            "whole data set, by id"
+            f"Trainer: flags are of {len(run.flags)} examples, the data set has {n}; give those of "
+            "the whole data set, by id"
         )
-    if test_y.dtype != torch.int64 or test_y.ndim != 1 or not 0 < len(test_y) == len(test_x):
-        raise ValueError(
-            "Trainer: test_y must be int64 (m,), one label for each of test_x, m > 0, got "
-            f"{test_y.dtype} {tuple(test_y.shape)} for test_x {tuple(test_x.shape)}"
-        )
+    if not len(run.eval_set):
+        raise ValueError("Trainer: eval_set must have at least one example, got none")
     if config.bn_recalibration_batches and not any(
         isinstance(part, _BatchNorm) for part in model.modules()
     ):
         raise ValueError(
-            f"Trainer: TrainConfig.bn_recalibration_batches is {config.bn_recalibration_batches}, and "
-            f"{type(model).__name__} has no BatchNorm; leave it at 0"
+            "Trainer: TrainConfig.bn_recalibration_batches is "
+            f"{config.bn_recalibration_batches}, and {type(model).__name__} has no BatchNorm; leave "
+            "it at 0"
         )
     if selector is not None:
         _check_selector(selector, model, n, config)
-        _check_il(selector, dataset, train_ids)
+        _check_il(selector, run.dataset, run.train_ids)
     drawn = config.batch if selector is None else config.large_batch
-    first = torch.tensor(next(iter(LargeBatchSampler(train_ids, drawn, seed=seed))))
+    first = torch.tensor(next(iter(LargeBatchSampler(run.train_ids, drawn, seed=run.seed))))
     ignored = -100 if selector is None else selector.ignore_index
-    batch, classes = dry_run("Trainer", model, dataset, first, train_ids, ignore_index=ignored)
-    check_labels("Trainer: test_y", test_y, torch.arange(len(test_y)), classes)
+    batch, _ = dry_run("Trainer", model, run.dataset, first, run.train_ids, ignore_index=ignored)
+    rows = torch.arange(len(run.eval_set))
+    dry_run("Trainer: eval_set", model, run.eval_set, rows[:_EVAL_EXAMPLES], rows)
     if selector is not None:
-        _look(selector, model, batch)
+        _preview(selector, model, batch)
 
 
 def _check_selector(selector: Selector, model: nn.Module, n: int, config: TrainConfig) -> None:
@@ -111,15 +101,15 @@ def _check_selector(selector: Selector, model: nn.Module, n: int, config: TrainC
 
 
 def _check_il(selector: Selector, dataset: IndexedDataset, train_ids: Tensor) -> None:
-    """Refuse irreducible losses of other data, and say how many points have none."""
+    """Refuse irreducible losses of other data, and warn of examples without one."""
     if isinstance(selector.il, (ILStore, ILShards)):
         selector.il.verify(dataset)
     if "il" not in needs_of(selector.method) or isinstance(selector.il, OnlineModel):
         return
     if isinstance(selector.il, Tensor) and len(selector.il) != len(dataset):
         raise ValueError(
-            f"Trainer: il has {len(selector.il)} rows, the data set has {len(dataset)} points; "
-            "give one row a point, NaN where it is unknown"
+            f"Trainer: il has {len(selector.il)} rows, the data set has {len(dataset)} examples; "
+            "give one row an example, NaN where it is unknown"
         )
     il = selector.il_of(train_ids)
     assert il is not None
@@ -132,7 +122,7 @@ def _check_il(selector: Selector, dataset: IndexedDataset, train_ids: Tensor) ->
     if unknown == len(il):
         raise ValueError(
             f"Trainer: the irreducible loss of all {unknown} train_ids is unknown (NaN); train on "
-            "points that the store covers, for a holdout store those that are not held out"
+            "examples that the store covers, for a holdout store those that are not held out"
         )
     if unknown:
         warnings.warn(
@@ -142,13 +132,13 @@ def _check_il(selector: Selector, dataset: IndexedDataset, train_ids: Tensor) ->
         )
 
 
-def _look(selector: Selector, model: nn.Module, batch: Any) -> None:
-    """Let the Selector look at a batch as in the first step that is not uniform."""
+def _preview(selector: Selector, model: nn.Module, batch: Any) -> None:
+    """Preview the selection of a batch, as in the first step that is not uniform."""
     phases = selector.phases
     if phases is not None:
         steps = (step for step in range(phases.steps) if not phases.uniform(step))
         selector.steps = next(steps, 0)
     try:
-        look(selector, model, batch)
+        preview(selector, model, batch)
     finally:
         selector.steps = 0

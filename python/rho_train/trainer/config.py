@@ -1,36 +1,48 @@
-"""How a model is trained."""
+"""Settings and data of a training run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from rho_train.checks import check_adamw, check_counts
+from rho_train.dataset import IndexedDataset
+from rho_train.flags import ExampleFlags
 from rho_train.optim import Schedule, check_schedule
+from rho_train.selector import Selector
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a model is trained.
+    """Settings of a training run.
 
     Args:
         steps: optimizer steps.
-        large_batch: points that are drawn and scored for a step, n_B.
-        batch: points that a step trains on, n_b.
-        lr: AdamW learning rate.
-        weight_decay: of AdamW.
+        large_batch: examples that are drawn and scored for a step, n_B.
+        batch: examples that a step trains on, n_b.
+        lr: learning rate of AdamW.
+        weight_decay: weight decay of AdamW.
         schedule: of the learning rate: constant (as in the paper), linear or cosine to zero.
         bf16: forward passes under bfloat16 autocast.
-        compile: run the model through torch.compile; compiling, at every start, is charged.
-        eval_every: steps between evaluations on the test set.
+        compile: run the model through torch.compile; compiling, at every start, counts as training.
+        eval_every: steps between evaluations.
         log_every: steps between training records.
         checkpoint_every: steps between checkpoints.
-        ahead: choose the points of a step while the step before it trains, by scores that are one
-            update old, see `rho_train.AsyncSelector`.
-        bn_recalibration_batches: large batches over which BatchNorm takes its statistics anew after the last
-            step, by `torch.optim.swa_utils.update_bn`: the points that were chosen are not like
-            those that will come. 0: as the steps left them.
+        async_selection: select the examples of a step while the step before it trains, by scores
+            that are one update old, see `rho_train.AsyncSelector`.
+        bn_recalibration_batches: large batches used to recompute BatchNorm running statistics after
+            the last step, since selected examples differ from new ones; 0: leave them.
         workers: processes that load batches. Neither the order of the batches nor random transforms
             that draw from the global generators of torch, NumPy or random depend on them.
+
+    Raises:
+        TypeError, ValueError: a setting is no integer where one is needed, or out of range.
+
+    Example:
+        >>> TrainConfig(steps=100, large_batch=64, batch=16).lr
+        0.001
     """
 
     steps: int = 2000
@@ -44,7 +56,7 @@ class TrainConfig:
     eval_every: int = 50
     log_every: int = 50
     checkpoint_every: int = 1000
-    ahead: bool = False
+    async_selection: bool = False
     bn_recalibration_batches: int = 0
     workers: int = 0
 
@@ -59,3 +71,20 @@ class TrainConfig:
             )
         check_adamw("TrainConfig", self.lr, self.weight_decay)
         check_schedule("TrainConfig", self.schedule)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RunData:
+    """Everything that a run is made of but its model and its folder; the Trainer describes it."""
+
+    dataset: IndexedDataset
+    train_ids: Tensor
+    eval_set: IndexedDataset
+    config: TrainConfig
+    name: str
+    seed: int = 0
+    selector: Selector | None = None
+    flags: ExampleFlags = field(default_factory=lambda: ExampleFlags({}))
+    il_seconds: float = 0.0
+    classes: Sequence[str] = ()
+    show: Callable[[int], object] | None = None

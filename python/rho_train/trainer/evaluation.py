@@ -1,112 +1,152 @@
-"""Looks at a model in training; none of them changes the run."""
+"""Evaluations and previews of a model in training; none of them changes the run."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
 
 import rho_ext
-from rho_train.batch import split, to
+from rho_train.batch import Batch, split, to
 from rho_train.checkpoint import random_state, restore_random_state
 from rho_train.dataset import IndexedDataset
 from rho_train.dry_run import unchanged
 from rho_train.online import OnlineModel
 from rho_train.sampler import LargeBatchSampler
-from rho_train.scoring import logits_of, scoring_mode
+from rho_train.scoring import device_of, logits_of, scoring_mode
 from rho_train.selector import LastSelection, Selector
-from rho_train.tasks.image_files import ImageFiles
+from rho_train.trainer.config import RunData
 
-# Rows of a batch, and their numbers: a convolution makes many of each.
+# Limits of one batch: examples, and numbers in their inputs, of which a convolution makes many.
 _EVAL_ROWS = 4096
 _EVAL_NUMBERS = 1 << 18
 _SAMPLED_BATCHES = 4
 
 
 class Evaluation(NamedTuple):
-    """Accuracy in [0, 1] and mean cross-entropy in nats on a test set, and the accuracy by class,
-    None for a class without a test point."""
+    """Accuracy in [0, 1] and mean cross-entropy in nats on an evaluation set, and the accuracy by
+    class, None for a class without an example."""
 
     accuracy: float
     loss: float
     class_accuracy: list[float | None]
 
 
-def evaluate(
-    model: nn.Module, x: Tensor | ImageFiles, y: Tensor, *, bf16: bool | None = None
-) -> Evaluation:
-    """Evaluate a model on inputs x (n, ...), labels y int64 (n,).
+def evaluate(model: nn.Module, dataset: Dataset[Any], *, bf16: bool | None = None) -> Evaluation:
+    """Evaluate a classifier on a map-style data set of (x, y) pairs or dicts.
+
+    Args:
+        model: scores in eval mode on its device; its logits have shape (n, C).
+        dataset: m examples with labels in [0, C).
+        bf16: forward passes under bfloat16 autocast, or without; None: as it is outside.
+
+    Raises:
+        TypeError: the data set is not map-style, or its examples are no pairs or dicts.
+        IndexError: the model has no class for a label.
 
     Example:
         >>> x, y = torch.tensor([[9.0, 0.0, 0.0], [9.0, 0.0, 0.0]]), torch.tensor([0, 1])
-        >>> found = evaluate(nn.Identity(), x, y)
+        >>> found = evaluate(nn.Identity(), TensorDataset(x, y))
         >>> found.accuracy, found.class_accuracy
         (0.5, [1.0, 0.0, None])
     """
-    predicted, loss, classes = [], 0.0, 0
+    data = eval_data(dataset)
+    device, n, rows = device_of(model), len(data), _batch_rows(data)
+    found, wanted, loss, classes = [], [], 0.0, 0
     with scoring_mode(model, bf16=bf16) as scorer:
-        rows = max(1, min(_EVAL_ROWS, _EVAL_NUMBERS // math.prod(x.shape[1:])))
-        for begin in range(0, len(y), rows):
-            labels = y[begin : begin + rows]
-            inputs: Tensor = x[begin : begin + rows]  # type: ignore[assignment]
-            logits = logits_of(scorer, inputs.to(y.device)).float()
-            predicted.append(logits.argmax(1))
-            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        for begin in range(0, n, rows):
+            batch = to(_read(data, range(begin, min(begin + rows, n))), device)
+            fields = split(batch, "evaluate")
+            logits = logits_of(scorer, fields.inputs).float()
+            loss += float(F.cross_entropy(logits, fields.labels.long(), reduction="sum"))
+            found.append(logits.argmax(1))
+            wanted.append(fields.labels)
             classes = logits.shape[1]
-    right = torch.cat(predicted) == y
-    points = y[y >= 0].bincount(minlength=classes).tolist()
-    hits = y[right].bincount(minlength=classes).tolist()
+    labels = torch.cat(wanted)
+    right = torch.cat(found) == labels
+    counts = labels[labels >= 0].bincount(minlength=classes).tolist()
+    hits = labels[right].bincount(minlength=classes).tolist()
     return Evaluation(
         float(right.double().mean()),
-        loss / len(y),
-        [hit / of if of else None for hit, of in zip(hits, points, strict=True)],
+        loss / n,
+        [hit / count if count else None for hit, count in zip(hits, counts, strict=True)],
     )
 
 
-def look(selector: Selector, model: nn.Module, batch: Any) -> LastSelection:
-    """Return what the Selector would keep; scoring in training mode changes nothing either."""
+def eval_data(dataset: Dataset[Any], device: torch.device | None = None) -> IndexedDataset:
+    """Wrap an evaluation set; tensors that are read as they are move to the device once.
+
+    Raises:
+        TypeError: the data set is not map-style.
+    """
+    data = dataset if isinstance(dataset, IndexedDataset) else IndexedDataset(dataset)
+    tensors = _tensors(data)
+    if device is None or tensors is None:
+        return data
+    return IndexedDataset(TensorDataset(*(tensor.to(device) for tensor in tensors)))
+
+
+def _tensors(data: IndexedDataset) -> tuple[Tensor, ...] | None:
+    """Return inputs and labels of a data set that holds nothing else."""
+    inner = data.dataset
+    plain = type(inner) is TensorDataset and data.collate is IndexedDataset.collate
+    return inner.tensors if plain and len(inner.tensors) == 2 else None
+
+
+def _read(data: IndexedDataset, rows: range) -> Any:
+    """Read consecutive examples, tensors as views."""
+    if tensors := _tensors(data):
+        x, y = (tensor[rows.start : rows.stop] for tensor in tensors)
+        return Batch(x, y, torch.arange(rows.start, rows.stop))
+    return data.collate(data.__getitems__(rows))
+
+
+def _batch_rows(data: IndexedDataset) -> int:
+    inputs = split(_read(data, range(1)), "evaluate").inputs
+    tensors = inputs.values() if isinstance(inputs, Mapping) else [inputs]
+    numbers = max((t.numel() for t in tensors if isinstance(t, Tensor)), default=1)
+    return max(1, min(_EVAL_ROWS, _EVAL_NUMBERS // max(1, numbers)))
+
+
+def preview(selector: Selector, model: nn.Module, batch: Any) -> LastSelection:
+    """Return what the Selector would select; scoring in training mode changes nothing either."""
     scorer = selector.scorer.model if isinstance(selector.scorer, OnlineModel) else selector.scorer
     with unchanged(model if scorer is None else scorer):
         return selector.preview(model, batch)
 
 
-def sample(
-    model: nn.Module,
-    selector: Selector,
-    dataset: IndexedDataset,
-    sampler: LargeBatchSampler,
-    noisy: Tensor | None,
-) -> dict[str, Any]:
-    """Return what the Selector would keep of the first large batches of a sampler, as lists.
+def sample_record(model: nn.Module, run: RunData, selector: Selector) -> dict[str, Any]:
+    """Return what the Selector would select of the first large batches of a run, as lists.
 
-    `ids`, `loss`, `selected`, and `il` and `noisy` where they are known. Points without a finite
+    `ids`, `loss`, `selected`, and `il` and `noisy` where they are known. Examples without a finite
     loss or irreducible loss are left out: JSON has no NaN.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     state = random_state(device)
     ids, losses, selected = [], [], []
+    sampler = LargeBatchSampler(run.train_ids, run.config.large_batch, seed=run.seed)
     for positions in islice(sampler, min(_SAMPLED_BATCHES, sampler.batches_per_epoch)):
-        batch = dataset.collate(dataset.__getitems__(positions))
-        batch = to(batch, device)
-        last = look(selector, model, batch)
+        batch = to(run.dataset.collate(run.dataset.__getitems__(positions)), device)
+        last = preview(selector, model, batch)
         ids.append(last.ids)
         losses.append(_losses(model, batch) if last.losses is None else last.losses)
         selected.append(torch.zeros_like(last.ids, dtype=torch.bool))
         selected[-1][last.indices] = True
     restore_random_state(state, device)
-    points = torch.cat(ids)
-    record = {"ids": points, "loss": torch.cat(losses), "selected": torch.cat(selected)}
+    record = {"ids": torch.cat(ids), "loss": torch.cat(losses), "selected": torch.cat(selected)}
     known = record["loss"].isfinite()
-    il = selector.il_of(points)
+    il = selector.il_of(record["ids"])
     if il is not None:
         record["il"] = il
-        known &= record["il"].isfinite()
+        known &= il.isfinite()
+    noisy = run.flags.get("noisy")
     if noisy is not None:
-        record["noisy"] = noisy[points]
+        record["noisy"] = noisy[record["ids"]]
     lists = {name: value[known].tolist() for name, value in record.items()}
     return {"il": None, "noisy": None, **lists}
 

@@ -1,53 +1,38 @@
-"""What a run writes of itself: records of its steps, evaluations, looks, and what it chose."""
+"""Records that a run writes of itself."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rho_train.dataset import IndexedDataset
-from rho_train.flags import ExampleFlags
-from rho_train.sampler import LargeBatchSampler
-from rho_train.selector import Selector
-from rho_train.tasks.image_files import ImageFiles
-from rho_train.trainer.config import TrainConfig
-from rho_train.trainer.evaluation import evaluate, sample
-from rho_train.trainer.metrics import MetricsFile
-from rho_train.trainer.overlap import Overlap
-from rho_train.trainer.selected_examples import chosen_record, save_chosen, save_history
+from rho_train.run_folder import RunFolder
+from rho_train.scoring import device_of
+from rho_train.trainer.config import RunData
+from rho_train.trainer.evaluation import evaluate, sample_record
+from rho_train.trainer.metrics_file import MetricsFile
+from rho_train.trainer.selected_examples import save_selected
 from rho_train.trainer.time_breakdown import TimeBreakdown
+from rho_train.training_step import Trained
 
 
 class MetricsLogger:
-    """The records of a run in its folder; none of what is done here changes the run.
+    """Metrics of a run; none of what is done here changes the run.
 
-    `count` takes each step, `write` writes what is due after it: `train` every
-    `config.log_every` steps with sums over the steps since the last one, `epoch` at the end of each
-    pass of large batches, `eval` every `config.eval_every` steps, `sample` after a tenth, half and
-    all of the steps, `end`. At the end, if the Selector keeps a History, history.safetensors and
-    chosen.json are written too.
+    `count` takes each step, `write` writes what is due after it: `train` every `config.log_every`
+    steps, with sums since the last one; `epoch` after each pass of large batches; `eval` every
+    `config.eval_every` steps; `sample` after a tenth, half and all of the steps; `end`. At the end
+    of a run with a History, history.safetensors and chosen.json are written too.
 
     Args:
-        model: evaluated on the test set, and at looks on training points.
-        dataset, train_ids: the training points.
-        test_x, test_y: the test set, on the model's device.
-        config: how often to write.
-        folder: it exists; for metrics.jsonl, history.safetensors and chosen.json.
-        ledger: of the run; evaluations and looks are laps of it, and records show it.
-        name, seed: of the run, in every record.
-        selector: None: plain training.
-        flags: of the data set's points, on the model's device.
-        il_seconds: what the irreducible losses cost.
-        classes: names of the classes.
-        show: what people see of the point with an id; None: what the model gets.
-        state: the checkpoint of the run, with what `state_dict` returned; records that were
-            written later are cut off.
+        model: evaluated, and scored in samples.
+        run: data and settings, flags on the model's device.
+        folder: for the files.
+        times: of the run; evaluations and samples are added to it.
+        state: checkpoint of the run; records that were written later are cut off.
 
     Raises:
         OSError: the folder cannot be written.
@@ -56,203 +41,162 @@ class MetricsLogger:
     def __init__(
         self,
         model: nn.Module,
-        dataset: IndexedDataset,
-        train_ids: Tensor,
-        test_x: Tensor | ImageFiles,
-        test_y: Tensor,
-        config: TrainConfig,
-        folder: Path,
-        ledger: TimeBreakdown,
-        *,
-        name: str,
-        seed: int,
-        selector: Selector | None,
-        flags: ExampleFlags,
-        il_seconds: float,
-        classes: Sequence[str],
-        show: Callable[[int], object] | None,
+        run: RunData,
+        folder: RunFolder,
+        times: TimeBreakdown,
         state: Mapping[str, Any] | None,
     ) -> None:
-        self.model, self.dataset, self.train_ids = model, dataset, train_ids
-        self.test_x, self.test_y = test_x, test_y
-        self.config, self.folder, self.ledger, self.seed = config, folder, ledger, seed
-        self.selector, self.flags, self.il_seconds = selector, flags, il_seconds
-        self.classes, self.show = classes, show
+        self.model, self.run, self.folder, self.times = model, run, folder, times
+        self.device = device_of(model)
         # An epoch is one pass of large batches, for every method, as the paper counts.
-        self._epoch_steps = max(1, len(train_ids) // config.large_batch)
-        self._overlap = None if selector is None else Overlap(len(dataset), test_y.device)
-        self._since_log = self._counts([0] * len(flags.names))
+        self._epoch_steps = max(1, len(run.train_ids) // run.config.large_batch)
+        # The examples selected in this epoch and in the last one, bool (N,).
+        self._selected = torch.zeros(len(run.dataset), dtype=torch.bool, device=self.device)
+        self._last_selected: Tensor | None = None
+        self._reset_sums([0] * len(run.flags.names))
         if state is not None:
-            self._since_log = self._counts(**state["since_log"])
-            if self._overlap is not None:
-                self._overlap.load_state_dict(state["overlap"])
+            self._reset_sums(**state["since_log"])
+            self._selected, last = state["selected"].to(self.device), state["last_selected"]
+            self._last_selected = None if last is None else last.to(self.device)
         size = 0 if state is None else state["metrics_size"]
-        self._metrics = MetricsFile(folder / "metrics.jsonl", size, {"method": name, "seed": seed})
+        common = {"method": run.name, "seed": run.seed}
+        self._file = MetricsFile(folder / "metrics.jsonl", size, common)
 
     def state_dict(self, step: int) -> dict[str, Any]:
-        """Return what a checkpoint after `step` keeps of the records, which are on the disk then.
+        """Return what a checkpoint after `step` keeps of the metrics, which are on the disk then.
 
         Raises:
             FloatingPointError: the loss since the last record is NaN or infinite.
         """
-        self._metrics.flush()
+        self._file.flush()
         return {
-            "overlap": self._overlap.state_dict() if self._overlap else None,
-            "since_log": self._read_counts(step),
-            "metrics_size": self._metrics.size(),
+            "selected": self._selected,
+            "last_selected": self._last_selected,
+            "since_log": self._read_sums(step),
+            "metrics_size": self._file.size(),
         }
 
-    def count(
-        self, ids: Tensor, labels: Tensor, logits: Tensor, loss: Tensor, invalid: int
-    ) -> None:
-        """Add a step on the points `ids` (k,), with labels (k,), logits (k, C) and their loss ().
+    def count(self, made: Trained, invalid: int) -> None:
+        """Add a step and its examples without a valid score.
 
         Sums stay on the device; reading one here would wait for the step to finish.
         """
-        counts = self._since_log
-        counts.steps += 1
-        counts.selected += len(ids)
-        counts.invalid += invalid
-        counts.loss = counts.loss + loss
-        counts.correct = counts.correct + (logits.argmax(1) == labels).sum()
-        if self.flags.names:
-            counts.flagged = counts.flagged + self.flags.counts(ids)
-        if self._overlap is not None:
-            self._overlap.add(ids)
+        assert made.logits is not None
+        fields, sums = made.fields, self._sums
+        sums["steps"] += 1
+        sums["selected"] += len(fields.ids)
+        sums["invalid"] += invalid
+        sums["loss"] = sums["loss"] + made.loss
+        sums["correct"] = sums["correct"] + (made.logits.argmax(1) == fields.labels).sum()
+        if self.run.flags.names:
+            sums["flagged"] = sums["flagged"] + self.run.flags.counts(fields.ids)
+        if self.run.selector is not None:
+            self._selected.index_fill_(0, fields.ids.long(), True)
 
     def write(self, step: int, trained: int) -> None:
-        """Write what is due after `step`; none of it is on the clock of the steps.
+        """Write what is due after `step`.
 
         Raises:
             FloatingPointError: a loss that is due is NaN or infinite.
             OSError: a file cannot be written.
         """
-        config, finished = self.config, step >= self.config.steps
+        config, selector = self.run.config, self.run.selector
+        finished = step >= config.steps
         if step % config.log_every == 0 or finished:
             self._log(step)
-        if self._overlap is not None and step % self._epoch_steps == 0:
-            chosen, again = self._overlap.turn()
-            epoch = step // self._epoch_steps
-            self._metrics.write("epoch", step=step, epoch=epoch, chosen=chosen, again=again)
+        if selector is not None and step % self._epoch_steps == 0:
+            self._end_epoch(step)
         if step % config.eval_every == 0 or finished:
             self.evaluate(step)
-        if step in (config.steps // 10, config.steps // 2, config.steps):
-            self._look(step)
-        if finished:
-            self._save_chosen()
-            self.ledger.lap("other")
-            noisy = self.flags.get("noisy")
-            self._metrics.write(
-                "end",
-                step=step,
-                epochs=step / self._epoch_steps,
-                batch=config.batch,
-                large_batch=config.large_batch,
-                noisy=None if noisy is None else self._share(noisy),
-                il_seconds=self.il_seconds,
-                scored=self.selector.scored if self.selector is not None else 0,
-                trained=trained,
-                **self._clock(),
-            )
+        if selector is not None and step in (config.steps // 10, config.steps // 2, config.steps):
+            self.times.add("other")
+            record = sample_record(self.model, self.run, selector)
+            self.times.add("evaluation")
+            self._file.write("sample", step=step, **record)
+        if not finished:
+            return
+        if selector is not None and selector.history is not None:
+            save_selected(selector.history, self.run, self.folder)
+        self.times.add("other")
+        noisy = self.run.flags.get("noisy")
+        ids = self.run.train_ids.to(self.device)
+        self._file.write(
+            "end",
+            step=step,
+            epochs=step / self._epoch_steps,
+            batch=config.batch,
+            large_batch=config.large_batch,
+            noisy=None if noisy is None else float(noisy[ids].double().mean()),
+            il_seconds=self.run.il_seconds,
+            scored=0 if selector is None else selector.scored,
+            trained=trained,
+            **self._clock(),
+        )
 
     def evaluate(self, step: int) -> None:
-        """Write the accuracy and the loss on the test set.
+        """Write accuracy and loss on the evaluation set.
 
         Raises:
             FloatingPointError: the loss is NaN or infinite.
             OSError: the record cannot be written.
         """
-        self.ledger.lap("other")
-        found = evaluate(self.model, self.test_x, self.test_y, bf16=self.config.bf16)
-        self.ledger.lap("evaluation")
+        self.times.add("other")
+        found = evaluate(self.model, self.run.eval_set, bf16=self.run.config.bf16)
+        self.times.add("evaluation")
         # By class once a run: with many classes it would be most of the file.
-        finished = step >= self.config.steps
-        self._metrics.write(
+        finished = step >= self.run.config.steps
+        self._file.write(
             "eval",
             step=step,
             accuracy=found.accuracy,
             loss=_finite("evaluation", found.loss, step),
-            seconds=self.ledger.charged,
+            seconds=self.times.step_seconds,
             **({"class_accuracy": found.class_accuracy} if finished else {}),
         )
 
-    def _look(self, step: int) -> None:
-        if self.selector is None:
-            return
-        self.ledger.lap("other")
-        sampler = LargeBatchSampler(self.train_ids, self.config.large_batch, seed=self.seed)
-        noisy = self.flags.get("noisy")
-        record = sample(self.model, self.selector, self.dataset, sampler, noisy)
-        self.ledger.lap("evaluation")
-        self._metrics.write("sample", step=step, **record)
-
-    def _save_chosen(self) -> None:
-        if self.selector is None or self.selector.history is None:
-            return
-        history = self.selector.history
-        save_history(history, self.dataset, self.folder / "history.safetensors")
-        record = chosen_record(
-            history,
-            self.dataset,
-            self.train_ids,
-            il=self.selector.il_of(self.train_ids.to(self.test_y.device)),
-            noisy=self.flags.get("noisy"),
-            classes=self.classes,
-            show=self.show,
-        )
-        save_chosen(record, self.folder / "chosen.json")
+    def _end_epoch(self, step: int) -> None:
+        """Write how many examples the epoch selected, and how many of them the last one did too."""
+        again = None
+        if self._last_selected is not None:
+            again = int((self._selected & self._last_selected).sum())
+        epoch, chosen = step // self._epoch_steps, int(self._selected.sum())
+        self._file.write("epoch", step=step, epoch=epoch, chosen=chosen, again=again)
+        self._last_selected, self._selected = self._selected, torch.zeros_like(self._selected)
 
     def _log(self, step: int) -> None:
-        counts = self._read_counts(step)
-        self._metrics.write(
+        sums, names = self._read_sums(step), self.run.flags.names
+        self._file.write(
             "train",
             step=step,
-            loss=counts["loss"] / counts["steps"],
-            selected=counts["selected"],
-            correct=counts["correct"],
-            **{"noisy": None, **dict(zip(self.flags.names, counts["flagged"], strict=True))},
-            invalid=counts["invalid"],
+            loss=sums["loss"] / sums["steps"],
+            selected=sums["selected"],
+            correct=sums["correct"],
+            **{"noisy": None, **dict(zip(names, sums["flagged"], strict=True))},
+            invalid=sums["invalid"],
             **self._clock(),
         )
-        self._since_log = self._counts([0] * len(self.flags.names))
-
-    def _share(self, flag: Tensor) -> float:
-        """The share of the points to train on that have a flag, bool (len(dataset),)."""
-        return float(flag[self.train_ids.to(flag.device)].double().mean())
+        self._reset_sums([0] * len(names))
 
     def _clock(self) -> dict[str, Any]:
-        """What records say of the time: seconds of the steps, and of all parts."""
-        parts = {part: round(seconds, 6) for part, seconds in self.ledger.seconds.items()}
-        return {"seconds": self.ledger.charged, "ledger_seconds": parts}
+        """Return seconds of the steps, and of all parts."""
+        parts = {part: round(seconds, 6) for part, seconds in self.times.seconds.items()}
+        return {"seconds": self.times.step_seconds, "ledger_seconds": parts}
 
-    def _read_counts(self, step: int) -> dict[str, Any]:
+    def _read_sums(self, step: int) -> dict[str, Any]:
         """Read the sums from the device; a diverged model stops here, before it is saved."""
-        counts = self._since_log
-        loss = _finite("training", float(counts.loss), step)
+        sums = self._sums
         return {
-            "steps": counts.steps,
-            "selected": counts.selected,
-            "invalid": counts.invalid,
-            "loss": loss,
-            "correct": int(counts.correct),
-            "flagged": counts.flagged.tolist(),
+            **sums,
+            "loss": _finite("training", float(sums["loss"]), step),
+            "correct": int(sums["correct"]),
+            "flagged": sums["flagged"].tolist(),
         }
 
-    def _counts(self, flagged: list[int], **counts: Any) -> _Counts:
-        flags = torch.tensor(flagged, dtype=torch.int64, device=self.test_y.device)
-        return _Counts(flags, **counts)
-
-
-@dataclass
-class _Counts:
-    """Sums over the steps since the last training record."""
-
-    flagged: Tensor
-    steps: int = 0
-    selected: int = 0
-    invalid: int = 0
-    loss: Tensor | float = 0.0
-    correct: Tensor | int = 0
+    def _reset_sums(self, flagged: list[int], **sums: Any) -> None:
+        self._sums: dict[str, Any] = {
+            **{"steps": 0, "selected": 0, "invalid": 0, "loss": 0.0, "correct": 0, **sums},
+            "flagged": torch.tensor(flagged, dtype=torch.int64, device=self.device),
+        }
 
 
 def _finite(what: str, loss: float, step: int) -> float:

@@ -1,10 +1,9 @@
-"""A small rendering of an example, for people: an image, a text or the features of a table."""
+"""Small renderings of examples: an image, a text or the features of a table."""
 
 from __future__ import annotations
 
 import base64
-import struct
-import zlib
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,9 +36,9 @@ def input_of(dataset: IndexedDataset, position: int) -> object:
 def render(x: object) -> dict[str, Any]:
     """Return {"image": PNG as data URI}, {"features": [...]} or {"text": ...}.
 
-    Tensors and arrays (H, W), (1 or 3, H, W) and (H, W, 1 or 3) are images, at most 32 pixels wide,
-    and but for uint8 with the full range of grey or colour; (d,) of floating point are features,
-    the first 64; anything else is told in words.
+    Tensors and arrays (H, W), (1 or 3, H, W) and (H, W, 1 or 3) are images, at most 32 pixels wide.
+    Those that are not uint8 are stretched to the full range of grey or colour. Floating point (d,)
+    are features, the first 64; anything else is described in words.
 
     Example:
         >>> render(torch.rand(3, 8, 8))["image"][:22]
@@ -65,7 +64,7 @@ def render(x: object) -> dict[str, Any]:
 
 
 def _as_image(x: Tensor) -> Tensor | None:
-    """Pixels uint8 (H, W, 1 or 3), or None for what is no image."""
+    """Return pixels uint8 (H, W, 1 or 3), None for what is no image."""
     if x.ndim == 2:
         x = x.unsqueeze(0)
     elif x.ndim == 3 and x.shape[0] not in (1, 3):
@@ -80,21 +79,16 @@ def _as_image(x: Tensor) -> Tensor | None:
         height, width = (max(1, round(side * _SIDE / longest)) for side in pixels.shape[1:])
         pixels = F.adaptive_avg_pool2d(pixels, (height, width))
     if x.dtype != torch.uint8:
-        # Inputs are normalised in some way that nobody tells: the range is that of the image.
+        # Inputs are normalised in an unknown way: the image gets the range of its own values.
         low, high = pixels.aminmax()
         pixels = (pixels - low) / (high - low).clamp_min(1e-12) * 255
     return pixels.round().to(torch.uint8).permute(1, 2, 0).contiguous()
 
 
 def _png(pixels: Tensor) -> bytes:
-    """The PNG file of uint8 (H, W, 1 or 3)."""
-    height, width, channels = pixels.shape
-    # Every line begins with its filter: none.
-    lines = b"".join(b"\0" + line.numpy().tobytes() for line in pixels)
-    colour = {1: 0, 3: 2}[channels]
-    header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines, 9)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
+    """Return the PNG file of uint8 (H, W, 1 or 3)."""
+    from PIL import Image  # matplotlib depends on it
+
+    file = io.BytesIO()
+    Image.fromarray(pixels.squeeze(2).numpy()).save(file, "PNG")
+    return file.getvalue()

@@ -1,4 +1,4 @@
-"""The ledger of a run: what its seconds were spent on."""
+"""Seconds of a run by part."""
 
 from __future__ import annotations
 
@@ -10,30 +10,29 @@ PARTS = (*STEP_PARTS, "evaluation", "other")
 
 
 class TimeBreakdown:
-    """Seconds of a run by part, taken in laps of one clock.
+    """Seconds of a run by part, of one clock.
 
-    Each lap gives all time since the previous one to a part, so the parts add up to the wall-clock
-    between `start` and the last lap, and nothing is counted twice:
+    Each `add` gives all time since the previous one to a part. So the parts add up to the
+    wall-clock time between `start` and the last `add`, and nothing is counted twice:
 
     - `loading`: waiting for the large batch and moving it to the device,
-    - `scoring`: the forward passes of the Selector's scorer and of an online IL model; with `AsyncSelector`
+    - `scoring`: forward passes of the Selector and of an online IL model; with an `AsyncSelector`
       the wait for them,
     - `selecting`: everything else of the Selector,
     - `training`: forward and backward pass on the small batch, optimizer, running sums,
-    - `evaluation`: on the test set, and looks at sampled points; not charged to the method,
+    - `evaluation`: evaluations and previews of selections; no part of the step,
     - `other`: records, checkpoints, callbacks.
 
-    It is a clock of the host. On CUDA the host hands out work and goes on, so a part there holds
-    the time in which the host was busy or waited, not the time that the device worked on it; what
-    the device still has to do is charged where the host waits next. The sum is as meaningful as on
-    the CPU: the host waits for the device at every training record and every evaluation.
+    The clock is the host's. On CUDA the host launches work and goes on, so a part holds the time in
+    which the host was busy or waited. The sum is as meaningful as on the CPU: the host waits for
+    the device at every training record and every evaluation.
 
     Example:
-        >>> ledger = TimeBreakdown()
-        >>> ledger.start()
-        >>> ledger.lap("loading")
-        >>> ledger.lap("selecting", scoring=0.0)
-        >>> sorted(ledger.seconds) == sorted(PARTS)
+        >>> times = TimeBreakdown()
+        >>> times.start()
+        >>> times.add("loading")
+        >>> times.add("selecting", scoring=0.0)
+        >>> times.step_seconds == times.seconds["loading"] + times.seconds["selecting"]
         True
     """
 
@@ -42,16 +41,16 @@ class TimeBreakdown:
         self._last = 0.0
 
     @property
-    def charged(self) -> float:
+    def step_seconds(self) -> float:
         """Seconds of the steps alone: loading, scoring, selecting and training."""
         return sum(self.seconds[part] for part in STEP_PARTS)
 
     def start(self) -> None:
-        """Begin the first lap now; what passed since the last one belongs to nobody."""
+        """Start the clock; time before it counts nowhere."""
         self._last = time.perf_counter()
 
-    def lap(self, part: str, *, scoring: float = 0.0) -> None:
-        """Give the time since the last lap to a part, `scoring` seconds of it to scoring."""
+    def add(self, part: str, *, scoring: float = 0.0) -> None:
+        """Give the time since the last call to a part, `scoring` seconds of it to scoring."""
         now = time.perf_counter()
         self.seconds[part] += now - self._last - scoring
         self.seconds["scoring"] += scoring
@@ -62,5 +61,5 @@ class TimeBreakdown:
         return dict(self.seconds)
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Resume from what `state_dict` returned."""
         self.seconds = {part: state[part] for part in PARTS}

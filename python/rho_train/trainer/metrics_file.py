@@ -13,12 +13,12 @@ class MetricsFile:
 
     Args:
         path: of the file; it is created, or cut back to `size` bytes.
-        size: length that a checkpoint recorded: records written after it belong to steps that
-            are about to be made again.
+        size: length at the last checkpoint; the steps of later records are made again.
         common: fields that every record carries.
 
     Raises:
         OSError: the file cannot be written; the message names it and the fix.
+        ValueError: the file is shorter than `size`.
 
     Example:
         >>> import tempfile
@@ -30,14 +30,13 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path, size: int, common: dict[str, Any]) -> None:
-        self.path = path
-        self.common = common
+        self.path, self.common = path, common
         try:
             path.touch()
-            if path.stat().st_size < size:
+            if self.size() < size:
                 raise ValueError(
-                    f"{path} is shorter than its checkpoint says ({path.stat().st_size} of {size} "
-                    "bytes); restore it, or delete the run's folder to start again"
+                    f"{path} is shorter than its checkpoint says ({self.size()} of {size} bytes); "
+                    "restore it, or delete the run's folder to start again"
                 )
             os.truncate(path, size)
         except OSError as error:
@@ -58,7 +57,7 @@ class MetricsFile:
             raise self._cannot_write(error) from error
 
     def flush(self) -> None:
-        """Make sure that all records so far survive a power cut."""
+        """Make all records so far survive a power cut."""
         with open(self.path, "rb") as file:
             os.fsync(file.fileno())
 
