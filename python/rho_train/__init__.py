@@ -26,11 +26,10 @@ from rho_train.il import (
 from rho_train.loader_check import check_loader
 from rho_train.methods.registry import register
 from rho_train.online import OnlineModel
-from rho_train.paper import paper_mode
 from rho_train.planning import plan
 from rho_train.sampler import LargeBatchSampler, loader
 from rho_train.scoring import Scoring
-from rho_train.selector import Selector
+from rho_train.selector import Selector, paper_mode
 from rho_train.sequences import sequence_losses
 from rho_train.trainer import TrainConfig, Trainer
 

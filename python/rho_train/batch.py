@@ -130,19 +130,19 @@ def gather(batch: T, n: int, indices: Tensor) -> T:
     )
 
 
-def part(batch: T, rows: slice) -> T:
-    """Return consecutive rows of a batch as `take` does, tensors and arrays as views.
+def part(batch: T, n: int, rows: slice) -> T:
+    """Return consecutive rows of a batch of n examples, tensors and arrays as views.
 
     Example:
         >>> batch = Batch(torch.zeros(3, 2), torch.tensor([0, 1, 2]), torch.tensor([7, 4, 9]))
-        >>> part(batch, slice(1, 3)).ids
+        >>> part(batch, 3, slice(1, 3)).ids
         tensor([4, 9])
     """
 
     def cut(values: Any) -> Any:
         return values[rows]
 
-    return _rows(batch, len(split(batch, "part").ids), cut, cut, cut)
+    return _rows(batch, n, cut, cut, cut)
 
 
 def _rows(

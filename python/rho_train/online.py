@@ -1,21 +1,24 @@
-"""A second model that learns along with the target: an irreducible loss or a proxy up to date."""
+"""A model trained beside the target: online IL, or a proxy scorer."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import rho_ext
 from rho_train.identity import module_digest
 from rho_train.optim import adamw
 from rho_train.rng import generator
 from rho_train.scoring import (
-    ForwardFunction,
-    LossFunction,
+    ForwardPass,
+    MicroBatches,
     device_of,
     forward_pass,
     losses_of,
+    scoring_mode,
     seeded,
 )
 
@@ -24,7 +27,7 @@ class OnlineModel:
     """A model that takes one AdamW step on every small batch.
 
     As `Selector(il=OnlineModel(il_model))` its loss on the large batch is the irreducible loss, and
-    what the target trains on enters it: an approximation of the conditioning on D_t in eq. 2 of
+    it learns what the target trains on: an approximation of the conditioning on D_t in eq. 2 of
     the paper (Table 4 compares it with the fixed one). As `Selector(scorer=OnlineModel(proxy))` it
     scores in place of the target (Table 1). Its BatchNorm statistics change in its own steps alone,
     never when it scores.
@@ -38,7 +41,6 @@ class OnlineModel:
         ValueError: the learning rate is not positive.
 
     Example:
-        >>> import torch
         >>> from rho_train import Batch, Selector
         >>> online = OnlineModel(nn.Linear(2, 2))
         >>> before = online.model.weight.clone()
@@ -55,31 +57,49 @@ class OnlineModel:
         self.optimizer = adamw(model, lr, weight_decay)
         self._identity = {"start": module_digest(model), "lr": lr, "weight_decay": weight_decay}
 
+    def losses(
+        self, passes: MicroBatches, labels: Tensor, ignore_index: int, label_smoothing: float
+    ) -> Tensor:
+        """Return the losses of a large batch, float32 (n,), by passes of this model."""
+        losses = []
+        with scoring_mode(self.model, bf16=passes.forward_pass.options.bf16) as passes.module:
+            for rows, output in passes:
+                if passes.forward_pass.loss_fn is None:
+                    output = rho_ext.score(
+                        output,
+                        labels[rows],
+                        None,
+                        method="loss",
+                        ignore_index=ignore_index,
+                        label_smoothing=label_smoothing,
+                    ).losses
+                losses.append(output)
+        return torch.cat(losses)
+
     def train_step(
         self,
         batch: Any,
         labels: Tensor,
         weights: Tensor | None,
+        call: ForwardPass,
         *,
-        seed: int,
-        step: int,
-        forward: ForwardFunction | None,
-        loss_fn: LossFunction | None,
         label_smoothing: float,
+        stream: tuple[int, int],
     ) -> None:
-        """Take one step on a small batch; dropout draws from `seed` and `step`."""
+        """Take one step on a small batch; dropout draws from `stream`, a seed and a step."""
+        seed, step = stream
         draw = generator(seed, "online model", step).initial_seed()
         with seeded(device_of(self.model), draw):
-            if loss_fn is None:
-                own = F.cross_entropy(
-                    forward_pass(self.model, batch, forward).float(),
+            if call.loss_fn is None:
+                losses = F.cross_entropy(
+                    forward_pass(self.model, batch, call.forward).float(),
                     labels.long(),
                     reduction="none",
                     label_smoothing=label_smoothing,
                 )
             else:
-                own = losses_of("OnlineModel", self.model, batch, loss_fn, len(labels))
-        loss = own.mean() if weights is None else (weights * own).mean()
+                losses = losses_of("OnlineModel", self.model, batch, call.loss_fn, len(labels))
+        loss = losses.mean() if weights is None else (weights * losses).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -93,6 +113,6 @@ class OnlineModel:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the model and the optimizer of `state_dict`."""
+        """Restore the model and the optimizer of `state_dict`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

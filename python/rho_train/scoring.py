@@ -1,4 +1,4 @@
-"""The forward pass that only looks: nothing of the model or of the random state changes."""
+"""Forward passes without side effects: modes, BatchNorm statistics and RNG are restored."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
 
-from rho_train.batch import Fields, describe, gather, part, split
+from rho_train.batch import describe, gather, part, split
 
 ForwardFunction = Callable[[nn.Module, Any], Tensor]
 """Called as `forward(model, batch)`, returns logits (n, C)."""
@@ -23,6 +22,178 @@ ForwardFunction = Callable[[nn.Module, Any], Tensor]
 LossFunction = Callable[[nn.Module, Any], Tensor]
 """Called as `loss_fn(model, batch)`, returns the loss of each example, floating point (n,); NaN for
 an example that has none."""
+
+# Checked here, because torch.compile refuses another one at the first step only.
+_COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Options of the forward passes of a `Selector`; `rho-ext plan` measures what each saves.
+
+    Args:
+        bf16: score under bfloat16 autocast, or without; None: as it is outside.
+        micro_batch: examples of one forward pass; bounds the memory. None: the whole large batch.
+        channels_last: score images (n, C, H, W) in the memory format that convolutions are fastest
+            in; gains most where the model has it too.
+        compile: score through `torch.compile`; a string is its mode: "reduce-overhead" replays the
+            pass as a CUDA graph, for large batches of one size.
+        refresh: share of the large batch that is scored anew, the examples with the oldest losses.
+            The others keep their last loss; without one they are not selected. Below 1 it needs
+            `Selector(history=...)` and a method that needs losses alone (Stale-SB of Jiang et al.,
+            2019, does it by epochs).
+        train_mode: score in training mode, see `rho_train.paper_mode`.
+
+    Raises:
+        TypeError, ValueError: an option is not as described, or two exclude each other.
+
+    Example:
+        >>> Scoring(micro_batch=64).whole, Scoring(bf16=True).whole
+        (False, True)
+    """
+
+    bf16: bool | None = None
+    micro_batch: int | None = None
+    channels_last: bool = False
+    compile: bool | str = False
+    refresh: float = 1.0
+    train_mode: bool = False
+
+    def __post_init__(self) -> None:
+        size = self.micro_batch
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
+            raise TypeError(f"Scoring: micro_batch must be an int, got {size!r}")
+        if size is not None and size < 1:
+            raise ValueError(f"Scoring: micro_batch must be at least 1, got {size}")
+        if not isinstance(self.compile, bool) and self.compile not in _COMPILE_MODES:
+            raise ValueError(
+                f"Scoring: compile must be True, False or one of {', '.join(_COMPILE_MODES)}, got "
+                f"{self.compile!r}"
+            )
+        if not 0.0 < self.refresh <= 1.0:
+            raise ValueError(f"Scoring: refresh must lie in (0, 1], got {self.refresh}")
+        if self.train_mode and not self.whole:
+            raise ValueError(
+                "Scoring: train_mode takes BatchNorm's statistics over the whole large batch; "
+                "leave micro_batch and refresh at their defaults"
+            )
+
+    @property
+    def whole(self) -> bool:
+        """Whether one pass scores all examples."""
+        return self.micro_batch is None and self.refresh == 1.0
+
+    def due(self, n: int) -> int:
+        """Return how many of n examples are scored anew."""
+        return share_of(n, self.refresh)
+
+
+def share_of(n: int, share: float) -> int:
+    """Return max(1, round(share * n)), halves upwards.
+
+    Example:
+        >>> share_of(100, 0.29), share_of(5, 0.5), share_of(3, 0.1)
+        (29, 3, 1)
+    """
+    # Not int(): 0.29 * 100 is 28.999... in floating point.
+    return max(1, math.floor(share * n + 0.5))
+
+
+class ForwardPass:
+    """One forward pass as a Selector makes it: of the model, or by `forward` or `loss_fn`."""
+
+    def __init__(
+        self, options: Scoring, forward: ForwardFunction | None, loss_fn: LossFunction | None
+    ) -> None:
+        if options.channels_last and not (forward is None and loss_fn is None):
+            raise ValueError(
+                "Selector: Scoring(channels_last=True) converts the inputs that the model is "
+                f"called on, and {'loss_fn=' if forward is None else 'forward='} calls it itself; "
+                "convert them there"
+            )
+        self.options, self.forward, self.loss_fn = options, forward, loss_fn
+        self.takes_batch = not (forward is None and loss_fn is None)
+        self.whole = options.whole and loss_fn is None
+        self._compiled: dict[nn.Module, Any] = {}
+
+    def __call__(self, module: nn.Module, examples: Any, n: int) -> Tensor:
+        """Return logits (n, C), or losses (n,) of `loss_fn`; see `MicroBatches.examples`."""
+        options = self.options
+        if options.compile:
+            if module not in self._compiled:
+                mode = options.compile if isinstance(options.compile, str) else None
+                self._compiled[module] = torch.compile(module, mode=mode)
+            module = self._compiled[module]
+        if self.loss_fn is not None:
+            return losses_of("Selector", module, examples, self.loss_fn, n)
+        if self.forward is not None:
+            return self.forward(module, examples)
+        inputs = examples.inputs
+        if options.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return logits_of(module, inputs)
+
+
+@dataclass(slots=True, eq=False)
+class MicroBatches:
+    """The forward passes of a module over one large batch of n examples.
+
+    Args:
+        forward_pass: makes one pass.
+        module: scores.
+        examples: the batch where `forward_pass.takes_batch`, else its `Fields`.
+        n: number of examples.
+        rows: int64, ascending, the rows that are scored; None: all.
+        known: float32 (n,), the last loss of every example, NaN where there is none; with `rows`.
+
+    `seconds` are those of the host: on CUDA it launches the passes and does not wait for them.
+    """
+
+    forward_pass: ForwardPass
+    module: nn.Module
+    examples: Any
+    n: int
+    rows: Tensor | None = None
+    known: Tensor | None = None
+    seconds: float = field(default=0.0, init=False)
+
+    def _output(self, examples: Any, n: int) -> Tensor:
+        started = time.perf_counter()
+        output = self.forward_pass(self.module, examples, n)
+        self.seconds += time.perf_counter() - started
+        return output
+
+    def __iter__(self) -> Iterator[tuple[slice | Tensor, Tensor]]:
+        """Yield rows of the large batch, as an index, and their logits or losses."""
+        n, examples = self.n, self.examples
+        if self.rows is not None:
+            examples, n = gather(examples, n, self.rows), len(self.rows)
+        size = self.forward_pass.options.micro_batch or n
+        for begin in range(0, n, size):
+            here = slice(begin, min(begin + size, n))
+            piece = part(examples, n, here) if size < n else examples
+            output = self._output(piece, here.stop - begin)
+            yield here if self.rows is None else self.rows[here], output
+
+    def logits(self) -> Tensor:
+        """Return the logits (n, C) of all examples.
+
+        Raises:
+            ValueError: only some are scored, or there are losses alone.
+        """
+        if self.forward_pass.whole:
+            return self._output(self.examples, self.n)
+        if self.forward_pass.loss_fn is not None:
+            raise ValueError(
+                "Selector: loss_fn= gives the loss of an example and no logits, and this method "
+                "asks for them; choose a method of losses alone, as rho"
+            )
+        if self.rows is not None:
+            raise ValueError(
+                "Selector: Scoring(refresh=...) knows the losses of examples that are not scored, "
+                "and this method asks for their logits; choose a method of losses alone, as rho"
+            )
+        return torch.cat([logits for _, logits in self])
 
 
 @contextmanager
@@ -33,23 +204,22 @@ def scoring_mode(
     train_mode: bool = False,
     keep_random: bool = True,
 ) -> Iterator[nn.Module]:
-    """Give the model in eval mode without autograd, and put everything back.
+    """Give a model in eval mode without autograd, and restore what scoring could change.
 
-    Dropout is off and BatchNorm uses and keeps its running statistics. Modes are restored module
-    by module, so that a part frozen in eval mode stays frozen, and so is the state of the random
-    generators. A DistributedDataParallel model is given unwrapped: its forward would synchronise
-    buffers a second time in one step. One that `fully_shard` sharded gathers its parameters, so all
-    ranks must make the same passes. A model that makes and keeps tensors in its first forward
-    pass (rotary tables, masks) must run once before: made here, they could not enter autograd.
+    Modes are restored module by module, so that a part frozen in eval mode stays frozen, and so is
+    the state of the random generators. A DistributedDataParallel model is given unwrapped: its
+    forward would synchronise buffers a second time in one step. A model that `fully_shard` sharded
+    gathers its parameters, so all ranks must make the same passes. A model that makes and keeps
+    tensors in its first forward pass (rotary tables, masks) must run once before: made here, they
+    could not enter autograd.
 
     Args:
         model: any module.
-        bf16: run the forward pass under bfloat16 autocast, or without autocast; None: as it is
-            outside.
-        train_mode: the opposite: the mode that the model trains in, in which dropout draws from
-            the global generators and BatchNorm uses the statistics of the batch and learns them; a
-            part frozen in eval mode does not.
-        keep_random: put back the state of the random generators; False beside a thread that draws
+        bf16: score under bfloat16 autocast, or without autocast; None: as it is outside.
+        train_mode: score in the mode that the model trains in: dropout draws from the global
+            generators, and BatchNorm uses and learns the statistics of the batch. A part frozen in
+            eval mode does not.
+        keep_random: restore the state of the random generators; False beside a thread that draws
             from them.
 
     Example:
@@ -64,12 +234,12 @@ def scoring_mode(
     module = inner.module if isinstance(inner, DistributedDataParallel) else model
     parts = list(module.modules())
     as_it_is = train_mode and module.training
-    flipped = [] if as_it_is else [part for part in parts if part.training != train_mode]
+    flipped = [] if as_it_is else [one for one in parts if one.training != train_mode]
     device = _first_device(parts)
     cpu_state = torch.default_generator.get_state()
     cuda_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     for one in flipped:
-        _set_training(one, train_mode)
+        set_training(one, train_mode)
     if bf16 is not None or torch.is_autocast_enabled(device.type):
         # A cache would keep weights that were cast in inference mode for the step that trains.
         dtype = torch.get_autocast_dtype(device.type) if bf16 is None else torch.bfloat16
@@ -84,7 +254,7 @@ def scoring_mode(
             yield module
     finally:
         for one in flipped:
-            _set_training(one, not train_mode)
+            set_training(one, not train_mode)
         if keep_random and not train_mode:
             torch.default_generator.set_state(cpu_state)
             if cuda_state is not None:
@@ -99,7 +269,7 @@ def uncompiled(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Let torch's global generators draw from `seed`, and put their state back.
+    """Let torch's global generators draw from `seed`, and restore their state.
 
     Example:
         >>> before = torch.get_rng_state()
@@ -117,40 +287,20 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
         yield
 
 
-def dropout_layers(model: nn.Module) -> list[nn.Module]:
-    """Return the modules of a model that drop units when they train, and do nothing else then.
-
-    Example:
-        >>> dropout_layers(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0), nn.Dropout(0.1)))
-        [Dropout(p=0.1, inplace=False)]
-    """
-    return [
-        part
-        for part in model.modules()
-        if (isinstance(part, _DropoutNd) and part.p > 0.0)
-        or (isinstance(part, (nn.MultiheadAttention, nn.RNNBase)) and part.dropout > 0.0)
-    ]
-
-
-@contextmanager
-def dropout_on(model: nn.Module) -> Iterator[None]:
-    """Put the dropout layers of a model that scores into training mode, and back."""
-    # In eval mode an encoder layer may take torch's fast path, which has no dropout.
-    encoders = [part for part in model.modules() if isinstance(part, nn.TransformerEncoderLayer)]
-    layers = [part for part in (*dropout_layers(model), *encoders) if not part.training]
-    for one in layers:
-        _set_training(one, True)
-    try:
-        yield
-    finally:
-        for one in layers:
-            _set_training(one, False)
+def set_training(one: nn.Module, training: bool) -> None:
+    """Set the mode of one module alone, fast."""
+    # nn.Module looks through its parameters and submodules before it sets a flag, a microsecond
+    # for every module and step. Script modules keep the flag elsewhere.
+    if type(one).__setattr__ is nn.Module.__setattr__:
+        object.__setattr__(one, "training", training)
+    else:
+        one.training = training
 
 
 def _sharded(parts: Iterable[nn.Module]) -> bool:
-    # Who shards has imported it; importing it here would cost everybody most of a second.
+    # A sharded model has imported FSDP; importing it here takes most of a second.
     fsdp = sys.modules.get("torch.distributed.fsdp")
-    return fsdp is not None and any(isinstance(part, fsdp.FSDPModule) for part in parts)
+    return fsdp is not None and any(isinstance(one, fsdp.FSDPModule) for one in parts)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -172,20 +322,10 @@ def forward_pass(model: nn.Module, batch: Any, forward: ForwardFunction | None) 
     return logits_of(model, split(batch).inputs) if forward is None else forward(model, batch)
 
 
-def _set_training(part: nn.Module, training: bool) -> None:
-    # nn.Module looks through its parameters and submodules before it sets a flag, a microsecond
-    # for every module and step. Script modules keep the flag elsewhere.
-    if type(part).__setattr__ is nn.Module.__setattr__:
-        object.__setattr__(part, "training", training)
-    else:
-        part.training = training
-
-
 def logits_of(model: nn.Module, inputs: Any) -> Tensor:
-    """Call the model on the inputs of a batch and find the logits in what it returns.
+    """Call a model on the inputs of a batch, a dict as keyword arguments, and return its logits.
 
-    A dict of inputs is passed as keyword arguments. The output may be a tensor, or an object or
-    mapping with `logits`, as Hugging Face models return.
+    The output may be a tensor, or an object or mapping with `logits`, as of Hugging Face models.
 
     Raises:
         TypeError: the output holds no logits.
@@ -215,180 +355,7 @@ def losses_of(
     found: object = loss_fn(model, batch)
     if not isinstance(found, Tensor) or found.shape != (count,) or not found.is_floating_point():
         raise ValueError(
-            f"{where}: loss_fn must return the loss of each example, floating point ({count},), got "
-            f"{describe(found)}; leave out the mean over the batch, as reduction='none' does"
+            f"{where}: loss_fn must return the loss of each example, floating point ({count},), "
+            f"got {describe(found)}; leave out the mean over the batch, as reduction='none' does"
         )
     return found.float()
-
-
-# Of torch.compile, which refuses another one at the first step only.
-_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How `Selector` makes its forward passes; `rho-ext plan` measures what each option saves.
-
-    Args:
-        bf16: under bfloat16 autocast, or without; None: as it is outside.
-        micro_batch: points of a forward pass; a large batch of any size then needs the memory of
-            that many. None: the whole large batch at once.
-        channels_last: images (n, C, H, W) are scored in the memory format that convolutions are
-            fastest in; gains most where the model has it too.
-        compile: score through `torch.compile`; a string is its mode: "reduce-overhead" replays the
-            pass as a CUDA graph, for large batches of one size.
-        refresh: share of the large batch that is scored anew, those whose loss is the oldest; the
-            others keep their last loss, and a point that has none cannot be chosen. Below 1 it
-            needs `Selector(history=...)` and a method that looks at losses alone (Stale-SB of Jiang
-            et al., 2019, does it by epochs).
-        train_mode: score in training mode, see `rho_train.paper_mode`.
-
-    Raises:
-        TypeError, ValueError: an option is not as described, or two exclude each other.
-
-    Example:
-        >>> Scoring(micro_batch=64).whole, Scoring(bf16=True).whole
-        (False, True)
-    """
-
-    bf16: bool | None = None
-    micro_batch: int | None = None
-    channels_last: bool = False
-    compile: bool | str = False
-    refresh: float = 1.0
-    train_mode: bool = False
-
-    def __post_init__(self) -> None:
-        size = self.micro_batch
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
-            raise TypeError(f"Scoring: micro_batch must be an int, got {size!r}")
-        if size is not None and size < 1:
-            raise ValueError(f"Scoring: micro_batch must be at least 1, got {size}")
-        if not isinstance(self.compile, bool) and self.compile not in _MODES:
-            raise ValueError(
-                f"Scoring: compile must be True, False or one of {', '.join(_MODES)}, got "
-                f"{self.compile!r}"
-            )
-        if not 0.0 < self.refresh <= 1.0:
-            raise ValueError(f"Scoring: refresh must lie in (0, 1], got {self.refresh}")
-        if self.train_mode and not self.whole:
-            raise ValueError(
-                "Scoring: train_mode takes BatchNorm's statistics over the whole large batch; "
-                "leave micro_batch and refresh at their defaults"
-            )
-
-    @property
-    def whole(self) -> bool:
-        """Whether one pass scores all points."""
-        return self.micro_batch is None and self.refresh == 1.0
-
-    def due(self, n: int) -> int:
-        """Return how many of n points are scored anew."""
-        return share_of(n, self.refresh)
-
-
-def share_of(n: int, share: float) -> int:
-    """Return max(1, round(share * n)), halves upwards.
-
-    Example:
-        >>> share_of(100, 0.29), share_of(5, 0.5), share_of(3, 0.1)
-        (29, 3, 1)
-    """
-    # Not int(): 0.29 * 100 is 28.999... in floating point.
-    return max(1, math.floor(share * n + 0.5))
-
-
-class Scorer:
-    """Makes the forward passes of a Selector and keeps the time, in seconds of the host.
-
-    On CUDA the host does not wait for the device, so its seconds are those of launching.
-    """
-
-    def __init__(
-        self,
-        options: Scoring,
-        forward: ForwardFunction | None = None,
-        loss_fn: LossFunction | None = None,
-    ) -> None:
-        if options.channels_last and not (forward is None and loss_fn is None):
-            raise ValueError(
-                "Selector: Scoring(channels_last=True) converts the inputs that the model is "
-                f"called on, and {'loss_fn=' if forward is None else 'forward='} calls it itself; "
-                "convert them there"
-            )
-        self.options, self.forward, self.loss_fn = options, forward, loss_fn
-        self.seconds = 0.0
-        self._compiled: dict[nn.Module, nn.Module] = {}
-
-    def output(self, module: nn.Module, batch: Any, fields: Fields) -> Tensor:
-        """Return the logits (n, C) of one pass over a batch, or what `loss_fn` gives, (n,)."""
-        started = time.perf_counter()
-        if self.options.compile:
-            module = self._compile(module)
-        if self.loss_fn is not None:
-            output = losses_of("Selector", module, batch, self.loss_fn, len(fields.ids))
-        elif self.forward is not None:
-            output = self.forward(module, batch)
-        else:
-            inputs = fields.inputs
-            if self.options.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
-            output = logits_of(module, inputs)
-        self.seconds += time.perf_counter() - started
-        return output
-
-    def _compile(self, module: nn.Module) -> nn.Module:
-        if module not in self._compiled:
-            mode = self.options.compile if isinstance(self.options.compile, str) else None
-            compiled: Any = torch.compile(module, mode=mode)
-            self._compiled[module] = compiled
-        return self._compiled[module]
-
-
-@dataclass
-class Parts:
-    """The forward passes over a large batch of n points in pieces, or over some of its points, or
-    those that give losses and no logits.
-
-    Args:
-        scorer, module, batch, fields: of the pass.
-        rows: int64, ascending, the points that are scored; None: all.
-        known: float32 (n,), the last loss of every point, NaN where there is none; with `rows`.
-    """
-
-    scorer: Scorer
-    module: nn.Module
-    batch: Any
-    fields: Fields
-    rows: Tensor | None = None
-    known: Tensor | None = None
-
-    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
-        """Give rows of the large batch, as an index, and their logits or losses."""
-        n, batch = len(self.fields.ids), self.batch
-        if self.rows is not None:
-            batch, n = gather(batch, n, self.rows), len(self.rows)
-        size = self.scorer.options.micro_batch or n
-        for begin in range(0, n, size):
-            here = slice(begin, min(begin + size, n))
-            piece = part(batch, here) if size < n else batch
-            output = self.scorer.output(self.module, piece, split(piece))
-            yield here if self.rows is None else self.rows[here], output
-
-    def logits(self) -> Tensor:
-        """Return the logits (n, C) of all points.
-
-        Raises:
-            ValueError: only some are scored, or there are losses alone.
-        """
-        if self.scorer.loss_fn is not None:
-            raise ValueError(
-                "Selector: loss_fn= gives the loss of a point and no logits, and this method asks "
-                "for them; choose a method of losses alone, as rho"
-            )
-        if self.rows is not None:
-            raise ValueError(
-                "Selector: Scoring(refresh=...) knows the losses of points that are not scored, "
-                "and this method asks for their logits; choose a method of losses alone, as rho"
-            )
-        return torch.cat([logits for _, logits in self])

@@ -2,112 +2,99 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from dataclasses import dataclass, field
-from functools import cached_property
+import warnings
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from rho_train.batch import Fields, gather, split
-from rho_train.chooser import Chooser
+from rho_train.batch import gather, split
+from rho_train.checks import check_rows
+from rho_train.distributed import rank_and_world
+from rho_train.global_scope import Scope, global_position, select_globally
+from rho_train.history import History
 from rho_train.identity import identity_of
-from rho_train.invalid_counter import InvalidCounter, cut
+from rho_train.il.shards import ILShards
+from rho_train.il.store import ILStore
+from rho_train.methods import registry
 from rho_train.methods.context import Method, ScoringContext, Selected
+from rho_train.methods.dropout import dropout_layers
+from rho_train.methods.sampling import uniform
 from rho_train.online import OnlineModel
-from rho_train.scoring import Scorer
+from rho_train.schedules import Schedule, UniformPhases
+from rho_train.scoring import (
+    ForwardFunction,
+    ForwardPass,
+    LossFunction,
+    MicroBatches,
+    Scoring,
+    scoring_mode,
+    share_of,
+)
+from rho_train.selection import LastSelection, PendingSelection
+from rho_train.selector_checks import (
+    check_batch,
+    check_method,
+    check_options,
+    check_scope,
+    il_table,
+)
 
 T = TypeVar("T")
+ILSource = ILStore | ILShards | Tensor | OnlineModel
+"""What `Selector(il=...)` takes."""
 
-_SETTINGS = (
+_IDENTITY = (
     *("method", "il", "ratio", "k", "scoring", "ignore_index", "label_smoothing"),
     *("loss_fn", "scorer", "phases", "seed", "scope"),
 )
 _COUNTERS = ("steps", "scored", "selected", "invalid", "seconds", "score_seconds")
-
-
-@dataclass(frozen=True, eq=False)
-class LastSelection:
-    """What the Selector did with the last large batch of n points, k of which were kept.
-
-    `ids` int64 (n,); `losses` float32 (n,) in nats, None where no point was scored, as by
-    `uniform`; `indices` int64 (k,), rows of the batch, and `values` float32 (k,), their scores, the
-    highest first; `weights` float32 (k,), what to multiply the losses of the returned batch by, in
-    its order, before they are averaged; None: by nothing. With `scope="global"` k is the number of
-    points that this rank keeps; one that keeps none has a stand-in of weight 0 and value -inf.
-    `selected` is what the method returned, without padding; of inference mode, while all others can
-    enter a loss.
-    """
-
-    ids: Tensor
-    selected: Selected
-    weights: Tensor | None = None
-
-    # Copied when somebody asks: a step has no time for what nobody reads.
-    @cached_property
-    def losses(self) -> Tensor | None:
-        """Losses of the large batch, float32 (n,)."""
-        return None if self.selected.losses is None else _of_autograd(self.selected.losses)
-
-    @cached_property
-    def indices(self) -> Tensor:
-        """Rows of the large batch that were kept, int64 (k,)."""
-        return _of_autograd(self.selected.indices)
-
-    @cached_property
-    def values(self) -> Tensor:
-        """Their scores, float32 (k,)."""
-        return _of_autograd(self.selected.values)
-
-
-def _of_autograd(tensor: Tensor) -> Tensor:
-    return tensor.clone() if tensor.is_inference() else tensor
+_CHECK_EVERY_ON_CUDA = 50
 
 
 @dataclass(eq=False)
-class Selector(Chooser):
-    """Keep the points of a large batch that are worth a training step.
+class Selector:
+    """Select the examples of a large batch that are worth a training step.
 
-    Scores every point by training loss minus irreducible loss (Mindermann et al., ICML 2022,
+    Scores every example by training loss minus irreducible loss (Mindermann et al., ICML 2022,
     Algorithm 1, line 7) and returns the best ones as a batch of the same structure. Scoring
     leaves the model, its BatchNorm statistics and the random state as they were. The settings
     cannot be changed later.
 
     Args:
         il: irreducible losses by id: an ILStore, ILShards (read for every large batch) or a tensor
-            (N,), or the model that they come from, an OnlineModel; only methods with IL in their
-            formula need it.
-        ratio: share of the large batch that is kept, in (0, 1], or a schedule of it;
+            (N,); or an OnlineModel, which computes them. Needed by methods with IL in their formula.
+        ratio: share of the large batch that is selected, in (0, 1], or a schedule of it;
             k = max(1, round(ratio * n)).
-        k: number of points that are kept; give either `ratio` or `k`.
-        method: a name (`rho_train.selection.names()` lists them) or an object from
+        k: number of examples to select; give either `ratio` or `k`.
+        method: a name (`rho_train.methods.names()` lists them), an object from
             `rho_train.methods`, or a function of your own, see `register`.
-        scoring: how the large batch is scored, see `Scoring`.
-        ignore_index: points with this label are never selected.
-        label_smoothing: as in the training loss. An ILStore is of losses without it, so with one
-            give `loss_fn=` to both, the same smoothed loss.
+        scoring: options of the forward passes, see `Scoring`.
+        ignore_index: examples with this label are never selected.
+        label_smoothing: as in the training loss. The losses of an ILStore are without it, so give
+            the smoothed loss as `loss_fn=` to both instead.
         forward: called as `forward(model, batch)`, returns logits (n, C); by default the model is
             called on the inputs of the batch.
         loss_fn: for examples without a class, sequences for example: called as
-            `loss_fn(model, batch)`, returns the loss of each point, floating point (n,), NaN for one
-            that has none. Methods that need more than losses are refused, and `ignore_index` means
-            nothing then. See `rho_train.sequence_losses`.
-        scorer: scores in place of the model, a smaller proxy for example; an OnlineModel learns
-            along.
+            `loss_fn(model, batch)`, returns the loss of each example, floating point (n,), NaN for
+            none. Methods that need more than losses are refused, and `ignore_index` means nothing.
+            See `rho_train.sequence_losses`.
+        scorer: scores in place of the model, a smaller proxy for example; an OnlineModel is trained
+            beside it.
         phases: steps in which selection is uniform.
         seed: of methods that draw.
-        history: what is kept of every id, see `History`.
-        check_every: selections after which the host reads how many points were invalid, and warns
+        history: counts and last losses by id, see `History`.
+        check_every: selections after which the host reads how many examples were invalid, and warns
             or raises; None: 1 on the CPU and 50 on CUDA, where reading waits for the device. Above
-            1 a batch with fewer than k usable points is filled up with its best one.
-        scope: of several processes (torch.distributed). "local": each rank keeps the best of its
-            own large batch. "global": ratio and k are of the large batches of all ranks, and the
-            ranks keep together what one process would keep of these, each the points of its own
-            batch, so any number. `(selector.last.weights * losses).mean()` is then the loss whose
-            average over the ranks is the mean over all kept points; a rank that keeps none has one
-            point of weight 0. The method must be `pointwise`, see `register`, and all ranks must
-            call together.
+            1 a batch with fewer than k usable examples is filled up with its best one.
+        scope: of several processes (torch.distributed). "local": each rank selects from its own
+            large batch. "global": ratio and k are of the large batches of all ranks; together the
+            ranks select what one process would, each from its own batch, so any number.
+            `(selector.last.weights * losses).mean()` is then the loss whose average over the ranks
+            is the mean over all selected examples. A rank without one has a stand-in of weight 0.
+            The method must be `pointwise`, see `register`, and all ranks must call together.
 
     Raises:
         TypeError, ValueError: an argument is not as described; at the first batch: the batch has
@@ -122,139 +109,362 @@ class Selector(Chooser):
         tensor([1])
     """
 
+    il: ILSource | None = None
+    ratio: float | Schedule | None = None
+    k: int | None = None
+    method: str | Method = "rho"
+    scoring: Scoring = Scoring()  # noqa: RUF009 (frozen)
+    ignore_index: int = -100
+    label_smoothing: float = 0.0
+    forward: ForwardFunction | None = None
+    loss_fn: LossFunction | None = None
+    scorer: nn.Module | OnlineModel | None = None
+    phases: UniformPhases | None = None
+    seed: int = 0
+    history: History | None = None
+    check_every: int | None = None
+    scope: Scope = "local"
     last: LastSelection | None = field(default=None, init=False, repr=False)
     steps: int = field(default=0, init=False)
     scored: int = field(default=0, init=False)
     selected: int = field(default=0, init=False)
+    invalid: int = field(default=0, init=False)
     seconds: float = field(default=0.0, init=False)
+    score_seconds: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        self._passes = Scorer(self.scoring, self.forward, self.loss_fn)
-        self._usable = InvalidCounter(self.check_every)
+        check_options(self)
+        method = registry.find(self.method)
+        self.needs = frozenset(registry.needs_of(method))
+        check_method(self, self.needs)
+        check_scope(self, registry.is_pointwise(method))
+        self._forward_pass = ForwardPass(self.scoring, self.forward, self.loss_fn)
+        self._il_table = il_table(self.il)
+        self._proxy = self.scorer.model if isinstance(self.scorer, OnlineModel) else self.scorer
+        # Counted on the device and not read yet: invalid examples, batches without a usable one.
+        self._unread: Tensor | int = 0
+        self._empty: Tensor | int = 0
+        self._warned = False
+        self._method = method
+        if self._proxy is not None:
+            if not isinstance(self._proxy, nn.Module):
+                raise TypeError(
+                    "Selector: scorer must be a module or an OnlineModel, got "
+                    f"{type(self.scorer).__name__}"
+                )
+            self.check(self._proxy)
 
-    @property
-    def invalid(self) -> int:
-        """Points without a usable score, as of the last time that the host looked."""
-        return self._usable.invalid
-
-    @invalid.setter
-    def invalid(self, count: int) -> None:
-        self._usable.restore(count)
-
-    @property
-    def score_seconds(self) -> float:
-        """Of `seconds`, those of forward passes; on CUDA of launching them, of `AsyncSelector` waiting."""
-        return self._passes.seconds
-
-    @score_seconds.setter
-    def score_seconds(self, seconds: float) -> None:
-        self._passes.seconds = seconds
+    def __setattr__(self, name: str, value: object) -> None:
+        # What was made of the settings would not follow.
+        if name in _SETTINGS and "_method" in self.__dict__:
+            raise AttributeError(
+                f"Selector: {name} cannot be changed, got {value!r}; make a new Selector and give "
+                "it the state_dict() of this one (a ratio that changes with the step is a Schedule)"
+            )
+        super().__setattr__(name, value)
 
     def __call__(self, model: nn.Module, batch: T) -> T:
-        """Return the selected points of a large batch, in its structure.
+        """Return the selected examples of a large batch, in its structure.
 
         Raises:
             ValueError: the batch has no ids, or is smaller than k.
             IndexError: a label or an id is out of range.
-            FloatingPointError: no point has a usable score, as after a divergence.
+            FloatingPointError: no example has a usable score, as after a divergence.
         """
         started = time.perf_counter()
-        fields = split(batch)
-        choice = self._choose(self._target(model), batch, fields, self._passes, self.steps)
-        small = self._keep(batch, fields, *choice)
+        small = self.apply(self.select(self.scorer_for(model), batch))
         self.seconds += time.perf_counter() - started
-        return small
-
-    def _keep(
-        self, batch: T, fields: Fields, candidates: ScoringContext, chosen: Selected, method: Method
-    ) -> T:
-        """Return what was chosen of a large batch, count it and learn from it."""
-        chosen, stand_in = self._of_ranks(candidates, chosen, self.steps)
-        chosen = self._usable.rows(chosen, self.steps, len(fields.ids))
-        # In the order of the large batch, so that ratio = 1 is plain training to the bit.
-        rows, order = chosen.indices.sort()
-        small = gather(batch, len(fields.ids), rows)
-        kept = rows[:0] if stand_in else rows
-        weights = None if chosen.weights is None else chosen.weights[order]
-        self.last = LastSelection(fields.ids, chosen, weights)
-        if self.history is not None:
-            self.history.add(
-                self.steps, fields.ids, fields.ids[kept], chosen.losses, candidates.rows
-            )
-        if hasattr(method, "update"):
-            method.update(candidates, chosen)
-        for learner in (self.il, self.scorer):
-            if isinstance(learner, OnlineModel):
-                learner.train_step(
-                    small,
-                    fields.labels[rows],
-                    weights,
-                    seed=self.seed,
-                    step=self.steps,
-                    forward=self.forward,
-                    loss_fn=self.loss_fn,
-                    label_smoothing=self.label_smoothing,
-                )
-        self.steps += 1
-        if chosen.losses is not None:
-            self.scored += len(fields.ids if candidates.rows is None else candidates.rows)
-        self.selected += len(kept)
         return small
 
     def preview(self, model: nn.Module, batch: object) -> LastSelection:
         """Return what would be selected, without counting it and without learning from it."""
-        fields = split(batch)
-        # Other passes, whose seconds nobody counts.
-        passes = copy.copy(self._passes)
-        candidates, chosen, _ = self._choose(self._target(model), batch, fields, passes, self.steps)
-        chosen, stand_in = self._of_ranks(candidates, chosen, self.steps)
-        chosen = cut(chosen, self.steps, len(fields.ids))
-        count = 0 if stand_in else len(chosen.indices)
-        indices, values = chosen.indices[:count], chosen.values[:count]
-        return LastSelection(fields.ids, chosen._replace(indices=indices, values=values))
+        pending = self.select(self.scorer_for(model), batch)
+        context = pending.context
+        selected, stand_in = self._among_ranks(context, pending.selected)
+        selected = selected.without_padding(context.step, len(context.ids))
+        return LastSelection(context.ids, selected.rows(slice(0)) if stand_in else selected)
+
+    def scorer_for(self, model: nn.Module) -> nn.Module:
+        """Return the module that scores for a model: the model itself, or the proxy."""
+        return model if self._proxy is None else self._proxy
+
+    def check(self, model: nn.Module) -> None:
+        """Check that the method can score with a model, or with the scorer if there is one.
+
+        Raises:
+            ValueError: the method needs dropout layers, and there is none.
+        """
+        scorer = self.scorer_for(model)
+        if "dropout" in self.needs and not dropout_layers(scorer):
+            raise ValueError(
+                f"Selector: method {self.method!r} needs dropout layers, and "
+                f"{type(scorer).__name__} has none with p > 0; add nn.Dropout to the model, or "
+                "pass scorer= with some"
+            )
+
+    def size(self, n: int, step: int = 0) -> int:
+        """Return k for a large batch of n at a step.
+
+        Raises:
+            ValueError: k is larger than the batch, or than the part of it that is scored.
+        """
+        k = self.k or share_of(n, self._ratio_at(step))
+        if k > n:
+            raise ValueError(
+                f"Selector: k = {k} is larger than the batch of {n}; load larger batches, or "
+                "give the DataLoader drop_last=True if only the last one is short"
+            )
+        if self.scoring.refresh < 1.0 and k > self.scoring.due(n):
+            raise ValueError(
+                f"Selector: k = {k} is larger than the {self.scoring.due(n)} examples of {n} that "
+                f"Scoring(refresh={self.scoring.refresh}) scores; before all examples have a loss "
+                "too few could be selected"
+            )
+        return k
+
+    def select(
+        self, scorer: nn.Module, batch: T, *, step: int | None = None, keep_random: bool = True
+    ) -> PendingSelection[T]:
+        """Score a large batch and select from it, without counting it; `apply` does that.
+
+        Args:
+            scorer: the module that scores, see `scorer_for`.
+            batch: n examples.
+            step: of the selection; None: the next one.
+            keep_random: restore the state of the random generators, see `scoring_mode`.
+        """
+        step = self.steps if step is None else step
+        parsed, method, needs = split(batch), self._method, self.needs
+        ids, n = parsed.ids, len(parsed.ids)
+        if step == 0 or parsed.labels.ndim != 1:
+            check_batch(batch, parsed, classes=self.loss_fn is None, first=step == 0)
+        if self.history is not None:
+            # Before the pass: what inference mode makes could not be counted in afterwards.
+            self.history.to(ids.device)
+            fix = "make it for the whole data set, History(len(dataset)), also to train on a subset"
+            check_rows("History", ids, len(self.history), fix)
+        if self.phases is not None and self.phases.uniform(step):
+            method, needs = uniform, frozenset()
+        elif "dropout" in needs:
+            self.check(scorer)
+        if self.scope == "local":
+            rank, begin, total = rank_and_world()[0], 0, n
+        else:
+            # All draw as rank 0, for the examples of all.
+            settings = (step, self.seed, self.k or 0, self._ratio_at(step))
+            rank, (begin, total) = 0, global_position(n, settings, ids.device)
+        k = min(self.size(total, step), n)
+        options, examples = self.scoring, batch if self._forward_pass.takes_batch else parsed
+        il, il_is_per_row, seconds = None, False, 0.0
+        if "il" in needs:
+            if isinstance(self.il, OnlineModel):
+                il_is_per_row, smoothing = True, self.label_smoothing
+                passes = MicroBatches(self._forward_pass, self.il.model, examples, n)
+                il = self.il.losses(passes, parsed.labels, self.ignore_index, smoothing)
+                seconds = passes.seconds
+            else:
+                il, il_is_per_row = self._fixed_il(ids)
+        rows, known = None, None
+        if options.refresh < 1.0:
+            assert self.history is not None
+            rows, known = self.history.oldest(ids, options.due(n)), self.history.loss[ids]
+        with scoring_mode(
+            scorer, bf16=options.bf16, train_mode=options.train_mode, keep_random=keep_random
+        ) as module:
+            passes = MicroBatches(self._forward_pass, module, examples, n, rows, known)
+            context = ScoringContext(
+                labels=parsed.labels,
+                ids=ids,
+                k=k,
+                step=step,
+                seed=self.seed,
+                passes=passes,
+                il_values=il,
+                il_is_per_row=il_is_per_row,
+                ignore_index=self.ignore_index,
+                label_smoothing=self.label_smoothing,
+                rank=rank,
+                begin=begin,
+                total=total,
+            )
+            selected = method(context)
+        if not isinstance(selected, Selected):
+            raise TypeError(
+                f"Selector: method {self.method!r} must return Selected, as context.top(scores) "
+                f"does, got {type(selected).__name__}"
+            )
+        return PendingSelection(batch, context, selected, method, seconds + passes.seconds)
+
+    def apply(self, pending: PendingSelection[T]) -> T:
+        """Return the selected examples of a pending selection, count it and learn from it.
+
+        Raises:
+            RuntimeError: another selection was applied since `select`.
+            FloatingPointError: no example has a usable score.
+        """
+        context, method, step = pending.context, pending.method, self.steps
+        if context.step != step:
+            raise RuntimeError(
+                f"Selector: selected for step {context.step} and stands at step {step} now; use "
+                "one Selector in one loop at a time"
+            )
+        ids, n = context.ids, len(context.ids)
+        selected, stand_in = self._among_ranks(context, pending.selected)
+        selected = self._count_invalid(selected, step, n)
+        # In the order of the large batch, so that ratio = 1 is plain training to the bit.
+        rows, order = selected.indices.sort()
+        small = gather(pending.batch, n, rows)
+        weights = None if selected.weights is None else selected.weights[order]
+        self.last = LastSelection(ids, selected, weights)
+        count, scored = 0 if stand_in else len(rows), context.passes.rows
+        if self.history is not None:
+            self.history.add(step, ids, ids[rows[:count]], selected.losses, scored)
+        if hasattr(method, "update"):
+            method.update(context, selected)
+        for learner in (self.il, self.scorer):
+            if isinstance(learner, OnlineModel):
+                learner.train_step(
+                    small,
+                    context.labels[rows],
+                    weights,
+                    self._forward_pass,
+                    label_smoothing=self.label_smoothing,
+                    stream=(self.seed, step),
+                )
+        self.steps += 1
+        if selected.losses is not None:
+            self.scored += n if scored is None else len(scored)
+        self.selected += count
+        self.score_seconds += pending.score_seconds
+        return small
+
+    def il_of(self, ids: Tensor) -> Tensor | None:
+        """Return the IL of ids, (n,), NaN where unknown; None where no id has a fixed one."""
+        il, il_is_per_row = self._fixed_il(ids)
+        return il if il is None or il_is_per_row else il[ids]
+
+    def _fixed_il(self, ids: Tensor) -> tuple[Tensor | None, bool]:
+        """Return the `il` of `rho_ext.select`, and whether it has one value a row."""
+        if isinstance(self.il, ILShards):
+            return self.il.gather(ids).to(ids.device), True
+        if self._il_table is not None and self._il_table.device != ids.device:
+            self._il_table = self._il_table.to(ids.device)
+        return self._il_table, False
+
+    def _ratio_at(self, step: int) -> float:
+        return self.ratio(step) if isinstance(self.ratio, Schedule) else self.ratio or 0.0
+
+    def _among_ranks(self, context: ScoringContext, selected: Selected) -> tuple[Selected, bool]:
+        """Return this rank's share of a selection, and whether it is a stand-in."""
+        if self.scope == "local":
+            return selected, False
+        k = self.size(context.total, context.step)
+        return select_globally(selected, k, ~context.ignored, context.step)
+
+    def _count_invalid(self, selected: Selected, step: int, n: int) -> Selected:
+        """Drop the -1 padding and count rows without a valid score."""
+        every = self.check_every or (_CHECK_EVERY_ON_CUDA if selected.indices.is_cuda else 1)
+        # Reading is one call of torch, adding on the device and reading two.
+        invalid = int(selected.invalid) if every == 1 else selected.invalid
+        self._unread = self._unread + invalid
+        if every == 1 or len(selected.indices) == 0:
+            selected = selected.without_padding(step, n)
+        else:
+            # No shape may depend on what the device has found: the best example fills up.
+            padding = selected.indices < 0
+            self._empty = self._empty + padding[0]
+            best = torch.arange(len(padding), device=padding.device).masked_fill(padding, 0)
+            selected = selected.rows(best)
+            selected = selected._replace(indices=selected.indices.clamp_min(0))
+        if (step + 1) % every == 0 and (unread := self._read_invalid()) and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "Selector: examples without a usable score are never selected: "
+                f"{selected.cause(n, unread)} (said once; Selector.invalid counts them)",
+                stacklevel=4,
+            )
+        return selected
+
+    def _read_invalid(self) -> int:
+        """Add to `invalid` what the device has counted, and return that.
+
+        Raises:
+            FloatingPointError: a large batch since the last time had no usable example.
+        """
+        unread, empty = int(self._unread), int(self._empty)
+        self._empty = 0
+        if empty:
+            raise FloatingPointError(
+                f"Selector: {empty} large batches since the last check had no example that can be "
+                "selected; Selector(check_every=1) says at which step and why"
+            )
+        self.invalid, self._unread = self.invalid + unread, 0
+        return unread
 
     def identity(self) -> dict[str, Any]:
         """Return everything that decides what is selected, tables and models as their SHA-256."""
-        parts = {**{name: getattr(self, name) for name in _SETTINGS}, "il": self._il}
-        return {name: identity_of(part) for name, part in parts.items()}
+        settings = {name: identity_of(getattr(self, name)) for name in _IDENTITY if name != "il"}
+        il = self.il if self._il_table is None else self._il_table
+        # The values alone decide, whatever else the files say.
+        shards = [one.sha256 for one in il.shards] if isinstance(il, ILShards) else None
+        return {**settings, "il": shards or identity_of(il)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counters, the seconds spent and what the parts have learnt.
+        """Return the counters, the seconds spent and what methods and models have learnt.
 
         Raises:
-            FloatingPointError: a large batch had no usable point, and the host had not looked yet.
+            FloatingPointError: a large batch had no usable example, not noticed before.
         """
-        self._usable.flush()
+        self._read_invalid()
         counters = {name: getattr(self, name) for name in _COUNTERS}
-        return {**counters, **{name: part.state_dict() for name, part in self._learners()}}
+        return {**counters, **{name: one.state_dict() for name, one in self._learners().items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned.
+        """Restore what `state_dict` returned.
 
         Raises:
             ValueError: it is of a Selector that learns something else.
         """
         learners = self._learners()
-        if differing := {*_COUNTERS, *(name for name, _ in learners)} ^ set(state):
+        if differing := {*_COUNTERS, *learners} ^ set(state):
             raise ValueError(
                 "Selector: the state and this Selector differ in what they have: "
                 f"{', '.join(sorted(differing))}; give it the settings of the one that was saved"
             )
+        self._unread, self._empty = 0, 0
         for name in _COUNTERS:
             setattr(self, name, state[name])
-        for name, part in learners:
-            part.load_state_dict(state[name])
+        for name, one in learners.items():
+            one.load_state_dict(state[name])
 
-    def _learners(self) -> list[tuple[str, Any]]:
-        parts = {
-            **{"method": self._method, "il": self.il},
-            **{"scorer": self.scorer, "history": self.history},
-        }
+    def _learners(self) -> dict[str, Any]:
+        parts = {"method": self._method, "il": self.il, "history": self.history}
         # A module that scores is a proxy, which is trained elsewhere.
-        return [
-            (name, part)
-            for name, part in parts.items()
-            if hasattr(part, "load_state_dict")
-            and not (name == "scorer" and isinstance(part, nn.Module))
-        ]
+        if not isinstance(self.scorer, nn.Module):
+            parts["scorer"] = self.scorer
+        return {name: one for name, one in parts.items() if hasattr(one, "load_state_dict")}
+
+
+_SETTINGS = frozenset(one.name for one in fields(Selector) if one.init)
+
+
+def paper_mode(il: ILSource | None = None, **options: Any) -> Selector:
+    """Return a Selector that selects as the reference implementation of RHO-LOSS.
+
+    32 examples of a large batch (of 320 there), the highest CE - IL, negative ones too, scored in
+    training mode: BatchNorm normalises with the statistics of the large batch and learns them, so
+    that with its step on the small batch it learns twice (Mindermann et al., ICML 2022, appendix
+    B), and dropout is on. `TrainConfig()` has the rest: AdamW, a constant learning rate of 1e-3,
+    weight decay 0.01, no clipping of gradients.
+
+    Args:
+        il: as in `Selector`.
+        options: others of Selector's.
+
+    Example:
+        >>> import torch
+        >>> selector = paper_mode(torch.zeros(4))
+        >>> selector.k, selector.scoring.train_mode
+        (32, True)
+    """
+    return Selector(il=il, **{"k": 32, "scoring": Scoring(train_mode=True), **options})

@@ -169,7 +169,7 @@ def test_a_step_that_chooses_other_points_stops_the_run(
     steps = bench.Steps(bench.TASKS["mlp"], 32, "cpu")
     bench.check(steps, 320, [option])
     selector = steps.selectors[option]
-    selector._il.table = -3 * selector._il.table
+    selector._il_table = -3 * selector._il_table
     with pytest.raises(module("common").BenchmarkFailed, match=f"with {option} and"):
         bench.check(steps, 320, [option])
 

@@ -100,9 +100,9 @@ class Case(NamedTuple):
 
 
 @register("tests_weighted", needs=["il"], pointwise=True)
-def weighted(candidates: ScoringContext) -> Selected:
+def weighted(context: ScoringContext) -> Selected:
     """The lowest IL, with weights 1 and 2."""
-    chosen = candidates.top(-candidates.il)
+    chosen = context.top(-context.il)
     return chosen._replace(weights=1.0 - chosen.values)
 
 
@@ -147,7 +147,7 @@ def keep(case: Case) -> dict[str, Any]:
     own = Batch(*(column[rows] for column in case.batch))
     selector = Selector(il=case.il, scope="global", history=History(N), **case.options)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Selector: points without a usable score")
+        warnings.filterwarnings("ignore", message="Selector: examples without a usable score")
         looked = selector.preview(nn.Identity(), own)
         small = selector(nn.Identity(), own)
     assert selector.last is not None

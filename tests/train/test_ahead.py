@@ -303,7 +303,7 @@ def test_a_selector_in_two_loops_is_refused() -> None:
     small = AsyncSelector(selector, model)(BATCHES)
     next(small)
     selector(model, BATCHES[0])
-    with pytest.raises(RuntimeError, match="chose for step 1 and stands at step 2 now"):
+    with pytest.raises(RuntimeError, match="selected for step 1 and stands at step 2 now"):
         next(small)
 
 

@@ -150,7 +150,7 @@ TRAINER: list[tuple[Callable[[], dict[str, Any]], type[Exception], str]] = [
             )
         },
         ValueError,
-        r"k = 16 is larger than the 13 points of 32 that Scoring\(refresh=0.4\) scores",
+        r"k = 16 is larger than the 13 examples of 32 that Scoring\(refresh=0.4\) scores",
     ),
 ]
 

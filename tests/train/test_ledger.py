@@ -70,9 +70,9 @@ class SlowModel(nn.Linear):
 
 
 def make_trainer(folder: Path, clock: Clock, *, select: bool = True) -> Trainer:
-    def slow_method(candidates: ScoringContext) -> Selected:
+    def slow_method(context: ScoringContext) -> Selected:
         clock.now += 8.0
-        return candidates.top(-candidates.logits[:, 0])
+        return context.top(-context.logits[:, 0])
 
     return Trainer(
         SlowModel(clock),

@@ -279,12 +279,12 @@ def test_every_method_chooses_k_usable_rows(
     if name not in WITH_REPLACEMENT:
         everything = make(40)(model, batch)
         assert torch.equal(everything.ids, batch.ids[batch.y != ignored])
-    with pytest.raises(FloatingPointError, match="all 40 points are left out: their labels"):
+    with pytest.raises(FloatingPointError, match="all 40 examples are left out: their labels"):
         make(12)(model, batch._replace(y=batch.y * 0 + ignored))
 
 
 @pytest.mark.parametrize("name", sorted(set(names()) - {"uniform", "neg_il"}))
-@pytest.mark.filterwarnings("ignore:Selector. points without a usable score")
+@pytest.mark.filterwarnings("ignore:Selector. examples without a usable score")
 def test_no_method_chooses_a_row_without_a_finite_loss(
     name: str, large: tuple[nn.Module, Batch, Tensor]
 ) -> None:
@@ -297,7 +297,7 @@ def test_no_method_chooses_a_row_without_a_finite_loss(
 
 
 @pytest.mark.parametrize("name", ["rho", "neg_il", "boltzmann", "class_quota", "reducr"])
-@pytest.mark.filterwarnings("ignore:Selector. points without a usable score")
+@pytest.mark.filterwarnings("ignore:Selector. examples without a usable score")
 def test_no_method_chooses_a_row_without_an_il(
     name: str, large: tuple[nn.Module, Batch, Tensor]
 ) -> None:

@@ -73,7 +73,7 @@ def test_ranks_keep_together_what_one_process_keeps(found: Found, name: str) -> 
     case = program.cases()[name]
     selector = Selector(il=case.il, **case.options)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Selector: points without a usable score")
+        warnings.filterwarnings("ignore", message="Selector: examples without a usable score")
         alone = selector(nn.Identity(), case.batch)
     assert selector.last is not None
     own = selector.last.weights
@@ -124,8 +124,8 @@ def test_the_cases_reach_what_they_are_for(found: Found) -> None:
         ("seed", r"ValueError.* all ranks must make the same selection"),
         ("empty", "ValueError.*the large batch of rank 1 is empty"),
         ("too many", "ValueError.*k = 81 is larger than the batch of 80"),
-        ("no label on one", "FloatingPointError.*step 0: no point of rank 1 has a label"),
-        ("no label", "FloatingPointError.*step 0.*all 40 points are left out: their labels"),
+        ("no label on one", "FloatingPointError.*step 0: no example of rank 1 has a label"),
+        ("no label", "FloatingPointError.*step 0.*all 40 examples are left out: their labels"),
     ],
 )
 def test_all_ranks_stop_together(found: Found, name: str, message: str) -> None:

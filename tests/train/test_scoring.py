@@ -51,7 +51,7 @@ class Widths(nn.Module):
         return x
 
 
-@pytest.mark.filterwarnings("ignore:Selector. points without a usable score")
+@pytest.mark.filterwarnings("ignore:Selector. examples without a usable score")
 @pytest.mark.parametrize("name", names(without=("dropout",)))
 @pytest.mark.parametrize("il", ["table", "online"])
 def test_micro_batches_choose_the_same_with_fewer_rows_at_a_time(name: str, il: str) -> None:
@@ -235,7 +235,7 @@ def test_the_share_that_is_scored_can_be_kept(n: int) -> None:
 def test_the_host_looks_seldom_when_it_is_told_to() -> None:
     often = Selector(il=TABLE, k=12)
     seldom = Selector(il=TABLE, k=12, check_every=3)
-    with pytest.warns(UserWarning, match="irreducible loss of 1 of 40 points is unknown"):
+    with pytest.warns(UserWarning, match="irreducible loss of 1 of 40 examples is unknown"):
         often(Widths(), BATCH)
     for _ in range(2):
         assert torch.equal(seldom(Widths(), BATCH).ids, often(Widths(), BATCH).ids)
@@ -254,11 +254,11 @@ def test_the_host_looks_seldom_when_it_is_told_to() -> None:
     none = BATCH._replace(y=torch.full((N,), -100))
     seldom(Widths(), none)
     # The batch at which it looks is not the one that had none.
-    with pytest.raises(FloatingPointError, match="1 large batches since the host looked last"):
+    with pytest.raises(FloatingPointError, match="1 large batches since the last check"):
         seldom(Widths(), BATCH)
     seldom.steps = 6
     seldom(Widths(), none)
-    with pytest.raises(FloatingPointError, match="1 large batches since the host looked last"):
+    with pytest.raises(FloatingPointError, match="1 large batches since the last check"):
         seldom.state_dict()
     seldom(Widths(), BATCH)
     assert seldom.state_dict()["invalid"] == seldom.invalid == 5
@@ -327,7 +327,7 @@ def _columns(selector: Selector) -> list[Tensor]:
                 k=1, method="entropy", scoring=Scoring(refresh=0.5), history=History(9)
             ),
             ValueError,
-            "method 'entropy' needs the logits of all points",
+            "method 'entropy' needs the logits of all examples",
         ),
         (
             lambda: Selector(
@@ -337,7 +337,7 @@ def _columns(selector: Selector) -> list[Tensor]:
                 history=History(9),
             ),
             ValueError,
-            "needs the logits of all points",
+            "needs the logits of all examples",
         ),
         (lambda: Selector(k=1, method="loss", history={}), TypeError, "History, got dict"),
         (
@@ -355,7 +355,7 @@ def _columns(selector: Selector) -> list[Tensor]:
                 k=30, method="loss", scoring=Scoring(refresh=0.5), history=History(100)
             )(Widths(), BATCH),
             ValueError,
-            "k = 30 is larger than the 20 points of 40",
+            "k = 30 is larger than the 20 examples of 40",
         ),
     ],
 )

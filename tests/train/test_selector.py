@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from rho_train import Batch, History, ILStore, IndexedDataset, Scoring, Selector, fingerprint
-from rho_train.il_source import Irreducible
 from rho_train.methods.context import ScoringContext, Selected
 from rho_train.methods.sampling import Boltzmann
 
@@ -95,8 +94,8 @@ def test_store_and_tensor_are_the_same() -> None:
 
 
 def test_the_table_follows_the_batch_to_its_device_once() -> None:
-    irreducible = Irreducible(TABLE)
-    first, again = (irreducible.rows(IDS.to("meta"))[0] for _ in range(2))
+    selector = Selector(il=TABLE, k=1)
+    first, again = ((selector.il_of(IDS.to("meta")), selector._il_table)[1] for _ in range(2))
     assert first is not None
     assert first.device.type == "meta"
     assert again is first
@@ -163,7 +162,7 @@ def test_points_without_a_usable_score_are_named_once() -> None:
     table = TABLE.clone()
     table[7] = torch.nan
     selector = Selector(il=table, k=2)
-    with pytest.warns(UserWarning, match=r"irreducible loss of 1 of 4 points is unknown"):
+    with pytest.warns(UserWarning, match=r"irreducible loss of 1 of 4 examples is unknown"):
         small = selector(nn.Identity(), Batch(X, Y, IDS))
     assert small.ids.tolist() == [5, 2]
     selector(nn.Identity(), Batch(X, Y, IDS))
@@ -215,11 +214,11 @@ class Learning(nn.Module):
         super().__init__()
         self.register_buffer("bias", torch.zeros(8))
 
-    def forward(self, candidates: ScoringContext) -> Selected:
-        return candidates.select("loss", self.bias[candidates.ids])
+    def forward(self, context: ScoringContext) -> Selected:
+        return context.select("loss", self.bias[context.ids])
 
-    def update(self, candidates: ScoringContext, chosen: Selected) -> None:
-        self.bias[candidates.ids[chosen.indices]] -= 100
+    def update(self, context: ScoringContext, chosen: Selected) -> None:
+        self.bias[context.ids[chosen.indices]] -= 100
 
 
 def test_what_a_method_has_learnt_is_in_the_state() -> None:
@@ -336,7 +335,7 @@ def test_smoothed_losses_are_not_set_against_plain_ones() -> None:
 
 
 def test_unknown_irreducible_losses_are_named() -> None:
-    with pytest.raises(FloatingPointError, match=r"of 4 of 4 points is unknown.*held out"):
+    with pytest.raises(FloatingPointError, match=r"of 4 of 4 examples is unknown.*held out"):
         Selector(il=torch.full((8,), torch.nan), k=2)(nn.Identity(), Batch(X, Y, IDS))
 
 

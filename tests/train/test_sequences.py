@@ -112,7 +112,7 @@ IL = torch.rand(N + 100, generator=torch.Generator().manual_seed(5)) * 4
 ROWS = torch.randperm(N, generator=torch.Generator().manual_seed(6))[:24]
 
 
-@pytest.mark.filterwarnings("ignore:Selector. points without a usable score")
+@pytest.mark.filterwarnings("ignore:Selector. examples without a usable score")
 @pytest.mark.parametrize("micro_batch", [None, 5])
 @pytest.mark.parametrize("method", ["rho", "loss", "neg_il"])
 def test_a_selector_keeps_the_best_sequences(method: str, micro_batch: int | None) -> None:
@@ -295,8 +295,8 @@ def mean(model: nn.Module, batch: Any) -> Tensor:
     return losses(model, batch).nanmean()
 
 
-def asks_for_logits(candidates: ScoringContext) -> Selected:
-    return candidates.top(candidates.logits.sum(1))
+def asks_for_logits(context: ScoringContext) -> Selected:
+    return context.top(context.logits.sum(1))
 
 
 @pytest.mark.parametrize(
@@ -342,12 +342,12 @@ def asks_for_logits(candidates: ScoringContext) -> Selected:
                 Table(drawn()[0]), large(ROWS)[0]
             ),
             ValueError,
-            "gives the loss of a point and no logits",
+            "gives the loss of an example and no logits",
         ),
         (
             lambda: Selector(il=IL[:120], k=1, loss_fn=losses)(Table(drawn()[0]), large(ROWS)[0]),
             IndexError,
-            r"ids must lie in \[0, 120\), got 138; il must have one row a point",
+            r"ids must lie in \[0, 120\), got 138; il must have one row an example",
         ),
         (
             lambda: crossfit_il(Bigrams, texts()[0], 2, RECIPE, losses=mean),

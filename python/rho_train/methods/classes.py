@@ -53,13 +53,13 @@ class ClassQuota:
         """Classes, and irreducible losses or all logits, if they are in the score."""
         return (*needs_of_score(self.score), "classes")
 
-    def __call__(self, candidates: ScoringContext) -> Selected:
+    def __call__(self, context: ScoringContext) -> Selected:
         """Return the k rows with the lowest seat numbers."""
-        scores = candidates.score(self.score).scores
+        scores = context.score(self.score).scores
         rows = (scores > -torch.inf).nonzero().squeeze(1)  # neither ignored nor NaN
         rows = rows[scores[rows].argsort(descending=True, stable=True)]
-        labels = candidates.labels[rows].long()
-        classes = candidates.classes
+        labels = context.labels[rows].long()
+        classes = context.classes
         counts = torch.bincount(labels, minlength=classes)
         if self.shares is None:
             shares = counts.double()
@@ -78,10 +78,10 @@ class ClassQuota:
         ranks = torch.arange(len(rows), device=rows.device) - begins[grouped]
         seats[by_class] = (ranks + 0.5) / shares[grouped]
         # The rows are in the order of their scores, and a stable sort keeps it among equals.
-        kept = rows[seats.argsort(stable=True)[: candidates.k]]
+        kept = rows[seats.argsort(stable=True)[: context.k]]
         bias = torch.full_like(scores, -torch.inf)
         bias[kept] = 0.0
-        return candidates.select(self.score, bias)
+        return context.select(self.score, bias)
 
 
 @register("reducr")
@@ -127,31 +127,31 @@ class Reducr:
         """Classes, and irreducible losses, unless they are given by class."""
         return ("il", "classes") if self.class_il is None else ("classes",)
 
-    def __call__(self, candidates: ScoringContext) -> Selected:
+    def __call__(self, context: ScoringContext) -> Selected:
         """Return the k rows with the highest weighted excess."""
-        losses, weights = candidates.score("loss").scores, self._weights(candidates)
+        losses, weights = context.score("loss").scores, self._weights(context)
         if self.class_il is None:
             # An ignored row may have any weight.
-            known = candidates.labels.masked_fill(candidates.ignored, 0).long()
-            return candidates.top(weights[known] * _excess(losses, candidates.il))
+            known = context.labels.masked_fill(context.ignored, 0).long()
+            return context.top(weights[known] * _excess(losses, context.il))
         if self.class_il.shape[1] != len(weights):
             raise ValueError(
                 f"Reducr: class_il must have one column a class, {len(weights)}, got "
                 f"{self.class_il.shape[1]}"
             )
         # The rows, not the table, go to the device of the losses.
-        ids = candidates.ids.to(self.class_il.device)
+        ids = context.ids.to(self.class_il.device)
         il = self.class_il[ids].to(losses.device)
-        return candidates.top(_excess(losses[:, None], il) @ weights)
+        return context.top(_excess(losses[:, None], il) @ weights)
 
-    def update(self, candidates: ScoringContext, chosen: Selected) -> None:
+    def update(self, context: ScoringContext, selected: Selected) -> None:
         """Move the weights towards the classes with a high loss."""
-        assert chosen.losses is not None
+        assert selected.losses is not None
         # On the CPU, where a sum over equal labels has one order.
-        labels, losses = candidates.labels.cpu().long(), chosen.losses.cpu().float()
-        seen = (labels != candidates.ignore_index) & losses.isfinite()
+        labels, losses = context.labels.cpu().long(), selected.losses.cpu().float()
+        seen = (labels != context.ignore_index) & losses.isfinite()
         labels, losses = labels[seen], losses[seen]
-        weights = self._weights(candidates).cpu()
+        weights = self._weights(context).cpu()
         count = torch.zeros_like(weights).index_add_(0, labels, torch.ones_like(losses))
         total = torch.zeros_like(weights).index_add_(0, labels, losses)
         present = count > 0
@@ -159,11 +159,11 @@ class Reducr:
         mean = torch.where(present, mean, mean[present].mean())
         self.weights = (weights.log() + self.lr * mean).softmax(0)
 
-    def _weights(self, candidates: ScoringContext) -> Tensor:
+    def _weights(self, context: ScoringContext) -> Tensor:
         if self.weights is None:
-            classes, device = candidates.classes, candidates.ids.device
+            classes, device = context.classes, context.ids.device
             return torch.full((classes,), 1.0 / classes, device=device)
-        return self.weights.to(candidates.ids.device)
+        return self.weights.to(context.ids.device)
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the choice, the table as its SHA-256."""
@@ -180,5 +180,5 @@ class Reducr:
 
 
 def _excess(losses: Tensor, il: Tensor) -> Tensor:
-    """Return max(0, CE - IL), and -inf where a point has no loss and must not be chosen."""
+    """Return max(0, CE - IL), and -inf where a point has no loss and must not be selected."""
     return (losses - il).clamp_min(0.0).masked_fill(losses == -torch.inf, -torch.inf)

@@ -1,27 +1,27 @@
-"""What a method of selection sees of a large batch, and what it returns."""
+"""The input and the output of a method: `ScoringContext` and `Selected`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import rho_ext
 from rho_train.checks import check_rows
 from rho_train.rng import generator
-from rho_train.scoring import Parts, dropout_on, seeded
+from rho_train.scoring import MicroBatches
 
 
 class Selected(NamedTuple):
-    """The rows of a large batch of n points that a method chose, the best first.
+    """Selected rows of a large batch of n examples, the best first.
 
     `values` float32 (k,), their scores; `indices` int64 (k,), rows of the batch, ending in -1
-    where fewer than k could be chosen; `losses` float32 (n,) in nats, None if the method looked at
-    none; `invalid`, the number of rows without a usable score; `weights` float32 (k,), what the
-    losses of the chosen rows are multiplied by before they are averaged, None for 1.
+    where fewer than k could be selected; `losses` float32 (n,) in nats, None if nothing was scored;
+    `invalid`, the number of rows without a usable score; `weights` float32 (k,), factors of the
+    losses of these rows before they are averaged, None for 1.
     """
 
     values: Tensor
@@ -30,38 +30,79 @@ class Selected(NamedTuple):
     invalid: Tensor | int = 0
     weights: Tensor | None = None
 
+    def rows(self, rows: slice | Tensor) -> Selected:
+        """Return some of the selected rows."""
+        return self._replace(
+            indices=self.indices[rows],
+            values=self.values[rows],
+            weights=None if self.weights is None else self.weights[rows],
+        )
+
+    def without_padding(self, step: int, n: int) -> Selected:
+        """Drop the -1 padding at the end.
+
+        Raises:
+            FloatingPointError: nothing is left of a large batch of n.
+        """
+        if len(self.indices) and int(self.indices[-1]) >= 0:
+            return self
+        found = int((self.indices >= 0).sum())
+        if found == 0:
+            raise FloatingPointError(
+                f"Selector: step {step}: no example can be selected: "
+                f"{self.cause(n, int(self.invalid))}"
+            )
+        return self.rows(slice(found))
+
+    def cause(self, n: int, invalid: int) -> str:
+        """Say why `invalid` of n examples, or all, cannot be selected, and what to do."""
+        bad = 0 if self.losses is None else int((~self.losses.isfinite()).sum())
+        if bad:
+            return (
+                f"{bad} of {n} losses are NaN or infinite: the model has diverged, then go back to "
+                "a checkpoint and lower the learning rate or clip the gradients; or these examples "
+                "have no loss, as with labels out of range on CUDA and sequences without a label"
+            )
+        if invalid:
+            return (
+                f"the irreducible loss of {invalid} of {n} examples is unknown (NaN); train on "
+                "examples that the store covers, for a holdout store those that are not held out"
+            )
+        return (
+            f"all {n} examples are left out: their labels are ignore_index, or their scores -inf, "
+            "as by a mask or an infinite irreducible loss"
+        )
+
 
 Method = Callable[["ScoringContext"], Selected]
-"""Chooses rows of a large batch; what it `needs` is an attribute, see `register`."""
+"""Selects rows of a large batch; its attribute `needs` says what for, see `register`."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class ScoringContext:
-    """A large batch of n points, of which a method chooses k.
+    """A large batch of n examples, of which a method selects k.
 
-    Forward passes are made when they are asked for: a method that needs no logits pays for none.
+    A forward pass is made when its logits are first read: a method that needs none pays for none.
 
     Args:
         labels, ids: int64 or int32 (n,).
-        k: rows to choose.
+        k: rows to select.
         step: selections made before this one.
-        seed: of the Selector; whatever a method draws depends on it, `step` and `rank` alone.
-        table: irreducible losses by id (N,), or of the rows (n,) if `aligned`.
-        aligned: whether `table` has one value a row.
-        scorer: the module that scores, in eval mode.
-        forward: makes one forward pass of it over the batch, logits (n, C).
+        seed: of the Selector; what a method draws depends on it, `step` and `rank` alone.
+        passes: the forward passes of the module that scores, in eval mode.
+        il_values: irreducible losses by id (N,), or of the rows (n,).
+        il_is_per_row: whether `il_values` are of the rows.
         ignore_index, label_smoothing: as in `rho_ext.select`.
-        parts: gives the logits in pieces, where one pass does not give them all.
         rank: of the process, where each draws for itself.
-        begin, total: where these points begin among those that all ranks draw for, and how many
-            those are; None: n.
+        begin, total: the first of these n examples among the `total` ones that all ranks draw for.
 
     Example:
-        >>> logits = torch.tensor([[0.0, 3.0], [0.0, 1.0], [0.0, 2.0]])
-        >>> labels, ids = torch.tensor([0, 0, 0]), torch.tensor([7, 8, 9])
-        >>> c = ScoringContext(labels, ids, 2, 0, 0, None, False, nn.Identity(), lambda: logits)
-        >>> c.select("loss").indices, c.top(-c.logits[:, 1]).indices
-        (tensor([0, 2]), tensor([1, 2]))
+        >>> from rho_train import Batch, Selector
+        >>> x, y = torch.tensor([[0.0, 3.0], [0.0, 1.0], [0.0, 2.0]]), torch.tensor([0, 0, 0])
+        >>> def easiest(context):
+        ...     return context.top(-context.logits[:, 1])
+        >>> Selector(k=2, method=easiest)(torch.nn.Identity(), Batch(x, y, torch.arange(3))).ids
+        tensor([1, 2])
     """
 
     labels: Tensor
@@ -69,16 +110,14 @@ class ScoringContext:
     k: int
     step: int
     seed: int
-    table: Tensor | None
-    aligned: bool
-    scorer: nn.Module
-    forward: Callable[[], Tensor]
-    ignore_index: int = -100
-    label_smoothing: float = 0.0
-    parts: Parts | None = None
-    rank: int = 0
-    begin: int = 0
-    total: int | None = None
+    passes: MicroBatches
+    il_values: Tensor | None
+    il_is_per_row: bool
+    ignore_index: int
+    label_smoothing: float
+    rank: int
+    begin: int
+    total: int
     _logits: Tensor | None = field(default=None, init=False, repr=False)
     _scores: dict[str, rho_ext.Scores] = field(default_factory=dict, init=False, repr=False)
     _classes: int | None = field(default=None, init=False, repr=False)
@@ -88,13 +127,8 @@ class ScoringContext:
     def logits(self) -> Tensor:
         """Logits (n, C) of one forward pass."""
         if self._logits is None:
-            self._logits = self.forward()
+            self._logits = self.passes.logits()
         return self._logits
-
-    @property
-    def rows(self) -> Tensor | None:
-        """Rows that are scored anew, int64; None: all."""
-        return None if self.parts is None else self.parts.rows
 
     @property
     def classes(self) -> int:
@@ -103,7 +137,7 @@ class ScoringContext:
 
     @property
     def generator(self) -> torch.Generator:
-        """CPU generator of this step; the global ones are not for methods."""
+        """CPU generator of this step; methods leave the global ones alone."""
         if self._generator is None:
             # One process draws what the first of several does.
             rank = (self.rank,) if self.rank else ()
@@ -113,17 +147,17 @@ class ScoringContext:
     @property
     def il(self) -> Tensor:
         """Irreducible losses of the rows, (n,)."""
-        assert self.table is not None, "the method did not say that it needs irreducible losses"
-        if self.aligned:
-            return self.table
-        check_rows("Selector", self.ids, len(self.table), "il must have one row a point, by id")
-        return self.table[self.ids]
+        il = self.il_values
+        assert il is not None, "the method did not say that it needs irreducible losses"
+        if self.il_is_per_row:
+            return il
+        check_rows("Selector", self.ids, len(il), "il must have one row an example, by id")
+        return il[self.ids]
 
     @property
     def ignored(self) -> Tensor:
-        """Whether the label of a row is `ignore_index`, bool (n,); of points that are no
-        classification, which have no such label, nowhere."""
-        if self._losses_alone:
+        """Rows whose label is `ignore_index`, bool (n,); none with `loss_fn=`."""
+        if self.passes.forward_pass.loss_fn is not None:
             return torch.zeros_like(self.ids, dtype=torch.bool)
         return self.labels == self.ignore_index
 
@@ -134,22 +168,22 @@ class ScoringContext:
 
     @property
     def losses(self) -> Tensor:
-        """Losses of the rows, float32 (n,), of whatever was scored before."""
+        """Losses of the rows, float32 (n,)."""
         scored = next(iter(self._scores.values()), None)
         return (self.score("loss") if scored is None else scored).losses
 
     def select(self, method: str, bias: Tensor | None = None) -> Selected:
-        """Choose by `rho_ext.select`, with `bias` float32 (n,) added to the scores."""
-        if self._in_parts:
+        """Select by `rho_ext.select`, with `bias` float32 (n,) added to the scores."""
+        if self._in_pieces:
             scores = self.score(method).scores
             return self.top(scores if bias is None else scores + bias)
         return Selected(
             *rho_ext.select(
                 self.logits,
                 self.labels,
-                None if self.aligned else self.ids,
+                None if self.il_is_per_row else self.ids,
                 self.k,
-                il=self.table,
+                il=self.il_values,
                 method=method,
                 bias=bias,
                 ignore_index=self.ignore_index,
@@ -158,62 +192,64 @@ class ScoringContext:
         )
 
     def score(self, method: str) -> rho_ext.Scores:
-        """Score by `rho_ext.score`; rows that are ignored have -inf, invalid ones NaN.
+        """Score by `rho_ext.score`; ignored rows have -inf, invalid ones NaN.
 
-        So have rows -inf that `Scoring(refresh=...)` leaves out and that have no loss yet.
+        Rows that `Scoring(refresh=...)` leaves out have -inf too while they have no loss.
         """
         if method not in self._scores:
-            whole = not self._in_parts
             self._scores[method] = (
-                self.score_logits(method, self.logits) if whole else self._score_parts(method)
+                self._score_pieces(method)
+                if self._in_pieces
+                else self.score_logits(method, self.logits)
             )
         return self._scores[method]
 
     def score_logits(
         self, method: str, logits: Tensor, rows: slice | Tensor = slice(None)
     ) -> rho_ext.Scores:
-        """Score by other logits than those of the scorer, of all rows or of some."""
-        table = self.table
-        if table is not None and self.aligned:
-            table = table[rows]
+        """Score all rows, or some, by given logits."""
+        il = self.il_values
         return rho_ext.score(
             logits,
             self.labels[rows],
-            None if self.aligned else self.ids[rows],
-            il=table,
+            None if self.il_is_per_row else self.ids[rows],
+            il=il[rows] if il is not None and self.il_is_per_row else il,
             method=method,
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
         )
 
     def top(self, scores: Tensor, losses: Tensor | None = None) -> Selected:
-        """Choose the k rows with the highest `scores` (n,), ties in favour of the lower row.
+        """Select the k rows with the highest `scores` (n,), ties in favour of the lower row.
 
-        Rows that are ignored or have the score NaN or -inf are never chosen. `losses` float32 (n,)
-        are those that are reported, by default of what was scored.
+        Ignored rows and scores NaN and -inf are never selected. `losses` float32 (n,) are
+        reported, by default those that were scored.
         """
-        found = ranked(scores.float().masked_fill(self.ignored, -torch.inf), self.k)
-        return Selected(*found)._replace(losses=self.losses if losses is None else losses)
+        best = ranked(scores.float().masked_fill(self.ignored, -torch.inf), self.k)
+        return Selected(*best)._replace(losses=self.losses if losses is None else losses)
+
+    def gumbel(self) -> Tensor:
+        """Draw standard Gumbel noise, float32 (n,)."""
+        exponential = torch.empty(self.total, dtype=torch.float64)
+        exponential.exponential_(generator=self.generator)
+        own = exponential[self.begin : self.begin + len(self.ids)]
+        return -own.log().float().to(self.ids.device)
 
     @property
-    def _losses_alone(self) -> bool:
-        return self.parts is not None and self.parts.scorer.loss_fn is not None
+    def _in_pieces(self) -> bool:
+        return self._logits is None and not self.passes.forward_pass.whole
 
-    @property
-    def _in_parts(self) -> bool:
-        return self.parts is not None and self._logits is None
-
-    def _score_parts(self, method: str) -> rho_ext.Scores:
-        assert self.parts is not None
-        if self.parts.known is None:
+    def _score_pieces(self, method: str) -> rho_ext.Scores:
+        known, by_losses = self.passes.known, self.passes.forward_pass.loss_fn is not None
+        if known is None:
             losses = torch.empty(len(self.ids), device=self.ids.device)
             scores = torch.empty_like(losses)
         else:
-            losses = self.parts.known.clone()
+            losses = known.clone()
             scores = self._score_losses(method, losses, slice(None))
             scores.masked_fill_(losses.isnan() | self.ignored, -torch.inf)
-        for rows, output in self.parts:
-            if self._losses_alone:
+        for rows, output in self.passes:
+            if by_losses:
                 scores[rows], losses[rows] = self._score_losses(method, output, rows), output
             else:
                 scores[rows], losses[rows] = self.score_logits(method, output, rows)
@@ -221,27 +257,12 @@ class ScoringContext:
         return rho_ext.Scores(scores, losses)
 
     def _score_losses(self, method: str, losses: Tensor, rows: slice | Tensor) -> Tensor:
-        """Score rows by losses that are known, for the methods that look at nothing else."""
+        """Score rows by known losses, for the methods that need nothing else."""
         scores = losses
         if method == "neg_il":
-            # A point without a loss is not chosen by its IL either.
+            # An example without a loss is not selected by its IL either.
             scores = torch.zeros_like(losses).masked_fill(losses.isnan(), torch.nan)
         return scores - (0.0 if method == "loss" else self.il[rows].float())
-
-    def gumbel(self) -> Tensor:
-        """Draw standard Gumbel noise, float32 (n,)."""
-        total = len(self.ids) if self.total is None else self.total
-        exponential = torch.empty(total, dtype=torch.float64)
-        exponential.exponential_(generator=self.generator)
-        own = exponential[self.begin : self.begin + len(self.ids)]
-        return -own.log().float().to(self.ids.device)
-
-    def passes(self, count: int) -> Iterator[Tensor]:
-        """Make forward passes with dropout on and all else in eval mode, logits (n, C) each."""
-        seed = int(torch.randint(2**31, (), generator=self.generator))
-        with dropout_on(self.scorer), seeded(self.ids.device, seed):
-            for _ in range(count):
-                yield self.forward()
 
 
 def ranked(scores: Tensor, k: int) -> rho_ext.Selection:
@@ -257,7 +278,7 @@ def ranked(scores: Tensor, k: int) -> rho_ext.Selection:
         torch.zeros_like(scores, dtype=torch.int64),
         None,
         k,
-        # The negative of the negative: the op does the masking and the ranking.
+        # The negative of the negative: the op masks and ranks.
         il=-scores,
         method="neg_il",
     )

@@ -1,17 +1,20 @@
-"""Uncertainty over several forward passes with dropout on (MC dropout)."""
+"""Uncertainty over several forward passes with dropout (MC dropout)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from rho_train.methods.context import ScoringContext, Selected
 from rho_train.methods.registry import register
+from rho_train.scoring import seeded, set_training
 
-# Of H[mean p], mean H[p] and mean CE.
+# Functions of H[mean p], mean H[p] and mean CE.
 _FORMULAS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "bald": lambda predictive, conditional, loss: predictive - conditional,
     "predictive_entropy": lambda predictive, conditional, loss: predictive,
@@ -19,6 +22,36 @@ _FORMULAS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "loss_minus_entropy": lambda predictive, conditional, loss: loss - conditional,
     "loss_plus_entropy": lambda predictive, conditional, loss: loss + conditional,
 }
+
+
+def dropout_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the modules of a model that differ between training and eval mode by dropout alone.
+
+    Example:
+        >>> dropout_layers(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0), nn.Dropout(0.1)))
+        [Dropout(p=0.1, inplace=False)]
+    """
+    return [
+        one
+        for one in model.modules()
+        if (isinstance(one, _DropoutNd) and one.p > 0.0)
+        or (isinstance(one, (nn.MultiheadAttention, nn.RNNBase)) and one.dropout > 0.0)
+    ]
+
+
+@contextmanager
+def dropout_on(model: nn.Module) -> Iterator[None]:
+    """Put the dropout layers of a model in eval mode into training mode, and back."""
+    # In eval mode an encoder layer may take torch's fast path, which has no dropout.
+    encoders = [one for one in model.modules() if isinstance(one, nn.TransformerEncoderLayer)]
+    layers = [one for one in (*dropout_layers(model), *encoders) if not one.training]
+    for one in layers:
+        set_training(one, True)
+    try:
+        yield
+    finally:
+        for one in layers:
+            set_training(one, False)
 
 
 @dataclass(frozen=True)
@@ -29,7 +62,7 @@ class MonteCarlo:
     2017); `predictive_entropy` = H[E_k p_k]; `conditional_entropy` = E_k H[p_k];
     `loss_minus_entropy` = E_k CE_k - E_k H[p_k]; `loss_plus_entropy` = E_k CE_k + E_k H[p_k]; the
     baselines of the RHO-LOSS code. H is the entropy in nats, E_k the mean over the passes. The
-    losses that are reported are those of the mean prediction, -log E_k p_k[y].
+    reported losses are those of the mean prediction, -log E_k p_k[y].
 
     Args:
         score: one of the five.
@@ -57,19 +90,22 @@ class MonteCarlo:
         if self.passes < 2:
             raise ValueError(f"MonteCarlo: passes must be at least 2, got {self.passes}")
 
-    def __call__(self, candidates: ScoringContext) -> Selected:
+    def __call__(self, context: ScoringContext) -> Selected:
         """Return the k rows with the highest score over the passes."""
         p, conditional, loss = torch.zeros(()), torch.zeros(()), torch.zeros(())
-        for logits in candidates.passes(self.passes):
-            entropy, ce = candidates.score_logits("entropy", logits)
-            p = p.to(logits.device) + logits.float().softmax(1) / self.passes
-            conditional = conditional.to(logits.device) + entropy / self.passes
-            loss = loss.to(logits.device) + ce / self.passes
+        seed = int(torch.randint(2**31, (), generator=context.generator))
+        with dropout_on(context.passes.module), seeded(context.ids.device, seed):
+            for _ in range(self.passes):
+                logits = context.passes.logits()
+                entropy, ce = context.score_logits("entropy", logits)
+                p = p.to(logits.device) + logits.float().softmax(1) / self.passes
+                conditional = conditional.to(logits.device) + entropy / self.passes
+                loss = loss.to(logits.device) + ce / self.passes
         predictive = -torch.special.xlogy(p, p).sum(1)
         scores = _FORMULAS[self.score](predictive, conditional, loss)
         # The softmax of log p is p, and the smallest normal number keeps the logarithm finite.
         log_p = p.clamp_min(torch.finfo(p.dtype).tiny).log()
-        return candidates.top(scores, candidates.score_logits("loss", log_p).losses)
+        return context.top(scores, context.score_logits("loss", log_p).losses)
 
 
 for _name in _FORMULAS:

@@ -51,9 +51,9 @@ class Fused:
         """Irreducible losses or all logits, if they are in the formula."""
         return needs_of_score(self.score)
 
-    def __call__(self, candidates: ScoringContext) -> Selected:
+    def __call__(self, context: ScoringContext) -> Selected:
         """Return the k rows with the highest score."""
-        return candidates.select(self.score)
+        return context.select(self.score)
 
 
 for _name in SCORES:

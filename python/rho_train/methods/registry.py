@@ -31,7 +31,7 @@ def register(
     Returns:
         A decorator for a function of `ScoringContext` that returns `Selected`, an object that is called
         like one, or a class of such objects, which is called without arguments for every Selector.
-        Methods with a state have `update(candidates, chosen)`, called after every selection, and
+        Methods with a state have `update(context, selected)`, called after every selection, and
         `state_dict` and `load_state_dict`.
 
     Raises:
@@ -42,9 +42,9 @@ def register(
         >>> import torch
         >>> from rho_train import Batch, Selector
         >>> @register("margin")
-        ... def margin(candidates):
-        ...     best, second = candidates.logits.topk(2).values.unbind(1)
-        ...     return candidates.top(second - best)
+        ... def margin(context):
+        ...     best, second = context.logits.topk(2).values.unbind(1)
+        ...     return context.top(second - best)
         >>> x = torch.tensor([[0.0, 3.0], [0.0, 1.0], [0.0, 2.0]])
         >>> batch = Batch(x, torch.tensor([0, 0, 0]), torch.tensor([7, 8, 9]))
         >>> Selector(k=2, method="margin")(torch.nn.Identity(), batch).ids

@@ -17,7 +17,7 @@ from rho_train.schedules import Schedule, value_at, values_of
 
 
 @register("uniform")
-def uniform(candidates: ScoringContext) -> Selected:
+def uniform(context: ScoringContext) -> Selected:
     """Draw k of the n points without replacement, each set with the same probability.
 
     No forward pass is made, so no losses are known. The baseline of every comparison.
@@ -29,8 +29,8 @@ def uniform(candidates: ScoringContext) -> Selected:
         >>> uniform(c).indices.sort().values
         tensor([0, 1, 2, 3])
     """
-    usable = candidates.usable
-    order = torch.randperm(len(usable), generator=candidates.generator)[: candidates.k]
+    usable = context.usable
+    order = torch.randperm(len(usable), generator=context.generator)[: context.k]
     indices = usable[order.to(usable.device)]
     return Selected(torch.zeros_like(indices, dtype=torch.float32), indices, None)
 
@@ -54,9 +54,9 @@ class GradNormSampling:
         (tensor([5, 5]), tensor([0.5000, 0.5000]))
     """
 
-    def __call__(self, candidates: ScoringContext) -> Selected:
+    def __call__(self, context: ScoringContext) -> Selected:
         """Return k draws and their weights."""
-        norms, losses = candidates.score("grad_norm")
+        norms, losses = context.score("grad_norm")
         # Ignored rows have the score -inf, invalid ones NaN; neither is drawn.
         usable = norms >= 0
         p = torch.where(usable, norms, 0.0).double().cpu()
@@ -66,12 +66,12 @@ class GradNormSampling:
         count = int(usable.sum())
         invalid = norms.isnan().sum()
         if count == 0:
-            none = torch.full((candidates.k,), -1, device=norms.device)
+            none = torch.full((context.k,), -1, device=norms.device)
             return Selected(
                 torch.full_like(none, -torch.inf, dtype=torch.float32), none, losses, invalid
             )
         p /= p.sum()
-        drawn = torch.multinomial(p, candidates.k, replacement=True, generator=candidates.generator)
+        drawn = torch.multinomial(p, context.k, replacement=True, generator=context.generator)
         weights = (1.0 / (count * p[drawn])).float().to(norms.device)
         drawn = drawn.to(norms.device)
         return Selected(norms[drawn], drawn, losses, invalid, weights)
@@ -114,10 +114,10 @@ class Boltzmann:
         """Irreducible losses or all logits, if they are in the score."""
         return needs_of_score(self.score)
 
-    def __call__(self, candidates: ScoringContext) -> Selected:
+    def __call__(self, context: ScoringContext) -> Selected:
         """Return the k rows with the highest score after the noise."""
-        temperature = value_at(self.temperature, candidates.step)
-        return candidates.select(self.score, temperature * candidates.gumbel())
+        temperature = value_at(self.temperature, context.step)
+        return context.select(self.score, temperature * context.gumbel())
 
 
 @register("selective_backprop")
@@ -148,11 +148,11 @@ class SelectiveBackprop:
                 f"SelectiveBackprop: power must be finite and at least 0, got {self.power}"
             )
 
-    def __call__(self, candidates: ScoringContext) -> Selected:
+    def __call__(self, context: ScoringContext) -> Selected:
         """Return the k rows that the power of the CDF drew."""
-        losses = candidates.score("loss").scores
+        losses = context.score("loss").scores
         usable = losses > -torch.inf
         ranked = losses[usable].sort().values
         cdf = torch.searchsorted(ranked, losses, right=True) / max(1, len(ranked))
-        scores = self.power * cdf.log() + candidates.gumbel()
-        return candidates.top(torch.where(losses.isnan(), torch.nan, scores))
+        scores = self.power * cdf.log() + context.gumbel()
+        return context.top(torch.where(losses.isnan(), torch.nan, scores))

@@ -202,7 +202,7 @@ def _measure_loader(
 
 
 def _cut(pool: list[Any], size: int) -> list[Any]:
-    return [part(one, slice(size)) for one in pool]
+    return [part(one, len(split(one, "plan").ids), slice(size)) for one in pool]
 
 
 def _ways(

@@ -19,7 +19,8 @@ from rho_train.dry_run import unchanged
 from rho_train.online import OnlineModel
 from rho_train.sampler import LargeBatchSampler
 from rho_train.scoring import device_of, logits_of, scoring_mode
-from rho_train.selector import LastSelection, Selector
+from rho_train.selection import LastSelection
+from rho_train.selector import Selector
 from rho_train.trainer.config import RunData
 
 # Limits of one batch: examples, and numbers in their inputs, of which a convolution makes many.
