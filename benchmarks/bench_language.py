@@ -132,7 +132,7 @@ class Losses:
             return models[-1]
 
         recipe = ILRecipe(epochs=IL_EPOCHS, batch_size=BATCH, lr=3e-3, seed=seed)
-        store = crossfit_il(make_model, data, 2, recipe, losses=losses)
+        store = crossfit_il(make_model, data, 2, recipe, loss_fn=losses)
         table = torch.empty(len(letters), LENGTH - 1)
         assert store.fold is not None
         with torch.inference_mode():

@@ -102,7 +102,7 @@ def check_labels(
 
     Args:
         where: the caller, named in errors.
-        labels: int64 (m,), of the points `ids`.
+        labels: int64 (m,), of the examples `ids`.
         ids: int64 (m,).
         classes: of the model; labels lie in [0, classes) or are `ignore_index`.
 

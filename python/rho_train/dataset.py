@@ -244,7 +244,7 @@ def _position(index: int, n: int) -> int:
 
 
 def _positions(indices: Sequence[int], n: int) -> Tensor:
-    # Large batches come here at every step: no Python for each point, and NumPy reads a list of
+    # Large batches come here at every step: no Python for each example, and NumPy reads a list of
     # integers ten times as fast as torch.
     ids = torch.from_numpy(np.array(indices, dtype=np.int64))
     if len(ids) == 0:

@@ -44,15 +44,15 @@ def dry_run(
     *,
     ignore_index: int = -100,
 ) -> tuple[Any, int]:
-    """Read a batch, run the model on it, and compare its classes with the labels of all points.
+    """Read a batch, run the model on it, and compare its classes with the labels of all examples.
 
     Args:
         where: the caller, named in errors.
         model: left as it was.
         dataset: that training will read.
         positions: int64 (b,), of the batch.
-        ids: int64 (m,), of all points that will be trained on or scored.
-        ignore_index: label of points without one.
+        ids: int64 (m,), of all examples that will be trained on or scored.
+        ignore_index: label of examples without one.
 
     Returns:
         The batch, on the device of the model, and the classes C of the model.
@@ -71,15 +71,15 @@ def dry_run(
     if logits.ndim != 2 or len(logits) != len(positions):
         raise ValueError(
             f"{where}: the model must return logits ({len(positions)}, C) for a batch of "
-            f"{len(positions)}, got {tuple(logits.shape)}; for points that are no classification "
-            "give losses="
+            f"{len(positions)}, got {tuple(logits.shape)}; for examples that are no classification "
+            "give loss_fn="
         )
     labels = dataset.labels
     shown = labels[fields.ids.cpu().long()]
     if fields.labels.shape != shown.shape or not torch.equal(fields.labels.cpu().long(), shown):
         raise ValueError(
             f"{where}: the labels that IndexedDataset shows are not those of its examples: of the "
-            f"points {fields.ids[:3].tolist()} it shows {shown[:3].tolist()}, and their batch has "
+            f"examples {fields.ids[:3].tolist()} it shows {shown[:3].tolist()}, and their batch has "
             f"{fields.labels[:3].tolist()}; pass the labels as they come out: IndexedDataset("
             "dataset, labels=labels)"
         )
@@ -109,8 +109,8 @@ def dry_run_losses(
             found = losses_of(where, scorer, batch, losses, len(positions))
     if not found.isfinite().any():
         raise ValueError(
-            f"{where}: none of the losses of the first {len(positions)} points is finite, got "
-            f"{found[:3].tolist()}; look at what losses= does with their labels"
+            f"{where}: none of the losses of the first {len(positions)} examples is finite, got "
+            f"{found[:3].tolist()}; look at what loss_fn= does with their labels"
         )
 
 

@@ -1,4 +1,4 @@
-"""What is known of each point, to see what a method selects (paper, Figure 3)."""
+"""What is known of each example, to see what a method selects (paper, Figure 3)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class ExampleFlags:
-    """Flags of all points of a data set by id, as one table that lies where the model is.
+    """Flags of all examples of a data set by id, as one table that lies where the model is.
 
     Args:
         flags: name to bool (N,), for example noisy, less_relevant, redundant.
@@ -40,7 +40,7 @@ class ExampleFlags:
         )
 
     def adding(self, **flags: Tensor) -> ExampleFlags:
-        """Return these flags and more of the same points."""
+        """Return these flags and more of the same examples."""
         here = {name: self.table[:, i] for i, name in enumerate(self.names)}
         return ExampleFlags({**here, **flags})
 
@@ -48,14 +48,14 @@ class ExampleFlags:
         return len(self.table)
 
     def get(self, name: str) -> Tensor | None:
-        """Return the flag `name` of all points, bool (N,), or None where it is not known."""
+        """Return the flag `name` of all examples, bool (N,), or None where it is not known."""
         return self.table[:, self.names.index(name)] if name in self.names else None
 
     def counts(self, ids: Tensor) -> Tensor:
-        """Return how many of the points `ids`, int64 (k,), have each flag: int64 (F,), not read."""
+        """Return how many of the examples `ids`, int64 (k,), have each flag: int64 (F,), not read."""
         return self.table[ids].sum(0)
 
     def shares(self, ids: Tensor) -> dict[str, float]:
-        """Return the share of the points `ids`, int64 (k,), with each flag; NaN for no points."""
+        """Return the share of the examples `ids`, int64 (k,), with each flag; NaN for no examples."""
         shares = self.counts(ids) / len(ids)
         return dict(zip(self.names, shares.tolist(), strict=True))

@@ -15,8 +15,8 @@ import torch
 def generator(seed: int, *stream: str | int) -> torch.Generator:
     """Return a CPU generator that depends on `seed` and the name of the stream alone.
 
-    Streams of one seed are unrelated: with plain `manual_seed(seed)` in two places, the points
-    that get a noisy label and the points that are held out would be drawn from the same numbers.
+    Streams of one seed are unrelated: with plain `manual_seed(seed)` in two places, the examples
+    that get a noisy label and the examples that are held out would be drawn from the same numbers.
 
     Raises:
         TypeError: `seed` is not an integer.

@@ -1,4 +1,4 @@
-"""The stream of large batches, reproducible from any point on."""
+"""The stream of large batches, reproducible from any batch on."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class LargeBatchSampler(Sampler[list[int]]):
     from the global generators of torch, NumPy or random: each batch brings them a seed of its own.
 
     Args:
-        ids_or_n: the number of points n, or the positions to draw from, integers (n,) without
+        ids_or_n: the number of examples n, or the positions to draw from, integers (n,) without
             repeats, for example the half that is not held out.
-        batch_size: n_B, the points of a large batch.
+        batch_size: n_B, the examples of a large batch.
         seed: the seed of the stream; the global generators are never touched.
         start: batches already consumed.
         rank, world: this process among those that share every large batch in `world` consecutive
             parts as even as can be: joined in the order of the ranks, the batches of one process.
 
     Raises:
-        ValueError: no points, repeated or negative positions, a batch size outside [1, n], a
-            negative start, a rank outside [0, world), or fewer points in a batch than ranks.
+        ValueError: no examples, repeated or negative positions, a batch size outside [1, n], a
+            negative start, a rank outside [0, world), or fewer examples in a batch than ranks.
         TypeError: an argument is not an integer, or the positions are not.
 
     Example:
@@ -67,10 +67,12 @@ class LargeBatchSampler(Sampler[list[int]]):
         self.seed = operator.index(seed)
         self.start = operator.index(start)
         if self.n < 1:
-            raise ValueError(f"LargeBatchSampler: there are no points to draw from (n = {self.n})")
+            raise ValueError(
+                f"LargeBatchSampler: there are no examples to draw from (n = {self.n})"
+            )
         if not 1 <= self.batch_size <= self.n:
             raise ValueError(
-                f"LargeBatchSampler: batch_size must lie in [1, {self.n}], the number of points, "
+                f"LargeBatchSampler: batch_size must lie in [1, {self.n}], the number of examples, "
                 f"got {self.batch_size}; choose a smaller large batch"
             )
         if self.start < 0:
@@ -89,12 +91,12 @@ class LargeBatchSampler(Sampler[list[int]]):
 
     @property
     def batches_per_epoch(self) -> int:
-        """Large batches in one pass over the points, floor(n / n_B)."""
+        """Large batches in one pass over the examples, floor(n / n_B)."""
         return self.n // self.batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
         for number, positions in enumerate(self._positions(), self.start):
-            # Other points than those of rank 0 must not get the same random transforms.
+            # Other examples than those of rank 0 must not get the same random transforms.
             rank = (self.rank,) if self.rank else ()
             seed = generator(self.seed, "transforms", number, *rank).initial_seed()
             begin, end = (self.batch_size * r // self.world for r in (self.rank, self.rank + 1))
@@ -150,11 +152,11 @@ def _as_positions(positions: Any) -> Tensor:
         tensor = torch.as_tensor(positions).cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
-            "LargeBatchSampler: the first argument must be the number of points or their "
+            "LargeBatchSampler: the first argument must be the number of examples or their "
             f"positions, got {type(positions).__name__}; of a data set, pass len(dataset)"
         ) from error
     if tensor.numel() == 0:
-        raise ValueError("LargeBatchSampler: there are no points to draw from (no positions)")
+        raise ValueError("LargeBatchSampler: there are no examples to draw from (no positions)")
     if tensor.dtype == torch.bool:
         raise TypeError(
             "LargeBatchSampler: positions must be integers, got a bool mask; "
@@ -173,6 +175,6 @@ def _as_positions(positions: Any) -> Tensor:
     if bool((ordered[1:] == ordered[:-1]).any()):
         raise ValueError(
             "LargeBatchSampler: positions must not repeat, since one large batch could then hold "
-            "a point twice; pass positions.unique()"
+            "an example twice; pass positions.unique()"
         )
     return tensor

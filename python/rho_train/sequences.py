@@ -1,4 +1,4 @@
-"""Language models: a point is a sequence of tokens, and its loss is the mean of theirs."""
+"""Language models: an example is a sequence of tokens, and its loss is the mean of theirs."""
 
 from __future__ import annotations
 

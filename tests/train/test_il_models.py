@@ -1,4 +1,4 @@
-"""Irreducible losses: no point is scored by a model that saw it, and the best epoch is kept."""
+"""Irreducible losses: no example is scored by a model that saw it, and the best epoch is kept."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ N = 60
 def make_data(seed: int = 0) -> IndexedDataset:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(N, 4, generator=generator)
-    # The first feature is the id itself, so that a model can tell which points it was shown.
+    # The first feature is the id itself, so that a model can tell which examples it was shown.
     x[:, 0] = torch.arange(N)
     return IndexedDataset(TensorDataset(x, torch.randint(0, 3, (N,), generator=generator)))
 
@@ -55,7 +55,7 @@ class Witness(nn.Module):
 
 
 @pytest.mark.parametrize("folds", [2, 3, 7])
-def test_cross_fit_never_scores_a_point_with_a_model_that_saw_it(folds: int) -> None:
+def test_cross_fit_never_scores_a_example_with_a_model_that_saw_it(folds: int) -> None:
     witnesses: list[Witness] = []
 
     def make(seed: int) -> nn.Module:
@@ -79,7 +79,7 @@ def test_copies_are_in_one_fold() -> None:
     assert fold is not None
     assert fold.unique().tolist() == [0, 1, 2]
     assert all(len(fold[groups == group].unique()) == 1 for group in groups.unique())
-    # Points that are all different are dealt out as without groups.
+    # Examples that are all different are dealt out as without groups.
     alone = crossfit_il(make_model, data, 3, recipe, groups=torch.arange(N) + 7)
     assert torch.equal(alone.il, crossfit_il(make_model, data, 3, recipe).il)
     with pytest.raises(ValueError, match=r"groups must have shape \(60,\).* got \(3,\)"):
@@ -88,7 +88,7 @@ def test_copies_are_in_one_fold() -> None:
         crossfit_il(make_model, data, 3, recipe, groups=torch.arange(N) % 2)
 
 
-def test_holdout_scores_exactly_the_other_points() -> None:
+def test_holdout_scores_exactly_the_other_examples() -> None:
     held_out = torch.tensor([3, 1, 59, 20])
     witness = Witness()
     store = holdout_il(lambda seed: witness, make_data(), held_out, ILRecipe(1, batch_size=1))
@@ -107,7 +107,7 @@ def test_il_is_the_loss_of_the_final_model_at_the_point() -> None:
     torch.testing.assert_close(store.il[20:], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_epoch_with_the_lowest_loss_on_the_target_points_is_kept() -> None:
+def test_the_epoch_with_the_lowest_loss_on_the_target_examples_is_kept() -> None:
     data, model = make_data(), make_model(0)
     train, target = torch.arange(20), torch.arange(20, N)
     by_epoch: list[float] = []
@@ -117,7 +117,7 @@ def test_the_epoch_with_the_lowest_loss_on_the_target_points_is_kept() -> None:
             by_epoch.append(float(score_examples(model, data, target).mean()))
         return False
 
-    # One step is one epoch of these 20 points.
+    # One step is one epoch of these 20 examples.
     best = train_il(model, data, train, target, ILRecipe(epochs=30, lr=0.05), on_step=watch)
     assert best.loss == min(by_epoch)
     assert best.epoch == 1 + by_epoch.index(best.loss)
@@ -144,7 +144,7 @@ def test_the_rate_decays_to_zero_over_all_epochs() -> None:
     recipe = ILRecipe(epochs=3, lr=0.3, schedule="linear", weight_decay=0.0)
     train_il(model, data, train, target, recipe, on_step=watch)
     optimizer = torch.optim.AdamW(by_hand.parameters(), weight_decay=0.0)
-    # One step is one epoch of these 20 points.
+    # One step is one epoch of these 20 examples.
     for weight, rate in zip(after, (0.3, 0.2, 0.1), strict=True):
         optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
@@ -167,7 +167,7 @@ def test_same_seed_same_bits_and_global_random_state_untouched() -> None:
     assert not torch.equal(one.il, other.il)
 
 
-def test_points_without_a_label_have_no_irreducible_loss() -> None:
+def test_examples_without_a_label_have_no_irreducible_loss() -> None:
     x, y = torch.randn(40, 4), torch.arange(40) % 3
     y[::4] = -100
     store = crossfit_il(make_model, IndexedDataset(TensorDataset(x, y)), 2, ILRecipe(epochs=2))
@@ -217,7 +217,7 @@ def test_seeds_are_averaged_in_float64_and_unknown_stays_unknown() -> None:
     other = pretrained_il(make_model(0), make_data(seed=1))
     with pytest.raises(ValueError, match=r"stores 0 and 1 belong to different .*labels differ"):
         average_il([seeds[0], other])
-    own = pretrained_il(make_model(0), data, losses=lambda model, batch: batch.x.sum(1))
+    own = pretrained_il(make_model(0), data, loss_fn=lambda model, batch: batch.x.sum(1))
     unnamed = replace(seeds[0], info={})
     assert average_il([unnamed, seeds[0]]).info["loss_function"] == "cross-entropy"
     with pytest.raises(ValueError, match="the stores hold different losses, .*cross-entropy"):
@@ -257,7 +257,7 @@ def test_augmentation_is_for_training_alone() -> None:
         with pytest.raises(ValueError, match="other inputs when it is read again"):
             compute()
     assert torch.equal(torch.get_rng_state(), state)
-    with pytest.raises(ValueError, match="augmented must have the points of dataset"):
+    with pytest.raises(ValueError, match="augmented must have the examples of dataset"):
         crossfit_il(make_model, plain, 2, recipe, augmented=make_data(seed=1))
 
 
@@ -270,13 +270,13 @@ def test_store_belongs_to_its_data() -> None:
 
 def test_bad_input_is_refused() -> None:
     data, model = make_data(), make_model(0)
-    with pytest.raises(ValueError, match=r"1 points are in train_ids and in target_ids.*id 5"):
+    with pytest.raises(ValueError, match=r"1 examples are in train_ids and in target_ids.*id 5"):
         train_il(model, data, torch.arange(6), torch.arange(5, N), ILRecipe(epochs=1))
     with pytest.raises(FloatingPointError, match="lower ILRecipe.lr"):
         train_il(model, data, torch.arange(6), torch.arange(6, N), ILRecipe(epochs=1, lr=1e38))
     with pytest.raises(ValueError, match=r"folds must lie in \[2, 60\], got 1"):
         crossfit_il(make_model, data, 1, ILRecipe())
-    with pytest.raises(ValueError, match="all 60 points are held out"):
+    with pytest.raises(ValueError, match="all 60 examples are held out"):
         holdout_il(make_model, data, torch.arange(N), ILRecipe())
 
 

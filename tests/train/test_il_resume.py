@@ -1,4 +1,4 @@
-"""Irreducible losses go on after a kill at any moment or on more ranks, and keep their bits."""
+"""Irreducible losses resume after a kill at any moment or on more ranks with the same bits."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def make(seed):
 
 torch.set_num_threads(1)
 out, done = Path(sys.argv[1]), []
-x = torch.randn(2000, 8, generator=torch.Generator().manual_seed(0))
+x = torch.randn(600, 8, generator=torch.Generator().manual_seed(0))
 data = IndexedDataset(TensorDataset(x, (x[:, 0] > 0).long()))
 train._CHECKPOINT_SECONDS = 0.0  # a checkpoint after every step
 rank = os.environ.get("RANK", "")
@@ -82,40 +82,53 @@ def bits(store: ILStore) -> tuple[list[int], dict[str, str]]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> ILStore:
     out = tmp_path_factory.mktemp("whole")
-    process = start(out)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+    finish(out)
     return ILStore.load(out / "il.safetensors")
 
 
+def kill(out: Path, file: str, seconds: float = 0.0) -> bool:
+    """Kill the program some seconds after it has written a file; return whether it still ran."""
+    process = start(out)
+    while process.poll() is None and not list(out.glob(f"work/model-{file}*.pt")):
+        time.sleep(0.001)
+    time.sleep(seconds)
+    process.kill()
+    _, errors = process.communicate(timeout=60)
+    assert not errors, errors
+    return process.returncode != 0
+
+
+def finish(out: Path, launcher: Sequence[str] = ()) -> None:
+    process = start(out, launcher)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+
+
+def test_a_killed_process_resumes(tmp_path: Path, whole: ILStore) -> None:
+    assert kill(tmp_path, "0/training")
+    finish(tmp_path)
+    assert bits(ILStore.load(tmp_path / "il.safetensors")) == bits(whole)
+
+
+@pytest.mark.slow
 def test_a_real_kill_at_random_moments(tmp_path: Path, whole: ILStore) -> None:
     moments, kills = random.Random(0), 0
     for file in ("0/training", "0/training", "0/best", "0/losses", "1/training", "1/losses"):
-        process = start(tmp_path)
-        while process.poll() is None and not list(tmp_path.glob(f"work/model-{file}*.pt")):
-            time.sleep(0.001)
-        time.sleep(moments.uniform(0, 0.05))
-        process.kill()
-        _, errors = process.communicate(timeout=60)
-        assert not errors, errors
-        kills += process.returncode != 0
-    process = start(tmp_path)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+        kills += kill(tmp_path, file, moments.uniform(0, 0.05))
+    finish(tmp_path)
     assert kills >= 4
     assert bits(ILStore.load(tmp_path / "il.safetensors")) == bits(whole)
 
 
+@pytest.mark.slow
 def test_ranks_share_the_work_and_give_the_same_bits(tmp_path: Path, whole: ILStore) -> None:
     ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    process = start(tmp_path, ranks)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+    finish(tmp_path, ranks)
     for rank in range(2):
         assert bits(ILStore.load(tmp_path / f"il{rank}.safetensors")) == bits(whole)
         done = (tmp_path / f"done{rank}").read_text().split()
-        # One of two models, three epochs of 31 steps; half of 2 x ceil(1000 / 32) pieces.
-        assert (done.count("step"), done.count("piece")) == (93, 32)
+        # One of two models, three epochs of 9 steps; half of 2 x ceil(300 / 32) pieces.
+        assert (done.count("step"), done.count("piece")) == (27, 10)
 
 
 N = 200
@@ -226,7 +239,7 @@ def test_finished_work_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Mon
         raise AssertionError("a model was trained or asked again")
 
     monkeypatch.setattr(train._Fit, "run", fail)
-    monkeypatch.setattr(score, "scoring", fail)
+    monkeypatch.setattr(score, "scoring_mode", fail)
     assert bits(by_crossfit(tmp_path, again)) == bits(one)
     assert again.steps == first.steps
 
@@ -275,7 +288,7 @@ def test_a_folder_of_other_work_is_refused(tmp_path: Path) -> None:
             (
                 "loss_function",
                 lambda own=own: holdout_il(  # type: ignore[misc]
-                    make_model, make_data(), held_out, RECIPE, losses=own, folder=tmp_path
+                    make_model, make_data(), held_out, RECIPE, loss_fn=own, folder=tmp_path
                 ),
             )
         )
@@ -286,15 +299,15 @@ def test_a_folder_of_other_work_is_refused(tmp_path: Path) -> None:
             piece.write_bytes(content) if what == "weights" else piece.unlink(missing_ok=True)
         with pytest.raises(ValueError, match=f"belongs to a run with another {what}"):
             compute()
-    # Fewer points may be scored at once, as after a kill for lack of memory.
+    # Fewer examples may be scored at once, as after a kill for lack of memory.
     fewer = replace(RECIPE, scoring_batch=4)
     holdout_il(make_model, make_data(), held_out, fewer, folder=tmp_path)
     with_own = tmp_path / "own"
-    first = holdout_il(make_model, make_data(), held_out, RECIPE, losses=losses, folder=with_own)
+    first = holdout_il(make_model, make_data(), held_out, RECIPE, loss_fn=losses, folder=with_own)
     assert first.info["loss_function"] == "other_loss(power=2.0)"
     for own in (None, other_loss, partial(other_loss, power=3.0)):
         with pytest.raises(ValueError, match="belongs to a run with another loss_function"):
-            holdout_il(make_model, make_data(), held_out, RECIPE, losses=own, folder=with_own)
+            holdout_il(make_model, make_data(), held_out, RECIPE, loss_fn=own, folder=with_own)
     # The same labels with other inputs, as after another normalisation.
     with pytest.raises(ValueError, match="unfinished irreducible losses of other inputs: 64 of 64"):
         holdout_il(make_model, with_other_inputs(), held_out, RECIPE, folder=tmp_path)

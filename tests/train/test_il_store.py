@@ -299,5 +299,5 @@ def test_what_has_no_lowest_share() -> None:
     store = ILStore(torch.tensor([1.0, torch.nan]), {"n": "2", "labels": "none", "ids": "position"})
     with pytest.raises(ValueError, match=r"share must lie in \(0, 1\], got 1.5"):
         store.lowest(1.5)
-    with pytest.raises(ValueError, match="of 2 points 1 have no irreducible loss"):
+    with pytest.raises(ValueError, match="of 2 examples 1 have no irreducible loss"):
         store.lowest(0.5, torch.tensor([0, 1]))

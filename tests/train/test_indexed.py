@@ -238,7 +238,7 @@ def by_tuple(samples: list[Any]) -> Any:
         ("dicts", lambda samples: Encoding(default_collate(samples))),
     ],
 )
-def test_ids_lead_back_to_their_points_through_collate_and_selection(
+def test_ids_lead_back_to_their_examples_through_collate_and_selection(
     examples: str, collate: Any
 ) -> None:
     source: Any = TensorDataset(X, Y)

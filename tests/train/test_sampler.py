@@ -26,9 +26,9 @@ def test_resuming_anywhere_equals_the_uninterrupted_stream(
 ) -> None:
     batch_size = data.draw(st.integers(1, n))
     start = data.draw(st.integers(0, 3 * (n // batch_size) + 1))
-    points = torch.arange(n) * 3 + 5 if subset else n
-    whole = first(start + 7, points, batch_size, seed=seed)
-    assert first(7, points, batch_size, seed=seed, start=start) == whole[start:]
+    examples = torch.arange(n) * 3 + 5 if subset else n
+    whole = first(start + 7, examples, batch_size, seed=seed)
+    assert first(7, examples, batch_size, seed=seed, start=start) == whole[start:]
 
 
 @deterministic
@@ -42,7 +42,7 @@ def test_ranks_share_the_batches_of_one_process(data: st.DataObject, n: int, see
     assert joined == first(3, n, batch_size, seed=seed)
     sizes = {len(part) for parts in shares for part in parts}
     assert max(sizes) - min(sizes) <= 1
-    # Random transforms of other points are other ones.
+    # Random transforms of other examples are other ones.
     assert len({part.seed for part in shares[0]}) == world
 
 
@@ -52,15 +52,15 @@ def test_every_epoch_is_disjoint_and_full(
     data: st.DataObject, n: int, seed: int, subset: bool
 ) -> None:
     batch_size = data.draw(st.integers(1, n))
-    points = [7 * i + 2 for i in range(n)] if subset else range(n)
-    sampler = LargeBatchSampler(points if subset else n, batch_size, seed=seed)
+    examples = [7 * i + 2 for i in range(n)] if subset else range(n)
+    sampler = LargeBatchSampler(examples if subset else n, batch_size, seed=seed)
     stream = iter(sampler)
     for _ in range(3):
         batches = [next(stream) for _ in range(sampler.batches_per_epoch)]
         assert {len(batch) for batch in batches} == {batch_size}
-        drawn = {point for batch in batches for point in batch}
+        drawn = {example for batch in batches for example in batch}
         assert len(drawn) == n // batch_size * batch_size
-        assert drawn <= set(points)
+        assert drawn <= set(examples)
 
 
 def test_epochs_and_seeds_are_shuffled_differently() -> None:
@@ -69,7 +69,7 @@ def test_epochs_and_seeds_are_shuffled_differently() -> None:
     assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
 
 
-def test_every_point_is_equally_likely_in_a_first_batch() -> None:
+def test_every_example_is_equally_likely_in_a_first_batch() -> None:
     drawn = torch.tensor([first(1, 10, 5, seed=seed)[0] for seed in range(2000)])
     counts = torch.bincount(drawn.flatten(), minlength=10)
     # Each count is binomial with mean 1000 and variance 500.
@@ -127,7 +127,7 @@ def test_the_global_generators_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("points", "options", "error", "message"),
+    ("examples", "options", "error", "message"),
     [
         (10, {"batch_size": 11}, ValueError, r"batch_size must lie in \[1, 10\].*got 11"),
         (10, {"batch_size": 0}, ValueError, r"batch_size must lie in \[1, 10\].*got 0"),
@@ -135,9 +135,9 @@ def test_the_global_generators_are_left_alone() -> None:
         (10, {"start": -1}, ValueError, "start must be at least 0, got -1"),
         (10, {"rank": 2, "world": 2}, ValueError, r"rank must lie in \[0, 2\).*got 2"),
         (10, {"world": 9}, ValueError, "cannot be shared among 9 ranks"),
-        (0, {}, ValueError, "no points"),
-        (-3, {}, ValueError, "no points"),
-        ([], {}, ValueError, "no points"),
+        (0, {}, ValueError, "no examples"),
+        (-3, {}, ValueError, "no examples"),
+        ([], {}, ValueError, "no examples"),
         ([3, 4, 3, 1, 0], {}, ValueError, "must not repeat"),
         ([3, 4, -1, 1, 0], {}, ValueError, "at least 0, got -1"),
         (torch.ones(8, dtype=torch.bool), {}, TypeError, r"mask\.nonzero"),
@@ -147,10 +147,10 @@ def test_the_global_generators_are_left_alone() -> None:
     ],
 )
 def test_bad_arguments_are_refused(
-    points: Any, options: dict[str, Any], error: type[Exception], message: str
+    examples: Any, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        LargeBatchSampler(points, **({"batch_size": 4, "seed": 0} | options))
+        LargeBatchSampler(examples, **({"batch_size": 4, "seed": 0} | options))
 
 
 def test_loading_without_ids_is_refused() -> None:

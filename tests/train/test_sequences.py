@@ -1,4 +1,4 @@
-"""Points that are no classification: sequences of tokens, and losses that a function gives."""
+"""Examples that are no classification: sequences of tokens, and losses that a function gives."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def test_irreducible_losses_of_sequences_tell_noise_from_what_can_be_learnt(
     tmp_path: Path,
 ) -> None:
     data, noisy = texts()
-    store = crossfit_il(Bigrams, data, 2, RECIPE, losses=next_token)
+    store = crossfit_il(Bigrams, data, 2, RECIPE, loss_fn=next_token)
     assert store.known.all()
     assert store.info["loss_function"] == "next_token"
     # Random tokens cost log C, the others next to nothing.
@@ -245,7 +245,7 @@ def test_irreducible_losses_of_sequences_tell_noise_from_what_can_be_learnt(
 def test_the_labels_of_data_without_classes_are_part_of_what_a_store_is_of(tmp_path: Path) -> None:
     tokens = texts()[0].dataset.tensors[0]
     store = pretrained_il(
-        Bigrams(0), IndexedDataset(TensorDataset(tokens, tokens)), losses=next_token
+        Bigrams(0), IndexedDataset(TensorDataset(tokens, tokens)), loss_fn=next_token
     )
     store.save(tmp_path / "il.safetensors")
     # The first half is a prompt now.
@@ -264,15 +264,17 @@ def test_a_finished_model_scores_sequences_in_pieces(tmp_path: Path) -> None:
     model = Bigrams(seed=3)
     tokens = data.dataset.tensors[0]
     wanted = truth(model(tokens)[:, :-1].detach(), tokens[:, 1:])
-    store = pretrained_il(model, data, losses=next_token, batch_size=7, folder=tmp_path)
+    store = pretrained_il(model, data, loss_fn=next_token, batch_size=7, folder=tmp_path)
     torch.testing.assert_close(store.il, wanted.float())
     again = score_examples(
-        model, data, torch.arange(400), losses=next_token, batch_size=7, folder=tmp_path
+        model, data, torch.arange(400), loss_fn=next_token, batch_size=7, folder=tmp_path
     )
     assert torch.equal(again, store.il)
     # Pieces of another function are not its own.
     with pytest.raises(ValueError, match="another loss_function"):
-        score_examples(model, data, torch.arange(400), losses=losses, batch_size=7, folder=tmp_path)
+        score_examples(
+            model, data, torch.arange(400), loss_fn=losses, batch_size=7, folder=tmp_path
+        )
 
 
 def test_an_online_model_learns_by_the_same_losses() -> None:
@@ -350,7 +352,7 @@ def asks_for_logits(context: ScoringContext) -> Selected:
             r"ids must lie in \[0, 120\), got 138; il must have one row an example",
         ),
         (
-            lambda: crossfit_il(Bigrams, texts()[0], 2, RECIPE, losses=mean),
+            lambda: crossfit_il(Bigrams, texts()[0], 2, RECIPE, loss_fn=mean),
             ValueError,
             r"train_il: loss_fn must return the loss of each example, floating point \(20,\)",
         ),
@@ -358,15 +360,15 @@ def asks_for_logits(context: ScoringContext) -> Selected:
             lambda: pretrained_il(
                 Bigrams(0),
                 texts()[0],
-                losses=lambda _, batch: torch.full((len(batch.x),), torch.nan),
+                loss_fn=lambda _, batch: torch.full((len(batch.x),), torch.nan),
             ),
             ValueError,
-            "none of the losses of the first 32 points is finite",
+            "none of the losses of the first 32 examples is finite",
         ),
         (
             lambda: crossfit_il(Bigrams, texts()[0], 2, RECIPE),
             ValueError,
-            r"must return logits \(20, C\).*got \(20, 12, 11\); for .* give losses=",
+            r"must return logits \(20, C\).*got \(20, 12, 11\); for .* give loss_fn=",
         ),
     ],
 )

@@ -13,7 +13,7 @@ from rho_train.il.store import ILStore
 def average_il(stores: Sequence[ILStore]) -> ILStore:
     """Average the irreducible losses of several seeds: il_i = (1/S) sum_s il_i^(s), in float64.
 
-    A point that any of the stores does not know stays unknown. `fold` is kept where all agree,
+    An example that any of the stores does not know stays unknown. `fold` is kept where all agree,
     input checksums where all have them; `info` has the texts of all, "seconds" their sum.
 
     Raises:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ from rho_train.batch import inputs_of
 from rho_train.dataset import IndexedDataset, check_indexed, fingerprint
 from rho_train.files import atomic_write
 from rho_train.rng import generator, global_seed
+from rho_train.run_folder import RunFolder
 
 _COUNT = 64
 _VALUES = 32  # of an array that may differ by a tolerance
@@ -142,13 +142,15 @@ def differences(one: InputChecksums, other: InputChecksums) -> list[int]:
     return [place for place, (a, b) in enumerate(pairs) if not same(a, b)]
 
 
-def check_folder(folder: Path, found: InputChecksums) -> None:
+def check_folder(folder: RunFolder, found: InputChecksums) -> None:
     """Write checksums into a folder of unfinished work, or compare them with those in it.
 
     Raises:
         ValueError: the folder holds work on other inputs.
         OSError: the folder cannot be written.
     """
+    if folder.path is None:
+        return
     path = folder / "inputs.json"
     if not path.exists():
         atomic_write(path, to_json(found))
@@ -157,7 +159,7 @@ def check_folder(folder: Path, found: InputChecksums) -> None:
     count = len(differences(before, found)) if len(before) == len(found) else len(before)
     if count:
         raise ValueError(
-            f"{folder} holds unfinished irreducible losses of other inputs: {count} of "
+            f"{folder.path} holds unfinished irreducible losses of other inputs: {count} of "
             f"{len(before)} examples differ; give the data set that they are of, or delete "
             "the folder"
         )

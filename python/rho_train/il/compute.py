@@ -1,4 +1,4 @@
-"""Irreducible losses by models that do not train on the points that they score."""
+"""Irreducible losses by models that do not train on the examples that they score."""
 
 from __future__ import annotations
 
@@ -13,20 +13,15 @@ from rho_train.checks import check_ids
 from rho_train.dataset import IndexedDataset, check_indexed, fingerprint
 from rho_train.distributed import rank_and_world
 from rho_train.dry_run import dry_run, dry_run_losses
-from rho_train.files import make_folder
-from rho_train.il.checksums import InputChecksums, check_folder, unaugmented_checksums
+from rho_train.identity import module_digest
+from rho_train.il.checksums import check_folder, unaugmented_checksums
 from rho_train.il.recipe import ILRecipe
-from rho_train.il.score import (
-    SCORING_BATCH,
-    loss_identity,
-    score_examples,
-    wait_for,
-    weights_sha256,
-)
+from rho_train.il.score import SCORING_BATCH, loss_identity, score_examples, wait_for
 from rho_train.il.store import ILStore
-from rho_train.il.train import ILFit, best_path, train_il
+from rho_train.il.train import BEST, ILFit, train_il
 from rho_train.progress import OnStep, no_op
 from rho_train.rng import generator
+from rho_train.run_folder import RunFolder
 from rho_train.scoring import LossFunction
 
 MakeModel = Callable[[int], nn.Module]
@@ -39,40 +34,39 @@ def holdout_il(
     holdout_ids: Tensor,
     recipe: ILRecipe,
     *,
-    losses: LossFunction | None = None,
+    loss_fn: LossFunction | None = None,
     augmented: IndexedDataset | None = None,
     folder: str | Path | None = None,
     on_step: OnStep = no_op,
 ) -> ILStore:
-    """Train on a holdout and score every other point (paper, section 3).
+    """Train on a holdout and score every other example (paper, section 3).
 
-    The irreducible loss of the held-out points themselves stays unknown (NaN): train the target
+    The irreducible loss of the held-out examples themselves stays unknown (NaN): train the target
     on the others.
 
     Args:
         make_model: builds the model from `recipe.seed`.
-        dataset: all points, without augmentation (paper, Appendix B).
-        holdout_ids: int64 (m,), the points to train on.
-        recipe: how.
-        losses: for points that are no classification, see `Selector`.
-        augmented: the same points with augmentation, to train on, see `train_il`.
-        folder: for checkpoints, see `train_il` and `score_examples`: after a kill the same call goes
-            on and gives the same bits; under an initialised process group the ranks share the
-            work. Delete it when the store is saved.
+        dataset: all examples, without augmentation (paper, Appendix B).
+        holdout_ids: int64 (m,), the examples to train on.
+        recipe: how the model is trained.
+        loss_fn: for examples that are no classification, see `Selector`.
+        augmented: the same examples with augmentation, to train on, see `train_il`.
+        folder: for checkpoints: after a kill the same call resumes and gives the same bits; under
+            an initialised process group the ranks share the work. Delete it when the store is
+            saved.
         on_step: called with the number of training steps that were made; returns whether to stop.
 
     Raises:
-        TypeError, IndexError, ValueError: the ids, the data or the model do not fit, see `train_il`;
-            the holdout holds all points; `dataset` gives other inputs when it is read again;
-            `make_model` returns one model for two folds; or the folder belongs to other work.
+        TypeError, IndexError, ValueError: the ids, the data or the model do not fit, see
+            `train_il`; the holdout has all examples; `dataset` gives other inputs when it is read
+            again; `make_model` returns one model for two folds; or the folder has other work.
         OSError: the folder cannot be written.
         Stopped: `on_step` asked for it.
 
     Example:
-        >>> from rho_train import models
         >>> from torch.utils.data import TensorDataset
         >>> data = IndexedDataset(TensorDataset(torch.rand(40, 2), torch.arange(40) % 2))
-        >>> make = lambda seed: models.mlp(2, [8], 2, seed=seed)
+        >>> make = lambda seed: nn.Linear(2, 2)
         >>> store = holdout_il(make, data, torch.arange(20), ILRecipe(epochs=1))
         >>> int(store.known.sum())
         20
@@ -82,17 +76,20 @@ def holdout_il(
     check_ids("holdout_il", "holdout_ids", holdout_ids, n)
     held_out = torch.zeros(n, dtype=torch.bool)
     held_out[holdout_ids] = True
-    targets = (~held_out).nonzero().flatten()
-    if len(targets) == 0:
+    if held_out.all():
         raise ValueError(
-            f"holdout_il: all {n} points are held out; leave some, half is a good start"
+            f"holdout_il: all {n} examples are held out; leave some, half is a good start"
         )
-    inputs = _inputs("holdout_il", dataset, folder)
-    job = (recipe.seed, held_out.nonzero().flatten(), targets)
-    il, info = _compute(
-        "holdout", make_model, dataset, augmented, [job], recipe, losses, folder, on_step
+    return _by_folds(
+        "holdout",
+        make_model,
+        dataset,
+        [(held_out, ~held_out)],
+        recipe,
+        loss_fn=loss_fn,
+        augmented=augmented,
+        folder=RunFolder(folder, where="holdout_il", on_step=on_step),
     )
-    return ILStore(il, fingerprint(dataset), info=info, input_checksums=inputs)
 
 
 def crossfit_il(
@@ -101,29 +98,28 @@ def crossfit_il(
     folds: int,
     recipe: ILRecipe,
     *,
-    losses: LossFunction | None = None,
+    loss_fn: LossFunction | None = None,
     groups: Tensor | None = None,
     augmented: IndexedDataset | None = None,
     folder: str | Path | None = None,
     on_step: OnStep = no_op,
 ) -> ILStore:
-    """Score every point with a model that never saw it, without a holdout (paper, Appendix A).
+    """Score every example with a model that never saw it, without a holdout (paper, Appendix A).
 
-    Model f trains on all folds but f and scores fold f; ids are global everywhere, so no point
-    can be scored by a model that trained on it. `fold` of the store says which model scored which
-    point. Points with the same number in `groups`, int64 (n,), are in one fold: copies of a point
-    need that, else a model has seen what it scores. The other arguments are as in `holdout_il`;
-    fold f starts from `recipe.seed + f`.
+    Model f trains on all folds but f and scores fold f, so no example is scored by a model that
+    trained on it; `fold` of the store says which model scored which example. Examples with the same
+    number in `groups`, int64 (n,), are in one fold. Copies of an example need that, else a model
+    has seen what it scores. The other arguments are as in `holdout_il`; fold f starts from
+    `recipe.seed + f`.
 
     Raises:
-        ValueError: fewer than 2 folds, more folds than points or groups, or groups of another
+        ValueError: fewer than 2 folds, more folds than examples or groups, or groups of another
             shape; otherwise as `holdout_il`.
 
     Example:
-        >>> from rho_train import models
         >>> from torch.utils.data import TensorDataset
         >>> data = IndexedDataset(TensorDataset(torch.rand(40, 2), torch.arange(40) % 2))
-        >>> make = lambda seed: models.mlp(2, [8], 2, seed=seed)
+        >>> make = lambda seed: nn.Linear(2, 2)
         >>> bool(crossfit_il(make, data, 2, ILRecipe(epochs=1)).known.all())
         True
     """
@@ -134,35 +130,38 @@ def crossfit_il(
     count, group = _numbered(groups, n)
     if count < folds:
         raise ValueError(f"crossfit_il: {folds} folds need as many groups, got {count}")
-    inputs = _inputs("crossfit_il", dataset, folder)
     order = torch.randperm(count, generator=generator(recipe.seed, "cross-fit folds"))
     fold_of = torch.empty(count, dtype=torch.int16)
     fold_of[order] = (torch.arange(count) % folds).to(torch.int16)
     fold = fold_of[group]
-    jobs = [
-        (recipe.seed + f, (fold != f).nonzero().flatten(), (fold == f).nonzero().flatten())
-        for f in range(folds)
-    ]
-    kind = f"cross-fit, {folds} folds"
-    il, info = _compute(kind, make_model, dataset, augmented, jobs, recipe, losses, folder, on_step)
-    return ILStore(il, fingerprint(dataset), fold=fold, info=info, input_checksums=inputs)
+    return _by_folds(
+        f"cross-fit, {folds} folds",
+        make_model,
+        dataset,
+        [(fold != f, fold == f) for f in range(folds)],
+        recipe,
+        loss_fn=loss_fn,
+        augmented=augmented,
+        folder=RunFolder(folder, where="crossfit_il", on_step=on_step),
+        fold=fold,
+    )
 
 
 def pretrained_il(
     model: nn.Module,
     dataset: IndexedDataset,
     *,
-    losses: LossFunction | None = None,
+    loss_fn: LossFunction | None = None,
     batch_size: int = SCORING_BATCH,
     folder: str | Path | None = None,
     on_step: OnStep = no_op,
 ) -> ILStore:
-    """Score every point with a model that was trained elsewhere.
+    """Score every example with a model that was trained elsewhere.
 
-    It must not have seen these points, or their losses are memorised, not irreducible. A model
+    It must not have seen these examples, or their losses are memorised, not irreducible. A model
     trained for something else is a poor choice (Deng et al. 2023, table 7: zero-shot CLIP is worse
-    than a small model trained on a holdout). Arguments and errors are those of `score_examples`, and
-    a ValueError when `dataset` gives other inputs when it is read again.
+    than a small model trained on a holdout). Arguments and errors are those of `score_examples`,
+    and a ValueError when `dataset` gives other inputs when it is read again.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -173,16 +172,17 @@ def pretrained_il(
     started = time.perf_counter()
     check_indexed("pretrained_il", dataset)
     ids = torch.arange(len(dataset))
-    if losses is None:
+    if loss_fn is None:
         dry_run("pretrained_il", model, dataset, ids[:32], ids)
     else:
-        dry_run_losses("pretrained_il", model, dataset, ids[:32], losses)
-    inputs = _inputs("pretrained_il", dataset, folder)
+        dry_run_losses("pretrained_il", model, dataset, ids[:32], loss_fn)
+    inputs = unaugmented_checksums(dataset)
+    check_folder(RunFolder(folder, where="pretrained_il"), inputs)
     il = score_examples(
         model,
         dataset,
         ids,
-        losses=losses,
+        loss_fn=loss_fn,
         batch_size=batch_size,
         folder=folder,
         on_step=on_step,
@@ -190,112 +190,103 @@ def pretrained_il(
     info = {
         "kind": "pretrained",
         **_describe(model),
-        **loss_identity(losses),
-        "weights_sha256": weights_sha256(model),
+        **loss_identity(loss_fn),
+        "weights_sha256": module_digest(model),
         "seconds": f"{time.perf_counter() - started:.3f}",
     }
     return ILStore(il, fingerprint(dataset), info=info, input_checksums=inputs)
 
 
 def _numbered(groups: Tensor | None, n: int) -> tuple[int, Tensor]:
-    """Return how many groups there are, and the number from 0 on of that of each point."""
+    """Return the number of groups, and the group of each example, counted from 0."""
     if groups is None:
         return n, torch.arange(n)
     if groups.shape != (n,):
         raise ValueError(
-            f"crossfit_il: groups must have shape ({n},), one number a point, got "
+            f"crossfit_il: groups must have shape ({n},), one number an example, got "
             f"{tuple(groups.shape)}"
         )
     found, group = groups.unique(return_inverse=True)  # type: ignore[no-untyped-call]
     return len(found), group
 
 
-def _compute(
+def _by_folds(
     kind: str,
     make_model: MakeModel,
     dataset: IndexedDataset,
-    augmented: IndexedDataset | None,
-    jobs: Sequence[tuple[int, Tensor, Tensor]],
+    folds: Sequence[tuple[Tensor, Tensor]],
     recipe: ILRecipe,
-    losses: LossFunction | None,
-    folder: str | Path | None,
-    on_step: OnStep,
-) -> tuple[Tensor, dict[str, str]]:
-    """Train a model for each (seed, train_ids, target_ids) and score its target_ids."""
-    rank, world = rank_and_world() if folder is not None else (0, 1)
+    *,
+    loss_fn: LossFunction | None,
+    augmented: IndexedDataset | None,
+    folder: RunFolder,
+    fold: Tensor | None = None,
+) -> ILStore:
+    """Train a model for each (train, target), masks of the examples, and score its target."""
+    inputs = unaugmented_checksums(dataset)
+    check_folder(folder, inputs)
+    rank, world = (0, 1) if folder.path is None else rank_and_world()
+    jobs = [(train.nonzero().flatten(), target.nonzero().flatten()) for train, target in folds]
     latest: tuple[int, nn.Module] | None = None
 
     def fit(index: int, on_step: OnStep) -> tuple[nn.Module, ILFit]:
         nonlocal latest
-        seed, train, target = jobs[index]
-        model = make_model(seed)
+        model = make_model(recipe.seed + index)
         if latest is not None and latest[0] != index and latest[1] is model:
             raise ValueError(
                 "make_model must build a new model for every fold, got the same one twice: it "
-                "would score points that it has trained on"
+                "would score examples that it has trained on"
             )
         latest = index, model
-        path = _model_folder(folder, index)
         return model, train_il(
             model,
             dataset,
-            train,
-            target,
+            *jobs[index],
             recipe,
-            losses=losses,
+            loss_fn=loss_fn,
             augmented=augmented,
-            folder=path,
+            folder=path(index),
             on_step=on_step,
         )
 
+    def path(index: int) -> Path | None:
+        return None if folder.path is None else folder / f"model-{index}"
+
     if world > 1:
         for index in range(rank, len(jobs), world):
-            fit(index, on_step)
+            fit(index, folder.step)
     il = torch.full((len(dataset),), torch.nan)
     fits, weights, seconds = [], [], 0.0
-    for index, (_, _, target) in enumerate(jobs):
-        path = _model_folder(folder, index)
-        if world > 1 and path is not None:
-            wait_for(best_path(path), on_step)
+    for index, (_, target) in enumerate(jobs):
+        if world > 1:
+            wait_for(folder / f"model-{index}" / BEST, folder.step)
         # Steps that this rank has reported above are not reported again.
         reported = world > 1 and index % world == rank
-        model, result = fit(index, (lambda _: on_step(0)) if reported else on_step)
+        model, result = fit(index, (lambda _: folder.step(0)) if reported else folder.step)
         started = time.perf_counter()
         il[target] = score_examples(
             model,
             dataset,
             target,
-            losses=losses,
+            loss_fn=loss_fn,
             batch_size=recipe.scoring_batch,
-            folder=path,
-            on_step=on_step,
+            folder=path(index),
+            on_step=folder.step,
         )
         seconds += result.seconds + time.perf_counter() - started
         fits.append(result)
-        weights.append(weights_sha256(model))
-    return il, {
+        weights.append(module_digest(model))
+    info = {
         "kind": kind,
         **_describe(model),
         "weights_sha256": ", ".join(weights),
         "recipe": repr(recipe),
-        **loss_identity(losses),
+        **loss_identity(loss_fn),
         "holdout_loss": ", ".join(f"{fit.loss:.6f}" for fit in fits),
         "best_epoch": ", ".join(str(fit.epoch) for fit in fits),
         "seconds": f"{seconds:.3f}",
     }
-
-
-def _inputs(where: str, dataset: IndexedDataset, folder: str | Path | None) -> InputChecksums:
-    """Return the input checksums of a data set, and compare them with those in the folder."""
-    found = unaugmented_checksums(dataset)
-    if folder is not None:
-        make_folder(Path(folder), where)
-        check_folder(Path(folder), found)
-    return found
-
-
-def _model_folder(folder: str | Path | None, index: int) -> Path | None:
-    return None if folder is None else Path(folder) / f"model-{index}"
+    return ILStore(il, fingerprint(dataset), fold, info, inputs)
 
 
 def _describe(model: nn.Module) -> dict[str, str]:

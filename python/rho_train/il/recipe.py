@@ -18,13 +18,13 @@ class ILRecipe:
     decays, fewer epochs give losses as low or lower than the constant rate of the paper.
 
     Args:
-        epochs: passes over the points that the IL model trains on.
-        batch_size: points a step.
+        epochs: passes over the examples that the IL model trains on.
+        batch_size: examples a step.
         lr: AdamW learning rate at the start.
         schedule: `constant`, or a decay to zero over all steps: `linear`, or half a `cosine`.
         weight_decay: of AdamW.
         seed: of initial weights, order and folds.
-        scoring_batch: points that are scored at once; less takes less memory.
+        scoring_batch: examples that are scored at once; less takes less memory.
     """
 
     epochs: int = 20
@@ -40,6 +40,6 @@ class ILRecipe:
         check_adamw("ILRecipe", self.lr, self.weight_decay)
         check_schedule("ILRecipe", self.schedule)
 
-    def steps(self, points: int) -> int:
-        """Return the training steps for a number of points."""
-        return self.epochs * (points // min(self.batch_size, points))
+    def steps(self, examples: int) -> int:
+        """Return the training steps for a number of examples."""
+        return self.epochs * (examples // min(self.batch_size, examples))

@@ -95,14 +95,14 @@ class ILStore:
         return ~torch.isnan(self.il)
 
     def lowest(self, share: float, ids: Tensor | None = None) -> Tensor:
-        """Return the points with the lowest irreducible losses, to train on them and no others.
+        """Return the examples with the lowest irreducible losses, to train on them and no others.
 
         A filter that costs a step nothing, against which a selection at every step must hold its
         own: `torch.utils.data.Subset(data, store.lowest(0.6))`.
 
         Args:
-            share: of the points, in (0, 1].
-            ids: int64 (n,), the points to choose from, all with an IL; None: all that have one.
+            share: of the examples, in (0, 1].
+            ids: int64 (n,), the examples to choose from, all with an IL; None: all that have one.
 
         Returns:
             ids int64 (round(share * n),), ascending; of equal losses those of the lower ids.
@@ -117,22 +117,22 @@ class ILStore:
         """
         if not 0.0 < share <= 1.0:
             raise ValueError(f"ILStore: share must lie in (0, 1], got {share}")
-        points = self.known.nonzero().flatten() if ids is None else ids
-        losses = self.il[points]
-        count = round(share * len(points))
+        examples = self.known.nonzero().flatten() if ids is None else ids
+        losses = self.il[examples]
+        count = round(share * len(examples))
         if count == 0 or losses.isnan().any():
             raise ValueError(
-                f"ILStore: of {len(points)} points {int(losses.isnan().sum())} have no irreducible "
+                f"ILStore: of {len(examples)} examples {int(losses.isnan().sum())} have no irreducible "
                 f"loss, and a share of {share} of them are {count}; there must be one at least, "
                 "and all must have one"
             )
-        return points[losses.argsort(stable=True)[:count]].sort().values
+        return examples[losses.argsort(stable=True)[:count]].sort().values
 
     def verify(self, dataset: IndexedDataset) -> int:
-        """Check that the store was made for this data set; of its points only a few are read.
+        """Check that the store was made for this data set; of its examples only a few are read.
 
         Returns:
-            How many points had their inputs compared: 0 if the store has no input checksums, or if
+            How many examples had their inputs compared: 0 if the store has no input checksums, or if
             the data set gives other inputs when it is read again, as an augmented one.
 
         Raises:
