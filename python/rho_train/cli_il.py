@@ -23,7 +23,6 @@ from rho_train.experiment.losses import check_config, compute_stored, identity, 
 from rho_train.experiment.setting import Setting
 from rho_train.files import locked, make_folder
 from rho_train.il import ILRecipe, ILStore, save_shards
-from rho_train.il.oatml import convert_reference
 from rho_train.progress import OnStep, Stopped, stop_signals
 from rho_train.report.losses import format_losses, numbers, summarize_losses, write_losses_page
 
@@ -142,22 +141,6 @@ def verify(path: Path, data: Path | None = None, labels: Path | None = None) -> 
         print(f"inputs: {compared} of {len(store.input_checksums)} examples compared")
 
 
-def convert(path: Path, out: Path = Path("il.safetensors"), labels: Path | None = None) -> None:
-    """Convert a file of the reference implementation, irred_losses_and_checks.pt, to a store.
-
-    Args:
-        path: of the file; no code from it is run.
-        out: the store.
-        labels: an .npy file with the labels of all points of the data set, by the reference's ids;
-            needed where the file does not know all points.
-    """
-    dataset = None if labels is None else _labelled(labels)
-    store = convert_reference(path, dataset, compare_inputs=False)
-    store.save(out)
-    print(numbers(summarize_losses(store)))
-    print(f"store: {out}")
-
-
 def _save(store: ILStore, path: Path, rows_a_file: int) -> None:
     if path.is_dir():  # of a process that was killed here
         shutil.rmtree(path)
@@ -222,5 +205,4 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compute": compute,
     "inspect": inspect,
     "verify": verify,
-    "convert": convert,
 }

@@ -1,4 +1,4 @@
-"""`rho-ext il`: what a person computes once, looks at, checks, converts and trains with."""
+"""`rho-ext il`: what a person computes once, looks at, checks and trains with."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from rho_train import ILStore, IndexedDataset, fingerprint
+from rho_train import ILStore, IndexedDataset, fingerprint, input_checksums
 from rho_train.cli import main
-from rho_train.il.oatml import convert_reference
 from rho_train.report.losses import format_losses, summarize_losses, write_losses_page
 
 from .command import records, run, train_arguments
@@ -201,88 +200,19 @@ def test_a_store_of_equal_losses_can_be_inspected(tmp_path: Path, value: float) 
     assert "<svg" in (tmp_path / "il.html").read_text()
 
 
-N, SCORED = 60, list(range(0, 50, 2))
-IMAGES = torch.randn(N, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-LABELS = torch.arange(N) % 5
-DATA = IndexedDataset(TensorDataset(IMAGES, LABELS))
-
-
-def reference_file(path: Path, **changes: object) -> Path:
-    losses, targets = torch.full((49,), torch.nan), torch.zeros(49, dtype=torch.int64)
-    losses[SCORED] = torch.arange(25) / 10
-    targets[SCORED] = LABELS[SCORED]
-    control = [1, 3, 10, 30, 100, 300, 1000, 3000]
-    content = {
-        "irreducible_losses": losses,
-        "sorted_targets": targets,
-        "idx_of_control_images": control,
-        "control_images": [IMAGES[i] if i in SCORED else 0 for i in control],
-        "heldout_accuracy": torch.tensor(0.75),
-        "heldout_average_loss": torch.tensor(1.2),
-    }
-    torch.save({key: value for key, value in (content | changes).items() if value != "gone"}, path)
-    return path
-
-
-def test_a_file_of_the_reference_implementation_becomes_a_store(
+def test_a_store_is_compared_with_labels_alone(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    path = reference_file(tmp_path / "irred_losses_and_checks.pt")
-    store = convert_reference(path, DATA)
-    store.verify(DATA)
-    assert store.known.nonzero().flatten().tolist() == SCORED
-    assert torch.equal(store.il[SCORED], torch.arange(25) / 10)
-    assert store.info["heldout_average_loss"] == "1.200000"
-    labels, out = tmp_path / "labels.npy", tmp_path / "il.safetensors"
-    np.save(labels, LABELS.numpy())
-    assert main(["il", "convert", str(path), f"--out={out}"]) == 1
-    assert "no loss and no label for 24 of 49 points" in capfd.readouterr().err
-    assert main(["il", "convert", str(path), f"--out={out}", f"--labels={labels}"]) == 0
-    assert torch.equal(ILStore.load(out, DATA).il.nan_to_num(-1), store.il.nan_to_num(-1))
-    capfd.readouterr()
-    assert main(["il", "verify", str(out), f"--labels={labels}"]) == 0
+    y = torch.arange(60) % 5
+    store, labels = tmp_path / "il.safetensors", tmp_path / "labels.npy"
+    data = IndexedDataset(TensorDataset(torch.rand(60, 2), y))
+    checksums = input_checksums(data)
+    ILStore(torch.zeros(60), fingerprint(data), input_checksums=checksums).save(store)
+    np.save(labels, y.numpy())
+    assert main(["il", "verify", str(store), f"--labels={labels}"]) == 0
     assert "that it was made for; inputs not compared" in capfd.readouterr().out
-    assert main(["il", "verify", str(out)]) == 0
+    assert main(["il", "verify", str(store)]) == 0
     assert "data: not compared; give --labels" in capfd.readouterr().out
-    np.save(labels, LABELS.numpy()[::-1])
-    assert main(["il", "convert", str(path), f"--out={out}", f"--labels={labels}"]) == 1
-    assert re.search(
-        r"labels differ, the first at id 0: file 0, data set 4", capfd.readouterr().err
-    )
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"sorted_targets": "gone"}, "lacks sorted_targets"),
-        ({"irreducible_losses": torch.zeros(49, 1)}, r"must be floats \(N,\)"),
-        ({"sorted_targets": torch.zeros(3, dtype=torch.int64)}, r"integers of shape \(49,\)"),
-        ({"control_images": [torch.zeros(3, 4, 4)] * 8}, "the input of id 1 differs; with augm"),
-        (
-            {"irreducible_losses": torch.zeros(70), "sorted_targets": torch.arange(70) % 5},
-            "it has 70 points, the data set has 60",
-        ),
-        ({"heldout_accuracy": print}, "holds more than tensors and numbers"),
-    ],
-)
-def test_other_reference_files_are_refused(
-    tmp_path: Path, changes: dict[str, object], message: str
-) -> None:
-    path = reference_file(tmp_path / "irred_losses_and_checks.pt", **changes)
-    with pytest.raises(ValueError, match=message):
-        convert_reference(path, DATA)
-
-
-def test_a_shifted_index_is_refused(tmp_path: Path) -> None:
-    path = reference_file(tmp_path / "irred_losses_and_checks.pt")
-    alike = IndexedDataset(TensorDataset(IMAGES.roll(5, 0), LABELS))
-    with pytest.raises(ValueError, match="the input of id 10 differs"):
-        convert_reference(path, alike)
-    convert_reference(path, alike, compare_inputs=False)
-    with pytest.raises(ValueError, match="25 of 25 labels differ, the first at id 0"):
-        convert_reference(path, IndexedDataset(TensorDataset(IMAGES, LABELS.roll(1))))
-    with pytest.raises(FileNotFoundError, match="there is no file"):
-        convert_reference(tmp_path / "missing.pt")
-    (tmp_path / "cut.pt").write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(ValueError, match=r"cut\.pt is damaged"):
-        convert_reference(tmp_path / "cut.pt")
+    np.save(labels, y.numpy()[::-1])
+    assert main(["il", "verify", str(store), f"--labels={labels}"]) == 1
+    assert "another data set (labels" in capfd.readouterr().err
