@@ -47,17 +47,18 @@ RHO_HOST_DEVICE Real log_sum_of(const RowStats<Real>& row, Method method) {
 }
 
 // Cross-entropy with label smoothing eps: (1 - eps) * -log p_y + eps / C * sum_j -log p_j.
-template <class Real, class Number>
+template <class Real, class Number, class MultiplyAdd>
 RHO_HOST_DEVICE Real cross_entropy(Real log_sum, Real gap, Real distance, int64_t classes,
-                                   Number smoothing) {
-  const Real loss = log_sum + (1 - smoothing) * gap;
-  return smoothing == 0 ? loss : loss + smoothing / static_cast<Number>(classes) * distance;
+                                   Number smoothing, const MultiplyAdd& multiply_add) {
+  const Real loss = multiply_add(gap, 1 - smoothing, log_sum);
+  return smoothing == 0 ? loss
+                        : multiply_add(distance, smoothing / static_cast<Number>(classes), loss);
 }
 template <class Real>
 RHO_HOST_DEVICE Real loss_of(const RowStats<Real>& row, Method method, int64_t classes,
                              Real smoothing) {
   return cross_entropy(log_sum_of(row, method), gap_of(row.max, row.label), row.distance, classes,
-                       smoothing);
+                       smoothing, [](Real a, Real b, Real c) { return a * b + c; });
 }
 
 // Norm of softmax - onehot. The label's own term 1 - p_y is a sum over the other classes, so a row

@@ -3,6 +3,10 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#ifdef RHO_EXT_X86
+#include <cpuid.h>
+#endif
+
 namespace rho_ext {
 namespace {
 
@@ -14,11 +18,22 @@ std::vector<const RowKernels*> compiled_kernels() {
 #endif
 }
 
+#ifdef RHO_EXT_X86
+// Clang before 19 does not know "f16c" in __builtin_cpu_supports.
+bool supports_f16c() {
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
+
 bool supported(const RowKernels* kernels) {
 #ifdef RHO_EXT_X86
   __builtin_cpu_init();
-  bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-              __builtin_cpu_supports("f16c");
+  const bool avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && supports_f16c();
   if (kernels == &kRowsAvx2) {
     return avx2;
   }

@@ -24,7 +24,7 @@ struct RowSums {
       return false;
     }
     const auto of = [](float v) { return static_cast<double>(v); };
-    const float label = power_above(FloatVector{} + max, FloatVector{} + offset)[0];
+    const float label = power_above(FloatVector{} + max, FloatVector{} + offset).value()[0];
     sum += has_label ? true_sum(of(powers), of(label), of(max), of(offset))
                      : of(powers) * rounding_of(of(max), of(offset));
     return true;
@@ -53,7 +53,7 @@ struct RowSums {
       // `shift` may be infinite, and 0 * inf is NaN; the product keeps a NaN that is there already.
       moment *= 0.0;
     } else if (kReduction == kEntropySum) {
-      moment = factor * (moment + shift * sum);
+      moment = factor * multiply_add(shift, sum, moment);
     } else {
       moment *= factor * factor;
     }

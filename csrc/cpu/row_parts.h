@@ -148,11 +148,19 @@ struct LaneSums {
   V sum = V{};
   V moment = V{};
 
+  template <class Exp>
+  void add(V t, const Exp& exp) {
+    if constexpr (kReduction == kLogSumExp) {
+      sum = exp.add_to(sum);
+    } else {
+      add_value(t, exp.value());
+    }
+  }
   // `e` is exp(t), or 0 in a lane that does not count.
-  void add(V t, V e) {
+  void add_value(V t, V e) {
     sum += e;
     if constexpr (kReduction == kOthers) {
-      moment += e * e;
+      moment = multiply_add(e, e, moment);
     } else if constexpr (kReduction == kEntropySum) {
       // Nothing where exp is nothing: for t = -inf the product would be NaN.
       moment -= t < V{} + static_cast<Real>(kExpFloor) ? V{} : e * t;
@@ -178,17 +186,14 @@ inline bool label_is_base(const RowBlock& rows) {
 // or none, for a NaN or an infinity, are summed relative to their maximum.
 constexpr float kLargestSum = 0x1p92f;
 
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#if defined(__FMA__) || defined(__aarch64__)
 template <class V>
 inline V offset_of(V logit) {
-  // Hides where it comes from, or for this logit itself minus_offset would be compiled as the
-  // difference of two rounded products, and not as it is for all others.
-  asm("" : "+m"(logit));
-  V offset = logit * kLog2E;
-  asm("" : "+m"(offset));
-  return offset;
+  return logit * kLog2E;
 }
-inline FloatVector minus_offset(FloatVector x, FloatVector offset) { return x * kLog2E - offset; }
+inline FloatVector minus_offset(FloatVector x, FloatVector offset) {
+  return multiply_subtract(x, FloatVector{} + kLog2E, offset);
+}
 // Whether the offset is rounded by little enough for `true_sum`.
 inline auto is_exact_enough(auto offset) { return offset * offset < 0x1p30f; }
 // The inverse of what rounding the offset has multiplied all powers by.
@@ -211,7 +216,7 @@ inline Wide rounding_of(Wide, Wide) {
   return Wide{} + 1.0;
 }
 #endif
-[[gnu::always_inline]] inline FloatVector power_above(FloatVector x, FloatVector offset) {
+[[gnu::always_inline]] inline Power power_above(FloatVector x, FloatVector offset) {
   return exp2_lanes(tamed(minus_offset(x, offset)));
 }
 
@@ -219,7 +224,7 @@ inline Wide rounding_of(Wide, Wide) {
 // the loss of a point that is learnt keeps its digits.
 template <class Wide>
 inline Wide true_sum(Wide powers, Wide power_of_label, Wide logit, Wide offset) {
-  return (powers - power_of_label) * rounding_of(logit, offset) + 1.0;
+  return multiply_add(powers - power_of_label, rounding_of(logit, offset), Wide{} + 1.0);
 }
 
 // The sums of 2^(x log2(e) - offset) of each lane.
@@ -238,19 +243,20 @@ inline FloatVector sum_above(const Logits<T, kLogSumExp>& logits, float offset) 
         const T* x = logits.values + i + chain * kStep;
         fetch_ahead(x, 2 * kStep);
         const TwoVectors<T> two = widen_two(x);
-        chains[chain] += power(two.first);
-        chains[chain + 1] += power(two.second);
+        chains[chain] = power(two.first).add_to(chains[chain]);
+        chains[chain + 1] = power(two.second).add_to(chains[chain + 1]);
       }
     }
     total = (chains[0] + chains[1]) + (chains[2] + chains[3]);
   }
   for (; i + kStep <= logits.count; i += kStep) {
     fetch_ahead(logits.values + i);
-    total += power(logits[i]);
+    total = power(logits[i]).add_to(total);
   }
   if (logits.has_rest()) {
     fetch_ahead(logits.values + i);
-    total += logits.uncounted() ? FloatVector{} : power(logits[logits.count - kStep]);
+    const FloatVector last = power(logits[logits.count - kStep]).value();
+    total += logits.uncounted() ? FloatVector{} : last;
   }
   return total;
 }
@@ -303,7 +309,7 @@ inline LaneSums<kReduction, compute_t<T>> lane_sums(const Logits<T, kReduction>&
   if (logits.has_rest()) {
     fetch_ahead(logits.values + i);
     const V t = logits.rest(base) - base;
-    total.add(t, logits.uncounted() ? V{} : exp_lanes(t));
+    total.add_value(t, logits.uncounted() ? V{} : exp_lanes(t).value());
   }
   return total;
 }

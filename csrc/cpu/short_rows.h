@@ -48,8 +48,8 @@ inline void sum_rows_above(const T* const* starts, const T* const* labels, int64
       const T* x = starts[row] + c;
       fetch_ahead(x, 2 * kStep);
       const TwoVectors<T> two = widen_two(x);
-      totals[row] += power(row, two.first);
-      totals[row] += power(row, two.second);
+      totals[row] = power(row, two.first).add_to(totals[row]);
+      totals[row] = power(row, two.second).add_to(totals[row]);
     }
   }
 #pragma GCC unroll 4
@@ -57,10 +57,10 @@ inline void sum_rows_above(const T* const* starts, const T* const* labels, int64
     const Logits<T, kLogSumExp> logits{starts[row], classes, -1};
     fetch_ahead(starts[row] + c, classes - c);
     if (c + kStep <= classes) {
-      totals[row] += power(row, logits[c]);
+      totals[row] = power(row, logits[c]).add_to(totals[row]);
     }
     if (logits.has_rest()) {
-      const FloatVector last = power(row, logits[classes - kStep]);
+      const FloatVector last = power(row, logits[classes - kStep]).value();
       totals[row] += logits.uncounted() ? FloatVector{} : last;
     }
     sums[row] = totals[row];
@@ -99,7 +99,7 @@ inline void sum_by_label(const T* const* starts, const T* const* labels, int64_t
   const auto wide = [](FloatVector v) { return __builtin_convertvector(v, WideVector); };
   const FloatVector label = widen_each(labels);
   const FloatVector offset = offset_of(label);
-  const FloatVector power = power_above(label, offset);
+  const FloatVector power = power_above(label, offset).value();
   store(stats.label + first, wide(label));
   store(stats.max + first, wide(label));
   store(stats.sum + first, true_sum(wide(sums), wide(power), wide(label), wide(offset)));

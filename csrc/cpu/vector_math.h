@@ -12,6 +12,8 @@
 
 #if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 namespace {
@@ -93,6 +95,74 @@ inline lanes_t<T> lane_numbers() {
   return []<int... kLane>(std::integer_sequence<int, kLane...>) {
     return lanes_t<T>{kLane...};
   }(std::make_integer_sequence<int, kLanes<T>>{});
+}
+
+// a * b + c, rounded once where the instruction set has a fused multiply-add, else twice. Only
+// these functions fuse: the compiler must not, so that every compiler gives the same bits.
+inline double multiply_add(double a, double b, double c) {
+#if defined(__FMA__) || defined(__aarch64__)
+  return __builtin_fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+inline FloatVector multiply_add(FloatVector a, FloatVector b, FloatVector c) {
+#if defined(__AVX512F__)
+  return (FloatVector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (FloatVector)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+  return (FloatVector)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+inline DoubleVector multiply_add(DoubleVector a, DoubleVector b, DoubleVector c) {
+#if defined(__AVX512F__)
+  return (DoubleVector)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif defined(__FMA__)
+  return (DoubleVector)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#elif defined(__aarch64__)
+  return (DoubleVector)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+#else
+  return a * b + c;
+#endif
+}
+inline WideVector multiply_add(WideVector a, WideVector b, WideVector c) {
+  DoubleVector x[2], y[2], z[2];
+  __builtin_memcpy(x, &a, sizeof(a));
+  __builtin_memcpy(y, &b, sizeof(b));
+  __builtin_memcpy(z, &c, sizeof(c));
+  const DoubleVector halves[2] = {multiply_add(x[0], y[0], z[0]), multiply_add(x[1], y[1], z[1])};
+  return load<WideVector>(halves);
+}
+// a * b - c, likewise. Compilers do not always find it in a sum with -c.
+inline FloatVector multiply_subtract(FloatVector a, FloatVector b, FloatVector c) {
+#if defined(__AVX512F__)
+  return (FloatVector)_mm512_fmsub_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (FloatVector)_mm256_fmsub_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+  return multiply_add(a, b, -c);
+#else
+  return a * b - c;
+#endif
+}
+// With constant factors or summands.
+inline FloatVector multiply_add(FloatVector a, float b, FloatVector c) {
+  return multiply_add(a, FloatVector{} + b, c);
+}
+inline FloatVector multiply_add(FloatVector a, FloatVector b, float c) {
+  return multiply_add(a, b, FloatVector{} + c);
+}
+inline FloatVector multiply_add(FloatVector a, float b, float c) {
+  return multiply_add(a, FloatVector{} + b, FloatVector{} + c);
+}
+inline DoubleVector multiply_add(DoubleVector a, double b, DoubleVector c) {
+  return multiply_add(a, DoubleVector{} + b, c);
+}
+inline DoubleVector multiply_add(DoubleVector a, DoubleVector b, double c) {
+  return multiply_add(a, b, DoubleVector{} + c);
 }
 
 // The larger value; b if one of them is NaN.
@@ -219,39 +289,53 @@ alignas(64) inline constexpr float kPowers[32] = {
 
 inline constexpr float kLog2E = 1.44269504f;
 
-// 2^u for |u| <= 126: relative error below 1.8e-7, exact at 0, NaN for NaN. With AVX-512 also for
-// any other u, where it ends in 0 and infinity. Always inlined, as what calls it: a call in a loop
-// would cost half as much again, and compilers give up at some size.
-[[gnu::always_inline]] inline FloatVector exp2_lanes(FloatVector u) {
+// A power of two as a product: adding it to a sum takes no multiplication of its own.
+struct Power {
+  FloatVector fraction;
+  FloatVector scale;
+
+  FloatVector value() const { return fraction * scale; }
+  FloatVector add_to(FloatVector sum) const { return multiply_add(fraction, scale, sum); }
+};
+
 #if defined(__AVX512F__)
-  // 2^(j/32) from a table that lies in two registers leaves so little for the polynomial that
-  // degree 2 will do. Adding 1.5 * 2^18 rounds to multiples of 1/32: the last five bits are j.
-  constexpr float kRound = 393216.0f;
-  FloatVector shifted = u + kRound;
-  FloatVector power = shifted - kRound;
-  FloatVector r = u - power;
-  FloatVector fraction = (FloatVector)_mm512_permutex2var_ps(
+// Adding it rounds to multiples of 1/32: the last five bits are an index of kPowers.
+inline constexpr float kRound = 0x1.8p18f;
+#else
+// Adding it rounds to an integer, whose low bits are the exponent of the scale.
+inline constexpr float kRound = 0x1.8p23f + 127.0f;
+#endif
+
+// 2^u from u + kRound and from what that rounding has left of u.
+[[gnu::always_inline]] inline Power power_of(FloatVector shifted, FloatVector rest) {
+#if defined(__AVX512F__)
+  // A table of 2^(j/32) in two registers: for the rest a polynomial of degree 2 is enough.
+  const FloatVector power = (FloatVector)_mm512_permutex2var_ps(
       load<__m512>(kPowers), (__m512i)(shifted), load<__m512>(kPowers + 16));
   // Minimax for 2^r on [-1/64, 1/64], relative error 5.4e-8.
-  FloatVector p = (r * 0.240226492f + 0.693157315f) * r + 1.0f;
-  // What is left is 2^floor(power). For u = -inf r is NaN, and scaling that by -inf gives 0.
-  p = (FloatVector)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)power);
-  // A product last, so that adding it to a sum takes no instruction of its own.
-  return p * fraction;
+  FloatVector p = multiply_add(rest, 0.240226492f, 0.693157315f);
+  p = multiply_add(p, rest, 1.0f);
+  // Multiply by 2^floor. For u = -inf the rest is NaN, and scaling that by -inf gives 0.
+  p = (FloatVector)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)(shifted - kRound));
+  return {p, power};
 #else
-  // Adding 1.5 * 2^23 + 127 rounds to an integer whose low bits are the exponent of the scale.
-  constexpr float kRound = 12583039.0f;
-  FloatVector shifted = u + kRound;
-  FloatVector r = u - (shifted - kRound);
-  FloatVector scale = (FloatVector)((UintVector)(shifted) << 23);
   // Minimax for 2^r on [-1/2, 1/2], relative error 1.6e-8.
-  FloatVector p = r * 1.5353362e-4f + 1.33988739e-3f;
-  p = p * r + 9.61843692e-3f;
-  p = p * r + 5.55033237e-2f;
-  p = p * r + 2.40226477e-1f;
-  p = p * r + 6.93147182e-1f;
-  return (p * r + 1.0f) * scale;
+  FloatVector p = multiply_add(rest, 1.5353362e-4f, 1.33988739e-3f);
+  p = multiply_add(p, rest, 9.61843692e-3f);
+  p = multiply_add(p, rest, 5.55033237e-2f);
+  p = multiply_add(p, rest, 2.40226477e-1f);
+  p = multiply_add(p, rest, 6.93147182e-1f);
+  p = multiply_add(p, rest, 1.0f);
+  return {p, (FloatVector)((UintVector)(shifted) << 23)};
 #endif
+}
+
+// 2^u for |u| <= 126: relative error below 1.8e-7, exact at 0, NaN for NaN. With AVX-512 also for
+// any other u, where it ends in 0 and infinity. Always inlined, like its callers: a call in a loop
+// would cost half as much again, and compilers stop inlining at some size.
+[[gnu::always_inline]] inline Power exp2_lanes(FloatVector u) {
+  const FloatVector shifted = u + kRound;
+  return power_of(shifted, u - (shifted - kRound));
 }
 
 // Any u as exp2_lanes takes it: where it would overflow, a number so large that it shows, and so
@@ -270,16 +354,24 @@ inline constexpr float kExpFloor = -87.0f;
 
 // exp(t) for t <= 64: relative error below 2.3e-7 + 7.4e-8 |t|, exact at 0, NaN for NaN. What lies
 // below the floor counts as the floor: nothing beside a sum that holds exp(0).
-[[gnu::always_inline]] inline FloatVector exp_lanes(FloatVector t) {
-  return exp2_lanes(at_least(FloatVector{} + kExpFloor, t) * kLog2E);
+[[gnu::always_inline]] inline Power exp_lanes(FloatVector t) {
+  t = at_least(FloatVector{} + kExpFloor, t);
+  const FloatVector shifted = multiply_add(t, kLog2E, FloatVector{} + kRound);
+  return power_of(shifted, multiply_subtract(t, FloatVector{} + kLog2E, shifted - kRound));
 }
 
 // float64 logits are for reference and debugging: libm's accuracy matters there, speed does not.
-inline DoubleVector exp_lanes(DoubleVector t) {
+struct DoublePower {
+  DoubleVector power;
+
+  DoubleVector value() const { return power; }
+  DoubleVector add_to(DoubleVector sum) const { return sum + power; }
+};
+inline DoublePower exp_lanes(DoubleVector t) {
   for (int lane = 0; lane < kLanes<double>; ++lane) {
     t[lane] = __builtin_exp(t[lane]);
   }
-  return t;
+  return {t};
 }
 
 // log(x) for x >= 0, within 3 ulp of a double, or of relative error below 6e-11 where the result is
@@ -296,12 +388,13 @@ inline DoubleVector log_nonnegative(DoubleVector x) {
   DoubleVector p = DoubleVector{} + 2.0 / (2 * kTerms + 1);
 #pragma GCC unroll 10
   for (int term = kTerms - 1; term > 0; --term) {
-    p = p * z + 2.0 / (2 * term + 1);
+    p = multiply_add(p, z, 2.0 / (2 * term + 1));
   }
   DoubleVector exponent = __builtin_convertvector(k, DoubleVector);
   // ln 2 in two parts: the first has few bits, so its product with an exponent is exact.
-  DoubleVector result = exponent * 1.90821492927058770002e-10 + (p * z * s + 2.0 * s);
-  result += exponent * 6.93147180369123816490e-01;
+  DoubleVector result = multiply_add(p * z, s, 2.0 * s);
+  result = multiply_add(exponent, 1.90821492927058770002e-10, result);
+  result = multiply_add(exponent, 6.93147180369123816490e-01, result);
   const DoubleVector infinity = DoubleVector{} + __builtin_inf();
   result = x < infinity ? result : x;
   return x == 0.0 ? -infinity : result;
