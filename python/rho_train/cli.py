@@ -24,7 +24,7 @@ from rho_train.experiment import (
 )
 from rho_train.experiment.config import DEMO_METHODS, ILKind
 from rho_train.experiment.run import JobsFailed
-from rho_train.files import message
+from rho_train.files import error_text
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import names, needs_of
 from rho_train.progress import Stopped
@@ -265,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rho-ext: {stopped}", file=sys.stderr)
         return _STOPPED
     except (ValueError, IndexError, OSError, FloatingPointError, JobsFailed) as error:
-        for line in message(error).splitlines():
+        for line in error_text(error).splitlines():
             print(f"rho-ext: error: {line}", file=sys.stderr)
         return 1
     return 0

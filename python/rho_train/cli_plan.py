@@ -13,8 +13,8 @@ from rho_train.dataset import IndexedDataset
 from rho_train.experiment import DataConfig
 from rho_train.models import build_model
 from rho_train.optim import adamw
+from rho_train.planning import RATIOS
 from rho_train.planning import plan as measure
-from rho_train.planning.run import RATIOS
 from rho_train.scoring import ForwardFunction
 from rho_train.trainer import TrainConfig
 

@@ -112,7 +112,7 @@ def remove_unfinished(folder: Path, *, below: bool = False) -> None:
         path.unlink(missing_ok=True)
 
 
-def message(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """Return the text of an error, without Python's "[Errno 28]" where ours says it all."""
     if isinstance(error, OSError) and error.strerror and error.filename is None:
         return error.strerror

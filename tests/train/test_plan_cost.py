@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def _no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rho_train.planning.run.busy_cores", lambda: 0.1)
+    monkeypatch.setattr("rho_train.planning.measure.busy_cores", lambda: 0.1)
 
 
 def test_a_busy_machine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +57,7 @@ def test_a_busy_machine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         return plan(nn.Linear(2, 3), data(2), batch=4, ratios=[2], seconds=0.1)
 
     assert not any("busy" in note for note in found().notes)
-    monkeypatch.setattr("rho_train.planning.run.busy_cores", lambda: 1.3)
+    monkeypatch.setattr("rho_train.planning.measure.busy_cores", lambda: 1.3)
     assert found().notes[0].startswith("Other work keeps 1.3 cores busy: these times")
 
 
@@ -98,8 +99,8 @@ def test_the_arithmetic_by_hand(clock: Clock) -> None:
         ("refresh 0.5", 5): (2.5, 5.0, 20.0, 27.5),
         ("proxy", 2): (1.0, 1.0, 20.0, 22.0),
         ("proxy", 5): (2.5, 2.5, 20.0, 25.0),
-        ("ahead", 2): (1.0, 0.0, 20.0, 21.0),
-        ("ahead", 5): (2.5, 0.0, 20.0, 22.5),
+        ("async", 2): (1.0, 0.0, 20.0, 21.0),
+        ("async", 5): (2.5, 0.0, 20.0, 22.5),
     }
     measured = {
         (row.option, row.ratio): (row.load, row.score, row.train, row.step) for row in found.rows
@@ -113,34 +114,52 @@ def test_the_arithmetic_by_hand(clock: Clock) -> None:
         assert row.break_even(found.il_seconds, found.steps) == 2 * row.step / 20.5
         assert row.break_even(82.0, 4) == math.inf
     # 22 s are within 5 % of 21, 25 s not of 22.5.
-    assert {ratio: row.option for ratio, row in found.cheapest.items()} == {2: "proxy", 5: "ahead"}
-    assert (found.first.option, found.first.large_batch) == ("ahead", 20)
+    assert {ratio: row.option for ratio, row in found.cheapest.items()} == {2: "proxy", 5: "async"}
+    assert (found.first.option, found.first.large_batch) == ("async", 20)
     assert found.notes == (
         "channels_last: left out, it is for models called on images (n, C, H, W)",
         "compiled: left out, no compiler here",
     )
     printed = str(found)
     assert "n_B = 2 n_b: proxy is cheapest, 1.07 uniform steps" in printed
-    assert "The loader gives 8 points a second and takes 2% of a uniform step, 11% of" in printed
+    assert "The loader gives 8 examples a second and takes 2% of a uniform step, 11% of" in printed
     assert printed.endswith(
-        "Try first: large batches of 20, ahead scoring; it pays if it needs 1.10 times fewer "
-        "steps, 2.20 times with the IL charged to this run alone"
+        "Try first: large batches of 20, async scoring; it pays if it needs 1.10 times fewer "
+        "steps, 2.20 times with the IL cost included"
     )
     as_json = json.loads(found.to_json())
     assert as_json["rows"][0]["break_even_with_il"] == 2 * 25.0 / 20.5
-    assert as_json["first"] == {"option": "ahead", "large_batch": 20}
+    assert as_json["first"] == {"option": "async", "large_batch": 20}
 
 
 def test_workers_load_beside_the_step_and_a_slow_loader_comes_first() -> None:
-    row = PlanRow("plain", 3, 96, 9.0, 1.0, 0.5, 2.0, True, 3.0)
-    found = Plan(32, 3.0, 2.0, 2, 0.0, 100, (row,), ())
-    assert (found.uniform, row.step, row.cost) == (3.0, 9.0, 3.0)
+    times: dict[str, Any] = {"score": 1.0, "select": 0.5, "train": 2.0, "uniform": 3.0}
+    slow = PlanRow(option="plain", ratio=3, large_batch=96, load=9.0, step=9.0, **times)
+    quick = replace(slow, load=3.0, step=3.5)
+    options: dict[str, Any] = {"small_batch": 32, "load": 3.0, "train": 2.0, "uniform": 3.0}
+    found = Plan(**options, workers=2, il_seconds=0.0, steps=100, rows=(slow,), notes=())
+    assert slow.cost == 3.0
     assert "slower than the rest of the step uses 96: make it faster first" in str(found)
-    quick = PlanRow("plain", 3, 96, 3.0, 1.0, 0.5, 2.0, True, 3.0)
-    assert quick.step == 3.5
-    never = Plan(32, 3.0, 2.0, 2, 300.0, 100, (quick,), ())
-    assert "charged to this run alone it never pays" in str(never)
+    never = replace(found, il_seconds=300.0, rows=(quick,))
+    assert "with the IL cost included it never pays" in str(never)
     assert json.loads(never.to_json())["rows"][0]["break_even_with_il"] is None
+
+
+def test_loading_in_workers_counts_only_beyond_the_step(clock: Clock) -> None:
+    def load(size: int) -> Iterator[Batch]:
+        while True:
+            clock.now += size
+            yield Batch(torch.randn(size, 2), torch.zeros(size).long(), torch.arange(size))
+
+    def forward(module: nn.Module, batch: Any) -> Tensor:
+        clock.now += 5.0
+        logits: Tensor = module(batch.x)
+        return logits
+
+    options: Any = {"batch": 4, "ratios": (2,), "forward": forward, "load": load, "seconds": 1.0}
+    beside, alone = (plan(nn.Linear(2, 3), None, workers=n, **options) for n in (2, 0))
+    assert (beside.uniform, beside.rows[0].step) == (5.0, 10.0)
+    assert (alone.uniform, alone.rows[0].step) == (9.0, 18.0)
 
 
 def test_images_and_nothing_is_left_behind() -> None:
@@ -153,7 +172,7 @@ def test_images_and_nothing_is_left_behind() -> None:
     state = torch.get_rng_state()
     found = plan(model, images, batch=4, ratios=[2], proxy=proxy, seconds=0.05)
     options = [row.option for row in found.rows]
-    assert options == ["plain", "bf16", "channels_last", "refresh 0.5", "proxy", "ahead"]
+    assert options == ["plain", "bf16", "channels_last", "refresh 0.5", "proxy", "async"]
     assert all(row.train > 0.0 < row.score for row in found.rows)
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in model.modules()] == modes
@@ -193,7 +212,7 @@ def test_a_loader_that_ends_too_early() -> None:
         ids = torch.arange(size)
         return [Batch(torch.zeros(size, 2), torch.zeros(size).long(), ids)] * 4
 
-    with pytest.raises(ValueError, match="at least 5 batches of 4 points, got 4"):
+    with pytest.raises(ValueError, match="at least 5 batches of 4 examples, got 4"):
         plan(nn.Linear(2, 3), None, load=load, batch=4, ratios=[2])
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import time
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -37,23 +35,3 @@ def processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or "unknown"
-
-
-def busy_cores() -> float | None:
-    """Look for half a second how many cores other work keeps busy; None where nothing says so.
-
-    Times are too long and scattered above about 0.2: threads that share a core with other work wait
-    for each other.
-    """
-
-    def ticks() -> tuple[int, int]:
-        counts = [int(count) for count in stat.read_text().partition("\n")[0].split()[1:9]]
-        return sum(counts), counts[3] + counts[4]  # Idle, and waiting for a disk.
-
-    stat = Path("/proc/stat")
-    if not stat.exists():
-        return None
-    total, idle = ticks()
-    time.sleep(0.5)
-    after, idle_after = ticks()
-    return max(0.0, (1 - (idle_after - idle) / (after - total)) * (os.cpu_count() or 1))

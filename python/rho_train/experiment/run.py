@@ -24,7 +24,7 @@ from rho_train.experiment.environment import environment
 from rho_train.experiment.folder import claimed
 from rho_train.experiment.jobs import il_job, il_steps, run_folder, train_job, train_steps
 from rho_train.experiment.setting import training_points
-from rho_train.files import atomic_write, message
+from rho_train.files import atomic_write, error_text
 from rho_train.methods.registry import needs_of
 from rho_train.progress import OnStep, Stopped, leave_with_parent, stop_signals
 
@@ -181,7 +181,7 @@ def _take(
             try:
                 bar.total = (bar.total or 0) + job.steps()
             except _EXPECTED as error:
-                failed[job.name] = message(error)
+                failed[job.name] = error_text(error)
             else:
                 ready.append(job)
         else:
@@ -202,7 +202,7 @@ def _run_here(jobs: list[_Job], bar: tqdm[Any], stop: threading.Event) -> dict[s
             try:
                 job.work(on_step)
             except _EXPECTED as error:
-                failed[job.name] = message(error)
+                failed[job.name] = error_text(error)
             else:
                 done.add(job.name)
             if stop.is_set():
@@ -235,7 +235,7 @@ def _run_in_processes(
                 try:
                     future.result()
                 except _EXPECTED as error:
-                    failed[job.name] = message(error)
+                    failed[job.name] = error_text(error)
                 else:
                     done.add(job.name)
     # What the last workers reported may still be on its way.

@@ -1,6 +1,6 @@
-"""What selection costs a step here, before a run: the options of scoring, measured."""
+"""The cost of a training step with selection, measured before a run is paid for."""
 
+from rho_train.planning.measure import RATIOS, plan
 from rho_train.planning.plan import Plan, PlanRow
-from rho_train.planning.run import plan
 
-__all__ = ["Plan", "PlanRow", "plan"]
+__all__ = ["RATIOS", "Plan", "PlanRow", "plan"]

@@ -1,0 +1,370 @@
+"""Measurement of the loader, the uniform step, and the step with every scoring option."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from rho_train.async_selector import AsyncSelector
+from rho_train.batch import part, split, to
+from rho_train.checkpoint import random_state, restore_random_state
+from rho_train.dataset import IndexedDataset
+from rho_train.files import error_text
+from rho_train.history import History
+from rho_train.optim import adamw
+from rho_train.planning.plan import Plan, PlanRow
+from rho_train.sampler import LargeBatchSampler, loader
+from rho_train.scoring import ForwardFunction, Scoring, device_of
+from rho_train.selector import Selector
+from rho_train.training_step import training_step
+
+Load = Callable[[int], Iterable[Any]]
+"""Called with a number of examples, gives batches of that many."""
+
+RATIOS = (2, 3, 5, 10)
+_POOL = 2  # batches that the steps are measured on
+_REPEATS = 3  # at least
+_LOADER_SHARE = 0.15  # of the seconds
+# Cores that other work may use without spoiling the times.
+_BUSY = 0.2
+# Of one loop of an AsyncSelector, at least: a new thread shares a core with the old one at first.
+_LOOP, _LOOP_SECONDS = 4, 0.1
+_OPTIONS = {
+    "plain": Scoring(),
+    "bf16": Scoring(bf16=True),
+    "channels_last": Scoring(channels_last=True),
+    "compiled": Scoring(compile=True),
+    "refresh 0.5": Scoring(refresh=0.5),
+    "proxy": Scoring(),
+    "async": Scoring(),
+}
+
+
+def plan(
+    model: nn.Module,
+    dataset: IndexedDataset | None,
+    *,
+    batch: int = 32,
+    ratios: Sequence[int] = RATIOS,
+    proxy: nn.Module | None = None,
+    forward: ForwardFunction | None = None,
+    load: Load | None = None,
+    optimizer: Callable[[nn.Module], Optimizer] | None = None,
+    bf16: bool = False,
+    workers: int = 0,
+    il_seconds: float = 0.0,
+    steps: int = 2000,
+    seconds: float = 8.0,
+) -> Plan:
+    """Measure the cost of a step with selection on this machine, for every scoring option.
+
+    Each option and each size of the large batch makes whole steps, in turn with the uniform step
+    and in another order at every repeat. Times are medians. That of the training step is of all
+    options but `async` (see `rho_train.AsyncSelector`), in which it shares the machine with
+    scoring. A copy of the model makes the steps: the model, its gradients and the random state stay
+    as they were. An option that does not run here is left out, and `Plan.notes` says why.
+
+    Args:
+        model: what will be trained, on the device of its parameters.
+        dataset: the training data; None with `load`.
+        batch: n_b, examples that a step trains on.
+        ratios: n_B / n_b, each an integer of at least 2.
+        proxy: a smaller model that could score in place of the model.
+        forward: called as `forward(model, batch)`, returns logits (n, C).
+        load: the loader if it is not `rho_train.loader`: called with a number of examples, gives
+            batches of that many, with ids.
+        optimizer: makes the optimizer of a model; None: AdamW.
+        bf16: train under bfloat16 autocast.
+        workers: processes that load batches; with some, loading runs beside the step.
+        il_seconds: cost of the irreducible losses, included over `steps` uniform steps.
+        steps: of the uniform run that selection is compared to.
+        seconds: how long to measure, at least three repeats; first calls and compiling come on top.
+
+    Raises:
+        TypeError: `dataset` is not an IndexedDataset.
+        ValueError: a number is out of range, both or none of `dataset` and `load` are given, or the
+            loader has too few examples.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> x, y = torch.randn(64, 2), torch.arange(64) % 2
+        >>> data = IndexedDataset(TensorDataset(x, y))
+        >>> found = plan(nn.Linear(2, 2), data, batch=4, ratios=[3], proxy=nn.Linear(2, 2),
+        ...     seconds=0.1)
+        >>> [(row.option, row.large_batch) for row in found.rows if row.option != "compiled"]
+        [('plain', 12), ('bf16', 12), ('refresh 0.5', 12), ('proxy', 12), ('async', 12)]
+    """
+    for name, value, least in (("batch", batch, 1), ("workers", workers, 0), ("steps", steps, 1)):
+        if value < least:
+            raise ValueError(f"plan: {name} must be at least {least}, got {value}")
+    if not ratios or len(set(ratios)) < len(ratios) or any(ratio < 2 for ratio in ratios):
+        raise ValueError(
+            f"plan: ratios must be different integers of at least 2, n_B / n_b, got {list(ratios)}"
+        )
+    if not 0.0 <= il_seconds < math.inf:
+        raise ValueError(f"plan: il_seconds must be finite and at least 0, got {il_seconds}")
+    if not 0.0 < seconds < math.inf:
+        raise ValueError(f"plan: seconds must be finite and positive, got {seconds}")
+    if dataset is not None and load is None:
+        load = partial(_load, dataset, workers)
+    elif dataset is not None or load is None:
+        raise ValueError("plan: give either dataset or load")
+    device = device_of(model)
+    busy, state = busy_cores(), random_state(device)
+    try:
+        loads, pool = {}, list[Any]()
+        share = _LOADER_SHARE * seconds / (1 + len(ratios))
+        for size in (batch, *(ratio * batch for ratio in ratios)):
+            loads[size], pool = _measure_loader(iter(load(size)), size, workers, device, share)
+        target = copy.deepcopy(model).train()
+        made = adamw(target, lr=1e-3, weight_decay=0.01) if optimizer is None else optimizer(target)
+        train = partial(
+            training_step, target, optimizer=made, where="plan", forward=forward, bf16=bf16
+        )
+        uniform = StepTimer("uniform", 1, _cut(pool, batch), target, train)
+        uniform.step()
+        timers, notes = _timers(uniform, pool, ratios, proxy, forward)
+        _repeat([uniform, *timers], (1.0 - _LOADER_SHARE) * seconds)
+    finally:
+        restore_random_state(state, device)
+    if busy is not None and busy > _BUSY:
+        notes.insert(
+            0,
+            f"Other work keeps {busy:.1f} cores busy: these times are too long and scattered; do "
+            "not plan by them, run it again on an idle machine",
+        )
+
+    def whole(load: float, work: float) -> float:
+        return max(load, work) if workers else load + work
+
+    trained = uniform.medians()[2]
+    # However a batch was selected, the step is the same work: one median of all is steadier.
+    alike = [timer for timer in timers if timer.option != "async"]
+    after = median(seconds[2] for timer in alike for seconds in timer.seconds)
+    rows = []
+    for timer in timers:
+        score, select, beside = timer.medians()
+        step, size = after if timer in alike else beside, timer.ratio * batch
+        rows.append(
+            PlanRow(
+                option=timer.option,
+                ratio=timer.ratio,
+                large_batch=size,
+                load=loads[size],
+                score=score,
+                select=select,
+                train=step,
+                step=whole(loads[size], score + select + step),
+                uniform=whole(loads[batch], trained),
+            )
+        )
+    return Plan(
+        small_batch=batch,
+        load=loads[batch],
+        train=trained,
+        uniform=whole(loads[batch], trained),
+        workers=workers,
+        il_seconds=il_seconds,
+        steps=steps,
+        rows=tuple(rows),
+        notes=tuple(notes),
+    )
+
+
+@dataclass(eq=False)
+class StepTimer:
+    """Steps with one option, and the seconds of each: scoring, rest of selection, training."""
+
+    option: str
+    ratio: int
+    batches: list[Any]
+    model: nn.Module
+    train: Callable[[Any], object]
+    selector: Selector | None = None
+    seconds: list[tuple[float, float, float]] = field(default_factory=list)
+
+    def step(self) -> None:
+        """Make a step and note its seconds."""
+        device, batch = device_of(self.model), self.batches[len(self.seconds) % len(self.batches)]
+        _wait_for(device)
+        started = selected = time.perf_counter()
+        score = 0.0
+        if self.selector is not None:
+            before = self.selector.score_seconds
+            batch = self.selector(self.model, batch)
+            _wait_for(device)
+            selected = time.perf_counter()
+            score = self.selector.score_seconds - before
+        self.train(batch)
+        _wait_for(device)
+        self.seconds.append((score, selected - started - score, time.perf_counter() - selected))
+
+    def medians(self) -> tuple[float, float, float]:
+        """Return the median of each part."""
+        score, select, train = map(median, zip(*self.seconds, strict=True))
+        return score, select, train
+
+
+@dataclass(eq=False)
+class AsyncStepTimer(StepTimer):
+    """Steps whose large batch is scored while the step before trains."""
+
+    calls: int = field(default=0, init=False)
+
+    def step(self) -> None:
+        """Make steps in a loop, until its two threads have settled, and note the later half."""
+        self.calls += 1
+        if len(self.seconds) >= self.calls:
+            return  # as many as the others
+        selector, device = self.selector, device_of(self.model)
+        assert selector is not None
+        spent: list[tuple[float, float, float]] = []
+        began = ended = time.perf_counter()
+        score, seconds = selector.score_seconds, selector.seconds
+        for batch in AsyncSelector(selector, self.model)(itertools.cycle(self.batches)):
+            self.train(batch)
+            # Not before the step: it would wait for the scores too.
+            _wait_for(device)
+            now, scored = time.perf_counter(), selector.score_seconds - score
+            selected = selector.seconds - seconds
+            spent.append((scored, selected - scored, now - ended - selected))
+            if len(spent) >= _LOOP and now - began >= _LOOP_SECONDS:
+                break
+            ended, score, seconds = now, selector.score_seconds, selector.seconds
+        self.seconds += spent[len(spent) // 2 :]
+
+
+def _timers(
+    uniform: StepTimer,
+    pool: list[Any],
+    ratios: Sequence[int],
+    proxy: nn.Module | None,
+    forward: ForwardFunction | None,
+) -> tuple[list[StepTimer], list[str]]:
+    """Return a timer for each option that runs here and each ratio, and notes on the others."""
+    batch = len(split(uniform.batches[0], "plan").ids)
+    n = 1 + max(int(split(one, "plan").ids.max()) for one in pool)
+    inputs = split(pool[0], "plan").inputs
+    images = isinstance(inputs, Tensor) and inputs.ndim == 4 and forward is None
+    timers, notes = list[StepTimer](), list[str]()
+    for option, scoring in _OPTIONS.items():
+        if option == "proxy" and proxy is None:
+            continue
+        if option == "channels_last" and not images:
+            notes.append("channels_last: left out, it is for models called on images (n, C, H, W)")
+            continue
+        started = time.perf_counter()
+        try:
+            for ratio in ratios:
+                selector = Selector(
+                    il=torch.zeros(n),
+                    k=batch,
+                    scoring=scoring,
+                    forward=forward,
+                    scorer=proxy if option == "proxy" else None,
+                    history=History(n) if scoring.refresh < 1.0 else None,
+                )
+                kind = AsyncStepTimer if option == "async" else StepTimer
+                batches = _cut(pool, ratio * batch)
+                first = kind(option, ratio, batches, uniform.model, uniform.train, selector)
+                first.step()
+                first.step()
+                timers.append(replace(first, seconds=[]))
+        except Exception as error:  # (whatever a compiler or a backend raises)
+            if option == "plain":
+                raise
+            timers = [timer for timer in timers if timer.option != option]
+            notes.append(f"{option}: left out, {error_text(error).partition(chr(10))[0]}")
+        else:
+            if scoring.compile:
+                spent = time.perf_counter() - started
+                notes.append(f"{option}: compiling took {spent:.0f} s, which no step includes")
+    return timers, notes
+
+
+def _repeat(timers: Sequence[StepTimer], seconds: float) -> None:
+    """Let every timer make steps in turn until the seconds are over."""
+    order, shuffle = list(timers), random.Random(0).shuffle
+    end = time.perf_counter() + seconds
+    for repeat in itertools.count():
+        if repeat >= _REPEATS and time.perf_counter() >= end:
+            return
+        shuffle(order)
+        for timer in order:
+            timer.step()
+
+
+def _measure_loader(
+    batches: Iterator[Any], size: int, workers: int, device: torch.device, seconds: float
+) -> tuple[float, list[Any]]:
+    """Return the mean seconds of a batch at full speed, and the first batches.
+
+    Workers deliver in bursts, so the median would say nothing.
+    """
+    # What the workers fetch while they start says nothing about their speed.
+    first = [to(one, device) for one in itertools.islice(batches, _POOL + 2 * workers)]
+    count, started, now = 0, time.perf_counter(), 0.0
+    for one in batches:
+        to(one, device)
+        _wait_for(device)
+        count, now = count + 1, time.perf_counter()
+        if count >= _REPEATS and now - started >= seconds:
+            break
+    if count < _REPEATS:
+        raise ValueError(
+            f"plan: the loader must give at least {len(first) + _REPEATS} batches of {size} "
+            f"examples, got {len(first) + count}; choose a smaller batch or smaller ratios"
+        )
+    return (now - started) / count, first[:_POOL]
+
+
+def _load(dataset: IndexedDataset, workers: int, size: int) -> Iterable[Any]:
+    if size > len(dataset):
+        raise ValueError(
+            f"plan: a large batch of {size} is larger than the data set of {len(dataset)}; "
+            "choose a smaller batch or smaller ratios"
+        )
+    return loader(dataset, LargeBatchSampler(len(dataset), size, seed=0), workers=workers)
+
+
+def _cut(pool: list[Any], size: int) -> list[Any]:
+    return [part(one, len(split(one, "plan").ids), slice(size)) for one in pool]
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def busy_cores() -> float | None:
+    """Return how many cores other work keeps busy, measured for half a second.
+
+    None where the system does not tell. Above about 0.2 times are too long and scattered: threads
+    that share a core with other work wait for each other.
+    """
+
+    def ticks() -> tuple[int, int]:
+        counts = [int(count) for count in stat.read_text().partition("\n")[0].split()[1:9]]
+        return sum(counts), counts[3] + counts[4]  # idle, and waiting for a disk
+
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return None
+    total, idle = ticks()
+    time.sleep(0.5)
+    after, idle_after = ticks()
+    return max(0.0, (1 - (idle_after - idle) / (after - total)) * (os.cpu_count() or 1))
