@@ -1,9 +1,10 @@
-"""What a large batch looks like, and how rows are taken from it without changing its structure."""
+"""Read a batch of any structure, and take rows from it."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,7 +27,7 @@ class Batch(NamedTuple):
 
 
 class Fields(NamedTuple):
-    """The parts of a batch that selection needs; a dict of inputs means keyword arguments."""
+    """The parts of a batch that selection needs; a dict of inputs holds keyword arguments."""
 
     inputs: Any
     labels: Tensor
@@ -34,14 +35,14 @@ class Fields(NamedTuple):
 
 
 def split(batch: object, where: str = "Selector") -> Fields:
-    """Find the inputs, the labels and the ids of a batch.
+    """Return the inputs, the labels and the ids of a batch.
 
-    Understood are structures with the fields x, y and ids (named tuples, dataclasses, objects);
-    mappings with "ids", the labels under "labels", "label" or "y", and the inputs under "x" or
-    "inputs", or else all other keys as keyword inputs; and tuples or lists (x, y, ids).
+    A batch is one of three: a structure with the fields x, y and ids (named tuple, dataclass,
+    object); a tuple or list (x, y, ids); a mapping with "ids", the labels under "labels", "label" or
+    "y", and the inputs under "x" or "inputs", or else under all other keys, as keyword arguments.
 
     Args:
-        batch: a batch of n examples, ids being an int64 or int32 tensor (n,), labels (n, ...).
+        batch: n examples, ids an int64 or int32 tensor (n,), labels (n, ...).
         where: the caller, named in errors.
 
     Raises:
@@ -65,69 +66,40 @@ def split(batch: object, where: str = "Selector") -> Fields:
     return fields
 
 
-def inputs_of(sample: Any, where: str) -> Any:
-    """Return the inputs of one example with an id, found as `split` finds those of a batch.
-
-    Example:
-        >>> inputs_of({"tokens": [5, 3], "labels": 1, "ids": 7}, "inputs_of")
-        {'tokens': [5, 3]}
-    """
-    if isinstance(sample, Mapping):
-        return _split_mapping(sample, where).inputs
-    return sample.x if hasattr(sample, "x") else sample[0]
-
-
-def take(batch: T, indices: Tensor) -> T:
-    """Return the rows `indices` of a batch in the structure and type of the batch.
-
-    Rows are taken from tensors and arrays whose first dimension is n and from lists and tuples of
-    n elements, at any depth of mappings, sequences and dataclasses; other values are kept as they
-    are. A mapping whose type cannot be built from a dict becomes a dict.
-
-    Args:
-        batch: n examples, in a form that `split` understands.
-        indices: int64 tensor (k,), values in [0, n), on any device. The range is checked on the
-            CPU only; on CUDA that would wait for the device.
-
-    Raises:
-        TypeError: `indices` is not a one-dimensional int64 tensor.
-        IndexError: an index lies outside [0, n).
-        ValueError: `split` does not understand the batch, or a sequence of n tensors with n rows
-            each leaves open whether it holds one element or one tensor column an example.
-
-    Example:
-        >>> batch = Batch(torch.zeros(3, 2), torch.tensor([0, 1, 2]), torch.tensor([7, 4, 9]))
-        >>> take(batch, torch.tensor([2, 0])).ids
-        tensor([9, 7])
-    """
-    n = len(split(batch, "take").ids)
-    if not isinstance(indices, Tensor) or indices.dtype != torch.int64 or indices.ndim != 1:
-        raise TypeError(f"take: indices must be an int64 tensor (k,), got {describe(indices)}")
-    if indices.device.type == "cpu" and indices.numel():
-        low, high = (int(bound) for bound in indices.aminmax())
-        if low < 0 or high >= n:
-            raise IndexError(
-                f"take: indices must lie in [0, {n}), got {low if low < 0 else high}; "
-                "drop the padding (-1) of rho_ext.select first"
-            )
-    return gather(batch, n, indices)
+def inputs_of(sample: Any) -> Any:
+    """Return the inputs of one example of an IndexedDataset, as `split` finds those of a batch."""
+    return _split_mapping(sample, "inputs_of").inputs if isinstance(sample, Mapping) else sample.x
 
 
 def gather(batch: T, n: int, indices: Tensor) -> T:
-    """Return the rows `indices` of a batch of n examples as `take` does, without its checks.
+    """Return the rows `indices` of a batch of n examples, in its structure and type.
+
+    Rows are taken from tensors and arrays whose first dimension is n and from lists and tuples of
+    n elements, at any depth of mappings, sequences and dataclasses. Other values stay as they are.
+    A mapping whose type cannot be built from a dict becomes a dict.
+
+    Args:
+        batch: n examples, in a form that `split` reads.
+        indices: int64 (k,), values in [0, n), on any device.
+
+    Raises:
+        ValueError: a sequence of n tensors with n rows each may hold one tensor an example or one
+            column each.
 
     Example:
         >>> batch = Batch(torch.zeros(3, 2), torch.tensor([0, 1, 2]), torch.tensor([7, 4, 9]))
         >>> gather(batch, 3, torch.tensor([2, 0])).ids
         tensor([9, 7])
     """
-    return _rows(
-        batch,
-        n,
-        lambda tensor: tensor.index_select(0, indices.to(tensor.device)),
-        lambda array: array[indices.cpu().numpy()],
-        lambda items: [items[i] for i in indices.tolist()],
-    )
+
+    def pick(values: Any) -> Any:
+        if isinstance(values, Tensor):
+            return values.index_select(0, indices.to(values.device))
+        if isinstance(values, np.ndarray):
+            return values[indices.cpu().numpy()]
+        return [values[i] for i in indices.tolist()]
+
+    return _rows(batch, n, pick)
 
 
 def part(batch: T, n: int, rows: slice) -> T:
@@ -138,34 +110,22 @@ def part(batch: T, n: int, rows: slice) -> T:
         >>> part(batch, 3, slice(1, 3)).ids
         tensor([4, 9])
     """
-
-    def cut(values: Any) -> Any:
-        return values[rows]
-
-    return _rows(batch, n, cut, cut, cut)
+    return _rows(batch, n, operator.itemgetter(rows))
 
 
-def _rows(
-    batch: T,
-    n: int,
-    of_tensor: Callable[[Tensor], Tensor],
-    of_array: Callable[[Any], Any],
-    of_sequence: Callable[[Any], Any],
-) -> T:
-    """Take rows of whatever has one for each of the n examples, at any depth of a batch."""
+def _rows(batch: T, n: int, pick: Callable[[Any], Any]) -> T:
+    """Pick rows of every value that has one for each of the n examples."""
 
     def rows(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return of_tensor(value) if value.shape[:1] == (n,) else value
-        if isinstance(value, np.ndarray):
-            return of_array(value) if value.shape[:1] == (n,) else value
+        if isinstance(value, (Tensor, np.ndarray)):
+            return pick(value) if value.shape[:1] == (n,) else value
         if isinstance(value, (tuple, list)) and not _is_named(value) and len(value) == n:
             if n and all(isinstance(v, Tensor) and v.shape[:1] == (n,) for v in value):
                 raise ValueError(
-                    f"take: a {type(value).__name__} of {n} tensors with {n} rows each may hold "
+                    f"a {type(value).__name__} of {n} tensors with {n} rows each may hold "
                     "one tensor an example or one column each; give columns names (a dict)"
                 )
-            return type(value)(of_sequence(value))
+            return type(value)(pick(value))
         return _rebuild(value, rows) if _is_structure(value) else value
 
     result: T = _rebuild(batch, rows)
@@ -205,7 +165,7 @@ def _rebuild(value: Any, change: Callable[[Any], Any]) -> Any:
         return type(value)(map(change, value))
     result = copy.copy(value)
     for name in _attributes(value):
-        # Frozen dataclasses refuse a plain assignment, and this copy is not theirs yet.
+        # Frozen dataclasses refuse a plain assignment.
         object.__setattr__(result, name, change(getattr(value, name)))
     return result
 
@@ -226,7 +186,7 @@ def _is_named(value: object) -> bool:
 
 
 def _is_structure(value: object) -> bool:
-    # An unknown object deep inside a batch is a value; only its maker knows how to rebuild it.
+    # An unknown object inside a batch is a value: nobody knows how to rebuild it.
     return isinstance(value, (Mapping, tuple, list)) or (
         dataclasses.is_dataclass(value) and not isinstance(value, type)
     )
@@ -291,7 +251,7 @@ def _no_ids(where: str, batch: object) -> ValueError:
 
 
 def describe(value: object) -> str:
-    """Say in a few words what a value is, for errors.
+    """Describe a value in a few words, for errors.
 
     Example:
         >>> describe((1, 2)), describe(torch.zeros(3))

@@ -1,4 +1,4 @@
-"""What can be wrong with settings, ids and labels, found before anything is computed with them."""
+"""Checks of settings, ids and labels before anything is computed with them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,7 @@ from torch import Tensor
 
 
 def check_counts(config: object, *names: str, least: int = 1) -> None:
-    """Refuse fields of a configuration that are no integers from `least` on.
-
-    Raises:
-        TypeError: no integer, such as 1e4.
-        ValueError: too small.
-    """
+    """Refuse fields of a configuration that are no integers of at least `least`."""
     where = type(config).__name__
     for name in names:
         value = getattr(config, name)
@@ -26,11 +21,7 @@ def check_counts(config: object, *names: str, least: int = 1) -> None:
 
 
 def check_adamw(where: str, lr: float, weight_decay: float) -> None:
-    """Refuse a learning rate or a weight decay that AdamW cannot train with.
-
-    Raises:
-        ValueError: `lr` is not positive and finite, or `weight_decay` negative or not finite.
-    """
+    """Refuse a learning rate or a weight decay that AdamW cannot train with."""
     if not 0.0 < lr < math.inf:
         raise ValueError(f"{where}: lr must be positive and finite, got {lr}")
     if not 0.0 <= weight_decay < math.inf:
@@ -38,16 +29,7 @@ def check_adamw(where: str, lr: float, weight_decay: float) -> None:
 
 
 def check_ids(where: str, name: str, ids: Any, n: int) -> None:
-    """Refuse ids that are not different rows of a data set of n.
-
-    Args:
-        where, name: the caller and its argument, named in errors.
-        ids: wanted is an int64 tensor (m,), m > 0, of different values in [0, n).
-
-    Raises:
-        TypeError: no int64 tensor.
-        IndexError: an id lies outside the data set.
-        ValueError: there are none, or one repeats.
+    """Refuse ids that are no int64 tensor (m,), m > 0, of different values in [0, n).
 
     Example:
         >>> check_ids("Trainer", "train_ids", torch.tensor([0, 5]), 5)
@@ -60,15 +42,12 @@ def check_ids(where: str, name: str, ids: Any, n: int) -> None:
         raise TypeError(f"{where}: {name} must be an int64 tensor (m,), got {got}; pass {fix}")
     if len(ids) == 0:
         raise ValueError(f"{where}: {name} must have at least one id, got none")
-    low, high = (int(bound) for bound in ids.aminmax())
-    if low < 0 or high >= n:
+    bad = outside(ids, n)
+    if bad is not None:
         raise IndexError(
-            f"{where}: {name} must lie in [0, {n}), the rows of the data set, got "
-            f"{low if low < 0 else high}"
+            f"{where}: {name} must lie in [0, {n}), the rows of the data set, got {bad}"
         )
-    seen = torch.zeros(n, dtype=torch.bool)
-    seen[ids] = True
-    repeats = len(ids) - int(seen.sum())
+    repeats = len(ids) - int(torch.zeros(n, dtype=torch.bool).index_fill_(0, ids, True).sum())
     if repeats:
         raise ValueError(
             f"{where}: {name} must not repeat, got {repeats} repeats; pass {name}.unique()"
@@ -78,37 +57,30 @@ def check_ids(where: str, name: str, ids: Any, n: int) -> None:
 def check_rows(where: str, ids: Tensor, rows: int, fix: str) -> None:
     """Refuse ids of a batch that a table has no row for; on CUDA that would wait for the device.
 
-    Raises:
-        IndexError: an id lies outside; the message ends in `fix`.
-
     Example:
         >>> check_rows("History", torch.tensor([2, -1]), 5, "make a longer one")
         Traceback (most recent call last):
         IndexError: History: ids must lie in [0, 5), got -1; make a longer one
     """
-    if ids.is_cuda or len(ids) == 0:
-        return
-    low, high = (int(bound) for bound in ids.aminmax())
-    if low < 0 or high >= rows:
-        raise IndexError(
-            f"{where}: ids must lie in [0, {rows}), got {low if low < 0 else high}; {fix}"
-        )
+    bad = None if ids.is_cuda else outside(ids, rows)
+    if bad is not None:
+        raise IndexError(f"{where}: ids must lie in [0, {rows}), got {bad}; {fix}")
+
+
+def outside(values: Tensor, end: int) -> int | None:
+    """Return a value outside [0, end), None if there is none."""
+    if values.numel() == 0:
+        return None
+    low, high = (int(bound) for bound in values.aminmax())
+    return low if low < 0 else high if high >= end else None
 
 
 def check_labels(
     where: str, labels: Tensor, ids: Tensor, classes: int, ignore_index: int = -100
 ) -> None:
-    """Refuse labels that a model has no class for.
+    """Refuse labels, int64 (m,) of the examples `ids`, that a model has no class for.
 
-    Args:
-        where: the caller, named in errors.
-        labels: int64 (m,), of the examples `ids`.
-        ids: int64 (m,).
-        classes: of the model; labels lie in [0, classes) or are `ignore_index`.
-
-    Raises:
-        IndexError: a label has no class.
-        ValueError: all are `ignore_index`.
+    They must lie in [0, classes) or be `ignore_index`, and not all of them may be that.
     """
     used = labels != ignore_index
     bad = (used & ((labels < 0) | (labels >= classes))).nonzero().flatten()

@@ -1,4 +1,4 @@
-"""Batches: rows are taken from any structure, and what they lost is named."""
+"""Rows are taken from batches of any structure, and errors name what a batch has lost."""
 
 import dataclasses
 from collections import UserDict, defaultdict
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rho_train.batch import Batch, split, take, to
+from rho_train.batch import Batch, gather, part, split, to
 
 X = torch.arange(40, dtype=torch.float32).reshape(8, 5)
 Y = torch.tensor([3, 0, 2, 2, 1, 0, 3, 1])
@@ -99,12 +99,13 @@ def equal(a: Any, b: Any) -> bool:
 
 @settings(deadline=None, derandomize=True, max_examples=150)
 @given(st.data(), st.sampled_from(KINDS), st.integers(0, 8))
-def test_take_gives_the_batch_of_the_taken_rows(data: st.DataObject, kind: str, n: int) -> None:
+def test_gather_gives_the_batch_of_the_rows(data: st.DataObject, kind: str, n: int) -> None:
     rows = data.draw(st.permutations(range(8)))[:n]
     batch = build(kind, rows)
     picks = data.draw(st.lists(st.integers(0, n - 1), max_size=10)) if n else []
-    taken = take(batch, torch.tensor(picks, dtype=torch.int64))
+    taken = gather(batch, n, torch.tensor(picks, dtype=torch.int64))
     assert equal(taken, build(kind, [rows[pick] for pick in picks]))
+    assert equal(part(batch, n, slice(1, 3)), build(kind, rows[1:3]))
     assert equal(batch, build(kind, rows))
 
 
@@ -127,32 +128,17 @@ def test_to_moves_every_tensor_and_keeps_the_rest(kind: str) -> None:
     assert equal(to(batch, "cpu"), batch)
 
 
-def test_take_keeps_columns_apart_from_examples() -> None:
+def test_gather_keeps_columns_apart_from_examples() -> None:
     columns = Batch([X, X + 1], Y, torch.arange(8))
-    assert torch.equal(take(columns, torch.tensor([5])).x[1], X[5:6] + 1)
+    assert torch.equal(gather(columns, 8, torch.tensor([5])).x[1], X[5:6] + 1)
     two = Batch([X[:2], X[2:4]], Y[:2], torch.arange(2))
     with pytest.raises(ValueError, match="list of 2 tensors with 2 rows each may hold"):
-        take(two, torch.tensor([0]))
+        gather(two, 2, torch.tensor([0]))
 
 
-def test_take_of_a_mapping_that_no_dict_can_build_is_a_dict() -> None:
+def test_gather_of_a_mapping_that_no_dict_can_build_is_a_dict() -> None:
     batch = defaultdict(list, build("dict", [4, 2]))
-    assert equal(take(batch, torch.tensor([1])), build("dict", [2]))
-
-
-@pytest.mark.parametrize(
-    ("indices", "error", "message"),
-    [
-        ([0], TypeError, "got list of 1 elements"),
-        (torch.tensor([0], dtype=torch.int32), TypeError, r"got int32 tensor \(1,\)"),
-        (torch.tensor(0), TypeError, r"got int64 tensor \(\)"),
-        (torch.tensor([0, 3]), IndexError, r"\[0, 3\), got 3"),
-        (torch.tensor([0, -1]), IndexError, r"got -1; drop the padding"),
-    ],
-)
-def test_take_refuses_bad_indices(indices: Any, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        take(build("keywords", [0, 1, 2]), indices)
+    assert equal(gather(batch, 2, torch.tensor([1])), build("dict", [2]))
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def _read(dataset: IndexedDataset, ids: Sequence[int]) -> InputChecksums:
         # One by one: 64 videos would not fit into memory together.
         sample = dataset.__getitems__([id])[0]
         if not with_labels:
-            sample = inputs_of(sample, "input_checksums")
+            sample = inputs_of(sample)
         elif not isinstance(sample, Mapping):
             sample = tuple(sample)  # a Batch, whose field names are not part of the form
         content = _Content(dataset.input_tolerance)

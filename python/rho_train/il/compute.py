@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rho_train.checks import check_ids
 from rho_train.dataset import IndexedDataset, check_indexed, fingerprint
 from rho_train.distributed import rank_and_world
-from rho_train.dry_run import dry_run, dry_run_losses
+from rho_train.dry_run import dry_run
 from rho_train.identity import module_digest
 from rho_train.il.checksums import check_folder, unaugmented_checksums
 from rho_train.il.recipe import ILRecipe
@@ -172,10 +172,7 @@ def pretrained_il(
     started = time.perf_counter()
     check_indexed("pretrained_il", dataset)
     ids = torch.arange(len(dataset))
-    if loss_fn is None:
-        dry_run("pretrained_il", model, dataset, ids[:32], ids)
-    else:
-        dry_run_losses("pretrained_il", model, dataset, ids[:32], loss_fn)
+    dry_run("pretrained_il", model, dataset, ids[:32], ids, loss_fn=loss_fn)
     inputs = unaugmented_checksums(dataset)
     check_folder(RunFolder(folder, where="pretrained_il"), inputs)
     il = score_examples(

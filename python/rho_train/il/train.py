@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from rho_train.batch import to
 from rho_train.checkpoint import architecture_digest, random_state, restore_random_state
-from rho_train.checks import check_ids, check_labels
+from rho_train.checks import check_ids
 from rho_train.dataset import IndexedDataset, fingerprint
-from rho_train.dry_run import dry_run, dry_run_losses
+from rho_train.dry_run import dry_run
 from rho_train.identity import digest, module_digest
 from rho_train.il.recipe import ILRecipe
 from rho_train.il.score import SCORING_BATCH, loss_identity, score_examples
@@ -108,11 +108,7 @@ def train_il(
             "labels or another count; wrap the same data with the transforms"
         )
     first = target_ids[: recipe.batch_size]
-    if loss_fn is None:
-        _, classes = dry_run("train_il", model, dataset, first, target_ids)
-        check_labels("train_il", dataset.labels[train_ids], train_ids, classes)
-    else:
-        dry_run_losses("train_il", model, dataset, first, loss_fn)
+    dry_run("train_il", model, dataset, first, target_ids, train_ids, loss_fn=loss_fn)
     identity: dict[str, Any] = {}
     if folder is not None:
         identity = {

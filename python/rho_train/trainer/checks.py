@@ -55,7 +55,7 @@ def check_run(model: nn.Module, run: RunData) -> None:
     drawn = config.batch if selector is None else config.large_batch
     first = torch.tensor(next(iter(LargeBatchSampler(run.train_ids, drawn, seed=run.seed))))
     ignored = -100 if selector is None else selector.ignore_index
-    batch, _ = dry_run("Trainer", model, run.dataset, first, run.train_ids, ignore_index=ignored)
+    batch = dry_run("Trainer", model, run.dataset, first, run.train_ids, ignore_index=ignored)
     rows = torch.arange(len(run.eval_set))
     dry_run("Trainer: eval_set", model, run.eval_set, rows[:_EVAL_EXAMPLES], rows)
     if selector is not None:
