@@ -1,4 +1,4 @@
-"""What selection did with every point so far, 16 bytes an id."""
+"""Counts and the last loss of every example in selection, 16 bytes an id."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 class History:
-    """Counts and the last loss of every id; a Selector fills it in.
+    """Counts and the last loss of every id, which a Selector updates.
 
-    `seen` int32 (N,), times in a large batch; `chosen` int32 (N,), times kept; `loss` float32 (N,)
-    in nats, of the last scoring, NaN before it; `step` int32 (N,), the selection at which that was,
-    -1 before it.
+    `seen` int32 (N,), times in a large batch; `chosen` int32 (N,), times selected; `loss` float32
+    (N,) in nats, of the last scoring, NaN before it; `step` int32 (N,), the selection of that
+    scoring, -1 before it.
 
     Args:
         n: number of ids, those of the whole data set.
@@ -22,13 +22,12 @@ class History:
         TypeError, ValueError: n is no positive integer.
 
     Example:
-        >>> from torch import nn
         >>> from rho_train import Batch, Selector
         >>> selector = Selector(k=1, method="loss", history=History(9))
-        >>> small = selector(nn.Identity(), Batch(torch.eye(2), torch.zeros(2).long(),
-        ...     torch.tensor([7, 5])))
-        >>> selector.history.seen[5:8], selector.history.chosen[5:8], selector.history.loss[5]
-        (tensor([1, 0, 1], dtype=torch.int32), tensor([1, 0, 0], dtype=torch.int32), tensor(1.3133))
+        >>> batch = Batch(torch.eye(2), torch.zeros(2).long(), torch.tensor([7, 5]))
+        >>> small = selector(torch.nn.Identity(), batch)
+        >>> selector.history.chosen[5:8], selector.history.loss[5]
+        (tensor([1, 0, 0], dtype=torch.int32), tensor(1.3133))
     """
 
     def __init__(self, n: int) -> None:
@@ -57,20 +56,20 @@ class History:
         return order.sort().values
 
     def add(
-        self, step: int, ids: Tensor, chosen: Tensor, losses: Tensor | None, rows: Tensor | None
+        self, step: int, ids: Tensor, selected: Tensor, losses: Tensor | None, rows: Tensor | None
     ) -> None:
         """Count a selection.
 
         Args:
             step: of the selection.
             ids: (n,) of the large batch.
-            chosen: int64 (k,), the ids that were kept.
+            selected: int64 (k,), the selected ids.
             losses: (n,) of the large batch; None: nothing was scored.
             rows: those of the large batch that were scored; None: all.
         """
         one = self.seen.new_ones(())
         self.seen.index_add_(0, ids, one.expand(len(ids)))
-        self.chosen.index_add_(0, chosen, one.expand(len(chosen)))
+        self.chosen.index_add_(0, selected, one.expand(len(selected)))
         if losses is None:
             return
         if rows is not None:
@@ -83,7 +82,7 @@ class History:
         return {name: getattr(self, name) for name in ("seen", "chosen", "loss", "step")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the columns of `state_dict`.
+        """Restore the columns of `state_dict`.
 
         Raises:
             ValueError: they are of another number of ids.

@@ -1,4 +1,4 @@
-"""What tells two ways to select apart, as plain values for a checkpoint."""
+"""Plain values that tell objects apart, for checkpoints."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def module_digest(module: nn.Module) -> str:
 
 
 def identity_of(part: object) -> object:
-    """Return what decides how a part selects: what it says itself, or its content, or its name."""
+    """Return what decides the work of an object: its own `identity()`, its content, or its name."""
     if isinstance(part, Tensor):
         return digest(part)
     if isinstance(part, nn.Module):
@@ -43,20 +43,20 @@ def identity_of(part: object) -> object:
 
 
 def name_of(function: object) -> str:
-    """Return the name of a function, or of the type of what is called like one.
+    """Return the name of a function, or of the type of another callable.
 
     Example:
         >>> name_of(name_of), name_of(partial(round, ndigits=2))
         ('name_of', 'round(ndigits=2)')
     """
     if isinstance(function, partial):
-        given = [_told(value) for value in function.args]
-        given += [f"{key}={_told(value)}" for key, value in function.keywords.items()]
-        return f"{name_of(function.func)}({', '.join(given)})"
+        values = [_said(value) for value in function.args]
+        values += [f"{key}={_said(value)}" for key, value in function.keywords.items()]
+        return f"{name_of(function.func)}({', '.join(values)})"
     return getattr(function, "__qualname__", type(function).__qualname__)
 
 
-def _told(value: object) -> str:
+def _said(value: object) -> str:
     # Not by repr: that of a function has its address, which is another one at every start.
     plain = value is None or isinstance(value, (bool, int, float, str))
     return repr(value) if plain else name_of(value)

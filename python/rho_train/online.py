@@ -5,22 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rho_ext
 from rho_train.identity import module_digest
 from rho_train.optim import adamw
 from rho_train.rng import generator
-from rho_train.scoring import (
-    ForwardPass,
-    MicroBatches,
-    device_of,
-    forward_pass,
-    losses_of,
-    scoring_mode,
-    seeded,
-)
+from rho_train.scoring import ForwardPass, MicroBatches, device_of, scoring_mode, seeded
+from rho_train.training_step import training_step
 
 
 class OnlineModel:
@@ -78,31 +70,27 @@ class OnlineModel:
 
     def train_step(
         self,
-        batch: Any,
-        labels: Tensor,
+        batch: object,
         weights: Tensor | None,
-        call: ForwardPass,
+        forward_pass: ForwardPass,
         *,
         label_smoothing: float,
-        stream: tuple[int, int],
+        seed: int,
+        step: int,
     ) -> None:
-        """Take one step on a small batch; dropout draws from `stream`, a seed and a step."""
-        seed, step = stream
+        """Take one step on a small batch; dropout draws from `seed` and `step`."""
         draw = generator(seed, "online model", step).initial_seed()
         with seeded(device_of(self.model), draw):
-            if call.loss_fn is None:
-                losses = F.cross_entropy(
-                    forward_pass(self.model, batch, call.forward).float(),
-                    labels.long(),
-                    reduction="none",
-                    label_smoothing=label_smoothing,
-                )
-            else:
-                losses = losses_of("OnlineModel", self.model, batch, call.loss_fn, len(labels))
-        loss = losses.mean() if weights is None else (weights * losses).mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+            training_step(
+                self.model,
+                batch,
+                self.optimizer,
+                where="OnlineModel",
+                weights=weights,
+                forward=forward_pass.forward,
+                loss_fn=forward_pass.loss_fn,
+                label_smoothing=label_smoothing,
+            )
 
     def identity(self) -> dict[str, Any]:
         """Return what the model was at the start and how it is trained."""

@@ -1,14 +1,13 @@
-"""Numbers that change over a run: the ratio, a temperature, and when selection is uniform."""
+"""Numbers that change over a run, such as the ratio, and steps with uniform selection."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Schedule(ABC):
+class Schedule:
     """A number that goes from `start` to `end` in `stages` equal parts of the first `steps` steps.
 
     It is constant within a stage, `start` in the first, `end` in the last and ever after, so that
@@ -44,12 +43,11 @@ class Schedule(ABC):
         stage = min(step * self.stages // self.steps, self.stages - 1)
         return self.between(stage / (self.stages - 1))
 
-    @abstractmethod
     def between(self, done: float) -> float:
-        """Return the number when a share `done` of the stages is over, 0 at `start`, 1 at `end`."""
+        """Return the number when a share `done` of the stages is over, exact at both ends."""
+        raise NotImplementedError
 
 
-@dataclass(frozen=True)
 class Linear(Schedule):
     """`start + (end - start) * done`.
 
@@ -59,11 +57,10 @@ class Linear(Schedule):
     """
 
     def between(self, done: float) -> float:
-        """Weighted, so that both ends are exact."""
+        """Return the weighted mean of both ends."""
         return self.start * (1.0 - done) + self.end * done
 
 
-@dataclass(frozen=True)
 class Geometric(Schedule):
     """`start * (end / start) ** done`; both must be positive.
 
@@ -80,7 +77,7 @@ class Geometric(Schedule):
             )
 
     def between(self, done: float) -> float:
-        """A power of each end, so that both are exact."""
+        """Return the weighted geometric mean of both ends."""
         return math.pow(self.start, 1.0 - done) * math.pow(self.end, done)
 
 
@@ -125,15 +122,16 @@ class UniformPhases:
                 "UniformPhases: steps must be at least 1, warmup at least 0 and anneal in [0, 1], "
                 f"got {self.steps}, {self.warmup}, {self.anneal}"
             )
-        if self.warmup > self._last():
+        if self.warmup > self._anneal_begin:
             raise ValueError(
                 f"UniformPhases: {self.warmup} steps of warm-up and the last {self.anneal:.0%} of "
                 f"{self.steps} steps overlap; shorten one"
             )
 
-    def _last(self) -> int:
+    @property
+    def _anneal_begin(self) -> int:
         return self.steps - math.floor(self.anneal * self.steps + 0.5)
 
     def uniform(self, step: int) -> bool:
-        """Whether selection is uniform at a step, counted from 0."""
-        return step < self.warmup or (self.anneal > 0.0 and step >= self._last())
+        """Return whether selection is uniform at a step, counted from 0."""
+        return step < self.warmup or (self.anneal > 0.0 and step >= self._anneal_begin)

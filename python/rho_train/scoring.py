@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rho_train.batch import describe, gather, part, split
+from rho_train.batch import describe, gather, part
 
 ForwardFunction = Callable[[nn.Module, Any], Tensor]
 """Called as `forward(model, batch)`, returns logits (n, C)."""
@@ -315,11 +315,6 @@ def _first_device(parts: Iterable[nn.Module]) -> torch.device:
             if parameter is not None:
                 return parameter.device
     return torch.device("cpu")
-
-
-def forward_pass(model: nn.Module, batch: Any, forward: ForwardFunction | None) -> Tensor:
-    """Return the logits (n, C) of a batch, by `forward` or by calling the model on its inputs."""
-    return logits_of(model, split(batch).inputs) if forward is None else forward(model, batch)
 
 
 def logits_of(model: nn.Module, inputs: Any) -> Tensor:

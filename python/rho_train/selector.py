@@ -137,7 +137,7 @@ class Selector:
         method = registry.find(self.method)
         self.needs = frozenset(registry.needs_of(method))
         check_method(self, self.needs)
-        check_scope(self, registry.is_pointwise(method))
+        check_scope(self, pointwise=getattr(method, "pointwise", False))
         self._forward_pass = ForwardPass(self.scoring, self.forward, self.loss_fn)
         self._il_table = il_table(self.il)
         self._proxy = self.scorer.model if isinstance(self.scorer, OnlineModel) else self.scorer
@@ -325,11 +325,11 @@ class Selector:
             if isinstance(learner, OnlineModel):
                 learner.train_step(
                     small,
-                    context.labels[rows],
                     weights,
                     self._forward_pass,
                     label_smoothing=self.label_smoothing,
-                    stream=(self.seed, step),
+                    seed=self.seed,
+                    step=step,
                 )
         self.steps += 1
         if selected.losses is not None:

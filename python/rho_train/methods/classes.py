@@ -1,4 +1,4 @@
-"""Methods that know classes: quotas, and weights for the classes that are behind."""
+"""Methods that know classes: quotas, and weights for classes with a high loss."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor
 
 from rho_train.identity import digest
 from rho_train.methods.context import ScoringContext, Selected
-from rho_train.methods.fused import check_score, needs_of_score
+from rho_train.methods.fused import Scored
 from rho_train.methods.registry import register
 
 
 @register("class_quota")
 @dataclass(frozen=True)
-class ClassQuota:
-    """The best points of every class, as many of each class as its share allows.
+class ClassQuota(Scored):
+    """Select the best examples of every class, as many of each class as its share allows.
 
-    The r-th best point of class c (r = 0, 1, ...) has the seat number `(r + 1/2) / share_c`; the k
-    lowest are kept, equal ones by score (Sainte-Lague's apportionment, which no rounding of quotas
-    biases). A class with too few points leaves its seats to the others.
+    The r-th best example of class c (r = 0, 1, ...) has the seat number `(r + 1/2) / share_c`; the
+    k lowest are selected, equal ones by score (Sainte-Lague's apportionment, which no rounding of
+    quotas biases). A class with too few examples leaves its seats to the others.
 
     Args:
         score: one of the fused five.
-        shares: one positive number a class; None: the number of its points in the large batch, so
+        shares: one positive number a class; None: the number of its examples in the large batch, so
             that selection does not shift the mix of the classes.
 
     Example:
@@ -37,11 +37,10 @@ class ClassQuota:
         tensor([6, 7])
     """
 
-    score: str = "rho"
     shares: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_score("ClassQuota", self.score)
+        super().__post_init__()
         if self.shares is not None and not all(0.0 < s < math.inf for s in self.shares):
             raise ValueError(
                 f"ClassQuota: shares must be positive and finite, got {self.shares}; mask a class "
@@ -51,53 +50,50 @@ class ClassQuota:
     @property
     def needs(self) -> tuple[str, ...]:
         """Classes, and irreducible losses or all logits, if they are in the score."""
-        return (*needs_of_score(self.score), "classes")
+        return (*super().needs, "classes")
 
     def __call__(self, context: ScoringContext) -> Selected:
         """Return the k rows with the lowest seat numbers."""
         scores = context.score(self.score).scores
         rows = (scores > -torch.inf).nonzero().squeeze(1)  # neither ignored nor NaN
         rows = rows[scores[rows].argsort(descending=True, stable=True)]
-        labels = context.labels[rows].long()
-        classes = context.classes
-        counts = torch.bincount(labels, minlength=classes)
-        if self.shares is None:
-            shares = counts.double()
-        elif len(self.shares) == classes:
-            shares = torch.tensor(self.shares, dtype=torch.float64, device=rows.device)
-        else:
+        labels, device = context.labels[rows].long(), rows.device
+        counts = torch.bincount(labels, minlength=context.classes)
+        shares = counts.double()
+        if self.shares is not None:
+            shares = torch.tensor(self.shares, dtype=torch.float64, device=device)
+        if len(shares) != context.classes:
             raise ValueError(
-                f"ClassQuota: shares must have one number a class, {classes}, got "
-                f"{len(self.shares)}"
+                f"ClassQuota: shares must have one number a class, {context.classes}, got "
+                f"{len(shares)}"
             )
-        # Of the rows by class, the best first, each knows its rank by where its class begins.
+        # Rows by class, the best first: the rank within a class counts from where it begins.
         by_class = labels.argsort(stable=True)
         grouped = labels[by_class]
-        begins = counts.cumsum(0) - counts
-        seats = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
-        ranks = torch.arange(len(rows), device=rows.device) - begins[grouped]
+        ranks = torch.arange(len(rows), device=device) - (counts.cumsum(0) - counts)[grouped]
+        seats = torch.empty(len(rows), dtype=torch.float64, device=device)
         seats[by_class] = (ranks + 0.5) / shares[grouped]
         # The rows are in the order of their scores, and a stable sort keeps it among equals.
-        kept = rows[seats.argsort(stable=True)[: context.k]]
-        bias = torch.full_like(scores, -torch.inf)
-        bias[kept] = 0.0
-        return context.select(self.score, bias)
+        best = rows[seats.argsort(stable=True)[: context.k]]
+        return context.select(
+            self.score, torch.full_like(scores, -torch.inf).index_fill(0, best, 0)
+        )
 
 
 @register("reducr")
 class Reducr:
-    """Top k of the clipped excess loss, weighted towards the classes that are behind.
+    """Select the top k of the clipped excess loss, weighted towards classes with a high loss.
 
     `score_i = sum_c w_c max(0, CE_i - IL_ic)` (REDUCR: Bankes et al., NeurIPS 2024), with the
     irreducible losses of one model a class in `class_il`. Without it, IL_ic is known for the class
-    of the point alone and `score_i = w_y max(0, CE_i - IL_i)`. After every selection
-    `w_c ~ w_c exp(lr * L_c)`, where L_c is the mean loss of the points of class c in the large
-    batch (in the paper: of a holdout set of the class); a class without points there takes the mean
-    of the others. The weights begin equal and sum to one.
+    of the example alone and `score_i = w_y max(0, CE_i - IL_i)`. After every selection
+    `w_c ~ w_c exp(lr * L_c)`, where L_c is the mean loss of the examples of class c in the large
+    batch (in the paper: of a holdout set of the class), for a class without any the mean of the
+    others. The weights begin equal and sum to one.
 
     Args:
         lr: eta >= 0, of the weights.
-        class_il: float (N, C), irreducible loss of point i by the model of class c.
+        class_il: float (N, C), irreducible loss of example i by the model of class c.
 
     Example:
         >>> from rho_train import Batch, Selector
@@ -121,11 +117,7 @@ class Reducr:
             )
         self.lr, self.class_il = lr, class_il
         self.weights: Tensor | None = None
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Classes, and irreducible losses, unless they are given by class."""
-        return ("il", "classes") if self.class_il is None else ("classes",)
+        self.needs = ("classes",) if class_il is not None else ("il", "classes")
 
     def __call__(self, context: ScoringContext) -> Selected:
         """Return the k rows with the highest weighted excess."""
@@ -140,8 +132,7 @@ class Reducr:
                 f"{self.class_il.shape[1]}"
             )
         # The rows, not the table, go to the device of the losses.
-        ids = context.ids.to(self.class_il.device)
-        il = self.class_il[ids].to(losses.device)
+        il = self.class_il[context.ids.to(self.class_il.device)].to(losses.device)
         return context.top(_excess(losses[:, None], il) @ weights)
 
     def update(self, context: ScoringContext, selected: Selected) -> None:
@@ -153,20 +144,18 @@ class Reducr:
         labels, losses = labels[seen], losses[seen]
         weights = self._weights(context).cpu()
         count = torch.zeros_like(weights).index_add_(0, labels, torch.ones_like(losses))
-        total = torch.zeros_like(weights).index_add_(0, labels, losses)
-        present = count > 0
-        mean = total / count
-        mean = torch.where(present, mean, mean[present].mean())
+        mean = torch.zeros_like(weights).index_add_(0, labels, losses) / count
+        mean = torch.where(count > 0, mean, mean[count > 0].mean())
         self.weights = (weights.log() + self.lr * mean).softmax(0)
 
     def _weights(self, context: ScoringContext) -> Tensor:
-        if self.weights is None:
-            classes, device = context.classes, context.ids.device
-            return torch.full((classes,), 1.0 / classes, device=device)
-        return self.weights.to(context.ids.device)
+        weights = self.weights
+        if weights is None:
+            weights = torch.full((context.classes,), 1.0 / context.classes)
+        return weights.to(context.ids.device)
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the choice, the table as its SHA-256."""
+        """Return what decides the selection, the table as its SHA-256."""
         il = self.class_il
         return {"method": "reducr", "lr": self.lr, "class_il": il if il is None else digest(il)}
 
@@ -175,10 +164,10 @@ class Reducr:
         return {"weights": self.weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the class weights of `state_dict`."""
+        """Restore the class weights of `state_dict`."""
         self.weights = state["weights"]
 
 
 def _excess(losses: Tensor, il: Tensor) -> Tensor:
-    """Return max(0, CE - IL), and -inf where a point has no loss and must not be selected."""
+    """Return max(0, CE - IL), and -inf where an example has no loss and cannot be selected."""
     return (losses - il).clamp_min(0.0).masked_fill(losses == -torch.inf, -torch.inf)

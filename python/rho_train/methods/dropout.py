@@ -1,4 +1,4 @@
-"""Uncertainty over several forward passes with dropout (MC dropout)."""
+"""Methods by the uncertainty over several forward passes with dropout (MC dropout)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FORMULAS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def dropout_layers(model: nn.Module) -> list[nn.Module]:
-    """Return the modules of a model that differ between training and eval mode by dropout alone.
+    """Return the modules of a model whose training mode differs by dropout alone.
 
     Example:
         >>> dropout_layers(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0), nn.Dropout(0.1)))
@@ -40,8 +40,7 @@ def dropout_layers(model: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def dropout_on(model: nn.Module) -> Iterator[None]:
-    """Put the dropout layers of a model in eval mode into training mode, and back."""
+def _dropout_on(model: nn.Module) -> Iterator[None]:
     # In eval mode an encoder layer may take torch's fast path, which has no dropout.
     encoders = [one for one in model.modules() if isinstance(one, nn.TransformerEncoderLayer)]
     layers = [one for one in (*dropout_layers(model), *encoders) if not one.training]
@@ -69,7 +68,6 @@ class MonteCarlo:
         passes: K >= 2.
 
     Example:
-        >>> from torch import nn
         >>> from rho_train import Batch, Selector
         >>> selector = Selector(k=1, method=MonteCarlo("bald", passes=4))
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
@@ -92,15 +90,15 @@ class MonteCarlo:
 
     def __call__(self, context: ScoringContext) -> Selected:
         """Return the k rows with the highest score over the passes."""
-        p, conditional, loss = torch.zeros(()), torch.zeros(()), torch.zeros(())
+        p, conditional, loss = torch.zeros(3, device=context.ids.device).unbind()
         seed = int(torch.randint(2**31, (), generator=context.generator))
-        with dropout_on(context.passes.module), seeded(context.ids.device, seed):
+        with _dropout_on(context.passes.module), seeded(context.ids.device, seed):
             for _ in range(self.passes):
                 logits = context.passes.logits()
                 entropy, ce = context.score_logits("entropy", logits)
-                p = p.to(logits.device) + logits.float().softmax(1) / self.passes
-                conditional = conditional.to(logits.device) + entropy / self.passes
-                loss = loss.to(logits.device) + ce / self.passes
+                p = p + logits.float().softmax(1) / self.passes
+                conditional = conditional + entropy / self.passes
+                loss = loss + ce / self.passes
         predictive = -torch.special.xlogy(p, p).sum(1)
         scores = _FORMULAS[self.score](predictive, conditional, loss)
         # The softmax of log p is p, and the smallest normal number keeps the logarithm finite.

@@ -1,4 +1,4 @@
-"""The k rows with the highest score, in one pass over the logits."""
+"""Methods that rank by one of the five scores of `rho_ext.select`."""
 
 from __future__ import annotations
 
@@ -7,28 +7,37 @@ from dataclasses import dataclass
 from rho_train.methods.context import ScoringContext, Selected
 from rho_train.methods.registry import register
 
-SCORES = ("rho", "loss", "neg_il", "grad_norm", "entropy")
-_NEEDS = {"rho": ("il",), "neg_il": ("il",), "grad_norm": ("logits",), "entropy": ("logits",)}
-
-
-def check_score(where: str, score: str) -> None:
-    """Refuse what `rho_ext.select` has no formula for.
-
-    Raises:
-        ValueError: unknown score.
-    """
-    if score not in SCORES:
-        raise ValueError(f"{where}: score must be one of {', '.join(SCORES)}, got {score!r}")
-
-
-def needs_of_score(score: str) -> tuple[str, ...]:
-    """Return what a method that ranks by `score` needs."""
-    return _NEEDS.get(score, ())
+_NEEDS: dict[str, tuple[str, ...]] = {
+    "rho": ("il",),
+    "loss": (),
+    "neg_il": ("il",),
+    "grad_norm": ("logits",),
+    "entropy": ("logits",),
+}
 
 
 @dataclass(frozen=True)
-class Fused:
-    """Top-k of one score, by `rho_ext.select`.
+class Scored:
+    """A method with one of the five scores in its formula."""
+
+    score: str = "rho"
+
+    def __post_init__(self) -> None:
+        if self.score not in _NEEDS:
+            raise ValueError(
+                f"{type(self).__name__}: score must be one of {', '.join(_NEEDS)}, "
+                f"got {self.score!r}"
+            )
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Irreducible losses or all logits, if they are in the score."""
+        return _NEEDS[self.score]
+
+
+@dataclass(frozen=True)
+class Fused(Scored):
+    """Top k of one score, by `rho_ext.select`.
 
     `rho` = CE - IL (Mindermann et al., ICML 2022, eq. 3); `loss` = CE (Loshchilov and Hutter, 2015,
     without their sampling); `neg_il` = -IL; `grad_norm` = ||softmax(z) - onehot(y)||_2
@@ -40,21 +49,12 @@ class Fused:
         ('il',)
     """
 
-    score: str
     pointwise = True
-
-    def __post_init__(self) -> None:
-        check_score("Fused", self.score)
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Irreducible losses or all logits, if they are in the formula."""
-        return needs_of_score(self.score)
 
     def __call__(self, context: ScoringContext) -> Selected:
         """Return the k rows with the highest score."""
         return context.select(self.score)
 
 
-for _name in SCORES:
+for _name in _NEEDS:
     register(_name)(Fused(_name))

@@ -1,4 +1,4 @@
-"""The methods of selection by name."""
+"""Names of the methods of selection."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def register(
     Args:
         name: new, of letters, digits and underscores.
         needs: of a function: `il`, irreducible losses; `dropout`, dropout layers in the model;
-            `logits`, those of all points, which `Scoring(refresh=...)` does not have; `classes`,
-            labels that are classes. `Selector(loss_fn=...)` has neither logits nor classes. An
-            object says it by its own attribute `needs`.
-        pointwise: of a function: it keeps the points with the highest scores, and the score of a
-            point does not depend on the other points, so that `Selector(scope="global")` can choose
-            among those of all ranks. An object says it by its own attribute `pointwise`.
+            `logits`, those of all examples, which `Scoring(refresh=...)` does not have; `classes`,
+            labels that are classes. `Selector(loss_fn=...)` has neither logits nor classes.
+        pointwise: of a function: it selects the highest scores, and the score of an example does
+            not depend on the others, so that `Selector(scope="global")` can select from the large
+            batches of all ranks.
 
     Returns:
-        A decorator for a function of `ScoringContext` that returns `Selected`, an object that is called
-        like one, or a class of such objects, which is called without arguments for every Selector.
-        Methods with a state have `update(context, selected)`, called after every selection, and
-        `state_dict` and `load_state_dict`.
+        A decorator for a function of `ScoringContext` that returns `Selected`, an object that is
+        called like one, or a class of such objects, which is called without arguments for every
+        Selector. Objects may have the attributes `needs` and `pointwise`, and if they learn
+        `update(context, selected)`, called after every selection, `state_dict` and
+        `load_state_dict`.
 
     Raises:
         ValueError: the name is taken by another method or is no name, or a need is unknown.
@@ -59,7 +59,7 @@ def register(
         )
 
     def add(method: M) -> M:
-        if name in _METHODS and _where(_METHODS[name]) != _where(method):
+        if name in _METHODS and _origin(_METHODS[name]) != _origin(method):
             raise ValueError(f"register: there is a method {name!r} already; choose another name")
         if needs:
             method.needs = tuple(needs)  # type: ignore[attr-defined]
@@ -71,12 +71,12 @@ def register(
     return add
 
 
-def _where(method: object) -> tuple[str, str]:
+def _origin(method: object) -> tuple[str, str]:
     return method.__module__, getattr(method, "__qualname__", repr(method))
 
 
 def unregister(name: str) -> None:
-    """Forget a method, so that its name is free again."""
+    """Remove a method, so that its name is free again."""
     del _METHODS[name]
 
 
@@ -111,16 +111,6 @@ def needs_of(method: str | Method) -> Collection[str]:
     """
     found: Collection[str] = getattr(find(method), "needs", ())
     return found
-
-
-def is_pointwise(method: str | Method) -> bool:
-    """Return whether a method scores each point for itself, see `register`.
-
-    Example:
-        >>> is_pointwise("rho"), is_pointwise("class_quota")
-        (True, False)
-    """
-    return bool(getattr(find(method), "pointwise", False))
 
 
 def names(*, without: Collection[str] = ()) -> tuple[str, ...]:

@@ -1,7 +1,4 @@
-"""Methods that draw: uniform, importance sampling, Boltzmann, selective backprop.
-
-What they draw depends on the seed of the Selector and the step alone.
-"""
+"""Methods that draw, by the seed of the Selector and the step alone."""
 
 from __future__ import annotations
 
@@ -11,22 +8,21 @@ from dataclasses import dataclass
 import torch
 
 from rho_train.methods.context import ScoringContext, Selected
-from rho_train.methods.fused import check_score, needs_of_score
+from rho_train.methods.fused import Scored
 from rho_train.methods.registry import register
 from rho_train.schedules import Schedule, value_at, values_of
 
 
 @register("uniform")
 def uniform(context: ScoringContext) -> Selected:
-    """Draw k of the n points without replacement, each set with the same probability.
+    """Draw k of the n examples without replacement, each set with the same probability.
 
     No forward pass is made, so no losses are known. The baseline of every comparison.
 
     Example:
-        >>> from torch import nn
-        >>> ids = torch.arange(4)
-        >>> c = ScoringContext(ids, ids, 4, 0, 0, None, False, nn.Identity(), lambda: ids)
-        >>> uniform(c).indices.sort().values
+        >>> from rho_train import Batch, Selector
+        >>> batch = Batch(torch.zeros(4, 2), torch.zeros(4).long(), torch.arange(4))
+        >>> Selector(k=4, method="uniform")(torch.nn.Identity(), batch).ids
         tensor([0, 1, 2, 3])
     """
     usable = context.usable
@@ -38,17 +34,17 @@ def uniform(context: ScoringContext) -> Selected:
 @register("importance", needs=("logits",))
 @dataclass(frozen=True)
 class GradNormSampling:
-    """Draw k points with replacement, in proportion to their gradient norm, and weight them.
+    """Draw k examples with replacement, in proportion to their gradient norm, and weight them.
 
-    `p_i = g_i / sum_j g_j` with `g_i = ||softmax(z_i) - onehot(y_i)||_2`, and
-    `w_i = 1 / (n p_i)`, so that the mean of `w_i CE_i` over the draws has the mean of CE over the
-    large batch as its expectation (Katharopoulos and Fleuret, ICML 2018, sections 3.1 and 3.2).
-    Points that are ignored or invalid count neither for p nor for n.
+    `p_i = g_i / sum_j g_j` with `g_i = ||softmax(z_i) - onehot(y_i)||_2`, and `w_i = 1 / (n p_i)`.
+    The expectation of the mean of `w_i CE_i` over the draws is the mean of CE over the large batch
+    (Katharopoulos and Fleuret, ICML 2018, sections 3.1 and 3.2). Ignored and invalid examples count
+    neither for p nor for n.
 
     Example:
         >>> from rho_train import Batch, Selector
         >>> selector = Selector(k=2, method=GradNormSampling())
-        >>> x = torch.tensor([[0.0, 0.0], [99.0, 0.0]])   # the second point is learnt: g = 0
+        >>> x = torch.tensor([[0.0, 0.0], [99.0, 0.0]])  # the second example is learnt: g = 0
         >>> batch = Batch(x, torch.tensor([0, 0]), torch.tensor([5, 6]))
         >>> selector(torch.nn.Identity(), batch).ids, selector.last.weights
         (tensor([5, 5]), tensor([0.5000, 0.5000]))
@@ -57,34 +53,33 @@ class GradNormSampling:
     def __call__(self, context: ScoringContext) -> Selected:
         """Return k draws and their weights."""
         norms, losses = context.score("grad_norm")
-        # Ignored rows have the score -inf, invalid ones NaN; neither is drawn.
+        invalid = norms.isnan().sum()
+        # Ignored rows have the score -inf, invalid ones NaN.
         usable = norms >= 0
+        count = int(usable.sum())
+        if count == 0:
+            none = torch.full((context.k,), -1, device=norms.device)
+            lowest = torch.full_like(none, -torch.inf, dtype=torch.float32)
+            return Selected(lowest, none, losses, invalid)
         p = torch.where(usable, norms, 0.0).double().cpu()
         if not p.any():
             # Everything is learnt: the limit of equal norms.
             p = usable.double().cpu()
-        count = int(usable.sum())
-        invalid = norms.isnan().sum()
-        if count == 0:
-            none = torch.full((context.k,), -1, device=norms.device)
-            return Selected(
-                torch.full_like(none, -torch.inf, dtype=torch.float32), none, losses, invalid
-            )
         p /= p.sum()
-        drawn = torch.multinomial(p, context.k, replacement=True, generator=context.generator)
-        weights = (1.0 / (count * p[drawn])).float().to(norms.device)
-        drawn = drawn.to(norms.device)
-        return Selected(norms[drawn], drawn, losses, invalid, weights)
+        rows = torch.multinomial(p, context.k, replacement=True, generator=context.generator)
+        weights = (1.0 / (count * p[rows])).float().to(norms.device)
+        rows = rows.to(norms.device)
+        return Selected(norms[rows], rows, losses, invalid, weights)
 
 
 @register("boltzmann")
 @dataclass(frozen=True)
-class Boltzmann:
-    """Draw k points without replacement, one after the other with `p_i ~ exp(score_i / T)`.
+class Boltzmann(Scored):
+    """Draw k examples without replacement, one after the other with `p_i ~ exp(score_i / T)`.
 
-    Drawn at once as the top k of `score_i + T G_i` with standard Gumbel noise G, which has the same
-    distribution (Gumbel top-k: Kool et al., ICML 2019). Replaces the Boltzmann
-    selection with replacement of the reference code, where half of the draws are repeats.
+    Computed as the top k of `score_i + T G_i` with standard Gumbel noise G, which has the same
+    distribution (Gumbel top-k: Kool et al., ICML 2019). Replaces the selection with replacement of
+    the reference code, where half of the draws are repeats.
 
     Args:
         score: one of the fused five.
@@ -98,21 +93,15 @@ class Boltzmann:
         tensor([5])
     """
 
-    score: str = "rho"
     temperature: float | Schedule = 0.25
     pointwise = True
 
     def __post_init__(self) -> None:
-        check_score("Boltzmann", self.score)
+        super().__post_init__()
         if not all(0.0 <= value < math.inf for value in values_of(self.temperature)):
             raise ValueError(
                 f"Boltzmann: temperature must be finite and at least 0, got {self.temperature}"
             )
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Irreducible losses or all logits, if they are in the score."""
-        return needs_of_score(self.score)
 
     def __call__(self, context: ScoringContext) -> Selected:
         """Return the k rows with the highest score after the noise."""
@@ -123,11 +112,11 @@ class Boltzmann:
 @register("selective_backprop")
 @dataclass(frozen=True)
 class SelectiveBackprop:
-    """Draw k points without replacement, one after the other with `p_i ~ CDF(CE_i) ** power`.
+    """Draw k examples without replacement, one after the other with `p_i ~ CDF(CE_i) ** power`.
 
     The formula of Jiang et al., "Accelerating Deep Learning by Focusing on the Biggest Losers"
-    (2019). There the CDF is that of the last losses and every point is kept or not for
-    itself; here it is that of the large batch, `CDF(c) = #{j: CE_j <= c} / n`, and k are kept.
+    (2019), for the large batch: `CDF(c) = #{j: CE_j <= c} / n`. There the CDF is that of the last
+    losses, and each example is selected or not by itself.
 
     Args:
         power: beta >= 0; 0 is uniform, large values approach the highest losses.
@@ -149,10 +138,9 @@ class SelectiveBackprop:
             )
 
     def __call__(self, context: ScoringContext) -> Selected:
-        """Return the k rows that the power of the CDF drew."""
+        """Return the k rows with the highest log-probability after the noise."""
         losses = context.score("loss").scores
-        usable = losses > -torch.inf
-        ranked = losses[usable].sort().values
+        ranked = losses[losses > -torch.inf].sort().values
         cdf = torch.searchsorted(ranked, losses, right=True) / max(1, len(ranked))
         scores = self.power * cdf.log() + context.gumbel()
         return context.top(torch.where(losses.isnan(), torch.nan, scores))
