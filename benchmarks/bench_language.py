@@ -1,4 +1,4 @@
-"""A language model on text of which 40 % is noise: sequences, tokens, a filter, uniform sampling.
+"""Train a language model on text of which 40 % is noise: RHO-LOSS, a filter, uniform sampling.
 
 python benchmarks/bench_language.py --data DATA
 """
@@ -39,12 +39,12 @@ from rho_train.progress import leave_with_parent
 LETTERS = " abcdefghijklmnopqrstuvwxyz"
 LENGTH, TEST = 64, 500
 NOISE, KEPT = 0.4, 0.6
-BATCH, LARGE_BATCH, LOOKS = 32, 96, 10
+BATCH, LARGE_BATCH, EVALUATIONS = 32, 96, 10
 # An IL model that has learnt no more than how often each letter is tells the target nothing.
 IL_EPOCHS = 8
 # Sequences, and steps.
 SIZE, QUICK = (20_000, 1000), (4_000, 100)
-METHODS = ("uniform", "rho", "rho_tokens", "filter", "uniform_reused", "uniform_charged")
+METHODS = ("uniform", "rho", "rho_tokens", "filter", "uniform_minutes", "uniform_minutes_with_il")
 COLUMNS = (
     *("method", "seed", "lr", "step", "steps", "test_loss", "seconds", "il_seconds"),
     *("noisy", "parameters", "il_parameters"),
@@ -147,9 +147,9 @@ class Losses:
 
 
 class Run:
-    """One method with one seed: a loop as a user writes it, and the seconds that it takes.
+    """One method with one seed: a loop as a user writes it, timed.
 
-    Looks at the test set cost no seconds; nothing is chosen by them.
+    Evaluation on the test set costs no seconds, and nothing is selected by it.
     """
 
     def __init__(self, text: Text, il: Losses, method: str, seed: int, lr: float) -> None:
@@ -159,13 +159,13 @@ class Run:
         self.trained = self.wrong = 0
 
     def rows(self, steps: int) -> Iterator[Row]:
-        """Train, and give what is found at each look."""
+        """Train, and yield a row at each evaluation."""
         data = IndexedDataset(TensorDataset(self.text.train, self.text.train))
-        points = torch.arange(len(data))
+        ids = torch.arange(len(data))
         if self.method == "filter":
-            points = self.il.store.lowest(KEPT)
+            ids = self.il.store.lowest(KEPT)
         drawn = LARGE_BATCH if self.method == "rho" else BATCH
-        batches = iter(loader(data, LargeBatchSampler(points, drawn, seed=self.seed)))
+        batches = iter(loader(data, LargeBatchSampler(ids, drawn, seed=self.seed)))
         optimizer = adamw(self.model, self.lr, 0.01)
         schedule = lr_schedule(optimizer, "cosine", steps)
         seconds = 0.0
@@ -180,7 +180,7 @@ class Run:
             schedule.step()
             seconds += time.perf_counter() - began
             self._count(batch.ids)
-            if step % (steps // LOOKS) == 0 or step == steps:
+            if step % (steps // EVALUATIONS) == 0 or step == steps:
                 yield self._row(step, steps, seconds)
 
     def _loss(self, batch: Batch) -> Tensor:
@@ -190,14 +190,14 @@ class Run:
         logits = self.model(batch.x)[:, :-1].flatten(0, 1)
         labels = batch.x[:, 1:].flatten()
         il = self.il.letters[batch.ids].flatten()
-        chosen = rho_ext.select(logits, labels, None, round(KEPT * len(labels)), il=il).indices
-        self._chosen = chosen
-        return F.cross_entropy(logits[chosen], labels[chosen])
+        selected = rho_ext.select(logits, labels, None, round(KEPT * len(labels)), il=il).indices
+        self._selected = selected
+        return F.cross_entropy(logits[selected], labels[selected])
 
     def _count(self, ids: Tensor) -> None:
         wrong = self.text.noisy[ids]
         if self.method == "rho_tokens":
-            wrong = wrong[self._chosen // (LENGTH - 1)]
+            wrong = wrong[self._selected // (LENGTH - 1)]
         self.trained += len(wrong)
         self.wrong += int(wrong.sum())
 
@@ -235,8 +235,8 @@ def seed_rows(
         for method in methods:
             for lr in rates:
                 steps = size[1]
-                if method in ("uniform_reused", "uniform_charged"):
-                    seconds = _last(found, "rho") + il.seconds * method.endswith("charged")
+                if method.startswith("uniform_minutes"):
+                    seconds = _last(found, "rho") + il.seconds * method.endswith("with_il")
                     steps = int(seconds * steps / _last(found, "uniform"))
                 found += Run(text, il, method, seed, lr).rows(steps)
                 print(f"seed {seed} {method} lr {lr}: {found[-1]['test_loss']}", flush=True)

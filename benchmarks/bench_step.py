@@ -1,4 +1,4 @@
-"""What a whole RHO-LOSS step costs with every way to score, for a small MLP and a small CNN.
+"""Measure a whole RHO-LOSS step with every option of the scoring, for a small MLP and a CNN.
 
 python benchmarks/bench_step.py
 """
@@ -24,7 +24,7 @@ from rho_train.models import mlp
 from rho_train.optim import adamw
 from timing import Times
 
-# Large batches of 2 to 10 times the small one, the paper's being 10, and four times as many points.
+# Large batches of 2 to 10 times the small one; the paper's has 10. One with four times as many.
 BATCHES = ((64, 32), (96, 32), (160, 32), (320, 32), (1280, 128))
 QUICK = ((320, 32),)
 MICRO_BATCH = 64
@@ -37,16 +37,16 @@ OPTIONS = {
     "compile": Scoring(compile=True),
     "refresh": Scoring(refresh=0.5),
     "proxy": Scoring(),
-    "ahead": Scoring(),
+    "async": Scoring(),
 }
 STEPS = (*BY_HAND, *OPTIONS, "uniform")
 # Products of matrices round by shape and layout, and a score at the border may change with it.
-ROUNDS_OTHERWISE = ("micro_batch", "channels_last", "compile", "refresh", "ahead")
+ROUNDS_OTHERWISE = ("micro_batch", "channels_last", "compile", "refresh", "async")
 COLUMNS = (
     *("model", "large_batch", "small_batch", "step", "part"),
     *("repeats", "median_us", "p20_us", "p80_us", "share_of_step", "over_uniform"),
 )
-POINTS = 16_000
+EXAMPLES = 16_000
 # A thread that is new shares a core with the old one at first.
 LOOP, LOOP_SECONDS = 8, 0.1
 
@@ -62,11 +62,11 @@ class Task:
     shape: tuple[int, ...]
     classes: int
 
-    def steps(self, chosen: Sequence[str], large: int) -> list[str]:
-        """The steps that differ for this model and this large batch."""
+    def steps(self, names: Sequence[str], large: int) -> list[str]:
+        """Return the steps that differ for this model and this large batch."""
         images = len(self.shape) == 3
         useless = {"channels_last": not images, "micro_batch": large <= MICRO_BATCH}
-        return [step for step in chosen if not useless.get(step, False)]
+        return [step for step in names if not useless.get(step, False)]
 
 
 def cnn(width: int) -> nn.Module:
@@ -103,30 +103,30 @@ class Clock:
 
 
 class Steps:
-    """One model and optimizer, and the ways to make a step with them."""
+    """One model and optimizer, and every kind of step with them."""
 
     def __init__(self, task: Task, small: int, device: str) -> None:
         self.device, self.small = device, small
         self.model = task.make(task.width).to(device)
         self.proxy = task.make(task.width // 4).to(device)
         self.optimizer = adamw(self.model, lr=1e-3, weight_decay=0.01)
-        self.x = torch.randn(POINTS, *task.shape, device=device)
-        self.y = torch.randint(task.classes, (POINTS,), device=device)
-        self.il = torch.rand(POINTS, device=device)
+        self.x = torch.randn(EXAMPLES, *task.shape, device=device)
+        self.y = torch.randint(task.classes, (EXAMPLES,), device=device)
+        self.il = torch.rand(EXAMPLES, device=device)
         self.selectors = {
             name: Selector(
                 il=self.il,
                 k=small,
                 scoring=scoring,
                 scorer=self.proxy if name == "proxy" else None,
-                history=History(POINTS) if name == "refresh" else None,
+                history=History(EXAMPLES) if name == "refresh" else None,
             )
             for name, scoring in OPTIONS.items()
         }
 
     def batch(self, n: int) -> rho_train.Batch:
-        """Draw points; loading them is no part of a step."""
-        ids = torch.randint(POINTS, (n,), device=self.device)
+        """Draw a batch; loading it is no part of a step."""
+        ids = torch.randint(EXAMPLES, (n,), device=self.device)
         return rho_train.Batch(self.x[ids], self.y[ids], ids)
 
     def by_hand(self, select: Provider, batch: rho_train.Batch) -> tuple[Parts, Tensor]:
@@ -157,9 +157,9 @@ class Steps:
         clock("train")
         return {"score": score, **clock.parts, "select": clock.parts["select"] - score}
 
-    def ahead(self, batches: Sequence[rho_train.Batch]) -> list[Parts]:
+    def asynchronous(self, batches: Sequence[rho_train.Batch]) -> list[Parts]:
         """Make steps in a loop, and return the later half, when its threads have settled."""
-        selector, found = self.selectors["ahead"], list[Parts]()
+        selector, found = self.selectors["async"], list[Parts]()
         began = time.perf_counter()
         loop = AsyncSelector(selector, self.model)(itertools.cycle(batches))
         while len(found) < len(batches) or time.perf_counter() - began < LOOP_SECONDS:
@@ -192,15 +192,15 @@ class Steps:
 
 
 def check(steps: Steps, large: int, names: Sequence[str]) -> None:
-    """All ways must choose the points that their scores say, from the same weights."""
+    """Raise an error unless every kind selects what its scores say, from the same weights."""
     batch = steps.batch(large)
     weights = {name: value.clone() for name, value in steps.model.state_dict().items()}
-    chosen = {}
+    selected = {}
     for name in BY_HAND:
-        chosen[name] = steps.by_hand(PROVIDERS[name](), batch)[1]
+        selected[name] = steps.by_hand(PROVIDERS[name](), batch)[1]
         steps.model.load_state_dict(weights)
-    if _differ(chosen["eager"], chosen["rho_ext"]) > 1:
-        raise BenchmarkFailed("eager and rho_ext choose different points")
+    if _differ(selected["eager"], selected["rho_ext"]) > 1:
+        raise BenchmarkFailed("eager and rho_ext select different examples")
     for name in OPTIONS.keys() & set(names):
         selector, model = steps.selectors[name], steps.proxy if name == "proxy" else steps.model
         bf16 = bool(selector.scoring.bf16)
@@ -211,12 +211,12 @@ def check(steps: Steps, large: int, names: Sequence[str]) -> None:
         best = PROVIDERS["rho_ext"]()(logits, batch.y, batch.ids, steps.il, steps.small)[1]
         for _ in range(2):  # The second half of a large batch is refreshed the second time.
             small = selector(steps.model, batch)
-        if name == "ahead":
+        if name == "async":
             small = next(AsyncSelector(selector, steps.model)([batch]))
         allowed = 1 if name in ROUNDS_OTHERWISE else 0
         if _differ(small.ids, batch.ids[best]) > allowed:
             raise BenchmarkFailed(
-                f"the Selector with {name} and rho_ext.select by hand choose different points"
+                f"the Selector with {name} and rho_ext.select by hand select different examples"
             )
 
 
@@ -235,8 +235,8 @@ def measure(
     check(steps, large, names)
 
     def make(name: str) -> list[Parts]:
-        if name == "ahead":
-            return steps.ahead([steps.batch(large) for _ in range(LOOP)])
+        if name == "async":
+            return steps.asynchronous([steps.batch(large) for _ in range(LOOP)])
         batch = steps.batch(large)
         if name == "uniform":
             return [steps.uniform(batch)]
@@ -257,7 +257,7 @@ def measure(
 
 
 def rows(found: dict[str, list[Parts]]) -> list[Row]:
-    """The pieces of every kind of step, and what the Selector takes beyond its own."""
+    """Return the pieces of every kind of step, and what the Selector takes beyond its own."""
     if {"selector", "rho_ext"} <= set(found):
         for whole, by_hand in zip(found["selector"], found["rho_ext"], strict=True):
             needed = sum(by_hand[part] for part in ("modes", "op", "gather"))

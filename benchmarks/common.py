@@ -1,12 +1,14 @@
-"""What every benchmark shares: its options, where its numbers come from, and its CSV file."""
+"""Parts that all benchmarks share: options, the origin of their numbers, and the CSV file."""
 
 from __future__ import annotations
 
 import argparse
 import csv
 import os
+import platform
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,11 +18,10 @@ from typing import NoReturn
 import torch
 
 import rho_ext
-from rho_train.experiment.environment import busy_cores, processor
 
 Row = dict[str, object]
 
-# Where a row comes from; the columns after these are the benchmark's own.
+# The origin of a row; the columns after these are the benchmark's own.
 PROVENANCE = (
     "benchmark",
     "date",
@@ -116,11 +117,33 @@ def _commit() -> str:
         return "unknown"
 
 
+def processor() -> str:
+    """Return the name of the processor, or `unknown`."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
 def _busy() -> str:
-    """How many cores other work keeps busy now; empty where the system does not say."""
-    busy = busy_cores()
-    if busy is None:
+    """Measure for half a second how many cores are busy; empty where the system does not say.
+
+    Above about 0.2 times are too long and scattered: threads that share a core wait for each other.
+    """
+
+    def ticks() -> tuple[int, int]:
+        counts = [int(count) for count in stat.read_text().partition("\n")[0].split()[1:9]]
+        return sum(counts), counts[3] + counts[4]  # Idle, and waiting for a disk.
+
+    stat = Path("/proc/stat")
+    if not stat.exists():
         return ""
+    total, idle = ticks()
+    time.sleep(0.5)
+    after, idle_after = ticks()
+    busy = max(0.0, (1 - (idle_after - idle) / (after - total)) * (os.cpu_count() or 1))
     if busy > 0.2:
         print(f"other work keeps {busy:.1f} cores busy: times will be too long and scattered")
     return f"{busy:.2f}"

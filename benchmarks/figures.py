@@ -1,4 +1,4 @@
-"""Draw the figures of benchmark CSV files, as PNG and SVG.
+"""Draw the figures of benchmark CSV files as PNG.
 
 python benchmarks/figures.py runs/*.csv
 """
@@ -12,16 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from figures_cost import dispatch, memory, step
 from figures_language import loss
 from figures_predictions import predictions
 from figures_select import speedup, times
-from plotting import STYLE, Rows
+from plotting import STYLE, Rows, save
 
 FIGURES: dict[str, dict[str, Callable[[Rows], Figure]]] = {
     "select": {"speedup": speedup, "time": times},
@@ -52,13 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         for name, draw in FIGURES[rows[0]["benchmark"]].items():
             with matplotlib.rc_context(STYLE):
-                figure = draw(rows)
-                for suffix in ("png", "svg"):
-                    target = folder / f"{path.stem}-{name}.{suffix}"
-                    metadata = {"Date": None} if suffix == "svg" else None
-                    figure.savefig(target, dpi=150, bbox_inches="tight", metadata=metadata)
-                    print(target)
-                plt.close(figure)
+                save(draw(rows), folder / f"{path.stem}-{name}.png")
     return 0
 
 

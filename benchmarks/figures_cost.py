@@ -1,4 +1,4 @@
-"""The figures of what a selection costs in use: the pieces of a step, memory, dispatch."""
+"""Draw the cost of a selection in use: the pieces of a step, memory, dispatch."""
 
 from __future__ import annotations
 
@@ -20,23 +20,20 @@ STEPS = {
     "compile": "Selector, compiled",
     "refresh": "Selector, half of it stale",
     "proxy": "Selector, proxy",
-    "ahead": "Selector, ahead of the step",
+    "async": "AsyncSelector",
 }
 PARTS = {
     "modes": "model.eval() and model.train()",
     "score": "scoring forward",
     "op": "op",
     "gather": "gather",
-    # Of rows older than `select`: what comes before the forward pass and what after it.
-    "before": "Selector before scoring",
-    "after": "Selector after scoring",
     "select": "Selector beside the forward: op, gather, checks",
     "train": "training step",
 }
 
 
 def step(rows: Rows) -> Figure:
-    """The pieces of a step, side by side with a uniform step: a column for each model."""
+    """Draw the pieces of a step beside a uniform step: a column for each model."""
     models = values(rows, "model")
     sizes = list(dict.fromkeys((r["large_batch"], r["small_batch"]) for r in rows))
     kinds = [name for name in STEPS if name in values(rows, "step")]
@@ -64,7 +61,7 @@ def step(rows: Rows) -> Figure:
     below.legend(handles, [PARTS[part] for part in used], loc="center", ncols=3, frameon=False)
     title(
         figure,
-        "What a step costs",
+        "Cost of a step",
         "in the bars: share of the step; behind them: times a uniform step",
         rows,
     )
@@ -102,7 +99,7 @@ def _steps(panel: Axes, rows: Rows, kinds: list[str]) -> None:
 
 
 def memory(rows: Rows) -> Figure:
-    """Peak extra memory beside the size of the logits."""
+    """Draw peak extra memory beside the size of the logits."""
     sizes = list(dict.fromkeys((r["n"], r["classes"], r["dtype"]) for r in rows))
     figure, panel = plt.subplots(
         figsize=(8.4, 1.3 + 0.19 * len(rows) + 0.25 * len(sizes)), layout="constrained"
@@ -133,7 +130,7 @@ def memory(rows: Rows) -> Figure:
 
 
 def dispatch(rows: Rows) -> Figure:
-    """What a call costs on 32 rows of 10 classes."""
+    """Draw the cost of a call on 32 rows of 10 classes."""
     figure, panel = plt.subplots(figsize=(8.4, 1.3 + 0.28 * len(rows)), layout="constrained")
     widest = max(float(row["median_us"]) for row in rows)
     for y, row in enumerate(rows):
@@ -151,7 +148,7 @@ def dispatch(rows: Rows) -> Figure:
     panel.set_xlabel("microseconds a call, median; white line: minimum")
     title(
         figure,
-        "The way from Python to the kernel (32 rows, 10 classes)",
+        "From Python to the kernel (32 rows, 10 classes)",
         "x: over a custom op of the same schema that does nothing",
         rows,
     )

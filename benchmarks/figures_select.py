@@ -1,4 +1,4 @@
-"""The figures of bench_select.py: how many times faster, and how far from a mere read."""
+"""Draw the results of bench_select.py: speed-ups, and times beside a mere read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SMALL_US = 50.0
 
 
 def speedup(rows: Rows) -> Figure:
-    """How many times faster rho_ext is, by size: one panel for each dtype and rival."""
+    """Draw the speed-up of rho_ext by size: one panel for each dtype and rival."""
     rows = [row for row in rows if is_tenth(row)]
     rivals = [name for name in ("eager", "compile") if name in values(rows, "provider")]
     if not rivals:
@@ -75,7 +75,7 @@ def _tile(panel: Any, x: int, y: int, ratio: float, small: bool) -> None:
 
 
 def times(rows: Rows) -> Figure:
-    """Absolute time against the size of the logits, over the time of reading them."""
+    """Draw the time against the size of the logits, over the time of reading them."""
     rows = [row for row in rows if is_tenth(row)]
     dtypes = values(rows, "dtype")
     figure, axes = plt.subplots(

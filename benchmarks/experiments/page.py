@@ -1,240 +1,178 @@
-"""The results page, from the CSV files of the suites."""
+"""The tables of RESULTS.md, from the rows of every suite."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-from rho_train.files import atomic_write
-from rho_train.report.compare import signed
-from suite import VARIANTS, Suite, load, names
-from tables import Tables, in_cell, read_tables
+from experiments import derive
+from experiments.derive import SHARES, Method, Row, in_cell, read_runs
+from experiments.suite import FOLDER, Suite, load, names
 
-_INTRODUCTION = """# Results of the experiments
-
-Written by `python benchmarks/experiments page` from the CSV files in `results/`. What a suite asks
-and how it is set up is in its YAML file; how to run them, in [README.md](README.md).
-
-How to read the tables:
-
-- **Test**: accuracy on the test set, read once, after the last step; mean and standard error over
-  the seeds. **against**: difference from that method, seed by seed: mean, standard error, and in
-  how many seeds it is above 0.
-- **Steps to it**: until the curve meets the end of the baseline's curve with the same seed; median,
-  and in how many seeds it does (a dash where the median seed never does). Curves are of a
-  validation split whose labels are as wrong as those of the training points. **Factor**: the
-  baseline's steps, or seconds, over the method's; median.
-- **Seconds** of training, mean, several runs at a time on one machine; **with IL**: irreducible
-  losses charged to this one target; **shared**: to all targets of the experiment that use them.
-
-Nothing here is a maximum over evaluations. With five seeds 2.8 standard errors are 95 % of
-Student's t distribution.
-"""
-_MOST_OPEN = 6
-_SURE = 2.8  # standard errors: 95 % of Student's t with the four degrees of freedom of five seeds
-_SECONDS = (
-    ("Seconds to it, IL reused", "seconds_to_target_reused", ",.1f"),
-    ("Seconds to it, IL charged", "seconds_to_target_charged", ",.1f"),
-    ("Factor in seconds, IL reused", "factor_reused", ".2f"),
-    ("Factor in seconds, IL charged", "factor_charged", ".2f"),
-)
-_SHARES = {
-    "noisy": "Noisy",
-    "unsure": "Doubted by annotators",
-    "correct": "Already correct",
-    "less_relevant": "Less relevant",
-    "redundant": "Copies",
+_SHARE_NAMES = {
+    "noisy": "with a wrong label",
+    "unsure": "that annotators doubted",
+    "correct": "that were already classified correctly",
+    "less_relevant": "of less relevant classes",
+    "redundant": "that are copies",
 }
+Cells = dict[str, dict[str, Method]]  # by the name of the cell and of the method
 
 
-def write_page(suites: Path, folder: Path) -> Path:
-    """Write RESULTS.md into `folder` from the tables in `folder/results`."""
-    parts = [_INTRODUCTION]
-    for name in names(suites):
-        parts.append(_section(suites, name, folder))
-    path = folder / "RESULTS.md"
-    atomic_write(path, "\n".join(parts))
-    return path
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown, numbers to the right."""
+    lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def _section(suites: Path, name: str, folder: Path) -> str:
-    found = [v for v in reversed(VARIANTS) if (folder / "results" / f"{name}-{v}").is_dir()]
-    suite = load(name, found[0] if found else "full", suites)
-    letter = f"({suite.letter}) " if suite.letter else ""
-    lines = [f"## {letter}{suite.title}", "", suite.question, ""]
-    if not found:
-        lines += [f"**Not run here.** {suite.status}" if suite.status else "**Not run yet.**", ""]
-        return "\n".join(lines)
-    place = f"{name}-{suite.variant}"
-    tables = read_tables(folder / "results" / place)
-    if not tables.runs:
-        return "\n".join([*lines, "**No run is finished yet.**", ""])
-    lines += [_origin(suite, tables), ""]
-    lines += _tuned(suite, tables) if suite.tune else _compared(suite, tables)
-    figures = sorted((folder / "figures").glob(f"{place}-*.svg"))
-    lines += [
-        f"![{path.stem.removeprefix(place + '-')}](figures/{path.name})\n" for path in figures
-    ]
-    if left := [cell.name or "all" for cell in suite.cells if not in_cell(tables.runs, cell.name)]:
-        lines += [f"Not run: {'; '.join(left)}.", ""]
-    return "\n".join(lines)
+def suites() -> str:
+    """Return a section a suite: question, origin of the rows, tables, figures."""
+    return "\n\n".join(_section(name) for name in names())
 
 
-def _origin(suite: Suite, tables: Tables) -> str:
-    def each(column: str) -> str:
-        return ", ".join(dict.fromkeys(run[column] for run in tables.runs if run[column]))
-
-    wanted = sum(len(c.values["methods"]) * len(c.values["seeds"]) for c in suite.cells)
-    count = f"{len(tables.runs)}" + (f" of {wanted}" if len(tables.runs) < wanted else "")
-    seeds = sorted({int(run["seed"]) for run in tables.runs})
-    flops = {
-        float(run["flops"]) / float(run["il_flops"])
-        for run in tables.runs
-        if run["flops"] and run["il_flops"] and float(run["il_flops"]) > 0
+def _section(name: str) -> str:
+    rows = read_runs(name)
+    suite = load(name, rows[0]["variant"] if rows else "full")
+    parts = [f"## {suite.title}", suite.question]
+    if not rows:
+        return "\n\n".join([*parts, f"**Not run here.** {suite.status}"])
+    parts.append(_origin(suite, rows))
+    cells = {
+        cell.name: derive.methods(found, suite.baseline)
+        for cell in suite.cells
+        if (found := in_cell(rows, cell.name))
     }
-    ratio = ""
-    if flops:
-        low, high = min(flops), max(flops)
-        ratio = f" A forward pass of the target takes {low:.3g} times the flops of the IL model's."
-        if high > 1.01 * low:
-            ratio = ratio.replace(f"{low:.3g}", f"{low:.3g} to {high:.3g}")
+    if suite.tune == "validation":
+        parts.append(_rates(cells))
+    elif suite.tune:
+        parts.append(_recipes(cells))
+    else:
+        parts += _compared(suite, cells)
+    for kind in suite.figures:
+        if (FOLDER / "figures" / f"{name}-{kind}.png").exists():
+            parts.append(f"![{suite.title}: {kind}](figures/{name}-{kind}.png)")
+    return "\n\n".join(parts)
+
+
+def _origin(suite: Suite, rows: Sequence[Row]) -> str:
+    def each(column: str) -> str:
+        return ", ".join(dict.fromkeys(row[column] for row in rows if row[column]))
+
+    seeds = sorted({int(row["seed"]) for row in rows})
+    wanted = len(suite.cells) * len(suite.methods) * len(suite.options["seeds"])
+    count = f"{len(rows)} runs" if len(rows) >= wanted else f"{len(rows)} of {wanted} runs"
+    quick = " --quick" if suite.variant == "quick" else ""
     return (
-        f"`{each('command')}`, {suite.variant} variant: {count} runs, seeds "
-        f"{seeds[0]} to {seeds[-1]}, {each('machine')}, {each('processes')} processes of "
-        f"{each('threads')} thread(s), torch {each('torch')}, rho_ext {each('rho_ext')} at "
-        f"{each('commit')}, {min(run['date'] for run in tables.runs)}.{ratio}"
+        f"`run {suite.name}{quick}`: {count}, seeds {seeds[0]} to {seeds[-1]}, {each('machine')}, "
+        f"torch {each('torch')}, rho_ext at {each('commit')}, {min(row['date'] for row in rows)}."
     )
 
 
-def _compared(suite: Suite, tables: Tables) -> list[str]:
-    lines = [sentence for name in suite.ours for sentence in _found(suite, tables, name)]
-    lines = [" ".join(lines), ""] if lines else []
-    labels = {row["method"]: row["label"] for row in tables.methods}
-    shares = [name for name in suite.columns if name in _SHARES]
-    worst = "worst_class" in suite.columns
-    shared = any(int(row["targets_of_il"]) > 1 for row in tables.methods)
-    head = ["Method", "Steps", "Test, %"]
-    head += [f"against {labels.get(name, name)}" for name in suite.against]
-    head += ["Worst class, %", f"against {labels.get(suite.against[0])}"] if worst else []
-    head += ["Steps to it", "Factor"]
-    head += [head for head, *_ in _SECONDS] if "seconds" in suite.columns else []
-    head += ["Seconds", "with IL"]
-    head += ["shared"] if shared else []
-    head += [f"{_SHARES[name]}, %" for name in shares]
-    for cell in suite.cells:
-        rows = in_cell(tables.methods, cell.name)
-        if not rows:
-            continue
-        folded = len(suite.cells) > _MOST_OPEN
-        if folded:
-            lines += [f"<details><summary>{cell.name}</summary>", ""]
-        elif cell.name:
-            lines += [f"### {cell.name}", ""]
-        lines += ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
-        for row in rows:
-            cells = [row["label"], f"{float(row['steps']):,.0f}"]
-            cells.append(_percent(row["test"], row["test_error"]))
-            cells += [_difference(tables, row, against, "test") for against in suite.against]
-            if worst:
-                cells.append(_percent(row["worst_class"]))
-                cells.append(_difference(tables, row, suite.against[0], "worst_class"))
-            reached = f" ({row['reached']}/{row['seeds']})"
-            cells += [_number(row["steps_to_target"], ",.0f") + reached]
-            cells += [_number(row["factor"], ".2f")]
-            if "seconds" in suite.columns:
-                cells += [_number(row[name], form) for _, name, form in _SECONDS]
-            cells += [_number(row[name], ",.1f") for name in ("seconds", "charged_seconds")]
-            cells += [_number(row["shared_seconds"], ",.1f")] if shared else []
-            cells += [_percent(row[name]) for name in shares]
-            lines.append("| " + " | ".join(cells) + " |")
-        lines += ["", "</details>", ""] if folded else [""]
-    return lines
-
-
-def _found(suite: Suite, tables: Tables, name: str) -> list[str]:
-    """What the numbers say of a method, in words that follow from them."""
-    label = next((row["label"] for row in tables.methods if row["method"] == name), name)
-    said = []
-    for against in suite.against:
-        other = next((row["label"] for row in tables.methods if row["method"] == against), against)
-        rows = [
-            row
-            for row in tables.paired
-            if (row["method"], row["against"], row["metric"]) == (name, against, "test")
-            and row["standard_error"]
-        ]
-        if not rows:
-            continue
-        sure = [float(row["difference"]) / max(float(row["standard_error"]), 1e-9) for row in rows]
-        above, below = sum(value > _SURE for value in sure), sum(value < -_SURE for value in sure)
-        said.append(
-            f"Against “{other}”, “{label}” ends higher by more than {_SURE} standard errors in "
-            f"{above} of {len(rows)} settings, lower in {below}."
+def _compared(suite: Suite, cells: Cells) -> list[str]:
+    base = _label(cells, suite.baseline)
+    parts = [
+        f"Points of test accuracy above “{base}”; of that itself the accuracy, %.",
+        _by_method(cells, lambda method, of: _above(method, of, suite.baseline, "test")),
+    ]
+    if suite.against:
+        for ours in suite.ours:
+            parts.append(f"Points of “{_label(cells, ours)}” above other rivals.")
+            rivals = {
+                _label(cells, rival): [_pair(of, ours, rival) for of in cells.values()]
+                for rival in suite.against
+            }
+            parts.append(markdown(["rival", *cells], [[k, *v] for k, v in rivals.items()]))
+    if "worst_class" in suite.columns:
+        parts.append("The same of the accuracy of the worst class.")
+        parts.append(
+            _by_method(cells, lambda method, of: _above(method, of, suite.baseline, "worst_class"))
         )
-    ours = [row for row in tables.methods if row["method"] == name]
-    half = sum(float(row["factor"] or 0) >= 2 for row in ours)
-    said.append(f"It meets the target in at most half of the steps in {half} of {len(ours)}")
-    if any(float(row["il_seconds"]) > 0 for row in ours):
-        half = sum(float(row["factor_reused"] or 0) >= 2 for row in ours)
-        even = sum(float(row["factor_charged"] or 0) >= 1 for row in ours)
-        said[-1] += (
-            f", of the seconds with the IL reused in {half}; with the IL charged it is no later in "
-            f"{even}"
+    if "seconds" in suite.columns:
+        parts.append(
+            "How many times sooner the end of the baseline is met: in steps / in seconds with "
+            "precomputed IL / in seconds, IL cost included (-: not in the median seed)."
         )
-    said[-1] += "."
-    return said
+        parts.append(_by_method(cells, _factors))
+    for share in SHARES:
+        if share in suite.columns and any(
+            method.share(share) is not None for of in cells.values() for method in of.values()
+        ):
+            parts.append(f"Selected examples {_SHARE_NAMES[share]}, %.")
+            parts.append(_by_method(cells, lambda method, _, share=share: _share(method, share)))
+    return parts
 
 
-def _tuned(suite: Suite, tables: Tables) -> list[str]:
-    by_loss = suite.tune == "il_loss"
-    said = (
-        "Mean loss of the IL models on the points that they score, in nats; the lowest is best."
-        if by_loss
-        else "Accuracy on the validation split after the last step, %."
-    )
-    choose, shown = (min, _loss) if by_loss else (max, _percent)
-    lines = [f"{said} The test set is not shown.", ""]
-    for cell in suite.cells:
-        rows = [row for row in in_cell(tables.methods, cell.name) if row[suite.tune]]
-        if not rows:
-            continue
-        families: dict[str, dict[str, str]] = {}
-        for row in rows:
-            family, _, value = row["label"].rpartition(",")
-            families.setdefault(family, {})[value.strip()] = row[suite.tune]
-        values = list(dict.fromkeys(value for of in families.values() for value in of))
-        # Of irreducible losses the best recipe is wanted, of methods each one's best rate.
-        lowest = choose((v for of in families.values() for v in of.values()), key=float)
-        lines += [f"### {cell.name}", ""] if cell.name else []
-        lines += ["| Method | " + " | ".join(values) + " |", "|---" + "|---:" * len(values) + "|"]
-        for family, of in families.items():
-            best = lowest if by_loss else choose(of.values(), key=float)
-            cells = [
-                "-" if v not in of else f"**{shown(of[v])}**" if of[v] == best else shown(of[v])
-                for v in values
-            ]
-            lines.append(f"| {family} | " + " | ".join(cells) + " |")
-        lines.append("")
-    return lines
+def _by_method(cells: Cells, text: Callable[[Method, dict[str, Method]], str]) -> str:
+    """Return a table with a line a method and a column a cell; lines and columns of dashes go."""
+    methods = dict.fromkeys(name for of in cells.values() for name in of)
+    found = {
+        name: [text(of[name], of) if name in of else "-" for of in cells.values()]
+        for name in methods
+    }
+    used = [i for i in range(len(cells)) if any(line[i] != "-" for line in found.values())]
+    rows = [
+        [_label(cells, name), *(line[i] for i in used)]
+        for name, line in found.items()
+        if any(text != "-" for text in line)
+    ]
+    return markdown(["method", *(list(cells)[i] for i in used)], rows)
 
 
-def _loss(value: str) -> str:
-    return f"{float(value):.3f}"
+def _label(cells: Cells, name: str) -> str:
+    return next(of[name].label for of in cells.values() if name in of)
 
 
-def _difference(tables: Tables, row: dict[str, str], against: str, metric: str) -> str:
-    wanted = (row["cell"], row["method"], against, metric)
-    for pair in tables.paired:
-        if (pair["cell"], pair["method"], pair["against"], pair["metric"]) == wanted:
-            error = float(pair["standard_error"]) if pair["standard_error"] else None
-            return f"{signed(float(pair['difference']), error)} ({pair['ahead']}/{pair['n']})"
-    return "-"
+def _above(method: Method, of: dict[str, Method], baseline: str, column: str) -> str:
+    if method is of.get(baseline):
+        mean, error = method.mean(column), method.error(column)
+        return "-" if mean is None else f"{100 * mean:.1f} ± {100 * (error or 0):.1f}"
+    found = method.above(of[baseline].runs, column) if baseline in of else None
+    return "-" if found is None else found.points
 
 
-def _percent(value: str, error: str = "") -> str:
-    if not value:
+def _pair(of: dict[str, Method], ours: str, rival: str) -> str:
+    if ours not in of or rival not in of:
         return "-"
-    return f"{100 * float(value):.1f}" + (f" ± {100 * float(error):.1f}" if error else "")
+    found = of[ours].above(of[rival].runs)
+    return "-" if found is None else found.points
 
 
-def _number(value: str, form: str) -> str:
-    return format(float(value), form) if value else "-"
+def _factors(method: Method, _: dict[str, Method]) -> str:
+    costs = (derive.steps, derive.seconds, derive.seconds_with_il)
+    factors = [method.factor(cost) for cost in costs]
+    if factors[0] is None or not method.mean("il_seconds"):
+        return "-"
+    return " / ".join("-" if factor is None else f"{factor:.1f}" for factor in factors)
+
+
+def _share(method: Method, name: str) -> str:
+    share = method.share(name)
+    return "-" if share is None else f"{100 * share:.0f}"
+
+
+def _rates(cells: Cells) -> str:
+    """Return the best rate of every kind of method, and its accuracy."""
+    kinds: dict[str, str] = {}
+    for name, method in next(iter(cells.values())).items():
+        kinds.setdefault(name.partition("-lr-")[0], method.label.rpartition(", lr ")[0])
+    rows = []
+    for cell, of in cells.items():
+        row = [cell]
+        for kind in kinds:
+            tried = {name: m for name, m in of.items() if name.partition("-lr-")[0] == kind}
+            best = max(tried, key=lambda name: tried[name].mean("validation") or 0.0)
+            accuracy = 100 * (tried[best].mean("validation") or 0.0)
+            row.append(f"{best.rpartition('-lr-')[2]} ({accuracy:.1f})")
+        rows.append(row)
+    said = "The best rate of each kind, and its accuracy on the validation split, %."
+    return f"{said}\n\n{markdown(['cell', *kinds.values()], rows)}"
+
+
+def _recipes(cells: Cells) -> str:
+    """Return the IL recipes with the lowest loss on held-out examples."""
+    rows = []
+    for cell, of in cells.items():
+        known = {m.label.partition(", schedule ")[2]: m.mean("il_loss") for m in of.values()}
+        best = sorted((loss, name) for name, loss in known.items() if loss is not None)
+        rows.append([cell, *(f"{name}: {loss:.3f}" for loss, name in (*best[:3], best[-1]))])
+    said = "Mean loss of the IL models on the examples that they score, nats."
+    return f"{said}\n\n{markdown(['cell', 'lowest', 'second', 'third', 'highest'], rows)}"

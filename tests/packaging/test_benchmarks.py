@@ -30,6 +30,8 @@ Provider = Callable[..., Results]
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     monkeypatch.syspath_prepend(BENCHMARKS)
+    # It looks for half a second how busy the machine is.
+    monkeypatch.setattr(importlib.import_module("common"), "_busy", lambda: "0.00")
     return importlib.import_module
 
 
@@ -41,8 +43,7 @@ def read(path: Path) -> list[dict[str, str]]:
 def assert_draws(module: Callable[[str], ModuleType], path: Path, *figures: str) -> None:
     assert module("figures").main([str(path)]) == 0
     for figure in figures:
-        assert (path.parent / f"{path.stem}-{figure}.png").stat().st_size > 10_000
-        assert "</svg>" in (path.parent / f"{path.stem}-{figure}.svg").read_text()
+        assert (path.parent / f"{path.stem}-{figure}.png").stat().st_size > 3_000
 
 
 def test_select_from_the_root_of_the_repository(
@@ -113,10 +114,8 @@ def losses_as_values(right: Provider, *inputs: Any) -> Results:
 WRONG = (shifted, one_nan, one_row_twice, all_but_the_best, losses_as_values)
 
 
-@pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize("provider", ["eager_float32", "rho_ext"])
 def test_a_wrong_provider_stops_the_run(
-    wrong: Provider,
     provider: str,
     tmp_path: Path,
     module: Callable[[str], ModuleType],
@@ -126,18 +125,20 @@ def test_a_wrong_provider_stops_the_run(
     arguments = [*TINY, "--dtypes=float32", "--k=10%", f"--providers={provider}", f"--out={out}"]
     assert bench.main(arguments) == 0
     right = providers.PROVIDERS[provider]()
-    spoilt = {**providers.PROVIDERS, provider: lambda: functools.partial(wrong, right)}
-    monkeypatch.setattr(bench, "PROVIDERS", spoilt)
-    with pytest.raises(module("common").BenchmarkFailed, match=provider):
-        bench.main(arguments)
-    assert read(out) == []
+    for wrong in WRONG:
+        spoilt = {**providers.PROVIDERS, provider: lambda: functools.partial(wrong, right)}  # noqa: B023
+        monkeypatch.setattr(bench, "PROVIDERS", spoilt)
+        with pytest.raises(module("common").BenchmarkFailed, match=provider):
+            bench.main(arguments)
+        assert read(out) == [], wrong
 
 
+@pytest.mark.parametrize("model", ["mlp", pytest.param("cnn", marks=pytest.mark.slow)])
 def test_step(
-    tmp_path: Path, module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+    model: str, tmp_path: Path, module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, out = module("bench_step"), tmp_path / "step.csv"
-    options = ["--quick", "--seconds=0.01", "--threads=1"]
+    options = ["--quick", "--seconds=0.01", "--threads=1", f"--models={model}"]
     real: Any = torch.compile
     monkeypatch.setattr(torch, "compile", lambda module, mode: real(module, backend="eager"))
     assert bench.main([*options, f"--out={out}"]) == 0
@@ -147,7 +148,7 @@ def test_step(
     for row in rows:
         found.setdefault((row["model"], row["step"]), {})[row["part"]] = row
     # An MLP has no images.
-    everything = {(model, step) for model in ("mlp", "cnn") for step in bench.STEPS}
+    everything = {(model, step) for step in bench.STEPS}
     assert set(found) == everything - {("mlp", "channels_last")}
     for (_, step), parts in found.items():
         pieces = {"modes", "score", "op", "gather", "train"}
@@ -161,17 +162,27 @@ def test_step(
     assert_draws(module, out, "parts")
 
 
-@pytest.mark.parametrize("option", ["selector", "bf16", "micro_batch", "refresh", "proxy", "ahead"])
-def test_a_step_that_chooses_other_points_stops_the_run(
-    option: str, module: Callable[[str], ModuleType]
+def test_a_step_that_selects_other_examples_stops_the_run(
+    module: Callable[[str], ModuleType],
 ) -> None:
     bench = module("bench_step")
     steps = bench.Steps(bench.TASKS["mlp"], 32, "cpu")
-    bench.check(steps, 320, [option])
-    selector = steps.selectors[option]
-    selector._il_table = -3 * selector._il_table
-    with pytest.raises(module("common").BenchmarkFailed, match=f"with {option} and"):
-        bench.check(steps, 320, [option])
+    options = ["selector", "bf16", "micro_batch", "refresh", "proxy", "async"]
+    bench.check(steps, 320, options)
+    # The selectors keep the first table.
+    steps.il = -3 * steps.il
+    for option in options:
+        with pytest.raises(module("common").BenchmarkFailed, match=f"with {option} and"):
+            bench.check(steps, 320, [option])
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in BENCHMARKS.glob("bench_*.py")))
+def test_every_script_explains_its_options(
+    script: str, module: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        module(script.removesuffix(".py")).main(["--help"])
+    assert "--threads" in capsys.readouterr().out
 
 
 def test_by_default_nothing_runs_that_must_be_installed_first(
@@ -311,6 +322,7 @@ def test_cuda_is_refused_in_one_sentence(
         bench.main(options)
 
 
+@pytest.mark.slow
 def test_language_filters_noise_and_keeps_to_the_minutes(
     tmp_path: Path, module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,7 +350,7 @@ def test_language_filters_noise_and_keeps_to_the_minutes(
     il = float(ends["rho"]["il_seconds"])
     assert il > 0 == float(ends["uniform"]["il_seconds"])
     pace = float(ends["uniform"]["seconds"]) / 20
-    for method, seconds in (("uniform_reused", 0.0), ("uniform_charged", il)):
+    for method, seconds in (("uniform_minutes", 0.0), ("uniform_minutes_with_il", il)):
         steps = (float(ends["rho"]["seconds"]) + seconds) / pace
         assert int(ends[method]["steps"]) == pytest.approx(steps, abs=1 + 0.01 * steps)
     assert_draws(module, out, "loss")

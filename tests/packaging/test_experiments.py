@@ -1,223 +1,206 @@
-"""The suites of experiments: all are possible, and the runner goes on where it was killed."""
+"""The suites of experiments: all are possible, and their statistics and tables are right."""
 
 from __future__ import annotations
 
-import csv
 import importlib
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-import yaml
 
-from rho_train.experiment import load_experiment
-
-SUITES = Path(__file__).parents[2] / "benchmarks" / "experiments"
-TINY: dict[str, Any] = {
-    "letter": "a",
-    "title": "Tiny",
-    "question": "Does it run?",
-    "experiment": {
-        "methods": [
-            "uniform_all",
-            "uniform_all_decay",
-            "rho_crossfit",
-            "rho_crossfit_decay",
-            "all_minutes_charged",
-        ],
-        "baseline": "uniform_all_decay",
-        "seeds": [0, 1],
-        "validation": 0.1,
-        "il": {"epochs": 1},
-        "il_model": {"widths": [8]},
-        "train": {"steps": 100, "eval_every": 20},
-    },
-    "vary": {
-        "set": ["Letters"],
-        "target": {"one": {}, "two": {"model": {"widths": [8]}}},
-    },
-    "quick": {"experiment": {"train.steps": 40}},
-    "against": ["uniform_all_decay", "all_minutes_charged"],
-    "ours": ["rho_crossfit"],
-    "columns": ["correct", "worst_class"],
-    "figures": ["curves", "minutes", "differences", "worst_class", "factors", "shares"],
-}
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-@pytest.fixture
-def suite(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(SUITES)
-    return importlib.import_module("suite")
+@pytest.fixture(autouse=True)
+def on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
 
 
-def test_all_suites_are_possible(suite: ModuleType) -> None:
-    letters = set()
+def module(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+def row(method: str, seed: int, **fields: Any) -> dict[str, str]:
+    columns = ("cell", "test", "validation", "steps_to_target", "seconds_to_target", "il_seconds")
+    known = dict.fromkeys(columns, "")
+    given = {name: f"{value}" for name, value in fields.items()}
+    return {**known, "method": method, "label": method, "seed": f"{seed}", **given}
+
+
+def test_all_suites_claim_what_the_pages_say() -> None:
+    suite, derive = module("experiments.suite"), module("experiments.derive")
     for name in suite.names():
-        for variant in suite.VARIANTS:
+        for variant in ("quick", "full"):
             found = suite.load(name, variant)
-            letters.add(found.letter)
-            for cell in found.cells:
-                if variant == "full" and cell.rates is not None:
-                    # Their rates are known when the full tuning was run.
-                    cell = replace(cell, rates=None)
-                config = cell.config(Path("data"))
-                # What the results claim: seeds enough, and nothing chosen on the test set.
-                assert len(config.seeds) >= 5 or found.tune, name
-                assert config.validation > 0, name
-                if not found.tune:
-                    names = {method.name for method in config.methods}
-                    assert {*found.against, *found.ours} <= names, name
-                    assert (
-                        any(
-                            method.select == "uniform"
-                            and config.of(method).train.schedule != "constant"
-                            for method in config.methods
-                        )
-                        or found.letter == "b"
-                    ), name
+            methods = {entry["name"]: entry for entry in found.methods}
+            assert len(methods) == len(found.methods), name
+            assert {found.baseline, *found.against, *found.ours, *found.curves} <= {*methods}
+            for entry in found.methods:
+                if "budget" in entry:
+                    needed = methods.keys() & {entry["budget"]["of"], entry["budget"]["pace"]}
+                    assert all("budget" not in methods[of] for of in needed)
+                    assert len(needed) == 2, f"{name}: {entry['name']}"
             slugs = [cell.slug for cell in found.cells]
             assert len(set(slugs)) == len(slugs), name
-    assert letters >= set("abcdefghi")
+            for cell in found.cells:
+                # Seeds enough, and nothing selected on the test set.
+                assert len(cell.options["seeds"]) >= 5 or found.tune, name
+                assert cell.options["validation"] > 0, name
+                if variant == "quick" and cell.rates is not None:
+                    tuned = derive.read_runs(cell.rates[0])
+                    given = suite.with_rates(found.methods, cell, tuned)
+                    assert all(entry["overrides"]["train.lr"] > 0 for entry in given), cell
+            # "No Train No Gain": a rival with a decayed rate.
+            decayed = any(
+                entry["method"] == "uniform" and "train.schedule" in entry.get("overrides", {})
+                for entry in found.methods
+            )
+            assert decayed or found.tune or name == "properties"
+    with pytest.raises(ValueError, match="there is no suite 'best'; choose among tune_il"):
+        suite.load("best")
+    with pytest.raises(ValueError, match="must be some labels of that axis"):
+        suite.specialise(suite.replace(found, quick={"set": ["Numbers"]}), "quick")
 
 
-def test_entries_of_methods(suite: ModuleType) -> None:
-    two = suite.methods([{"use": "rho_crossfit", "grid": {"il_model.widths": [[8], [16, 4]]}}])
-    assert [m["name"] for m in two] == ["rho_crossfit-widths-8", "rho_crossfit-widths-16x4"]
-    assert [m["overrides"] for m in two] == [{"il_model.widths": [8]}, {"il_model.widths": [16, 4]}]
-    grid = {"il.epochs": [3, 6], "il.lr": [0.1]}
-    product = suite.methods([{"use": "rho_crossfit", "grid": grid}])
-    assert [m["label"] for m in product] == [
-        "RHO-LOSS, all, epochs 3, lr 0.1",
-        "RHO-LOSS, all, epochs 6, lr 0.1",
+def test_committed_rows_are_those_of_their_suites() -> None:
+    suite, derive = module("experiments.suite"), module("experiments.derive")
+    for name in suite.names():
+        rows = derive.read_runs(name)
+        if not rows:
+            assert suite.load(name).status, name
+            continue
+        found = suite.load(name, rows[0]["variant"])
+        labels = {entry["name"]: entry["label"] for entry in found.methods}
+        wanted = {
+            (cell.name, method, f"{seed}", label)
+            for cell in found.cells
+            for method, label in labels.items()
+            for seed in cell.options["seeds"]
+        }
+        have = [(r["cell"], r["method"], r["seed"], r["label"]) for r in rows]
+        assert len(have) == len(wanted), name
+        assert set(have) == wanted, name
+        assert all(r["commit"] and r["machine"] and r["torch"] and r["date"] for r in rows)
+        assert found.tune == "" or not any(r["test"] for r in rows)
+
+
+def test_a_grid_makes_every_combination() -> None:
+    variants = module("experiments.variants")
+    made = variants.grid(variants.RHO_CROSSFIT, il__epochs=[3, 6], il__lr=[0.1])
+    assert [entry["name"] for entry in made] == [
+        "rho_crossfit-epochs-3-lr-0.1",
+        "rho_crossfit-epochs-6-lr-0.1",
     ]
-    assert [m["overrides"]["il.epochs"] for m in product] == [3, 6]
-    with pytest.raises(ValueError, match="no method 'best' in _methods.yaml"):
-        suite.methods(["best"])
+    assert made[1]["label"] == "RHO-LOSS, all, epochs 6, lr 0.1"
+    assert made[1]["overrides"] == {"il.epochs": 6, "il.lr": 0.1}
+    assert "overrides" not in variants.RHO_CROSSFIT
 
 
-def test_rates_come_from_the_tuning(
-    suite: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    rates = importlib.import_module("rates")
-    monkeypatch.setattr(rates, "_RESULTS", tmp_path)
-    methods = suite.methods(
-        ["uniform_all", "all_minutes_reused", "rho_crossfit_decay", "rho_crossfit"]
-    )
-    methods[3]["overrides"]["train.lr"] = 0.5
-    with pytest.raises(ValueError, match="rates of t: it has no results yet"):
-        rates.Rates("t", "full", "x").give(methods)
-    (tmp_path / "t-quick").mkdir()
+def test_rates_come_from_the_tuning() -> None:
+    suite, variants = module("experiments.suite"), module("experiments.variants")
+    methods = [variants.UNIFORM_ALL, variants.RHO_CROSSFIT_DECAY, variants.ALL_MINUTES]
+    methods += [variants.changed(variants.RHO_CROSSFIT, "own", "own", train__lr=0.5)]
     kinds = {"uniform_all": (1, 3), "uniform_all_decay": (2, 1), "rho_crossfit_decay": (0.5, 0.6)}
-    rows = [f"x,{kind}-lr-{i}e-05,{of[i]},3" for kind, of in kinds.items() for i in (0, 1)]
-    others = ["y,uniform_all-lr-9,9,3", "z,uniform_all-lr-9,9,3", "z,uniform_all-lr-8,9,2"]
-    others += ["v,uniform_all-lr-9,9,3", "v,uniform_all-lr-8,9,3", "v,rho_crossfit-lr-9,9,3"]
-    text = "\n".join(["cell,method,validation,seeds", *rows, *others])
-    (tmp_path / "t-quick" / "methods.csv").write_text(text)
-    rates.Rates("t", "full", "x").give(methods)
-    given = [method["overrides"]["train.lr"] for method in methods]
-    assert given == [1e-05, 0e-05, 1e-05, 0.5]
-    refused = {
-        "w": "t-quick has no results for 'w'",
-        "y": "'y' has no results for uniform_all_decay",
-        "z": "t-quick has not all results for 'z'",
-        "v": "t-quick has not all results for 'v'",
-    }
-    for method in methods[:3]:
-        del method["overrides"]["train.lr"]
-    for cell, message in refused.items():
+    rows = [
+        row(f"{kind}-lr-{i + 1}e-05", seed, cell=cell, validation=of[i] + seed)
+        for kind, of in kinds.items()
+        for i in (0, 1)
+        for seed in (0, 1)
+        for cell in ("x", "y", "z")
+    ]
+    cell = suite.Cell("", {}, ("t", "x"))
+    given = [entry["overrides"]["train.lr"] for entry in suite.with_rates(methods, cell, rows)]
+    assert given == [2e-05, 2e-05, 1e-05, 0.5]
+    # Of y one kind is missing; of z one run of a seed.
+    rows = [r for r in rows if r["cell"] != "y" or r["method"].startswith("uniform_all-")]
+    rows = [r for r in rows if r["cell"] != "z" or r["seed"] == "0" or "rho" not in r["method"]]
+    for name, message in {
+        "w": "rates of t: no results for 'w'; run the suite t first",
+        "y": "rates of t: 'y' has no results for rho_crossfit_decay",
+        "z": "rates of t: results for 'z' are not complete",
+    }.items():
         with pytest.raises(ValueError, match=message):
-            rates.Rates("t", "quick", cell).give(methods)
+            suite.with_rates(methods, suite.Cell("", {}, ("t", name)), rows)
 
 
-def command(folder: Path) -> list[str]:
-    places = {"suites-in": "suites", "out": "runs", "results": "results"}
-    options = [f"--{option}={folder / place}" for option, place in places.items()]
-    return [sys.executable, str(SUITES), "run", "--quick", "--processes=1", *options]
+def test_statistics_are_taken_seed_by_seed() -> None:
+    derive = module("experiments.derive")
+    base = [
+        row("base", s, test=0.5 + s / 10, steps_to_target=100, seconds_to_target=1.0, il_seconds=0)
+        for s in range(3)
+    ]
+    ours = [
+        row("ours", 0, test=0.6, steps_to_target=50, seconds_to_target=2.0, il_seconds=2, noisy=4),
+        row("ours", 1, test=0.7, steps_to_target=25, seconds_to_target=0.25, il_seconds=1, noisy=4),
+        row("ours", 2, test=0.6, il_seconds=1, noisy=4),
+    ]
+    found = derive.methods([*base, *[{**of, "selected": "16"} for of in ours]], "base")
+    method = found["ours"]
+    above = method.above(base)
+    assert (above.n, above.ahead, above.points) == (3, 2, "+3.3 ± 6.7")
+    # The third seed never meets the target, so it is infinitely late and its factor is 0.
+    assert (method.reached, method.median(derive.steps), method.factor(derive.steps)) == (2, 50, 2)
+    assert method.factor(derive.seconds) == 0.5
+    assert method.factor(derive.seconds_with_il) == 0.25
+    assert method.share("noisy") == 0.25
+    late = derive.methods([*base, ours[0], ours[2], {**ours[2], "seed": "1"}], "base")["ours"]
+    assert late.median(derive.steps) is None
+    assert late.factor(derive.steps) is None
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command(folder),
-        cwd=folder,
-        env={**os.environ, "MPLBACKEND": "agg"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def test_tables_are_what_the_rows_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = module("tables")
+    assert tables.main(["--check"]) == 0, capsys.readouterr().out
+    names = {page.name: page for page in tables.pages()}
+    assert {"README.md", "RESULTS.md"} <= names.keys()
+    page = tmp_path / "page.md"
+    right = "<!-- table: larger models -->\n<!-- end -->\n\nprose\n"
+    page.write_text(right)
+    assert tables.main([f"{page}"]) == 0
+    written = page.read_text()
+    assert "| MLP of 3 x 768 | OCR letters, 40 % noise | +5.2 ± 0.3 | +1.6 ± 0.1 |" in written
+    assert written.endswith("<!-- end -->\n\nprose\n")
+    capsys.readouterr()
+    page.write_text(written.replace("+5.2 ± 0.3", "+5.3 ± 0.3"))
+    assert tables.main(["--check", f"{page}"]) == 1
+    assert "-| MLP of 3 x 768 | OCR letters, 40 % noise | +5.3" in capsys.readouterr().out
+    assert "+5.3" in page.read_text()
+    for wrong, message in {
+        "<!-- table: largest -->\n<!-- end -->": "no table 'largest'; choose among demo",
+        "<!-- table: demo -->\n": "a table has no <!-- end -->",
+    }.items():
+        page.write_text(wrong)
+        with pytest.raises(ValueError, match=message):
+            tables.main([f"{page}"])
 
 
-def test_a_killed_suite_goes_on_and_leaves_a_page(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", exc_type=ImportError)
-    (tmp_path / "suites").mkdir()
-    (tmp_path / "suites" / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    process = start(tmp_path)
-    deadline = time.monotonic() + 120
-    while not (done := list(tmp_path.glob("runs/*/*/runs/*/test.json"))):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
-    before = {path: path.stat().st_mtime_ns for path in done}
-    again = start(tmp_path)
-    printed, errors = again.communicate(timeout=300)
-    assert again.returncode == 0, errors
-    assert "page: " in printed
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    # Both targets use one store a seed.
-    assert len(list(tmp_path.glob("runs/tiny-quick/il/*.safetensors"))) == 2
+def test_kept_rows_replace_those_of_the_same_case(tmp_path: Path) -> None:
+    keep = module("keep")
+    for median in ("7.5", "6.5"):
+        file = tmp_path / "dispatch.csv"
+        rows = [
+            {"benchmark": "dispatch", "machine": "long name", "date": "today", "commit": "c"}
+            | {"torch": "t", "threads": "1", "path": path, "median_us": median}
+            | {"minimum_us": "1", "over_cheapest": "2"}
+            for path in ("a", "b")
+        ]
+        file.write_text(keep.csv_text(rows))
+        assert keep.main(["--machine=m", f"--results={tmp_path}", f"{file}"]) == 0
+    kept = keep.read_csv(tmp_path / "dispatch" / "runs.csv")
+    assert [(r["machine"], r["path"], r["median_us"]) for r in kept] == [
+        ("m", "a", "6.5"),
+        ("m", "b", "6.5"),
+    ]
+    (tmp_path / "other.csv").write_text("benchmark\nother\n")
+    with pytest.raises(SystemExit, match="benchmark must be one of select, step"):
+        keep.main(["--machine=m", f"{tmp_path / 'other.csv'}"])
 
-    # One of them alone, by rho-ext experiment.
-    for file in tmp_path.glob("runs/tiny-quick/*/experiment.yaml"):
-        assert load_experiment(file).train.steps == 40
 
-    results = tmp_path / "results"
-    with open(results / "results" / "tiny-quick" / "runs.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * 5 * 2
-    assert {row["steps"] for row in rows if row["method"] != "all_minutes_charged"} == {"40"}
-    needed = ("command", "seed", "commit", "machine", "torch", "rho_ext", "python", "date")
-    assert all(row[name] for row in rows for name in needed)
-    assert all(row["test_accuracy"] and row["validation_accuracy"] for row in rows)
-    assert {row["targets_of_il"] for row in rows if row["method"] == "rho_crossfit"} == {"2"}
-
-    page = (results / "RESULTS.md").read_text()
-    assert "## (a) Tiny" in page
-    assert "Against “Uniform, all, decayed”, “RHO-LOSS, all” ends higher" in page
-    linked = re.findall(r"\]\((figures/[^)]+)\)", page)
-    assert len(linked) == 6
-    assert all((results / path).read_text().startswith("<?xml") for path in linked)
-    # The page and the figures are made from the CSV files alone.
-    figures = {path: (results / path).read_bytes() for path in linked}
-    arguments = ["page", f"--suites-in={tmp_path / 'suites'}", f"--results={results}"]
-    subprocess.run([sys.executable, str(SUITES), *arguments], cwd=tmp_path, check=True)
-    assert (results / "RESULTS.md").read_text() == page
-    assert {path: (results / path).read_bytes() for path in linked} == figures
-
-    # A run that ends before it has as much leaves the rows that are there, and so does a folder of
-    # other runs.
-    tables = {path: path.read_bytes() for path in results.glob("results/*/*.csv")}
-    assert len(tables) == 4
-    for target in ("one", "two"):
-        blocked = tmp_path / "blocked" / "tiny-quick" / f"letters-{target}"
-        blocked.parent.mkdir(parents=True, exist_ok=True)
-        blocked.write_text("in the way")
-    changed = TINY | {"experiment": TINY["experiment"] | {"validation": 0.2}}
-    for out, suite in (("blocked", TINY), ("runs", changed)):
-        (tmp_path / "suites" / "tiny.yaml").write_text(yaml.safe_dump(suite))
-        ended = [*command(tmp_path), f"--out={tmp_path / out}"]
-        assert subprocess.run(ended, cwd=tmp_path, check=False).returncode == 1
-        assert {path: path.read_bytes() for path in tables} == tables
-
-    # Rows of settings that the suite no longer has are no reason to stop.
-    other = TINY | {"vary": TINY["vary"] | {"target": {"three": {}}}}
-    (tmp_path / "suites" / "tiny.yaml").write_text(yaml.safe_dump(other))
-    subprocess.run([sys.executable, str(SUITES), *arguments], cwd=tmp_path, check=True)
+def test_generated_files_stay_small() -> None:
+    figures = list(BENCHMARKS.glob("**/*.png"))
+    assert figures
+    assert max(path.stat().st_size for path in figures) < 150_000
+    committed = [*figures, *BENCHMARKS.glob("**/results/*/*.csv")]
+    committed += BENCHMARKS.glob("experiments/RESULTS.md")
+    assert sum(path.stat().st_size for path in committed) < 2_000_000

@@ -1,0 +1,300 @@
+"""Write the tables of the pages from the committed rows.
+
+python benchmarks/tables.py          # rewrites the text from <!-- table: NAME --> to <!-- end -->
+python benchmarks/tables.py --check  # prints a diff and exits 1 if that would change a page
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+
+from experiments import derive
+from experiments.derive import Method, Row, read_csv
+from experiments.page import markdown, suites
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+_MARKED = re.compile(r"<!-- table: (?P<name>.+?) -->\n(?P<old>.*?)<!-- end -->", re.DOTALL)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return 0, or 1 where `--check` found a table that is not as the rows say."""
+    parser = argparse.ArgumentParser(prog="python benchmarks/tables.py", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; exit 1 on a difference"
+    )
+    parser.add_argument("pages", nargs="*", type=Path, help="none: all pages with tables")
+    arguments = parser.parse_args(argv)
+    different = False
+    for page in arguments.pages or pages():
+        old = page.read_text(encoding="utf-8")
+        new = written(old, f"{page}")
+        if new == old:
+            continue
+        different = True
+        if arguments.check:
+            lines = (text.splitlines(keepends=True) for text in (old, new))
+            name = f"{page}"
+            sys.stdout.writelines(difflib.unified_diff(*lines, name, f"{name} from the rows"))
+        else:
+            page.write_text(new, encoding="utf-8")
+            print(f"{page}: written")
+    return int(different and arguments.check)
+
+
+def pages() -> list[Path]:
+    """Return the pages that may hold tables."""
+    found = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+    found += sorted(ROOT.glob("benchmarks/**/*.md"))
+    return [page for page in found if "<!-- table: " in page.read_text(encoding="utf-8")]
+
+
+def written(text: str, where: str) -> str:
+    """Return the text of a page with its tables from the rows.
+
+    Raises:
+        ValueError: a table has no end or an unknown name.
+    """
+
+    def table(match: re.Match[str]) -> str:
+        name = match["name"]
+        if name not in TABLES:
+            raise ValueError(f"{where}: no table {name!r}; choose among {', '.join(TABLES)}")
+        return f"<!-- table: {name} -->\n\n{TABLES[name]()}\n\n<!-- end -->"
+
+    new, count = _MARKED.subn(table, text)
+    if count != text.count("<!-- table: "):
+        raise ValueError(f"{where}: a table has no <!-- end --> before the next one begins")
+    return new
+
+
+def _rows(subject: str, **where: str) -> list[Row]:
+    rows = read_csv(RESULTS / subject / "runs.csv")
+    return [row for row in rows if where.items() <= row.items()]
+
+
+def _share(value: float, digits: int = 0) -> str:
+    return f"{100 * value:.{digits}f} %"
+
+
+def demo() -> str:
+    """Return the methods of `rho-ext demo`."""
+    names = {
+        "uniform_half": "uniform, half of the data",
+        "uniform_all": "uniform, all data",
+        "train_loss": "highest training loss, half",
+        "rho_holdout": "RHO-LOSS, half, IL from the other half",
+        "rho_crossfit": "RHO-LOSS, all, cross-fit IL",
+    }
+    rows = []
+    for row in _rows("demo", experiment="demo"):
+        sooner = "never"
+        if row["steps"]:
+            sooner = f"{float(row['target_seconds']):.1f}"
+            if float(row["il_seconds"]):
+                sooner += f", or {float(row['reused_seconds']):.1f} with precomputed IL"
+        rows.append(
+            [
+                names[row["method"]],
+                _share(float(row["accuracy"]), 1),
+                f"{float(row['steps']):,.0f}" if row["steps"] else "never",
+                _share(float(row["noisy"]), 1),
+                sooner,
+                f"{float(row['charged_seconds']):.1f}",
+            ]
+        )
+    head = ["trains on", "final accuracy", "steps to target", "wrong labels among the selected"]
+    return markdown([*head, "seconds to target", "seconds in all, with IL"], rows)
+
+
+_SETS = ("Letters", "Fashion-MNIST", "OCR letters", "Tweets", "20 Newsgroups")
+_BUDGETS = ("uniform_all_decay", "all_minutes", "all_minutes_with_il")
+_RHO = "rho_crossfit_decay"
+
+
+def _cell(suite: str, cell: str) -> dict[str, Method]:
+    rows = derive.in_cell(derive.read_runs(suite), cell)
+    return derive.methods(rows, "uniform_all_decay")
+
+
+def _above(of: dict[str, Method], ours: str, rival: str) -> str:
+    found = of[ours].above(of[rival].runs)
+    return "-" if found is None else found.points
+
+
+def sets(noise: str, head: str) -> str:
+    """Return how far RHO-LOSS ends above its rivals on five sets."""
+    rivals = {
+        "uniform sampling, the same steps": _BUDGETS[:1],
+        "the same minutes, precomputed IL": _BUDGETS[1:2],
+        "the same minutes, IL cost included": _BUDGETS[2:],
+        "a filter by the same IL, the same minutes": ("filter_60_minutes", "filter_90_minutes"),
+    }
+    cells = [_cell("tuned", f"{name}, {noise}") for name in _SETS]
+    rows = []
+    for line, among in rivals.items():
+        # Of two filters the one that is higher on the validation split.
+        best = [max(among, key=lambda name: of[name].mean("validation") or 0.0) for of in cells]
+        rows.append([line, *(_above(of, _RHO, name) for of, name in zip(cells, best, strict=True))])
+    return markdown([head, *_SETS], rows)
+
+
+def larger() -> str:
+    """Return how far RHO-LOSS ends above its rivals with larger models."""
+    models = {
+        "MLP of 3 x 768": ("minutes", "OCR letters, MLP of 3 x 768, 40 % noise"),
+        "residual net": ("minutes", "Fashion-MNIST, residual net, 20 % noise"),
+        "small transformer": ("one_store", "Tweets, transformer"),
+        "residual net, clean labels": ("one_store", "OCR letters, residual net"),
+        "CNN, clean labels": ("one_store", "OCR letters, CNN"),
+    }
+    rows = []
+    for model, (suite, cell) in models.items():
+        of = _cell(suite, cell)
+        ours = "rho-large_batch-160" if suite == "minutes" else _RHO
+        noise = f", {cell.rpartition(', ')[2]}" if "%" in cell else ""
+        name = f"{cell.partition(',')[0]}{noise}"
+        rows.append([model, name, *(_above(of, ours, rival) for rival in _BUDGETS)])
+    head = ["model", "set", "the same steps", "the same minutes, precomputed IL"]
+    return markdown([*head, "IL cost included"], rows)
+
+
+def language() -> str:
+    """Return where the methods of the language model end."""
+    names = {
+        "uniform": "uniform sampling",
+        "uniform_minutes": "the same, the seconds of RHO-LOSS",
+        "uniform_minutes_with_il": "the same, with the seconds of the IL",
+        "filter": "uniform sampling of the 60 % with the lowest IL",
+        "rho": "RHO-LOSS, sequences",
+        "rho_tokens": "RHO-LOSS, tokens",
+    }
+    rows = []
+    for method, label in names.items():
+        ends = _rows("language", method=method)
+        loss, steps, seconds, il, noisy = (
+            [float(row[name]) for row in ends]
+            for name in ("test_loss", "steps", "seconds", "il_seconds", "noisy")
+        )
+        error = stdev(loss) / len(loss) ** 0.5
+        cost = f"{fmean(seconds):.0f}" + (f" + {fmean(il):.0f}" if fmean(il) else "")
+        row = [label, f"{fmean(loss):.3f} ± {error:.3f}", f"{fmean(steps):,.0f}", cost]
+        rows.append([*row, _share(fmean(noisy))])
+    head = ["trains on", "loss on clean text, nats a letter", "steps", "seconds, + IL"]
+    return markdown([*head, "shuffled among these"], rows)
+
+
+def scoring() -> str:
+    """Return the length of a step with every option of the scoring, in uniform steps."""
+    options = {
+        "as it is": "selector",
+        "`scoring=Scoring(bf16=True)`": "bf16",
+        "`scoring=Scoring(channels_last=True)`": "channels_last",
+        "`scoring=Scoring(compile=True)`": "compile",
+        "`scoring=Scoring(refresh=0.5)`, `history=History(len(data))`": "refresh",
+        "`scorer=proxy`": "proxy",
+        "`scoring=Scoring(micro_batch=64)`": "micro_batch",
+        "`for small in AsyncSelector(selector, model)(loader)`": "async",
+    }
+    cost = {
+        (row["step"], row["model"], row["large_batch"]): f"{float(row['over_uniform']):.1f}"
+        for row in _rows("step", machine="xeon")
+        if row["over_uniform"]
+    }
+    where = [(model, size) for model in ("mlp", "cnn") for size in ("96", "160", "320")]
+    rows = [
+        [option, *(cost.get((kind, *of), "") for of in where)] for option, kind in options.items()
+    ]
+    head = ["`Selector(...)`", "MLP, n_B = 96", "160", "320", "CNN, n_B = 96", "160", "320"]
+    return markdown(head, rows)
+
+
+def _times(machine: str, *, hot: bool = False) -> list[Row]:
+    rows = _rows("select", machine=machine)
+    return [row for row in rows if (row["cache"] == "hot") == hot]
+
+
+def fast() -> str:
+    """Return the times of a selection beside what one would write instead."""
+    sizes = (
+        *("32 x 10 float32", "320 x 10 float32", "65536 x 10 float32", "65536 x 100 float32"),
+        *("320 x 1000 float32", "4096 x 1000 bfloat16", "65536 x 1000 bfloat16"),
+        *("4096 x 32000 float32", "4096 x 50257 bfloat16"),
+    )
+    found = {
+        f"{row['n']} x {row['classes']} {row['dtype']}": row
+        for row in _times("epyc-zen4")
+        if int(row["k"]) == max(1, int(row["n"]) // 10)
+    }
+    shown = ("eager", "eager_float32", "compile", "rho_ext", "read")
+    rows = [
+        [size, *(f"{float(found[size][name]):,.0f}" if found[size][name] else "" for name in shown)]
+        for size in sizes
+    ]
+    head = ["n x C", "eager", "eager, float32", "torch.compile", "rho_ext", "`logits.sum()`"]
+    return markdown(head, rows)
+
+
+def floor() -> str:
+    """Return mean speed-ups over eager and torch.compile, and those that are attainable."""
+    groups: dict[str, Callable[[Row], bool]] = {
+        "2 and 10 classes": lambda row: int(row["classes"]) <= 10,
+        "100 classes": lambda row: row["classes"] == "100",
+        **{
+            f"1000 classes and more, {dtype}": lambda row, dtype=dtype: (
+                int(row["classes"]) >= 1000 and row["dtype"] == dtype
+            )
+            for dtype in ("float32", "bfloat16", "float16")
+        },
+    }
+    large = [row for row in _times("epyc-zen4") if _rival(row) >= 50]
+    rows = []
+    for name, belongs in groups.items():
+        group = [row for row in large if belongs(row)]
+        cells = []
+        for ours in (lambda row: float(row["rho_ext"]), _attainable):
+            means = [
+                _geometric(float(row[rival]) / ours(row) for row in group)
+                for rival in ("eager", "compile")
+            ]
+            cells.append(" / ".join(f"{mean:.{1 if mean < 10 else 0}f}x" for mean in means))
+        rows.append([f"{len(group)} of {name}", *cells])
+    return markdown(["sizes of 50 us or more", "now", "at that floor"], rows)
+
+
+def _rival(row: Row) -> float:
+    return min(float(row["eager"]), float(row["compile"]))
+
+
+def _attainable(row: Row) -> float:
+    reads = [float(row[name]) for name in ("read", "read_as_float32") if row[name]]
+    return max(min(reads), float(row["empty_op"]))
+
+
+def _geometric(ratios: Iterable[float]) -> float:
+    return math.exp(fmean(math.log(ratio) for ratio in ratios))
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "demo": demo,
+    "labels as they are": lambda: sets("as it is", "labels as they are"),
+    "wrong labels": lambda: sets("40 % noise", "40 % of the labels wrong"),
+    "larger models": larger,
+    "language model": language,
+    "scoring cost": scoring,
+    "how fast": fast,
+    "floor": floor,
+    "suites": suites,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
