@@ -36,15 +36,11 @@ class Backend:
         packet, _, overload = name.partition(".")
         return getattr(getattr(getattr(torch.ops, self.namespace), packet), overload or "default")
 
-    def computes(self, dtype: torch.dtype) -> bool:
-        return not (self.gpu and dtype == torch.float64)
-
-    def has(self, parameters: dict[str, Any]) -> bool:
-        """Return whether a test with these parameters says anything about this backend."""
-        dtypes = [getattr(value, "dtype", value) for value in parameters.values()]
-        return torch.float64 not in dtypes[: None if self.gpu else 0] and (
-            parameters.get("n", 0) <= self.most_rows
-        )
+    @property
+    def dtypes(self) -> tuple[torch.dtype, ...]:
+        """The types of logits that it computes."""
+        halves_too = (torch.float32, torch.float16, torch.bfloat16)
+        return halves_too if self.gpu else (*halves_too, torch.float64)
 
     def missing(self) -> str | None:
         """Return why it cannot run here, if so."""

@@ -39,19 +39,6 @@ def device(backend: Backend) -> torch.device:
     return backend.device
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the parameters that a backend does not have."""
-    left_out = []
-    for item in items:
-        parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        backend = BACKENDS.get(parameters.get("backend", ""))
-        if backend is not None and not backend.has(parameters):
-            left_out.append(item)
-    config.hook.pytest_deselected(items=left_out)
-    gone = set(left_out)
-    items[:] = [item for item in items if item not in gone]
-
-
 @pytest.fixture(autouse=True)
 def no_active_table() -> Iterator[None]:
     with rho_ext.use_il(None):

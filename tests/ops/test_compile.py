@@ -19,7 +19,7 @@ from rho_ext import _autograd, score, select
 from rho_ext._library import METHODS as NUMBERS
 
 from ..backends import Backend, on
-from .cases import FEW_CASES, METHODS, Case, Inputs, same_bits
+from .cases import FEW_CASES, METHODS, Case, Combine, Inputs, combined, same_bits
 
 OPS = ("select", "score")
 
@@ -49,19 +49,18 @@ def op_arguments(op: str, inputs: Inputs, method: str, k: int) -> tuple[Any, ...
     )
 
 
-@pytest.mark.parametrize("requires_grad", [False, True], ids=["", "requires_grad"])
-@pytest.mark.parametrize(
-    "case", [c for c in FEW_CASES if c.content != "bad-rows"], ids=lambda case: case.name
-)
-@pytest.mark.parametrize("op", OPS)
-def test_opcheck(op: str, case: Case, requires_grad: bool, backend: Backend) -> None:
-    inputs = case.inputs(backend.device)
+@combined
+def test_opcheck(combine: Combine, backend: Backend) -> None:
     # opcheck compares results, and for it no NaN equals another.
-    inputs["il"].nan_to_num_(0)
-    inputs["logits"].requires_grad_(requires_grad)
-    method = METHODS[len(case.name) % 5]
-    arguments = op_arguments(op, inputs, method, case.n // 2)
-    torch.library.opcheck(backend.op(op), arguments)
+    cases = [c for c in FEW_CASES if c.content != "bad-rows" and c.dtype in backend.dtypes]
+    for row in combine(case=cases, op=OPS, requires_grad=(False, True)):
+        case = row["case"]
+        inputs = case.inputs(backend.device)
+        inputs["il"].nan_to_num_(0)
+        inputs["logits"].requires_grad_(row["requires_grad"])
+        method = METHODS[len(case.name) % 5]
+        arguments = op_arguments(row["op"], inputs, method, case.n // 2)
+        torch.library.opcheck(backend.op(row["op"]), arguments)
 
 
 def tenth(inputs: Inputs) -> tuple[Tensor, ...]:
@@ -107,14 +106,15 @@ def test_inductor_equals_eager(device: torch.device) -> None:
         check(compiled, tenth, Case(f"inductor {n}", n=n).inputs(device))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_compiles(method: str, device: torch.device) -> None:
-    def step(inputs: Inputs) -> tuple[Tensor, ...]:
-        return select(**inputs, k=5, method=method)
-
+def test_every_method_compiles(device: torch.device) -> None:
     case = Case("compiled method", bias=True, ignored=True, label_smoothing=0.1)
-    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
-    check(compiled, step, case.inputs(device))
+    for method in METHODS:
+
+        def step(inputs: Inputs, method: str = method) -> tuple[Tensor, ...]:
+            return select(**inputs, k=5, method=method)
+
+        compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+        check(compiled, step, case.inputs(device))
 
 
 def test_the_active_table_inside_a_compiled_function(device: torch.device) -> None:

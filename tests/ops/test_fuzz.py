@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -168,11 +169,11 @@ class Batch:
         labels = chosen((n,), likely, g)
         anywhere = torch.randint(self.classes, (n,), generator=g)
         labels = torch.where(labels < 0, anywhere, labels)
-        points = TABLE if self.id_dtype else n
-        il = torch.randn(points, generator=g).to(self.il_dtype)
+        examples = TABLE if self.id_dtype else n
+        il = torch.randn(examples, generator=g).to(self.il_dtype)
         tiny = torch.finfo(self.il_dtype).tiny / 8
         il = sprinkled(il, numbers(INF, -INF, NAN, 0.0, -0.0, tiny, -tiny), 0.2, g)
-        ids = torch.randint(points, (n,), generator=g) if self.id_dtype else None
+        ids = torch.randint(examples, (n,), generator=g) if self.id_dtype else None
         bias = torch.randn(n, generator=g)
         bias = sprinkled(bias, numbers(INF, -INF, NAN, 0.0, -0.0, 1e-40, 1e4), 0.2, g)
         if self.ignored:
@@ -296,10 +297,8 @@ def check_selection(inputs: Inputs, method: str, k: int, from_scores: Scores) ->
         assert torch.equal(got.indices, wanted.indices)
 
 
-@settings(max_examples=40 * settings.default.max_examples)
-@given(batch=batches(), method=st.sampled_from(METHODS), share=st.floats(0, 1))
-def test_any_batch(backend: Backend, batch: Batch, method: str, share: float) -> None:
-    assume(backend.computes(batch.dtype))
+def check_batch(backend: Backend, batch: Batch, method: str, share: float) -> None:
+    assume(batch.dtype in backend.dtypes)
     inputs, dense = (on_device(inputs, backend.device) for inputs in batch.inputs())
     wanted = check_scores(dense, method)
     # Neither the layout nor the rows around it change a bit of a row.
@@ -309,3 +308,19 @@ def test_any_batch(backend: Backend, batch: Batch, method: str, share: float) ->
     assert same_bits(got.scores, wanted.scores[: batch.n])
     assert same_bits(got.losses, wanted.losses[: batch.n])
     check_selection(inputs, method, round(share * batch.n), got)
+
+
+any_batch = given(batch=batches(), method=st.sampled_from(METHODS), share=st.floats(0, 1))
+
+
+@settings(max_examples=6 * settings.default.max_examples)
+@any_batch
+def test_any_batch(backend: Backend, batch: Batch, method: str, share: float) -> None:
+    check_batch(backend, batch, method, share)
+
+
+@pytest.mark.slow
+@settings(max_examples=40 * settings.default.max_examples)
+@any_batch
+def test_any_batch_of_many(backend: Backend, batch: Batch, method: str, share: float) -> None:
+    check_batch(backend, batch, method, share)

@@ -31,13 +31,15 @@ def test_the_one_in_use_was_compiled_and_is_the_one_asked_for() -> None:
 
 
 @pytest.mark.skipif(bool(FORCED), reason="RHO_EXT_ISA is set: this is one instruction set")
+@pytest.mark.parametrize("lane", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("isa", runnable()[:-1])
-def test_every_instruction_set_is_accurate(isa: str) -> None:
+def test_every_instruction_set_is_accurate(isa: str, lane: str) -> None:
     """The tests of accuracy, layouts, special values and threads; the best one ran them already."""
     files = ("test_exp.py", "test_score.py", "test_fuzz.py", "test_select.py", "test_isa.py")
     tests = [str(Path(__file__).with_name(name)) for name in files]
     kept = "(accurate or golden or any_batch or same_bits or in_use) and not emulated and not cuda"
-    options = ["-q", "-n0", "--tb=short", "--no-showlocals", "-p", "no:cacheprovider", "-k", kept]
+    options = ["-q", "-n0", "--tb=short", "--no-showlocals", "-p", "no:cacheprovider"]
+    options += ["-m", lane, "-k", kept]
     result = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *tests],
         # Not the source tree: Python would import the folder without the library.

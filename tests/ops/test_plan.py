@@ -6,7 +6,7 @@ What blocks and threads do to each other is tested without torch: tests/emulator
 from __future__ import annotations
 
 import re
-from itertools import product
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,10 +20,9 @@ from rho_ext import _C, reference, score, select
 from rho_ext._library import METHODS as NUMBERS
 
 from ..backends import Backend, on
-from .cases import CONTENTS, METHODS, Case, assert_accurate, same_bits, short
+from .cases import CONTENTS, METHODS, Case, Combine, assert_accurate, combined, same_bits
 from .test_select import check
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 on_gpus = on("emulated", "cuda")
 
 sizes = st.one_of(st.integers(1, 3000), st.integers(1, 2**31 - 1))
@@ -84,33 +83,37 @@ BLOCKS = ((64, 1), (128, 3), (512, 2), (64, 40))
 
 
 @on_gpus
-@pytest.mark.parametrize("dtype", DTYPES, ids=short)
-@pytest.mark.parametrize("content", ["", *CONTENTS])
-@pytest.mark.parametrize("regime", REGIMES)
-def test_every_plan_is_right(
-    regime: str, content: str, dtype: torch.dtype, backend: Backend
-) -> None:
-    case = Case(f"plan {content}", n=33, classes=137, dtype=dtype, content=content, bias=True)
-    inputs = case.inputs(backend.device)
-    exact = inputs | {"logits": inputs["logits"].double()}
-    for method, (threads, blocks) in zip(METHODS, (*BLOCKS, BLOCKS[0]), strict=True):
+@combined
+def test_every_plan_is_right(combine: Combine, backend: Backend) -> None:
+    for row in combine(
+        regime=tuple(REGIMES),
+        content=("", *CONTENTS),
+        method=METHODS,
+        shape=BLOCKS,
+        dtype=backend.dtypes,
+        tail=("last_block", "grid"),
+    ):
+        method, content = row["method"], row["content"]
+        case = Case(f"plan {content}", n=33, classes=137, dtype=row["dtype"], content=content)
+        inputs = replace(case, bias=True).inputs(backend.device)
+        exact = inputs | {"logits": inputs["logits"].double()}
         plain, truth = (reference.score(**i, method=method) for i in (inputs, exact))
-        launch = REGIMES[regime] | {"threads": threads, "blocks": blocks}
+        threads, blocks = row["shape"]
+        launch = REGIMES[row["regime"]] | {"threads": threads, "blocks": blocks}
         with backend.plan(**launch):
             scores, losses = score(**inputs, method=method)
         assert_accurate(losses, plain.losses, truth.losses)
         assert_accurate(scores, plain.scores, truth.scores)
-        for tail in ("last_block", "grid"):
-            with backend.plan(**launch, tail=tail, sort_tile=8):
-                selection = select(**inputs, k=20, method=method)
-            check(selection, scores, 20)
-            assert same_bits(selection.losses, losses)
+        with backend.plan(**launch, tail=row["tail"], sort_tile=8):
+            selection = select(**inputs, k=20, method=method)
+        check(selection, scores, 20)
+        assert same_bits(selection.losses, losses)
 
 
 @on_gpus
-@pytest.mark.parametrize("content", ["equal", "few values", "masked", "distinct"])
+@combined
 def test_selecting_from_equal_scores_is_equal_whatever_the_plan(
-    content: str, backend: Backend
+    combine: Combine, backend: Backend
 ) -> None:
     n, device = 700, backend.device
     generator = torch.Generator().manual_seed(0)
@@ -121,17 +124,25 @@ def test_selecting_from_equal_scores_is_equal_whatever_the_plan(
             torch.arange(n) % 3 > 0, -torch.inf
         ),
         "distinct": torch.randn(n, generator=generator),
-    }[content]
+    }
     labels = torch.zeros(n, dtype=torch.int64, device=device)
-    inputs = {"logits": labels[:, None].float(), "labels": labels, "ids": None}
-    inputs |= {"il": -scores.to(device), "method": "neg_il"}
-    for k in (1, 65, 300, n):
-        wanted = reference.select(**inputs, k=k)
-        for (threads, blocks), tail, tile in product(BLOCKS, ("last_block", "grid"), (8, 64, 0)):
-            with backend.plan(threads=threads, blocks=blocks, tail=tail, sort_tile=tile):
-                got = select(**inputs, k=k)
-            assert torch.equal(got.indices, wanted.indices)
-            assert torch.equal(got.values, wanted.values)
+    inputs = {"logits": labels[:, None].float(), "labels": labels, "ids": None, "method": "neg_il"}
+    for row in combine(
+        content=tuple(scores),
+        k=(1, 65, 300, n),
+        shape=BLOCKS,
+        tail=("last_block", "grid"),
+        sort_tile=(8, 64, 0),
+    ):
+        il = -scores[row["content"]].to(device)
+        wanted = reference.select(**inputs, il=il, k=row["k"])
+        threads, blocks = row["shape"]
+        with backend.plan(
+            threads=threads, blocks=blocks, tail=row["tail"], sort_tile=row["sort_tile"]
+        ):
+            got = select(**inputs, il=il, k=row["k"])
+        assert torch.equal(got.indices, wanted.indices)
+        assert torch.equal(got.values, wanted.values)
 
 
 def arguments_of(backend: Backend, n: int, k: int) -> tuple[Any, ...]:
@@ -159,30 +170,25 @@ def test_a_workspace_is_zero_again_after_every_call(
 
 
 @on_gpus
-@pytest.mark.parametrize(
-    ("wrong", "got"),
-    [
-        (torch.zeros(6207, dtype=torch.int32), "int32 of shape (6207,)"),
-        (torch.zeros(6209, dtype=torch.int32), "int32 of shape (6209,)"),
-        (torch.zeros(6208, dtype=torch.int64), "int64 of shape (6208,)"),
-        (torch.zeros(1, 6208, dtype=torch.int32), "int32 of shape (1, 6208)"),
-        (torch.zeros(2 * 6208, dtype=torch.int32)[::2], "int32 of shape (6208,)"),
-    ],
-    ids=["short", "long", "int64", "2-D", "strided"],
-)
-def test_what_is_no_workspace(wrong: torch.Tensor, got: str, backend: Backend) -> None:
+def test_what_is_no_workspace(backend: Backend) -> None:
     arguments, op = arguments_of(backend, 65, 5), backend.op("select.workspace")
-    if wrong.is_contiguous():
-        wrong = wrong.to(backend.device)
-    else:
-        wrong = torch.zeros(2 * 6208, dtype=torch.int32, device=backend.device)[::2]
-    message = re.escape(f"select: workspace must come from rho_ext.workspace(device), got {got}")
-    with pytest.raises(ValueError, match=message):
-        op(*arguments, workspace=wrong)
-    with FakeTensorMode() as mode:
-        fake = [mode.from_tensor(x) if isinstance(x, torch.Tensor) else x for x in arguments]
+    right = {"dtype": torch.int32, "device": backend.device}
+    for wrong, got in (
+        (torch.zeros(6207, **right), "int32 of shape (6207,)"),
+        (torch.zeros(6209, **right), "int32 of shape (6209,)"),
+        (torch.zeros(6208, **right).long(), "int64 of shape (6208,)"),
+        (torch.zeros(1, 6208, **right), "int32 of shape (1, 6208)"),
+        (torch.zeros(2 * 6208, **right)[::2], "int32 of shape (6208,)"),
+    ):
+        message = re.escape(
+            f"select: workspace must come from rho_ext.workspace(device), got {got}"
+        )
         with pytest.raises(ValueError, match=message):
-            op(*fake, workspace=mode.from_tensor(wrong))
+            op(*arguments, workspace=wrong)
+        with FakeTensorMode() as mode:
+            fake = [mode.from_tensor(x) if isinstance(x, torch.Tensor) else x for x in arguments]
+            with pytest.raises(ValueError, match=message):
+                op(*fake, workspace=mode.from_tensor(wrong))
 
 
 @on_gpus

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from rho_ext import reference, score
 
-from ..backends import on
+from ..backends import Backend, on
 from .cases import (
-    CASES,
     DTYPES,
     FEW_CASES,
     INF,
     LAYOUTS,
     METHODS,
     NAN,
+    WITHOUT_IL,
     Case,
+    Combine,
     assert_accurate,
+    cases,
+    combined,
     same_bits,
     short,
 )
@@ -26,46 +31,51 @@ from .cases import (
 PER_ROW = ("logits", "labels", "ids", "bias")
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_scores_and_losses_are_accurate(case: Case, method: str, device: torch.device) -> None:
-    inputs = case.inputs(device)
-    ours = score(**inputs, method=method)
-    plain = reference.score(**inputs, method=method)
-    inputs["logits"] = inputs["logits"].double()
-    truth = reference.score(**inputs, method=method)
-    # For float64 logits plain torch is the truth itself: what remains is the final rounding.
-    assert_accurate(ours.losses, plain.losses, truth.losses)
-    assert_accurate(ours.scores, plain.scores, truth.scores)
+@cases
+def test_scores_and_losses_are_accurate(cases: list[Case], backend: Backend) -> None:
+    for case in cases:
+        if case.dtype not in backend.dtypes:
+            continue
+        inputs = case.inputs(backend.device)
+        exact = inputs | {"logits": inputs["logits"].double()}
+        for method in METHODS:
+            ours = score(**inputs, method=method)
+            plain = reference.score(**inputs, method=method)
+            # For float64 logits this is what plain torch gives: only our rounding remains.
+            truth = reference.score(**exact, method=method)
+            assert_accurate(ours.losses, plain.losses, truth.losses)
+            assert_accurate(ours.scores, plain.scores, truth.scores)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 26, 1000, 1025, 5000])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=short)
-def test_learnt_rows_are_accurate(dtype: torch.dtype, classes: int, device: torch.device) -> None:
+def test_learnt_rows_are_accurate(classes: int, backend: Backend) -> None:
     """The label 0 to 80 above every other logit: relative to the value itself, however small."""
+    device = backend.device
     margins = torch.arange(81, dtype=torch.float64, device=device)
     generator = torch.Generator().manual_seed(classes)
     logits = 3 * torch.randn(81, classes, generator=generator, dtype=torch.float64)
     labels = torch.randint(classes, (81,), generator=generator).to(device)
     logits = logits.to(device).scatter(1, labels[:, None], -INF)
-    logits = logits.scatter(1, labels[:, None], (logits.amax(1) + margins)[:, None]).to(dtype)
-    exact = logits.double()
-    odds = (exact - exact.gather(1, labels[:, None])).exp().scatter(1, labels[:, None], 0.0)
-    loss = odds.sum(1).log1p()
-    p = odds / (1 + odds.sum(1, keepdim=True))
-    truths = {
-        "grad_norm": (p.sum(1).square() + p.square().sum(1)).sqrt(),
-        "loss": loss,
-        "entropy": loss * (-loss).exp() - torch.xlogy(p, p).sum(1),
-    }
-    for method, truth in truths.items():
-        got = score(logits, labels, None, method=method).scores
-        # The last digit of a float32 sum that is close to 1 bounds what is added to it.
-        seen = truth > (0 if method == "grad_norm" else 0.5)
-        assert seen.any()
-        assert ((got / truth - 1).abs()[seen] < 1e-5).all(), method
-    plain = reference.score(logits, labels, None, method="grad_norm").scores
-    assert ((plain / truths["grad_norm"] - 1).abs() < 1e-5).all()
+    logits = logits.scatter(1, labels[:, None], (logits.amax(1) + margins)[:, None])
+    for dtype in {torch.float32, torch.float64} & set(backend.dtypes):
+        rounded = logits.to(dtype)
+        exact = rounded.double()
+        odds = (exact - exact.gather(1, labels[:, None])).exp().scatter(1, labels[:, None], 0.0)
+        loss = odds.sum(1).log1p()
+        p = odds / (1 + odds.sum(1, keepdim=True))
+        truths = {
+            "grad_norm": (p.sum(1).square() + p.square().sum(1)).sqrt(),
+            "loss": loss,
+            "entropy": loss * (-loss).exp() - torch.xlogy(p, p).sum(1),
+        }
+        for method, truth in truths.items():
+            got = score(rounded, labels, None, method=method).scores
+            # The last digit of a float32 sum that is close to 1 bounds what is added to it.
+            seen = truth > (0 if method == "grad_norm" else 0.5)
+            assert seen.any()
+            assert ((got / truth - 1).abs()[seen] < 1e-5).all(), method
+        plain = reference.score(rounded, labels, None, method="grad_norm").scores
+        assert ((plain / truths["grad_norm"] - 1).abs() < 1e-5).all()
 
 
 def test_the_gradient_of_a_learnt_row(device: torch.device) -> None:
@@ -76,31 +86,27 @@ def test_the_gradient_of_a_learnt_row(device: torch.device) -> None:
         assert got.scores.item() == pytest.approx(2.1448983e-26, rel=1e-6)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=short)
-@pytest.mark.parametrize("method", ["loss", "grad_norm", "entropy"])
 @pytest.mark.parametrize("others", [(), (-INF,), (-INF,) * 2000, (-1000.0,) * 2000], ids=len)
-def test_a_certain_label_scores_exactly_zero(
-    others: tuple[float, ...], method: str, dtype: torch.dtype, device: torch.device
-) -> None:
-    for row, label in (((5.0, *others), 0), ((*others, 5.0), len(others))):
-        logits = torch.tensor([row], dtype=dtype, device=device)
-        got = score(logits, torch.tensor([label], device=device), None, method=method)
-        assert got.scores.item() == 0.0
-        assert got.losses.item() == 0.0
+def test_a_certain_label_scores_exactly_zero(others: tuple[float, ...], backend: Backend) -> None:
+    for dtype, method in product(backend.dtypes, WITHOUT_IL):
+        for row, label in (((5.0, *others), 0), ((*others, 5.0), len(others))):
+            logits = torch.tensor([row], dtype=dtype, device=backend.device)
+            label = torch.tensor([label], device=backend.device)
+            got = score(logits, label, None, method=method)
+            assert got.scores.item() == 0.0
+            assert got.losses.item() == 0.0
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=short)
-@pytest.mark.parametrize("slope", [0.005, 0.5, 20.0])
-def test_rows_that_rise_are_accurate(
-    slope: float, dtype: torch.dtype, device: torch.device
-) -> None:
-    """What the first logits say of the others is wrong by ever more."""
-    logits = (slope * torch.arange(3000, device=device)).to(dtype).expand(6, -1).clone()
-    logits[3:] = logits[3:].flip(1)
-    labels = torch.tensor([0, 1500, 2999] * 2, device=device)
-    plain = F.cross_entropy(logits.float(), labels, reduction="none")
-    truth = F.cross_entropy(logits.double(), labels, reduction="none")
-    assert_accurate(score(logits, labels, None, method="loss").losses, plain, truth)
+def test_rows_that_rise_are_accurate(backend: Backend) -> None:
+    """The first logits say ever less of those that follow."""
+    for dtype, slope in product(backend.dtypes, (0.005, 0.5, 20.0)):
+        rising = (slope * torch.arange(3000, device=backend.device)).to(dtype)
+        logits = rising.expand(6, -1).clone()
+        logits[3:] = logits[3:].flip(1)
+        labels = torch.tensor([0, 1500, 2999] * 2, device=backend.device)
+        plain = F.cross_entropy(logits.float(), labels, reduction="none")
+        truth = F.cross_entropy(logits.double(), labels, reduction="none")
+        assert_accurate(score(logits, labels, None, method="loss").losses, plain, truth)
 
 
 @on("cpu")
@@ -115,22 +121,24 @@ def test_rows_of_equal_logits_are_accurate(classes: int, device: torch.device) -
     assert_accurate(score(logits, labels, None, method="loss").losses, plain, truth)
 
 
-@pytest.mark.parametrize("classes", [2, 5, 16, 17, 100, 1025])
-@pytest.mark.parametrize("dtype", DTYPES, ids=short)
-@pytest.mark.parametrize("others", [-INF, 0.0])
-def test_rows_with_one_nan_are_accurate(
-    others: float, dtype: torch.dtype, classes: int, device: torch.device
-) -> None:
+@combined
+def test_rows_with_one_nan_are_accurate(combine: Combine, backend: Backend) -> None:
     """Wherever it stands: no maximum that passes over it may hide it."""
-    logits = torch.full((classes, classes), others, dtype=dtype, device=device)
-    logits[:, classes // 2] = 1.0
-    logits.diagonal().fill_(NAN)
-    for label in {0, classes // 2, classes - 1}:
-        labels = torch.full((classes,), label, device=device)
-        for method in ("loss", "grad_norm", "entropy"):
-            got = score(logits, labels, None, method=method)
-            assert got.scores.isnan().all()
-            assert got.losses.isnan().all()
+    for row in combine(
+        classes=(2, 5, 16, 17, 100, 1025),
+        dtype=backend.dtypes,
+        others=(-INF, 0.0),
+        method=WITHOUT_IL,
+        label=(0, 0.5, 1),
+    ):
+        size = row["classes"]
+        logits = torch.full((size, size), row["others"], dtype=row["dtype"], device=backend.device)
+        logits[:, size // 2] = 1.0
+        logits.diagonal().fill_(NAN)
+        labels = torch.full((size,), int(row["label"] * (size - 1)), device=backend.device)
+        got = score(logits, labels, None, method=row["method"])
+        assert got.scores.isnan().all()
+        assert got.losses.isnan().all()
 
 
 @pytest.mark.parametrize("flush", [False, True], ids=["", "flush_denormal"])
@@ -177,58 +185,51 @@ def test_golden_values(device: torch.device) -> None:
     assert smooth.losses.item() == pytest.approx(0.7 * 1.0986122887 + 0.1 * 3.5835189385, abs=1e-6)
 
 
-@pytest.mark.parametrize("dtype", DTYPES[:3], ids=short)
-def test_rho_is_exactly_the_returned_loss_minus_the_table(
-    dtype: torch.dtype, device: torch.device
-) -> None:
-    inputs = Case("exact", n=320, classes=100, dtype=dtype).inputs(device)
-    ids, il = inputs["ids"], inputs["il"]
-    got = score(**inputs)
-    assert same_bits(got.scores, got.losses - il[ids])
-    bias = torch.linspace(-3, 3, 320, device=device)
-    inputs["bias"] = bias
-    assert same_bits(score(**inputs).scores, got.losses - il[ids] + bias)
+def test_rho_is_exactly_the_returned_loss_minus_the_table(backend: Backend) -> None:
+    for dtype in DTYPES[:3]:
+        inputs = Case("exact", n=320, classes=100, dtype=dtype).inputs(backend.device)
+        ids, il = inputs["ids"], inputs["il"]
+        got = score(**inputs)
+        assert same_bits(got.scores, got.losses - il[ids])
+        inputs["bias"] = torch.linspace(-3, 3, 320, device=backend.device)
+        assert same_bits(score(**inputs).scores, got.losses - il[ids] + inputs["bias"])
 
 
 @on("cpu")
-@pytest.mark.parametrize("method", METHODS)
-def test_float64_logits_are_computed_in_float64(method: str, device: torch.device) -> None:
+def test_float64_logits_are_computed_in_float64(device: torch.device) -> None:
     """A difference that float32 cannot see at this size decides the result."""
     logits = torch.tensor([[1e6, 1e6 + 1e-3], [1e6, 1e6]], dtype=torch.float64, device=device)
     labels = torch.zeros(2, dtype=torch.int64, device=device)
     il = torch.zeros(2, device=device)
-    got = score(logits, labels, None, il=il, method=method)
-    truth = reference.score(logits, labels, None, il=il, method=method)
-    assert_accurate(got.scores, truth.scores, truth.scores)
-    assert_accurate(got.losses, truth.losses, truth.losses)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=short)
-@pytest.mark.parametrize("layout", ["padded", "transposed"])
-def test_layout_does_not_change_a_bit(
-    layout: str, dtype: torch.dtype, method: str, device: torch.device
-) -> None:
-    inputs = Case("layout", dtype=dtype, classes=1025, label_smoothing=0.1).inputs(device)
-    dense = score(**inputs, method=method)
-    inputs["logits"] = LAYOUTS[layout](inputs["logits"])
-    assert not inputs["logits"].is_contiguous()
-    for a, b in zip(score(**inputs, method=method), dense, strict=True):
-        assert same_bits(a, b)
-
-
-@pytest.mark.parametrize("classes", [26, 1025])
-@pytest.mark.parametrize("dtype", DTYPES, ids=short)
-def test_a_row_does_not_depend_on_its_neighbours(
-    dtype: torch.dtype, classes: int, device: torch.device
-) -> None:
-    case = Case("alone", n=70, classes=classes, dtype=dtype, bias=True, ignored=True)
     for method in METHODS:
-        inputs = case.inputs(device)
+        got = score(logits, labels, None, il=il, method=method)
+        truth = reference.score(logits, labels, None, il=il, method=method)
+        assert_accurate(got.scores, truth.scores, truth.scores)
+        assert_accurate(got.losses, truth.losses, truth.losses)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_does_not_change_a_bit(layout: str, backend: Backend) -> None:
+    for dtype, method in product(backend.dtypes, METHODS):
+        case = Case("layout", n=17, dtype=dtype, classes=1025, label_smoothing=0.1, layout=layout)
+        inputs = case.inputs(backend.device)
+        assert not inputs["logits"].is_contiguous()
+        dense = score(**inputs | {"logits": inputs["logits"].contiguous()}, method=method)
+        for a, b in zip(score(**inputs, method=method), dense, strict=True):
+            assert same_bits(a, b)
+
+
+@combined
+def test_a_row_does_not_depend_on_its_neighbours(combine: Combine, backend: Backend) -> None:
+    rows = (0, *range(1, 70, 3))
+    for choice in combine(classes=(26, 1025), dtype=backend.dtypes, method=METHODS):
+        method = choice.pop("method")
+        case = Case("alone", n=70, bias=True, ignored=True, **choice)
+        inputs = case.inputs(backend.device)
         # A label far below the largest logit, where the others' are not.
         inputs["logits"][34] *= 100
         batch = score(**inputs, method=method)
-        for row in (0, *range(1, 70, 3)):
+        for row in rows:
             one = inputs | {name: inputs[name][row : row + 1] for name in PER_ROW}
             alone = score(**one, method=method)
             assert same_bits(alone.scores, batch.scores[row : row + 1])
@@ -245,38 +246,37 @@ def test_strided_labels_ids_il_and_bias(device: torch.device) -> None:
         assert same_bits(a, b)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_ignored_rows(method: str, device: torch.device) -> None:
-    """Score -inf and loss 0, and neither their logits nor their id is looked at."""
-    inputs = Case("ignored", ignored=True).inputs(device)
-    ids = inputs["ids"]
-    inputs["logits"][::3] = torch.nan
-    ids[::6], ids[3::6] = -5, 10**12
-    got = score(**inputs, method=method)
-    assert (got.scores[::3] == -INF).all()
-    assert (got.losses[::3] == 0).all()
-    assert (got.scores[1::3] != -INF).all()
+def test_ignored_rows(device: torch.device) -> None:
+    """Score -inf and loss 0, and neither their logits nor their id is read."""
+    for method in METHODS:
+        inputs = Case("ignored", ignored=True).inputs(device)
+        ids = inputs["ids"]
+        inputs["logits"][::3] = torch.nan
+        ids[::6], ids[3::6] = -5, 10**12
+        got = score(**inputs, method=method)
+        assert (got.scores[::3] == -INF).all()
+        assert (got.losses[::3] == 0).all()
+        assert (got.scores[1::3] != -INF).all()
 
 
-@pytest.mark.parametrize("method", ["loss", "grad_norm", "entropy"])
-def test_methods_without_il_do_not_read_it(method: str, device: torch.device) -> None:
+def test_methods_without_il_do_not_read_it(device: torch.device) -> None:
     inputs = Case("unread").inputs(device)
-    expected = score(**inputs | {"il": None, "ids": None}, method=method)
-    for ids in (inputs["ids"], torch.full_like(inputs["labels"], -1)):
-        for il in (torch.full((3,), torch.nan, device=device), None):
-            if il is not None and ids is None:
-                continue
+    wrong = torch.full_like(inputs["labels"], -1)
+    for method in WITHOUT_IL:
+        expected = score(**inputs | {"il": None, "ids": None}, method=method)
+        for ids, il in product((inputs["ids"], wrong), (torch.full((3,), NAN).to(device), None)):
             got = score(**inputs | {"il": il, "ids": ids}, method=method)
             assert same_bits(got.scores, expected.scores)
 
 
-@pytest.mark.parametrize("case", FEW_CASES, ids=lambda case: case.name)
-def test_inputs_are_not_changed(case: Case, device: torch.device) -> None:
-    inputs, before = case.inputs(device), case.inputs(device)
-    score(**inputs)
-    for name in ("logits", "labels", "ids", "il", "bias"):
-        a, b = inputs[name], before[name]
-        assert a is None or torch.equal(a.nan_to_num(7), b.nan_to_num(7)), name
+def test_inputs_are_not_changed(backend: Backend) -> None:
+    for case in FEW_CASES:
+        if case.dtype in backend.dtypes:
+            inputs, before = case.inputs(backend.device), case.inputs(backend.device)
+            score(**inputs)
+            for name in ("logits", "labels", "ids", "il", "bias"):
+                a, b = inputs[name], before[name]
+                assert a is None or torch.equal(a.nan_to_num(7), b.nan_to_num(7)), name
 
 
 @on("cpu", "cuda")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
 from rho_ext import reference, select
 
-from ..backends import on
-from .cases import INF, NAN
+from ..backends import Backend, on
+from .cases import INF, NAN, Combine, combined
 
 # Around the sizes at which csrc/cpu/top_keys.h and csrc/cuda/plan.h change their way, the last
 # one with many chunks.
 SIZES = (256, 257, 3000, 20_000, 200_000)
+# None, one of 200,000, and all but one among them.
+SHARES = (0.0, 5e-6, 0.01, 0.1, 0.5, 1 - 5e-6, 1.0)
 
 
 def misleading(n: int) -> Tensor:
@@ -48,47 +49,47 @@ SCORES = {
 }
 
 
-def check(inputs: dict[str, Any], n: int) -> None:
-    """Require the reference's rows and values for every k and number of threads."""
-    ranked = reference.select(**inputs, k=n)
-    for k in sorted({0, 1, n // 100, n // 10, n // 2, n - 1, n}):
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            got = select(**inputs, k=k)
-            where = f"k = {k}, {count} threads"
-            assert torch.equal(got.indices, ranked.indices[:k]), where
-            assert torch.equal(got.values, ranked.values[:k].float()), where
+def check(inputs: dict[str, Any], n: int, share: float, threads: int) -> None:
+    """Require the reference's rows and values."""
+    k = round(share * n)
+    ranked = reference.select(**inputs, k=k)
+    torch.set_num_threads(threads)
+    got = select(**inputs, k=k)
+    torch.set_num_threads(1)
+    assert torch.equal(got.indices, ranked.indices)
+    assert torch.equal(got.values, ranked.values.float())
 
 
-@pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("name", SCORES)
-def test_order_of_many_scores(name: str, n: int, threads: None, device: torch.device) -> None:
-    torch.manual_seed(n)
-    scores = SCORES[name](n).to(device)
-    labels = torch.zeros(n, dtype=torch.int64, device=device)
-    check(
-        {
-            "logits": labels[:, None].float(),
-            "labels": labels,
-            "ids": None,
-            "il": -scores,
-            "method": "neg_il",
-        },
-        n,
-    )
+@combined
+def test_order_of_many_scores(combine: Combine, threads: None, backend: Backend) -> None:
+    for row in combine(
+        name=tuple(SCORES),
+        n=tuple(n for n in SIZES if n <= backend.most_rows),
+        share=SHARES,
+        threads=(1, 2, 3),
+    ):
+        n = row["n"]
+        torch.manual_seed(n)
+        scores = SCORES[row["name"]](n).to(backend.device)
+        labels = torch.zeros(n, dtype=torch.int64, device=backend.device)
+        inputs = {"logits": labels[:, None].float(), "labels": labels, "ids": None}
+        check(inputs | {"il": -scores, "method": "neg_il"}, n, row["share"], row["threads"])
 
 
 @on("cpu")
-@pytest.mark.parametrize("n", SIZES)
-def test_order_of_many_float64_scores(n: int, threads: None, device: torch.device) -> None:
+@combined
+def test_order_of_many_float64_scores(combine: Combine, threads: None, backend: Backend) -> None:
     """Half the rows are ties, the others differ down to the last bit.
 
     Above 64, the loss of logits (x, 0) at label 1 is x itself, in any arithmetic order.
     """
-    torch.manual_seed(n)
-    x = 64.0 + 64.0 * torch.rand(n, dtype=torch.float64)
-    x[torch.rand(n) < 0.5] = 96.5
-    logits = torch.stack([x, torch.zeros_like(x)], 1).to(device)
-    labels = torch.ones(n, dtype=torch.int64, device=device)
-    il = torch.full((n,), 96.0, device=device)
-    check({"logits": logits, "labels": labels, "ids": None, "il": il}, n)
+    for row in combine(n=SIZES, share=SHARES, threads=(1, 2, 3)):
+        n = row["n"]
+        torch.manual_seed(n)
+        x = 64.0 + 64.0 * torch.rand(n, dtype=torch.float64)
+        x[torch.rand(n) < 0.5] = 96.5
+        logits = torch.stack([x, torch.zeros_like(x)], 1).to(backend.device)
+        labels = torch.ones(n, dtype=torch.int64, device=backend.device)
+        il = torch.full((n,), 96.0, device=backend.device)
+        inputs = {"logits": logits, "labels": labels, "ids": None, "il": il}
+        check(inputs, n, row["share"], row["threads"])
