@@ -8,7 +8,6 @@ for batch in loader:                       # large batches with ids
 
 from rho_train.async_selector import AsyncSelector
 from rho_train.batch import Batch
-from rho_train.coreset import coreset
 from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.history import History
 from rho_train.il import (
@@ -49,7 +48,6 @@ __all__ = [
     "Trainer",
     "average_il",
     "check_loader",
-    "coreset",
     "crossfit_il",
     "fingerprint",
     "holdout_il",

@@ -14,7 +14,7 @@ RHO_EXT = """
 """
 RHO_TRAIN = """
     AsyncSelector Batch History ILRecipe ILShards ILStore IndexedDataset LargeBatchSampler
-    OnlineModel Scoring Selector TrainConfig Trainer average_il check_loader coreset crossfit_il
+    OnlineModel Scoring Selector TrainConfig Trainer average_il check_loader crossfit_il
     fingerprint holdout_il input_checksums loader paper_mode plan pretrained_il register
     save_shards score_examples sequence_losses
 """

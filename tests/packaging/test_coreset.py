@@ -1,14 +1,19 @@
-"""Core-sets from what a proxy left."""
+"""Core-sets by forgetting events and uncertainty of a proxy."""
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from rho_train import coreset
-from rho_train.coreset import forgetting_events, least_confidence, predictive_entropy
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "experiments" / "coreset.py"
+NAMES = ("coreset", "forgetting_events", "least_confidence", "predictive_entropy")
+coreset, forgetting_events, least_confidence, predictive_entropy = (
+    runpy.run_path(str(SCRIPT))[name] for name in NAMES
+)
 
 
 def test_forgetting_events_by_hand() -> None:
@@ -38,12 +43,12 @@ def test_least_confidence_and_entropy_rank_differently() -> None:
         (("entropy", torch.zeros(3), 1), r"record must have two dimensions.*got \(3,\)"),
         (("entropy", torch.zeros(3, 2), 0), r"k must lie in \[1, 3\].*got 0"),
         (("entropy", torch.zeros(3, 2), 4), r"k must lie in \[1, 3\].*got 4"),
-        (("entropy", torch.full((3, 2), torch.nan), 1), "3 of 3 points have the score NaN"),
+        (("entropy", torch.full((3, 2), torch.nan), 1), "3 of 3 examples have the score NaN"),
         (("forgetting", torch.zeros(3, 2), 1), r"correct must be bool \(epochs, n\), got torch.fl"),
     ],
 )
 def test_what_is_no_record_is_refused(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         coreset(*arguments)
-    with pytest.raises(ValueError, match=r"one id a point, \(3,\), got \(2,\)"):
+    with pytest.raises(ValueError, match=r"one id an example, \(3,\), got \(2,\)"):
         coreset("entropy", torch.zeros(3, 2), 1, ids=torch.arange(2))

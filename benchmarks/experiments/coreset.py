@@ -1,4 +1,4 @@
-"""Selection via proxy: core-sets chosen once, before the target is trained."""
+"""Selection via proxy: core-sets selected once, before the target is trained."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import rho_ext
 
 
 def forgetting_events(correct: Tensor) -> Tensor:
-    """Count how often the proxy forgot each point: epochs that went from right to wrong.
+    """Count how often the proxy forgot each example: epochs that went from right to wrong.
 
-    `f_i = #{t: correct[t, i] and not correct[t + 1, i]}`; a point that was never right counts as
-    forgotten infinitely often (Toneva et al., ICLR 2019, section 3).
+    `f_i = #{t: correct[t, i] and not correct[t + 1, i]}`; an example that was never right counts
+    as forgotten infinitely often (Toneva et al., ICLR 2019, section 3).
 
     Args:
-        correct: bool (T, n), whether the proxy was right about point i in epoch t.
+        correct: bool (T, n), whether the proxy was right about example i in epoch t.
 
     Returns:
         float32 (n,).
@@ -64,19 +64,19 @@ STRATEGIES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def coreset(strategy: str, record: Tensor, k: int, *, ids: Tensor | None = None) -> Tensor:
-    """Choose the k points that a proxy found hardest (Coleman et al., ICLR 2020, section 3).
+    """Return the k examples that a proxy found hardest (Coleman et al., ICLR 2020, section 3).
 
     Train on `torch.utils.data.Subset(data, coreset(...))` as usual afterwards.
 
     Args:
         strategy: `forgetting`, `least_confidence` or `entropy`.
-        record: what the proxy left: for `forgetting` bool (T, n), whether it was right about each
-            point in each epoch; else its logits (n, C).
-        k: points to keep.
-        ids: int64 (n,) of the points; None: their positions.
+        record: of the proxy: for `forgetting` bool (T, n), whether it was right about each
+            example in each epoch; else its logits (n, C).
+        k: number of examples.
+        ids: int64 (n,) of the examples; None: their positions.
 
     Returns:
-        ids int64 (k,), the hardest first, ties in favour of the earlier point.
+        ids int64 (k,), the hardest first, ties in favour of the earlier example.
 
     Raises:
         ValueError: unknown strategy, k outside [1, n], a record of the wrong shape or with NaN.
@@ -98,16 +98,16 @@ def coreset(strategy: str, record: Tensor, k: int, *, ids: Tensor | None = None)
     scores = STRATEGIES[strategy](record)
     if not 1 <= k <= len(scores):
         raise ValueError(
-            f"coreset: k must lie in [1, {len(scores)}], the number of points, got {k}"
+            f"coreset: k must lie in [1, {len(scores)}], the number of examples, got {k}"
         )
     if ids is not None and ids.shape != scores.shape:
         raise ValueError(
-            f"coreset: ids must have one id a point, ({len(scores)},), got {tuple(ids.shape)}"
+            f"coreset: ids must have one id an example, ({len(scores)},), got {tuple(ids.shape)}"
         )
     if scores.isnan().any():
         # NaN would rank first and be the core-set.
         raise ValueError(
-            f"coreset: {int(scores.isnan().sum())} of {len(scores)} points have the score NaN; the "
+            f"coreset: {int(scores.isnan().sum())} of {len(scores)} examples have the score NaN; the "
             "proxy has diverged"
         )
     positions = scores.argsort(descending=True, stable=True)[:k]
