@@ -29,14 +29,12 @@ from rho_train.il import ILRecipe
 from rho_train.methods.registry import names, needs_of
 from rho_train.progress import Stopped
 from rho_train.report import (
-    format_comparison,
+    MAX_METHODS,
     format_table,
     read_experiment,
-    read_outcomes,
     summarize,
     write_report,
 )
-from rho_train.report.svg import STYLES
 from rho_train.tasks.letters import load_letters
 from rho_train.trainer import TrainConfig
 
@@ -155,9 +153,11 @@ def experiment(
 
 
 def _compare(config: ExperimentConfig, out: Path) -> None:
-    print(format_comparison(read_outcomes(out)))
-    if len(config.methods) > STYLES:
-        print(f"no report: it tells at most {STYLES} methods apart, here are {len(config.methods)}")
+    print(format_table(summarize(read_experiment(out))))
+    if len(config.methods) > MAX_METHODS:
+        print(
+            f"no report: it tells at most {MAX_METHODS} methods apart, here are {len(config.methods)}"
+        )
     else:
         print(f"report: {write_report(out)}")
 

@@ -24,7 +24,7 @@ from rho_train.experiment.setting import Setting
 from rho_train.files import locked, make_folder
 from rho_train.il import ILRecipe, ILStore, save_shards
 from rho_train.progress import OnStep, Stopped, stop_signals
-from rho_train.report.losses import format_losses, numbers, summarize_losses, write_losses_page
+from rho_train.report.il_page import format_losses, numbers, summarize_losses, write_losses_page
 
 
 def compute(

@@ -1,4 +1,4 @@
-"""Folders of experiments, made up."""
+"""Folders of comparisons, made up."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ FIVE = {
     "holdout": "RHO-LOSS, holdout IL",
     "crossfit": NASTY,
 }
-# Those of folders that were written before there were ledgers and records of what was chosen.
+# Those of folders that were written before runs kept time by part and what they selected.
 WITHOUT_RECORDS = {"accuracy-steps", "accuracy-seconds", "noisy", "correct"}
-FLAGS = {"less-relevant", "redundant", "unsure"}
-FIGURES = {*WITHOUT_RECORDS, *FLAGS, "overlap", "ledger", "classes"}
+FLAGS = {"less_relevant", "redundant", "unsure"}
+FIGURES = {*WITHOUT_RECORDS, *FLAGS, "overlap", "time", "classes"}
 # A red pixel.
 PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4z8AAAAMBAQD3"
@@ -93,7 +93,7 @@ def synthetic(
 ) -> None:
     """Something like the demo; the last two methods have IL, losses hold NaN, infinity and null.
 
-    Without records it is what a run wrote before it kept a ledger and what it had chosen.
+    Without records it is what a run wrote before it kept time by part and what it selected.
     """
     write_plan(out, methods, range(seeds), baseline=list(methods)[1 % len(methods)], steps=steps)
     for place, method in enumerate(methods):
@@ -152,7 +152,7 @@ def synthetic(
 
 
 def totals(place: int, steps: int) -> dict[str, Any]:
-    """What the end record says of the ledger."""
+    """The times and counts of an end record."""
     parts = {"loading": 1.0, "scoring": 2.0 * place, "selecting": 1.0, "training": 4.0}
     parts |= {"evaluation": 3.0, "other": 0.5}
     return {
@@ -166,7 +166,7 @@ def totals(place: int, steps: int) -> dict[str, Any]:
 
 
 def what_was_chosen() -> dict[str, Any]:
-    """A `chosen.json` with every kind of point, and names that must be escaped."""
+    """A `chosen.json` with every kind of example, and names that must be escaped."""
     known = {"noisy": True, "il": 0.25, "loss": 1.5, "seen": 9, "chosen": 7}
     unknown = {"noisy": None, "il": None, "loss": None, "seen": 3, "chosen": 0}
     views: list[dict[str, Any]] = [{"image": PIXEL}, {"text": f"{NASTY} " * 9}]

@@ -24,7 +24,7 @@ from rho_train.experiment import (
 from rho_train.experiment.run import JobsFailed
 from rho_train.experiment.setting import Setting, training_points
 from rho_train.il import ILStore
-from rho_train.report import read_outcomes
+from rho_train.report import read_experiment
 from rho_train.trainer import TrainConfig, Trainer
 from rho_train.trainer.evaluation import evaluate
 
@@ -90,7 +90,7 @@ def test_a_yaml_file_runs_and_the_plan_is_kept(
         path.write_text(text)
     assert main(command) == 0
     assert {path: path.read_text() for path in out.rglob("plan.json")} == plans
-    steps = {run.seed: run.steps for run in read_outcomes(out).runs if run.method == "charged"}
+    steps = {seed: run.end.step for seed, run in read_experiment(out).of("charged").items()}
     assert steps == {seed: ends["charged", seed]["step"] for seed in (0, 1)}
 
 
@@ -165,10 +165,11 @@ def test_one_il_serves_two_targets_at_half_the_cost_each(tmp_path: Path, table: 
     values = plain(table, methods=methods, baseline="a", il_model={"widths": [8]}, seeds=[0])
     run_experiment(make_experiment(values), tmp_path / "out", processes=1)
     assert len(list(tmp_path.glob("out/il/*.safetensors"))) == 1
-    runs = read_outcomes(tmp_path / "out").runs
-    assert {run.targets for run in runs} == {2}
-    assert runs[0].il_seconds == runs[1].il_seconds > 0
-    origin = runs[1].origin
+    plan = json.loads((tmp_path / "out" / "experiment.json").read_text())
+    assert [method["targets"] for method in plan["methods"]] == [2, 2]
+    runs = read_experiment(tmp_path / "out").runs
+    assert runs[0].end.il_seconds == runs[1].end.il_seconds > 0
+    origin = json.loads((tmp_path / "out" / "runs" / "b-seed0" / "origin.json").read_text())
     # 4 features, 2 classes: 4 * 4 + 4 + 4 * 2 + 2 and 4 * 8 + 8 + 8 * 2 + 2 parameters.
     assert origin["model"] == {"parameters": 30, "flops": 48}
     sizes = {name: origin["il_model"][name] for name in ("parameters", "flops")}
@@ -224,7 +225,7 @@ def test_a_filter_trains_on_the_points_with_the_lowest_losses(
     rest = torch.ones(len(il), dtype=torch.bool).index_fill(0, trained["half"], False)
     assert il[trained["half"]].max() <= il[rest].min()
     # The filter has used the irreducible losses, so it pays for them.
-    charged = {run.method: run.il_seconds for run in read_outcomes(tmp_path).runs}
+    charged = {run.method: run.end.il_seconds for run in read_experiment(tmp_path).runs}
     assert charged["all"] == 0 < charged["half"]
 
 
@@ -264,7 +265,7 @@ def test_a_filter_that_keeps_all_is_charged_no_il(tmp_path: Path, table: Path) -
     values["methods"][1] = {"name": "kept", "label": "", "select": "uniform", "keep": 0.5}
     values["methods"][1] |= {"il": "crossfit"}
     run_experiment(make_experiment(values), tmp_path, processes=1)
-    runs = {run.method: run for run in read_outcomes(tmp_path).runs}
+    runs = {run.method: run.end for run in read_experiment(tmp_path).runs}
     assert runs["charged"].il_seconds == 0 < runs["kept"].il_seconds
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 
 from rho_train import ILStore, IndexedDataset, fingerprint, input_checksums
 from rho_train.cli import main
-from rho_train.report.losses import format_losses, summarize_losses, write_losses_page
+from rho_train.report.il_page import format_losses, summarize_losses, write_losses_page
 
 from .command import records, run, train_arguments
 
@@ -175,10 +175,15 @@ def test_inspect_draws_the_distribution_and_lists_the_extreme_points(
     assert "&lt;made&gt; &amp; up" in html
     assert "http" not in html.replace("http://www.w3.org/2000/svg", "").replace("http-equiv", "")
     (svg,) = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
-    bars = ElementTree.fromstring(svg).findall(".//{*}rect[@class='mark']")
-    assert len(bars) == len(summary.counts)
-    heights = [float(bar.attrib["height"]) for bar in bars]
-    assert max(heights) == heights[int(np.argmax(summary.counts))]
+    paths = [path.get("d", "") for path in ElementTree.fromstring(svg).findall(".//{*}path")]
+    corners = max((re.findall(r"([\d.]+) ([\d.]+)", path) for path in paths), key=len)
+    # From the base up to the first bar, then along the top of each.
+    tops = [float(y) for _, y in corners[1:-1:2]]
+    assert len(tops) == len(summary.counts)
+    assert min(tops) == tops[int(np.argmax(summary.counts))]
+    assert sorted(range(len(tops)), key=lambda bar: -tops[bar]) == sorted(
+        range(len(tops)), key=lambda bar: summary.counts[bar]
+    )
 
 
 def test_a_store_that_knows_nothing_can_be_inspected(tmp_path: Path) -> None:

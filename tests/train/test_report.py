@@ -1,4 +1,4 @@
-"""The report: reading, the paired numbers, the drawings, and the page in a real browser."""
+"""The report: reading folders, numbers paired by seed, figures, and the page in a browser."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from typing import Any
 import pytest
 
 from rho_train.report import format_table, read_experiment, summarize, write_report
-from rho_train.report.classes import by_class
-from rho_train.report.headline import headline
-from rho_train.report.svg import STYLE, number
+from rho_train.report.figures import Figure, draw_figures
+from rho_train.report.read import read_experiments
+from rho_train.report.summary import by_class, costs, ranked, time_parts
+from rho_train.report.table import columns, headline
 
 from .folders import (
     FIGURES,
@@ -29,36 +31,96 @@ from .folders import (
     end,
     hand_checkable,
     synthetic,
+    what_was_chosen,
     write_plan,
     write_run,
 )
 
-
-def names(out: Path) -> set[str]:
-    return {path.stem for path in (out / "figures").iterdir()}
+CSS = files("rho_train.report").joinpath("page.css").read_text("utf-8")
 
 
-def test_numbers_by_hand_are_paired_by_seed(tmp_path: Path) -> None:
-    hand_checkable(tmp_path)
-    summary = summarize(read_experiment(tmp_path))
+@pytest.fixture(scope="module")
+def hand(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose numbers can be done by hand; read only, with its report."""
+    out = tmp_path_factory.mktemp("hand")
+    hand_checkable(out)
+    write_report(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that a report can show; read only, with its report."""
+    out = tmp_path_factory.mktemp("whole")
+    synthetic(out, seeds=2)
+    write_report(out)
+    return out
+
+
+def change_plan(out: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = out / "experiment.json"
+    plan = json.loads(path.read_text())
+    change(plan)
+    path.write_text(json.dumps(plan))
+
+
+def validate(out: Path) -> None:
+    """Let the curves be of a validation split."""
+    change_plan(out, lambda plan: plan["config"].update(validation=0.1))
+
+
+def figures(out: Path) -> dict[str, Figure]:
+    experiment = read_experiment(out)
+    return draw_figures(
+        experiment, summarize(experiment), time_parts(experiment), by_class(experiment)
+    )
+
+
+def cells(page: str, heading: str) -> list[list[str]]:
+    """The body of the first table after a heading, as people see it."""
+    body = page.split(f'id="{heading}"')[1].split("<tbody>")[1].split("</tbody>")[0]
+    rows = re.findall(r"<tr.*?</tr>", body, re.DOTALL)
+    texts = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
+    return [[html.unescape(re.sub("<[^>]*>", "", t)).strip() for t in row] for row in texts]
+
+
+def test_numbers_by_hand_are_paired_by_seed(hand: Path) -> None:
+    summary = summarize(read_experiment(hand))
     base, fast, slow = summary.methods
     # Targets .6, .9, .5; `fast` meets them at step 10, never, 20. Against the mean target 2/3 it
     # would be 20, 20, never.
     assert (fast.reached, fast.paired, fast.steps) == (2, 3, 20)
     assert fast.target_seconds == pytest.approx(5.0 + 2.0)
-    assert fast.reused_seconds == pytest.approx(2.0)
+    assert fast.target_seconds_precomputed == pytest.approx(2.0)
     assert (slow.reached, slow.steps, slow.target_seconds) == (1, None, None)
     assert (base.reached, base.steps) == (3, 30)
     assert base.target_seconds == pytest.approx(3.0)
     assert fast.accuracy == pytest.approx(0.75)
-    assert fast.accuracy_sd == pytest.approx(math.sqrt(0.035 / 2))
+    assert fast.accuracy_error == pytest.approx(math.sqrt(0.035 / 2 / 3))
     assert fast.gain == pytest.approx(0.1)
     assert fast.ahead == 2
     assert fast.noisy == pytest.approx(0.1)
     assert fast.correct == pytest.approx(0.5)
     assert fast.seconds == pytest.approx(3.0)
-    assert fast.charged_seconds == pytest.approx(8.0)
+    assert fast.seconds_with_il == pytest.approx(8.0)
     assert summary.target == pytest.approx((0.6 + 0.9 + 0.5) / 3)
+
+
+def test_page_table_and_csv_hold_the_numbers_of_the_summary(hand: Path) -> None:
+    summary = summarize(read_experiment(hand))
+    shown = columns(summary)
+    page = (hand / "report.html").read_text()
+    wanted = [[column.cell(row) for column in shown] for row in summary.methods]
+    assert [row[1:] for row in cells(page, "numbers")] == wanted
+    assert wanted[1] == ["75.0 ± 7.6", "20", "2 of 3", "10.0", "50.0", "3.0", "8.0", "7.0"]
+    assert [row[0].split()[-1] for row in cells(page, "numbers")] == ["base", "fast", "slow"]
+    line = next(row for row in format_table(summary).splitlines() if row.startswith("fast"))
+    assert line.split() == ["fast", *" ".join(wanted[1]).split()]
+    rows = list(csv.DictReader((hand / "summary.csv").read_text().splitlines()))
+    assert [row["method"] for row in rows] == ["base", "fast", "slow"]
+    assert float(rows[1]["accuracy"]) == pytest.approx(0.75)
+    assert (float(rows[1]["steps"]), rows[2]["steps"]) == (20, "")
+    assert float(rows[1]["seconds_with_il"]) == pytest.approx(8.0)
 
 
 def test_headline_states_wins_and_losses(tmp_path: Path) -> None:
@@ -67,31 +129,24 @@ def test_headline_states_wins_and_losses(tmp_path: Path) -> None:
     assert "“fast” has the highest test accuracy, 75.0%, against 65.0% for “base”" in text
     assert "at step 30 of 30 (median over the seeds); “fast” meets it at step 20, in 2 of 3" in text
     assert "Lower than the baseline: “slow” (40.0%)" in text
-    assert "no method is faster than the baseline: “fast” needs 7.0 s for this (2.0 s where" in text
-    write_plan(
-        tmp_path, {"fast": "F", "slow": "S", "base": "B"}, range(3), baseline="fast", steps=30
-    )
+    assert "no method is faster than the baseline: “fast” needs 7.0 s (2.0 s with pre" in text
+    labels = {"fast": "F", "slow": "S", "base": "B"}
+    write_plan(tmp_path, labels, range(3), baseline="fast", steps=30)
     lost = " ".join(headline(summarize(read_experiment(tmp_path))))
     assert "no method has a higher test accuracy than “F”, 75.0%; the closest is “B”" in lost
     assert "No other method meets the baseline's best test accuracy in the median seed" in lost
-    plan = json.loads((tmp_path / "experiment.json").read_text())
-    plan["config"]["validation"] = 0.1
-    (tmp_path / "experiment.json").write_text(json.dumps(plan))
-    watched = " ".join(headline(summarize(read_experiment(tmp_path))))
-    assert "no method has a higher validation accuracy than “F”, 75.0%" in watched
 
 
 def test_the_test_set_stands_apart_from_the_validation_curves(tmp_path: Path) -> None:
     hand_checkable(tmp_path)
-    plan = json.loads((tmp_path / "experiment.json").read_text())
-    plan["config"]["validation"] = 0.1
-    (tmp_path / "experiment.json").write_text(json.dumps(plan))
+    validate(tmp_path)
     for method, tests in (("base", (0.7, 0.8, 0.9)), ("fast", (0.6, 0.6, 0.6)), ("slow", (0.5,))):
         for seed, accuracy in enumerate(tests):
             result = {"step": 30, "accuracy": accuracy, "class_accuracy": [None, accuracy, 0.25]}
             file = tmp_path / "runs" / f"{method}-{seed}" / "test.json"
             file.write_text(json.dumps(result))
-    summary = summarize(read_experiment(tmp_path))
+    experiment = read_experiment(tmp_path)
+    summary = summarize(experiment)
     base, fast, slow = summary.methods
     assert (base.test, base.test_error) == (pytest.approx(0.8), pytest.approx(0.1 / math.sqrt(3)))
     assert (fast.test, fast.test_error) == (pytest.approx(0.6), pytest.approx(0.0))
@@ -101,52 +156,40 @@ def test_the_test_set_stands_apart_from_the_validation_curves(tmp_path: Path) ->
     assert (fast.accuracy, fast.reached) == (pytest.approx(0.75), 2)
     text = " ".join(headline(summary))
     assert "“fast” has the highest validation accuracy, 75.0%, against 65.0% for “base”" in text
-    assert (
-        "read once after the last step, “fast” has 60.0 ± 0.0% and “base” has 80.0 ± 5.8%." in text
-    )
+    assert "after the last step, “fast” has 60.0 ± 0.0% and “base” has 80.0 ± 5.8%." in text
     table = format_table(summary)
     assert "base 80.0 ± 5.8 65.0 ± 12.6" in " ".join(table.split())
     assert "Target: the best validation accuracy of “base”" in table
+    assert columns(summary)[1].head == "Validation accuracy, %"
     page = write_report(tmp_path).read_text()
-    assert '<th scope="col">Validation accuracy, %</th>' in page
-    assert [row.known for row in by_class(read_experiment(tmp_path))] == [[2, 1], [2, 1]]
+    assert "<h3>Validation accuracy against steps</h3>" in page
+    # Of two classes the table tells more than a figure.
+    assert [row[1:3] for row in cells(page, "classes")] == [["2", "25.0"], ["2", "25.0"]]
+    assert not (tmp_path / "figures" / "classes.svg").exists()
+    assert [ranked(accuracy) for accuracy, _ in by_class(experiment).values()] == [[2, 1], [2, 1]]
 
 
-def test_table_fits_the_console_and_holds_the_numbers(tmp_path: Path) -> None:
+def test_table_fits_the_console(tmp_path: Path) -> None:
     methods = {f"method{index}": f"{index} " + "long label " * 9 for index in range(8)}
-    synthetic(tmp_path / "eight", methods)
-    lines = format_table(summarize(read_experiment(tmp_path / "eight"))).splitlines()
+    synthetic(tmp_path, methods, seeds=2)
+    lines = format_table(summarize(read_experiment(tmp_path))).splitlines()
     assert max(map(len, lines)) <= 110
-    hand_checkable(tmp_path / "hand")
-    table = format_table(summarize(read_experiment(tmp_path / "hand")))
-    row = next(line for line in table.splitlines() if line.startswith("fast"))
-    wanted = "fast 75.0 ± 7.6 20 2 of 3 10.0 50.0 3.0 8.0 7.0"
-    assert row.split() == wanted.split()
 
 
-def test_csv_holds_the_numbers(tmp_path: Path) -> None:
-    hand_checkable(tmp_path)
-    write_report(tmp_path)
-    rows = list(csv.DictReader((tmp_path / "summary.csv").read_text().splitlines()))
-    assert [row["method"] for row in rows] == ["base", "fast", "slow"]
-    assert float(rows[1]["accuracy"]) == pytest.approx(0.75)
-    assert (float(rows[1]["steps"]), rows[2]["steps"]) == (20, "")
-    assert float(rows[1]["charged_seconds"]) == pytest.approx(8.0)
-
-
-@pytest.mark.parametrize("keep", [0, 1, 40, 600, -1])
-def test_killed_run_is_left_out_and_named(tmp_path: Path, keep: int) -> None:
+def test_killed_runs_are_left_out_and_named(tmp_path: Path) -> None:
     hand_checkable(tmp_path)
     path = tmp_path / "runs" / "fast-1" / "metrics.jsonl"
-    path.write_bytes(path.read_bytes()[:keep])
     (tmp_path / "runs" / "slow-2" / "metrics.jsonl").unlink()
+    data = path.read_bytes()
+    for kept in (0, 1, 40, 600, len(data) - 1):
+        path.write_bytes(data[:kept])
+        summary = summarize(read_experiment(tmp_path))
+        one, two = summary.left_out
+        assert one.startswith("fast, seed 1: " + ("unfinished" if kept > 40 else "no record"))
+        assert two == "slow, seed 2: no record"
+        assert summary.methods[1].finished == summary.methods[1].paired == 2
     page = write_report(tmp_path).read_text()
-    summary = summarize(read_experiment(tmp_path))
-    assert [(one.method, one.seed) for one in summary.left_out] == [("fast", 1), ("slow", 2)]
-    assert summary.methods[1].finished == summary.methods[1].paired == 2
-    for text in (page, format_table(summary)):
-        assert "fast, seed 1: " + ("unfinished" if keep not in (0, 1, 40) else "no record") in text
-        assert "slow, seed 2: no record" in text
+    assert all(text in page and text in format_table(summary) for text in (one, two))
 
 
 def test_run_without_its_baseline_seed_is_not_compared(tmp_path: Path) -> None:
@@ -160,143 +203,390 @@ def test_run_without_its_baseline_seed_is_not_compared(tmp_path: Path) -> None:
 
 def test_run_that_ended_early_is_left_out(tmp_path: Path) -> None:
     hand_checkable(tmp_path)
-    plan = tmp_path / "experiment.json"
-    plan.write_text(plan.read_text().replace('"steps": 30', '"steps": 40'))
+    change_plan(tmp_path, lambda plan: plan.update(steps=40))
     evals = [{"event": "eval", "step": step, "accuracy": 0.5, "seconds": 1.0} for step in (0, 40)]
     write_run(tmp_path, "base", 0, [*evals, end(40)])
     experiment = read_experiment(tmp_path)
     assert [(run.method, run.seed) for run in experiment.runs] == [("base", 0)]
-    assert {one.reason for one in experiment.left_out} == {"ended at step 30 of 40"}
+    assert {reason for *_, reason in experiment.left_out} == {"ended at step 30 of 40"}
 
 
-def replaced(number: int, old: str, new: str) -> Any:
-    def edit(lines: list[str]) -> None:
-        assert old in lines[number - 1]
-        lines[number - 1] = lines[number - 1].replace(old, new)
-
-    return edit
-
-
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (replaced(3, "{", ""), "line 3: not a JSON object"),
-        (replaced(3, "{", "\x00"), "line 3: not a JSON object"),
-        (replaced(3, '"accuracy": 0.5', '"accuracy": 1.5'), "line 3: field 'accuracy' must be"),
-        (replaced(3, '"accuracy": 0.5', '"accuracy": NaN'), "line 3: field 'accuracy' must be"),
-        (replaced(2, '"noisy": 1', '"noisy": 11'), "line 2: field 'noisy' must be"),
-        (replaced(3, '"accuracy": 0.5', f'"accuracy": {10**400}'), "line 3: field 'accuracy' must"),
-        (replaced(2, '"step": 10', '"step": "10"'), "line 2: field 'step' must be"),
-        (replaced(2, '"train"', '"tarin"'), "line 2: event must be"),
-        (replaced(4, '"step": 20', '"step": 5'), "line 4: step 5 comes after step 10"),
-        (replaced(4, '"seed": 0', '"seed": 1'), "line 4: the file began with method 'base'"),
-        (lambda lines: lines.append(lines[0]), "records follow|comes after"),
-    ],
-)
-def test_unreadable_record_names_file_line_and_fix(tmp_path: Path, edit: Any, message: str) -> None:
+def test_unreadable_record_names_file_line_and_fix(tmp_path: Path) -> None:
     hand_checkable(tmp_path)
     path = tmp_path / "runs" / "base-0" / "metrics.jsonl"
     lines = path.read_text().splitlines()
-    edit(lines)
-    path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(ValueError, match=message) as caught:
-        write_report(tmp_path)
-    assert str(path) in str(caught.value)
-    assert "run it again" in str(caught.value)
-    assert not (tmp_path / "report.html").exists()
+    for number, old, new, message in (
+        (3, "{", "", "line 3: not a JSON object"),
+        (3, "{", "\x00", "line 3: not a JSON object"),
+        (3, '"accuracy": 0.5', '"accuracy": 1.5', "line 3: field 'accuracy' must be a number in"),
+        (3, '"accuracy": 0.5', '"accuracy": NaN', "line 3: field 'accuracy' must be"),
+        (3, '"accuracy": 0.5', f'"accuracy": {10**400}', "line 3: field 'accuracy' must be"),
+        (3, '"accuracy": 0.5', '"other": 0.5', "field 'accuracy' must be .*, got nothing"),
+        (2, '"noisy": 1', '"noisy": 11', "line 2: field 'noisy' must be"),
+        (2, '"step": 10', '"step": "10"', "line 2: field 'step' must be"),
+        (2, '"train"', '"tarin"', "line 2: event must be"),
+        (4, '"step": 20', '"step": 5', "line 4: step 5 comes after step 10"),
+        (4, '"seed": 0', '"seed": 1', "line 4: the file began with method 'base'"),
+        (7, '"step": 30', '"step": 31', "comes after|records follow"),
+    ):
+        edited = list(lines)
+        assert old in edited[number - 1]
+        edited[number - 1] = edited[number - 1].replace(old, new)
+        path.write_text("\n".join(edited) + "\n")
+        with pytest.raises(ValueError, match=message) as caught:
+            write_report(tmp_path)
+        assert str(path) in str(caught.value)
+        assert "run it again" in str(caught.value)
+        assert not (tmp_path / "report.html").exists()
+    path.write_text("\n".join([*lines, lines[-1]]) + "\n")
+    with pytest.raises(ValueError, match="records follow the end record"):
+        read_experiment(tmp_path)
 
 
-def test_experiment_without_a_finished_run_or_a_plan_is_an_error(tmp_path: Path) -> None:
+def test_comparison_without_a_finished_run_or_a_plan_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"experiment\.json is missing; give the folder"):
         read_experiment(tmp_path)
     write_plan(tmp_path, {"a": "A"}, [0], baseline="a", steps=30)
     write_run(tmp_path, "a", 0, [{"event": "eval", "step": 0, "accuracy": 0.1, "seconds": 0.0}])
     with pytest.raises(ValueError, match=r"no finished run \(1 started\); let the experiment"):
         read_experiment(tmp_path)
-    write_run(tmp_path, "b", 0, [end(30)])
+    path = write_run(tmp_path, "b", 0, [end(30)])
     with pytest.raises(ValueError, match=r"method 'b', seed 0 is not in experiment\.json"):
         read_experiment(tmp_path)
+    path.unlink()
+    plan = (tmp_path / "experiment.json").read_text()
+    for key, value, message in (
+        ("seeds", [0, 0], "needs one or more different seeds"),
+        ("baseline", "c", "baseline must be one of"),
+        ("methods", [], "needs one or more methods"),
+        ("steps", 0, "field 'steps' must be an integer of 1 or more, got 0"),
+    ):
+        change_plan(tmp_path, lambda found, key=key, value=value: found.update({key: value}))
+        with pytest.raises(ValueError, match=message):
+            read_experiment(tmp_path)
+        (tmp_path / "experiment.json").write_text(plan)
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_drawings_are_sound_xml_with_escaped_text_and_finite_numbers(
-    tmp_path: Path, seeds: int
-) -> None:
-    synthetic(tmp_path, seeds=seeds)
+def test_a_damaged_record_of_the_selections_is_refused(tmp_path: Path) -> None:
+    synthetic(tmp_path, {"a": "A", "b": "B", "loss": "L"}, seeds=1, steps=40)
+    path = tmp_path / "runs" / "loss-0" / "chosen.json"
+    example = {k: v for k, v in what_was_chosen()["most_chosen"][0].items() if k != "image"}
+    views: list[tuple[dict[str, Any], str]] = [
+        ({}, "needs one of image, text and features"),
+        ({"text": "a", "features": [1.0]}, "needs one of image, text and features"),
+        ({"image": "https://example.org/x.png"}, "must be a PNG"),
+        ({"image": 'data:image/png;base64,AAAA" onload="alert(1)'}, "must be a PNG"),
+        ({"image": "data:image/svg+xml;base64,AAAA"}, "must be a PNG"),
+    ]
+    for change, message in (
+        ({"points": [1, 2]}, "points and chosen must be counts of the same classes"),
+        ({"chosen": [1, -2, 3, 4]}, "field 'chosen' must be a list, each an integer of 0 or more"),
+        ({"classes": ["one"]}, "classes must name all 4, got 1"),
+        ({"never_noisy": 41}, r"field 'never_noisy' must be an integer in \[0, 40\]"),
+        ({"most_chosen": [{}]}, "most_chosen: field 'id' must be an integer of 0 .*got nothing"),
+        *(({"most_chosen": [example | view]}, message) for view, message in views),
+    ):
+        path.write_text(json.dumps(what_was_chosen() | change))
+        with pytest.raises(ValueError, match=message) as caught:
+            read_experiment(tmp_path)
+        assert str(path) in str(caught.value)
+
+
+def test_what_a_method_needs_by_hand(hand: Path) -> None:
+    found = costs(read_experiment(hand))
+    assert list(found) == ["fast", "slow"]
+    # The baseline meets its targets at steps 20, 30, 30, after 2, 3, 3 seconds; every step takes
+    # 0.1 s, and `fast` is there at step 10, never, 20. Its IL takes 5 s, longer than any of these.
+    fast, slow = found.values()
+    assert (fast.needs_precomputed, fast.had, fast.needs) == (pytest.approx(1.0), 1.5, math.inf)
+    assert fast.step_seconds == pytest.approx(0.1)
+    # `slow` has no IL: it needs as much with its cost included.
+    assert (slow.needs_precomputed, slow.needs) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert slow.had == 0.0
+    rows = cells((hand / "report.html").read_text(), "cost")
+    assert rows[0][1:] == ["100.00", "1.00\u00d7", "never", "1.50\u00d7", "yes", "no"]
+    assert rows[1][4:] == ["never", "no", "no"]
+
+
+def test_the_cost_of_the_il_is_paid_out_of_the_steps_that_are_left(tmp_path: Path) -> None:
+    write_plan(tmp_path, {"base": "B", "rho": "R"}, [0], baseline="base", steps=100)
+    for method, step_seconds, il_seconds in (("base", 0.1, 0.0), ("rho", 0.2, 4.0)):
+        records = [
+            {"event": "eval", "step": s, "accuracy": s / 100, "seconds": step_seconds * s}
+            for s in (0, 50, 100)
+        ]
+        last = end(100, il_seconds) | {"seconds": step_seconds * 100}
+        write_run(tmp_path, method, 0, [*records, last])
+    (row,) = costs(read_experiment(tmp_path)).values()
+    # 10 s to the target; 4 s for the IL leave 6 s for 30 steps, instead of 100.
+    assert (row.needs_precomputed, row.needs) == (pytest.approx(2.0), pytest.approx(100 / 30))
+    assert row.had == 1.0
+
+
+def test_time_by_part_is_the_mean_over_seeds_and_drawn_to_scale(whole: Path) -> None:
+    rows = time_parts(read_experiment(whole))
+    assert [row["scoring"] for row in rows.values()] == [0.0, 2.0, 4.0, 6.0, 8.0]
+    assert [row["IL"] for row in rows.values()] == [0.0, 0.0, 0.0, 4.0, 4.0]
+    # Loading, selecting, training and other are 6.5; evaluation is not counted.
+    assert [row["sum"] for row in rows.values()] == [6.5, 8.5, 10.5, 16.5, 18.5]
+    drawing = (whole / "figures" / "time.svg").read_text()
+    boxes = r'd="M ([\d.]+) [\d.]+ L ([\d.]+) [\d.]+ L [^"]*" clip-path[^>]*fill: var\(--(\w+)'
+    widths: dict[str, list[float]] = {}
+    for left, right, colour in re.findall(boxes, drawing.replace("\n", "")):
+        widths.setdefault(colour, []).append(float(right) - float(left))
+    # Training takes 4 s in every row, scoring (--c2) 0 to 8 s, evaluation 3 s.
+    second = widths["c0"][0] / 4
+    assert widths["c0"] == pytest.approx([4 * second] * 5, abs=0.05)
+    assert widths["c2"] == pytest.approx([i * second for i in (0, 2, 4, 6, 8)], abs=0.05)
+    assert widths["soft"][:5] == pytest.approx([3 * second] * 5, abs=0.05)
+
+
+def test_classes_by_hand(whole: Path) -> None:
+    experiment = read_experiment(whole)
+    rows = by_class(experiment)
+    accuracy, favour = rows["crossfit"]
+    lasts = [run.evals[-1]["class_accuracy"] for run in experiment.of("crossfit").values()]
+    assert accuracy[1] == pytest.approx(sum(last[1] for last in lasts) / 2)
+    # Class 2 has no test example; class 1 has half of the accuracy.
+    assert (ranked(accuracy)[0], 2 in ranked(accuracy)) == (1, False)
+    # 40 %, 30 %, 20 %, 10 % of the examples got 10 %, 60 %, 0, 30 % of the selections.
+    assert favour == pytest.approx((0.25, 2.0, 0.0, 3.0))
+    assert rows["half"][1] == []
+    row = cells((whole / "report.html").read_text(), "classes")[4]
+    assert row[1:] == [
+        NASTY,
+        f"{100 * accuracy[1]:.1f}",
+        "a name of some length (3.0\u00d7)",
+        row[4],
+    ]
+    assert row[4] == "third (0.0\u00d7)"
+
+
+def test_galleries_show_the_examples_and_escape_them(whole: Path, tmp_path: Path) -> None:
+    page = (whole / "report.html").read_text()
+    assert NASTY not in page
+    section = html.unescape(page.split('id="selected"')[1].split('id="terms"')[0])
+    assert re.findall(r"(?:</span>) (.*), seed 0</summary>", section) == [
+        "Training loss",
+        "RHO-LOSS, holdout IL",
+        NASTY,
+    ]
+    assert section.count("<details open>") == 1
+    assert "The 3 examples at the top; 3 of them have a wrong label." in section
+    assert "40 examples were drawn and never selected, 25% of them with a wrong label" in section
+    assert section.count("drawn 9, selected 7\n<br>loss 1.50, IL 0.25") == 9
+    assert section.count("loss -, IL -") == 9
+    assert (section.count("<img "), section.count("<q>")) == (6, 6)
+    bars = re.findall(r"v(-?[\d.]+)h", section.split("<svg")[1])
+    assert [float(bar) for bar in bars] == [-0.25, 0.5, -1.0]
+    synthetic(tmp_path, {"a": "A", "b": "B", "loss": "L"}, seeds=1, steps=40)
+    path = tmp_path / "runs" / "loss-0" / "chosen.json"
+    path.write_text(json.dumps(what_was_chosen() | {"tied": 4}))
     page = write_report(tmp_path).read_text()
-    assert names(tmp_path) == FIGURES | QUADRANTS
-    identifiers: list[str] = []
-    for path in (tmp_path / "figures").iterdir():
+    assert "4 examples were selected as often as the last of them, 7 times: the 3 shown" in page
+
+
+def test_figures_are_sound_xml_with_escaped_text_and_finite_numbers(whole: Path) -> None:
+    page = (whole / "report.html").read_text()
+    assert {path.stem for path in (whole / "figures").iterdir()} == FIGURES | QUADRANTS
+    for path in (whole / "figures").iterdir():
         root = ElementTree.fromstring(path.read_text())
         elements = list(root.iter())
-        assert [e.tag.split("}")[1] for e in elements[1:4]] == ["style", "title", "desc"]
-        assert root.get("aria-labelledby", "").split() == [e.get("id") for e in elements[2:4]]
-        identifiers += [e.get("id", "") for e in elements if e.get("id")]
-        drawn = " ".join(value for e in elements[4:] for value in e.attrib.values())
-        assert not re.search(r"nan|inf", drawn, re.IGNORECASE)
-        bands = [e for e in elements if e.get("class") == "band"]
-        several = {"overlap": 3, "ledger": 0, "classes": 0} | dict.fromkeys(QUADRANTS, 0)
-        assert len(bands) == (several.get(path.stem, 5) if seeds > 1 else 0)
-    assert len(set(identifiers)) == len(identifiers)
-    assert NASTY not in page
-    assert html.escape(NASTY) in page
-    assert "<synthetic>" not in page
-
-
-def test_drawing_of_a_step_is_sound_in_the_palette_and_in_the_page(tmp_path: Path) -> None:
-    drawing = files("rho_train.report").joinpath("selection.svg").read_text("utf-8")
-    style = ElementTree.fromstring(drawing).findtext("{*}style", "")
-    # In a page its style meets all other drawings.
-    assert all(".selection" in line for line in re.findall(r"(.*)\{\s*[a-z-]+:", style))
-    colour = r"--\w+: #\w{6}"
-    for own, shared in zip(style.split("@media"), STYLE.split("@media"), strict=True):
-        assert set(re.findall(colour, own)) <= set(re.findall(colour, shared))
-    hand_checkable(tmp_path)
-    page = write_report(tmp_path).read_text("utf-8")
-    assert drawing in page
+        assert root.get("aria-label")
+        drawn = " ".join(e.get("d", "") + e.get("x", "") + e.get("style", "") for e in elements)
+        assert not re.search(r"nan|inf|#[0-9a-f]{3}", drawn, re.IGNORECASE)
+        bands = [e for e in elements if "fill-opacity: 0.16" in e.get("style", "")]
+        several = {"overlap": 3, "time": 0, "classes": 0} | dict.fromkeys(QUADRANTS, 0)
+        assert len(bands) == several.get(path.stem, 5), path.stem
     identifiers = re.findall(r' id="([^"]+)"', page)
     assert len(set(identifiers)) == len(identifiers)
-    referred = re.findall(r'(?:href="|url\()#([^")]+)', drawing)
-    assert referred
-    assert set(referred) <= set(identifiers)
+    assert set(re.findall(r'(?:href="|url\()#([^")]+)', page)) <= set(identifiers)
+    assert html.escape(NASTY) in page
+    assert "<synthetic>" not in page
+    # The same folder gives the same page.
+    assert figures(whole)["noisy"].svg in page
 
 
-def test_methods_of_any_number_and_figures_without_data_are_left_out(tmp_path: Path) -> None:
-    synthetic(tmp_path / "plain", noise_known=False, with_il=False, with_records=False)
-    page = write_report(tmp_path / "plain").read_text()
-    assert names(tmp_path / "plain") == WITHOUT_RECORDS - {"noisy"}
-    assert page.count("<figure ") == 4
-    assert "wrong label" not in page.split('id="figures"')[1].split('id="terms"')[0]
-    assert {'id="classes"', 'id="chosen"', "ledger"} & set(re.findall('id="[a-z]+"', page)) == set()
-    for count in (1, 8, 24):
-        out = tmp_path / str(count)
-        synthetic(out, {f"m{index}": f"M{index}" for index in range(count)}, seeds=1, steps=40)
-        write_report(out)
-        assert names(out) >= FIGURES - {"overlap"}
+def test_figures_and_sections_without_data_are_left_out(tmp_path: Path) -> None:
+    methods = {"half": "Half", "all": "All"}
+    kinds = {"noise_known": False, "with_il": False, "with_records": False}
+    synthetic(tmp_path, methods, seeds=1, steps=40, **kinds)
+    page = write_report(tmp_path).read_text()
+    drawn = {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert drawn == WITHOUT_RECORDS - {"noisy"}
+    assert page.count("<figure ") == len(drawn)
+    assert "rong label" not in page
+    headings = set(re.findall('<h2 id="([a-z]+)"', page))
+    assert headings == {"numbers", "cost", "figures", "terms"}
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_coordinates_that_are_not_finite_are_refused(value: float) -> None:
-    with pytest.raises(ValueError, match="coordinates must be finite"):
-        number(value)
+def test_one_method_is_compared_with_nothing(tmp_path: Path) -> None:
+    synthetic(tmp_path, {"one": "One"}, seeds=1, steps=40)
+    page = write_report(tmp_path).read_text()
+    for words in ("target", "baseline", "Does it pay", 'class="baseline"'):
+        assert words not in page.split("</style>")[1].split('class="values"')[0]
+    heads = re.findall(r'<th scope="col">([^<]*)</th>', page)
+    assert heads[1:5] == [
+        "Test accuracy, %",
+        "Wrong labels, %",
+        "Already correct, %",
+        "Training seconds",
+    ]
+    assert "One" in page.split('id="numbers"')[1]
+    assert "Target" not in format_table(summarize(read_experiment(tmp_path)))
 
 
-@pytest.mark.parametrize("theme", [0, 1])
-def test_colours_have_enough_contrast_in_light_and_dark(theme: int) -> None:
-    block = STYLE.split(":root {")[1 + theme].split("}")[0]
-    colours = dict(re.findall(r"--(\w+): #(\w{6})", block))
+def test_as_many_methods_as_there_are_looks(tmp_path: Path) -> None:
+    synthetic(tmp_path, {f"m{i}": f"_M{i} $x$ 例" for i in range(24)}, seeds=1, steps=40)
+    page = write_report(tmp_path).read_text()
+    looks = re.findall(r'class="mark" style="color: var\(--c(\d)\)" aria-hidden="true">(.)', page)
+    assert len(set(looks)) == 24
+    drawing = (tmp_path / "figures" / "accuracy-steps.svg").read_text()
+    assert all(f"_M{i} $x$ 例" in drawing for i in range(24))
+    change_plan(tmp_path, lambda plan: plan["methods"].append({"name": "x", "label": "X"}))
+    with pytest.raises(ValueError, match="have 25 methods in all, at most 24 can be told apart"):
+        write_report(tmp_path)
 
+
+def test_colours_have_enough_contrast_in_light_and_dark() -> None:
     def luminance(colour: str) -> float:
         parts = [int(colour[at : at + 2], 16) / 255 for at in (0, 2, 4)]
         linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-    def contrast(name: str) -> float:
-        low, high = sorted((luminance(colours[name]), luminance(colours["paper"])))
-        return (high + 0.05) / (low + 0.05)
+    for block in CSS.split(":root {")[1:3]:
+        colours = dict(re.findall(r"--(\w+): #(\w{6})", block.split("}")[0]))
+        light = {name: luminance(colour) for name, colour in colours.items()}
+        for name in ("ink", "soft", *(f"c{index}" for index in range(8))):
+            low, high = sorted((light[name], light["paper"]))
+            assert (high + 0.05) / (low + 0.05) >= (3.0 if name[1:].isdigit() else 4.5), name
 
-    assert min(contrast(name) for name in ("ink", "soft")) >= 4.5
-    assert min(contrast(f"c{index}") for index in range(8)) >= 3.0
+
+def test_regions_of_loss_against_il_are_named(whole: Path) -> None:
+    root = ElementTree.parse(whole / "figures" / "quadrant-4.svg").getroot()
+    places = {}
+    for element in root.iter("{http://www.w3.org/2000/svg}text"):
+        if "italic" in element.get("style", ""):
+            found = re.search(r"translate\(([\d.]+) ([\d.]+)\)", element.get("transform", ""))
+            x = element.get("x") or (found and found[1])
+            y = element.get("y") or (found and found[2])
+            places[element.text] = float(x or "nan"), float(y or "nan")
+    middle = float(root.get("viewBox", "").split()[3]) / 2
+    assert {name for name, (_, y) in places.items() if y < middle} == {
+        "learnable",
+        "noisy or not learnable",
+    }
+    assert {name for name, (x, _) in places.items() if x > 130} == {
+        "noisy or not learnable",
+        "forgotten by the IL model",
+    }
+    assert len(places) == 4
+
+
+def test_shares_over_time_are_of_whole_records(tmp_path: Path) -> None:
+    # A record of 50 steps; 100 / 25 would be 4.
+    write_plan(tmp_path, {"one": "One"}, [0], baseline="one", steps=100)
+    records = [
+        {"event": "train", "step": step, "selected": 10, "noisy": noisy, "correct": 5}
+        for step, noisy in ((50, 2), (100, 6))
+    ]
+    evaluation = {"event": "eval", "step": 100, "accuracy": 0.5, "seconds": 1.0}
+    write_run(tmp_path, "one", 0, [*records, evaluation, end(100) | {"noisy": 0.3}])
+    assert summarize(read_experiment(tmp_path)).noisy == pytest.approx(0.3)
+    figure = figures(tmp_path)["noisy"]
+    assert "Each value is the mean of 50 steps." in figure.caption
+    assert "all examples: 30.0%" in figure.svg
+    assert "One 60.0%" in figure.svg
+
+
+def test_the_overlap_is_set_against_chance_where_there_is_one(tmp_path: Path) -> None:
+    write_plan(tmp_path, {"one": "One", "two": "Two"}, [0], baseline="one", steps=30)
+    evaluation = {"event": "eval", "step": 30, "accuracy": 0.5, "seconds": 1.0}
+    for drawn in ((320, 320), (320, 160)):
+        for name, large in zip(("one", "two"), drawn, strict=True):
+            epochs = [
+                {"event": "epoch", "step": 10 * i, "epoch": i, "chosen": 9, "again": again}
+                for i, again in ((1, None), (2, 3), (3, 0))
+            ]
+            last = {"batch": 32, "large_batch": large, "scored": 7, "trained": 5}
+            write_run(tmp_path, name, 0, [*epochs, evaluation, end(30) | last])
+        figure = figures(tmp_path)["overlap"]
+        equal = drawn[0] == drawn[1]
+        assert ("at random: 10%" in figure.svg) == equal
+        assert ("dashed line" in figure.caption) == equal
+        assert "One 0.0%; Two 0.0%" in figure.svg
+
+
+def test_a_method_may_have_steps_of_its_own(tmp_path: Path) -> None:
+    hand_checkable(tmp_path)
+
+    def longer(plan: dict[str, Any]) -> None:
+        plan["methods"][2]["steps"] = 60
+        plan["methods"][1]["steps"] = None
+
+    change_plan(tmp_path, longer)
+    evals = [
+        {"event": "eval", "step": s, "accuracy": 0.5, "seconds": s / 10} for s in range(0, 61, 10)
+    ]
+    for seed in range(3):
+        write_run(tmp_path, "slow", seed, [*evals, end(60)])
+    path = write_run(tmp_path, "fast", 0, [*evals[:3], end(20)])
+    path.with_name("plan.json").write_text('{"steps": 20}')
+    experiment = read_experiment(tmp_path)
+    assert experiment.left_out == []
+    assert {run.steps for run in experiment.of("slow").values()} == {60}
+    assert [run.steps for run in experiment.of("fast").values()] == [20, 30, 30]
+    page = write_report(tmp_path).read_text()
+    assert "“slow” goes on to step 60" in page
+    assert "At the end of the runs, " in page
+    assert "“slow” makes up to 60 steps instead of 30." in page
+
+
+def on(out: Path, data: object) -> Path:
+    """A comparison that says what its data are."""
+    synthetic(out, {"all": "All", "rho": NASTY}, seeds=1, steps=40)
+    change_plan(out, lambda plan: plan["config"].update(data=data))
+    return out
+
+
+def test_several_folders_stand_side_by_side(tmp_path: Path) -> None:
+    data = {"path": "a.npz", "sha256": "x", "noise": 0.1}
+    one = on(tmp_path / "one", data)
+    two = on(tmp_path / "two", data | {"path": "renamed.npz"})
+    experiment = read_experiments([one, two])
+    assert list(experiment.labels) == ["one/all", "one/rho", "two/all", "two/rho"]
+    assert experiment.labels["one/rho"] == f"{NASTY} (one)"
+    # The second of each folder is its baseline, that of the first is the one of all.
+    assert experiment.baseline == "one/rho"
+    assert [run.method for run in experiment.runs] == list(experiment.labels)
+    rows = summarize(experiment).methods
+    assert [row.paired for row in rows] == [1] * 4
+    alone = summarize(read_experiment(one)).methods
+    assert [row.accuracy for row in rows[:2]] == [row.accuracy for row in alone]
+    page = write_report(one, two, out=tmp_path / "both")
+    assert page == tmp_path / "both" / "report.html"
+    assert "one beside two" in page.read_text()
+    assert not (one / "report.html").exists()
+    with pytest.raises(ValueError, match="2 folders need an output folder"):
+        write_report(one, two)
+
+
+def test_folders_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
+    one = on(tmp_path / "one", {"sha256": "x", "noise": 0.1})
+    other = on(tmp_path / "other", {"sha256": "x", "noise": 0.2})
+    silent = on(tmp_path / "silent", None)
+    with pytest.raises(ValueError, match=r"one and .*other were made on other data \(noise: 0.1 "):
+        read_experiments([one, other])
+    with pytest.raises(ValueError, match="silent does not say what it was trained on"):
+        read_experiments([one, silent])
+    with pytest.raises(ValueError, match="a folder is given twice"):
+        read_experiments([one, tmp_path / "other" / ".." / "one"])
+    with pytest.raises(ValueError, match="give at least one folder"):
+        read_experiments([])
+    validated = on(tmp_path / "validated", {"sha256": "x", "noise": 0.1})
+    validate(validated)
+    with pytest.raises(ValueError, match=r"other data \(validation: 0\.0 and 0\.1\)"):
+        read_experiments([one, validated])
 
 
 PROBE = """<script>
@@ -304,31 +594,35 @@ const box = (element) => {
   const r = element.getBoundingClientRect();
   return [r.left, r.top, r.right, r.bottom];
 };
-const texts = "svg text:not(.note):not(.region)";
 addEventListener("load", () => parent.postMessage({
   viewport: innerWidth, page: document.documentElement.scrollWidth,
   pictures: [...document.images].map((i) => i.naturalWidth),
   figures: [...document.querySelectorAll("figure")].map((f) => ({
     id: f.id, box: box(f.querySelector("svg")),
-    texts: [...f.querySelectorAll(texts)].map((t) => [t.textContent, ...box(t)]),
+    texts: [...f.querySelectorAll("svg text:not([style*=italic])")].map(
+      (t) => [t.textContent, ...box(t)]),
   })),
 }, "*"));
 </script>"""
 
 
-def test_page_in_a_browser_is_whole_on_a_phone_and_a_desktop(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_page_in_a_browser_is_whole_on_a_phone_and_a_desktop(whole: Path, tmp_path: Path) -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         pytest.skip("no chromium on PATH")
-    synthetic(tmp_path)
-    page = write_report(tmp_path).read_text()
+    page = (whole / "report.html").read_text()
     probe = re.sub("<meta http-equiv[^>]*>", "", page).replace("</body>", f"{PROBE}</body>")
     (tmp_path / "probe.html").write_text(probe)
+    # The page itself, with its policy, must log nothing.
+    (tmp_path / "report.html").write_text(page)
     frames = "".join(
         f'<iframe src="{name}" style="width:{width}px;height:900px"></iframe>'
         for name, width in (("probe.html", 320), ("probe.html", 1200), ("report.html", 800))
     )
-    images = "".join(f'<img src="figures/{name}.svg">' for name in sorted(names(tmp_path)))
+    images = "".join(
+        f'<img src="{path.as_uri()}">' for path in sorted((whole / "figures").iterdir())
+    )
     collect = """<script>
 const seen = [], show = () => { document.getElementById("result").textContent = JSON.stringify({
   seen, images: [...document.images].map((i) => i.naturalWidth) }); };
@@ -341,17 +635,12 @@ addEventListener("message", (e) => { seen.push(e.data); show(); }); addEventList
         "--disable-component-update --disable-sync --enable-logging=stderr "
         "--virtual-time-budget=5000 --dump-dom"
     )
+    profile, address = (
+        f"--user-data-dir={tmp_path / 'profile'}",
+        (tmp_path / "wrapper.html").as_uri(),
+    )
     done = subprocess.run(
-        [
-            chromium,
-            *options.split(),
-            f"--user-data-dir={tmp_path / 'profile'}",
-            (tmp_path / "wrapper.html").as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
+        [chromium, *options.split(), profile, address], capture_output=True, text=True, check=True
     )
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
     match = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.DOTALL)
@@ -365,7 +654,7 @@ addEventListener("message", (e) => { seen.push(e.data); show(); }); addEventList
         # Each gallery, of three methods, has the image twice.
         assert seen["pictures"] == [1] * 6
         assert {figure["id"] for figure in seen["figures"]} == {
-            f"figure-{name}" for name in FIGURES | QUADRANTS | {"selection"}
+            f"figure-{name}" for name in FIGURES | QUADRANTS
         }
         for figure in seen["figures"]:
             left, top, right, bottom = figure["box"]
@@ -376,7 +665,7 @@ addEventListener("message", (e) => { seen.push(e.data); show(); }); addEventList
 
 def assert_texts_are_apart(figure: dict[str, Any]) -> None:
     left, top, right, bottom = figure["box"]
-    shrunk = []
+    shrunk: list[tuple[str, float, float, float, float]] = []
     for content, x0, y0, x1, y1 in figure["texts"]:
         assert x0 >= left - 1, content
         assert x1 <= right + 1, content

@@ -1,4 +1,4 @@
-"""Writing the report of one or several experiments."""
+"""Write the report of one or several comparisons as one page."""
 
 from __future__ import annotations
 
@@ -7,28 +7,20 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
-
 from rho_train.files import atomic_write
-from rho_train.report.classes import by_class, class_figure, class_names, listed_classes
-from rho_train.report.cost import break_even, ledger_figure, ledger_rows
-from rho_train.report.curves import styles
-from rho_train.report.figures import make_figures
-from rho_train.report.gallery import Gallery, galleries
-from rho_train.report.headline import headline
-from rho_train.report.merge import read_experiments
-from rho_train.report.runs import PARTS
-from rho_train.report.summary import Summary, as_csv, summarize
-from rho_train.report.svg import STYLE, sign, standalone
-from rho_train.report.table import columns, left_out_lines, target_meaning
+from rho_train.report.read import Record, read_experiments
+from rho_train.report.summary import as_csv, by_class, costs, ranked, summarize, time_parts
+from rho_train.report.table import columns, headline, percent, target_meaning
+
+_LISTED = 30  # classes in the long table
+_MARKS = "●■▲◆▼✚✖★"  # as in the figures
 
 
 def write_report(*folders: Path, out: Path | None = None) -> Path:
     """Write `report.html`, one file without network use, `figures/*.svg` and `summary.csv`.
 
     Args:
-        folders: those that experiments wrote; several are compared, see `read_experiments`.
+        folders: of comparisons; several are put side by side, see `read_experiments`.
         out: where to write; None: into the folder, if it is one.
 
     Returns:
@@ -42,17 +34,67 @@ def write_report(*folders: Path, out: Path | None = None) -> Path:
         >>> write_report(Path("runs/demo"))  # doctest: +SKIP
         PosixPath('runs/demo/report.html')
     """
+    # matplotlib takes half a second to import.
+    from rho_train.report.figures import draw_figures, styles
+
     if out is None and len(folders) != 1:
         raise ValueError(f"report: {len(folders)} folders need an output folder; give --out")
     out = Path(folders[0] if out is None else out)
     experiment = read_experiments(folders)
-    summary = summarize(experiment)
-    figures = make_figures(experiment, summary)
-    signs = {name: Markup(sign(style)) for name, style in styles(experiment).items()}
-    ledger, classes = ledger_rows(experiment), by_class(experiment)
-    names, cards = class_names(experiment), galleries(experiment)
+    summary, times, classes = summarize(experiment), time_parts(experiment), by_class(experiment)
+    figures = draw_figures(experiment, summary, times, classes)
     shown = columns(summary)
-    seconds, classwise = ledger_figure(ledger), class_figure(experiment, classes)
+    galleries = {}
+    for method, (run, *_) in experiment.finished():
+        found = run.selections
+        if found and (found["most_chosen"] or found["never_chosen"]):
+            galleries[method] = run.seed, _groups(found)
+    named = (run.selections["classes"] for run in experiment.runs if run.selections)
+    names = max(named, key=len, default=())
+    first = classes.get(experiment.baseline) or next(iter(classes.values()), ((), ()))
+    worst = ranked(first[0])
+    accuracy = {row.method: row.accuracy or 0.0 for row in summary.methods}
+    page = render(
+        "template.html",
+        experiment=experiment,
+        summary=summary,
+        headline=headline(summary),
+        columns=shown,
+        rows={row.method: [column.cell(row) for column in shown] for row in summary.methods},
+        marks={m: (_MARKS[(s + s // 8) % 8], s % 8) for m, s in styles(experiment).items()},
+        target=target_meaning(summary),
+        figures=figures,
+        costs=costs(experiment),
+        infinity=math.inf,
+        times=times,
+        classes=classes,
+        class_heads=[experiment.labels[method] for method in classes],
+        ranked=ranked,
+        class_name=lambda c: names[c] if c < len(names) else str(c),
+        listed=sorted(worst) if len(worst) <= _LISTED else worst[:_LISTED],
+        all_listed=len(worst) <= _LISTED,
+        galleries=galleries,
+        best=max(galleries, key=accuracy.__getitem__, default=""),
+        percent=percent,
+        values={
+            "Configuration": list(_flat(experiment.config)),
+            "Environment": list(_flat(experiment.environment)),
+        },
+    )
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    palette = _packaged("page.css").partition("/* The page. */")[0]
+    for name, figure in figures.items():
+        drawing = figure.svg.replace(">", f"><style>{palette}</style>", 1)
+        atomic_write(out / "figures" / f"{name}.svg", drawing.encode("utf-8", "replace"))
+    atomic_write(out / "summary.csv", as_csv(summary))
+    atomic_write(out / "report.html", page)
+    return out / "report.html"
+
+
+def render(template: str, **values: object) -> bytes:
+    """Return a page of this package; every text in `values` is escaped."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
     environment = Environment(
         loader=FunctionLoader(_packaged),
         autoescape=True,
@@ -60,51 +102,39 @@ def write_report(*folders: Path, out: Path | None = None) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("template.html").render(
-        experiment=experiment,
-        headline=headline(summary),
-        columns=shown,
-        signs=signs,
-        rows=[(row.method, [column.cell(row) for column in shown]) for row in summary.methods],
-        other_steps=summary.other_steps,
-        target=target_meaning(summary),
-        left_out=left_out_lines(summary),
-        figures=figures,
-        seconds=seconds,
-        ledger=ledger,
-        base=summary.baseline,
-        infinity=math.inf,
-        parts=PARTS,
-        break_even=break_even(experiment),
-        classwise=classwise,
-        classes=classes,
-        called=lambda c: names[c] if c < len(names) else str(c),
-        listed=listed_classes(experiment, classes) if classes else [],
-        galleries=cards,
-        best=_best(summary, cards),
-        selection=Markup(_packaged("selection.svg")),
-        config=list(_flat(experiment.config)),
-        environment=list(_flat(experiment.environment)),
-        style=Markup(STYLE + _packaged("page.css")),
-    )
-    folder = out / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    for figure in (*figures, seconds, classwise):
-        if figure is not None:
-            atomic_write(folder / f"{figure.name}.svg", _bytes(standalone(figure.svg)))
-    atomic_write(out / "summary.csv", as_csv(summary))
-    atomic_write(out / "report.html", _bytes(page))
-    return out / "report.html"
-
-
-def _best(summary: Summary, shown: list[Gallery]) -> str:
-    """The method whose gallery is open: of those that have one, it ends with the best model."""
-    accuracy = {row.method.name: row.accuracy or 0.0 for row in summary.methods}
-    return max((gallery.method.name for gallery in shown), key=accuracy.__getitem__, default="")
+    # JSON may hold lone surrogates, which UTF-8 has not.
+    page = environment.get_template(template).render(css=_packaged("page.css"), **values)
+    return page.encode("utf-8", "replace")
 
 
 def _packaged(name: str) -> str:
     return files("rho_train.report").joinpath(name).read_text("utf-8")
+
+
+def _groups(found: Record) -> list[tuple[str, str, list[Record], float]]:
+    """Return title, remark, examples and largest feature of each group that has examples."""
+    most, never = found["most_chosen"], found["never_chosen"]
+    flags = [one["noisy"] for one in most if one["noisy"] is not None]
+    remark = f"The {len(most)} examples at the top"
+    if flags:
+        wrong = "one of them has" if sum(flags) == 1 else f"{sum(flags)} of them have"
+        remark += f"; {wrong if any(flags) else 'none has'} a wrong label"
+    last = [one for one in most if one["chosen"] == most[-1]["chosen"]]
+    if (found["tied"] or 0) > len(last):
+        remark += f". {found['tied']:,} examples were selected as often as the last of them, "
+        remark += f"{last[0]['chosen']:,} times: the {len(last)} shown are spread evenly over "
+        remark += "their last loss"
+    why = f"{found['never']:,} examples were drawn and never selected"
+    if found["never_noisy"] is not None and found["never"]:
+        why += f", {found['never_noisy'] / found['never']:.0%} of them with a wrong label"
+    why += f"; these {len(never)} are spread evenly over their last loss."
+    groups = [("Selected most", f"{remark}.", most), ("Never selected", why, never)]
+    # One scale for all examples of a group, or their bars could not be compared.
+    return [
+        (*group, max((abs(v) for e in group[2] for v in e["features"] or ()), default=0) or 1.0)
+        for group in groups
+        if group[2]
+    ]
 
 
 def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -113,8 +143,3 @@ def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str,
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", str(value)
-
-
-def _bytes(text: str) -> bytes:
-    # JSON may hold lone surrogates, which UTF-8 has not.
-    return text.encode("utf-8", "replace")

@@ -1,70 +1,100 @@
-"""Reading an experiment folder: `experiment.json` and its runs, checked."""
+"""Read the folders of comparisons; a damaged file gives one clear error."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from rho_train.report.checked_json import CheckedJson
-from rho_train.report.runs import Run, read_records, read_run
-from rho_train.report.svg import STYLES
+MAX_METHODS = 24
+"""A report has a colour and a marker for each of so many methods."""
+FLAGS = ("noisy", "correct", "less_relevant", "redundant", "unsure")
+"""What training records count of the selected examples."""
+PARTS = ("training", "scoring", "selecting", "loading", "other", "evaluation")
+"""What the seconds of a run went into."""
 
-MAX_METHODS = STYLES
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way of choosing the points to train on: `name` in the records, `label` for people."""
-
-    name: str
-    label: str
+Record = dict[str, Any]
+_FIX = "move the folder of this run away and run it again"
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """A method and seed without a finished run, and why."""
+class Run:
+    """A finished run: its records by event, checked, and its other files.
+
+    `train` has `step`, `selected` and counts of FLAGS since the record before; `evals` `step`,
+    `accuracy`, `seconds`; `epochs` `epoch`, `chosen` and `again`, the number selected in the epoch
+    before too; `samples` the columns `loss`, `il`, `selected`, `noisy` of some examples; `end` the
+    totals. `test` has `accuracy` and `class_accuracy`, None where nobody wrote it down, and
+    `selections` what chosen.json says. Values that are unknown are None.
+    """
 
     method: str
     seed: int
-    reason: str
+    train: Sequence[Record]
+    evals: Sequence[Record]
+    epochs: Sequence[Record]
+    samples: Sequence[Record]
+    end: Record
+    test: Record | None
+    selections: Record | None
+
+    @property
+    def steps(self) -> int:
+        """Steps that the run made."""
+        return int(self.end["step"])
+
+    @property
+    def best(self) -> float:
+        """Highest accuracy of the curve."""
+        return float(max(record["accuracy"] for record in self.evals))
+
+    def first_at(self, target: float) -> Record | None:
+        """Return the first evaluation with an accuracy of `target` or more."""
+        return next((record for record in self.evals if record["accuracy"] >= target), None)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """The plan of an experiment and its finished runs; `left_out` lists the other ones, `steps` are
-    those of a method that does not say otherwise."""
+    """A comparison and its finished runs; `left_out` has method, seed and reason of the others.
+
+    `labels` are those of the methods, by name and in order; `watched` names the examples of the
+    curves, `test` or `validation`; `steps` are those of methods without steps of their own.
+    """
 
     title: str
     description: str
-    methods: tuple[Method, ...]
-    seeds: tuple[int, ...]
+    labels: Mapping[str, str]
+    seeds: Sequence[int]
     baseline: str
     steps: int
     config: Mapping[str, object]
     environment: Mapping[str, object]
-    runs: tuple[Run, ...]
-    left_out: tuple[LeftOut, ...]
-
-    @property
-    def watched(self) -> str:
-        """What the curves are of: `validation` points where some were set aside, else `test`."""
-        return "validation" if _validated(self.config) else "test"
+    watched: str
+    runs: Sequence[Run]
+    left_out: Sequence[tuple[str, int, str]]
 
     def of(self, method: str) -> dict[int, Run]:
-        """Finished runs of `method` by seed."""
+        """Return the finished runs of a method by seed."""
         return {run.seed: run for run in self.runs if run.method == method}
+
+    def finished(self) -> Iterator[tuple[str, list[Run]]]:
+        """Yield the name of each method that has finished runs, with these."""
+        return ((name, runs) for name in self.labels if (runs := list(self.of(name).values())))
 
 
 def read_experiment(out: Path) -> Experiment:
-    """Read the experiment in the folder `out`: `experiment.json` and `runs/*/metrics.jsonl`.
+    """Read the comparison in the folder `out`: `experiment.json` and `runs/*/metrics.jsonl`.
 
     A run without an end record (killed, still running; its last line may be cut) is not an error:
     it is named in `left_out`.
 
     Raises:
         ValueError: a file that cannot be read as such, with file, line and fix; no finished run.
-        OSError: a file that cannot be opened.
+        OSError: a file cannot be opened.
 
     Example:
         >>> read_experiment(Path("nowhere"))  # doctest: +ELLIPSIS
@@ -77,77 +107,305 @@ def read_experiment(out: Path) -> Experiment:
         raise ValueError(
             f"read_experiment: {path} is missing; give the folder that the experiment wrote"
         )
-    plan = CheckedJson.parse(path.read_bytes(), f"{path}", "restore the file or run again")
-    baseline, steps = plan.text("baseline"), plan.count("steps")
-    methods = tuple(
-        Method(entry.text("name"), entry.text("label")) for entry in plan.entries("methods")
-    )
-    own = {
-        entry.text("name"): steps if entry.missing("steps") else entry.count("steps")
-        for entry in plan.entries("methods")
-    }
-    names = [method.name for method in methods]
-    seeds = plan.integers("seeds")
-    if not 1 <= len(methods) <= MAX_METHODS or len(set(names)) < len(names):
-        raise plan.error(f"needs 1 to {MAX_METHODS} methods with different names, got {names}")
-    if steps < 1:
-        raise plan.error(f"steps must be at least 1, got {steps}")
+    file = _Json(path.read_bytes(), path, "restore the file or run again")
+    plan = file.read(_PLAN)
+    labels = {method["name"]: method["label"] for method in plan["methods"]}
+    seeds, share = plan["seeds"], plan["config"].get("validation")
+    if len(labels) < len(plan["methods"]) or not labels:
+        raise file.error(f"needs one or more methods with different names, got {list(labels)}")
     if not seeds or len(set(seeds)) < len(seeds):
-        raise plan.error(f"needs one or more different seeds, got {list(seeds)}")
-    if baseline not in names:
-        raise plan.error(f"baseline must be one of {names}, got {baseline!r}")
-
-    config = plan.mapping("config")
-    found: dict[tuple[str, int], Run | str] = {}
-    origin: dict[tuple[str, int], Path] = {}
-    for file in sorted(path.parent.glob("runs/*/metrics.jsonl")):
-        records = read_records(file)
-        if not records:
-            continue
-        key = records[0].text("method"), records[0].integer("seed")
-        if key[0] not in names or key[1] not in seeds:
-            raise records[0].error(f"method {key[0]!r}, seed {key[1]} is not in {path.name}")
-        if key in origin:
-            raise records[0].error(f"{origin[key]} holds the same method and seed")
-        origin[key] = file
-        wanted = _planned(file.with_name("plan.json"), own[key[0]])
-        validated = _validated(config)
-        found[key] = read_run(*key, records, wanted, file.parent, validated=validated)
-    runs, left_out = [], []
-    for method in names:
-        for seed in seeds:
-            run = found.get((method, seed), "no record")
-            if isinstance(run, str):
-                left_out.append(LeftOut(method, seed, run))
-            else:
-                runs.append(run)
-    if not runs:
+        raise file.error(f"needs one or more different seeds, got {seeds}")
+    if plan["baseline"] not in labels:
+        raise file.error(f"baseline must be one of {list(labels)}, got {plan['baseline']!r}")
+    steps = {method["name"]: method["steps"] or plan["steps"] for method in plan.pop("methods")}
+    watched = "validation" if isinstance(share, float) and share > 0 else "test"
+    states = dict.fromkeys(((name, seed) for name in labels for seed in seeds), "no record")
+    found: dict[tuple[str, int], tuple[Path, Run | str]] = {}
+    for metrics in sorted(path.parent.glob("runs/*/metrics.jsonl")):
+        # A kill leaves a last line without its newline, cut anywhere: it is never read.
+        lines = metrics.read_bytes().split(b"\n")[:-1]
+        records = [_Json(line, f"{metrics}, line {i}", _FIX) for i, line in enumerate(lines, 1)]
+        if records:
+            head = records[0].read(_HEAD)
+            key = head["method"], head["seed"]
+            if key not in states:
+                raise records[0].error(f"method {key[0]!r}, seed {key[1]} is not in {path.name}")
+            if key in found:
+                raise records[0].error(f"{found[key][0]} holds the same method and seed")
+            found[key] = metrics, _read_run(records, steps[key[0]], metrics.parent, watched)
+    runs = [found[key][1] for key in states if key in found]
+    finished = [run for run in runs if isinstance(run, Run)]
+    if not finished:
         raise ValueError(
             f"read_experiment: {path.parent / 'runs'} has no finished run ({len(found)} started); "
             "let the experiment finish at least one run, then write the report again"
         )
-    return Experiment(
-        title=plan.text("title"),
-        description=plan.text("description"),
-        methods=methods,
-        seeds=seeds,
-        baseline=baseline,
-        steps=steps,
-        config=config,
-        environment=plan.mapping("environment"),
-        runs=tuple(runs),
-        left_out=tuple(left_out),
+    reasons = {key: found[key][1] if key in found else why for key, why in states.items()}
+    left_out = [(*key, why) for key, why in reasons.items() if isinstance(why, str)]
+    return Experiment(**plan, labels=labels, watched=watched, runs=finished, left_out=left_out)
+
+
+def read_experiments(folders: Sequence[Path]) -> Experiment:
+    """Read comparisons as one: methods carry the name of their folder, the first folder's baseline
+    is that of all.
+
+    Raises:
+        ValueError: see `read_experiment`; the comparisons were made on other data, do not say on
+            which, or have too many methods in all; a folder is given twice.
+    """
+    if not folders:
+        raise ValueError("report: give at least one folder that an experiment wrote")
+    resolved = [Path(folder).resolve() for folder in folders]
+    if len(set(resolved)) < len(resolved):
+        raise ValueError(f"report: a folder is given twice: {', '.join(map(str, folders))}")
+    read = [read_experiment(folder) for folder in folders]
+    for folder, other in zip(folders[1:], read[1:], strict=True):
+        one, two = _data(folders[0], read[0]), _data(folder, other)
+        if differing := sorted(key for key in {*one, *two} if one.get(key) != two.get(key)):
+            told = "; ".join(f"{key}: {one.get(key)} and {two.get(key)}" for key in differing)
+            raise ValueError(
+                f"report: {folders[0]} and {folder} were made on other data ({told}); compare "
+                "experiments on the same data"
+            )
+    if (count := sum(len(one.labels) for one in read)) > MAX_METHODS:
+        raise ValueError(
+            f"report: the folders have {count} methods in all, at most {MAX_METHODS} can be "
+            "told apart; give fewer folders"
+        )
+    if len(read) == 1:
+        return read[0]
+    # The shortest ends of the paths that are all different.
+    ends = (["/".join(p.parts[-n:]) for p in resolved] for n in range(1, 1 + len(str(resolved))))
+    names = next(names for names in ends if len(set(names)) == len(names))
+    both = list(zip(names, read, strict=True))
+    return replace(
+        read[0],
+        title=" beside ".join(names),
+        description=" ".join(dict.fromkeys(one.description for one in read)),
+        labels={f"{f}/{m}": f"{label} ({f})" for f, one in both for m, label in one.labels.items()},
+        seeds=sorted({seed for one in read for seed in one.seeds}),
+        baseline=f"{names[0]}/{read[0].baseline}",
+        config={name: one.config for name, one in both},
+        environment={name: one.environment for name, one in both},
+        runs=[replace(run, method=f"{f}/{run.method}") for f, one in both for run in one.runs],
+        left_out=[(f"{f}/{m}", seed, why) for f, one in both for m, seed, why in one.left_out],
     )
 
 
-def _validated(config: Mapping[str, object]) -> bool:
-    share = config.get("validation", 0.0)
-    return isinstance(share, float) and share > 0.0
+def _data(folder: Path, experiment: Experiment) -> dict[str, object]:
+    data = experiment.config.get("data")
+    if not isinstance(data, Mapping):
+        raise ValueError(
+            f"report: {folder} does not say what it was trained on (no config.data in its "
+            "experiment.json), so it cannot be compared with another; report on it alone"
+        )
+    # The content of a file counts, not its name; curves of other examples are other data too.
+    counted = {key: value for key, value in data.items() if key != "path"}
+    return {**counted, "validation": experiment.config.get("validation", 0.0)}
 
 
-def _planned(path: Path, steps: int) -> int:
-    """Steps of a run: those that follow from the minutes of another run, where it has a plan."""
+def _read_run(records: list[_Json], steps: int, folder: Path, watched: str) -> Run | str:
+    """Return the run in a folder, or why it is not finished."""
+    if (file := folder / "plan.json").exists():
+        # Steps that follow from the seconds of another run.
+        steps = _Json(file.read_bytes(), file, _FIX).read({"steps": _POSITIVE})["steps"]
+    found: dict[str, list[Record]] = {event: [] for event in _EVENTS}
+    first, last = records[0].read(_HEAD), 0
+    for record in records:
+        head = record.read(_HEAD)
+        event, step = head["event"], head["step"]
+        if (head["method"], head["seed"]) != (first["method"], first["seed"]):
+            raise record.error(
+                f"the file began with method {first['method']!r}, seed {first['seed']}; this "
+                "differs"
+            )
+        if step < last:
+            raise record.error(f"step {step} comes after step {last}")
+        if found["end"]:
+            raise record.error("records follow the end record")
+        if event not in _EVENTS:
+            raise record.error(f"event must be one of {', '.join(_EVENTS)}, got {event!r}")
+        values = record.read(_EVENTS[event])
+        for part in FLAGS if event == "train" else ("again",) if event == "epoch" else ():
+            record.at_most(part, values["selected" if event == "train" else "chosen"])
+        if event == "sample" and len({len(column) for column in values.values() if column}) > 1:
+            raise record.error("loss, il, selected and noisy must have the same length")
+        found[event].append({"step": step, **values})
+        last = step
+    if not found["end"]:
+        return f"unfinished, last record at step {last:,} of {steps:,}"
+    if not found["eval"]:
+        raise records[-1].error("the run has no eval record")
+    if last != steps:
+        return f"ended at step {last:,} of {steps:,}"
+    # Old runs have no test.json: their curve is of the test set.
+    test = found["eval"][-1] if watched == "test" else None
+    if (file := folder / "test.json").exists():
+        fix = "delete the file and run the same command again"
+        test = _Json(file.read_bytes(), file, fix).read(_TEST)
+    return Run(
+        method=first["method"],
+        seed=first["seed"],
+        train=found["train"],
+        evals=found["eval"],
+        epochs=found["epoch"],
+        samples=found["sample"],
+        end=found["end"][0],
+        test=test,
+        selections=_selections(folder / "chosen.json"),
+    )
+
+
+def _selections(path: Path) -> Record | None:
     if not path.exists():
-        return steps
-    fix = "move the folder of this run away and run it again"
-    return CheckedJson.parse(path.read_bytes(), f"{path}", fix).count("steps")
+        return None
+    fix = "delete the file, or move the folder of this run away and run it again"
+    file = _Json(path.read_bytes(), path, fix)
+    values = file.read(_SELECTIONS)
+    count = len(values["points"])
+    classes = values["classes"] = values["classes"] or [str(c) for c in range(count)]
+    if count != len(values["chosen"]):
+        raise file.error("points and chosen must be counts of the same classes")
+    if len(classes) < count:
+        raise file.error(f"classes must name all {count}, got {len(classes)}")
+    file.at_most("never_noisy", values["never"])
+    for one in (*values["most_chosen"], *values["never_chosen"]):
+        if [one["image"], one["text"], one["features"]].count(None) != 2:
+            raise file.error(f"example {one['id']} needs one of image, text and features")
+        known = 0 <= one["label"] < len(classes)
+        one["label"] = classes[one["label"]] if known else str(one["label"])
+    return values
+
+
+class _Json:
+    """A JSON object, its place for errors, and what mends it."""
+
+    def __init__(self, data: bytes, place: object, fix: str) -> None:
+        self.place, self.fix = place, fix
+        try:
+            self.values = json.loads(data)
+        except (ValueError, RecursionError):
+            self.values = None
+        if not isinstance(self.values, dict):
+            raise self.error("not a JSON object")
+
+    def error(self, problem: object) -> ValueError:
+        return ValueError(f"read_experiment: {self.place}: {problem}; {self.fix}")
+
+    def read(self, fields: Mapping[str, Any]) -> Record:
+        """Return the named fields, checked; a name with "?" may be missing or null."""
+        return self._object(fields, self.values, "")
+
+    def at_most(self, field: str, most: int) -> None:
+        if (self.values.get(field) or 0) > most:
+            raise self.error(f"field {field!r} must be an integer in [0, {most}]")
+
+    def _object(self, fields: Mapping[str, Any], values: Mapping[str, Any], inside: str) -> Record:
+        found = {}
+        for name, kind in fields.items():
+            key = name.rstrip("?")
+            found[key] = value = values.get(key)
+            if value is None and key != name:
+                continue
+            try:
+                found[key] = self._checked(kind, value, f"{inside}{key}: ")
+            except TypeError as wanted:
+                got = repr(value)[:60] if key in values else "nothing"
+                problem = f"{inside}field {key!r} must be {wanted}, got {got}"
+                raise self.error(problem) from None
+        return found
+
+    def _checked(self, kind: Any, value: Any, inside: str) -> Any:
+        """Return a value that is of a kind: (name, check), [kind] or a mapping of fields."""
+        if isinstance(kind, Mapping):
+            if not isinstance(value, dict):
+                raise TypeError("an object")
+            return self._object(kind, value, inside)
+        if isinstance(kind, list):
+            of = kind[0]
+            if not isinstance(value, list):
+                raise TypeError("a list")
+            if isinstance(of, Mapping):
+                return [self._checked(of, one, inside) for one in value]
+            if not all(map(of[1], value)):
+                raise TypeError(f"a list, each {of[0]}")
+        elif not kind[1](value):
+            raise TypeError(kind[0])
+        return value
+
+
+def _integer(v: Any, least: float = -math.inf) -> bool:
+    return type(v) is int and least <= v < 2**63
+
+
+def _number(v: Any, least: float = -math.inf, most: float = math.inf) -> bool:
+    return (isinstance(v, float) or _integer(v)) and least <= v <= most and math.isfinite(v)
+
+
+_Kind = tuple[str, Callable[[Any], object]]
+_IMAGE_DATA = re.compile("data:image/png;base64,[A-Za-z0-9+/]+=*")
+_TEXT: _Kind = ("a string", lambda v: isinstance(v, str))
+_FLAG: _Kind = ("true or false", lambda v: isinstance(v, bool))
+_INTEGER: _Kind = ("an integer", _integer)
+_COUNT: _Kind = ("an integer of 0 or more", lambda v: _integer(v, 0))
+_POSITIVE: _Kind = ("an integer of 1 or more", lambda v: _integer(v, 1))
+_FINITE: _Kind = ("a finite number", _number)
+_SECONDS: _Kind = ("a finite number of 0 or more", lambda v: _number(v, 0))
+_SHARE: _Kind = ("a number in [0, 1]", lambda v: _number(v, 0, 1))
+_OBJECT: _Kind = ("an object", lambda v: isinstance(v, dict))
+# Nothing but an image may come into the page this way.
+_IMAGE: _Kind = ("a PNG as data URI", lambda v: isinstance(v, str) and _IMAGE_DATA.fullmatch(v))
+# Losses of a diverged model are NaN or infinite, an unknown IL is null; so is the accuracy of a
+# class without examples.
+_LOSS: _Kind = ("a number or null", lambda v: v is None or isinstance(v, float) or _integer(v))
+_CLASS_SHARE: _Kind = ("a number in [0, 1] or null", lambda v: v is None or _number(v, 0, 1))
+
+_Fields = Mapping[str, Any]
+_PLAN: _Fields = {
+    "title": _TEXT,
+    "description": _TEXT,
+    "methods": [{"name": _TEXT, "label": _TEXT, "steps?": _POSITIVE}],
+    "seeds": [_INTEGER],
+    "baseline": _TEXT,
+    "steps": _POSITIVE,
+    "config": _OBJECT,
+    "environment": _OBJECT,
+}
+_HEAD: _Fields = {"event": _TEXT, "method": _TEXT, "seed": _INTEGER, "step": _COUNT}
+_TEST: _Fields = {"accuracy": _SHARE, "class_accuracy": [_CLASS_SHARE]}
+_END: _Fields = {
+    "seconds": _SECONDS,
+    "il_seconds": _SECONDS,
+    "ledger_seconds?": dict.fromkeys(PARTS, _SECONDS),
+    "noisy?": _SHARE,
+    "epochs?": _SECONDS,
+    **dict.fromkeys(("scored?", "trained?"), _COUNT),
+    **dict.fromkeys(("batch?", "large_batch?"), _POSITIVE),
+}
+_EVENTS: Mapping[str, _Fields] = {
+    "train": {"selected": _COUNT, "correct": _COUNT} | {f"{flag}?": _COUNT for flag in FLAGS},
+    "eval": {"accuracy": _SHARE, "seconds": _SECONDS, "class_accuracy?": [_CLASS_SHARE]},
+    "epoch": {"epoch": _COUNT, "chosen": _COUNT, "again?": _COUNT},
+    "sample": {"loss": [_LOSS], "il?": [_LOSS], "selected": [_FLAG], "noisy?": [_FLAG]},
+    "end": _END,
+}
+_EXAMPLE: _Fields = {
+    **dict.fromkeys(("id", "seen", "chosen"), _COUNT),
+    "label": _INTEGER,
+    "noisy?": _FLAG,
+    "il?": _FINITE,
+    "loss?": _FINITE,
+    "image?": _IMAGE,
+    "text?": _TEXT,
+    "features?": [_FINITE],
+}
+_SELECTIONS: _Fields = {
+    "classes?": [_TEXT],
+    "points": [_COUNT],
+    "chosen": [_COUNT],
+    "never": _COUNT,
+    "never_noisy?": _COUNT,
+    "tied?": _COUNT,
+    "most_chosen": [_EXAMPLE],
+    "never_chosen": [_EXAMPLE],
+}

@@ -1,36 +1,37 @@
-"""What an experiment measured: the numbers of each method over its seeds."""
+"""The numbers of a comparison: accuracy, steps and seconds to the target, cost, classes."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from statistics import fmean, median, stdev
 
-from rho_train.report.read import Experiment, LeftOut, Method
-from rho_train.report.runs import Eval, Run
+from rho_train.report.read import PARTS, Experiment, Run
+
+Classes = Sequence[float | None]
 
 
 @dataclass(frozen=True)
 class MethodSummary:
     """One method over its finished seeds; None where there is nothing to measure.
 
-    Accuracies and shares lie in [0, 1]: `accuracy` is that of the points which the curves are of,
-    with its standard deviation, `test` that of the test set, with its standard error, None unless
-    all finished seeds were tested. The target of a seed is the best accuracy that the baseline
-    has with this seed; `paired` counts the seeds that both finished, `reached` those of them in
-    which the method meets the target, `ahead` those in which it ends above the baseline. In the
-    medians `steps`, `target_seconds` (irreducible losses charged) and `reused_seconds` (not
-    charged, as when one table serves many runs) a seed that never meets the target is infinitely
-    late.
+    Accuracies and shares lie in [0, 1], errors are standard errors of the mean. `accuracy` is of
+    the curve's last point, `test` of the test set, None unless all finished seeds were tested. The
+    target of a seed is the best accuracy of the baseline with this seed. `paired` counts the seeds
+    that both finished, `reached` those in which the method meets the target, `ahead` those in
+    which it ends above the baseline. In the medians `steps`, `target_seconds` (IL cost included)
+    and `target_seconds_precomputed` (without it) a seed that never meets the target is infinitely
+    late. `noisy` and `correct` are shares of the selected examples.
     """
 
-    method: Method
+    method: str
+    label: str
     finished: int
     accuracy: float | None
-    accuracy_sd: float | None
+    accuracy_error: float | None
     test: float | None
     test_error: float | None
     gain: float | None
@@ -41,42 +42,43 @@ class MethodSummary:
     noisy: float | None
     correct: float | None
     seconds: float | None
-    il_seconds: float | None
+    seconds_with_il: float | None
     target_seconds: float | None
-    reused_seconds: float | None
-
-    @property
-    def charged_seconds(self) -> float | None:
-        """Training seconds plus the seconds spent on the irreducible losses."""
-        if self.seconds is None or self.il_seconds is None:
-            return None
-        return self.seconds + self.il_seconds
+    target_seconds_precomputed: float | None
 
 
 @dataclass(frozen=True)
 class Summary:
     """All methods in display order, and what they are compared with.
 
-    `steps` are those of the experiment, `other_steps` by name those of methods with other ones, of
-    their longest run. `watched` are the points of the curves, `test` or `validation`. `target` is
-    the baseline's best accuracy (mean over seeds), `base_rate` the share of noisy points
-    among those that it trains on; None where unknown.
+    `watched` names the examples of the curves, `test` or `validation`; `target` is the baseline's
+    best accuracy (mean over seeds); `noisy` the share of wrong labels among its training examples.
+    `other_steps` has the steps of the longest run of methods that do not make `steps`.
     """
 
-    methods: tuple[MethodSummary, ...]
-    baseline: Method
+    methods: Sequence[MethodSummary]
+    baseline: MethodSummary
     steps: int
     other_steps: Mapping[str, int]
-    seeds: int
     target: float | None
-    base_rate: float | None
-    left_out: tuple[LeftOut, ...]
+    noisy: float | None
+    left_out: Sequence[str]
     watched: str
 
-    @property
-    def baseline_summary(self) -> MethodSummary:
-        """The row of the baseline."""
-        return next(row for row in self.methods if row.method == self.baseline)
+
+@dataclass(frozen=True)
+class Cost:
+    """What a method needs to be as fast as the baseline, in times fewer steps; medians.
+
+    `needs_precomputed`, the time of a step in steps of the baseline, is enough with precomputed IL;
+    `needs`, if this run pays for the IL, is infinite where the IL alone takes longer than the
+    baseline to its target. `had` is what the method had, 0 if it never met the target.
+    """
+
+    step_seconds: float
+    needs_precomputed: float
+    needs: float
+    had: float
 
 
 def summarize(experiment: Experiment) -> Summary:
@@ -84,88 +86,142 @@ def summarize(experiment: Experiment) -> Summary:
 
     Example:
         >>> summary = summarize(read_experiment(out))  # doctest: +SKIP
-        >>> summary.baseline_summary.accuracy  # doctest: +SKIP
+        >>> summary.baseline.accuracy  # doctest: +SKIP
     """
-    baseline = experiment.of(experiment.baseline)
-    noisy = [run.noisy for run in baseline.values() if run.noisy is not None]
+    base = experiment.of(experiment.baseline)
+    rows = {name: _method(experiment, name, base) for name in experiment.labels}
+    runs = sorted(experiment.runs, key=lambda run: run.steps)
     return Summary(
-        methods=tuple(_method(experiment, method, baseline) for method in experiment.methods),
-        baseline=next(m for m in experiment.methods if m.name == experiment.baseline),
+        methods=list(rows.values()),
+        baseline=rows[experiment.baseline],
         steps=experiment.steps,
-        other_steps={
-            run.method: run.steps
-            for run in sorted(experiment.runs, key=lambda run: run.steps)
-            if run.steps != experiment.steps
-        },
-        seeds=len(experiment.seeds),
-        target=_mean(best_accuracy(run) for run in baseline.values()),
-        base_rate=_mean(noisy),
-        left_out=experiment.left_out,
+        other_steps={run.method: run.steps for run in runs if run.steps != experiment.steps},
+        target=_mean(run.best for run in base.values()),
+        noisy=_mean(run.end["noisy"] for run in base.values()),
+        left_out=[f"{experiment.labels[m]}, seed {s}: {why}" for m, s, why in experiment.left_out],
         watched=experiment.watched,
     )
 
 
-def best_accuracy(run: Run) -> float:
-    """Highest accuracy of the run's curve."""
-    return max(record.accuracy for record in run.evals)
-
-
-def _method(experiment: Experiment, method: Method, baseline: dict[int, Run]) -> MethodSummary:
-    runs = experiment.of(method.name)
-    final = [run.evals[-1].accuracy for run in runs.values()]
-    tests = [run.test.accuracy for run in runs.values() if run.test is not None]
-    if len(tests) < len(runs):
-        tests = []
-    pairs = [(run, baseline[seed]) for seed, run in runs.items() if seed in baseline]
-    gains = [run.evals[-1].accuracy - other.evals[-1].accuracy for run, other in pairs]
-    hits = [first_at(run, best_accuracy(other)) for run, other in pairs]
+def _method(experiment: Experiment, name: str, baseline: Mapping[int, Run]) -> MethodSummary:
+    runs = experiment.of(name).values()
+    ends = [run.evals[-1]["accuracy"] for run in runs]
+    tests = [run.test["accuracy"] for run in runs if run.test is not None]
+    tests = tests if len(tests) == len(runs) else []
+    pairs = [(run, baseline[run.seed]) for run in runs if run.seed in baseline]
+    gains = [run.evals[-1]["accuracy"] - other.evals[-1]["accuracy"] for run, other in pairs]
+    hits = [(run, run.first_at(other.best)) for run, other in pairs]
+    il = [run.end["il_seconds"] for run, _ in hits]
+    seconds = [math.inf if hit is None else hit["seconds"] for _, hit in hits]
     return MethodSummary(
-        method=method,
+        method=name,
+        label=experiment.labels[name],
         finished=len(runs),
-        accuracy=_mean(final),
-        accuracy_sd=stdev(final) if len(final) > 1 else None,
+        accuracy=_mean(ends),
+        accuracy_error=_error(ends),
         test=_mean(tests),
-        test_error=stdev(tests) / math.sqrt(len(tests)) if len(tests) > 1 else None,
+        test_error=_error(tests),
         gain=_mean(gains),
         ahead=sum(gain > 0 for gain in gains),
         paired=len(pairs),
-        reached=sum(hit is not None for hit in hits),
-        steps=_median(math.inf if hit is None else hit.step for hit in hits),
-        noisy=_mean_known(_noisy_share(run) for run in runs.values()),
-        correct=_mean_known(_correct_share(run) for run in runs.values()),
-        seconds=_mean(run.seconds for run in runs.values()),
-        il_seconds=_mean(run.il_seconds for run in runs.values()),
-        target_seconds=_median(
-            math.inf if hit is None else run.il_seconds + hit.seconds
-            for (run, _), hit in zip(pairs, hits, strict=True)
-        ),
-        reused_seconds=_median(math.inf if hit is None else hit.seconds for hit in hits),
+        reached=sum(hit is not None for _, hit in hits),
+        steps=_median(math.inf if hit is None else hit["step"] for _, hit in hits),
+        noisy=_mean(_share(run, "noisy") for run in runs),
+        correct=_mean(_share(run, "correct") for run in runs),
+        seconds=_mean(run.end["seconds"] for run in runs),
+        seconds_with_il=_mean(run.end["seconds"] + run.end["il_seconds"] for run in runs),
+        target_seconds=_median(sum(pair) for pair in zip(seconds, il, strict=True)),
+        target_seconds_precomputed=_median(seconds),
     )
 
 
-def first_at(run: Run, target: float) -> Eval | None:
-    """The first record of the run that meets the target."""
-    return next((record for record in run.evals if record.accuracy >= target), None)
+def costs(experiment: Experiment) -> dict[str, Cost]:
+    """Return the cost of each method but the baseline that shares a finished seed with it."""
+    baseline = experiment.of(experiment.baseline)
+    found = {}
+    for name, runs in experiment.finished():
+        pairs = [_cost(run, baseline[run.seed]) for run in runs if run.seed in baseline]
+        if pairs and name != experiment.baseline:
+            found[name] = Cost(*map(median, zip(*pairs, strict=True)))
+    return found
 
 
-def _noisy_share(run: Run) -> float | None:
-    noisy = [record.noisy for record in run.train if record.noisy is not None]
-    selected = sum(record.selected for record in run.train)
-    return sum(noisy) / selected if selected and len(noisy) == len(run.train) else None
+def _cost(run: Run, base: Run) -> tuple[float, float, float, float]:
+    # A clock may not have moved in a run of a few steps.
+    step, base_step = (max(one.end["seconds"], 1e-9) / one.steps for one in (run, base))
+    mine, theirs = run.first_at(base.best), base.first_at(base.best)
+    assert theirs is not None, "a run meets its own best accuracy"
+    left, target = theirs["seconds"] - run.end["il_seconds"], max(1, theirs["step"])
+    needs = target / (left / step) if left > 0 else math.inf
+    return step, step / base_step, needs, target / max(1, mine["step"]) if mine else 0.0
 
 
-def _correct_share(run: Run) -> float | None:
-    selected = sum(record.selected for record in run.train)
-    return sum(record.correct for record in run.train) / selected if selected else None
+def time_parts(experiment: Experiment) -> dict[str, dict[str, float]]:
+    """Return means over the runs of each method that wrote where their time went.
+
+    Seconds by part, among them `IL` and `sum`, which has the IL and no evaluation; and the counts
+    `epochs`, `scored` and `trained`.
+    """
+    found = {}
+    for name, runs in experiment.finished():
+        spent = [
+            {"IL": run.end["il_seconds"], **run.end["ledger_seconds"]}
+            | {count: run.end[count] or 0 for count in ("epochs", "scored", "trained")}
+            for run in runs
+            if run.end["ledger_seconds"]
+        ]
+        if spent:
+            found[name] = {part: fmean(one[part] for one in spent) for part in spent[0]}
+            found[name]["sum"] = sum(found[name][part] for part in ("IL", *PARTS[:-1]))
+    return found
 
 
-def _mean(values: Iterable[float]) -> float | None:
-    values = list(values)
-    return fmean(values) if values else None
+def by_class(experiment: Experiment) -> dict[str, tuple[Classes, Classes]]:
+    """Return accuracy and favour by class of each method whose runs all have them, means.
+
+    The accuracy is None for a class without test examples. The favour is the share of a class among
+    the selected examples over its share of all: 1 is fair, None is a class without examples.
+    """
+    found = {}
+    for name, runs in experiment.finished():
+        accuracies = [(run.test and run.test["class_accuracy"]) or [] for run in runs]
+        favours = [_favour(run.selections) for run in runs if run.selections is not None]
+        accuracy, favour = _columns(accuracies), _columns(favours)
+        if len(set(map(len, accuracies))) == 1 and ranked(accuracy):
+            found[name] = accuracy, favour
+    return found
 
 
-def _mean_known(values: Iterable[float | None]) -> float | None:
-    return _mean(value for value in values if value is not None)
+def ranked(values: Classes) -> list[int]:
+    """Return the classes that have a value, the lowest value first."""
+    known = ((value, c) for c, value in enumerate(values) if value is not None)
+    return [c for _, c in sorted(known)]
+
+
+def _favour(selections: Mapping[str, Sequence[int]]) -> Classes:
+    examples, selected = selections["points"], selections["chosen"]
+    n, k = sum(examples), sum(selected)
+    pairs = zip(examples, selected, strict=True)
+    return [(own / k) / (size / n) if size and k else None for size, own in pairs]
+
+
+def _columns(rows: Sequence[Classes]) -> Classes:
+    return [_mean(column) for column in zip(*rows, strict=False)]
+
+
+def _share(run: Run, flag: str) -> float | None:
+    found = [record[flag] for record in run.train]
+    selected = sum(record["selected"] for record in run.train)
+    return sum(found) / selected if selected and None not in found else None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _error(values: Sequence[float]) -> float | None:
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def _median(values: Iterable[float]) -> float | None:
@@ -174,13 +230,12 @@ def _median(values: Iterable[float]) -> float | None:
 
 
 def as_csv(summary: Summary) -> str:
-    """The numbers of the table, unrounded, one method a line; empty where there is none."""
-    names = [field.name for field in fields(MethodSummary)]
+    """Return the numbers of the table, unrounded, a method a line; empty where there is none."""
+    names = [field.name for field in fields(MethodSummary) if field.name != "label"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*names, "charged_seconds", "target"])
+    writer.writerow([*names, "target"])
     for row in summary.methods:
-        values = [row.method.name, *(getattr(row, name) for name in names[1:])]
-        values += [row.charged_seconds, summary.target]
+        values = [*(getattr(row, name) for name in names), summary.target]
         writer.writerow(["" if value is None else value for value in values])
     return text.getvalue()

@@ -1,4 +1,4 @@
-"""The table of a summary: its columns, for the page, and its lines, for a console."""
+"""The table of a summary and its result in plain words, for the page and for a console."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rho_train.report.summary import MethodSummary, Summary
 
-WIDTH = 110
+_WIDTH = 110
 
 
 @dataclass(frozen=True)
@@ -21,114 +21,108 @@ class Column:
     cell: Callable[[MethodSummary], str]
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
-
-
-def percent_of(mean: float | None, error: float | None) -> str:
-    """A mean with its standard error, in percent.
+def percent(mean: float | None, error: float | None = None) -> str:
+    """Return a mean with its standard error, in percent.
 
     Example:
-        >>> percent_of(0.8125, 0.004), percent_of(0.8125, None)
-        ('81.2 ± 0.4', '81.2')
+        >>> percent(0.8125, 0.004), percent(0.8125), percent(None)
+        ('81.2 ± 0.4', '81.2', '-')
     """
-    return _percent(mean) + ("" if error is None else f" ± {_percent(error)}")
+    if mean is None:
+        return "-"
+    return f"{100 * mean:.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
 
 
-def _watched(row: MethodSummary) -> str:
-    sd = row.accuracy_sd
-    return percent_of(row.accuracy, None if sd is None else sd / math.sqrt(row.finished))
+def _number(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{value:,.{digits if value < 100 else 0}f}"
 
 
 def columns(summary: Summary) -> list[Column]:
-    """The columns of the table; one in which no method has a value is left out."""
-    validated = summary.watched == "validation"
-    mean = "mean ± standard error over the finished seeds"
-    once = ", which is read once," if validated else ""
-    curve = Column(
-        "Validation accuracy, %",
-        "accuracy after the last step on points that were set aside before training, wrong labels "
-        f"included: {mean}",
-        _watched,
-    )
-    found = [
-        Column(
+    """Return the columns in which a method has a value, without those of the target for one
+    method."""
+    several, validated = len(summary.methods) > 1, summary.watched == "validation"
+    mean = "after the last step: mean ± standard error over the finished seeds."
+    found: list[tuple[bool, str, str, Callable[[MethodSummary], str]]] = [
+        (
+            True,
             "Test accuracy, %",
-            f"accuracy on the test set{once} after the last step: {mean}",
-            lambda row: percent_of(row.test, row.test_error),
+            f"Accuracy on the test set{', which is read once,' * validated} {mean}",
+            lambda row: percent(row.test, row.test_error),
         ),
-        *([curve] if validated else []),
-        Column(
+        (
+            validated,
+            "Validation accuracy, %",
+            f"Accuracy on examples set aside before training, wrong labels included, {mean}",
+            lambda row: percent(row.accuracy, row.accuracy_error),
+        ),
+        (
+            several,
             "Steps to target",
-            f"steps until the {summary.watched} accuracy first meets the target: median over the "
-            "seeds, where a seed that never meets it counts as later than all others (- when that "
-            "is the median)",
-            lambda row: "-" if row.steps is None else f"{row.steps:,.0f}",
+            f"Steps until the {summary.watched} accuracy first meets the target: median over the "
+            "seeds, where a seed that never meets it is the latest. A dash: the median seed never "
+            "does.",
+            lambda row: _number(row.steps, 0),
         ),
-        Column(
+        (
+            several,
             "Target reached",
-            "in how many of the seeds the target is met at all",
+            "Seeds in which the target is met at all.",
             lambda row: f"{row.reached} of {row.paired}" if row.paired else "-",
         ),
-        Column(
-            "Noisy, %",
-            "share of the selected points that carry a wrong label, over the whole run",
-            lambda row: _percent(row.noisy),
+        (
+            True,
+            "Wrong labels, %",
+            "Share of the selected examples that carry a wrong label, over the whole run.",
+            lambda row: percent(row.noisy),
         ),
-        Column(
+        (
+            True,
             "Already correct, %",
-            "share of the selected points that the model already classified correctly before the "
-            "step",
-            lambda row: _percent(row.correct),
+            "Share of the selected examples that the model classified correctly before the step.",
+            lambda row: percent(row.correct),
         ),
-        Column(
+        (
+            True,
             "Training seconds",
-            "wall-clock seconds of training with the scoring of the large batches, without "
-            "evaluation: mean over the seeds",
-            lambda row: _seconds(row.seconds),
+            "Wall-clock of training with scoring, without evaluation: mean over the seeds.",
+            lambda row: _number(row.seconds),
         ),
-        Column(
+        (
+            True,
             "Seconds with IL",
-            "the same plus the seconds that the irreducible losses cost",
-            lambda row: _seconds(row.charged_seconds),
+            "The same, IL cost included.",
+            lambda row: _number(row.seconds_with_il),
         ),
-        Column(
+        (
+            several,
             "Seconds to target",
-            "seconds, irreducible losses charged, until the target is met (median as for the "
-            "steps)",
-            lambda row: _seconds(row.target_seconds),
+            "Seconds until the target is met, IL cost included; median as for the steps.",
+            lambda row: _number(row.target_seconds),
         ),
     ]
-    return [column for column in found if {column.cell(row) for row in summary.methods} != {"-"}]
+    shown = [Column(head, meaning, cell) for wanted, head, meaning, cell in found if wanted]
+    return [column for column in shown if {column.cell(row) for row in summary.methods} != {"-"}]
 
 
 def target_meaning(summary: Summary) -> str:
-    """What the target is, in words."""
-    mean = "" if summary.target is None else f" ({_percent(summary.target)}% on average)"
+    """Return what the target is, in words; empty for one method."""
+    if len(summary.methods) == 1:
+        return ""
+    mean = "" if summary.target is None else f" ({percent(summary.target)}% on average)"
     best = f"the best {summary.watched} accuracy of “{summary.baseline.label}”"
     return f"{best} with the same seed{mean}"
 
 
-def left_out_lines(summary: Summary) -> list[str]:
-    """One line for each run that is not part of the numbers."""
-    labels = {row.method.name: row.method.label for row in summary.methods}
-    return [f"{labels[run.method]}, seed {run.seed}: {run.reason}" for run in summary.left_out]
-
-
 def format_table(summary: Summary) -> str:
-    """The table for a console, at most 110 columns wide; the report shows the same numbers."""
+    """Return the table for a console, at most 110 columns wide, with the numbers of the page."""
     shown = columns(summary)
     rows = [[column.cell(row) for column in shown] for row in summary.methods]
     widths = [
         max(7, *(len(row[index]) for row in rows), *map(len, column.head.split()))
         for index, column in enumerate(shown)
     ]
-    room = WIDTH - sum(width + 2 for width in widths)
-    labels = [row.method.label for row in summary.methods]
+    room = _WIDTH - sum(width + 2 for width in widths)
+    labels = [row.label for row in summary.methods]
     names = [label if len(label) <= room else f"{label[: room - 1]}…" for label in labels]
     first = max(map(len, ["Method", *names]))
     heads = [textwrap.wrap(c.head, width) for c, width in zip(shown, widths, strict=True)]
@@ -139,12 +133,75 @@ def format_table(summary: Summary) -> str:
         right = (f"  {value:>{width}}" for value, width in zip(values, widths, strict=True))
         return f"{name:<{first}}{''.join(right)}"
 
-    lines = [
-        line("Method" if row == depth - 1 else "", (head[row] for head in heads))
-        for row in range(depth)
-    ]
+    lines = [line("", [head[row] for head in heads]) for row in range(depth - 1)]
+    lines.append(line("Method", [head[-1] for head in heads]))
     lines.append("-" * len(lines[-1]))
     lines += [line(name, values) for name, values in zip(names, rows, strict=True)]
-    notes = [f"Target: {target_meaning(summary)}."]
-    notes += [f"Left out: {text}." for text in left_out_lines(summary)]
-    return "\n".join([*lines, *(part for note in notes for part in textwrap.wrap(note, WIDTH))])
+    target = target_meaning(summary)
+    notes = [f"Target: {target}."] if target else []
+    notes += [f"Left out: {text}." for text in summary.left_out]
+    return "\n".join([*lines, *(part for note in notes for part in textwrap.wrap(note, _WIDTH))])
+
+
+def headline(summary: Summary) -> list[str]:
+    """Return sentences that say who ends highest, who is faster in steps and seconds, and noise."""
+    base, watched = summary.baseline, f"{summary.watched} accuracy"
+    others = [row for row in summary.methods if row is not base and row.paired]
+    if base.accuracy is None:
+        return [f"The baseline “{base.label}” has no finished run: nothing to compare with."]
+    if not others:
+        return [f"“{base.label}” ends at {base.accuracy:.1%} {watched}.", *_on_test(summary, base)]
+    best, *rest = sorted(others, key=lambda row: row.gain or 0.0, reverse=True)
+    text = "At the end of the runs" if summary.other_steps else f"After {summary.steps:,} steps"
+    if (best.gain or 0.0) > 0:
+        text += f", “{best.label}” has the highest {watched}, {best.accuracy:.1%}, against "
+        text += f"{base.accuracy:.1%} for “{base.label}”: it is ahead in "
+        text += f"{_of_seeds(best.ahead, best)}."
+    else:
+        text += f", no method has a higher {watched} than “{base.label}”, {base.accuracy:.1%}; "
+        text += f"the closest is “{best.label}” with {best.accuracy:.1%}."
+    said = [text]
+    if below := [f"“{row.label}” ({row.accuracy:.1%})" for row in rest if (row.gain or 0.0) < 0]:
+        said.append(f"Lower than the baseline: {', '.join(below)}.")
+    said += [*_on_test(summary, best, base), *_speed(summary, others)]
+    known = sorted((row for row in others if row.noisy is not None), key=lambda row: row.noisy or 0)
+    if known:
+        text = f"Of the examples that “{known[0].label}” selects, {known[0].noisy:.1%} carry a "
+        text += "wrong label"
+        if len(known) > 1:
+            text += f", of those of “{known[-1].label}” {known[-1].noisy:.1%}"
+        rate = "" if summary.noisy is None else f" (of all examples, {summary.noisy:.1%} do)"
+        said.append(f"{text}{rate}.")
+    return said
+
+
+def _on_test(summary: Summary, *rows: MethodSummary) -> list[str]:
+    if summary.watched == "test" or any(row.test is None for row in rows):
+        return []
+    ends = (f"“{row.label}” has {percent(row.test, row.test_error)}%" for row in rows)
+    return [f"On the test set, read once after the last step, {' and '.join(ends)}."]
+
+
+def _speed(summary: Summary, others: list[MethodSummary]) -> list[str]:
+    base, watched = summary.baseline, f"{summary.watched} accuracy"
+    there = [row for row in others if row.steps is not None]
+    if not there:
+        return [f"No other method meets the baseline's best {watched} in the median seed."]
+    first = min(there, key=lambda row: row.steps or 0.0)
+    soonest = min(there, key=lambda row: row.target_seconds or 0.0)
+    steps = f"The baseline meets its own best {watched} at step {base.steps:,.0f} of "
+    steps += f"{summary.steps:,} (median over the seeds); "
+    steps += "" if (first.steps or 0) < (base.steps or math.inf) else "no method is earlier, "
+    steps += f"“{first.label}” meets it at step {first.steps:,.0f}, in "
+    steps += f"{_of_seeds(first.reached, first)}."
+    text = "In seconds, IL cost included, "
+    if (soonest.target_seconds or 0) >= (base.target_seconds or math.inf):
+        text += "no method is faster than the baseline: "
+    text += f"“{soonest.label}” needs {soonest.target_seconds:.1f} s"
+    if soonest.target_seconds != soonest.target_seconds_precomputed:
+        text += f" ({soonest.target_seconds_precomputed:.1f} s with precomputed IL)"
+    return [steps, f"{text}, the baseline {base.target_seconds:.1f} s."]
+
+
+def _of_seeds(count: int, row: MethodSummary) -> str:
+    return f"{count} of {row.paired} seed{'s' * (row.paired != 1)}"
