@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a run needs to go on as if it had never stopped."""
+"""Checkpoints, so that a run resumes as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 from rho_train.files import atomic_write
 from rho_train.identity import name_of
 
-_VERSION = 4
+_VERSION = 5
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint in one step; the previous one survives any failure.
 
     Raises:
@@ -29,7 +30,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     atomic_write(path, buffer.getbuffer())
 
 
-def load_checkpoint(path: Path, expected: dict[str, Any]) -> dict[str, Any]:
+def load_checkpoint(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     """Read a checkpoint.
 
     Args:
@@ -38,20 +39,20 @@ def load_checkpoint(path: Path, expected: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         ValueError: the file is damaged, of another version, or of a run with another
-            configuration; the message says which entries differ.
+            configuration; the message names the entry that differs.
         OSError: it cannot be read.
     """
     try:
         # weights_only: a checkpoint is data, loading it must not run code.
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        # A file that is cut sends its reader to places that are not there. Other errors of the
-        # system, such as a folder that may not be read, say what they are.
-        if error.errno not in (None, errno.EINVAL):
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        # A file that was cut sends its reader to places that do not exist. Other system errors,
+        # such as a folder that may not be read, say what they are.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise _damaged(path, error) from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise _damaged(path, error) from error
+        raise ValueError(
+            f"load_checkpoint: {path} is damaged ({error}); delete the run's folder to start again"
+        ) from error
     if not isinstance(state, dict) or state.get("version") != _VERSION:
         raise ValueError(
             f"load_checkpoint: {path} is no checkpoint of this version; delete the run's folder "
@@ -67,17 +68,11 @@ def load_checkpoint(path: Path, expected: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"load_checkpoint: {path} is damaged ({error}); delete the run's folder to start again"
-    )
-
-
 def architecture_digest(model: nn.Module) -> str:
-    """Return the SHA-256 of what a model is made of, whatever its weights.
+    """Return the SHA-256 of the architecture of a model, whatever its weights.
 
-    Seen are the names, types and shapes of its parts, and what numbers, texts and functions they
-    have as public attributes; code is not.
+    It covers names, types and shapes of the parts, and their public attributes that are numbers,
+    texts or functions; code is not covered.
 
     Example:
         >>> one, other = nn.Sequential(nn.Dropout(0.1)), nn.Sequential(nn.Dropout(0.2))
@@ -94,27 +89,28 @@ def architecture_digest(model: nn.Module) -> str:
 
 
 def _attributes(part: nn.Module) -> dict[str, str]:
-    public = {k: v for k, v in vars(part).items() if k[0] != "_" and k != "training"}
-    plain = {
-        key: repr(value)
-        for key, value in public.items()
-        if isinstance(value, (bool, int, float, str, torch.Size))
-        or (isinstance(value, tuple) and all(isinstance(v, (int, float, str)) for v in value))
-    }
-    return plain | {k: name_of(v) for k, v in public.items() if callable(v)}
+    found = {}
+    for key, value in vars(part).items():
+        plain = (bool, int, float, str)
+        if key.startswith("_") or key == "training":
+            continue
+        if callable(value):
+            found[key] = name_of(value)
+        elif isinstance(value, (*plain, torch.Size)) or (
+            isinstance(value, tuple) and all(isinstance(v, plain) for v in value)
+        ):
+            found[key] = repr(value)
+    return found
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """Return the state of torch's global generators of the CPU and a device, for a checkpoint.
-
-    Not of all devices: a run may go on where there are others.
-    """
+    """Return the state of torch's global generators of the CPU and of one device."""
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Put the global generators where `random_state` found them."""
+def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Restore the global generators to what `random_state` returned."""
     torch.set_rng_state(state["cpu"])
     if state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"], device)

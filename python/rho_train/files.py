@@ -24,7 +24,6 @@ _FIXES = {
     errno.EISDIR: "choose a file name that is not a folder",
     errno.ENAMETOOLONG: "choose a shorter file name",
 }
-
 _TEMPORARY = f".{'[0-9a-f]' * 16}.tmp"
 
 
@@ -33,10 +32,9 @@ def atomic_write(
 ) -> None:
     """Replace the file `path` by `data` in one step.
 
-    Readers, and a run killed at any moment, see either the previous file or the whole new one:
-    the data goes to a temporary file in the same folder, is flushed to the disk, and takes the
-    name of `path` only then. Text is stored as UTF-8; an iterable is written piece by piece, so
-    that large payloads need no copy in memory.
+    Readers, and a run killed at any moment, see either the previous file or the whole new one: a
+    temporary file in the same folder takes the name of `path` after it was flushed to the disk.
+    Text is stored as UTF-8. An iterable is written piece by piece.
 
     Raises:
         OSError: the file cannot be written (folder missing or unwritable, disk full); the previous
@@ -49,11 +47,22 @@ def atomic_write(
         >>> (folder / "summary.json").read_text()
         '{}'
     """
-    if isinstance(data, str):
-        data = data.encode()
+    data = data.encode() if isinstance(data, str) else data
     pieces = [data] if isinstance(data, (bytes, memoryview)) else data
+    temporary = Path(path).parent / f".{secrets.token_hex(8)}.tmp"
     try:
-        _write_and_rename(Path(path), pieces)
+        try:
+            with open(temporary, "xb") as file:
+                for piece in pieces:
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        _sync_folder(temporary.parent)
     except OSError as error:
         cause = error.strerror or str(error)
         fix = _FIXES.get(error.errno or 0, "check the disk and the permissions of the folder")
@@ -61,8 +70,21 @@ def atomic_write(
         raise OSError(error.errno, message) from error
 
 
+def _sync_folder(folder: Path) -> None:
+    # The new name is an entry of the folder and needs a flush of its own to survive a power cut.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems cannot flush a folder; the file itself is complete.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(handle)
+
+
 def make_folder(folder: Path, where: str) -> None:
-    """Make a folder, and find out now whether files can be made there.
+    """Make a folder, and test that files can be made in it.
 
     Raises:
         OSError: they cannot; the message names `where`, the caller.
@@ -73,14 +95,13 @@ def make_folder(folder: Path, where: str) -> None:
             pass
     except OSError as error:
         fix = _FIXES.get(error.errno or 0, "choose another folder")
-        raise OSError(
-            error.errno, f"{where}: cannot write to the folder {folder}: {error.strerror}; {fix}"
-        ) from error
+        message = f"{where}: cannot write to the folder {folder}: {error.strerror}; {fix}"
+        raise OSError(error.errno, message) from error
 
 
 @contextlib.contextmanager
 def locked(folder: Path, fix: str) -> Iterator[None]:
-    """Hold a folder for this process, by a lock that the system takes back when the process ends.
+    """Lock a folder for this process; the system unlocks it when the process ends.
 
     Raises:
         ValueError: another one holds it; the message ends in `fix`.
@@ -91,7 +112,7 @@ def locked(folder: Path, fix: str) -> Iterator[None]:
             # Not flock: workers that a killed process leaves for some seconds would hold it too.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            # A file system may have no locks, and then nobody is told.
+            # Some file systems have no locks; the run is then unprotected.
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise ValueError(f"another process is running in {folder}; {fix}") from error
         yield
@@ -117,32 +138,3 @@ def error_text(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is None:
         return error.strerror
     return str(error)
-
-
-def _write_and_rename(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    # The new name is an entry of the folder and needs a flush of its own to survive a power cut.
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        # Some network file systems cannot flush a folder; the file itself is complete.
-        if error.errno != errno.EINVAL:
-            raise
-    finally:
-        os.close(handle)

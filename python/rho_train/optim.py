@@ -1,4 +1,4 @@
-"""The optimizer of the paper and its learning rates."""
+"""The optimizer of the paper, its learning rates, and a fast mode for tiny numbers."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ Schedule = Literal["constant", "linear", "cosine"]
 
 
 def adamw(model: nn.Module, lr: float, weight_decay: float) -> AdamW:
-    """AdamW with torch's defaults (paper, Appendix B), updated in one fused pass."""
+    """Return AdamW with torch's defaults (paper, Appendix B), updated in one fused pass."""
     return AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
 
 
 @contextmanager
 def subnormals_flushed() -> Iterator[None]:
-    """Let this thread take numbers below 1.2e-38 as 0, and put its mode back.
+    """Treat numbers below 1.2e-38 as 0 in this thread, and restore its mode.
 
-    Of a weight that gets no gradient any more (behind a dead unit or a pixel that is always 0) the
-    mean gradient of AdamW decays until 0.9 times the least number rounds to itself, and stays
-    there. A processor takes a hundred cycles for such a number: on a Xeon a step of an MLP takes
-    twice as long from step 800 on. torch's own threads take the mode over when they start.
+    AdamW's mean gradient of a weight that gets no gradient any more decays to such numbers and
+    stays there. A processor takes a hundred cycles for each: on a Xeon a step of an MLP takes twice
+    as long from step 800 on. torch's own threads inherit the mode when they start.
 
     Example:
         >>> with subnormals_flushed():
@@ -56,7 +55,7 @@ def check_schedule(where: str, schedule: str) -> None:
 
 
 def lr_schedule(optimizer: Optimizer, schedule: Schedule, steps: int) -> LambdaLR:
-    """Constant rate, or a decay to zero over `steps`: linear, or half a cosine.
+    """Return a constant rate, or a decay to zero over `steps`: linear, or half a cosine.
 
     Raises:
         ValueError: unknown schedule.
@@ -66,9 +65,7 @@ def lr_schedule(optimizer: Optimizer, schedule: Schedule, steps: int) -> LambdaL
         done = min(step / steps, 1.0)
         if schedule == "linear":
             return 1.0 - done
-        if schedule == "cosine":
-            return 0.5 * (1.0 + math.cos(math.pi * done))
-        return 1.0
+        return 0.5 * (1.0 + math.cos(math.pi * done)) if schedule == "cosine" else 1.0
 
     check_schedule("lr_schedule", schedule)
     return LambdaLR(optimizer, factor)

@@ -1,4 +1,4 @@
-"""How long work reports its progress and learns that it should stop."""
+"""Progress reports, and requests to stop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
 
 OnStep = Callable[[int], bool]
 """Called with the number of steps just made; returns whether the work should stop."""
@@ -21,7 +20,7 @@ def no_op(steps: int) -> bool:
 
 
 class Stopped(Exception):
-    """The work was asked to stop; what it left behind says where to go on."""
+    """The work was asked to stop; it can be resumed."""
 
 
 @contextlib.contextmanager
@@ -29,25 +28,24 @@ def stop_signals() -> Iterator[threading.Event]:
     """Turn the first Ctrl-C or SIGTERM into a flag, so that no step is cut in half.
 
     A second one acts at once. Signals that somebody else handles already, an outer `stop_signals`
-    among them, are left alone, and so are threads other than the main one and child processes of
+    among them, are left alone. So are threads other than the main one, and child processes of
     multiprocessing, whose parent decides.
     """
     stop = threading.Event()
-    ours: dict[int, Any] = {}
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     in_main = threading.current_thread() is threading.main_thread()
-    if in_main and multiprocessing.parent_process() is None:
-        defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-        ours = {n: d for n, d in defaults.items() if signal.getsignal(n) is d}
+    ours = in_main and multiprocessing.parent_process() is None
+    before = {n: d for n, d in defaults.items() if ours and signal.getsignal(n) is d}
 
     def restore() -> None:
-        for number, handler in ours.items():
+        for number, handler in before.items():
             signal.signal(number, handler)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         stop.set()
         restore()
 
-    for number in ours:
+    for number in before:
         signal.signal(number, on_signal)
     try:
         yield stop
@@ -56,7 +54,7 @@ def stop_signals() -> Iterator[threading.Event]:
 
 
 def leave_with_parent() -> None:
-    """Let this worker process end when its parent does, by a kill too."""
+    """End this worker process when its parent ends, by a kill too."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -68,10 +68,6 @@ class RunFolder:
         """Report steps that were just made, and return whether the work should stop."""
         return self.on_step(count)
 
-    def exists(self, name: str) -> bool:
-        """Return whether the folder has a file."""
-        return self.path is not None and (self.path / name).exists()
-
     def save(self, name: str, state: Mapping[str, Any]) -> None:
         """Write a checkpoint with the identity; the previous one survives any failure.
 
@@ -88,7 +84,7 @@ class RunFolder:
             ValueError: it is damaged, or of work with another identity.
             OSError: it cannot be read.
         """
-        if self.path is None or not self.exists(name):
+        if self.path is None or not (self.path / name).exists():
             return None
         return load_checkpoint(self.path / name, self.identity)
 
@@ -103,11 +99,9 @@ class RunFolder:
         Raises:
             ValueError: another process holds the folder.
         """
-        if self.path is None:
-            yield
-            return
-        with locked(self.path, fix):
-            remove_unfinished(self.path, below=below)
+        folder = self / "."
+        with locked(folder, fix):
+            remove_unfinished(folder, below=below)
             yield
 
     @contextmanager

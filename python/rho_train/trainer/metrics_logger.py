@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rho_train.batch import to
 from rho_train.run_folder import RunFolder
 from rho_train.scoring import device_of
 from rho_train.trainer.config import RunData
@@ -35,6 +36,7 @@ class MetricsLogger:
         state: checkpoint of the run; records that were written later are cut off.
 
     Raises:
+        FloatingPointError: a loss that is due is NaN or infinite; no checkpoint holds it.
         OSError: the folder cannot be written.
     """
 
@@ -53,28 +55,20 @@ class MetricsLogger:
         # The examples selected in this epoch and in the last one, bool (N,).
         self._selected = torch.zeros(len(run.dataset), dtype=torch.bool, device=self.device)
         self._last_selected: Tensor | None = None
-        self._reset_sums([0] * len(run.flags.names))
+        self._sums = self._no_sums()
         if state is not None:
-            self._reset_sums(**state["since_log"])
-            self._selected, last = state["selected"].to(self.device), state["last_selected"]
-            self._last_selected = None if last is None else last.to(self.device)
+            kept = to(state["since_log"], self.device)
+            self._sums, self._selected, self._last_selected = kept
         size = 0 if state is None else state["metrics_size"]
         common = {"method": run.name, "seed": run.seed}
         self._file = MetricsFile(folder / "metrics.jsonl", size, common)
 
     def state_dict(self, step: int) -> dict[str, Any]:
-        """Return what a checkpoint after `step` keeps of the metrics, which are on the disk then.
-
-        Raises:
-            FloatingPointError: the loss since the last record is NaN or infinite.
-        """
+        """Return what a checkpoint after `step` keeps of the metrics, which are on the disk then."""
+        _finite("training", float(self._sums["loss"]), step)
         self._file.flush()
-        return {
-            "selected": self._selected,
-            "last_selected": self._last_selected,
-            "since_log": self._read_sums(step),
-            "metrics_size": self._file.size(),
-        }
+        kept = [self._sums, self._selected, self._last_selected]
+        return {"since_log": kept, "metrics_size": self._file.size()}
 
     def count(self, made: Trained, invalid: int) -> None:
         """Add a step and its examples without a valid score.
@@ -94,12 +88,7 @@ class MetricsLogger:
             self._selected.index_fill_(0, fields.ids.long(), True)
 
     def write(self, step: int, trained: int) -> None:
-        """Write what is due after `step`.
-
-        Raises:
-            FloatingPointError: a loss that is due is NaN or infinite.
-            OSError: a file cannot be written.
-        """
+        """Write what is due after `step`."""
         config, selector = self.run.config, self.run.selector
         finished = step >= config.steps
         if step % config.log_every == 0 or finished:
@@ -134,12 +123,7 @@ class MetricsLogger:
         )
 
     def evaluate(self, step: int) -> None:
-        """Write accuracy and loss on the evaluation set.
-
-        Raises:
-            FloatingPointError: the loss is NaN or infinite.
-            OSError: the record cannot be written.
-        """
+        """Write accuracy and loss on the evaluation set."""
         self.times.add("other")
         found = evaluate(self.model, self.run.eval_set, bf16=self.run.config.bf16)
         self.times.add("evaluation")
@@ -164,39 +148,28 @@ class MetricsLogger:
         self._last_selected, self._selected = self._selected, torch.zeros_like(self._selected)
 
     def _log(self, step: int) -> None:
-        sums, names = self._read_sums(step), self.run.flags.names
+        sums, names = self._sums, self.run.flags.names
         self._file.write(
             "train",
             step=step,
-            loss=sums["loss"] / sums["steps"],
+            loss=_finite("training", float(sums["loss"]), step) / sums["steps"],
             selected=sums["selected"],
-            correct=sums["correct"],
-            **{"noisy": None, **dict(zip(names, sums["flagged"], strict=True))},
+            correct=int(sums["correct"]),
+            **{"noisy": None, **dict(zip(names, sums["flagged"].tolist(), strict=True))},
             invalid=sums["invalid"],
             **self._clock(),
         )
-        self._reset_sums([0] * len(names))
+        self._sums = self._no_sums()
 
     def _clock(self) -> dict[str, Any]:
         """Return seconds of the steps, and of all parts."""
         parts = {part: round(seconds, 6) for part, seconds in self.times.seconds.items()}
         return {"seconds": self.times.step_seconds, "ledger_seconds": parts}
 
-    def _read_sums(self, step: int) -> dict[str, Any]:
-        """Read the sums from the device; a diverged model stops here, before it is saved."""
-        sums = self._sums
-        return {
-            **sums,
-            "loss": _finite("training", float(sums["loss"]), step),
-            "correct": int(sums["correct"]),
-            "flagged": sums["flagged"].tolist(),
-        }
-
-    def _reset_sums(self, flagged: list[int], **sums: Any) -> None:
-        self._sums: dict[str, Any] = {
-            **{"steps": 0, "selected": 0, "invalid": 0, "loss": 0.0, "correct": 0, **sums},
-            "flagged": torch.tensor(flagged, dtype=torch.int64, device=self.device),
-        }
+    def _no_sums(self) -> dict[str, Any]:
+        flagged = torch.zeros(len(self.run.flags.names), dtype=torch.int64, device=self.device)
+        counts = {"steps": 0, "selected": 0, "invalid": 0, "loss": 0.0, "correct": 0}
+        return {**counts, "flagged": flagged}
 
 
 def _finite(what: str, loss: float, step: int) -> float:
