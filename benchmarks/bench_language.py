@@ -32,7 +32,6 @@ from rho_train import (
     loader,
     sequence_losses,
 )
-from rho_train.data.sets import load_newsgroups
 from rho_train.optim import adamw, lr_schedule, subnormals_flushed
 from rho_train.progress import leave_with_parent
 
@@ -94,6 +93,8 @@ class Text:
     @classmethod
     def load(cls, folder: Path, sequences: int, seed: int) -> Text:
         """Cut the posts into sequences, draw some, and shuffle the letters of 40 % of them."""
+        from experiments.sets import load_newsgroups
+
         data = load_newsgroups(folder)
         assert data.train_texts is not None
         assert data.test_texts is not None

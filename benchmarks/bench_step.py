@@ -20,8 +20,8 @@ import rho_train
 from common import BenchmarkFailed, CsvFile, Row, options, prepare, provenance, run
 from providers import PROVIDERS, Provider
 from rho_train import AsyncSelector, History, Scoring, Selector
-from rho_train.models import mlp
 from rho_train.optim import adamw
+from rho_train.tasks import mlp
 from timing import Times
 
 # Large batches of 2 to 10 times the small one; the paper's has 10. One with four times as many.

@@ -9,11 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.evidence import evidence
-from experiments.minutes import SameMinutes
-
 from experiments import derive, rows
 from experiments.derive import RESULTS, Row
+from experiments.evidence import evidence
+from experiments.minutes import SameMinutes
 from experiments.set_options import FOLDERS
 from experiments.suite import FOLDER, Cell, Entry, Suite, with_rates
 from keep import csv_text

@@ -8,6 +8,9 @@ for batch in loader:                       # large batches with ids
 
 from rho_train.async_selector import AsyncSelector
 from rho_train.batch import Batch
+from rho_train.compare import compare
+from rho_train.comparison.runner import JobsFailed
+from rho_train.comparison.spec import Variant
 from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.history import History
 from rho_train.il import (
@@ -26,10 +29,12 @@ from rho_train.loader_check import check_loader
 from rho_train.methods.registry import register
 from rho_train.online import OnlineModel
 from rho_train.planning import plan
+from rho_train.progress import Stopped
 from rho_train.sampler import LargeBatchSampler, loader
 from rho_train.scoring import Scoring
 from rho_train.selector import Selector, paper_mode
 from rho_train.sequences import sequence_losses
+from rho_train.tasks.task import Task
 from rho_train.trainer import TrainConfig, Trainer
 
 __all__ = [
@@ -40,14 +45,19 @@ __all__ = [
     "ILShards",
     "ILStore",
     "IndexedDataset",
+    "JobsFailed",
     "LargeBatchSampler",
     "OnlineModel",
     "Scoring",
     "Selector",
+    "Stopped",
+    "Task",
     "TrainConfig",
     "Trainer",
+    "Variant",
     "average_il",
     "check_loader",
+    "compare",
     "crossfit_il",
     "fingerprint",
     "holdout_il",

@@ -3,47 +3,50 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 import rho_ext
-from rho_train import cli_il, cli_plan
-from rho_train.experiment import (
-    DataConfig,
-    ExperimentConfig,
-    Method,
-    ModelConfig,
-    load_experiment,
-    run_experiment,
-)
-from rho_train.experiment.config import DEMO_METHODS, ILKind
-from rho_train.experiment.run import JobsFailed
+from rho_train import cli_il
+from rho_train.compare import compare
+from rho_train.comparison.runner import JobsFailed
+from rho_train.comparison.spec import Variant
 from rho_train.files import error_text
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import names, needs_of
+from rho_train.optim import adamw
+from rho_train.planning import RATIOS
+from rho_train.planning import plan as measure
 from rho_train.progress import Stopped
-from rho_train.report import (
-    MAX_METHODS,
-    format_table,
-    read_experiment,
-    summarize,
-    write_report,
-)
-from rho_train.tasks.letters import load_letters
+from rho_train.report import format_table, read_experiment, summarize, write_report
+from rho_train.tasks.task import BUILT_IN, load_task, task_function
 from rho_train.trainer import TrainConfig
 
 _REPORT = Path("rho-report")
 _STOPPED = 130  # as a shell reports Ctrl-C
 
+# The baselines come first, and "uniform on all data" is what a user would do otherwise.
+DEMO = (
+    Variant("uniform_half", "Uniform, half", "uniform", examples="rest"),
+    Variant("uniform_all", "Uniform, all", "uniform"),
+    Variant("train_loss", "Training loss, half", "loss", examples="rest"),
+    Variant("rho_holdout", "RHO-LOSS, half (holdout IL)", "rho", "holdout", "rest"),
+    Variant("rho_crossfit", "RHO-LOSS, all (cross-fit IL)", "rho", "crossfit"),
+)
+
 
 def demo(
     out: Path = Path("rho-demo"),
+    task: str = "letters",
+    task_options: dict[str, Any] | None = None,
     seeds: int = 3,
     processes: int = 0,
     train: TrainConfig = TrainConfig(),  # noqa: B008 (frozen)
@@ -53,24 +56,30 @@ def demo(
 
     Args:
         out: output folder; an interrupted demo goes on there.
+        task: letters, table, images, text, or module:function that returns a rho_train.Task.
+        task_options: options of the task, as --task.noise 0.2; letters have noise 0.1 by default.
         seeds: how often every method is repeated, each time with other noise, split and weights.
         processes: how many runs at a time; 0: one for each core.
         train: how the target is trained.
         il: how the models of the irreducible loss are trained.
     """
-    config = ExperimentConfig(
-        title="RHO-LOSS beside its baselines on Letter Recognition",
-        description="14,668 real training examples in 26 classes, 10 % of their labels drawn at "
-        "random, and 4,000 clean test examples. “Half” trains on the half that is not held out "
-        f"for the model of the irreducible loss, “all” on everything. {load_letters().attribution}",
-        methods=DEMO_METHODS,
+    options = {"noise": 0.1} if task == "letters" else {}
+    options |= task_options or {}
+    made = load_task(task, options)
+    _compare(
+        out,
+        task,
+        DEMO,
+        range(seeds),
+        task_options=options,
         baseline="uniform_all",
-        seeds=tuple(range(seeds)),
-        data=DataConfig(noise=0.1),
         train=train,
         il=il,
+        processes=processes,
+        title=f"RHO-LOSS beside its baselines on {made.name}",
+        description=f"{made.description} “Half” trains on the half that is not held out for the "
+        f"model of the irreducible loss, “all” on everything. {made.attribution}".strip(),
     )
-    _run(config, out, processes)
 
 
 def train(
@@ -78,11 +87,10 @@ def train(
     method: str = "rho",
     il: Literal["none", "holdout", "crossfit"] | Path = "crossfit",
     seed: int = 0,
-    hidden: tuple[int, ...] = (256, 256),
-    dropout: float = 0.0,
+    task: str = "letters",
+    task_options: dict[str, Any] | None = None,
     holdout: float = 0.5,
     folds: int = 2,
-    data: DataConfig = DataConfig(),  # noqa: B008 (frozen)
     train: TrainConfig = TrainConfig(),  # noqa: B008 (frozen)
     recipe: ILRecipe = ILRecipe(),  # noqa: B008 (frozen)
 ) -> None:
@@ -93,77 +101,86 @@ def train(
         method: uniform, rho, loss, neg_il, grad_norm, entropy, importance, boltzmann,
             selective_backprop, class_quota or reducr; with dropout also bald, predictive_entropy,
             conditional_entropy, loss_minus_entropy or loss_plus_entropy.
-        il: where irreducible losses come from, for methods that need them: holdout, crossfit, or
-            a store that `rho-ext il compute` wrote, whose seconds are not charged.
+        il: source of irreducible losses, for methods that need them: holdout, crossfit, or a store
+            that `rho-ext il compute` wrote, whose seconds are not included.
         seed: of noise, split, weights and order.
-        hidden: widths of the hidden layers of the MLP.
-        dropout: rate after each hidden layer, in [0, 1).
-        holdout: share of the training points that a holdout IL model trains on.
+        task: letters, table, images, text, or module:function that returns a rho_train.Task.
+        task_options: options of the task, as --task.noise 0.1 or --task.path mine.npz.
+        holdout: share of the training examples that a holdout IL model trains on.
         folds: of the cross-fit.
-        data: what to train on.
-        train: how.
+        train: how the target is trained.
         recipe: how the IL models are trained.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "one process trains one model in this version; start it without torchrun. In a loop of "
+            "your own several can: rho_train.Selector(scope='global'), see README.md"
+        )
     needs_il = method in names() and "il" in needs_of(method)
-    store = il if isinstance(il, Path) and needs_il else None
-    kind: ILKind = "stored" if isinstance(il, Path) else il
-    needed: ILKind = kind if needs_il else "none"
-    chosen = Method(method, method, method, needed, "rest" if needed == "holdout" else "all")
-    loaded = data.load()
-    config = ExperimentConfig(
-        title=f"{method} on {loaded.name}",
-        description=f"One run of {train.steps} steps, {data.noise:.0%} label noise. "
-        f"{loaded.attribution}",
-        methods=(chosen,),
-        baseline=method,
-        seeds=(seed,),
-        data=data,
-        model=ModelConfig(widths=hidden, dropout=dropout),
+    kind = ("stored" if isinstance(il, Path) else il) if needs_il else "none"
+    variant = Variant(method, method, method, kind, examples="rest" if kind == "holdout" else "all")
+    made = load_task(task, task_options, seed)
+    about = f"{made.description} {made.attribution}".strip()
+    _compare(
+        out,
+        task,
+        [variant],
+        [seed],
+        task_options=task_options or {},
         train=train,
         il=recipe,
         holdout=holdout,
         folds=folds,
-        store=store,
+        store=il if kind == "stored" else None,
+        processes=1,
+        title=f"{method} on {made.name}",
+        description=f"One run of {train.steps} steps. {about}".strip(),
     )
-    _run(config, out, 1)
 
 
-def experiment(
-    file: Path,
-    out: Path | None = None,
-    processes: int = 0,
+def plan(
+    task: str = "letters",
+    task_options: dict[str, Any] | None = None,
+    proxy: dict[str, Any] | None = None,
+    ratios: tuple[int, ...] = RATIOS,
+    il_seconds: float = 0.0,
+    seconds: float = 8.0,
+    json: bool = False,
+    train: TrainConfig = TrainConfig(),  # noqa: B008 (frozen)
 ) -> None:
-    """Run an experiment that a YAML file describes: methods, seeds, data, models, baselines.
+    """Measure what a step with selection costs here, and how many steps it must save to pay.
 
     Args:
-        file: with the fields of `rho_train.experiment.ExperimentConfig`.
-        out: output folder, runs/NAME of the file by default; what was interrupted goes on there.
-        processes: how many runs at a time; 0: one for each core.
+        task: letters, table, images, text, or module:function that returns a rho_train.Task.
+        task_options: options of the task, as --task.hidden [512,512].
+        proxy: options that make the model of the task one that could score in its place, as
+            --proxy.hidden [32]; none: no proxy is measured.
+        ratios: sizes of the large batch, in times train.batch.
+        il_seconds: what the irreducible losses cost, spread over train.steps.
+        seconds: how long to measure, compiling not counted.
+        json: print everything as JSON.
+        train: how the target is trained; large_batch is not used.
     """
-    config = load_experiment(file)
-    out = Path("runs") / file.stem if out is None else out
-    try:
-        run_experiment(config, out, processes=processes)
-    except JobsFailed:
-        # What is finished is worth looking at all the same.
-        with contextlib.suppress(ValueError):
-            _compare(config, out)
-        raise
-    _compare(config, out)
-
-
-def _compare(config: ExperimentConfig, out: Path) -> None:
-    print(format_table(summarize(read_experiment(out))))
-    if len(config.methods) > MAX_METHODS:
-        print(
-            f"no report: it tells at most {MAX_METHODS} methods apart, here are {len(config.methods)}"
-        )
-    else:
-        print(f"report: {write_report(out)}")
+    made = load_task(task, task_options)
+    small = load_task(task, {**(task_options or {}), **proxy}).make_model(0) if proxy else None
+    found = measure(
+        made.make_model(0),
+        made.dataset(),
+        batch=train.batch,
+        ratios=ratios,
+        proxy=small,
+        optimizer=lambda module: adamw(module, train.lr, train.weight_decay),
+        bf16=train.bf16,
+        workers=train.workers,
+        il_seconds=il_seconds,
+        steps=train.steps,
+        seconds=seconds,
+    )
+    print(found.to_json() if json else found)
 
 
 def report(runs: list[Path], out: Path | None = None) -> None:
-    """Write the report of an experiment again, or of several side by side, from their metrics.
+    """Write the report of a comparison again, or of several side by side, from their metrics.
 
     Args:
         runs: output folders of `demo` or `train`; of several, made on the same data, the methods
@@ -179,44 +196,36 @@ def doctor() -> None:
         print(f"{name:14} {', '.join(value) if isinstance(value, list) else value}")
 
 
-def _run(config: ExperimentConfig, out: Path, processes: int) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(
-            "one process trains one model in this version; start it without torchrun. In a loop of "
-            "your own several can: rho_train.Selector(scope='global'), see README.md"
-        )
+def _compare(out: Path, *arguments: Any, **options: Any) -> None:
     try:
-        run_experiment(config, out, processes=processes)
-    except JobsFailed as error:
-        # What is finished is worth looking at all the same.
+        compare(*arguments, out=out, **options)
+    except JobsFailed:
+        # A report on the runs that are finished is of use all the same.
         with contextlib.suppress(ValueError):
             print(f"report: {write_report(out)}")
-        raise error
+        raise
     print(format_table(summarize(read_experiment(out))))
     print(f"report: {write_report(out)}")
 
 
-_COMMANDS: dict[str, Callable[..., None] | dict[str, Callable[..., None]]] = {
+_COMMANDS: dict[str, Any] = {
     "demo": demo,
     "train": train,
-    "experiment": experiment,
-    "plan": cli_plan.plan,
+    "plan": plan,
     "il": cli_il.COMMANDS,
     "report": report,
     "doctor": doctor,
 }
-
-
-_IL = "Compute, look at, check and convert irreducible losses."
-_CONFIGURED = (demo, train, cli_plan.plan, cli_il.compute)
+_IL = "Compute, inspect and verify irreducible losses."
 
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="rho-ext",
-        description="Train on the points that are learnable, worth learning and not yet learnt.",
+        description="Train on the examples that are learnable, worth learning and not yet learnt.",
         epilog="examples: 'rho-ext demo', 'rho-ext train --method rho --train.steps 5000'",
         version=rho_ext.__version__,
+        exit_on_error=False,
     )
     _add_commands(parser, _COMMANDS)
     return parser
@@ -227,12 +236,15 @@ def _add_commands(parser: ArgumentParser, functions: Mapping[str, Any]) -> None:
     for name, function in functions.items():
         nested = isinstance(function, dict)
         summary = _IL if nested else (function.__doc__ or "").partition("\n")[0]
-        command = ArgumentParser(description=summary)
+        has_task = not nested and "task" in inspect.signature(function).parameters
+        command = ArgumentParser(
+            description=summary, epilog=_task_help() if has_task else None, exit_on_error=False
+        )
         commands.add_subcommand(name, command, help=summary)
         if nested:
             _add_commands(command, function)
             continue
-        if function in _CONFIGURED:
+        if has_task:
             command.add_argument("--config", action="config", help="YAML file with options")
         folders = function is report
         if folders:
@@ -245,16 +257,28 @@ def _add_commands(parser: ArgumentParser, functions: Mapping[str, Any]) -> None:
         )
 
 
+def _task_help() -> str:
+    """Return the options of the built-in tasks, for the help."""
+    told = []
+    for name in BUILT_IN:
+        parameters = inspect.signature(task_function(name)).parameters.values()
+        options = [str(p).replace(": ", " ", 1) for p in parameters if p.name != "seed"]
+        told.append(f"{name}: {'; '.join(options)}")
+    return "options of the tasks, each as --task.OPTION: " + ". ".join(told)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code.
 
     0: done; 1: an error, named on standard error; 2: wrong arguments; 130: stopped, resumable.
     """
     logging.basicConfig(format="%(message)s")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # Options of a task belong to another function, so jsonargparse takes them as a mapping.
+    given = [re.sub(r"^--task\.", "--task_options.", argument) for argument in given]
     parser = _parser()
-    parsed = parser.parse_args(arguments)
     try:
-        ready: Namespace = parser.instantiate(parsed)
+        ready: Namespace = parser.instantiate(parser.parse_args(given))
         function: Any = _COMMANDS
         while isinstance(function, dict):
             function, ready = function[ready.command], ready[ready.command]
@@ -264,7 +288,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         print(f"rho-ext: {stopped}", file=sys.stderr)
         return _STOPPED
-    except (ValueError, IndexError, OSError, FloatingPointError, JobsFailed) as error:
+    except ArgumentError as error:
+        print(f"rho-ext: error: {error}", file=sys.stderr)
+        print("see rho-ext --help, or rho-ext COMMAND --help", file=sys.stderr)
+        return 2
+    except (
+        *(ValueError, TypeError, IndexError, OSError, FloatingPointError, ImportError),
+        JobsFailed,
+    ) as error:
         for line in error_text(error).splitlines():
             print(f"rho-ext: error: {line}", file=sys.stderr)
         return 1

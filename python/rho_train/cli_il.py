@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,16 +15,15 @@ import numpy as np
 import torch.distributed as dist
 from tqdm.auto import tqdm
 
+from rho_train.comparison.data import RunData
+from rho_train.comparison.jobs import compute_il, il_identity, il_steps, open_store
+from rho_train.comparison.spec import Spec, Variant
 from rho_train.dataset import IndexedDataset
-from rho_train.experiment import DataConfig, ExperimentConfig, Method, ModelConfig
-from rho_train.experiment.config import ILKind
-from rho_train.experiment.jobs import il_steps
-from rho_train.experiment.losses import check_config, compute_stored, identity, open_store
-from rho_train.experiment.setting import Setting
 from rho_train.files import locked, make_folder
-from rho_train.il import ILRecipe, ILStore, save_shards
+from rho_train.il import ILRecipe, ILStore, average_il, save_shards
 from rho_train.progress import OnStep, Stopped, stop_signals
 from rho_train.report.il_page import format_losses, numbers, summarize_losses, write_losses_page
+from rho_train.tasks.task import load_task
 
 
 def compute(
@@ -32,73 +31,76 @@ def compute(
     kind: Literal["holdout", "crossfit"] = "crossfit",
     seeds: int = 1,
     seed: int = 0,
-    hidden: tuple[int, ...] = (256, 256),
-    dropout: float = 0.0,
+    task: str = "letters",
+    task_options: dict[str, Any] | None = None,
     holdout: float = 0.5,
     folds: int = 2,
     rows_a_file: int = 0,
-    data: DataConfig = DataConfig(),  # noqa: B008 (frozen)
     recipe: ILRecipe = ILRecipe(),  # noqa: B008 (frozen)
 ) -> None:
-    """Compute the irreducible losses that many runs can use.
+    """Compute irreducible losses that many runs can use.
 
     Args:
-        out: the store; what is done so far is kept beside it until it is finished.
-        kind: holdout: the losses of the points that are not held out; crossfit: of all.
+        out: the store; unfinished work is kept beside it, and the same command goes on from it.
+        kind: holdout: losses of the examples that are not held out; crossfit: of all.
         seeds: how many IL models, or sets of them, are averaged.
         seed: of noise, split and weights, as in `rho-ext train`.
-        hidden: widths of the hidden layers of the MLP.
-        dropout: rate after each hidden layer, in [0, 1).
-        holdout: share of the training points that a holdout IL model trains on.
+        task: letters, table, images, text, or module:function that returns a rho_train.Task.
+        task_options: options of the task, as --task.noise 0.1 or --task.path mine.npz.
+        holdout: share of the training examples that a holdout IL model trains on.
         folds: of the cross-fit.
         rows_a_file: write a folder of shards with so many rows each; 0: one file.
-        data: what to train on.
         recipe: how the IL models are trained.
     """
     if seeds < 1 or rows_a_file < 0:
         raise ValueError(
             f"seeds must be at least 1 and rows_a_file at least 0, got {seeds} and {rows_a_file}"
         )
-    model = ModelConfig(widths=hidden, dropout=dropout)
-    config = _config(kind, seed, data, model=model, il=recipe, holdout=holdout, folds=folds)
+    variant = Variant("il", "", "rho", kind, "rest" if kind == "holdout" else "all")
+    options = dict(task_options or {})
+    spec = Spec(task, (variant,), (seed,), "il", options, il=recipe, holdout=holdout, folds=folds)
+    data = RunData.make(spec, seed)
+    made_from = {
+        "task": {"source": task, "options": _plain(options)},
+        "seed": seed,
+        "seeds": seeds,
+        **il_identity(spec, data, kind),
+    }
     if out.exists():
         store = open_store(out)
         try:
-            store.verify(Setting.make(config, seed).dataset)
-            check_config(store, identity(config, kind, seeds))
+            store.verify(data.dataset)
+            _check_config(store, made_from)
         except ValueError as error:
             raise ValueError(f"{out} is there already: {error}") from error
         print(f"{out} is there already")
         return
     work = out.with_name(f"{out.name}.unfinished")
-    points = len(config.data.corrupt(config.data.load(), seed).label)
-    steps = seeds * il_steps(config, kind, points)
-    with (
-        _ranks() as rank,
-        _held(work, rank),
-        _progress(steps, visible=rank == 0) as on_step,
-    ):
-        store = compute_stored(config, kind, seeds, work, on_step)
+    steps = seeds * il_steps(spec, kind, len(data.dataset))
+    with _ranks() as rank:
         if rank == 0:
-            # Written where the rest of the work is: a kill leaves nothing beside the store.
-            _save(store, work / "store", rows_a_file)
-            os.replace(work / "store", out)
+            make_folder(work, "il compute")
+        # The first rank holds the folder for all.
+        lock = locked(work, "wait for it, or choose another --out") if rank == 0 else nullcontext()
+        with lock, _progress(steps, visible=rank == 0) as on_step:
+            stores = [
+                compute_il(spec, data, kind, seed + i, work / f"seed-{i}", on_step)
+                for i in range(seeds)
+            ]
+            if rank == 0:
+                store = average_il(stores)
+                store = replace(store, info={**store.info, "config": json.dumps(made_from)})
+                # Written where the rest of the work is: a kill leaves nothing beside the store.
+                _save(store, work / "store", rows_a_file)
+                os.replace(work / "store", out)
     if rank == 0:
         shutil.rmtree(work)
         print(numbers(summarize_losses(store)))
         print(f"store: {out}")
 
 
-def _held(work: Path, rank: int) -> AbstractContextManager[None]:
-    """Hold the folder of unfinished work, by the first rank for all."""
-    if rank > 0:
-        return nullcontext()
-    make_folder(work, "il compute")
-    return locked(work, "wait for it, or choose another --out")
-
-
 def inspect(path: Path, extremes: int = 10, out: Path | None = None) -> None:
-    """Show the distribution of a store and its extreme points.
+    """Show the distribution of a store and its extreme examples.
 
     Args:
         path: the store, a file or a folder of shards.
@@ -112,33 +114,71 @@ def inspect(path: Path, extremes: int = 10, out: Path | None = None) -> None:
         print(f"page: {out}")
 
 
-def verify(path: Path, data: Path | None = None, labels: Path | None = None) -> None:
+def verify(
+    path: Path,
+    task: str = "",
+    task_options: dict[str, Any] | None = None,
+    labels: Path | None = None,
+) -> None:
     """Check every value of a store, and that it belongs to its data.
 
     Args:
         path: the store, a file or a folder of shards.
-        data: the file or folder that `il compute` was given; not needed for Letter Recognition.
-        labels: an .npy file with the labels of all points, for any store.
+        task: the task that it belongs to; empty: the one that it was computed for.
+        task_options: options of the task that differ from those that it was computed with, such as
+            --task.path where the file lies now.
+        labels: an .npy file with the labels of all examples, for any store.
     """
     store = open_store(path)
     store.check()
     print(f"content: {len(store.il):,} rows as they were written")
     known = int(store.known.sum())
     print(f"known: {known:,} of {len(store.il):,} ({known / len(store.il):.1%})")
-    made_from = json.loads(store.info.get("config", "null"))
+    made_from = json.loads(store.info.get("config", "{}"))
+    computed_for = made_from.get("task", {"source": "", "options": {}})
     if labels is not None:
         replace(store, input_checksums=()).verify(_labelled(labels))
         print("data: count, labels and ids are those that it was made for; inputs not compared")
-    elif made_from is None or (data is None and made_from["data"]["path"] is not None):
-        wanted = "--labels" if made_from is None else f"--data {made_from['data']['path']}"
-        print(f"data: not compared; give {wanted}")
+    elif not (task or computed_for["source"]):
+        print("data: not compared; give --task or --labels")
     else:
-        here = DataConfig.like(made_from["data"], data)
-        config = _config("crossfit", made_from["seed"], here)
-        compared = store.verify(Setting.make(config, made_from["seed"]).dataset)
-        check_config(store, {"data": here.identity()})
+        options = {**computed_for["options"], **(task_options or {})}
+        made = load_task(task or computed_for["source"], options, made_from.get("seed", 0))
+        compared = store.verify(made.dataset())
         print("data: count, labels, ids and features are those that it was computed from")
         print(f"inputs: {compared} of {len(store.input_checksums)} examples compared")
+
+
+def _plain(value: Any) -> Any:
+    """Return options as JSON has them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
+
+
+def _check_config(store: ILStore, wanted: dict[str, Any]) -> None:
+    """Refuse a store that was made from something else; the options of its task may differ."""
+    found = _flat(json.loads(store.info.get("config", "{}")))
+    differing = [
+        f"{key}: store has {found[key]}, wanted {value}"
+        for key, value in _flat(wanted).items()
+        if key in found and not key.startswith("task.") and found[key] != value
+    ]
+    if differing:
+        raise ValueError(
+            "the store was made from something else (" + "; ".join(differing) + "); recompute it, "
+            "or give another file"
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+    return flat
 
 
 def _save(store: ILStore, path: Path, rows_a_file: int) -> None:
@@ -148,12 +188,6 @@ def _save(store: ILStore, path: Path, rows_a_file: int) -> None:
         save_shards(store, path, rows_a_file)
     else:
         store.save(path)
-
-
-def _config(kind: ILKind, seed: int, data: DataConfig, **options: Any) -> ExperimentConfig:
-    """Return an experiment that has irreducible losses of one kind."""
-    method = Method(kind, kind, "rho", kind, "rest" if kind == "holdout" else "all")
-    return ExperimentConfig("", "", (method,), kind, (seed,), data, **options)
 
 
 def _labelled(path: Path) -> IndexedDataset:

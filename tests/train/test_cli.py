@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from jsonargparse import ArgumentParser
+from jsonargparse._actions import _ActionConfigLoad, _ActionSubCommands
+from PIL import Image
 
 import rho_ext
-from rho_train.cli import main
-from rho_train.experiment import ExperimentConfig, Method
+from rho_train.cli import _parser, main
 
 from .command import SMALL, records, train_arguments
 
@@ -38,8 +41,8 @@ def test_demo_leaves_a_report_and_goes_on_where_it_was(
     assert sum(chosen["chosen"]) == 60 * 32
     files = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     files |= {path: path.stat().st_mtime_ns for path in out.rglob("checkpoint.pt")}
-    # Two stores of IL, the label noise, a history of each method that selects, five checkpoints.
-    assert len(files) == 2 + 1 + 3 + 5
+    # Two stores of IL, a history of each method that selects, five checkpoints.
+    assert len(files) == 2 + 3 + 5
     assert main(command) == 0
     assert {path: path.stat().st_mtime_ns for path in files} == files
     assert capfd.readouterr().out == printed
@@ -70,7 +73,7 @@ def test_train(tmp_path: Path, table: Path, method: str, il: str, has_il: bool) 
 
 
 def test_dropout_makes_methods_possible_that_need_it(tmp_path: Path, table: Path) -> None:
-    arguments = train_arguments(table, tmp_path / "run", "--method=bald", "--dropout=0.1")
+    arguments = train_arguments(table, tmp_path / "run", "--method=bald", "--task.dropout=0.1")
     assert main(arguments) == 0
     (end,) = [record for record in records(tmp_path / "run") if record["event"] == "end"]
     assert (end["method"], end["scored"], end["trained"]) == ("bald", 1600, 320)
@@ -102,17 +105,20 @@ def test_config_file_and_override(tmp_path: Path, table: Path) -> None:
     [
         ("--method=best", r"method must be one of rho, .*uniform, .*got 'best'"),
         ("--il=none", "rho needs irreducible losses"),
-        ("--method=bald", "bald needs dropout layers, got dropout = 0.0; choose dropout = 0.1"),
-        ("--dropout=1", r"dropout must lie in \[0, 1\), got 1.0"),
+        ("--method=bald", "bald needs dropout layers, .*has none; choose --task.dropout 0.1"),
+        ("--task.dropout=1", r"dropout must lie in \[0, 1\), got 1"),
         ("--train.batch=80", "batch = 80 must not be larger than large_batch = 40"),
-        ("--data.noise=2", r"rate must lie in \[0, 1\], got 2"),
-        ("--data.path=missing.npz", "there is no file missing.npz"),
-        ("--data.test=900", r"test must lie in \[1, 900\)"),
+        ("--task=letters", "task letters: .*'path'.*; its options are noise"),
+        ("--task.path=missing.npz", "there is no file missing.npz"),
+        ("--task.test=900", r"test must lie in \[1, 900\)"),
+        ("--task.hidden=x", r"widths of hidden layers must be positive integers, got 'x'"),
         ("--folds=1", "folds must be at least 2, got 1"),
         ("--holdout=1.5", r"holdout must lie in \(0, 1\), got 1.5"),
-        ("--train.large_batch=700", "rho draws 700 points .* from 600; .*train.large_batch"),
-        ("--il=holdout --train.large_batch=301", "rho draws 301 points .* from 300"),
+        ("--train.large_batch=700", "rho draws 700 examples .* from 600; .*train.large_batch"),
+        ("--il=holdout --train.large_batch=301", "rho draws 301 examples .* from 300"),
         ("--recipe.lr=0", "lr must be positive"),
+        ("--train.stepz=3", "stepz"),
+        ("--train.steps=many", "steps"),
     ],
 )
 def test_bad_options_are_named(
@@ -120,8 +126,10 @@ def test_bad_options_are_named(
 ) -> None:
     assert _exit_code([*train_arguments(table, tmp_path / "run"), *change.split()]) in (1, 2)
     # Before any irreducible loss is computed.
-    assert not list(tmp_path.glob("run/il/*.safetensors"))
+    assert not (tmp_path / "run").exists()
     errors = capfd.readouterr().err
+    # The error comes first.
+    assert errors.startswith("rho-ext: error: ")
     assert re.search(message, " ".join(errors.split())), errors
     assert "Traceback" not in errors
 
@@ -133,10 +141,35 @@ def _exit_code(arguments: list[str]) -> str | int | None:
         return leaving.code
 
 
-def test_unknown_options_are_errors(capfd: pytest.CaptureFixture[str]) -> None:
-    assert _exit_code(["train", "--train.stepz=3"]) == 2
-    assert "stepz" in capfd.readouterr().err
-    assert _exit_code(["tarin"]) == 2
+def test_unknown_commands_are_errors(capfd: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["tarin"], [], ["il"], ["report"]):
+        assert _exit_code(arguments) == 2
+        assert capfd.readouterr().err.startswith("rho-ext: error: ")
+
+
+def _commands(parser: ArgumentParser, name: str = "") -> Iterator[tuple[str, ArgumentParser]]:
+    for action in parser._actions:
+        if isinstance(action, _ActionSubCommands):
+            for key, command in action._name_parser_map.items():
+                yield from _commands(command, f"{name} {key}".strip())
+            return
+    yield name, parser
+
+
+def test_every_option_of_every_command_is_explained() -> None:
+    found = dict(_commands(_parser()))
+    assert set(found) == {
+        *("demo", "train", "plan", "report", "doctor"),
+        *("il compute", "il inspect", "il verify"),
+    }
+    for name, command in found.items():
+        for action in command._actions:
+            options = action.option_strings or [action.dest]
+            # Of a group of options, each has a line of its own.
+            grouped = isinstance(action, _ActionConfigLoad)
+            text = command._get_formatter()._expand_help(action) if action.help else ""
+            assert grouped or re.search(r"[a-z]{2}", text.partition("(")[0]), f"{name} {options}"
+        assert command.description
 
 
 def test_output_folders_are_guarded(
@@ -156,53 +189,13 @@ def test_output_folders_are_guarded(
     assert "is damaged" in capfd.readouterr().err
 
 
-def test_a_store_of_other_data_is_refused(
-    tmp_path: Path, table: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert main(train_arguments(table, one, "--data.noise=0.5")) == 0
-    assert main(train_arguments(table, two, "--data.noise=0.1")) == 0
-    (store,), (place,) = one.glob("il/*"), two.glob("il/*")
-    # The name tells what a store was made from; somebody who renames one is not believed.
-    assert store.name != place.name
-    place.write_bytes(store.read_bytes())
-    capfd.readouterr()
-    assert main(train_arguments(table, two, "--data.noise=0.1")) == 1
-    assert re.search(r"another data set.*labels", capfd.readouterr().err)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"seeds": (1, 1)}, "seeds must be different"),
-        ({"seeds": ()}, "seeds must be different and at least one"),
-        ({"baseline": "best"}, "baseline must be one of uniform, got 'best'"),
-        ({"methods": 2 * (Method("uniform", "u", "uniform"),)}, "methods must be different"),
-        ({"validation": 1.0}, r"validation must lie in \[0, 1\), got 1.0"),
-    ],
-)
-def test_impossible_experiments_do_not_start(changes: dict[str, Any], message: str) -> None:
-    options: dict[str, Any] = {
-        "title": "t",
-        "description": "d",
-        "methods": (Method("uniform", "u", "uniform"),),
-        "baseline": "uniform",
-        "seeds": (0,),
-    }
-    ExperimentConfig(**options)
-    with pytest.raises(ValueError, match=message):
-        ExperimentConfig(**options | changes)
-    with pytest.raises(ValueError, match="points of the holdout have no irreducible loss"):
-        Method("rho", "r", "rho", "holdout", "all")
-
-
 def test_changed_data_are_another_experiment(
     tmp_path: Path, table: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     assert main(train_arguments(table, out)) == 0
     with np.load(table) as arrays:
-        np.savez(table, features=2 * arrays["features"] + 1, labels=arrays["labels"])
+        np.savez(table, features=arrays["features"] ** 3, labels=arrays["labels"])
     assert main(train_arguments(table, out)) == 1
     assert "holds another experiment: data differ" in capfd.readouterr().err
 
@@ -213,7 +206,8 @@ def test_report_of_several_runs(
     one, two, three = (tmp_path / name for name in ("one", "two", "three"))
     assert main(train_arguments(table, one, "--method=uniform", "--il=none")) == 0
     assert main(train_arguments(table, two, "--method=grad_norm", "--il=none")) == 0
-    assert main(train_arguments(table, three, "--data.noise=0.5")) == 0
+    other = ("--method=uniform", "--il=none", "--task.test=200")
+    assert main(train_arguments(table, three, *other)) == 0
     (one / "report.html").unlink()
     monkeypatch.chdir(tmp_path)
     assert main(["report", str(one), str(two)]) == 0
@@ -226,10 +220,58 @@ def test_report_of_several_runs(
     assert (one / "report.html").exists()
     capfd.readouterr()
     assert main(["report", str(one), str(three)]) == 1
-    assert "were made on other data (noise: 0.0 and 0.5)" in capfd.readouterr().err
+    assert "were made on other data (" in capfd.readouterr().err
 
 
 def test_doctor_prints_the_build(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     printed = capfd.readouterr().out
     assert all(name in printed for name in rho_ext.build_info())
+
+
+def test_images_are_trained_on_from_their_files(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 20), ("test", 5)):
+        for name, channel in (("blue", 2), ("red", 0)):
+            folder = tmp_path / "images" / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 120, (8, 8, 3), dtype=np.uint8)
+                pixels[:, :, channel] += 120
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    arguments = ["train", f"--out={tmp_path / 'out'}", "--recipe.epochs=2", "--task=images"]
+    arguments += [f"--task.folder={tmp_path / 'images'}", "--task.model=mlp", "--task.hidden=[16]"]
+    arguments += ["--task.size=8", "--train.steps=30", "--train.large_batch=20", "--train.batch=10"]
+    assert main(arguments) == 0
+    last = [r for r in records(tmp_path / "out") if r["event"] == "eval"][-1]
+    assert last["accuracy"] == 1.0
+
+
+def test_a_task_of_your_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "from torch.utils.data import TensorDataset\n"
+        "from rho_train import Task\n"
+        "def task(seed, width: int = 8):\n"
+        "    x = torch.randn(200, 2, generator=torch.Generator().manual_seed(seed))\n"
+        "    data = TensorDataset(x, (x[:, 0] > 0).long())\n"
+        "    make = lambda seed: torch.nn.Linear(2, 2 if width else 3)\n"
+        "    return Task(name='mine', train=data, test=data, make_model=make)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    small = ["--train.steps=10", "--train.large_batch=20", "--train.batch=4"]
+    given = ["--task=mine:task", "--task.width=0"]
+    assert main(["demo", *given, *small, "--il.epochs=1", "--seeds=1", "--processes=2"]) == 0
+    assert "RHO-LOSS, all (cross-fit IL)" in capfd.readouterr().out
+    described = json.loads((tmp_path / "rho-demo" / "experiment.json").read_text())
+    assert described["config"]["model"]["parameters"] == 9
+    store = tmp_path / "il.safetensors"
+    assert main(["il", "compute", *given, "--recipe.epochs=1"]) == 0
+    assert main(["train", *given, *small, f"--il={store}"]) == 0
+    assert main(["il", "verify", str(store)]) == 0
+    capfd.readouterr()
+    assert main(["train", *given, *small, "--seed=1", f"--il={store}", "--out=other"]) == 1
+    assert "belongs to another data set" in capfd.readouterr().err

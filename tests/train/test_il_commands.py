@@ -26,9 +26,10 @@ def compute_arguments(table: Path, out: Path, *more: str) -> list[str]:
         "il",
         "compute",
         f"--out={out}",
-        f"--data.path={table}",
-        "--data.test=300",
-        "--hidden=[16]",
+        "--task=table",
+        f"--task.path={table}",
+        "--task.test=300",
+        "--task.hidden=[16]",
         "--recipe.epochs=2",
         "--recipe.scoring_batch=8",
         *more,
@@ -42,7 +43,7 @@ def test_computed_once_and_used_by_many_targets(
     tmp_path: Path, table: Path, kind: str, known: int, rows: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "il"
-    command = compute_arguments(table, path, f"--kind={kind}", "--seeds=2", "--data.noise=0.2")
+    command = compute_arguments(table, path, f"--kind={kind}", "--seeds=2")
     command.append(f"--rows_a_file={rows}")
     assert main(command) == 0
     assert f"{known} of 600 examples" in capfd.readouterr().out
@@ -54,23 +55,21 @@ def test_computed_once_and_used_by_many_targets(
     assert "is there already" in capfd.readouterr().out
     assert main([*command, "--seeds=1"]) == 1
     assert re.search("there already: .*seeds: store has 2, wanted 1", capfd.readouterr().err)
-    assert main([*command, "--dropout=0.1"]) == 1
-    assert re.search("there already: .*dropout: store has 0.0, wanted 0.1", capfd.readouterr().err)
+    assert main([*command, "--task.dropout=0.1"]) == 1
+    assert re.search(r"there already: .*model\.digest: store has", capfd.readouterr().err)
     assert [file.read_bytes() for file in files] == written
     assert main(["il", "inspect", str(path)]) == 0
     printed = capfd.readouterr().out
     assert f"{known} of 600 examples" in printed
     assert "inputs: 64 examples, whose inputs" in printed
-    assert main(["il", "verify", str(path), f"--data={table}"]) == 0
+    assert main(["il", "verify", str(path), f"--task.path={table}"]) == 0
     printed = capfd.readouterr().out
     assert f"known: {known} of 600" in printed
     assert "features are those" in printed
     assert "inputs: 64 of 64 examples compared" in printed
     for steps in (40, 60):
         out = tmp_path / f"run{steps}"
-        arguments = train_arguments(
-            table, out, f"--il={path}", "--data.noise=0.2", f"--train.steps={steps}"
-        )
+        arguments = train_arguments(table, out, f"--il={path}", f"--train.steps={steps}")
         assert main(arguments) == 0
         end = records(out)[-1]
         assert (end["event"], end["trained"], end["scored"]) == ("end", 8 * steps, 40 * steps)
@@ -90,7 +89,7 @@ def test_a_store_of_changed_data_is_refused(
         np.savez(table, features=2 * arrays["features"], labels=arrays["labels"])
     assert main(train_arguments(table, tmp_path / "run", f"--il={path}")) == 1
     assert re.search(r"il\.safetensors: .*data\.sha256: store has", capfd.readouterr().err)
-    assert main(["il", "verify", str(path), f"--data={table}"]) == 1
+    assert main(["il", "verify", str(path), f"--task.path={table}"]) == 1
     assert "data.sha256: store has" in capfd.readouterr().err
     with np.load(table) as arrays:
         order = np.arange(900)
@@ -100,12 +99,12 @@ def test_a_store_of_changed_data_is_refused(
         np.savez(table, features=arrays["features"][order], labels=arrays["labels"])
     assert main(train_arguments(table, tmp_path / "moved", f"--il={path}")) == 1
     assert re.search(r"il\.safetensors: .*other inputs: \d+ of 64", capfd.readouterr().err)
-    assert main(["il", "verify", str(path), f"--data={table}"]) == 1
+    assert main(["il", "verify", str(path), f"--task.path={table}"]) == 1
     assert "count and labels agree, so examples changed places" in capfd.readouterr().err
     damaged = bytearray(path.read_bytes())
     damaged[-5] ^= 1
     path.write_bytes(damaged)
-    assert main(["il", "verify", str(path), f"--data={table}"]) == 1
+    assert main(["il", "verify", str(path), f"--task.path={table}"]) == 1
     assert "do not match the checksum" in capfd.readouterr().err
 
 

@@ -219,10 +219,12 @@ def test_a_loader_that_ends_too_early() -> None:
 TASK = """
 import torch
 from torch.utils.data import TensorDataset
+from rho_train import Task
 
 def task():
     data = TensorDataset(torch.randn(60, 2), torch.arange(60) % 3)
-    return torch.nn.Linear(2, 3), data, lambda model, batch: model(batch.x)
+    make = lambda seed: torch.nn.Linear(2, 3)
+    return Task(name="mine", train=data, test=data, make_model=make)
 
 def half():
     return torch.nn.Linear(2, 3)
@@ -240,17 +242,15 @@ def test_the_command(
     found = json.loads(capfd.readouterr().out)
     assert (found["small_batch"], found["steps"]) == (4, 7)
     assert {row["large_batch"] for row in found["rows"]} == {8, 12}
-    assert main([*options, "--hidden=[8]", "--proxy=[4]"]) == 0
+    assert main([*options, "--task.hidden=[8]", "--proxy.hidden=[4]"]) == 0
     printed = capfd.readouterr().out
     assert re.search(r"^proxy +12 ", printed, re.MULTILINE)
     assert "channels_last: left out" in printed
     for task, message in (
-        ("my_task", "must be package.module:function, got 'my_task'"),
+        ("my_task", "module:function, got 'my_task'"),
         ("no_such_module:task", "No module named 'no_such_module'"),
         ("my_task:other", "my_task has no function 'other'"),
-        ("my_task:half", "must return (model, dataset) or (model, dataset, forward), got Linear"),
+        ("my_task:half", "must return a rho_train.Task, got Linear"),
     ):
         assert main([*options, f"--task={task}"]) == 1
         assert message in capfd.readouterr().err
-    assert main([*options, "--task=my_task:task", "--proxy=[4]"]) == 1
-    assert "leave it out with --task" in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""Images that stay files until they are asked for."""
+"""Images that stay files until they are indexed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class ImageFiles(Sequence[Tensor]):
-    """Image files as a sequence of tensors uint8 (3, size, size), read with Pillow when asked for.
+    """Image files as a sequence of tensors uint8 (3, size, size), read with Pillow on access.
 
     The shorter side is scaled to `size` and the middle is cut out, as the paper does for
     Clothing-1M (its appendix B: 256, then 224). One index gives one image, a slice a batch
@@ -53,6 +53,23 @@ class ImageFiles(Sequence[Tensor]):
         """As of the tensor that holds all images."""
         return (len(self), 3, self.size, self.size)
 
+    def probe(self) -> None:
+        """Open every file and read its header.
+
+        Raises:
+            ValueError: some are no readable images; the message names the first.
+        """
+        from PIL import Image
+
+        bad: list[tuple[Path, Exception]] = []
+        for path in self.paths:
+            try:
+                Image.open(path).close()
+            except OSError as error:
+                bad.append((path, error))
+        if bad:
+            raise _unreadable(*bad[0], more=len(bad) - 1)
+
     def __len__(self) -> int:
         return len(self.paths)
 
@@ -71,8 +88,13 @@ class ImageFiles(Sequence[Tensor]):
             with Image.open(path) as image:
                 fitted = ImageOps.fit(image.convert("RGB"), (self.size, self.size))
         except OSError as error:
-            raise ValueError(
-                f"ImageFiles: {path} is no readable image ({error}); restore it, or take it out of "
-                "the data set"
-            ) from error
+            raise _unreadable(path, error) from error
         return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).contiguous()
+
+
+def _unreadable(path: Path, error: Exception, more: int = 0) -> ValueError:
+    others = f", and {more} others" if more else ""
+    return ValueError(
+        f"ImageFiles: {path} is no readable image ({error}){others}; restore it, or take it out of "
+        "the data set"
+    )

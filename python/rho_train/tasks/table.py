@@ -1,25 +1,48 @@
-"""Classification data from a table of numbers."""
+"""The built-in task `table`: a table of numbers in an .npz file."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
 
-from rho_train.tasks.classification import ClassificationData
+from rho_train.tasks.models import mlp
+from rho_train.tasks.task import Task
 
 
-def load_table(path: Path, test: int) -> ClassificationData:
-    """Load an .npz file with the arrays `features` (n, d) and `labels` (n,).
+class Table(NamedTuple):
+    """Standardised features float32 (n, d) and labels int64 (n,) of both parts; C classes."""
 
-    The last `test` rows are the test set. Features are standardised with the mean and standard
-    deviation of the training rows; a feature that is constant there is only centred. The number of
-    classes is one more than the largest label.
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+    classes: int
+
+
+def table(
+    path: Path,
+    test: int = 4000,
+    hidden: Sequence[int] = (256, 256),
+    dropout: float = 0.0,
+    il_hidden: Sequence[int] = (),
+) -> Task:
+    """Make a task from an .npz file with the arrays `features` (n, d) and `labels` (n,).
+
+    Args:
+        path: of the file.
+        test: how many of the last rows are the test set.
+        hidden: widths of the hidden layers of the MLP.
+        dropout: rate after each hidden layer, in [0, 1).
+        il_hidden: widths of the MLP of the irreducible losses; none: as `hidden`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -28,10 +51,39 @@ def load_table(path: Path, test: int) -> ClassificationData:
 
     Example:
         >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "table.npz"
+        >>> path = Path(tempfile.mkdtemp()) / "mine.npz"
         >>> np.savez(path, features=np.random.rand(10, 3), labels=np.arange(10) % 2)
-        >>> load_table(path, test=4).train_x.shape
-        torch.Size([6, 3])
+        >>> len(table(path, test=4).train)
+        6
+    """
+    return table_task(read_table(path, test), hidden, dropout, il_hidden, name=Path(path).stem)
+
+
+def table_task(
+    table: Table,
+    hidden: Sequence[int],
+    dropout: float,
+    il_hidden: Sequence[int],
+    **described: Any,
+) -> Task:
+    """Make a task with an MLP from a table; `described` are other fields of `Task`."""
+    inputs = table.train_x.shape[1]
+    return Task(
+        train=TensorDataset(table.train_x, table.train_y),
+        test=TensorDataset(table.test_x, table.test_y),
+        make_model=lambda seed: mlp(inputs, hidden, table.classes, seed=seed, dropout=dropout),
+        make_il_model=lambda seed: mlp(
+            inputs, il_hidden or hidden, table.classes, seed=seed, dropout=dropout
+        ),
+        **described,
+    )
+
+
+def read_table(path: Path, test: int) -> Table:
+    """Read and standardise a table; errors as of `table`.
+
+    The mean and standard deviation are those of the training rows; a feature that is constant there
+    is only centred. The number of classes is one more than the largest label.
     """
     path = Path(path)
     features, labels = _read(path)
@@ -44,23 +96,15 @@ def load_table(path: Path, test: int) -> ClassificationData:
         x = ((x - mean) / np.where(constant, 1.0, deviation)).astype(np.float32)
     if not np.isfinite(x).all():
         raise ValueError(
-            f"load_table: {path}: features are too large to standardise in float32; rescale them"
+            f"table: {path}: features are too large to standardise in float32; rescale them"
         )
-    features_t, labels_t = torch.from_numpy(x), torch.from_numpy(labels.astype(np.int64))
-    return ClassificationData(
-        train_x=features_t[:train],
-        train_y=labels_t[:train],
-        test_x=features_t[train:],
-        test_y=labels_t[train:],
-        num_classes=int(labels.max()) + 1,
-        name=path.stem,
-        split=f"the last {test:,} rows are the test set",
-    )
+    all_x, all_y = torch.from_numpy(x), torch.from_numpy(labels.astype(np.int64))
+    return Table(all_x[:train], all_y[:train], all_x[train:], all_y[train:], int(labels.max()) + 1)
 
 
 def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     if not path.is_file():
-        raise FileNotFoundError(f"load_table: there is no file {path}; check the path")
+        raise FileNotFoundError(f"table: there is no file {path}; check the path")
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             missing = {"features", "labels"} - set(arrays)
@@ -69,18 +113,18 @@ def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
             found = ", ".join(arrays) or "none"
     except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as bad:
         raise ValueError(
-            f"load_table: {path} is not a readable .npz file of plain arrays ({bad}); write it "
+            f"table: {path} is not a readable .npz file of plain arrays ({bad}); write it "
             "with np.savez(path, features=features, labels=labels)"
         ) from bad
     raise ValueError(
-        f"load_table: {path} lacks the array {' and '.join(sorted(missing))} (it has: {found}); "
+        f"table: {path} lacks the array {' and '.join(sorted(missing))} (it has: {found}); "
         "write it with np.savez(path, features=features, labels=labels)"
     )
 
 
 def _check(features: npt.NDArray[Any], labels: npt.NDArray[Any], test: int, path: Path) -> None:
     def bad(what: str) -> ValueError:
-        return ValueError(f"load_table: {path}: {what}")
+        return ValueError(f"table: {path}: {what}")
 
     if features.ndim != 2 or 0 in features.shape or features.dtype.kind not in "biuf":
         raise bad(

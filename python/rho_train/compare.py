@@ -1,0 +1,325 @@
+"""Comparisons: several methods and seeds on one task, resumable and in processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+from tqdm.auto import tqdm
+
+from rho_train.comparison.data import RunData
+from rho_train.comparison.jobs import (
+    il_job,
+    il_name,
+    il_steps,
+    run_path,
+    train_job,
+    train_steps,
+)
+from rho_train.comparison.runner import Job, JobsFailed, run_jobs
+from rho_train.comparison.spec import Spec, Variant, variants_of
+from rho_train.environment import environment
+from rho_train.files import atomic_write, locked, remove_unfinished
+from rho_train.il import ILRecipe
+from rho_train.methods.registry import needs_of
+from rho_train.progress import stop_signals
+from rho_train.scoring import Scoring
+from rho_train.tasks.task import TaskSource, model_identity
+from rho_train.trainer import TrainConfig
+
+Where = Mapping[str, str | int]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The finished runs of `compare`, in `folder`."""
+
+    folder: Path
+
+    def __str__(self) -> str:
+        from rho_train.report import format_table, read_experiment, summarize
+
+        return format_table(summarize(read_experiment(self.folder)))
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write the report, into the folder itself unless `out` is given, and return its path."""
+        from rho_train.report import write_report
+
+        return write_report(self.folder, out=None if out is None else Path(out))
+
+
+def compare(
+    task: TaskSource,
+    methods: Sequence[str | Variant],
+    seeds: Sequence[int],
+    *,
+    out: str | Path,
+    task_options: Mapping[str, Any] | None = None,
+    baseline: str | None = None,
+    train: TrainConfig | None = None,
+    il: ILRecipe | None = None,
+    scoring: Scoring | None = None,
+    holdout: float = 0.5,
+    folds: int = 2,
+    validation: float = 0.0,
+    store: str | Path | None = None,
+    processes: int = 0,
+    title: str = "",
+    description: str = "",
+    origin: Where | None = None,
+) -> Comparison:
+    """Train every method with every seed, and keep metrics, stores and checkpoints in a folder.
+
+    The data of a seed, their noise and their split are the same for all methods, so differences are
+    paired by seed. Variants with equal options for their irreducible losses share one computation.
+    Finished runs in `out` are kept, and unfinished ones go on from their checkpoint. A run that
+    fails does not stop the others.
+
+    Args:
+        task: a built-in task by name, "module:function", or a function that returns a Task; for
+            several processes it must be importable.
+        methods: names of methods of selection, which get cross-fit irreducible losses where they
+            need any, or Variants; in the order of the table.
+        seeds: each draws its own split, initial weights and order, and seeds the task.
+        out: output folder.
+        task_options: keyword arguments of the task's function.
+        baseline: name of the variant that the others are compared with; None: the first.
+        train: how the target is trained.
+        il: how the IL models are trained.
+        scoring: how large batches are scored; bf16 as in training unless it says otherwise.
+        holdout: share of the training examples that a holdout IL model trains on.
+        folds: of the cross-fit.
+        validation: share of the training examples that nothing trains on. Curves over time are of
+            these, and the test set is read once a run, at its end. 0: curves are of the test set.
+        store: irreducible losses for variants with `il="stored"`: a file or a folder of shards.
+        processes: how many runs at a time, with the cores shared out evenly; 0: one for each core.
+            A script that asks for more than one needs `if __name__ == "__main__":`.
+        title, description: of the report; empty: those of the task.
+        origin: what else to record of where the numbers come from, such as a commit.
+
+    Raises:
+        ValueError: an argument is out of range, the task cannot be made, a variant changes the
+            data, `out` holds another comparison, or another process is writing there.
+        OSError: `out` cannot be written.
+        JobsFailed: runs failed, named after all others are done.
+        Stopped: Ctrl-C or SIGTERM; call it again to go on.
+
+    Example:
+        >>> import tempfile
+        >>> config = TrainConfig(steps=20, eval_every=10)
+        >>> done = compare("letters", ["uniform", "loss"], [0], out=tempfile.mkdtemp(),
+        ...     train=config, processes=1)
+        >>> sorted(path.name for path in (done.folder / "runs").iterdir())
+        ['loss-seed0', 'uniform-seed0']
+    """
+    if processes < 0:
+        raise ValueError(f"processes must be at least 0, got {processes}")
+    variants = variants_of(methods)
+    spec = Spec(
+        task=task,
+        variants=variants,
+        seeds=tuple(seeds),
+        baseline=baseline or (variants[0].name if variants else ""),
+        task_options=dict(task_options or {}),
+        train=train or TrainConfig(),
+        il=il or ILRecipe(),
+        scoring=scoring or Scoring(),
+        holdout=holdout,
+        folds=folds,
+        validation=validation,
+        store=None if store is None else Path(store),
+    )
+    out = Path(out)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    processes = min(processes or cores or 1, len(variants) * len(spec.seeds))
+    threads = torch.get_num_threads() if processes == 1 else max(1, (cores or 1) // processes)
+    where = {**environment(processes, threads), **(origin or {})}
+    jobs, plan = _plan(spec, out, where)
+    task_made = spec.load_task(spec.seeds[0])
+    plan["title"] = title or f"{', '.join(v.label for v in variants)} on {task_made.name}"
+    about = description or f"{task_made.description} {task_made.attribution}".strip()
+    plan["description"] = about + _about_curves(validation)
+    if processes > 1:
+        _check_importable(spec, processes)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"cannot make the folder {out}: {error.strerror}; choose another --out"
+        ) from error
+    # Of runs with a budget the steps are not known yet.
+    steps = sum(job.steps() for job in jobs if not job.planned)
+    with (
+        locked(out, "wait for it, or choose another --out"),
+        stop_signals() as stop,
+        tqdm(total=steps, unit="step", dynamic_ncols=True, disable=None) as bar,
+    ):
+        remove_unfinished(out, below=True)
+        _describe(spec, out, plan, where)
+        failed = run_jobs(jobs, bar, stop, processes, threads)
+        runs = [run_path(out, v.name, s) / "metrics.jsonl" for s in spec.seeds for v in variants]
+        atomic_write(out / "metrics.jsonl", (run.read_bytes() for run in runs if run.exists()))
+    if failed:
+        raise JobsFailed("\n".join(f"{name}: {error}" for name, error in failed.items()))
+    return Comparison(out)
+
+
+def _plan(spec: Spec, out: Path, where: Where) -> tuple[list[Job], dict[str, Any]]:
+    """Make and check the data and models of all runs; return the jobs and experiment.json."""
+    il_jobs: dict[str, Job] = {}
+    run_jobs: list[Job] = []
+    names: dict[str, str] = {}
+    models: dict[str, set[str]] = {}
+    for seed in spec.seeds:
+        loaded: dict[str, RunData] = {}
+        for variant in spec.variants:
+            own = spec.of(variant)
+            key = repr([own.task_options, own.holdout])
+            if key not in loaded:
+                loaded[key] = RunData.make(own, seed)
+            data = loaded[key]
+            if not torch.equal(data.dataset.labels, next(iter(loaded.values())).dataset.labels):
+                raise ValueError(
+                    f"variant {variant.name}: its task options change the training data; give "
+                    "them to all variants"
+                )
+            model = data.task.make_model(seed)
+            _check_run(variant, own, data, model)
+            if seed == spec.seeds[0]:
+                # By the data of the first seed: one name for all seeds.
+                names[variant.name] = il_name(own, data, variant.il)
+                models.setdefault(names[variant.name], set()).add(model_identity(model)["digest"])
+            name, needs = names[variant.name], set[str]()
+            if variant.computes_il:
+                needs.add(f"{name}-{seed}")
+                work = partial(il_job, own, out, name, seed)
+                steps = partial(il_steps, own, variant.il, len(data.dataset))
+                il_jobs.setdefault(f"{name}-{seed}", Job(f"{name}-{seed}", work, steps))
+            if variant.budget is not None:
+                needs |= {f"{needed}-{seed}" for needed in variant.budget.needs}
+            run_jobs.append(
+                Job(
+                    f"{variant.name}-{seed}",
+                    partial(train_job, spec, out, variant, name, seed, where),
+                    partial(train_steps, spec, out, variant, name, seed),
+                    frozenset(needs),
+                    planned=variant.budget is not None,
+                )
+            )
+    methods = [
+        {
+            "name": variant.name,
+            "label": variant.label,
+            "steps": None if variant.budget else spec.of(variant).train.steps,
+            "il": names[variant.name],
+            # Models that train with the same irreducible losses.
+            "targets": 0 if variant.il == "none" else len(models[names[variant.name]]),
+        }
+        for variant in spec.variants
+    ]
+    return [*il_jobs.values(), *run_jobs], {"methods": methods}
+
+
+def _check_run(variant: Variant, spec: Spec, data: RunData, model: nn.Module) -> None:
+    """Refuse what no run could do before hours go into irreducible losses."""
+    examples = round(variant.keep * len(data.train_ids(variant)))
+    name = "batch" if variant.method == "uniform" else "large_batch"
+    drawn = getattr(spec.train, name)
+    if drawn > examples:
+        raise ValueError(
+            f"variant {variant.name} draws {drawn} examples at a time from {examples}; choose a "
+            f"smaller train.{name}"
+        )
+    if "dropout" in needs_of(variant.method) and not any(
+        isinstance(part, _DropoutNd) and part.p > 0 for part in model.modules()
+    ):
+        raise ValueError(
+            f"variant {variant.name}: method {variant.method} needs dropout layers, the model of "
+            f"{data.task.name} has none; choose --task.dropout 0.1 or so, or add them"
+        )
+
+
+def _check_importable(spec: Spec, processes: int) -> None:
+    try:
+        pickle.dumps(spec)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"task and budgets must be importable to run in {processes} processes ({error}); move "
+            "them to the top of a module, or give processes=1"
+        ) from error
+
+
+def _describe(spec: Spec, out: Path, plan: dict[str, Any], where: Where) -> None:
+    """Write experiment.json, or compare with the one that is there."""
+    path = out / "experiment.json"
+    task = spec.load_task(spec.seeds[0])
+    wanted: dict[str, Any] = {
+        "methods": {variant.name: f"{variant}" for variant in spec.variants},
+        "baseline": spec.baseline,
+        "seeds": list(spec.seeds),
+        "data": task.data_identity,
+        "validation": spec.validation,
+        "model": model_identity(task.make_model(0)),
+        "il_model": model_identity(task.il_model(0)),
+        "selector": {
+            "warmup": spec.warmup,
+            "anneal": spec.anneal,
+            "scoring": asdict(spec.scoring),
+        },
+        "train": asdict(spec.train),
+        "il": asdict(spec.il),
+        "holdout": spec.holdout,
+        "folds": spec.folds,
+    }
+    described: dict[str, Any] = {
+        **plan,
+        "validation": spec.validation,
+        "seeds": list(spec.seeds),
+        "baseline": spec.baseline,
+        "steps": spec.train.steps,
+        "config": wanted,
+        "environment": dict(where),
+    }
+    if path.exists():
+        try:
+            found = json.loads(path.read_text())
+            differing = sorted(k for k in wanted if found["config"].get(k) != wanted[k])
+            before = dict(found["environment"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path} is damaged ({error}); delete the folder {out} to start again"
+            ) from error
+        if differing:
+            raise ValueError(
+                f"{out} holds another experiment: {', '.join(differing)} differ; choose another "
+                "--out, or delete that folder"
+            )
+        # Seconds come from every machine that had a part in the runs.
+        changed = {k: v for k, v in where.items() if k != "date" and before.get(k) != v}
+        runs = (run_path(out, v.name, seed) for v in spec.variants for seed in spec.seeds)
+        if changed and not all((run / "test.json").exists() for run in runs):
+            resumed = "; ".join(f"{key} {value}" for key, value in changed.items())
+            before[f"resumed {where['date']} with"] = resumed
+        # Titles and labels may be others now.
+        described["environment"] = before
+    atomic_write(path, json.dumps(described, indent=1))
+
+
+def _about_curves(validation: float) -> str:
+    """Say what the accuracies of the report are of, where it is not the test set."""
+    if validation == 0:
+        return ""
+    return (
+        f" Curves over time and targets are of a validation split: {100 * validation:.0f} % of the "
+        "training examples, with labels as they were given. The test set was read once, after the "
+        "last step."
+    )

@@ -1,0 +1,244 @@
+"""The jobs of a comparison; each leaves its result in the output folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from rho_train.batch import split
+from rho_train.comparison.data import RunData
+from rho_train.comparison.spec import Spec, Variant
+from rho_train.files import atomic_write
+from rho_train.history import History
+from rho_train.il import ILShards, ILStore, crossfit_il, holdout_il
+from rho_train.progress import OnStep
+from rho_train.schedules import UniformPhases
+from rho_train.scoring import logits_of
+from rho_train.selector import Selector
+from rho_train.tasks.task import digest_of, model_identity
+from rho_train.trainer import Trainer
+from rho_train.trainer.evaluation import evaluate
+
+
+def il_identity(spec: Spec, data: RunData, kind: str) -> dict[str, Any]:
+    """Return what determines irreducible losses, as plain values."""
+    return {
+        "kind": kind,
+        **({"holdout": spec.holdout} if kind == "holdout" else {"folds": spec.folds}),
+        "data": data.task.data_identity,
+        "validation": spec.validation,
+        "model": model_identity(data.task.il_model(0)),
+        "recipe": asdict(spec.il),
+    }
+
+
+def il_name(spec: Spec, data: RunData, kind: str) -> str:
+    """Return a name for irreducible losses: the same when they are the same."""
+    if kind in ("none", "stored"):
+        return kind
+    return f"{kind}-{digest_of(il_identity(spec, data, kind))[:8]}"
+
+
+def il_path(out: Path, name: str, seed: int) -> Path:
+    """Return the path of a store."""
+    return out / "il" / f"{name}-seed{seed}.safetensors"
+
+
+def run_path(out: Path, name: str, seed: int) -> Path:
+    """Return the folder of the run of one variant."""
+    return out / "runs" / f"{name}-seed{seed}"
+
+
+def il_steps(spec: Spec, kind: str, n: int) -> int:
+    """Return the training steps that irreducible losses of n examples take."""
+    if kind == "holdout":
+        return spec.il.steps(round(spec.holdout * n))
+    sizes = [n - len(range(fold, n, spec.folds)) for fold in range(spec.folds)]
+    return sum(spec.il.steps(size) for size in sizes)
+
+
+def compute_il(
+    spec: Spec, data: RunData, kind: str, seed: int, work: Path, on_step: OnStep
+) -> ILStore:
+    """Compute irreducible losses, resumed from the folder `work`; weights and order by `seed`."""
+    # The target has the seed itself: its IL model must not start from the same weights.
+    recipe = replace(spec.il, seed=spec.il.seed + 1000 * (seed + 1))
+    make, dataset = data.task.il_model, data.dataset
+    if kind == "holdout":
+        return holdout_il(make, dataset, data.held_out, recipe, folder=work, on_step=on_step)
+    return crossfit_il(
+        make, dataset, spec.folds, recipe, groups=data.groups, folder=work, on_step=on_step
+    )
+
+
+def il_job(spec: Spec, out: Path, name: str, seed: int, on_step: OnStep) -> None:
+    """Compute the irreducible losses of one name and seed, unless the store is there already."""
+    path, data = il_path(out, name, seed), RunData.make(spec, seed)
+    kind, work = name.partition("-")[0], path.with_suffix(".unfinished")
+    if path.exists():
+        ILStore.load(path, data.dataset).check()
+        on_step(il_steps(spec, kind, len(data.dataset)))
+    else:
+        compute_il(spec, data, kind, seed, work, on_step).save(path)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def open_store(path: Path) -> ILStore:
+    """Open a file, mapped, or a folder of shards, whose values are checked and joined in memory.
+
+    Raises:
+        FileNotFoundError, ValueError: see `ILStore.load` and `ILShards.load`.
+    """
+    if not path.is_dir():
+        return ILStore.load(path)
+    shards = ILShards.load(path)
+    shards.check()
+    return shards.join()
+
+
+def train_steps(spec: Spec, out: Path, variant: Variant, name: str, seed: int) -> int:
+    """Return the steps of a run; those of a budget are kept, for seconds vary.
+
+    Raises:
+        ValueError: the budget refuses, or its file is damaged or of another budget.
+        OSError: the file cannot be written.
+    """
+    if variant.budget is None:
+        return spec.of(variant).train.steps
+    run, budget = run_path(out, variant.name, seed), repr(variant.budget)
+    path = run / "plan.json"
+    if path.exists():
+        try:
+            plan = json.loads(path.read_text())
+            found, steps = plan["budget"], plan["steps"]
+            if not isinstance(steps, int) or steps < 1:
+                raise ValueError(f"steps is {steps}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}); delete the folder {run}") from error
+        if found != budget:
+            raise ValueError(f"{path} was made for {found}, not {budget}; delete the folder {run}")
+        return steps
+    seconds = _seconds(ILStore.load(il_path(out, name, seed))) if variant.computes_il else 0.0
+    runs = {other: run_path(out, other, seed) for other in variant.budget.needs}
+    steps = variant.budget.steps(runs, seconds)
+    run.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, json.dumps({"budget": budget, "steps": steps}, indent=1))
+    return steps
+
+
+def train_job(
+    whole: Spec,
+    out: Path,
+    variant: Variant,
+    name: str,
+    seed: int,
+    where: Mapping[str, str | int],
+    on_step: OnStep,
+) -> None:
+    """Train one variant with one seed, resumed from its checkpoint, and test it at the end.
+
+    Beside metrics and checkpoint the folder of the run gets `origin.json`, where it began, and
+    `test.json`, its result on the test set.
+    """
+    spec, folder = whole.of(variant), run_path(out, variant.name, seed)
+    train = replace(spec.train, steps=train_steps(whole, out, variant, name, seed))
+    data = RunData.make(spec, seed)
+    task, store, ids = data.task, None, data.train_ids(variant)
+    if variant.computes_il:
+        store = ILStore.load(il_path(out, name, seed), data.dataset)
+    elif variant.uses_il:
+        assert spec.store is not None
+        store = load_stored(spec.store, data)
+        ids = store.known.nonzero().flatten()
+    if store is not None and variant.keep < 1.0:
+        ids = store.lowest(variant.keep, ids)
+    model = task.make_model(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "origin.json").exists():
+        sizes: dict[str, dict[str, float]] = {"model": {**_size(model, data)}}
+        if store is not None:
+            sizes["il_model"] = {**_size(task.il_model(0), data), **_loss(store)}
+        atomic_write(folder / "origin.json", json.dumps({**where, **sizes}, indent=1))
+    selector = None
+    if variant.method != "uniform":
+        scoring, phased = spec.scoring, spec.warmup > 0 or spec.anneal > 0
+        selector = Selector(
+            il=store,
+            k=train.batch,
+            method=variant.method,
+            scoring=replace(scoring, bf16=train.bf16) if scoring.bf16 is None else scoring,
+            phases=UniformPhases(train.steps, spec.warmup, spec.anneal) if phased else None,
+            history=History(len(data.dataset)),
+            seed=seed,
+        )
+    trainer = Trainer(
+        model,
+        data.dataset,
+        ids,
+        data.eval_set,
+        train,
+        folder,
+        name=variant.name,
+        seed=seed,
+        selector=selector,
+        flags=data.flags,
+        il_seconds=_seconds(store) if store is not None and variant.computes_il else 0.0,
+        classes=task.classes,
+        show=None if task.show is None else data.show,
+    )
+    on_step(trainer.step)
+    trainer.fit(on_step)
+    if not (folder / "test.json").exists():
+        found = evaluate(model, task.eval_set(), bf16=train.bf16)
+        result = {"step": train.steps, **found._asdict()}
+        atomic_write(folder / "test.json", json.dumps(result))
+
+
+def load_stored(path: Path, data: RunData) -> ILStore:
+    """Load a store for these data.
+
+    Raises:
+        FileNotFoundError, ValueError: see `open_store` and `ILStore.verify`.
+    """
+    store = open_store(path)
+    try:
+        store.verify(data.dataset)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return store
+
+
+def _size(model: nn.Module, data: RunData) -> dict[str, int]:
+    """Return the number of parameters, and the flops of a forward pass of one example.
+
+    torch counts matrix products and convolutions, a multiplication and an addition as two.
+    """
+    batch = data.dataset.collate(data.dataset.__getitems__([0]))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        logits_of(model.eval(), split(batch, "compare").inputs)
+    model.train()
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "flops": counter.get_total_flops(),
+    }
+
+
+def _loss(store: ILStore) -> dict[str, float]:
+    """Return the mean loss of the IL models on what they score; a converted store has none."""
+    # One value a model; seeds that were averaged are separated by another sign.
+    losses = re.findall(r"[^;, ]+", store.info.get("holdout_loss", ""))
+    return {"loss": fmean(map(float, losses))} if losses else {}
+
+
+def _seconds(store: ILStore) -> float:
+    return float(store.info["seconds"])

@@ -1,0 +1,227 @@
+"""The specification of a comparison: variants, seeds, and options."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+from rho_train.il import ILRecipe
+from rho_train.methods.registry import names, needs_of
+from rho_train.scoring import Scoring
+from rho_train.tasks.task import Task, TaskSource, load_task
+from rho_train.trainer import TrainConfig
+
+ILKind = Literal["none", "holdout", "crossfit", "stored"]
+_OWN_PARTS = ("train", "il", "task", "scoring")
+_OWN = ("holdout", "folds", "warmup", "anneal")
+
+
+class Budget(Protocol):
+    """Steps that follow from finished runs of the same seed, in place of `train.steps`.
+
+    It must be picklable, and its repr tells it from others.
+    """
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the variants whose runs must be finished."""
+
+    def steps(self, runs: Mapping[str, Path], own_il_seconds: float) -> int:
+        """Return the steps of a run.
+
+        Args:
+            runs: the folders of the finished runs, by the name of their variant.
+            own_il_seconds: what the irreducible losses of this run cost.
+        """
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train: a method of selection, and options that differ from the others'.
+
+    Args:
+        name: in files and records.
+        label: for people; empty: the name.
+        method: name of a method of selection; `uniform` draws the small batch directly.
+        il: where irreducible losses come from; `stored`: from the store of the comparison.
+        examples: train on `all` training examples, or on the `rest` that is not held out; with a
+            store, on the examples that it knows.
+        keep: share of these with the lowest irreducible losses that is trained on, selected once
+            before the first step.
+        overrides: options by dotted name: of train, il, task and scoring, as {"train.lr": 0.003,
+            "il.epochs": 5, "task.hidden": [64]}; holdout, folds; warmup (uniform steps at the
+            start) and anneal (share of uniform steps at the end).
+        budget: gives the steps of a run; None: `train.steps`.
+
+    Raises:
+        ValueError: an argument is out of range, or two exclude each other.
+
+    Example:
+        >>> Variant("slow", method="rho", il="crossfit", overrides={"train.lr": 1e-4}).label
+        'slow'
+    """
+
+    name: str
+    label: str = ""
+    method: str = "uniform"
+    il: ILKind = "none"
+    examples: Literal["all", "rest"] = "all"
+    keep: float = 1.0
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    budget: Budget | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", self.label or self.name)
+        if not re.fullmatch(r"[\w.+-]+", self.name):
+            raise ValueError(
+                "Variant: name must be of letters, digits and ._+-, for folders are named by it, "
+                f"got {self.name!r}; what people read is the label"
+            )
+        if self.method not in names():
+            raise ValueError(f"method must be one of {', '.join(names())}, got {self.method!r}")
+        for name, kinds in (("il", get_args(ILKind)), ("examples", ("all", "rest"))):
+            if getattr(self, name) not in kinds:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(kinds)}, got {getattr(self, name)!r}"
+                )
+        if not 0.0 < self.keep <= 1.0:
+            raise ValueError(f"variant {self.name}: keep must lie in (0, 1], got {self.keep}")
+        if self.il == "none" and ("il" in needs_of(self.method) or self.keep < 1.0):
+            what = f"keep = {self.keep}" if self.keep < 1.0 else f"method {self.method}"
+            raise ValueError(
+                f"variant {self.name}: {what} needs irreducible losses; choose il = holdout or "
+                "crossfit"
+            )
+        if self.il == "holdout" and self.examples == "all":
+            raise ValueError(
+                f"variant {self.name}: the held-out examples have no irreducible loss; train on "
+                "the rest"
+            )
+
+    @property
+    def uses_il(self) -> bool:
+        """Whether irreducible losses have a part in it."""
+        return self.il != "none" and (self.keep < 1.0 or self.method != "uniform")
+
+    @property
+    def computes_il(self) -> bool:
+        """Whether they are computed for this comparison, and their cost is included."""
+        return self.uses_il and self.il != "stored"
+
+    def __str__(self) -> str:
+        own = [f"{name} {value}" for name, value in sorted(self.overrides.items())]
+        own += [f"the {self.keep} with the lowest IL"] if self.keep < 1.0 else []
+        own += [repr(self.budget)] if self.budget is not None else []
+        return ", ".join([self.method, f"il {self.il}", f"{self.examples} examples", *own])
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All arguments of `rho_train.compare` that decide the numbers, see there."""
+
+    task: TaskSource
+    variants: tuple[Variant, ...]
+    seeds: tuple[int, ...]
+    baseline: str
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    il: ILRecipe = field(default_factory=ILRecipe)
+    scoring: Scoring = field(default_factory=Scoring)
+    holdout: float = 0.5
+    folds: int = 2
+    validation: float = 0.0
+    warmup: int = 0
+    anneal: float = 0.0
+    store: Path | None = None
+
+    def __post_init__(self) -> None:
+        names = [variant.name for variant in self.variants]
+        for what, values in (("seeds", self.seeds), ("methods", names)):
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{what} must be different and at least one, got {list(values)}")
+        if self.baseline not in names:
+            raise ValueError(f"baseline must be one of {', '.join(names)}, got {self.baseline!r}")
+        if self.store is None and any(v.il == "stored" for v in self.variants):
+            raise ValueError("il = stored needs the store; give its path")
+        if not 0.0 < self.holdout < 1.0:
+            raise ValueError(f"holdout must lie in (0, 1), got {self.holdout}")
+        if self.folds < 2:
+            raise ValueError(f"folds must be at least 2, got {self.folds}")
+        if not 0.0 <= self.validation < 1.0:
+            raise ValueError(f"validation must lie in [0, 1), got {self.validation}")
+        own_steps = [v.name for v in self.variants if v.budget is None]
+        for variant in self.variants:
+            if variant.overrides:
+                try:
+                    self.of(variant)
+                except (ValueError, TypeError) as error:
+                    raise ValueError(f"variant {variant.name}: {error}") from error
+            for name in variant.budget.needs if variant.budget is not None else ():
+                if name not in own_steps:
+                    raise ValueError(
+                        f"variant {variant.name}: its budget needs a variant with steps of its "
+                        f"own, one of {', '.join(own_steps)}, got {name!r}"
+                    )
+
+    def of(self, variant: Variant) -> Spec:
+        """Return the specification of one variant, with its overrides in place.
+
+        Raises:
+            ValueError, TypeError: there is no such option, or it has another type or value.
+        """
+        changes: dict[str, Any] = {}
+        for name, value in variant.overrides.items():
+            part, _, option = name.partition(".")
+            if part == "task" and option:
+                now = changes.get("task_options", self.task_options)
+                changes["task_options"] = {**now, option: value}
+            elif part in _OWN_PARTS and option:
+                now = changes.get(part, getattr(self, part))
+                changes[part] = _changed(now, part, option, value)
+            elif name in _OWN:
+                changes[name] = value
+            else:
+                raise ValueError(
+                    f"overrides: {name!r} is the same for all variants; choose among "
+                    f"{', '.join(f'{part}.OPTION' for part in _OWN_PARTS)}, {', '.join(_OWN)}"
+                )
+        alone = replace(variant, overrides={}, budget=None)
+        return replace(self, variants=(alone,), baseline=variant.name, **changes)
+
+    def load_task(self, seed: int) -> Task:
+        """Make the task of a seed."""
+        return load_task(self.task, self.task_options, seed)
+
+
+def _changed(part: Any, prefix: str, option: str, value: Any) -> Any:
+    known = [field.name for field in fields(part)]
+    if option not in known:
+        raise ValueError(
+            f"overrides: there is no option '{prefix}.{option}'; {prefix} has {', '.join(known)}"
+        )
+    now = getattr(part, option)
+    if type(now) is float and type(value) is int:
+        value = float(value)
+    if now is not None and type(value) is not type(now):
+        raise ValueError(
+            f"overrides: {prefix}.{option} must be {type(now).__name__}, as {now!r} is, got "
+            f"{value!r}"
+        )
+    return replace(part, **{option: value})
+
+
+def variants_of(methods: Sequence[str | Variant]) -> tuple[Variant, ...]:
+    """Return variants, where a name of a method stands for it with cross-fit IL if it needs any."""
+    return tuple(
+        method
+        if isinstance(method, Variant)
+        else Variant(
+            method,
+            method=method,
+            il="crossfit" if method in names() and "il" in needs_of(method) else "none",
+        )
+        for method in methods
+    )

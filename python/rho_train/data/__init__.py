@@ -1,1 +1,0 @@
-"""The loaders and corruptions of the evidence sets."""

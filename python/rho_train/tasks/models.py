@@ -1,0 +1,117 @@
+"""Small models of the built-in tasks; initial weights depend on a seed alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from `seed` inside, and leave the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+class Pixels(nn.Module):
+    """Map bytes 0 to 255 to float32 -1 to 1, as the paper normalises CIFAR by (.5, .5, .5)."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map uint8 of any shape to float32 of the same shape."""
+        return images.float() / 127.5 - 1.0
+
+
+def mlp(
+    inputs: int, hidden: Sequence[int], classes: int, *, seed: int, dropout: float = 0.0
+) -> nn.Sequential:
+    """Build a multilayer perceptron with ReLU, x (n, inputs) to logits (n, classes).
+
+    With `dropout` > 0 each hidden layer ends in dropout of that rate.
+
+    Raises:
+        ValueError: a width is below 1, or the rate of dropout outside [0, 1).
+
+    Example:
+        >>> mlp(16, [256, 256], 26, seed=0)(torch.zeros(2, 16)).shape
+        torch.Size([2, 26])
+    """
+    check_widths(hidden)
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+    sizes = [inputs, *hidden]
+    with seeded(seed):
+        layers: list[nn.Module] = []
+        for a, b in itertools.pairwise(sizes):
+            layers += [nn.Linear(a, b), nn.ReLU()]
+            if dropout > 0.0:
+                layers.append(nn.Dropout(dropout))
+        return nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
+
+
+def cnn(
+    shape: Sequence[int], classes: int, widths: Sequence[int] = (16, 32, 128), *, seed: int
+) -> nn.Sequential:
+    """Build a convolutional network, images uint8 (n, channels, height, width) to logits (n, C).
+
+    For each width but the last a 3x3 convolution with ReLU and a 2x2 maximum, then a hidden layer
+    of the last width.
+
+    Raises:
+        ValueError: a width is below 1, or the images are too small to be halved so often.
+
+    Example:
+        >>> cnn((1, 28, 28), 10, seed=0)(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape
+        torch.Size([2, 10])
+    """
+    check_widths(widths)
+    channels, height, width = shape
+    *convolutions, hidden = widths
+    pixels = (height >> len(convolutions)) * (width >> len(convolutions))
+    if pixels < 1:
+        raise ValueError(
+            f"cnn: images of {height} x {width} pixels cannot be halved {len(convolutions)} times; "
+            "give fewer widths"
+        )
+    with seeded(seed):
+        layers: list[nn.Module] = [Pixels()]
+        for width in convolutions:
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+            channels = width
+        layers += [nn.Flatten(), nn.Linear(channels * pixels, hidden), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Linear(hidden, classes))
+
+
+def embedding_bag(
+    vocabulary: int, classes: int, widths: Sequence[int] = (64,), *, seed: int
+) -> nn.Sequential:
+    """Build a bag of embeddings, token ids int64 (n, length) to logits (n, C).
+
+    The mean of the embeddings of a text, of the first width, without padding (id 0), then hidden
+    layers of the other widths.
+
+    Raises:
+        ValueError: a width is below 1.
+
+    Example:
+        >>> embedding_bag(1000, 3, seed=0)(torch.tensor([[5, 7, 0], [9, 0, 0]])).shape
+        torch.Size([2, 3])
+    """
+    check_widths(widths)
+    with seeded(seed):
+        bag = nn.EmbeddingBag(vocabulary, widths[0], mode="mean", padding_idx=0)
+        return nn.Sequential(bag, *mlp(widths[0], widths[1:], classes, seed=seed + 1))
+
+
+def check_widths(widths: Sequence[int]) -> None:
+    """Refuse widths of layers that are no positive integers.
+
+    Raises:
+        ValueError: one is not.
+    """
+    if not isinstance(widths, Sequence) or any(type(w) is not int or w < 1 for w in widths):
+        raise ValueError(f"widths of hidden layers must be positive integers, got {widths!r}")

@@ -1,0 +1,223 @@
+"""Tasks: the data, the model and the evaluation of one training, by name or as a function."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset, TensorDataset
+
+from rho_train.checkpoint import architecture_digest
+from rho_train.dataset import IndexedDataset, fingerprint
+from rho_train.flags import ExampleFlags
+from rho_train.identity import module_digest
+from rho_train.il.checksums import input_checksums
+
+MakeModel: TypeAlias = Callable[[int], nn.Module]
+"""Builds a fresh model from a seed."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Task:
+    """A classification task: data sets, models, and what people should know of them.
+
+    Args:
+        name: of the task, for people.
+        train: map-style training set of n examples, (x, y) pairs or dicts.
+        test: map-style test set, its examples of the same form.
+        make_model: builds the model that is trained, from a seed.
+        make_il_model: builds the model of the irreducible losses; None: `make_model`.
+        labels: int64 (n,), for a training set that does not show its labels itself.
+        test_labels: the same for the test set.
+        collate_fn: joins examples into a batch, for both sets; training examples carry ids, see
+            `IndexedDataset`. None: as torch does.
+        classes: names of the classes.
+        show: what people see of training example i, a text or a tensor; None: what the model gets.
+        groups: int64 (n,), copies of an example share a number; they never lie on both sides of a
+            split. None: no copies.
+        flags: what is known of the training examples, bool (n,) by name, such as "noisy".
+        description: one sentence under the title of a report.
+        attribution: whom to name when results are shown.
+
+    Raises:
+        ValueError: labels, groups or flags do not have one value an example.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> x, y = torch.randn(40, 3), torch.arange(40) % 2
+        >>> task = Task(name="random", train=TensorDataset(x, y), test=TensorDataset(x, y),
+        ...     make_model=lambda seed: nn.Linear(3, 2))
+        >>> len(task.dataset()), task.dataset()[7].ids
+        (40, 7)
+    """
+
+    name: str
+    train: Dataset[Any]
+    test: Dataset[Any]
+    make_model: MakeModel
+    make_il_model: MakeModel | None = None
+    labels: Tensor | None = None
+    test_labels: Tensor | None = None
+    collate_fn: Callable[[Sequence[Any]], Any] | None = None
+    classes: Sequence[str] = ()
+    show: Callable[[int], object] | None = None
+    groups: Tensor | None = None
+    flags: Mapping[str, Tensor] = field(default_factory=dict)
+    description: str = ""
+    attribution: str = ""
+
+    def __post_init__(self) -> None:
+        n = len(self.dataset())
+        if not n or not len(self.eval_set()):
+            raise ValueError(f"Task {self.name}: train and test must have examples")
+        if self.groups is not None and self.groups.shape != (n,):
+            raise ValueError(
+                f"Task {self.name}: groups must have shape ({n},), one number an example, got "
+                f"{tuple(self.groups.shape)}"
+            )
+        flags = ExampleFlags(self.flags)
+        if flags.names and len(flags) != n:
+            raise ValueError(
+                f"Task {self.name}: flags must have shape ({n},), one an example, got "
+                f"({len(flags)},)"
+            )
+
+    def dataset(self, rows: Tensor | None = None) -> IndexedDataset:
+        """Return the training set with ids, or `rows`, int64 (m,), of it, which get ids from 0."""
+        return self._indexed(self.train, self.labels, rows)
+
+    def eval_set(self) -> IndexedDataset:
+        """Return the test set, read as the training set is."""
+        return self._indexed(self.test, self.test_labels, None)
+
+    def il_model(self, seed: int) -> nn.Module:
+        """Build the model of the irreducible losses."""
+        return (self.make_il_model or self.make_model)(seed)
+
+    @cached_property
+    def data_identity(self) -> dict[str, Any]:
+        """What tells the data from others: counts, and hashes of labels and of some inputs."""
+        train, test = self.dataset(), self.eval_set()
+        return {
+            "task": self.name,
+            "train": fingerprint(train),
+            "test": fingerprint(test),
+            "inputs": digest_of([input_checksums(train), input_checksums(test)]),
+        }
+
+    def _indexed(
+        self, data: Dataset[Any], labels: Tensor | None, rows: Tensor | None
+    ) -> IndexedDataset:
+        if rows is not None:
+            labels = None if labels is None else labels[rows]
+            if type(data) is TensorDataset:
+                # One read a batch, where a Subset would read example by example.
+                data = TensorDataset(*(part[rows] for part in data.tensors))
+            else:
+                data = Subset(data, rows.tolist())
+        indexed = IndexedDataset(data, labels=labels)
+        if self.collate_fn is not None:
+            setattr(indexed, "collate", self.collate_fn)  # noqa: B010 (a method)
+        return indexed
+
+
+TaskSource: TypeAlias = str | Callable[..., Task]
+"""A built-in task by name, "module:function", or a function that returns a Task."""
+
+BUILT_IN = ("letters", "table", "images", "text")
+
+
+def load_task(source: TaskSource, options: Mapping[str, Any] | None = None, seed: int = 0) -> Task:
+    """Make a task.
+
+    Args:
+        source: letters, table, images or text; or "module:function"; or a function. It may take
+            `seed`, for its own noise or split.
+        options: keyword arguments of the function.
+        seed: of the run.
+
+    Raises:
+        ValueError: there is no such function, it does not take such options, or it refuses them.
+        TypeError: it returns no Task.
+
+    Example:
+        >>> load_task("letters", {"noise": 0.1}, seed=3).name
+        'Letter Recognition'
+    """
+    function, options = task_function(source), dict(options or {})
+    name = source if isinstance(source, str) else function.__qualname__
+    signature = inspect.signature(function)
+    for option, value in options.items():
+        kind = signature.parameters.get(option)
+        if kind is not None and isinstance(value, str) and "Path" in str(kind.annotation):
+            options[option] = Path(value)
+    if takes_seed(source):
+        options = {"seed": seed, **options}
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        known = [str(p) for p in signature.parameters.values() if p.name != "seed"]
+        raise ValueError(
+            f"task {name}: {error}; its options are {'; '.join(known) or 'none'}"
+        ) from error
+    made = function(**options)
+    if not isinstance(made, Task):
+        raise TypeError(
+            f"task {name}: the function must return a rho_train.Task, got {type(made).__name__}"
+        )
+    return made
+
+
+def takes_seed(source: TaskSource) -> bool:
+    """Return whether a task is another one for every seed."""
+    return "seed" in inspect.signature(task_function(source)).parameters
+
+
+def task_function(source: TaskSource) -> Callable[..., Task]:
+    """Find the function of a task.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if callable(source):
+        return source
+    module_name, _, name = source.partition(":")
+    if source in BUILT_IN:
+        module_name, name = f"rho_train.tasks.{source}", source
+    if not module_name or not name:
+        raise ValueError(
+            f"task must be one of {', '.join(BUILT_IN)} or module:function, got {source!r}"
+        )
+    # A console command does not look into the folder that it is called in.
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        function: Any = getattr(importlib.import_module(module_name), name, None)
+    except ImportError as error:
+        raise ValueError(f"task {source}: {error}") from error
+    if not callable(function):
+        raise ValueError(f"task {source}: {module_name} has no function {name!r}")
+    return function  # type: ignore[no-any-return]
+
+
+def model_identity(model: nn.Module) -> dict[str, Any]:
+    """Return what tells a fresh model from others, as plain values."""
+    return {
+        "class": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "digest": digest_of([architecture_digest(model), module_digest(model)]),
+    }
+
+
+def digest_of(values: object) -> str:
+    """Return a short hash of plain values."""
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:16]

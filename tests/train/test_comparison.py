@@ -1,0 +1,371 @@
+"""rho_train.compare: variants, budgets, shared irreducible losses, splits, resuming, failures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from rho_train import ILRecipe, ILStore, Task, TrainConfig, Variant, compare
+from rho_train.cli import main
+from rho_train.comparison.data import RunData
+from rho_train.comparison.runner import JobsFailed
+from rho_train.comparison.spec import Spec
+from rho_train.tasks import mlp
+from rho_train.trainer import Trainer
+
+from .command import SMALL, records, run
+
+TRAIN = TrainConfig(steps=30, large_batch=40, batch=8, eval_every=10, lr=0.03)
+DRAWN = ["b81f800317dff8f4", "22e3fe631d6264a6", "74980e43300875df", "2b684b25196dd4cd"]
+CROSS = Variant("rho", method="rho", il="crossfit")
+
+
+def task(
+    seed: int, width: int = 16, il_width: int = 8, copies: int = 1, swap: bool = False
+) -> Task:
+    """300 examples of a problem that a line solves, 50 of them with a wrong label."""
+    x = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] > 0).long()
+    x, y, noisy = x[:300], y[:300].clone(), torch.zeros(300, dtype=torch.bool)
+    noisy[torch.randperm(300, generator=torch.Generator().manual_seed(seed))[:50]] = True
+    y[noisy] = 1 - y[noisy]
+    source = torch.arange(300).repeat(copies)
+    return Task(
+        name="line",
+        train=TensorDataset(x[source], (1 - y if swap else y)[source]),
+        test=TensorDataset(x, (x[:, 0] > 0).long()),
+        make_model=lambda seed: mlp(4, [width], 2, seed=seed),
+        make_il_model=lambda seed: mlp(4, [il_width], 2, seed=seed),
+        groups=source,
+        flags={"noisy": noisy[source]},
+    )
+
+
+@dataclass(frozen=True)
+class Share:
+    """The share of the steps of another variant."""
+
+    of: str
+    share: float = 0.5
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.of,)
+
+    def steps(self, runs: Mapping[str, Path], own_il_seconds: float) -> int:
+        assert own_il_seconds >= 0.0
+        return int(self.share * end(runs[self.of])["step"])
+
+
+def end(folder: Path) -> dict[str, Any]:
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["event"] == "end"
+    return last  # type: ignore[no-any-return]
+
+
+def run_compare(out: Path, *methods: str | Variant, **options: Any) -> dict[str, dict[str, Any]]:
+    """Compare in this process and return the last record of each run of seed 0."""
+    options = {"seeds": [0], "train": TRAIN, "il": ILRecipe(epochs=2), "processes": 1} | options
+    compare(task, methods, out=out, **options)
+    return {path.name: end(path) for path in sorted((out / "runs").iterdir())}
+
+
+def test_a_budget_gives_the_steps_and_they_are_kept(tmp_path: Path) -> None:
+    half = Variant("half", budget=Share("rho"), overrides={"train.schedule": "linear"})
+    ends = run_compare(tmp_path, half, "uniform", CROSS, seeds=[0, 1])
+    steps = {name: found["step"] for name, found in ends.items()}
+    assert steps == {
+        f"{name}-seed{seed}": made
+        for name, made in (("half", 15), ("rho", 30), ("uniform", 30))
+        for seed in (0, 1)
+    }
+    described = json.loads((tmp_path / "experiment.json").read_text())
+    assert {m["name"]: m["steps"] for m in described["methods"]} == {
+        "half": None,
+        "uniform": 30,
+        "rho": 30,
+    }
+    # The run that it follows may be another one now: a plan that was made stays.
+    plan = tmp_path / "runs" / "half-seed0" / "plan.json"
+    plan.write_text(plan.read_text().replace("15", "10"))
+    for name in ("checkpoint.pt", "test.json"):
+        (plan.parent / name).unlink()
+    assert run_compare(tmp_path, half, "uniform", CROSS, seeds=[0, 1])["half-seed0"]["step"] == 10
+    for text, message in (
+        (plan.read_text().replace("Share", "Other"), r"half-0: .*plan.json was made for Other"),
+        ("{", r"half-0: .*plan.json is damaged"),
+    ):
+        plan.write_text(text)
+        with pytest.raises(JobsFailed, match=message):
+            run_compare(tmp_path, half, "uniform", CROSS, seeds=[0, 1])
+
+
+def test_one_il_serves_two_targets(tmp_path: Path) -> None:
+    small = Variant("small", method="rho", il="crossfit", overrides={"task.width": 4})
+    longer = Variant("longer", method="rho", il="crossfit", overrides={"il.epochs": 3})
+    kept = Variant("kept", il="crossfit", keep=0.5)
+    whole = Variant("whole", il="crossfit")
+    ends = run_compare(tmp_path, CROSS, small, longer, kept, whole)
+    stores = {p.name.partition("-seed")[0]: p for p in tmp_path.glob("il/*.safetensors")}
+    described = json.loads((tmp_path / "experiment.json").read_text())["methods"]
+    il = {m["name"]: (m["il"], m["targets"]) for m in described}
+    assert il["rho"] == il["small"] != il["longer"]
+    assert (il["rho"][1], il["longer"][1]) == (2, 1)
+    assert set(stores) == {il["rho"][0], il["longer"][0]}
+    # A filter has used the losses, so their cost is included; keeping all has not.
+    seconds = {name.removesuffix("-seed0"): found["il_seconds"] for name, found in ends.items()}
+    assert seconds["rho"] == seconds["small"] == seconds["kept"] > 0 == seconds["whole"]
+    origin = json.loads((tmp_path / "runs" / "small-seed0" / "origin.json").read_text())
+    # 4 features, 2 classes: 4 * 4 + 4 + 4 * 2 + 2 and 4 * 8 + 8 + 8 * 2 + 2 parameters.
+    assert origin["model"] == {"parameters": 30, "flops": 48}
+    store = ILStore.load(stores[il["rho"][0]])
+    losses = [float(loss) for loss in store.info["holdout_loss"].split(", ")]
+    sizes = {"parameters": 58, "flops": 96}
+    assert origin["il_model"] == {**sizes, "loss": pytest.approx(sum(losses) / 2)}
+
+
+def test_options_reach_the_selector(tmp_path: Path) -> None:
+    def variant(name: str, **overrides: Any) -> Variant:
+        return Variant(name, method="rho", il="crossfit", overrides=overrides)
+
+    ends = run_compare(
+        tmp_path,
+        variant("plain"),
+        variant("warm", warmup=20),
+        variant("annealed", anneal=0.5),
+        variant("stale", **{"scoring.refresh": 0.5}),
+    )
+    # 40 candidates in each of 30 steps.
+    scored = {name.removesuffix("-seed0"): found["scored"] for name, found in ends.items()}
+    assert scored == {"plain": 1200, "warm": 400, "annealed": 600, "stale": 600}
+
+
+def test_a_filter_trains_on_the_examples_with_the_lowest_losses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: dict[str, torch.Tensor] = {}
+
+    class Recorded(Trainer):
+        def __init__(self, *args: Any, name: str, **kwargs: Any) -> None:
+            trained[name] = args[2]
+            super().__init__(*args, name=name, **kwargs)
+
+    monkeypatch.setattr("rho_train.comparison.jobs.Trainer", Recorded)
+    held = Variant("held", method="rho", il="holdout", examples="rest", keep=0.5)
+    run_compare(tmp_path, "uniform", Variant("half", il="crossfit", keep=0.5), held)
+    il = ILStore.load(next(tmp_path.glob("il/crossfit*.safetensors"))).il
+    assert trained["uniform"].tolist() == list(range(300))
+    assert len(trained["half"]) == 150
+    rest = torch.ones(300, dtype=torch.bool).index_fill(0, trained["half"], False)
+    assert il[trained["half"]].max() <= il[rest].min()
+    known = ILStore.load(next(tmp_path.glob("il/holdout*.safetensors"))).known
+    assert len(trained["held"]) == 75
+    assert bool(known[trained["held"]].all())
+
+
+def test_what_waits_for_a_job_that_failed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "il").write_text("in the way")
+    half = Variant("half", budget=Share("rho"))
+    with pytest.raises(JobsFailed) as caught:
+        # A variant before the run that it follows.
+        run_compare(tmp_path, half, CROSS, "uniform")
+    named = re.findall(r"^(\w+)", str(caught.value), flags=re.MULTILINE)
+    assert sorted(named) == ["crossfit", "half", "rho"]
+    assert end(tmp_path / "runs" / "uniform-seed0")["step"] == 30
+
+
+def test_titles_may_change_and_a_finished_comparison_is_not_resumed(tmp_path: Path) -> None:
+    def described() -> dict[str, Any]:
+        return json.loads((tmp_path / "experiment.json").read_text())  # type: ignore[no-any-return]
+
+    run_compare(tmp_path, "uniform", origin={"commit": "a"})
+    run_compare(tmp_path, "uniform", origin={"commit": "b"}, title="better")
+    assert described()["title"] == "better"
+    assert described()["environment"]["commit"] == "a"
+    assert not [key for key in described()["environment"] if key.startswith("resumed")]
+    (tmp_path / "runs" / "uniform-seed0" / "test.json").unlink()
+    run_compare(tmp_path, "uniform", origin={"commit": "b"})
+    (resumed,) = [v for k, v in described()["environment"].items() if k.startswith("resumed")]
+    assert "commit b" in resumed
+    for changes, message in (
+        ({"seeds": [0, 1]}, "seeds differ"),
+        ({"train": TrainConfig(steps=20)}, "train differ"),
+        ({"task_options": {"swap": True}}, "data differ"),
+        ({"task_options": {"width": 3}}, "model differ"),
+        ({"validation": 0.1}, "validation differ"),
+    ):
+        with pytest.raises(ValueError, match=f"holds another experiment: {message}"):
+            run_compare(tmp_path, "uniform", **changes)
+    (tmp_path / "experiment.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        run_compare(tmp_path, "uniform")
+
+
+def spec(seed: int, source: Any = task, **options: Any) -> RunData:
+    held = Variant("rho", method="rho", il="holdout", examples="rest")
+    return RunData.make(Spec(source, (held,), (seed,), "rho", **options), seed)
+
+
+def test_no_copy_of_a_held_out_example_is_trained_on() -> None:
+    lost = []
+    for seed in range(8):
+        data = spec(seed, task_options={"copies": 7}, holdout=0.4)
+        assert len(data.held_out) == 840
+        assert not set(data.groups[data.held_out].tolist()) & set(data.groups[data.rest].tolist())
+        lost.append(2100 - len(data.held_out) - len(data.rest))
+    # Where the cut goes through the copies of one example, those on the other side are left out.
+    assert 0 <= min(lost) <= max(lost) < 7
+    plain = spec(0)
+    both = torch.cat([plain.held_out, plain.rest]).sort().values
+    assert both.equal(torch.arange(300))
+
+
+def test_nothing_trains_on_the_validation_split() -> None:
+    data, other = (spec(seed, task_options={"copies": 3}, validation=0.25) for seed in (0, 1))
+    x, y = data.eval_set.dataset.tensors
+    # A quarter of the 300 examples, once each, without its copies.
+    assert len(y) == 75
+    train = {tuple(row) for row in data.dataset.dataset.tensors[0].tolist()}
+    assert len(train) == 225
+    assert not train & {tuple(row) for row in x.tolist()}
+    assert len(data.dataset) == len(data.flags) == len(data.groups) == 3 * 225
+    # As it is given: with wrong labels in the same share.
+    wrong = int((y != (x[:, 0] > 0).long()).sum())
+    assert 5 <= wrong <= 22
+    noisy = data.flags.get("noisy")
+    assert noisy is not None
+    assert torch.equal(data.dataset.labels != (data.dataset.dataset.tensors[0][:, 0] > 0), noisy)
+    assert not torch.equal(x, other.eval_set.dataset.tensors[0])
+    with pytest.raises(ValueError, match=r"validation = 0.001 of 300 examples are 0; take more"):
+        spec(0, validation=0.001)
+
+
+def test_draws_of_a_seed_stay_what_they_were() -> None:
+    data = spec(3, "letters", task_options={"noise": 0.1}, validation=0.1)
+    drawn = (data.held_out, data.dataset.labels, data.eval_set.labels, data.rest)
+    found = [hashlib.sha256(part.numpy().tobytes()).hexdigest()[:16] for part in drawn]
+    assert found == DRAWN
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "rho/0.1"}, "name must be of letters, digits"),
+        ({"name": "../up"}, "name must be of letters, digits"),
+        ({"name": ""}, "name must be of letters, digits"),
+        ({"method": "best"}, "method must be one of rho, .*got 'best'"),
+        ({"method": "rho"}, "method rho needs irreducible losses; choose il = holdout or"),
+        ({"il": "best"}, "il must be one of none, holdout, crossfit, stored, got 'best'"),
+        ({"examples": "some"}, "examples must be one of all, rest, got 'some'"),
+        ({"keep": 0.0, "il": "crossfit"}, r"keep must lie in \(0, 1\], got 0.0"),
+        ({"keep": 0.5}, "keep = 0.5 needs irreducible losses"),
+        ({"method": "rho", "il": "holdout"}, "the held-out examples have no irreducible loss"),
+    ],
+)
+def test_impossible_variants_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Variant(**{"name": "one", **arguments})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": [1, 1]}, "seeds must be different"),
+        ({"seeds": []}, "seeds must be different and at least one"),
+        ({"baseline": "best"}, "baseline must be one of uniform, got 'best'"),
+        ({"methods": ["uniform", "uniform"]}, "methods must be different"),
+        ({"methods": []}, "methods must be different and at least one"),
+        ({"methods": ["best"]}, "method must be one of rho, .*got 'best'"),
+        ({"validation": 1.0}, r"validation must lie in \[0, 1\), got 1.0"),
+        ({"holdout": 1.5}, r"holdout must lie in \(0, 1\), got 1.5"),
+        ({"folds": 1}, "folds must be at least 2, got 1"),
+        ({"processes": -1}, "processes must be at least 0"),
+        ({"methods": [Variant("s", method="rho", il="stored")]}, "needs the store; give its path"),
+        ({"methods": ["bald"]}, "method bald needs dropout layers, the model of line has none"),
+        ({"train": TrainConfig(large_batch=301), "methods": ["rho"]}, "draws 301 examples .* 300"),
+        ({"task_options": {"color": 1}}, "task task: got an unexpected keyword argument 'color'"),
+        ({"overrides": {"train.stepz": 1}}, "no option 'train.stepz'; train has steps"),
+        ({"overrides": {"train.steps": 1.5}}, "train.steps must be int, as 30 is, got 1.5"),
+        ({"overrides": {"train.lr": -1}}, "variant one: .*lr must be positive"),
+        ({"overrides": {"task.color": 1}}, "unexpected keyword argument 'color'"),
+        ({"overrides": {"seeds": (1,)}}, "'seeds' is the same for all variants"),
+        ({"overrides": {"task.swap": True}}, "one: its task options change the training data"),
+        ({"budget": Share("best")}, "its budget needs a variant .* one of uniform, got 'best'"),
+        ({"budget": Share("one")}, "its budget needs a variant .* one of uniform, got 'one'"),
+    ],
+)
+def test_impossible_comparisons_do_not_start(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    own = {key: options[key] for key in ("overrides", "budget") if key in options}
+    methods = options.get("methods", ["uniform", Variant("one", **own)] if own else ["uniform"])
+    options = {k: v for k, v in options.items() if k not in ("methods", *own)}
+    with pytest.raises(ValueError, match=message):
+        run_compare(tmp_path / "out", *methods, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_task_that_processes_cannot_import_is_refused(tmp_path: Path) -> None:
+    def local(seed: int) -> Task:
+        return task(seed)
+
+    with pytest.raises(ValueError, match="must be importable to run in 2 processes .*processes=1"):
+        compare(local, ["uniform"], [0, 1], out=tmp_path / "out", processes=2)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_one_failing_run_does_not_stop_the_others(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], processes: int
+) -> None:
+    blocked = tmp_path / "runs" / "train_loss-seed0"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("in the way")
+    arguments = ["demo", f"--out={tmp_path}", *SMALL, f"--processes={processes}"]
+    assert main(arguments) == 1
+    captured = capfd.readouterr()
+    assert re.search(r"error: train_loss-0: .*train_loss-seed0", captured.err)
+    assert "report: " in captured.out
+    finished = {record["method"] for record in records(tmp_path) if record["event"] == "end"}
+    assert finished == {"uniform_half", "uniform_all", "rho_holdout", "rho_crossfit"}
+    blocked.unlink()
+    assert main(arguments) == 0
+
+
+def _started(demo: Any, out: Path) -> list[int]:
+    """Wait until a run trains, and return the worker processes."""
+    while not list(out.glob("runs/*/metrics.jsonl")):
+        assert demo.poll() is None, demo.communicate()
+    children = Path(f"/proc/{demo.pid}/task/{demo.pid}/children").read_text().split()
+    return [
+        int(child)
+        for child in children
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+def test_workers_end_with_a_killed_parent_and_a_killed_worker_is_named(tmp_path: Path) -> None:
+    endless = [*SMALL, "--train.steps=1000000", "--processes=2"]
+    demo = run(["demo", f"--out={tmp_path / 'one'}", *endless])
+    assert len(_started(demo, tmp_path / "one")) == 2
+    demo.kill()
+    # The workers hold the pipe of the output, so this returns when all of them have ended.
+    demo.communicate()
+    assert demo.returncode == -signal.SIGKILL
+    demo = run(["demo", f"--out={tmp_path / 'two'}", *endless])
+    os.kill(_started(demo, tmp_path / "two")[0], signal.SIGKILL)
+    _, errors = demo.communicate()
+    assert demo.returncode == 1
+    assert "a worker process was killed" in errors
+    assert "Traceback" not in errors
