@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from jsonargparse import ArgumentParser
-from jsonargparse._actions import _ActionConfigLoad, _ActionSubCommands
 from PIL import Image
 
 import rho_ext
-from rho_train.cli import _parser, main
+from rho_train.cli import main
 
 from .command import SMALL, records, train_arguments
 
@@ -147,29 +144,24 @@ def test_unknown_commands_are_errors(capfd: pytest.CaptureFixture[str]) -> None:
         assert capfd.readouterr().err.startswith("rho-ext: error: ")
 
 
-def _commands(parser: ArgumentParser, name: str = "") -> Iterator[tuple[str, ArgumentParser]]:
-    for action in parser._actions:
-        if isinstance(action, _ActionSubCommands):
-            for key, command in action._name_parser_map.items():
-                yield from _commands(command, f"{name} {key}".strip())
-            return
-    yield name, parser
+COMMANDS = ("demo", "train", "plan", "report", "doctor", "il compute", "il inspect", "il verify")
 
 
-def test_every_option_of_every_command_is_explained() -> None:
-    found = dict(_commands(_parser()))
-    assert set(found) == {
-        *("demo", "train", "plan", "report", "doctor"),
-        *("il compute", "il inspect", "il verify"),
-    }
-    for name, command in found.items():
-        for action in command._actions:
-            options = action.option_strings or [action.dest]
-            # Of a group of options, each has a line of its own.
-            grouped = isinstance(action, _ActionConfigLoad)
-            text = command._get_formatter()._expand_help(action) if action.help else ""
-            assert grouped or re.search(r"[a-z]{2}", text.partition("(")[0]), f"{name} {options}"
-        assert command.description
+def test_every_option_of_every_command_is_explained(capfd: pytest.CaptureFixture[str]) -> None:
+    for command in COMMANDS:
+        assert _exit_code([*command.split(), "--help"]) == 0
+        printed = capfd.readouterr().out
+        # An option or argument begins at the second column; its text follows, on other lines too.
+        found = re.findall(r"^  (\S.*(?:\n {4,}.*)*)", printed, re.MULTILINE)
+        assert found, command
+        for option in found:
+            names, _, text = re.sub(r"\s{2,}", "\x00", option).partition("\x00")
+            explained = re.search(r"[a-z]{2,} [a-z]", text.partition("(type:")[0])
+            assert explained or names.startswith("-h"), f"{command}: {option}"
+    assert _exit_code(["--help"]) == 0
+    printed = capfd.readouterr().out
+    for command in COMMANDS:
+        assert re.search(rf"^ +{command.partition(' ')[0]} +[A-Z]", printed, re.MULTILINE)
 
 
 def test_output_folders_are_guarded(

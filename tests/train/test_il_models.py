@@ -16,12 +16,12 @@ from rho_train import (
     average_il,
     crossfit_il,
     holdout_il,
-    models,
     pretrained_il,
     score_examples,
 )
 from rho_train.il import train_il
 from rho_train.progress import Stopped
+from rho_train.tasks import mlp
 
 N = 60
 
@@ -36,7 +36,7 @@ def make_data(seed: int = 0) -> IndexedDataset:
 
 def make_model(seed: int) -> nn.Module:
     # Dropout makes it visible when training draws from the global generator.
-    model = models.mlp(4, [16], 3, seed=seed)
+    model = mlp(4, [16], 3, seed=seed)
     return nn.Sequential(model[0], nn.Dropout(0.3), *model[1:])
 
 
