@@ -156,7 +156,7 @@ def test_every_option_of_every_command_is_explained(capfd: pytest.CaptureFixture
         assert found, command
         for option in found:
             names, _, text = re.sub(r"\s{2,}", "\x00", option).partition("\x00")
-            explained = re.search(r"[a-z]{2,} [a-z]", text.partition("(type:")[0])
+            explained = re.search(r"[a-zA-Z]{2,} [a-zA-Z]", text.partition("(type:")[0])
             assert explained or names.startswith("-h"), f"{command}: {option}"
     assert _exit_code(["--help"]) == 0
     printed = capfd.readouterr().out
