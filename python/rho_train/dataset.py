@@ -1,4 +1,4 @@
-"""Ids for any map-style data set, without editing it."""
+"""A data set with ids, its labels and its fingerprint."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ from torch.utils.data import (
     default_collate,
 )
 
-from rho_train.batch import Batch
+from rho_train.batch import Batch, describe
 from rho_train.rng import global_seed
 
 
 class SeededIndices(list[int]):
-    """The positions of a large batch, and the seed of what random transforms draw for it.
+    """The positions of a large batch, and the seed that its random transforms draw from.
 
-    A transform then depends on the batch alone, not on the worker that reads it or on the batches
-    that it read before.
+    A transform then depends neither on the worker that reads the batch nor on earlier batches.
     """
 
     def __init__(self, positions: Sequence[int], seed: int) -> None:
@@ -43,22 +42,22 @@ class SeededIndices(list[int]):
 class IndexedDataset(Dataset[Any]):
     """A map-style data set whose examples carry ids: their positions in the wrapped data set.
 
-    Examples (x, y) become `Batch(x, y, ids)`, dicts get the key "ids". Subsets and shuffles taken
-    of the wrapped data set keep the ids, so wrap the whole data set once, before any split. `a + b`
-    of two of them is one whose ids count on from a to b; in a ConcatDataset each would begin at 0.
+    Examples (x, y) become `Batch(x, y, ids)`, dicts get the key "ids". Subsets and shuffles of the
+    wrapped data set keep the ids, so wrap the whole data set once, before any split. In `a + b` the
+    ids count on from a to b; in a ConcatDataset each would begin at 0.
 
     Args:
         dataset: any data set with `__len__` and `__getitem__`.
-        labels: class indices (n,), for data sets that do not show theirs as `labels`, `targets`
-            or the second tensor of a TensorDataset, nor consist of such by Subset or ConcatDataset.
+        labels: class indices (n,), for data sets that do not show them as `labels`, `targets` or
+            the second tensor of a TensorDataset, directly or inside a Subset or ConcatDataset.
         input_tolerance: the root mean square difference, in the units of the inputs, by which float
             and uint8 inputs may differ from those that a store was made from. For files whose
             decoder differs between machines: 8 is plenty for JPEG as uint8. None: the attribute
             `input_tolerance` of the data set, or 0, so that inputs must be equal.
 
     Raises:
-        TypeError: the data set is iterable-style or has ids already; or, at the first access, its
-            examples are neither (x, y) pairs nor dicts.
+        TypeError: the data set is iterable-style or has ids already, or its examples, when they
+            are read, are neither (x, y) pairs nor dicts.
         ValueError: `labels` do not match the data set, or `input_tolerance` is negative or not
             finite.
 
@@ -160,7 +159,7 @@ class IndexedDataset(Dataset[Any]):
 
 
 class _Rows(Sequence[Batch]):
-    """Rows read as one batch, which any other collate function still sees as a list of samples."""
+    """Rows read as one batch, which other collate functions see as a list of examples."""
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
@@ -189,21 +188,17 @@ def indexed_inside(dataset: Any) -> list[IndexedDataset]:
 
 
 def check_indexed(where: str, dataset: Any) -> None:
-    """Refuse what is no whole data set with ids.
-
-    Raises:
-        TypeError: it is none; the message says how to get there.
-    """
+    """Refuse what is no whole data set with ids; the TypeError says how to get one."""
     if isinstance(dataset, IndexedDataset):
         return
+    count = len(indexed_inside(dataset))
     fix = "wrap it: rho_train.IndexedDataset(dataset)"
-    inside = indexed_inside(dataset)
-    if len(inside) > 1:
+    if count > 1:
         fix = (
-            f"the ids of the {len(inside)} IndexedDatasets inside would clash, each begins at 0: "
-            "join them by a + b, or wrap once: rho_train.IndexedDataset(ConcatDataset(parts))"
+            f"the ids of the {count} IndexedDatasets inside would clash, each begins at 0: join "
+            "them by a + b, or wrap once: rho_train.IndexedDataset(ConcatDataset(parts))"
         )
-    elif inside:
+    elif count:
         fix = (
             "of a subset, pass the whole IndexedDataset that it was taken from, and the ids of the "
             "subset where ids are asked for"
@@ -214,14 +209,10 @@ def check_indexed(where: str, dataset: Any) -> None:
 
 
 def fingerprint(dataset: IndexedDataset) -> dict[str, str]:
-    """Identify a data set by its count, its labels and what its ids are; no example is loaded.
+    """Return what identifies a data set: its count, its labels and its ids; no example is loaded.
 
-    Returns:
-        "n": the count; "labels": SHA-256 of the labels as little-endian int64, or "none" of a data
-        set that shows no class of its examples, as one of texts; "ids": "position".
-
-    Raises:
-        TypeError: `dataset` is not an IndexedDataset.
+    "n" is the count, "labels" the SHA-256 of the labels as little-endian int64, "none" for a data
+    set that shows no classes, "ids" is "position". Anything but an IndexedDataset is a TypeError.
 
     Example:
         >>> fingerprint(IndexedDataset([("a", 0), ("b", 1)], labels=[0, 1]))["n"]
@@ -244,8 +235,7 @@ def _position(index: int, n: int) -> int:
 
 
 def _positions(indices: Sequence[int], n: int) -> Tensor:
-    # Large batches come here at every step: no Python for each example, and NumPy reads a list of
-    # integers ten times as fast as torch.
+    # At every step: NumPy reads a list of integers ten times as fast as torch.
     ids = torch.from_numpy(np.array(indices, dtype=np.int64))
     if len(ids) == 0:
         return ids
@@ -304,9 +294,7 @@ def _with_id(sample: Any, position: int) -> Any:
         return {**sample, "ids": position}
     if isinstance(sample, (tuple, list)) and len(sample) == 2:
         return Batch(sample[0], sample[1], position)
-    got = type(sample).__name__
-    if isinstance(sample, (tuple, list)):
-        got += f" of {len(sample)} elements"
+    got = describe(sample)
     raise TypeError(
         f"IndexedDataset: examples must be (x, y) pairs or dicts, got {got}; return a dict with "
         "the labels under 'labels' and the inputs under their names"

@@ -1,4 +1,4 @@
-"""Where a DataLoader loses the ids."""
+"""A check of the ids on their way through a DataLoader."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ def check_loader(loader: DataLoader[Any]) -> None:
     """Follow the ids of a first batch through a DataLoader, and name the step that loses them.
 
     The steps are the data set, the collate_fn, and the DataLoader around both. For loops of your
-    own, once before training; `Trainer` needs no such check. The random state stays as it was, that
-    of torch, NumPy, `random` and of the DataLoader's generator.
+    own, once before training; `Trainer` needs no such check. The random states of torch, NumPy,
+    `random` and the DataLoader's generator are restored.
 
     Args:
-        loader: a torch DataLoader, or anything else that has its `dataset`, `collate_fn` and
-            batches.
+        loader: a torch DataLoader, or an object with its `dataset`, `collate_fn` and batches.
 
     Raises:
         TypeError: the data set adds no ids; the ids of several IndexedDatasets in a ConcatDataset
@@ -41,9 +40,7 @@ def check_loader(loader: DataLoader[Any]) -> None:
 [0, 1] it makes float32 tensor (2,); put the ids of the examples into the batch
     """
     dataset = loader.dataset
-    # A Subset keeps the ids; what else is around an IndexedDataset shows what it does below.
-    inside = indexed_inside(dataset)
-    if len(inside) > 1:
+    if len(indexed_inside(dataset)) > 1:
         check_indexed("check_loader", dataset)
     own = getattr(loader, "generator", None)
     drawn = None if own is None else own.get_state()

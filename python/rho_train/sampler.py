@@ -1,4 +1,4 @@
-"""The stream of large batches, reproducible from any batch on."""
+"""A stream of large batches that can be resumed at any batch."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class LargeBatchSampler(Sampler[list[int]]):
 
     Each epoch is a fresh permutation drawn from (seed, epoch), cut into batches; the incomplete
     last batch is dropped (paper section 2, Algorithm 1: large batches without replacement). The
-    sampler keeps no state: after b batches, `start=b` continues the stream exactly, whatever
-    DataLoader workers had fetched ahead. So do random transforms of an IndexedDataset that draw
-    from the global generators of torch, NumPy or random: each batch brings them a seed of its own.
+    sampler has no state: after b batches, `start=b` continues the stream exactly, whatever
+    DataLoader workers had fetched ahead. Random transforms of an IndexedDataset that draw from the
+    global generators of torch, NumPy or random continue too: each batch has a seed for them.
 
     Args:
         ids_or_n: the number of examples n, or the positions to draw from, integers (n,) without
@@ -33,7 +33,7 @@ class LargeBatchSampler(Sampler[list[int]]):
         seed: the seed of the stream; the global generators are never touched.
         start: batches already consumed.
         rank, world: this process among those that share every large batch in `world` consecutive
-            parts as even as can be: joined in the order of the ranks, the batches of one process.
+            parts of nearly equal size; joined by rank they are the batch of one process.
 
     Raises:
         ValueError: no examples, repeated or negative positions, a batch size outside [1, n], a
@@ -116,12 +116,11 @@ class LargeBatchSampler(Sampler[list[int]]):
 def loader(
     dataset: IndexedDataset, sampler: Iterable[list[int]], *, workers: int = 0, seed: int = 0
 ) -> DataLoader[Any]:
-    """Load the batches that `sampler` names, with ids, in page-locked memory where CUDA is present
-    and the data are not there already.
+    """Load the batches of a sampler, with ids, into page-locked memory if CUDA can use it.
 
     The batches of a LargeBatchSampler and their random transforms do not depend on `workers`, and
-    neither starting the loader nor reading from it moves the global generators. Transforms with a
-    generator of their own, and batches of other samplers, take their seeds from the workers.
+    the global generators stay as they are. Transforms with a generator of their own, and batches of
+    other samplers, take their seeds from the workers.
 
     Raises:
         TypeError: `dataset` is not an IndexedDataset.
@@ -132,19 +131,17 @@ def loader(
         4
     """
     check_indexed("loader", dataset)
+    source = dataset.dataset
+    on_cuda = isinstance(source, TensorDataset) and any(part.is_cuda for part in source.tensors)
     return DataLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=dataset.collate,
-        pin_memory=torch.cuda.is_available() and not _on_cuda(dataset.dataset),
+        pin_memory=torch.cuda.is_available() and not on_cuda,
         # Without a generator of its own, each start of the loader draws from the global one.
         generator=generator(seed, "loader workers"),
     )
-
-
-def _on_cuda(dataset: Any) -> bool:
-    return isinstance(dataset, TensorDataset) and any(part.is_cuda for part in dataset.tensors)
 
 
 def _as_positions(positions: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Language models: an example is a sequence of tokens, and its loss is the mean of theirs."""
+"""Losses of sequences of tokens, for language models."""
 
 from __future__ import annotations
 
@@ -16,17 +16,15 @@ def sequence_losses(
     """Return the mean loss of the tokens of every sequence, in nats.
 
     `loss_i = 1 / |T_i| sum_{t in T_i} CE(logits_it, labels_it)`, with T_i the tokens of sequence i
-    whose label is not `ignore_index`; NaN where there is none: a `Selector` that scores never keeps
-    such a sequence, and uniform steps, which look at no loss, may. The log-likelihood by token, so
-    long sequences are not preferred to short ones. Where nothing needs a gradient, as when the
-    Selector scores, the logits are read once and no tensor of their size is made
-    (`rho_ext.score`).
+    whose label is not `ignore_index`. It is NaN where there is none: a `Selector` that scores never
+    selects such a sequence, and uniform steps may. As a mean it does not prefer long sequences.
+    Without gradients, as in a Selector, the logits are read once and no tensor of their size is
+    made (`rho_ext.score`).
 
     Args:
         logits: (n, T, C) floating point.
         labels: (n, T) int64 or int32.
-        shift: the logits at t predict the label at t + 1, as those of the causal models of Hugging
-            Face, whose labels are the tokens themselves.
+        shift: the logits at t predict the label at t + 1, as in causal models of Hugging Face.
         ignore_index: label of tokens that do not count, such as padding.
 
     Returns:

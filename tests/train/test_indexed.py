@@ -129,7 +129,7 @@ def test_a_data_set_without_positions_is_refused(source: Any, message: str) -> N
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ([X[0]], r"\(x, y\) pairs or dicts, got Tensor"),
+        ([X[0]], r"\(x, y\) pairs or dicts, got float32 tensor"),
         ([(X, Y, 3)], "got tuple of 3 elements"),
         ([{"x": X, "ids": 3}], "a key 'ids' already"),
         ([Batch(X, Y, 0)], "carry ids already"),

@@ -1,4 +1,4 @@
-"""Irreducible losses in several files by id range, with an index: for tables past one file."""
+"""IL in several files by id range, with an index: for tables too large for one file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rho_train.checks import outside
 from rho_train.dataset import IndexedDataset
 from rho_train.files import atomic_write
 from rho_train.il.checksums import InputChecksums, from_json, to_json
@@ -29,9 +30,7 @@ class ILShards:
     Args:
         shards: shard i has the ids from i * rows on.
         rows: of each shard; the last one may have fewer.
-        fingerprint: of the whole data set, see `rho_train.fingerprint`.
-        info: how the IL came about.
-        input_checksums: of the whole data set, see `rho_train.input_checksums`.
+        fingerprint, info, input_checksums: of the whole data set, see `ILStore`.
 
     Example:
         >>> import tempfile
@@ -52,17 +51,14 @@ class ILShards:
         return int(self.fingerprint["n"])
 
     def gather(self, ids: Tensor) -> Tensor:
-        """Return the irreducible losses of the ids, float32 (n,); give it to `rho_ext.select` as
-        `il` with `ids=None`.
+        """Return the IL of ids, float32 (n,): `il` of `rho_ext.select` with `ids=None`.
 
         Raises:
             IndexError: an id is out of range.
         """
-        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(self):
-            raise IndexError(
-                f"ILShards: ids must lie in [0, {len(self)}), got {int(ids.min())} to "
-                f"{int(ids.max())}"
-            )
+        bad = outside(ids, len(self))
+        if bad is not None:
+            raise IndexError(f"ILShards: ids must lie in [0, {len(self)}), got {bad}")
         ordered, order = ids.cpu().sort()
         bounds = torch.arange(len(self.shards) + 1) * self.rows
         cuts: list[int] = torch.searchsorted(ordered, bounds).tolist()
@@ -74,11 +70,7 @@ class ILShards:
         return il
 
     def check(self) -> None:
-        """Read all values, see `ILStore.check`.
-
-        Raises:
-            ValueError: a shard is damaged; the message says which.
-        """
+        """Read all values, see `ILStore.check`; the ValueError names the shard."""
         for index, shard in enumerate(self.shards):
             try:
                 shard.check()
@@ -105,7 +97,7 @@ class ILShards:
         """Map all shards into memory, and check that they are whole and belong to `dataset`.
 
         Raises:
-            FileNotFoundError: the folder has no index, or lacks a shard.
+            FileNotFoundError: the folder has no index or lacks a shard.
             ValueError: the index or a shard is damaged, of another store, or of another data set.
         """
         path = Path(folder) / _INDEX

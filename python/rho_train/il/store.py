@@ -1,4 +1,4 @@
-"""The irreducible losses of a data set in one file that cannot be mistaken for another."""
+"""Per-example IL in one safetensors file, with a fingerprint of its data set."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from rho_train.batch import describe
 from rho_train.dataset import IndexedDataset
 from rho_train.dataset import fingerprint as fingerprint_of
 from rho_train.files import atomic_write
@@ -30,16 +32,16 @@ _PIECE = 1 << 22
 class ILStore:
     """The irreducible loss (IL) of every example, indexed by id, bound to its data set.
 
-    Making or loading a store takes the same time whatever its size: the values are not looked at.
-    `save` and `check` look at them all, and refuse an infinite one.
+    To make or load a store takes the same time for any size: the values are not read. `save` and
+    `check` read them all, and refuse an infinite one.
 
     Args:
         il: float32 (N,) in nats; NaN means unknown.
         fingerprint: of the data set, see `rho_train.fingerprint`.
         fold: int16 or int32 (N,), the cross-fit fold that left the example out.
-        info: how the IL came about: model and its weight hash, recipe, holdout loss.
+        info: how the IL was made: model and its weight hash, recipe, holdout loss.
         input_checksums: see `rho_train.input_checksums`; empty: inputs are not compared.
-        sha256: of the content, as the file has it that the store was loaded from.
+        sha256: of the content, from the file that the store was loaded from.
 
     Raises:
         ValueError: wrong shapes, dtypes or devices, an incomplete fingerprint.
@@ -95,20 +97,17 @@ class ILStore:
         return ~torch.isnan(self.il)
 
     def lowest(self, share: float, ids: Tensor | None = None) -> Tensor:
-        """Return the examples with the lowest irreducible losses, to train on them and no others.
+        """Return the ids of the examples with the lowest IL, int64 (round(share * n),), ascending.
 
-        A filter that costs a step nothing, against which a selection at every step must hold its
-        own: `torch.utils.data.Subset(data, store.lowest(0.6))`.
+        A filter that costs a step nothing, the rival of every selection at each step:
+        `torch.utils.data.Subset(data, store.lowest(0.6))`. Of equal losses the lower ids come first.
 
         Args:
             share: of the examples, in (0, 1].
-            ids: int64 (n,), the examples to choose from, all with an IL; None: all that have one.
-
-        Returns:
-            ids int64 (round(share * n),), ascending; of equal losses those of the lower ids.
+            ids: int64 (n,), the examples to filter, all with an IL; None: all that have one.
 
         Raises:
-            ValueError: `share` is no share, or none is left or unknown among `ids`.
+            ValueError: `share` is no share, no example is left, or one has no IL.
 
         Example:
             >>> data = {"n": "4", "labels": "", "ids": "position"}
@@ -129,11 +128,11 @@ class ILStore:
         return examples[losses.argsort(stable=True)[:count]].sort().values
 
     def verify(self, dataset: IndexedDataset) -> int:
-        """Check that the store was made for this data set; of its examples only a few are read.
+        """Check that the store was made for this data set; only 64 of its examples are read.
 
         Returns:
-            How many examples had their inputs compared: 0 if the store has no input checksums, or if
-            the data set gives other inputs when it is read again, as an augmented one.
+            How many examples had their inputs compared: 0 if the store has no input checksums, or
+            if the data set augments: it gives other inputs when it is read again.
 
         Raises:
             ValueError: count, labels, id scheme or inputs differ; the message lists which.
@@ -141,11 +140,7 @@ class ILStore:
         return compare(self.fingerprint, self.input_checksums, dataset)
 
     def check(self) -> None:
-        """Read all values: each must be finite or NaN, and they must be those that were saved.
-
-        Raises:
-            ValueError: an infinite value, or a file that changed since it was written.
-        """
+        """Read all values, and raise a ValueError if one is infinite or has changed since saving."""
         # In pieces: a test of the whole table would allocate the table once more.
         for begin in range(0, len(self.il), _PIECE):
             infinite = self.il[begin : begin + _PIECE].isinf().nonzero()
@@ -166,7 +161,7 @@ class ILStore:
         """Write the store as one safetensors file, in one step and without a copy in memory.
 
         Raises:
-            ValueError: an infinite value, or values that changed since they were loaded.
+            ValueError: see `check`.
             OSError: the file cannot be written; an earlier file is untouched.
         """
         self.check()
@@ -191,8 +186,8 @@ class ILStore:
     def load(cls, path: str | Path, dataset: IndexedDataset | None = None) -> ILStore:
         """Map a store into memory, and check that it is whole and belongs to `dataset`.
 
-        Checked are the length of the file, its structure and its metadata, which have a checksum
-        of their own; `check` compares the values with theirs.
+        The length of the file, its structure and the checksum of its metadata are checked here, the
+        values by `check`.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -263,11 +258,7 @@ class ILStore:
 def compare(
     fingerprint: Mapping[str, str], checksums: InputChecksums, dataset: IndexedDataset
 ) -> int:
-    """Refuse a data set with another fingerprint or other inputs, and say what differs.
-
-    Returns:
-        How many examples had their inputs compared.
-    """
+    """Refuse a data set with another fingerprint or other inputs; see `ILStore.verify`."""
     theirs = fingerprint_of(dataset)
     if theirs["labels"] == "none" != fingerprint["labels"]:
         _ = dataset.labels  # which raises, and says how the data set can show them
@@ -285,15 +276,10 @@ def compare(
     return check_inputs(checksums, dataset)
 
 
-def _check_table(name: str, table: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
-    wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+def _check_table(name: str, table: Any, dtypes: tuple[torch.dtype, ...]) -> None:
     if not isinstance(table, Tensor) or table.dtype not in dtypes or table.ndim != 1:
-        got = (
-            f"{table.dtype} {tuple(table.shape)}"
-            if isinstance(table, Tensor)
-            else type(table).__name__
-        )
-        raise ValueError(f"ILStore: {name} must be a {wanted} tensor (N,), got {got}")
+        wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise ValueError(f"ILStore: {name} must be a {wanted} tensor (N,), got {describe(table)}")
     if table.device.type != "cpu" or table.requires_grad or not table.is_contiguous():
         raise ValueError(
             f"ILStore: {name} must be a contiguous CPU tensor without gradient, "
