@@ -25,11 +25,10 @@ _VALUES = 32  # of an array that may differ by a tolerance
 
 
 class InputChecksum(NamedTuple):
-    """The inputs of one example.
+    """The inputs of one example: their kinds, keys and shapes (`form`), and a hash of the content.
 
-    `form` has their kinds, keys and shapes, `sha256` their content. Where the data set has an
-    `input_tolerance`, `values` has 32 values of each float or uint8 array in units of it, and
-    `sha256` the rest.
+    With an `input_tolerance`, `values` has 32 values of each float or uint8 array in units of it,
+    and the hash is that of the rest.
     """
 
     id: int
@@ -80,32 +79,11 @@ def input_checksums(dataset: IndexedDataset) -> InputChecksums:
         return found if found == _read(dataset, ids) else ()
 
 
-def unaugmented_checksums(dataset: IndexedDataset) -> InputChecksums:
-    """Return the checksums of a data set to score, and refuse one that augments.
-
-    Raises:
-        ValueError: an example has other inputs at the second reading: its loss would be that of one
-            random view.
-    """
-    found = input_checksums(dataset)
-    if not found and len(dataset):
-        raise ValueError(
-            "the data set gives other inputs when it is read again, so it augments; irreducible "
-            "losses are scored without augmentation: pass the plain data set, and the other as "
-            "augmented= to train on it"
-        )
-    return found
-
-
 def check_inputs(wanted: InputChecksums, dataset: IndexedDataset) -> int:
-    """Compare checksums with the inputs that a data set of the same labels has.
+    """Compare checksums with the inputs of a data set of the same labels.
 
-    Returns:
-        How many examples were compared; 0 if the data set augments, as training may: each of its
-        views is another one.
-
-    Raises:
-        ValueError: inputs differ; the message says how many and which.
+    Returns the number of examples compared: 0 if the data set augments, as training may. Raises a
+    ValueError if inputs differ.
     """
     ids = [one.id for one in wanted]
     with global_seed(0):
@@ -142,44 +120,40 @@ def differences(one: InputChecksums, other: InputChecksums) -> list[int]:
     return [place for place, (a, b) in enumerate(pairs) if not same(a, b)]
 
 
-def check_folder(folder: RunFolder, found: InputChecksums) -> None:
-    """Write checksums into a folder of unfinished work, or compare them with those in it.
+def checked_inputs(dataset: IndexedDataset, folder: RunFolder) -> InputChecksums:
+    """Return the checksums of a data set to score, and compare them with those in the folder.
 
     Raises:
-        ValueError: the folder holds work on other inputs.
-        OSError: the folder cannot be written.
+        ValueError: the data set augments, or the folder holds work on other inputs.
     """
-    if folder.path is None:
-        return
-    path = folder / "inputs.json"
-    if not path.exists():
-        atomic_write(path, to_json(found))
-        return
-    before = from_json(path.read_text())
+    found = input_checksums(dataset)
+    if not found and len(dataset):
+        raise ValueError(
+            "the data set gives other inputs when it is read again, so it augments; irreducible "
+            "losses are scored without augmentation: pass the plain data set, and the other as "
+            "augmented= to train on it"
+        )
+    if not folder.exists("inputs.json"):
+        if folder.path is not None:
+            atomic_write(folder / "inputs.json", json.dumps(found))
+        return found
+    before = from_json((folder / "inputs.json").read_text())
     count = len(differences(before, found)) if len(before) == len(found) else len(before)
     if count:
         raise ValueError(
             f"{folder.path} holds unfinished irreducible losses of other inputs: {count} of "
-            f"{len(before)} examples differ; give the data set that they are of, or delete "
-            "the folder"
+            f"{len(before)} examples differ; give the data set that they are of, or delete the "
+            "folder"
         )
-
-
-def to_json(checksums: InputChecksums) -> str:
-    """Write checksums as text, which `from_json` reads.
-
-    Example:
-        >>> from_json(to_json((InputChecksum(3, "text", "ab"),)))
-        (InputChecksum(id=3, form='text', sha256='ab', values=()),)
-    """
-    return json.dumps(checksums)
+    return found
 
 
 def from_json(text: str) -> InputChecksums:
-    """Read what `to_json` wrote.
+    """Read checksums from their JSON; a ValueError if it is something else.
 
-    Raises:
-        ValueError: it is something else.
+    Example:
+        >>> from_json(json.dumps((InputChecksum(3, "text", "ab"),)))
+        (InputChecksum(id=3, form='text', sha256='ab', values=()),)
     """
     try:
         return tuple(

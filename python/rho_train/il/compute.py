@@ -14,7 +14,7 @@ from rho_train.dataset import IndexedDataset, check_indexed, fingerprint
 from rho_train.distributed import rank_and_world
 from rho_train.dry_run import dry_run
 from rho_train.identity import module_digest
-from rho_train.il.checksums import check_folder, unaugmented_checksums
+from rho_train.il.checksums import checked_inputs
 from rho_train.il.recipe import ILRecipe
 from rho_train.il.score import SCORING_BATCH, loss_identity, score_examples, wait_for
 from rho_train.il.store import ILStore
@@ -57,9 +57,8 @@ def holdout_il(
         on_step: called with the number of training steps that were made; returns whether to stop.
 
     Raises:
-        TypeError, IndexError, ValueError: the ids, the data or the model do not fit, see
-            `train_il`; the holdout has all examples; `dataset` gives other inputs when it is read
-            again; `make_model` returns one model for two folds; or the folder has other work.
+        TypeError, IndexError, ValueError: ids, data or model do not fit, see `train_il`; the
+            holdout has all examples; `dataset` augments; or the folder has other work.
         OSError: the folder cannot be written.
         Stopped: `on_step` asked for it.
 
@@ -113,8 +112,8 @@ def crossfit_il(
     `recipe.seed + f`.
 
     Raises:
-        ValueError: fewer than 2 folds, more folds than examples or groups, or groups of another
-            shape; otherwise as `holdout_il`.
+        ValueError: `folds` or `groups` do not fit, or `make_model` returns one model twice;
+            otherwise as `holdout_il`.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -127,7 +126,15 @@ def crossfit_il(
     n = len(dataset)
     if not 2 <= folds <= n:
         raise ValueError(f"crossfit_il: folds must lie in [2, {n}], got {folds}")
-    count, group = _numbered(groups, n)
+    count, group = n, torch.arange(n)
+    if groups is not None:
+        if groups.shape != (n,):
+            raise ValueError(
+                f"crossfit_il: groups must have shape ({n},), one number an example, got "
+                f"{tuple(groups.shape)}"
+            )
+        found, group = groups.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        count = len(found)
     if count < folds:
         raise ValueError(f"crossfit_il: {folds} folds need as many groups, got {count}")
     order = torch.randperm(count, generator=generator(recipe.seed, "cross-fit folds"))
@@ -173,8 +180,7 @@ def pretrained_il(
     check_indexed("pretrained_il", dataset)
     ids = torch.arange(len(dataset))
     dry_run("pretrained_il", model, dataset, ids[:32], ids, loss_fn=loss_fn)
-    inputs = unaugmented_checksums(dataset)
-    check_folder(RunFolder(folder, where="pretrained_il"), inputs)
+    inputs = checked_inputs(dataset, RunFolder(folder, where="pretrained_il"))
     il = score_examples(
         model,
         dataset,
@@ -194,19 +200,6 @@ def pretrained_il(
     return ILStore(il, fingerprint(dataset), info=info, input_checksums=inputs)
 
 
-def _numbered(groups: Tensor | None, n: int) -> tuple[int, Tensor]:
-    """Return the number of groups, and the group of each example, counted from 0."""
-    if groups is None:
-        return n, torch.arange(n)
-    if groups.shape != (n,):
-        raise ValueError(
-            f"crossfit_il: groups must have shape ({n},), one number an example, got "
-            f"{tuple(groups.shape)}"
-        )
-    found, group = groups.unique(return_inverse=True)  # type: ignore[no-untyped-call]
-    return len(found), group
-
-
 def _by_folds(
     kind: str,
     make_model: MakeModel,
@@ -220,8 +213,7 @@ def _by_folds(
     fold: Tensor | None = None,
 ) -> ILStore:
     """Train a model for each (train, target), masks of the examples, and score its target."""
-    inputs = unaugmented_checksums(dataset)
-    check_folder(folder, inputs)
+    inputs = checked_inputs(dataset, folder)
     rank, world = (0, 1) if folder.path is None else rank_and_world()
     jobs = [(train.nonzero().flatten(), target.nonzero().flatten()) for train, target in folds]
     latest: tuple[int, nn.Module] | None = None

@@ -15,7 +15,7 @@ from torch import Tensor
 from rho_train.checks import outside
 from rho_train.dataset import IndexedDataset
 from rho_train.files import atomic_write
-from rho_train.il.checksums import InputChecksums, from_json, to_json
+from rho_train.il.checksums import InputChecksums, from_json
 from rho_train.il.store import ILStore, compare
 
 _FORMAT = "rho_ext.il_shards"
@@ -170,7 +170,7 @@ def save_shards(store: ILStore, folder: str | Path, rows: int) -> None:
         "rows": rows,
         "fingerprint": dict(store.fingerprint),
         "info": dict(store.info),
-        "input_checksums": to_json(store.input_checksums),
+        "input_checksums": json.dumps(store.input_checksums),
         "shards": digests,
     }
     atomic_write(folder / _INDEX, json.dumps({**index, "sha256": _digest(index)}, indent=1))

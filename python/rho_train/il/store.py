@@ -18,7 +18,7 @@ from rho_train.batch import describe
 from rho_train.dataset import IndexedDataset
 from rho_train.dataset import fingerprint as fingerprint_of
 from rho_train.files import atomic_write
-from rho_train.il.checksums import InputChecksums, check_inputs, from_json, to_json
+from rho_train.il.checksums import InputChecksums, check_inputs, from_json
 
 _FORMAT = "rho_ext.il_store"
 _VERSION = 3
@@ -241,7 +241,7 @@ class ILStore:
             "version": str(_VERSION),
             **{f"fingerprint.{key}": value for key, value in self.fingerprint.items()},
             **{f"info.{key}": value for key, value in self.info.items()},
-            "input_checksums": to_json(self.input_checksums),
+            "input_checksums": json.dumps(self.input_checksums),
         }
 
     def _tensors(self) -> dict[str, Tensor]:

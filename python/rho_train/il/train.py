@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,14 +37,13 @@ _TRAINING = "training.pt"
 _CHECKPOINT_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class ILFit:
-    """The lowest mean loss on the target's examples, in nats, the epoch (from 1) that has it, and
-    the seconds of the training, over all interruptions."""
+class ILFit(NamedTuple):
+    """The lowest mean loss on the target's examples, in nats, its epoch (from 1), and the seconds
+    of the training over all interruptions."""
 
     loss: float
     epoch: int
-    seconds: float = field(default=0.0, compare=False)
+    seconds: float = 0.0
 
 
 def train_il(
@@ -72,24 +72,17 @@ def train_il(
         recipe: epochs, batch size, AdamW.
         loss_fn: for examples that are no classification, see `Selector`; the model trains on the
             mean over the examples of a batch that have a loss.
-        augmented: the same examples with augmentation, to train on (paper, Appendix B); they are
+        augmented: the same examples with augmentation, to train on (paper, Appendix B). They are
             scored without, from `dataset`. Transforms that draw from torch's generator are
             repeated exactly after a kill.
-        folder: for checkpoints; the same call after a kill resumes from the last one and ends with
-            the same bits. None: nothing is saved.
+        folder: for checkpoints; the same call after a kill resumes and ends with the same bits.
         on_step: called with the number of steps that were made, 0 while examples are scored;
             returns whether to stop.
 
-    Returns:
-        The lowest mean loss on `target_ids`, its epoch, and the seconds.
-
     Raises:
-        TypeError: the ids are no int64 tensors.
-        IndexError: an id lies outside the data set, or the model has no class for a label.
-        ValueError: the two sets share an example: its loss would not be irreducible but memorised;
-            one is empty, repeats an id or has no labels; `split` cannot read the batches;
-            `augmented` has other examples than `dataset`; or the folder holds the training of
-            another model, recipe or data set, or with a loss of another name.
+        TypeError, IndexError, ValueError: the ids, labels, model or `augmented` do not fit the data
+            set; the two sets share an example, whose loss would be memorised; or the folder holds
+            another training.
         FloatingPointError: the loss on the target's examples was never finite.
         OSError: the folder cannot be written.
         Stopped: `on_step` asked for it; without a folder the work is lost.
@@ -148,7 +141,7 @@ def train_il(
             "lower ILRecipe.lr"
         )
     model.load_state_dict(fit.best_state)
-    return replace(fit.best, seconds=fit.seconds)
+    return fit.best._replace(seconds=fit.seconds)
 
 
 class _Fit:
@@ -163,11 +156,12 @@ class _Fit:
         folder: RunFolder,
     ) -> None:
         self.model, self.recipe, self.loss_fn, self.folder = model, recipe, loss_fn, folder
-        self.device = device_of(model)
+        self.device, steps = device_of(model), recipe.steps(examples)
         self.optimizer = adamw(model, recipe.lr, recipe.weight_decay)
-        self.schedule = lr_schedule(self.optimizer, recipe.schedule, recipe.steps(examples))
+        self.schedule = lr_schedule(self.optimizer, recipe.schedule, steps)
+        self.parts: list[Any] = [model, self.optimizer, self.schedule]
         self.step, self.epoch, self.seconds = 0, 0, 0.0
-        self.best = ILFit(float("inf"), 0)
+        self.best = ILFit(math.inf, 0)
         self.best_state: dict[str, Any] | None = None
         self.random_state: dict[str, Any] | None = None
         finished = folder.load(BEST)
@@ -175,15 +169,15 @@ class _Fit:
         if state is None:
             return
         self.seconds, self.best_state = state["seconds"], state["best_state"]
-        self.best = ILFit(state["best_loss"], state["best_epoch"])
+        self.best = ILFit(*state["best"])
         if finished:
             self.epoch = recipe.epochs
-            folder.step(recipe.steps(examples))
+            folder.step(steps)
             return
         self.step, self.epoch = state["step"], state["epoch"]
         folder.step(self.step)
         self.random_state = state["random_state"]
-        for part, saved in zip(self._parts(), state["parts"], strict=True):
+        for part, saved in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(saved)
 
     def run(
@@ -212,10 +206,7 @@ class _Fit:
         except Stopped:
             self._save()
             raise
-        outcome = self._outcome()
-        if self.folder.path is not None and self.best_state is not None:
-            self.folder.save(BEST, outcome)
-            (self.folder / _TRAINING).unlink(missing_ok=True)
+        self._save(finished=True)
 
     def _train_step(self, batch: Any) -> None:
         training_step(
@@ -232,28 +223,22 @@ class _Fit:
         if time.perf_counter() >= self.due:
             self._save()
 
-    def _save(self) -> None:
+    def _save(self, *, finished: bool = False) -> None:
+        began = time.perf_counter()
+        self.seconds = began - self.started
         if self.folder.path is None:
             return
-        began = time.perf_counter()
-        state = {
+        state = {"seconds": self.seconds, "best": self.best[:2], "best_state": self.best_state}
+        if finished:
+            self.folder.save(BEST, state)
+            (self.folder / _TRAINING).unlink(missing_ok=True)
+            return
+        state |= {
             "step": self.step,
             "epoch": self.epoch,
             "random_state": random_state(self.device),
-            "parts": [part.state_dict() for part in self._parts()],
+            "parts": [part.state_dict() for part in self.parts],
         }
-        self.folder.save(_TRAINING, self._outcome() | state)
+        self.folder.save(_TRAINING, state)
         now = time.perf_counter()
         self.due = now + max(_CHECKPOINT_SECONDS, 20 * (now - began))
-
-    def _parts(self) -> tuple[Any, ...]:
-        return self.model, self.optimizer, self.schedule
-
-    def _outcome(self) -> dict[str, Any]:
-        self.seconds = time.perf_counter() - self.started
-        return {
-            "seconds": self.seconds,
-            "best_loss": self.best.loss,
-            "best_epoch": self.best.epoch,
-            "best_state": self.best_state,
-        }
