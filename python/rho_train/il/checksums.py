@@ -133,11 +133,13 @@ def checked_inputs(dataset: IndexedDataset, folder: RunFolder) -> InputChecksums
             "losses are scored without augmentation: pass the plain data set, and the other as "
             "augmented= to train on it"
         )
-    if not folder.exists("inputs.json"):
-        if folder.path is not None:
-            atomic_write(folder / "inputs.json", json.dumps(found))
+    if folder.path is None:
         return found
-    before = from_json((folder / "inputs.json").read_text())
+    path = folder / "inputs.json"
+    if not path.exists():
+        atomic_write(path, json.dumps(found))
+        return found
+    before = from_json(path.read_text())
     count = len(differences(before, found)) if len(before) == len(found) else len(before)
     if count:
         raise ValueError(
