@@ -1,4 +1,4 @@
-"""The commands and the Python of README.md."""
+"""The commands of README.md, and the Python of every page."""
 
 from __future__ import annotations
 
@@ -7,32 +7,42 @@ from pathlib import Path
 
 import pytest
 
-from rho_train.methods.registry import names, unregister
+from rho_train.methods import names, unregister
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+PAGES = [README, *sorted(ROOT.glob("docs/**/*.md"))]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), flags=re.DOTALL)
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL)
 
 
 def test_its_first_two_commands_install_and_test() -> None:
     """The gate runs both as they stand."""
-    first, second = blocks("sh")[:2]
+    first, second = blocks(README, "sh")[:2]
     assert first.endswith("&& .venv/bin/rho-ext demo\n")
     assert second == ".venv/bin/pip install '.[test]' && .venv/bin/pytest\n"
 
 
-def test_its_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert blocks("python")
+def test_python_of_the_pages_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = set(names())
     monkeypatch.chdir(tmp_path)
-    # One after the other in one namespace, as a reader would paste them.
-    namespace: dict[str, object] = {}
-    try:
-        for block in blocks("python"):
-            exec(compile(block, "README.md", "exec"), namespace)
-    finally:
-        # A method that the README registers would be there in other tests too.
-        for name in set(names()) - before:
-            unregister(name)
+    ran = 0
+    for page in PAGES:
+        # The blocks of a page run one after the other, as a reader would paste them.
+        namespace: dict[str, object] = {}
+        for block in blocks(page, "python"):
+            exec(compile(block, page.name, "exec"), namespace)
+            ran += 1
+    for name in set(names()) - before:
+        unregister(name)
+    assert ran > len(blocks(README, "python")) > 0
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    links = [(page, link) for page in PAGES for link in LINK.findall(page.read_text())]
+    assert links
+    missing = [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()]
+    assert not missing
