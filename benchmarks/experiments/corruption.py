@@ -19,7 +19,6 @@ from experiments.classification import ClassificationData
 from experiments.noise import NoiseKind, check_noise, label_noise
 from rho_train.dataset import IndexedDataset
 from rho_train.files import atomic_write
-from rho_train.flags import ExampleFlags
 from rho_train.rng import generator
 
 _FORMAT = "rho_ext.corruption"
@@ -170,7 +169,7 @@ class Corruption:
         return self.source != torch.arange(len(self.source))
 
     @property
-    def flags(self) -> ExampleFlags:
+    def flags(self) -> dict[str, Tensor]:
         """The flags of the corruptions that were asked for."""
         known = {}
         if self.config.noise > 0:
@@ -179,7 +178,7 @@ class Corruption:
             known["less_relevant"] = ~self.relevant
         if self.config.redundancy > 0:
             known["redundant"] = self.redundant
-        return ExampleFlags(known)
+        return known
 
     def apply(self, data: ClassificationData) -> ClassificationData:
         """Return the corrupted data, with the labels that a model is given.

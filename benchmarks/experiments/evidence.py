@@ -120,7 +120,7 @@ def evidence(
     given = corruption.apply(clean)
     flags = corruption.flags
     if given.confidence is not None:
-        flags = flags.adding(unsure=given.confidence < _SURE)
+        flags["unsure"] = given.confidence < _SURE
     train, test = given.dataset(), given.dataset(test=True)
     return Task(
         name=given.name,
@@ -133,7 +133,7 @@ def evidence(
         classes=given.classes,
         show=None if given.train_texts is None else given.train_texts.__getitem__,
         groups=corruption.source,
-        flags={name: flag for name in flags.names if (flag := flags.get(name)) is not None},
+        flags=flags,
         attribution=given.attribution,
     )
 

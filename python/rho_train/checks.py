@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from rho_train.batch import describe
 
 
 def check_counts(config: object, *names: str, least: int = 1) -> None:
@@ -95,3 +98,13 @@ def check_labels(
             f"{where}: all {len(labels)} labels are ignore_index = {ignore_index}; there is "
             "nothing to learn from"
         )
+
+
+def check_flags(where: str, flags: Mapping[str, Tensor], n: int) -> None:
+    """Refuse flags of the examples of a data set of n that are no bool (n,)."""
+    for name, flag in flags.items():
+        if flag.dtype != torch.bool or flag.shape != (n,):
+            raise ValueError(
+                f"{where}: flags must be bool ({n},), one value an example by id, got {name!r}: "
+                f"{describe(flag)}"
+            )

@@ -9,7 +9,6 @@ from torch import Tensor
 from experiments.classification import ClassificationData
 from experiments.corruption import Corruption, CorruptionConfig
 from experiments.noise import label_noise
-from rho_train.flags import ExampleFlags
 
 CLASSES = 10
 TRAIN_Y = torch.arange(2000) * 7 % CLASSES
@@ -44,7 +43,7 @@ def test_nothing_is_corrupted_by_default() -> None:
     assert none.apply(clean).train_y.equal(TRAIN_Y)
     # Not even copied: a large set would need twice the memory.
     assert none.apply(clean).train_x is clean.train_x
-    assert none.flags.names == ()
+    assert none.flags == {}
 
 
 def test_noise_of_a_corruption_is_that_of_label_noise() -> None:
@@ -120,38 +119,16 @@ def test_a_corruption_depends_on_its_arguments_alone() -> None:
 
 def test_flags_are_those_of_the_corruptions_that_were_asked_for() -> None:
     made = draw(**EVERYTHING)
-    assert made.flags.names == ("noisy", "less_relevant", "redundant")
-    assert draw(noise=0.1).flags.names == ("noisy",)
-    assert draw(relevance=0.5).flags.names == ("less_relevant",)
-    ids = torch.arange(0, len(made.label), 3)
+    assert tuple(made.flags) == ("noisy", "less_relevant", "redundant")
+    assert list(draw(noise=0.1).flags) == ["noisy"]
+    assert list(draw(relevance=0.5).flags) == ["less_relevant"]
     for name, flag in (
         ("noisy", made.label != made.original),
         ("less_relevant", ~made.relevant),
         ("redundant", torch.arange(len(made.label)) >= int((~made.redundant).sum())),
     ):
-        found = made.flags.get(name)
-        assert found is not None
-        assert found.equal(flag)
-        assert 0 < made.flags.shares(ids)[name] == float(flag[ids].float().mean())
-    assert made.flags.get("other") is None
-
-
-def test_shares_are_counted_by_hand() -> None:
-    flags = ExampleFlags(
-        {
-            "noisy": torch.tensor([True, True, False]),
-            "redundant": torch.tensor([False, True, False]),
-        }
-    )
-    ids = torch.tensor([0, 1, 1, 2, 2])
-    assert flags.counts(ids).tolist() == [3, 2]
-    assert flags.shares(ids) == {"noisy": pytest.approx(0.6), "redundant": pytest.approx(0.4)}
-    more = flags.adding(unsure=torch.tensor([False, False, True])).to("cpu")
-    assert more.counts(ids).tolist() == [3, 2, 2]
-    with pytest.raises(ValueError, match=r"bool tensors .* got a torch.int64 \(2,\)"):
-        ExampleFlags({"a": torch.tensor([0, 1])})
-    with pytest.raises(ValueError, match="of one length"):
-        ExampleFlags({"a": torch.tensor([True]), "b": torch.tensor([True, False])})
+        assert made.flags[name].equal(flag)
+        assert flag.any()
 
 
 def test_a_saved_corruption_is_the_same(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from rho_train import IndexedDataset, Selector, TrainConfig, Trainer
-from rho_train.flags import ExampleFlags
 from rho_train.history import History
 from rho_train.progress import Stopped
 from rho_train.trainer.config import RunData
@@ -74,7 +73,7 @@ def test_record_by_hand() -> None:
     history.chosen[:] = torch.tensor([0, 2, 3, 0, 0, 3])
     history.loss[:] = torch.tensor([0.5, 0.1, 0.2, torch.nan, torch.nan, 0.3])
     noisy = torch.tensor([True, False, False, False, True, True])
-    run = run_data(dataset, torch.arange(6).flip(0), flags=ExampleFlags({"noisy": noisy}))
+    run = run_data(dataset, torch.arange(6).flip(0), flags={"noisy": noisy})
     il = torch.tensor([0.5, 0.4, torch.nan, 0.2, 0.1, 0.0])
     record = selected_record(history, run, il)
     assert (record["points"], record["chosen"]) == ([2, 3], [0, 8])
@@ -143,7 +142,7 @@ def make_trainer(folder: Path) -> Trainer:
         folder,
         name="rho",
         selector=selector,
-        flags=ExampleFlags({"noisy": y == 0}),
+        flags={"noisy": y == 0},
         classes=("a", "b", "c", "d"),
     )
 

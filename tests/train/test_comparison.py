@@ -239,7 +239,7 @@ def test_nothing_trains_on_the_validation_split() -> None:
     train = {tuple(row) for row in data.dataset.dataset.tensors[0].tolist()}
     assert len(train) == 225
     assert not train & {tuple(row) for row in x.tolist()}
-    assert len(data.dataset) == len(data.flags) == len(data.groups) == 3 * 225
+    assert len(data.dataset) == len(data.flags["noisy"]) == len(data.groups) == 3 * 225
     # As it is given: with wrong labels in the same share.
     wrong = int((y != (x[:, 0] > 0).long()).sum())
     assert 5 <= wrong <= 22

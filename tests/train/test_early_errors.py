@@ -24,7 +24,6 @@ from rho_train import (
     holdout_il,
     pretrained_il,
 )
-from rho_train.flags import ExampleFlags
 from rho_train.il import train_il
 from rho_train.methods.classes import ClassQuota, Reducr
 from rho_train.schedules import Linear, Schedule, UniformPhases
@@ -68,9 +67,9 @@ TRAINER: list[tuple[Callable[[], dict[str, Any]], type[Exception], str]] = [
     (lambda: {"train_ids": torch.arange(N) // 2}, ValueError, "must not repeat, got 100 repeats"),
     (lambda: {"train_ids": torch.arange(31)}, ValueError, r"batch_size must lie in \[1, 31\]"),
     (
-        lambda: {"flags": ExampleFlags({"noisy": Y[1:] == 0})},
+        lambda: {"flags": {"noisy": Y[1:] == 0}},
         ValueError,
-        "flags are of 199 examples, the data set has 200",
+        r"flags must be bool \(200,\), .* got 'noisy': bool tensor \(199,\)",
     ),
     (lambda: {"eval_set": TensorDataset(X, Y.float())}, ValueError, "class indices.*float32"),
     (

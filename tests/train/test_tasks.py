@@ -390,8 +390,11 @@ def test_a_task_that_does_not_fit_itself_is_refused() -> None:
     Task(**options)
     for changes, message in (
         ({"groups": torch.zeros(3)}, r"groups must have shape \(12,\), .*got \(3,\)"),
-        ({"flags": {"noisy": torch.zeros(3, dtype=torch.bool)}}, r"flags must have .*got \(3,\)"),
-        ({"flags": {"noisy": torch.zeros(12)}}, "flags must be bool tensors"),
+        (
+            {"flags": {"noisy": torch.zeros(3, dtype=torch.bool)}},
+            r"flags must be bool \(12,\).*bool tensor \(3,\)",
+        ),
+        ({"flags": {"noisy": torch.zeros(12)}}, r"flags must be bool .* float32 tensor \(12,\)"),
         ({"labels": Y[:3]}, r"of shape \(12,\)"),
         ({"test": TensorDataset(X[:0], Y[:0])}, "train and test must have examples"),
     ):

@@ -17,7 +17,6 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from rho_train import IndexedDataset, OnlineModel, Selector, TrainConfig, Trainer
-from rho_train.flags import ExampleFlags
 from rho_train.history import History
 from rho_train.methods.classes import Reducr
 from rho_train.methods.registry import names
@@ -74,7 +73,7 @@ def make_trainer(
         "train_ids": torch.arange(N),
         "name": way,
         "seed": 3,
-        "flags": ExampleFlags({"noisy": y == 0}),
+        "flags": {"noisy": y == 0},
         "selector": selector,
         "eval_set": TensorDataset(x[:50], y[:50]),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,6 @@ from torch import Tensor
 
 from rho_train.comparison.spec import Spec, Variant
 from rho_train.dataset import IndexedDataset
-from rho_train.flags import ExampleFlags
 from rho_train.rng import generator
 from rho_train.tasks.task import Task
 
@@ -26,7 +26,7 @@ class RunData:
     task: Task
     dataset: IndexedDataset
     eval_set: IndexedDataset
-    flags: ExampleFlags
+    flags: Mapping[str, Tensor]
     groups: Tensor
     held_out: Tensor
     rest: Tensor
@@ -53,7 +53,7 @@ class RunData:
         held_out, rest = order.tensor_split([round(spec.holdout * n)])
         # The cut may go through the copies of one example.
         apart = ~torch.isin(groups[rest], groups[held_out])
-        flags = ExampleFlags({name: flag[rows] for name, flag in task.flags.items()})
+        flags = {name: flag[rows] for name, flag in task.flags.items()}
         held_out, rest = held_out.sort().values, rest[apart].sort().values
         return cls(task, dataset, eval_set, flags, groups, held_out, rest, rows)
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from rho_train.checkpoint import architecture_digest
+from rho_train.checks import check_flags
 from rho_train.dataset import IndexedDataset, fingerprint
-from rho_train.flags import ExampleFlags
 from rho_train.identity import module_digest
 from rho_train.il.checksums import input_checksums
 
@@ -83,12 +83,7 @@ class Task:
                 f"Task {self.name}: groups must have shape ({n},), one number an example, got "
                 f"{tuple(self.groups.shape)}"
             )
-        flags = ExampleFlags(self.flags)
-        if flags.names and len(flags) != n:
-            raise ValueError(
-                f"Task {self.name}: flags must have shape ({n},), one an example, got "
-                f"({len(flags)},)"
-            )
+        check_flags(f"Task {self.name}", self.flags, n)
 
     def dataset(self, rows: Tensor | None = None) -> IndexedDataset:
         """Return the training set with ids, or `rows`, int64 (m,), of it, which get ids from 0."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rho_train.checks import check_ids
+from rho_train.checks import check_flags, check_ids
 from rho_train.dataset import IndexedDataset, check_indexed
 from rho_train.dry_run import dry_run
 from rho_train.il.shards import ILShards
@@ -34,11 +34,7 @@ def check_run(model: nn.Module, run: RunData) -> None:
     check_indexed("Trainer", run.dataset)
     n = len(run.dataset)
     check_ids("Trainer", "train_ids", run.train_ids, n)
-    if run.flags.names and len(run.flags) != n:
-        raise ValueError(
-            f"Trainer: flags are of {len(run.flags)} examples, the data set has {n}; give those of "
-            "the whole data set, by id"
-        )
+    check_flags("Trainer", run.flags, n)
     if not len(run.eval_set):
         raise ValueError("Trainer: eval_set must have at least one example, got none")
     if config.bn_recalibration_batches and not any(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from rho_train.checks import check_adamw, check_counts
 from rho_train.dataset import IndexedDataset
-from rho_train.flags import ExampleFlags
 from rho_train.optim import Schedule, check_schedule
 from rho_train.selector import Selector
 
@@ -84,7 +83,7 @@ class RunData:
     name: str
     seed: int = 0
     selector: Selector | None = None
-    flags: ExampleFlags = field(default_factory=lambda: ExampleFlags({}))
+    flags: Mapping[str, Tensor] = field(default_factory=dict)
     il_seconds: float = 0.0
     classes: Sequence[str] = ()
     show: Callable[[int], object] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from itertools import islice
@@ -19,7 +19,6 @@ from rho_train.async_selector import AsyncSelector
 from rho_train.batch import split, to
 from rho_train.checkpoint import architecture_digest, random_state, restore_random_state
 from rho_train.dataset import IndexedDataset, fingerprint
-from rho_train.flags import ExampleFlags
 from rho_train.optim import adamw, lr_schedule, subnormals_flushed
 from rho_train.progress import OnStep, Stopped, no_op
 from rho_train.run_folder import RunFolder
@@ -99,7 +98,7 @@ class Trainer:
         name: str,
         seed: int = 0,
         selector: Selector | None = None,
-        flags: ExampleFlags | None = None,
+        flags: Mapping[str, Tensor] | None = None,
         il_seconds: float = 0.0,
         classes: Sequence[str] = (),
         show: Callable[[int], object] | None = None,
@@ -114,7 +113,7 @@ class Trainer:
             name=name,
             seed=seed,
             selector=selector,
-            flags=(flags or ExampleFlags({})).to(self.device),
+            flags={name: flag.to(self.device) for name, flag in (flags or {}).items()},
             il_seconds=il_seconds,
             classes=classes,
             show=show,

@@ -55,6 +55,8 @@ class MetricsLogger:
         # The examples selected in this epoch and in the last one, bool (N,).
         self._selected = torch.zeros(len(run.dataset), dtype=torch.bool, device=self.device)
         self._last_selected: Tensor | None = None
+        # One table (N, F): all flags of a step are counted at once.
+        self._flags = torch.stack([*run.flags.values()], 1) if run.flags else None
         self._sums = self._no_sums()
         if state is not None:
             kept = to(state["since_log"], self.device)
@@ -82,8 +84,8 @@ class MetricsLogger:
         sums["invalid"] += invalid
         sums["loss"] = sums["loss"] + made.loss
         sums["correct"] = sums["correct"] + (made.logits.argmax(1) == fields.labels).sum()
-        if self.run.flags.names:
-            sums["flagged"] = sums["flagged"] + self.run.flags.counts(fields.ids)
+        if self._flags is not None:
+            sums["flagged"] = sums["flagged"] + self._flags[fields.ids].sum(0)
         if self.run.selector is not None:
             self._selected.index_fill_(0, fields.ids.long(), True)
 
@@ -148,7 +150,7 @@ class MetricsLogger:
         self._last_selected, self._selected = self._selected, torch.zeros_like(self._selected)
 
     def _log(self, step: int) -> None:
-        sums, names = self._sums, self.run.flags.names
+        sums, names = self._sums, tuple(self.run.flags)
         self._file.write(
             "train",
             step=step,
@@ -167,7 +169,7 @@ class MetricsLogger:
         return {"seconds": self.times.step_seconds, "ledger_seconds": parts}
 
     def _no_sums(self) -> dict[str, Any]:
-        flagged = torch.zeros(len(self.run.flags.names), dtype=torch.int64, device=self.device)
+        flagged = torch.zeros(len(self.run.flags), dtype=torch.int64, device=self.device)
         counts = {"steps": 0, "selected": 0, "invalid": 0, "loss": 0.0, "correct": 0}
         return {**counts, "flagged": flagged}
 
