@@ -6,9 +6,6 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-# libtorch must be in the process before the library that links to it.
-import torch
-
 import rho_ext
 
 if find_spec("rho_ext._C") is None:
@@ -26,6 +23,9 @@ if find_spec("rho_ext._C") is None:
             f"library is version {_installed.version}; run 'pip install .' again"
         )
     rho_ext.__path__.append(str(_installed.locate_file("rho_ext")))
+
+# libtorch must be in the process before the library that links to it.
+import torch
 
 try:
     from rho_ext import _C

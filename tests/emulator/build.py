@@ -63,17 +63,18 @@ def build(
     which are `.cu` files, include headers of `csrc`, other sources those of the repository.
     """
     options = [f"-D{key}={value}" for key, value in (definitions or {}).items()]
-    includes = [f"-I{EMULATOR}"]
-    libraries: list[str] = []
+    if torch or program:
+        # Hidden as in the real build: torch's types are, and those that hold them must be.
+        options.append("-fvisibility=hidden")
+    # Kernels see no torch, so that the programs and the ops share their objects.
+    kernel_flags = [*COMMON, *WARNINGS, *VARIANTS[variant], *options, f"-I{EMULATOR}"]
+    flags, libraries = list(kernel_flags), list[str]()
     if torch:
         folder = torch_folder()
-        # Hidden as in the real build: torch's types are, and those that hold them must be.
-        options += [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-fvisibility=hidden"]
-        includes += ["-isystem", str(folder / "include")]
+        flags += [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-isystem", str(folder / "include")]
         lib = folder / "lib"
         libraries = [f"-L{lib}", "-Wl,--no-as-needed", f"-Wl,-rpath,{lib}"]
         libraries += ["-ltorch", "-ltorch_cpu"]
-    flags = [*COMMON, *WARNINGS, *VARIANTS[variant], *options, *includes]
     engine_flags = [*COMMON, *WARNINGS, *ENGINE_VARIANTS[variant], f"-I{EMULATOR}"]
     engine_headers = fingerprint(files(EMULATOR, HEADERS))
     headers = {
@@ -83,8 +84,10 @@ def build(
 
     jobs = []
     for path in map(Path, sources):
-        folder = csrc if path.suffix == ".cu" else CSRC
-        jobs.append((path, [*flags, f"-I{folder}"], headers[folder]))
+        kernel = path.suffix == ".cu"
+        folder = csrc if kernel else CSRC
+        own = kernel_flags if kernel else flags
+        jobs.append((path, [*own, f"-I{folder}"], headers[folder]))
     jobs += [(path, engine_flags, engine_headers) for path in files(EMULATOR / "engine", {".cpp"})]
     with ThreadPoolExecutor(PROCESSES) as pool:
         objects = list(pool.map(lambda job: compile_object(*job), jobs))

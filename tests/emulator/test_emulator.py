@@ -42,19 +42,22 @@ def selftest(name: str, variant: Variant) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("variant", ["plain", "address"])
+# Builds with sanitizers, of which each is another compilation, are slow.
+@pytest.mark.parametrize("variant", ["plain", pytest.param("address", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [*RIGHT, *WRONG])
 def test_claims(name: str, variant: Variant) -> None:
     result = selftest(name, variant)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RIGHT)
 def test_no_race_where_none_is(name: str) -> None:
     result = selftest(name, "thread")
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "variant", "report"),
     [

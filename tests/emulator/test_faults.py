@@ -161,6 +161,7 @@ def results() -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
         yield {name: pool.submit(check, name) for name in FAULTS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_found(
     name: str, results: dict[str, Future[subprocess.CompletedProcess[str]]]

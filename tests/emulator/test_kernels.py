@@ -21,7 +21,8 @@ CHECKS = sorted((EMULATOR / "kernels").glob("*.cpp"))
 def program(variant: Variant, csrc: Path = CSRC) -> Path:
     """Build the checks of kernels/ with the kernels of a folder."""
     sources = [csrc / "cuda" / "select.cu", *CHECKS]
-    return build("kernels", sources, variant=variant, program=True, csrc=csrc)
+    emulated = {"RHO_EMULATED": 1}
+    return build("kernels", sources, variant=variant, program=True, definitions=emulated, csrc=csrc)
 
 
 def run(check: str, variant: Variant, csrc: Path = CSRC) -> subprocess.CompletedProcess[str]:
@@ -38,13 +39,14 @@ def run(check: str, variant: Variant, csrc: Path = CSRC) -> subprocess.Completed
 @pytest.mark.parametrize(
     ("check", "variant"),
     [
-        ("plans", "plain"),
-        ("schedules", "plain"),
+        ("small_blocks", "plain"),
         ("fallback", "plain"),
+        pytest.param("plans", "plain", marks=pytest.mark.slow),
+        pytest.param("schedules", "plain", marks=pytest.mark.slow),
         # Out of bounds, of memory of exactly its size; undefined behaviour.
-        ("small_blocks", "address"),
-        ("races", "thread"),
-        ("fallback", "thread"),
+        pytest.param("small_blocks", "address", marks=pytest.mark.slow),
+        pytest.param("races", "thread", marks=pytest.mark.slow),
+        pytest.param("fallback", "thread", marks=pytest.mark.slow),
     ],
 )
 def test_kernels(check: str, variant: Variant) -> None:
@@ -52,6 +54,7 @@ def test_kernels(check: str, variant: Variant) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.slow
 def test_the_ops_on_tensors_of_their_exact_size() -> None:
     """Through torch, whose tensors AddressSanitizer guards: all layouts, dtypes and plans."""
     files = ("test_score.py", "test_plan.py", "test_bad_inputs.py")
@@ -106,6 +109,7 @@ def uncovered_lines(folder: Path) -> tuple[list[str], int]:
     return named, len(reached)
 
 
+@pytest.mark.slow
 def test_every_path_of_the_kernels_is_reached(tmp_path: Path) -> None:
     missed, lines = uncovered_lines(tmp_path)
     assert lines > 300

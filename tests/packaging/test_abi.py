@@ -103,7 +103,7 @@ NEEDS_TORCH = "rho_ext needs torch 2.10 or newer to build: pip install 'torch>=2
 
 
 def configure(folder: Path, *options: str) -> str:
-    """What CMake says to a build that cannot be; lines and margins are CMake's own."""
+    """Return what CMake says to a build that cannot be; lines and margins are CMake's own."""
     # Those beside this Python, from the test extra: the system's may be too old or missing.
     cmake, ninja = (Path(sys.executable).with_name(name) for name in ("cmake", "ninja"))
     if not (cmake.is_file() and ninja.is_file() and (ROOT / "CMakeLists.txt").is_file()):
@@ -117,25 +117,22 @@ def configure(folder: Path, *options: str) -> str:
     return " ".join(result.stderr.split())
 
 
-def test_a_wrong_choice_of_cuda_stops_the_build(tmp_path: Path) -> None:
+def test_builds_that_cannot_be_stop(tmp_path: Path) -> None:
+    """In one folder, where CMake looks for the compiler once."""
+    venv.create(tmp_path / "python", with_pip=False)
+    python = f"-DPython_EXECUTABLE={tmp_path / 'python' / 'bin' / 'python'}"
+    no_cuda = "-DRHO_EXT_CUDA=OFF"
     message = "RHO_EXT_CUDA must be AUTO, ON or OFF, got 'yes'"
     assert message in configure(tmp_path, "-DRHO_EXT_CUDA=yes")
-
-
-@pytest.mark.parametrize("choice", ["addres", "address;undefined", "thread", "ON"])
-def test_an_unknown_sanitizer_stops_the_build(choice: str, tmp_path: Path) -> None:
-    message = f"RHO_EXT_SANITIZE must be address, undefined or address,undefined, got '{choice}'"
-    assert message in configure(tmp_path, f"-DRHO_EXT_SANITIZE={choice}")
-
-
-@pytest.mark.parametrize("version", [None, "2.9.1"])
-def test_a_build_without_a_new_enough_torch_stops(version: str | None, tmp_path: Path) -> None:
-    venv.create(tmp_path / "python", with_pip=False)
-    python = tmp_path / "python" / "bin" / "python"
-    if version is not None:
-        (site,) = (tmp_path / "python").glob("lib/python*/site-packages")
-        header = site / "torch" / "include" / "torch" / "headeronly" / "version.h"
-        header.parent.mkdir(parents=True)
-        (site / "torch" / "__init__.py").touch()
-        header.write_text(f'#define TORCH_VERSION "{version}"\n')
-    assert NEEDS_TORCH in configure(tmp_path, f"-DPython_EXECUTABLE={python}")
+    for choice in ("addres", "address;undefined", "thread", "ON"):
+        message = "RHO_EXT_SANITIZE must be address, undefined or address,undefined, got"
+        wrong = f"-DRHO_EXT_SANITIZE={choice}"
+        assert f"{message} '{choice}'" in configure(tmp_path, no_cuda, wrong)
+    options = (no_cuda, "-DRHO_EXT_SANITIZE=", python)
+    assert NEEDS_TORCH in configure(tmp_path, *options)
+    (site,) = (tmp_path / "python").glob("lib/python*/site-packages")
+    header = site / "torch" / "include" / "torch" / "headeronly" / "version.h"
+    header.parent.mkdir(parents=True)
+    (site / "torch" / "__init__.py").touch()
+    header.write_text('#define TORCH_VERSION "2.9.1"\n')
+    assert NEEDS_TORCH in configure(tmp_path, *options)
