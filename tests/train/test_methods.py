@@ -1,9 +1,9 @@
-"""The methods of selection: each formula by hand, and what holds for all of them."""
+"""Methods of selection: each formula by hand, and rules for all of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -35,20 +35,26 @@ def choose(selector: Selector, batch: Batch, model: nn.Module | None = None) -> 
     return ids
 
 
-def share(method: Any, batch: Batch, k: int, hit: Callable[[list[int]], bool]) -> float:
-    """How many of 2,000 seeds choose rows that count as a hit."""
-    return sum(hit(choose(Selector(k=k, method=method, seed=s), batch)) for s in range(2000)) / 2000
+DRAWS = 1000
 
 
-def assert_share(found: float, wanted: float) -> None:
-    """Within four standard errors of a share of 2,000 draws."""
-    assert abs(found - wanted) < 4 * math.sqrt(wanted * (1 - wanted) / 2000)
+def draws(method: Any, batch: Batch, k: int) -> list[list[int]]:
+    """Select from one batch again and again; a Selector draws anew in each step."""
+    selector = Selector(k=k, method=method)
+    return [choose(selector, batch) for _ in range(DRAWS)]
 
 
-def test_uniform_draws_every_point_equally_often_and_makes_no_forward_pass() -> None:
+def assert_share(hits: Sequence[bool], wanted: float) -> None:
+    """Compare a share of the draws with its probability, within four standard errors."""
+    share = sum(hits) / len(hits)
+    assert abs(share - wanted) < 4 * math.sqrt(wanted * (1 - wanted) / len(hits))
+
+
+def test_uniform_draws_every_example_equally_often_and_makes_no_forward_pass() -> None:
     batch = rows_with(0.5, 0.6, 0.7, 0.8, 0.9)
-    for point in range(5):
-        assert_share(share("uniform", batch, 2, lambda ids, p=point: p in ids), 2 / 5)  # type: ignore[misc]
+    found = draws("uniform", batch, 2)
+    for example in range(5):
+        assert_share([example in ids for ids in found], 2 / 5)
 
     class Never(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -72,8 +78,9 @@ def test_importance_sampling_by_hand() -> None:
         assert selector.last is not None
         assert selector.last.weights is not None
         assert selector.last.weights.tolist() == pytest.approx([weight[i] for i in ids])
-    assert_share(share("importance", batch, 1, lambda ids: ids == [0]), 1 / 2)
-    assert_share(share("importance", batch, 2, lambda ids: ids == [0, 0]), 1 / 4)
+    found = draws("importance", batch, 2)
+    assert_share([ids == [0, 0] for ids in found], 1 / 4)
+    assert_share([0 not in ids for ids in found], 1 / 4)
 
 
 def test_importance_weights_are_unbiased() -> None:
@@ -81,39 +88,38 @@ def test_importance_weights_are_unbiased() -> None:
     x, y = torch.randn(12, 4, generator=generator), torch.arange(12) % 4
     y[3] = -100
     full = nn.functional.cross_entropy(x, y)
-    means = []
-    for seed in range(2000):
-        selector = Selector(k=3, method=GradNormSampling(), seed=seed)
+    means, selector = [], Selector(k=3, method=GradNormSampling())
+    for _ in range(DRAWS):
         small = selector(nn.Identity(), Batch(x, y, torch.arange(12)))
         assert selector.last is not None
         losses = nn.functional.cross_entropy(small.x, small.y, reduction="none")
         means.append((selector.last.weights * losses).mean())
     found = torch.stack(means)
-    assert abs(found.mean() - full) < 4 * found.std() / math.sqrt(2000)
+    assert abs(found.mean() - full) < 4 * found.std() / math.sqrt(DRAWS)
     # The test can tell: without weights the mean is far off.
-    assert found.std() / math.sqrt(2000) < 0.02
+    assert found.std() / math.sqrt(DRAWS) < 0.03
 
 
 def test_boltzmann_draws_without_replacement_by_softmax() -> None:
     # exp(CE) = 1 / p = 4 : 2 : 2, so with T = 1 the first draw has (1/2, 1/4, 1/4).
     batch, method = rows_with(0.25, 0.5, 0.5), Boltzmann("loss", temperature=1.0)
-    assert_share(share(method, batch, 1, lambda ids: ids == [0]), 1 / 2)
+    assert_share([ids == [0] for ids in draws(method, batch, 1)], 1 / 2)
     # First 0 then 1: 1/2 * 1/2; first 1 then 0: 1/4 * 2/3.
-    assert_share(share(method, batch, 2, lambda ids: ids == [0, 1]), 1 / 4 + 1 / 6)
+    assert_share([ids == [0, 1] for ids in draws(method, batch, 2)], 1 / 4 + 1 / 6)
     # Half the temperature squares the ratios: 16 : 4 : 4.
-    colder = Boltzmann("loss", temperature=0.5)
-    assert_share(share(colder, batch, 1, lambda ids: ids == [0]), 2 / 3)
-    assert share(Boltzmann("loss", temperature=0.0), batch, 1, lambda ids: ids == [0]) == 1.0
+    assert_share([ids == [0] for ids in draws(Boltzmann("loss", 0.5), batch, 1)], 2 / 3)
+    cold = Selector(k=1, method=Boltzmann("loss", 0.0))
+    assert [choose(cold, batch) for _ in range(20)] == [[0]] * 20
 
 
 def test_selective_backprop_draws_by_the_cdf_of_the_loss() -> None:
     # From the lowest loss to the highest the CDF is 1/3, 2/3, 1.
     batch = rows_with(0.5, 0.1, 0.9)
-    for point, wanted in ((0, 2 / 6), (1, 3 / 6), (2, 1 / 6)):
-        hit: Callable[[list[int]], bool] = lambda ids, p=point: ids == [p]  # type: ignore[misc]  # noqa: E731
-        assert_share(share("selective_backprop", batch, 1, hit), wanted)
-    squares = SelectiveBackprop(power=2.0)
-    assert_share(share(squares, batch, 1, lambda ids: ids == [1]), 9 / 14)
+    found = draws("selective_backprop", batch, 1)
+    for example, wanted in ((0, 2 / 6), (1, 3 / 6), (2, 1 / 6)):
+        assert_share([ids == [example] for ids in found], wanted)
+    squares = draws(SelectiveBackprop(power=2.0), batch, 1)
+    assert_share([ids == [1] for ids in squares], 9 / 14)
 
 
 class Scripted(nn.Dropout):
@@ -241,83 +247,68 @@ def test_reducr_by_hand() -> None:
         choose(Selector(k=2, method=Reducr(class_il=torch.zeros(3, 3))), batch)
 
 
-@pytest.fixture
 def large() -> tuple[nn.Module, Batch, Tensor]:
+    """A model with dropout, a batch of 40 with shuffled ids, and IL."""
     generator = torch.Generator().manual_seed(1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(5, 32), nn.Dropout(0.3), nn.Linear(32, 3))
     x = torch.randn(40, 5, generator=generator)
     y = torch.randint(3, (40,), generator=generator)
-    return model, Batch(x, y, torch.randperm(40, generator=generator)), torch.rand(40)
+    il = torch.rand(40, generator=generator)
+    return model, Batch(x, y, torch.randperm(40, generator=generator)), il
 
 
-@pytest.mark.parametrize("ignored", [-100, 255])
-@pytest.mark.parametrize("name", names())
-def test_every_method_chooses_k_usable_rows(
-    name: str, ignored: int, large: tuple[nn.Module, Batch, Tensor]
-) -> None:
-    model, batch, il = large
-    batch.y[::4] = ignored
-    state, seen = torch.get_rng_state(), set()
-
-    def make(k: int) -> Selector:
-        return Selector(il=il, k=k, method=name, ignore_index=ignored, seed=3)
-
-    selector = make(12)
-    for _ in range(4):
-        small = selector(model, batch)
-        seen.add(tuple(small.ids.tolist()))
-        assert len(small.ids) == 12
-        assert (small.y != ignored).all()
-        unique = len(set(small.ids.tolist()))
-        assert unique == 12 or name in WITH_REPLACEMENT
-    assert torch.equal(torch.get_rng_state(), state)
-    assert selector.invalid == 0
-    assert make(12)(model, batch).ids.tolist() in [list(ids) for ids in seen]
-    # Thirty rows are usable, so forty cannot be kept.
-    if name not in WITH_REPLACEMENT:
-        everything = make(40)(model, batch)
-        assert torch.equal(everything.ids, batch.ids[batch.y != ignored])
-    with pytest.raises(FloatingPointError, match="all 40 examples are left out: their labels"):
-        make(12)(model, batch._replace(y=batch.y * 0 + ignored))
+def test_every_method_selects_k_usable_rows() -> None:
+    for index, name in enumerate(names()):
+        ignored = (-100, 255)[index % 2]
+        model, batch, il = large()
+        batch.y[::4] = ignored
+        state, seen = torch.get_rng_state(), []
+        options: dict[str, Any] = {"il": il, "method": name, "ignore_index": ignored, "seed": 3}
+        selector = Selector(k=12, **options)
+        for _ in range(3):
+            small = selector(model, batch)
+            seen.append(small.ids.tolist())
+            assert len(small.ids) == 12, name
+            assert (small.y != ignored).all(), name
+            assert len(set(seen[-1])) == 12 or name in WITH_REPLACEMENT, name
+        assert torch.equal(torch.get_rng_state(), state), name
+        assert selector.invalid == 0, name
+        assert Selector(k=12, **options)(model, batch).ids.tolist() == seen[0], name
+        # Thirty rows are usable, so forty cannot be selected.
+        if name not in WITH_REPLACEMENT:
+            everything = Selector(k=40, **options)(model, batch)
+            assert torch.equal(everything.ids, batch.ids[batch.y != ignored]), name
+        with pytest.raises(FloatingPointError, match="all 40 examples are left out: their labels"):
+            Selector(k=12, **options)(model, batch._replace(y=batch.y * 0 + ignored))
 
 
-@pytest.mark.parametrize("name", sorted(set(names()) - {"uniform", "neg_il"}))
 @pytest.mark.filterwarnings("ignore:Selector. examples without a usable score")
-def test_no_method_chooses_a_row_without_a_finite_loss(
-    name: str, large: tuple[nn.Module, Batch, Tensor]
-) -> None:
-    model, batch, il = large
-    batch.x[7] = torch.nan
-    selector = Selector(il=il, k=39, method=name)
-    small = selector(model, batch)
-    assert small.x.isfinite().all()
-    assert selector.invalid == 1
+def test_no_method_selects_a_row_without_a_finite_loss_or_il() -> None:
+    for name in set(names()) - {"uniform", "neg_il"}:
+        model, batch, il = large()
+        batch.x[7] = torch.nan
+        selector = Selector(il=il, k=39, method=name)
+        assert selector(model, batch).x.isfinite().all(), name
+        assert selector.invalid == 1, name
+    for name in ("rho", "neg_il", "boltzmann", "class_quota", "reducr"):
+        model, batch, il = large()
+        il[batch.ids[7]] = torch.nan
+        selector = Selector(il=il, k=40, method=name)
+        wanted = torch.cat([batch.ids[:7], batch.ids[8:]])
+        assert torch.equal(selector(model, batch).ids, wanted), name
+        assert selector.invalid == 1, name
 
 
-@pytest.mark.parametrize("name", ["rho", "neg_il", "boltzmann", "class_quota", "reducr"])
-@pytest.mark.filterwarnings("ignore:Selector. examples without a usable score")
-def test_no_method_chooses_a_row_without_an_il(
-    name: str, large: tuple[nn.Module, Batch, Tensor]
-) -> None:
-    model, batch, il = large
-    il[batch.ids[7]] = torch.nan
-    selector = Selector(il=il, k=40, method=name)
-    assert torch.equal(selector(model, batch).ids, torch.cat([batch.ids[:7], batch.ids[8:]]))
-    assert selector.invalid == 1
-
-
-@pytest.mark.parametrize("name", sorted({*names(without=("dropout", "logits"))} - {"uniform"}))
-def test_no_method_chooses_a_row_that_was_not_scored(
-    name: str, large: tuple[nn.Module, Batch, Tensor]
-) -> None:
-    model, batch, il = large
-    options = Scoring(refresh=0.25)
-    # Of the ten rows that are scored three are ignored, so there are seven for ten places.
-    batch.y[:3] = -100
-    selector = Selector(il=il + 50, k=10, method=name, scoring=options, history=History(40))
-    assert selector(model, batch).ids.tolist() == batch.ids[3:10].tolist()
+def test_no_method_selects_a_row_that_was_not_scored() -> None:
+    for name in set(names(without=("dropout", "logits"))) - {"uniform"}:
+        model, batch, il = large()
+        # Of the ten rows that are scored three are ignored, so there are seven for ten places.
+        batch.y[:3] = -100
+        options: dict[str, Any] = {"scoring": Scoring(refresh=0.25), "history": History(40)}
+        selector = Selector(il=il + 50, k=10, method=name, **options)
+        assert selector(model, batch).ids.tolist() == batch.ids[3:10].tolist(), name
 
 
 @pytest.fixture
@@ -366,30 +357,30 @@ def test_a_method_of_ones_own() -> None:
         register("a b")
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Fused("best"), "Fused: score must be one of rho, .*got 'best'"),
-        (lambda: Boltzmann("best"), "Boltzmann: score must be one of rho"),
-        (lambda: Boltzmann(temperature=-1.0), "temperature must be finite and at least 0, got -1"),
-        (lambda: SelectiveBackprop(power=math.nan), "power must be finite and at least 0"),
-        (lambda: MonteCarlo("best"), "MonteCarlo: score must be one of bald"),
-        (lambda: MonteCarlo("bald", passes=1), "passes must be at least 2, got 1"),
-        (lambda: ClassQuota(shares=(1.0, 0.0)), "shares must be positive"),
-        (lambda: Reducr(lr=-1.0), "lr must be finite and at least 0"),
-        (lambda: Reducr(class_il=torch.zeros(3)), r"class_il must be floating point \(N, C\)"),
-        (lambda: Selector(k=1, method="boltzmann"), "method 'boltzmann' needs irreducible"),
-        (lambda: Selector(k=1, method="reducr"), "method 'reducr' needs irreducible"),
-        (
-            lambda: Selector(k=1, method="bald", scorer=nn.Linear(2, 2)),
-            "method 'bald' needs dropout layers, and Linear has none",
-        ),
-        (
-            lambda: Selector(k=1, method="bald")(nn.Dropout(0.0), rows_with(0.5)),
-            "needs dropout layers, and Dropout has none with p > 0",
-        ),
-    ],
-)
-def test_what_cannot_work_is_refused_early(make: Callable[[], object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make()
+ERRORS: list[tuple[Callable[[], object], str]] = [
+    (lambda: Fused("best"), "Fused: score must be one of rho, .*got 'best'"),
+    (lambda: Boltzmann("best"), "Boltzmann: score must be one of rho"),
+    (lambda: Boltzmann(temperature=-1.0), "temperature must be finite and at least 0, got -1"),
+    (lambda: SelectiveBackprop(power=math.nan), "power must be finite and at least 0"),
+    (lambda: MonteCarlo("best"), "MonteCarlo: score must be one of bald"),
+    (lambda: MonteCarlo("bald", passes=1), "passes must be at least 2, got 1"),
+    (lambda: ClassQuota(shares=(1.0, 0.0)), "shares must be positive"),
+    (lambda: Reducr(lr=-1.0), "lr must be finite and at least 0"),
+    (lambda: Reducr(class_il=torch.zeros(3)), r"class_il must be floating point \(N, C\)"),
+    (lambda: Selector(k=1, method="boltzmann"), "method 'boltzmann' needs irreducible"),
+    (lambda: Selector(k=1, method="reducr"), "method 'reducr' needs irreducible"),
+    (
+        lambda: Selector(k=1, method="bald", scorer=nn.Linear(2, 2)),
+        "method 'bald' needs dropout layers, and Linear has none",
+    ),
+    (
+        lambda: Selector(k=1, method="bald")(nn.Dropout(0.0), rows_with(0.5)),
+        "needs dropout layers, and Dropout has none with p > 0",
+    ),
+]
+
+
+def test_what_cannot_work_is_refused_early() -> None:
+    for make, message in ERRORS:
+        with pytest.raises(ValueError, match=message):
+            make()
