@@ -1,7 +1,7 @@
-"""What several processes do together, for the tests of it; one process does it alone.
+"""Selections and steps of several processes, for test_ranks; one process makes them alone.
 
-Run as a program it leaves in a folder what each rank found, by name. It imports nothing of the
-tests.
+Run as a program with a folder, a rank and the number of ranks, it saves its results by name. It
+imports nothing of the tests.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def net() -> nn.Module:
 
 
 def large(seed: int, n: int = N) -> Batch:
-    """A large batch of points 0 to n - 1."""
+    """Return a large batch of examples 0 to n - 1."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(n, 5, generator=generator)
     return Batch(x, torch.randint(0, 3, (n,), generator=generator), torch.arange(n))
 
 
 def draws() -> dict[str, list[list[int]]]:
-    """What each method draws of the same points in three steps, by two Selectors of one seed."""
+    """Return the draws of each method in three steps, by two Selectors of one seed."""
     il = torch.rand(N, generator=torch.Generator().manual_seed(9))
     model = net()
     return {
@@ -71,7 +71,7 @@ def draws() -> dict[str, list[list[int]]]:
 
 
 def wrapped(wrap: Callable[[nn.Module], nn.Module]) -> dict[str, Any]:
-    """Four steps of an own loop, each rank with points of its own."""
+    """Take four steps of a loop, each rank with examples of its own."""
     rank, _ = rank_and_world()
     torch.manual_seed(100 + rank)  # dropout
     model = wrap(net())
@@ -91,7 +91,7 @@ def wrapped(wrap: Callable[[nn.Module], nn.Module]) -> dict[str, Any]:
 
 
 class Case(NamedTuple):
-    """One selection by all ranks; of two, the first has the points before `cut`."""
+    """One selection by all ranks; of two, the first has the examples before `cut`."""
 
     options: dict[str, Any]
     batch: Batch
@@ -101,16 +101,16 @@ class Case(NamedTuple):
 
 @register("tests_weighted", needs=["il"], pointwise=True)
 def weighted(context: ScoringContext) -> Selected:
-    """The lowest IL, with weights 1 and 2."""
-    chosen = context.top(-context.il)
-    return chosen._replace(weights=1.0 - chosen.values)
+    """Select the lowest IL, with weights 1 and 2."""
+    best = context.top(-context.il)
+    return best._replace(weights=1.0 - best.values)
 
 
 unregister("tests_weighted")
 
 
 def cases() -> dict[str, Case]:
-    """Whole numbers as logits, so that there are ties, within a rank and between the two."""
+    """Return selections with ties, within a rank and between two: all logits are integers."""
     generator = torch.Generator().manual_seed(4)
     x = torch.randint(0, 3, (N, 3), generator=generator).float()
     y = torch.randint(0, 3, (N,), generator=generator)
@@ -131,7 +131,7 @@ def cases() -> dict[str, Case]:
     found["a rank without a known IL"] = Case({"k": 6}, batch, unknown, 9)
     spoilt = batch._replace(x=x.clone(), y=y.clone())
     spoilt.x[0], spoilt.y[1] = torch.nan, -100
-    found["a rank of which one point is fit to stand in"] = Case({"k": 6}, spoilt, unknown, 3)
+    found["a rank of which one example is fit to stand in"] = Case({"k": 6}, spoilt, unknown, 3)
     ignored = batch._replace(y=batch.y.clone().index_fill(0, torch.arange(0, N, 2), -100))
     found["ignored labels"] = Case({"k": 30}, ignored, il, 20)
     ordered = batch._replace(x=torch.arange(float(N))[:, None] * torch.tensor([1.0, 0.0, 0.0]))
@@ -140,15 +140,15 @@ def cases() -> dict[str, Case]:
     return found
 
 
-def keep(case: Case) -> dict[str, Any]:
-    """What this process keeps: ids, weights, scores, and what its Selector counted."""
+def select(case: Case) -> dict[str, Any]:
+    """Return what this process selects: ids, weights, losses, and the counts of its Selector."""
     rank, world = rank_and_world()
     rows = slice(None) if world == 1 else [slice(case.cut), slice(case.cut, None)][rank]
     own = Batch(*(column[rows] for column in case.batch))
     selector = Selector(il=case.il, scope="global", history=History(N), **case.options)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Selector: examples without a usable score")
-        looked = selector.preview(nn.Identity(), own)
+        preview = selector.preview(nn.Identity(), own)
         small = selector(nn.Identity(), own)
     assert selector.last is not None
     assert selector.last.weights is not None
@@ -158,14 +158,14 @@ def keep(case: Case) -> dict[str, Any]:
         "weights": selector.last.weights.tolist(),
         "labels": small.y.tolist(),
         "losses": F.cross_entropy(small.x, small.y, reduction="none"),
-        "looked": looked.ids[looked.indices].sort().values.tolist(),
+        "previewed": preview.ids[preview.indices].sort().values.tolist(),
         "selected": selector.selected,
         "counted": selector.history.chosen.nonzero().flatten().tolist(),
     }
 
 
 def failures() -> dict[str, str]:
-    """What is said where the ranks cannot select together."""
+    """Return the errors where the ranks cannot select together."""
     rank, _ = rank_and_world()
     batch = large(rank)
     ignored = batch._replace(y=torch.full_like(batch.y, -100))
@@ -198,10 +198,10 @@ def softmax_regression() -> nn.Module:
 
 
 def regression(wrap: Callable[[nn.Module], nn.Module]) -> dict[str, Any]:
-    """SGD on what all ranks keep, each having a part of the same large batches."""
+    """Train by SGD on what all ranks select, each from a part of the same large batches."""
     rank, world = rank_and_world()
     model = wrap(softmax_regression())
-    # 13 and 27 points of two ranks.
+    # 13 and 27 examples of two ranks.
     own = slice(None) if world == 1 else [slice(13), slice(13, None)][rank]
     selector = Selector(method="loss", k=K, scope="global")
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
@@ -223,31 +223,31 @@ def regression(wrap: Callable[[nn.Module], nn.Module]) -> dict[str, Any]:
 def stream(
     count: int, start: int = 0, state: dict[str, Any] | None = None
 ) -> tuple[list[list[int]], dict[str, Any]]:
-    """What is drawn of `count` large batches that the ranks share, and the state at the end."""
+    """Return the draws from `count` large batches that the ranks share, and the state."""
     rank, world = rank_and_world()
-    points, model = large(0), softmax_regression().float()
-    data = IndexedDataset(TensorDataset(points.x, points.y))
+    examples, model = large(0), softmax_regression().float()
+    data = IndexedDataset(TensorDataset(examples.x, examples.y))
     sampler = LargeBatchSampler(N, 15, seed=1, start=start, rank=rank, world=world)
     selector = Selector(k=4, method=Boltzmann("loss"), scope="global")
     if state is not None:
         selector.load_state_dict(state)
-    kept = []
+    ids = []
     for batch in islice(loader(data, sampler), count):
         small = selector(model, batch)
         assert selector.last is not None
         assert selector.last.weights is not None
-        kept.append(small.ids[selector.last.weights > 0].tolist())
-    return kept, selector.state_dict()
+        ids.append(small.ids[selector.last.weights > 0].tolist())
+    return ids, selector.state_dict()
 
 
 def resumed() -> list[list[int]]:
-    """What is drawn of six large batches, with a stop in the middle."""
+    """Return the draws from six large batches, with a stop in the middle."""
     first, state = stream(3)
     return first + stream(3, 3, state)[0]
 
 
 def parameters(model: nn.Module) -> Tensor:
-    """All parameters in one row; of a sharded model all ranks must ask."""
+    """Return all parameters in one row; of a sharded model all ranks must ask."""
     whole = (p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters())
     return torch.cat([p.detach().flatten() for p in whole])
 
@@ -260,23 +260,24 @@ def shard(model: nn.Module) -> nn.Module:
     return model
 
 
-def main(out: Path) -> None:
+def main(out: Path, rank: int, world: int) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    store = dist.FileStore(str(out / "store"), world)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
     found = {
         "draws": draws(),
         "ddp": wrapped(DistributedDataParallel),
         "ddp, own buffers": wrapped(partial(DistributedDataParallel, broadcast_buffers=False)),
         "fsdp": wrapped(shard),
-        "kept": {name: keep(case) for name, case in cases().items()},
+        "selections": {name: select(case) for name, case in cases().items()},
         "failures": failures(),
         "resumed": resumed(),
         "regression": regression(DistributedDataParallel),
         "regression, fsdp": regression(shard),
     }
-    torch.save(found, out / f"rank{dist.get_rank()}.pt")
+    torch.save(found, out / f"rank{rank}.pt")
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
