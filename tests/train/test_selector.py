@@ -1,4 +1,4 @@
-"""The Selector: what it keeps, what it leaves alone, what it refuses."""
+"""The Selector: what it selects, what it leaves alone, what it refuses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rho_train.methods.sampling import Boltzmann
 X = torch.tensor([[9.0, 0.0], [0.0, 0.0], [-3.0, 0.0], [-9.0, 0.0]])
 Y = torch.zeros(4, dtype=torch.int64)
 IDS = torch.tensor([5, 2, 7, 0])
-# The last point is the hardest, but its irreducible loss says that it cannot be learnt.
+# The last example is the hardest, but its irreducible loss says that it cannot be learnt.
 TABLE = torch.zeros(8).index_fill(0, torch.tensor([0]), 9.0)
 
 
@@ -44,7 +44,7 @@ class KeywordModel(nn.Module):
         return UserDict(logits=features * scale)
 
 
-def test_keeps_the_points_with_the_largest_reducible_loss() -> None:
+def test_selects_the_examples_with_the_largest_reducible_loss() -> None:
     small = Selector(il=TABLE, k=2)(nn.Identity(), Batch(X, Y, IDS))
     # CE - IL = (0, 0.69, 3.05, 0.00): rows 1 and 2, in the order of the large batch.
     assert small.ids.tolist() == [2, 7]
@@ -151,14 +151,14 @@ def test_ratio_rounds_and_keeps_at_least_one(ratio: float, n: int, k: int) -> No
     assert Selector(ratio=ratio, method="loss").size(n) == k
 
 
-def test_fewer_usable_points_than_k() -> None:
+def test_fewer_usable_examples_than_k() -> None:
     labels = torch.tensor([-100, 0, -100, 0])
     selector = Selector(il=TABLE, k=3)
     assert selector(nn.Identity(), Batch(X, labels, IDS)).ids.tolist() == [2, 0]
     assert selector.selected == 2
 
 
-def test_points_without_a_usable_score_are_named_once() -> None:
+def test_examples_without_a_usable_score_are_named_once() -> None:
     table = TABLE.clone()
     table[7] = torch.nan
     selector = Selector(il=table, k=2)
@@ -206,7 +206,7 @@ def test_state_round_trip() -> None:
 
 
 class Learning(nn.Module):
-    """A method with a state that is a module: prefers what it has chosen least."""
+    """A method whose state is a module: prefers what it has selected least."""
 
     needs = ()
 
@@ -217,8 +217,8 @@ class Learning(nn.Module):
     def forward(self, context: ScoringContext) -> Selected:
         return context.select("loss", self.bias[context.ids])
 
-    def update(self, context: ScoringContext, chosen: Selected) -> None:
-        self.bias[context.ids[chosen.indices]] -= 100
+    def update(self, context: ScoringContext, selected: Selected) -> None:
+        self.bias[context.ids[selected.indices]] -= 100
 
 
 def test_what_a_method_has_learnt_is_in_the_state() -> None:
@@ -263,67 +263,65 @@ def test_what_it_did_can_enter_a_loss() -> None:
         assert torch.equal(weight.grad, torch.zeros(4).index_put_((last.indices,), chosen))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"ratio": 0.0}, ValueError, r"ratio must lie in \(0, 1\].*got 0.0"),
-        ({"ratio": 1.5}, ValueError, r"ratio must lie in \(0, 1\].*got 1.5"),
-        ({"ratio": float("nan")}, ValueError, "ratio must lie in"),
-        ({}, ValueError, "either ratio or k"),
-        ({"ratio": 0.1, "k": 3}, ValueError, "either ratio or k"),
-        ({"k": 0}, ValueError, "k must be at least 1"),
-        ({"k": 0.1}, TypeError, "k must be an int.*ratio="),
-        ({"k": True}, TypeError, "k must be an int"),
-        ({"k": 1, "method": "best"}, ValueError, "method must be one of rho, loss"),
-        (
-            {"k": 1, "method": 3},
-            TypeError,
-            "method must be a name or be called with ScoringContext",
-        ),
-        ({"k": 1, "method": Boltzmann}, TypeError, r"of a class pass an object, as Boltzmann\(\)"),
-        ({"ratio": "0.1"}, TypeError, "ratio must be a number or a Schedule, got '0.1'"),
-        ({"k": 1, "label_smoothing": 1.5}, ValueError, r"label_smoothing must lie in \[0, 1\]"),
-        ({"k": 1, "phases": 100}, TypeError, "phases must be UniformPhases, got int"),
-        ({"k": 1, "seed": 0.5}, TypeError, "seed must be an int, got 0.5"),
-        ({"k": 1, "il": TABLE[None]}, ValueError, r"il must be.*\(N,\), got float32 \(1, 8\)"),
-        ({"k": 1, "il": TABLE.double()}, ValueError, r"il must be a float32.*got float64 \(8,\)"),
-        ({"k": 1, "il": None}, ValueError, "needs irreducible losses; pass il="),
-        ({"k": 1, "il": "store.safetensors"}, TypeError, "got str; a file is read with ILStore"),
-    ],
-)
-def test_bad_arguments_fail_at_construction(
-    arguments: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        Selector(**{"il": TABLE, **arguments})
+BAD_ARGUMENTS: list[tuple[Any, type[Exception], str]] = [
+    ({"ratio": 0.0}, ValueError, r"ratio must lie in \(0, 1\].*got 0.0"),
+    ({"ratio": 1.5}, ValueError, r"ratio must lie in \(0, 1\].*got 1.5"),
+    ({"ratio": float("nan")}, ValueError, "ratio must lie in"),
+    ({}, ValueError, "either ratio or k"),
+    ({"ratio": 0.1, "k": 3}, ValueError, "either ratio or k"),
+    ({"k": 0}, ValueError, "k must be at least 1"),
+    ({"k": 0.1}, TypeError, "k must be an int.*ratio="),
+    ({"k": True}, TypeError, "k must be an int"),
+    ({"k": 1, "method": "best"}, ValueError, "method must be one of rho, loss"),
+    (
+        {"k": 1, "method": 3},
+        TypeError,
+        "method must be a name or be called with ScoringContext",
+    ),
+    ({"k": 1, "method": Boltzmann}, TypeError, r"of a class pass an object, as Boltzmann\(\)"),
+    ({"ratio": "0.1"}, TypeError, "ratio must be a number or a Schedule, got '0.1'"),
+    ({"k": 1, "label_smoothing": 1.5}, ValueError, r"label_smoothing must lie in \[0, 1\]"),
+    ({"k": 1, "phases": 100}, TypeError, "phases must be UniformPhases, got int"),
+    ({"k": 1, "seed": 0.5}, TypeError, "seed must be an int, got 0.5"),
+    ({"k": 1, "il": TABLE[None]}, ValueError, r"il must be.*\(N,\), got float32 \(1, 8\)"),
+    ({"k": 1, "il": TABLE.double()}, ValueError, r"il must be a float32.*got float64 \(8,\)"),
+    ({"k": 1, "il": None}, ValueError, "needs irreducible losses; pass il="),
+    ({"k": 1, "il": "store.safetensors"}, TypeError, "got str; a file is read with ILStore"),
+]
 
 
-@pytest.mark.parametrize(
-    ("batch", "error", "message"),
-    [
-        ((X, Y), ValueError, "no ids.*IndexedDataset"),
-        ({"x": X, "y": Y}, ValueError, "no ids.*'ids'"),
-        (
-            Batch(X[:1], Y[:1], IDS[:1]),
-            ValueError,
-            "k = 2 is larger than the batch of 1.*drop_last",
-        ),
-        (Batch(X, Y, IDS.float()), TypeError, "ids must be an int64 or int32"),
-        (Batch(X, Y, IDS + 8), IndexError, r"ids must be in \[0, 8\).*got 13 at row 0"),
-        (Batch(X, Y + 7, IDS), IndexError, r"labels must be in \[0, 2\)"),
-        (
-            Batch(X * torch.nan, Y, IDS),
-            FloatingPointError,
-            "4 of 4 losses.*diverged.*learning rate",
-        ),
-        (Batch(X, Y - 100, IDS), FloatingPointError, "ignore_index"),
-        (Batch(X, Y[:, None], IDS), ValueError, r"labels must have.*got \(4, 1\).*give loss_fn="),
-        ((X, Y, IDS.clamp_max(5)), ValueError, "third element of a tuple repeats.*Batch"),
-    ],
-)
-def test_bad_batches(batch: Any, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        Selector(il=TABLE, k=2)(nn.Identity(), batch)
+def test_bad_arguments_fail_at_construction() -> None:
+    for arguments, error, message in BAD_ARGUMENTS:
+        with pytest.raises(error, match=message):
+            Selector(**{"il": TABLE, **arguments})
+
+
+BAD_BATCHES: list[tuple[Any, type[Exception], str]] = [
+    ((X, Y), ValueError, "no ids.*IndexedDataset"),
+    ({"x": X, "y": Y}, ValueError, "no ids.*'ids'"),
+    (
+        Batch(X[:1], Y[:1], IDS[:1]),
+        ValueError,
+        "k = 2 is larger than the batch of 1.*drop_last",
+    ),
+    (Batch(X, Y, IDS.float()), TypeError, "ids must be an int64 or int32"),
+    (Batch(X, Y, IDS + 8), IndexError, r"ids must be in \[0, 8\).*got 13 at row 0"),
+    (Batch(X, Y + 7, IDS), IndexError, r"labels must be in \[0, 2\)"),
+    (
+        Batch(X * torch.nan, Y, IDS),
+        FloatingPointError,
+        "4 of 4 losses.*diverged.*learning rate",
+    ),
+    (Batch(X, Y - 100, IDS), FloatingPointError, "ignore_index"),
+    (Batch(X, Y[:, None], IDS), ValueError, r"labels must have.*got \(4, 1\).*give loss_fn="),
+    ((X, Y, IDS.clamp_max(5)), ValueError, "third element of a tuple repeats.*Batch"),
+]
+
+
+def test_bad_batches() -> None:
+    for batch, error, message in BAD_BATCHES:
+        with pytest.raises(error, match=message):
+            Selector(il=TABLE, k=2)(nn.Identity(), batch)
 
 
 def test_smoothed_losses_are_not_set_against_plain_ones() -> None:

@@ -1,4 +1,4 @@
-"""Choosing while the model trains: the algorithm by hand, its order, its errors, its end."""
+"""Selection while the model trains: the algorithm by hand, its order, its errors, its end."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from rho_train.schedules import UniformPhases
 from rho_train.trainer.time_breakdown import STEP_PARTS
 
 from .test_ledger import CONFIG, Clock, SlowData, on_step
+from .ways import CONFIG as TRAINING
 from .ways import ending, make_trainer, small_model
 
 N, STEPS = 120, 8
@@ -45,7 +46,7 @@ BATCHES = [
     Batch(X[ids], Y[ids], ids)
     for ids in (torch.randperm(N, generator=GENERATOR)[:24] for _ in range(STEPS))
 ]
-WAYS: dict[str, Any] = {
+CASES: dict[str, Any] = {
     "rho": {},
     "draws": {"method": "boltzmann"},
     "weights": {"method": "importance"},
@@ -71,7 +72,7 @@ def make_selector(**options: Any) -> Selector:
 
 
 class Training:
-    """A model with dropout and BatchNorm, its optimizer, and what it was trained on."""
+    """A model with dropout and BatchNorm, its optimizer, and everything that a step changes."""
 
     def __init__(self) -> None:
         self.model = small_model(1)
@@ -86,13 +87,13 @@ class Training:
         (losses if last.weights is None else last.weights * losses).mean().backward()
         self.optimizer.step()
         state = {**self.model.state_dict(), **selector.state_dict()["history"]}
-        kept = [small.ids, last.indices, last.values, *state.values(), torch.get_rng_state()]
-        self.found += [value.numpy().tobytes() for value in kept]
+        values = [small.ids, last.indices, last.values, *state.values(), torch.get_rng_state()]
+        self.found += [value.numpy().tobytes() for value in values]
         self.found += [selector.steps, selector.scored, selector.selected, selector.invalid]
 
 
 def by_hand(selector: Selector) -> list[Any]:
-    """Choose for step t + 1 with the weights from before update t, one after the other."""
+    """Select for step t + 1 with the weights from before update t, one after the other."""
     run = Training()
     old = copy.deepcopy(run.model)
     for batch in BATCHES:
@@ -102,9 +103,10 @@ def by_hand(selector: Selector) -> list[Any]:
     return run.found
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("slow", ["scoring", "training"])
-def test_the_algorithm_by_hand_whichever_is_slower(way: str, slow: str) -> None:
+@pytest.mark.parametrize("case", CASES)
+def test_the_algorithm_by_hand_whichever_is_slower(case: str) -> None:
+    slow = ("scoring", "training")[list(CASES).index(case) % 2]
+
     def forward(model: nn.Module, batch: Batch) -> Tensor:
         time.sleep(0.003 if slow == "scoring" else 0.0)
         logits: Tensor = model(batch.x)
@@ -113,7 +115,7 @@ def test_the_algorithm_by_hand_whichever_is_slower(way: str, slow: str) -> None:
     # torch starts with the same threads for both: they decide how sums are rounded.
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // 2))
-    options = copy.deepcopy(WAYS[way])
+    options = copy.deepcopy(CASES[case])
     wanted = by_hand(make_selector(**copy.deepcopy(options)))
     torch.set_num_threads(threads)
     torch.manual_seed(1)
@@ -129,7 +131,7 @@ def test_the_algorithm_by_hand_whichever_is_slower(way: str, slow: str) -> None:
 
 
 def test_scores_are_old_and_the_first_ones_are_not() -> None:
-    """A linear model whose weights tell what scored: 0, 0, 1, 2, ... updates."""
+    """The bias counts updates: the passes see 0, 0, 1, 2, ..."""
     model, seen = nn.Linear(5, 3), []
 
     def forward(scorer: nn.Module, batch: Batch) -> Tensor:
@@ -167,12 +169,12 @@ def test_a_state_that_is_taken_over_goes_on_with_the_old_weights() -> None:
     assert ahead.state_dict() == {"weights": None}
 
 
-@pytest.mark.parametrize("count", [0, 1, 2])
-def test_short_loaders(count: int) -> None:
-    selector = make_selector()
-    found = list(AsyncSelector(selector, small_model(1))(BATCHES[:count]))
-    assert [len(small.ids) for small in found] == [6] * count
-    assert selector.steps == count
+def test_short_loaders() -> None:
+    for count in range(3):
+        selector = make_selector()
+        found = list(AsyncSelector(selector, small_model(1))(BATCHES[:count]))
+        assert [len(small.ids) for small in found] == [6] * count
+        assert selector.steps == count
 
 
 @pytest.mark.parametrize(("warmup", "bad"), [(0, 1), (0, 3), (2, 1)])
@@ -250,22 +252,17 @@ def test_autocast_around_the_loop_holds_in_the_thread() -> None:
     assert not torch.equal(losses(bf16=True), losses(bf16=False))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {"method": "bald"},
-            "AsyncSelector: method 'bald' draws dropout from torch's global generators",
-        ),
+def test_what_two_threads_cannot_do_is_refused_when_it_is_made() -> None:
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"method": "bald"}, "method 'bald' draws dropout from torch's global generators"),
         ({"scoring": Scoring(train_mode=True)}, "train_mode=True.* lets BatchNorm learn"),
         ({"scoring": Scoring(compile=True)}, "torch.compile is not safe in two threads"),
         ({"il": OnlineModel(small_model(2))}, "an OnlineModel learns from every small batch"),
         ({"scorer": OnlineModel(small_model(2))}, "an OnlineModel learns from every small batch"),
-    ],
-)
-def test_what_two_threads_cannot_do_is_refused_when_it_is_made(options: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        AsyncSelector(make_selector(**options), small_model(1))
+    ]
+    for options, message in refused:
+        with pytest.raises(ValueError, match=f"AsyncSelector: .*{message}"):
+            AsyncSelector(make_selector(**options), small_model(1))
 
 
 def test_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,9 +314,7 @@ class SlowTraining(nn.Linear):
         return super().forward(x)
 
 
-def test_the_ledger_charges_waiting_as_scoring(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_counts_as_scoring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result, clock = Future.result, SlowTraining.clock
 
     def wait(future: Future[Any]) -> Any:
@@ -347,9 +342,10 @@ def test_the_ledger_charges_waiting_as_scoring(
 
 
 def test_stopped_after_every_step_equals_the_whole_run(tmp_path: Path) -> None:
-    make_trainer(tmp_path / "whole", "ahead").fit()
-    for _ in range(29):
+    config = dataclasses.replace(TRAINING, steps=8, eval_every=3, checkpoint_every=4)
+    make_trainer(tmp_path / "whole", "ahead", config).fit()
+    for _ in range(config.steps - 1):
         with pytest.raises(Stopped):
-            make_trainer(tmp_path / "parts", "ahead").fit(lambda _: True)
-    make_trainer(tmp_path / "parts", "ahead").fit(lambda _: True)
+            make_trainer(tmp_path / "parts", "ahead", config).fit(lambda _: True)
+    make_trainer(tmp_path / "parts", "ahead", config).fit(lambda _: True)
     assert ending(tmp_path / "parts") == ending(tmp_path / "whole")
