@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from rho_train.batch import gather, split
 from rho_train.checks import check_rows
-from rho_train.distributed import rank_and_world
 from rho_train.global_scope import Scope, global_position, select_globally
 from rho_train.history import History
 from rho_train.identity import identity_of
@@ -248,7 +247,7 @@ class Selector:
         elif "dropout" in needs:
             self.check(scorer)
         if self.scope == "local":
-            rank, begin, total = rank_and_world()[0], 0, n
+            rank, begin, total = None, 0, n
         else:
             # All draw as rank 0, for the examples of all.
             settings = (step, self.seed, self.k or 0, self._ratio_at(step))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections import UserDict
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,28 @@ def test_selects_the_examples_with_the_largest_reducible_loss() -> None:
     assert torch.equal(small.x, X[[1, 2]])
     by_loss = Selector(k=2, method="loss")(nn.Identity(), Batch(X, Y, IDS))
     assert by_loss.ids.tolist() == [7, 0]
+
+
+def test_a_step_takes_four_files_and_parses_the_batch_once() -> None:
+    """The records of `selection` and the parser of `batch` are beside the path."""
+    for micro_batch in (None, 2):
+        selector = Selector(il=TABLE, k=2, scoring=Scoring(micro_batch=micro_batch))
+        selector(nn.Identity(), Batch(X, Y, IDS))
+        calls: list[tuple[str, str]] = []
+
+        def record(frame: Any, event: str, _: object, calls: list[Any] = calls) -> None:
+            name = frame.f_globals.get("__name__", "")
+            if event == "call" and name.startswith("rho_train."):
+                calls.append((name.removeprefix("rho_train."), frame.f_code.co_name))
+
+        sys.setprofile(record)
+        try:
+            selector(nn.Identity(), Batch(X, Y, IDS))
+        finally:
+            sys.setprofile(None)
+        files = {"selector", "scoring", "methods.context", "methods.fused", "batch"}
+        assert {name for name, _ in calls} == files | {"selection"}
+        assert [function for _, function in calls].count("split") == 1
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import rho_ext
 from rho_train.checks import check_rows
+from rho_train.distributed import rank_and_world
 from rho_train.rng import generator
 from rho_train.scoring import MicroBatches
 
@@ -93,7 +94,7 @@ class ScoringContext:
         il_values: irreducible losses by id (N,), or of the rows (n,).
         il_is_per_row: whether `il_values` are of the rows.
         ignore_index, label_smoothing: as in `rho_ext.select`.
-        rank: of the process, where each draws for itself.
+        rank: of the draws; None: that of the process, where each draws for itself.
         begin, total: the first of these n examples among the `total` ones that all ranks draw for.
 
     Example:
@@ -115,7 +116,7 @@ class ScoringContext:
     il_is_per_row: bool
     ignore_index: int
     label_smoothing: float
-    rank: int
+    rank: int | None
     begin: int
     total: int
     _logits: Tensor | None = field(default=None, init=False, repr=False)
@@ -139,9 +140,11 @@ class ScoringContext:
     def generator(self) -> torch.Generator:
         """CPU generator of this step; methods leave the global ones alone."""
         if self._generator is None:
+            rank = rank_and_world()[0] if self.rank is None else self.rank
             # One process draws what the first of several does.
-            rank = (self.rank,) if self.rank else ()
-            self._generator = generator(self.seed, "selection", self.step, *rank)
+            self._generator = generator(
+                self.seed, "selection", self.step, *((rank,) if rank else ())
+            )
         return self._generator
 
     @property
