@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from rho_train.report import format_table, read_experiment, summarize, write_report
-from rho_train.report.figures import Figure, draw_figures
+from rho_train.report.drawing import Figure
+from rho_train.report.figures import draw_figures
 from rho_train.report.read import read_experiments
 from rho_train.report.summary import by_class, costs, ranked, time_parts
 from rho_train.report.table import columns, headline
@@ -280,7 +281,7 @@ def test_a_damaged_record_of_the_selections_is_refused(tmp_path: Path) -> None:
     ]
     for change, message in (
         ({"points": [1, 2]}, "points and chosen must be counts of the same classes"),
-        ({"chosen": [1, -2, 3, 4]}, "field 'chosen' must be a list, each an integer of 0 or more"),
+        ({"chosen": [1, -2, 3, 4]}, "field 'chosen' must be an integer of 0 or more"),
         ({"classes": ["one"]}, "classes must name all 4, got 1"),
         ({"never_noisy": 41}, r"field 'never_noisy' must be an integer in \[0, 40\]"),
         ({"most_chosen": [{}]}, "most_chosen: field 'id' must be an integer of 0 .*got nothing"),

@@ -35,7 +35,8 @@ def write_report(*folders: Path, out: Path | None = None) -> Path:
         PosixPath('runs/demo/report.html')
     """
     # matplotlib takes half a second to import.
-    from rho_train.report.figures import draw_figures, styles
+    from rho_train.report.drawing import styles
+    from rho_train.report.figures import draw_figures
 
     if out is None and len(folders) != 1:
         raise ValueError(f"report: {len(folders)} folders need an output folder; give --out")

@@ -20,6 +20,55 @@ PARTS = ("training", "scoring", "selecting", "loading", "other", "evaluation")
 Record = dict[str, Any]
 _FIX = "move the folder of this run away and run it again"
 
+# Fields of the JSON objects: name and kind, "?" where it may be missing or null, [] around the
+# kind of a list's values. Losses of a diverged model are NaN or infinite, unknown ones null.
+_OBJECTS = {
+    "plan": "title text, description text, methods [method], seeds [integer], baseline text, "
+    "steps positive, config object, environment object",
+    "method": "name text, label text, steps positive?",
+    "head": "event text, method text, seed integer, step count",
+    "train": "selected count, correct count, noisy count?, less_relevant count?, redundant count?, "
+    "unsure count?",
+    "eval": "accuracy share, seconds seconds, class_accuracy [share?]?",
+    "epoch": "epoch count, chosen count, again count?",
+    "sample": "loss [loss?], il [loss?]?, selected [flag], noisy [flag]?",
+    "end": "seconds seconds, il_seconds seconds, noisy share?, ledger_seconds parts?, "
+    "epochs seconds?, scored count?, trained count?, batch positive?, large_batch positive?",
+    "parts": ", ".join(f"{part} seconds" for part in PARTS),
+    "steps": "steps positive",
+    "test": "accuracy share, class_accuracy [share?]",
+    "selections": "classes [text]?, points [count], chosen [count], never count, "
+    "never_noisy count?, tied count?, most_chosen [example], never_chosen [example]",
+    "example": "id count, label integer, noisy flag?, il number?, loss number?, seen count, "
+    "chosen count, image image?, text text?, features [number]?",
+}
+_EVENTS = ("train", "eval", "epoch", "sample", "end")
+
+
+def _integer(v: Any, least: float = -math.inf) -> bool:
+    return type(v) is int and least <= v < 2**63
+
+
+def _number(v: Any, least: float = -math.inf, most: float = math.inf) -> bool:
+    return (isinstance(v, float) or _integer(v)) and least <= v <= most and math.isfinite(v)
+
+
+# Nothing but an image may come into the page this way.
+_PNG = re.compile("data:image/png;base64,[A-Za-z0-9+/]+=*")
+_KINDS: Mapping[str, tuple[str, Callable[[Any], object]]] = {
+    "text": ("a string", lambda v: isinstance(v, str)),
+    "flag": ("true or false", lambda v: isinstance(v, bool)),
+    "integer": ("an integer", _integer),
+    "count": ("an integer of 0 or more", lambda v: _integer(v, 0)),
+    "positive": ("an integer of 1 or more", lambda v: _integer(v, 1)),
+    "number": ("a finite number", _number),
+    "seconds": ("a finite number of 0 or more", lambda v: _number(v, 0)),
+    "share": ("a number in [0, 1]", lambda v: _number(v, 0, 1)),
+    "loss": ("a number", lambda v: isinstance(v, float) or _integer(v)),
+    "image": ("a PNG as data URI", lambda v: isinstance(v, str) and _PNG.fullmatch(v)),
+    "object": ("an object", lambda v: isinstance(v, dict)),
+}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -108,7 +157,7 @@ def read_experiment(out: Path) -> Experiment:
             f"read_experiment: {path} is missing; give the folder that the experiment wrote"
         )
     file = _Json(path.read_bytes(), path, "restore the file or run again")
-    plan = file.read(_PLAN)
+    plan = file.read("plan")
     labels = {method["name"]: method["label"] for method in plan["methods"]}
     seeds, share = plan["seeds"], plan["config"].get("validation")
     if len(labels) < len(plan["methods"]) or not labels:
@@ -126,7 +175,7 @@ def read_experiment(out: Path) -> Experiment:
         lines = metrics.read_bytes().split(b"\n")[:-1]
         records = [_Json(line, f"{metrics}, line {i}", _FIX) for i, line in enumerate(lines, 1)]
         if records:
-            head = records[0].read(_HEAD)
+            head = records[0].read("head")
             key = head["method"], head["seed"]
             if key not in states:
                 raise records[0].error(f"method {key[0]!r}, seed {key[1]} is not in {path.name}")
@@ -208,27 +257,25 @@ def _read_run(records: list[_Json], steps: int, folder: Path, watched: str) -> R
     """Return the run in a folder, or why it is not finished."""
     if (file := folder / "plan.json").exists():
         # Steps that follow from the seconds of another run.
-        steps = _Json(file.read_bytes(), file, _FIX).read({"steps": _POSITIVE})["steps"]
+        steps = _Json(file.read_bytes(), file, _FIX).read("steps")["steps"]
     found: dict[str, list[Record]] = {event: [] for event in _EVENTS}
-    first, last = records[0].read(_HEAD), 0
+    first, last = records[0].read("head"), 0
     for record in records:
-        head = record.read(_HEAD)
+        head = record.read("head")
         event, step = head["event"], head["step"]
         if (head["method"], head["seed"]) != (first["method"], first["seed"]):
-            raise record.error(
-                f"the file began with method {first['method']!r}, seed {first['seed']}; this "
-                "differs"
-            )
+            start = f"method {first['method']!r}, seed {first['seed']}"
+            raise record.error(f"the file began with {start}; this differs")
         if step < last:
             raise record.error(f"step {step} comes after step {last}")
         if found["end"]:
             raise record.error("records follow the end record")
         if event not in _EVENTS:
             raise record.error(f"event must be one of {', '.join(_EVENTS)}, got {event!r}")
-        values = record.read(_EVENTS[event])
+        values = record.read(event)
         for part in FLAGS if event == "train" else ("again",) if event == "epoch" else ():
             record.at_most(part, values["selected" if event == "train" else "chosen"])
-        if event == "sample" and len({len(column) for column in values.values() if column}) > 1:
+        if event == "sample" and len({len(v) for v in values.values() if v is not None}) > 1:
             raise record.error("loss, il, selected and noisy must have the same length")
         found[event].append({"step": step, **values})
         last = step
@@ -242,7 +289,7 @@ def _read_run(records: list[_Json], steps: int, folder: Path, watched: str) -> R
     test = found["eval"][-1] if watched == "test" else None
     if (file := folder / "test.json").exists():
         fix = "delete the file and run the same command again"
-        test = _Json(file.read_bytes(), file, fix).read(_TEST)
+        test = _Json(file.read_bytes(), file, fix).read("test")
     return Run(
         method=first["method"],
         seed=first["seed"],
@@ -261,7 +308,7 @@ def _selections(path: Path) -> Record | None:
         return None
     fix = "delete the file, or move the folder of this run away and run it again"
     file = _Json(path.read_bytes(), path, fix)
-    values = file.read(_SELECTIONS)
+    values = file.read("selections")
     count = len(values["points"])
     classes = values["classes"] = values["classes"] or [str(c) for c in range(count)]
     if count != len(values["chosen"]):
@@ -292,120 +339,40 @@ class _Json:
     def error(self, problem: object) -> ValueError:
         return ValueError(f"read_experiment: {self.place}: {problem}; {self.fix}")
 
-    def read(self, fields: Mapping[str, Any]) -> Record:
-        """Return the named fields, checked; a name with "?" may be missing or null."""
-        return self._object(fields, self.values, "")
+    def read(self, kind: str) -> Record:
+        """Return the fields of an object of _OBJECTS, checked."""
+        return self._object(kind, self.values, "")
 
     def at_most(self, field: str, most: int) -> None:
         if (self.values.get(field) or 0) > most:
             raise self.error(f"field {field!r} must be an integer in [0, {most}]")
 
-    def _object(self, fields: Mapping[str, Any], values: Mapping[str, Any], inside: str) -> Record:
+    def _object(self, kind: str, values: Any, inside: str) -> Record:
         found = {}
-        for name, kind in fields.items():
-            key = name.rstrip("?")
-            found[key] = value = values.get(key)
-            if value is None and key != name:
-                continue
+        for field in _OBJECTS[kind].split(", "):
+            name, kind = field.split()
             try:
-                found[key] = self._checked(kind, value, f"{inside}{key}: ")
+                found[name] = self._checked(kind, values.get(name), f"{inside}{name}: ")
             except TypeError as wanted:
-                got = repr(value)[:60] if key in values else "nothing"
-                problem = f"{inside}field {key!r} must be {wanted}, got {got}"
+                got = repr(values[name])[:60] if name in values else "nothing"
+                problem = f"{inside}field {name!r} must be {wanted}, got {got}"
                 raise self.error(problem) from None
         return found
 
-    def _checked(self, kind: Any, value: Any, inside: str) -> Any:
-        """Return a value that is of a kind: (name, check), [kind] or a mapping of fields."""
-        if isinstance(kind, Mapping):
+    def _checked(self, kind: str, value: Any, inside: str) -> Any:
+        """Return a value of a kind; TypeError says what it must be."""
+        if value is None and kind.endswith("?"):
+            return None
+        kind = kind.removesuffix("?")
+        if kind in _OBJECTS:
             if not isinstance(value, dict):
                 raise TypeError("an object")
             return self._object(kind, value, inside)
-        if isinstance(kind, list):
-            of = kind[0]
+        if kind.startswith("["):
             if not isinstance(value, list):
                 raise TypeError("a list")
-            if isinstance(of, Mapping):
-                return [self._checked(of, one, inside) for one in value]
-            if not all(map(of[1], value)):
-                raise TypeError(f"a list, each {of[0]}")
-        elif not kind[1](value):
-            raise TypeError(kind[0])
+            return [self._checked(kind[1:-1], one, inside) for one in value]
+        wanted, test = _KINDS[kind]
+        if not test(value):
+            raise TypeError(wanted)
         return value
-
-
-def _integer(v: Any, least: float = -math.inf) -> bool:
-    return type(v) is int and least <= v < 2**63
-
-
-def _number(v: Any, least: float = -math.inf, most: float = math.inf) -> bool:
-    return (isinstance(v, float) or _integer(v)) and least <= v <= most and math.isfinite(v)
-
-
-_Kind = tuple[str, Callable[[Any], object]]
-_IMAGE_DATA = re.compile("data:image/png;base64,[A-Za-z0-9+/]+=*")
-_TEXT: _Kind = ("a string", lambda v: isinstance(v, str))
-_FLAG: _Kind = ("true or false", lambda v: isinstance(v, bool))
-_INTEGER: _Kind = ("an integer", _integer)
-_COUNT: _Kind = ("an integer of 0 or more", lambda v: _integer(v, 0))
-_POSITIVE: _Kind = ("an integer of 1 or more", lambda v: _integer(v, 1))
-_FINITE: _Kind = ("a finite number", _number)
-_SECONDS: _Kind = ("a finite number of 0 or more", lambda v: _number(v, 0))
-_SHARE: _Kind = ("a number in [0, 1]", lambda v: _number(v, 0, 1))
-_OBJECT: _Kind = ("an object", lambda v: isinstance(v, dict))
-# Nothing but an image may come into the page this way.
-_IMAGE: _Kind = ("a PNG as data URI", lambda v: isinstance(v, str) and _IMAGE_DATA.fullmatch(v))
-# Losses of a diverged model are NaN or infinite, an unknown IL is null; so is the accuracy of a
-# class without examples.
-_LOSS: _Kind = ("a number or null", lambda v: v is None or isinstance(v, float) or _integer(v))
-_CLASS_SHARE: _Kind = ("a number in [0, 1] or null", lambda v: v is None or _number(v, 0, 1))
-
-_Fields = Mapping[str, Any]
-_PLAN: _Fields = {
-    "title": _TEXT,
-    "description": _TEXT,
-    "methods": [{"name": _TEXT, "label": _TEXT, "steps?": _POSITIVE}],
-    "seeds": [_INTEGER],
-    "baseline": _TEXT,
-    "steps": _POSITIVE,
-    "config": _OBJECT,
-    "environment": _OBJECT,
-}
-_HEAD: _Fields = {"event": _TEXT, "method": _TEXT, "seed": _INTEGER, "step": _COUNT}
-_TEST: _Fields = {"accuracy": _SHARE, "class_accuracy": [_CLASS_SHARE]}
-_END: _Fields = {
-    "seconds": _SECONDS,
-    "il_seconds": _SECONDS,
-    "ledger_seconds?": dict.fromkeys(PARTS, _SECONDS),
-    "noisy?": _SHARE,
-    "epochs?": _SECONDS,
-    **dict.fromkeys(("scored?", "trained?"), _COUNT),
-    **dict.fromkeys(("batch?", "large_batch?"), _POSITIVE),
-}
-_EVENTS: Mapping[str, _Fields] = {
-    "train": {"selected": _COUNT, "correct": _COUNT} | {f"{flag}?": _COUNT for flag in FLAGS},
-    "eval": {"accuracy": _SHARE, "seconds": _SECONDS, "class_accuracy?": [_CLASS_SHARE]},
-    "epoch": {"epoch": _COUNT, "chosen": _COUNT, "again?": _COUNT},
-    "sample": {"loss": [_LOSS], "il?": [_LOSS], "selected": [_FLAG], "noisy?": [_FLAG]},
-    "end": _END,
-}
-_EXAMPLE: _Fields = {
-    **dict.fromkeys(("id", "seen", "chosen"), _COUNT),
-    "label": _INTEGER,
-    "noisy?": _FLAG,
-    "il?": _FINITE,
-    "loss?": _FINITE,
-    "image?": _IMAGE,
-    "text?": _TEXT,
-    "features?": [_FINITE],
-}
-_SELECTIONS: _Fields = {
-    "classes?": [_TEXT],
-    "points": [_COUNT],
-    "chosen": [_COUNT],
-    "never": _COUNT,
-    "never_noisy?": _COUNT,
-    "tied?": _COUNT,
-    "most_chosen": [_EXAMPLE],
-    "never_chosen": [_EXAMPLE],
-}

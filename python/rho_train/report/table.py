@@ -38,69 +38,49 @@ def _number(value: float | None, digits: int = 1) -> str:
 
 
 def columns(summary: Summary) -> list[Column]:
-    """Return the columns in which a method has a value, without those of the target for one
-    method."""
+    """Return the columns in which a method has a value; one method has no target."""
     several, validated = len(summary.methods) > 1, summary.watched == "validation"
     mean = "after the last step: mean ± standard error over the finished seeds."
-    found: list[tuple[bool, str, str, Callable[[MethodSummary], str]]] = [
-        (
-            True,
-            "Test accuracy, %",
+    found = {
+        "Test accuracy, %": (
             f"Accuracy on the test set{', which is read once,' * validated} {mean}",
             lambda row: percent(row.test, row.test_error),
         ),
-        (
-            validated,
-            "Validation accuracy, %",
+        "Validation accuracy, %": (
             f"Accuracy on examples set aside before training, wrong labels included, {mean}",
-            lambda row: percent(row.accuracy, row.accuracy_error),
+            lambda row: percent(row.accuracy, row.accuracy_error) if validated else "-",
         ),
-        (
-            several,
-            "Steps to target",
+        "Steps to target": (
             f"Steps until the {summary.watched} accuracy first meets the target: median over the "
-            "seeds, where a seed that never meets it is the latest. A dash: the median seed never "
-            "does.",
-            lambda row: _number(row.steps, 0),
+            "seeds, where a seed that never meets it is the latest (-: the median seed).",
+            lambda row: _number(row.steps, 0) if several else "-",
         ),
-        (
-            several,
-            "Target reached",
+        "Target reached": (
             "Seeds in which the target is met at all.",
-            lambda row: f"{row.reached} of {row.paired}" if row.paired else "-",
+            lambda row: f"{row.reached} of {row.paired}" if row.paired and several else "-",
         ),
-        (
-            True,
-            "Wrong labels, %",
+        "Wrong labels, %": (
             "Share of the selected examples that carry a wrong label, over the whole run.",
             lambda row: percent(row.noisy),
         ),
-        (
-            True,
-            "Already correct, %",
+        "Already correct, %": (
             "Share of the selected examples that the model classified correctly before the step.",
             lambda row: percent(row.correct),
         ),
-        (
-            True,
-            "Training seconds",
+        "Training seconds": (
             "Wall-clock of training with scoring, without evaluation: mean over the seeds.",
             lambda row: _number(row.seconds),
         ),
-        (
-            True,
-            "Seconds with IL",
+        "Seconds with IL": (
             "The same, IL cost included.",
             lambda row: _number(row.seconds_with_il),
         ),
-        (
-            several,
-            "Seconds to target",
+        "Seconds to target": (
             "Seconds until the target is met, IL cost included; median as for the steps.",
-            lambda row: _number(row.target_seconds),
+            lambda row: _number(row.target_seconds) if several else "-",
         ),
-    ]
-    shown = [Column(head, meaning, cell) for wanted, head, meaning, cell in found if wanted]
+    }
+    shown = [Column(head, *rest) for head, rest in found.items()]
     return [column for column in shown if {column.cell(row) for row in summary.methods} != {"-"}]
 
 
@@ -116,29 +96,29 @@ def target_meaning(summary: Summary) -> str:
 def format_table(summary: Summary) -> str:
     """Return the table for a console, at most 110 columns wide, with the numbers of the page."""
     shown = columns(summary)
-    rows = [[column.cell(row) for column in shown] for row in summary.methods]
+    cells = [[column.cell(row) for column in shown] for row in summary.methods]
     widths = [
-        max(7, *(len(row[index]) for row in rows), *map(len, column.head.split()))
-        for index, column in enumerate(shown)
+        max(7, *map(len, [*column.head.split(), *texts]))
+        for column, texts in zip(shown, zip(*cells, strict=True), strict=True)
     ]
     room = _WIDTH - sum(width + 2 for width in widths)
-    labels = [row.label for row in summary.methods]
-    names = [label if len(label) <= room else f"{label[: room - 1]}…" for label in labels]
+    names = [row.label for row in summary.methods]
+    names = [name if len(name) <= room else f"{name[: room - 1]}…" for name in names]
     first = max(map(len, ["Method", *names]))
-    heads = [textwrap.wrap(c.head, width) for c, width in zip(shown, widths, strict=True)]
-    depth = max(map(len, heads))
-    heads = [[""] * (depth - len(head)) + head for head in heads]
+    wrapped = [textwrap.wrap(c.head, width) for c, width in zip(shown, widths, strict=True)]
+    depth = max(map(len, wrapped))
+    heads = zip(*([""] * (depth - len(head)) + head for head in wrapped), strict=True)
 
     def line(name: str, values: Iterable[str]) -> str:
         right = (f"  {value:>{width}}" for value, width in zip(values, widths, strict=True))
         return f"{name:<{first}}{''.join(right)}"
 
-    lines = [line("", [head[row] for head in heads]) for row in range(depth - 1)]
-    lines.append(line("Method", [head[-1] for head in heads]))
+    lines = [line("", head) for head in heads]
+    lines[-1] = f"{'Method':<{first}}{lines[-1][first:]}"
     lines.append("-" * len(lines[-1]))
-    lines += [line(name, values) for name, values in zip(names, rows, strict=True)]
+    lines += map(line, names, cells)
     target = target_meaning(summary)
-    notes = [f"Target: {target}."] if target else []
+    notes = [f"Target: {target}."] * bool(target)
     notes += [f"Left out: {text}." for text in summary.left_out]
     return "\n".join([*lines, *(part for note in notes for part in textwrap.wrap(note, _WIDTH))])
 
