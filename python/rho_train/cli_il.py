@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +19,10 @@ from rho_train.comparison.data import RunData
 from rho_train.comparison.jobs import compute_il, il_identity, il_steps, open_store
 from rho_train.comparison.spec import Spec, Variant
 from rho_train.dataset import IndexedDataset
-from rho_train.files import locked, make_folder
 from rho_train.il import ILRecipe, ILStore, average_il, save_shards
 from rho_train.progress import OnStep, Stopped, stop_signals
 from rho_train.report.il_page import format_losses, numbers, summarize_losses, write_losses_page
+from rho_train.run_folder import RunFolder
 from rho_train.tasks.task import load_task
 
 
@@ -57,46 +57,55 @@ def compute(
             f"seeds must be at least 1 and rows_a_file at least 0, got {seeds} and {rows_a_file}"
         )
     variant = Variant("il", "", "rho", kind, "rest" if kind == "holdout" else "all")
-    options = dict(task_options or {})
+    options = task_options or {}
     spec = Spec(task, (variant,), (seed,), "il", options, il=recipe, holdout=holdout, folds=folds)
     data = RunData.make(spec, seed)
-    made_from = {
-        "task": {"source": task, "options": _plain(options)},
-        "seed": seed,
-        "seeds": seeds,
-        **il_identity(spec, data, kind),
-    }
+    made_from = {"seed": seed, "seeds": seeds, **il_identity(spec, data, kind)}
     if out.exists():
-        store = open_store(out)
-        try:
-            store.verify(data.dataset)
-            _check_config(store, made_from)
-        except ValueError as error:
-            raise ValueError(f"{out} is there already: {error}") from error
+        _check_same(out, data.dataset, made_from)
         print(f"{out} is there already")
         return
     work = out.with_name(f"{out.name}.unfinished")
     steps = seeds * il_steps(spec, kind, len(data.dataset))
     with _ranks() as rank:
-        if rank == 0:
-            make_folder(work, "il compute")
         # The first rank holds the folder for all.
-        lock = locked(work, "wait for it, or choose another --out") if rank == 0 else nullcontext()
+        folder = RunFolder(work if rank == 0 else None, where="il compute")
+        lock = folder.lock("wait for it, or choose another --out") if rank == 0 else nullcontext()
         with lock, _progress(steps, visible=rank == 0) as on_step:
-            stores = [
-                compute_il(spec, data, kind, seed + i, work / f"seed-{i}", on_step)
-                for i in range(seeds)
-            ]
+            store = average_il(
+                [
+                    compute_il(spec, data, kind, seed + i, work / f"seed-{i}", on_step)
+                    for i in range(seeds)
+                ]
+            )
             if rank == 0:
-                store = average_il(stores)
-                store = replace(store, info={**store.info, "config": json.dumps(made_from)})
+                config = {"task": task, "options": options, **made_from}
+                info = {**store.info, "config": json.dumps(config, default=str)}
                 # Written where the rest of the work is: a kill leaves nothing beside the store.
-                _save(store, work / "store", rows_a_file)
+                _save(replace(store, info=info), work / "store", rows_a_file)
                 os.replace(work / "store", out)
-    if rank == 0:
+    if rank == 0:  # and no other rank reads there any more
         shutil.rmtree(work)
         print(numbers(summarize_losses(store)))
         print(f"store: {out}")
+
+
+def _check_same(path: Path, dataset: IndexedDataset, wanted: dict[str, Any]) -> None:
+    """Refuse a store of other data, or one that was made from something else."""
+    try:
+        found = json.loads(open_store(path, dataset).info.get("config", "{}"))
+        differing = [
+            f"{key}: store has {found[key]}, wanted {value}"
+            for key, value in wanted.items()
+            if key in found and found[key] != value
+        ]
+        if differing:
+            raise ValueError(
+                f"the store was made from something else ({'; '.join(differing)}); recompute it, "
+                "or give another file"
+            )
+    except ValueError as error:
+        raise ValueError(f"{path} is there already: {error}") from error
 
 
 def inspect(path: Path, extremes: int = 10, out: Path | None = None) -> None:
@@ -134,51 +143,18 @@ def verify(
     print(f"content: {len(store.il):,} rows as they were written")
     known = int(store.known.sum())
     print(f"known: {known:,} of {len(store.il):,} ({known / len(store.il):.1%})")
-    made_from = json.loads(store.info.get("config", "{}"))
-    computed_for = made_from.get("task", {"source": "", "options": {}})
+    config = json.loads(store.info.get("config", "{}"))
+    source = task or config.get("task", "")
     if labels is not None:
         replace(store, input_checksums=()).verify(_labelled(labels))
         print("data: count, labels and ids are those that it was made for; inputs not compared")
-    elif not (task or computed_for["source"]):
+    elif not source:
         print("data: not compared; give --task or --labels")
     else:
-        options = {**computed_for["options"], **(task_options or {})}
-        made = load_task(task or computed_for["source"], options, made_from.get("seed", 0))
-        compared = store.verify(made.dataset())
+        options = {**config.get("options", {}), **(task_options or {})}
+        compared = store.verify(load_task(source, options, config.get("seed", 0)).dataset())
         print("data: count, labels, ids and features are those that it was computed from")
         print(f"inputs: {compared} of {len(store.input_checksums)} examples compared")
-
-
-def _plain(value: Any) -> Any:
-    """Return options as JSON has them."""
-    if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
-
-
-def _check_config(store: ILStore, wanted: dict[str, Any]) -> None:
-    """Refuse a store that was made from something else; the options of its task may differ."""
-    found = _flat(json.loads(store.info.get("config", "{}")))
-    differing = [
-        f"{key}: store has {found[key]}, wanted {value}"
-        for key, value in _flat(wanted).items()
-        if key in found and not key.startswith("task.") and found[key] != value
-    ]
-    if differing:
-        raise ValueError(
-            "the store was made from something else (" + "; ".join(differing) + "); recompute it, "
-            "or give another file"
-        )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        inner = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
-    return flat
 
 
 def _save(store: ILStore, path: Path, rows_a_file: int) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from tqdm.auto import tqdm
 
+import rho_ext
 from rho_train.comparison.data import RunData
 from rho_train.comparison.jobs import (
     il_job,
@@ -27,13 +30,13 @@ from rho_train.comparison.jobs import (
 )
 from rho_train.comparison.runner import Job, JobsFailed, run_jobs
 from rho_train.comparison.spec import Spec, Variant, variants_of
-from rho_train.environment import environment
-from rho_train.files import atomic_write, locked, remove_unfinished
+from rho_train.files import atomic_write
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import needs_of
 from rho_train.progress import stop_signals
+from rho_train.run_folder import RunFolder
 from rho_train.scoring import Scoring
-from rho_train.tasks.task import TaskSource, model_identity
+from rho_train.tasks.task import Task, TaskSource, model_identity
 from rho_train.trainer import TrainConfig
 
 Where = Mapping[str, str | int]
@@ -142,29 +145,27 @@ def compare(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     processes = min(processes or cores or 1, len(variants) * len(spec.seeds))
     threads = torch.get_num_threads() if processes == 1 else max(1, (cores or 1) // processes)
-    where = {**environment(processes, threads), **(origin or {})}
-    jobs, plan = _plan(spec, out, where)
-    task_made = spec.load_task(spec.seeds[0])
-    plan["title"] = title or f"{', '.join(v.label for v in variants)} on {task_made.name}"
-    about = description or f"{task_made.description} {task_made.attribution}".strip()
-    plan["description"] = about + _about_curves(validation)
     if processes > 1:
         _check_importable(spec, processes)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            error.errno, f"cannot make the folder {out}: {error.strerror}; choose another --out"
-        ) from error
+    where = {**_environment(processes, threads), **(origin or {})}
+    jobs, plan = _plan(spec, out, where)
+    first = spec.load_task(spec.seeds[0])
+    plan["title"] = title or f"{', '.join(v.label for v in variants)} on {first.name}"
+    plan["description"] = description or f"{first.description} {first.attribution}".strip()
+    if validation > 0:
+        plan["description"] += (
+            f" Curves over time and targets are of a validation split: {100 * validation:.0f} % of "
+            "the training examples, with labels as they were given. The test set was read once, "
+            "after the last step."
+        )
     # Of runs with a budget the steps are not known yet.
     steps = sum(job.steps() for job in jobs if not job.planned)
     with (
-        locked(out, "wait for it, or choose another --out"),
+        RunFolder(out, where="compare").lock("wait for it, or choose another --out", below=True),
         stop_signals() as stop,
         tqdm(total=steps, unit="step", dynamic_ncols=True, disable=None) as bar,
     ):
-        remove_unfinished(out, below=True)
-        _describe(spec, out, plan, where)
+        _describe(spec, out, {**plan, "config": _identity(spec, first), "environment": where})
         failed = run_jobs(jobs, bar, stop, processes, threads)
         runs = [run_path(out, v.name, s) / "metrics.jsonl" for s in spec.seeds for v in variants]
         atomic_write(out / "metrics.jsonl", (run.read_bytes() for run in runs if run.exists()))
@@ -226,7 +227,13 @@ def _plan(spec: Spec, out: Path, where: Where) -> tuple[list[Job], dict[str, Any
         }
         for variant in spec.variants
     ]
-    return [*il_jobs.values(), *run_jobs], {"methods": methods}
+    return [*il_jobs.values(), *run_jobs], {
+        "methods": methods,
+        "validation": spec.validation,
+        "seeds": list(spec.seeds),
+        "baseline": spec.baseline,
+        "steps": spec.train.steps,
+    }
 
 
 def _check_run(variant: Variant, spec: Spec, data: RunData, model: nn.Module) -> None:
@@ -258,11 +265,9 @@ def _check_importable(spec: Spec, processes: int) -> None:
         ) from error
 
 
-def _describe(spec: Spec, out: Path, plan: dict[str, Any], where: Where) -> None:
-    """Write experiment.json, or compare with the one that is there."""
-    path = out / "experiment.json"
-    task = spec.load_task(spec.seeds[0])
-    wanted: dict[str, Any] = {
+def _identity(spec: Spec, task: Task) -> dict[str, Any]:
+    """Return what decides the numbers, as plain values; titles and labels do not."""
+    return {
         "methods": {variant.name: f"{variant}" for variant in spec.variants},
         "baseline": spec.baseline,
         "seeds": list(spec.seeds),
@@ -270,25 +275,17 @@ def _describe(spec: Spec, out: Path, plan: dict[str, Any], where: Where) -> None
         "validation": spec.validation,
         "model": model_identity(task.make_model(0)),
         "il_model": model_identity(task.il_model(0)),
-        "selector": {
-            "warmup": spec.warmup,
-            "anneal": spec.anneal,
-            "scoring": asdict(spec.scoring),
-        },
+        "scoring": asdict(spec.scoring),
         "train": asdict(spec.train),
         "il": asdict(spec.il),
         "holdout": spec.holdout,
         "folds": spec.folds,
     }
-    described: dict[str, Any] = {
-        **plan,
-        "validation": spec.validation,
-        "seeds": list(spec.seeds),
-        "baseline": spec.baseline,
-        "steps": spec.train.steps,
-        "config": wanted,
-        "environment": dict(where),
-    }
+
+
+def _describe(spec: Spec, out: Path, described: dict[str, Any]) -> None:
+    """Write experiment.json, or compare with the one that is there."""
+    path, wanted, where = out / "experiment.json", described["config"], described["environment"]
     if path.exists():
         try:
             found = json.loads(path.read_text())
@@ -300,7 +297,7 @@ def _describe(spec: Spec, out: Path, plan: dict[str, Any], where: Where) -> None
             ) from error
         if differing:
             raise ValueError(
-                f"{out} holds another experiment: {', '.join(differing)} differ; choose another "
+                f"{out} holds another comparison: {', '.join(differing)} differ; choose another "
                 "--out, or delete that folder"
             )
         # Seconds come from every machine that had a part in the runs.
@@ -310,16 +307,23 @@ def _describe(spec: Spec, out: Path, plan: dict[str, Any], where: Where) -> None
             resumed = "; ".join(f"{key} {value}" for key, value in changed.items())
             before[f"resumed {where['date']} with"] = resumed
         # Titles and labels may be others now.
-        described["environment"] = before
+        described = {**described, "environment": before}
     atomic_write(path, json.dumps(described, indent=1))
 
 
-def _about_curves(validation: float) -> str:
-    """Say what the accuracies of the report are of, where it is not the test set."""
-    if validation == 0:
-        return ""
-    return (
-        f" Curves over time and targets are of a validation split: {100 * validation:.0f} % of the "
-        "training examples, with labels as they were given. The test set was read once, after the "
-        "last step."
-    )
+def _environment(processes: int, threads: int) -> dict[str, str | int]:
+    """Describe machine and software, for the report."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "processor": names[0] if names else platform.processor() or "unknown",
+        "processes": processes,
+        "threads per process": threads,
+        "instruction set": str(rho_ext.build_info()["isa"]),
+        "rho_ext": rho_ext.__version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }

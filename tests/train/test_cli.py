@@ -171,11 +171,11 @@ def test_output_folders_are_guarded(
     assert main(train_arguments(table, out)) == 0
     capfd.readouterr()
     assert main(train_arguments(table, out, "--seed=5")) == 1
-    assert "holds another experiment: seeds differ" in capfd.readouterr().err
+    assert "holds another comparison: seeds differ" in capfd.readouterr().err
     blocked = tmp_path / "file"
     blocked.write_text("")
     assert main(train_arguments(table, blocked / "run")) == 1
-    assert re.search(r"cannot make the folder .*choose another --out", capfd.readouterr().err)
+    assert re.search(r"cannot write to the folder .*choose a path whose parent is a folder", capfd.readouterr().err)
     (out / "experiment.json").write_text("{")
     assert main(train_arguments(table, out)) == 1
     assert "is damaged" in capfd.readouterr().err
@@ -189,7 +189,7 @@ def test_changed_data_are_another_experiment(
     with np.load(table) as arrays:
         np.savez(table, features=arrays["features"] ** 3, labels=arrays["labels"])
     assert main(train_arguments(table, out)) == 1
-    assert "holds another experiment: data differ" in capfd.readouterr().err
+    assert "holds another comparison: data differ" in capfd.readouterr().err
 
 
 def test_report_of_several_runs(

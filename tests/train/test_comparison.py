@@ -205,7 +205,7 @@ def test_titles_may_change_and_a_finished_comparison_is_not_resumed(tmp_path: Pa
         ({"task_options": {"width": 3}}, "model differ"),
         ({"validation": 0.1}, "validation differ"),
     ):
-        with pytest.raises(ValueError, match=f"holds another experiment: {message}"):
+        with pytest.raises(ValueError, match=f"holds another comparison: {message}"):
             run_compare(tmp_path, "uniform", **changes)
     (tmp_path / "experiment.json").write_text("{")
     with pytest.raises(ValueError, match="is damaged"):

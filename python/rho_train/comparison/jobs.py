@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rho_train.batch import split
 from rho_train.comparison.data import RunData
 from rho_train.comparison.spec import Spec, Variant
+from rho_train.dataset import IndexedDataset
 from rho_train.files import atomic_write
 from rho_train.history import History
 from rho_train.il import ILShards, ILStore, crossfit_il, holdout_il
@@ -35,10 +36,10 @@ def il_identity(spec: Spec, data: RunData, kind: str) -> dict[str, Any]:
     return {
         "kind": kind,
         **({"holdout": spec.holdout} if kind == "holdout" else {"folds": spec.folds}),
-        "data": data.task.data_identity,
+        "data": digest_of(data.task.data_identity),
         "validation": spec.validation,
-        "model": model_identity(data.task.il_model(0)),
-        "recipe": asdict(spec.il),
+        "model": model_identity(data.task.il_model(0))["digest"],
+        "recipe": repr(spec.il),
     }
 
 
@@ -93,15 +94,16 @@ def il_job(spec: Spec, out: Path, name: str, seed: int, on_step: OnStep) -> None
     shutil.rmtree(work, ignore_errors=True)
 
 
-def open_store(path: Path) -> ILStore:
+def open_store(path: Path, dataset: IndexedDataset | None = None) -> ILStore:
     """Open a file, mapped, or a folder of shards, whose values are checked and joined in memory.
 
     Raises:
-        FileNotFoundError, ValueError: see `ILStore.load` and `ILShards.load`.
+        FileNotFoundError, ValueError: see `ILStore.load` and `ILShards.load`; or it belongs to
+            another data set than `dataset`.
     """
     if not path.is_dir():
-        return ILStore.load(path)
-    shards = ILShards.load(path)
+        return ILStore.load(path, dataset)
+    shards = ILShards.load(path, dataset)
     shards.check()
     return shards.join()
 
@@ -158,7 +160,7 @@ def train_job(
         store = ILStore.load(il_path(out, name, seed), data.dataset)
     elif variant.uses_il:
         assert spec.store is not None
-        store = load_stored(spec.store, data)
+        store = open_store(spec.store, data.dataset)
         ids = store.known.nonzero().flatten()
     if store is not None and variant.keep < 1.0:
         ids = store.lowest(variant.keep, ids)
@@ -202,20 +204,6 @@ def train_job(
         found = evaluate(model, task.eval_set(), bf16=train.bf16)
         result = {"step": train.steps, **found._asdict()}
         atomic_write(folder / "test.json", json.dumps(result))
-
-
-def load_stored(path: Path, data: RunData) -> ILStore:
-    """Load a store for these data.
-
-    Raises:
-        FileNotFoundError, ValueError: see `open_store` and `ILStore.verify`.
-    """
-    store = open_store(path)
-    try:
-        store.verify(data.dataset)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return store
 
 
 def _size(model: nn.Module, data: RunData) -> dict[str, int]:

@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from tqdm.auto import tqdm
@@ -20,7 +20,6 @@ from rho_train.files import error_text
 from rho_train.progress import OnStep, Stopped, leave_with_parent
 
 _POLL_SECONDS = 0.2
-_AGAIN = "stopped; run the same command again to go on"
 # What bad input, a full disk or a diverged model raise; other errors are named by their type.
 _EXPECTED = (ValueError, IndexError, OSError, FloatingPointError)
 
@@ -36,6 +35,10 @@ class Job:
     planned: bool = False
 
 
+_Executor: TypeAlias = tuple[Callable[[Job], Future[None]], Any]
+"""A function that submits a job, and the queue of the steps that workers report."""
+
+
 class JobsFailed(Exception):
     """Some jobs of a comparison failed; the message names each with its error."""
 
@@ -49,102 +52,58 @@ def run_jobs(
         Stopped: `stop` was set.
         JobsFailed: a process was killed.
     """
-    if processes == 1:
-        return _run_here(jobs, bar, stop)
-    return _run_in_processes(jobs, bar, stop, processes, threads)
-
-
-def _ready(waiting: list[Job], done: set[str], failed: dict[str, str], bar: tqdm[Any]) -> list[Job]:
-    """Take the jobs out of `waiting` that can start now; those that never can fail."""
-    ready: list[Job] = []
-    # One that fails here may be what another one, looked at before, waits for.
-    while not ready and _take(waiting, ready, done, failed, bar):
-        pass
-    return ready
-
-
-def _take(
-    waiting: list[Job],
-    ready: list[Job],
-    done: set[str],
-    failed: dict[str, str],
-    bar: tqdm[Any],
-) -> bool:
-    """Look at every job in `waiting` once; return whether any was taken out."""
-    before = len(waiting)
-    for job in list(waiting):
-        if broken := sorted(job.needs & failed.keys()):
-            failed[job.name] = f"not run, {broken[0]} failed"
-        elif not job.needs <= done:
-            continue
-        elif job.planned:
-            try:
-                bar.total = (bar.total or 0) + job.steps()
-            except Exception as error:
-                failed[job.name] = _text(error)
-            else:
-                ready.append(job)
-        else:
-            ready.append(job)
-        waiting.remove(job)
-    return len(waiting) < before
-
-
-def _run_here(jobs: list[Job], bar: tqdm[Any], stop: threading.Event) -> dict[str, str]:
-    def on_step(steps: int) -> bool:
-        bar.update(steps)
-        return stop.is_set()
-
-    waiting, done, failed = list(jobs), set[str](), dict[str, str]()
-    while ready := _ready(waiting, done, failed, bar):
-        for job in ready:
-            bar.set_description(job.name)
-            try:
-                job.work(on_step)
-            except Stopped:
-                raise
-            except Exception as error:
-                failed[job.name] = _text(error)
-            else:
-                done.add(job.name)
-            if stop.is_set():
-                raise Stopped(_AGAIN)
-    return failed
-
-
-def _run_in_processes(
-    jobs: list[Job], bar: tqdm[Any], stop: threading.Event, processes: int, threads: int
-) -> dict[str, str]:
-    # Spawned, not forked: torch's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    progress: Any = context.Queue()
-    stop_all = context.Event()
     waiting, done, failed = list(jobs), set[str](), dict[str, str]()
     running: dict[Future[None], Job] = {}
-    with _pool(context, processes, threads, progress, stop_all) as pool:
+    executor = _here(bar, stop) if processes == 1 else _pool(processes, threads)
+    with executor as (submit, progress):
         while True:
             for job in _ready(waiting, done, failed, bar):
-                running[pool.submit(_work, job.work)] = job
+                if not stop.is_set():
+                    running[submit(job)] = job
+            if stop.is_set():
+                raise Stopped("stopped; run the same command again to go on")
             if not running:
-                break
+                return failed
             bar.set_postfix_str(", ".join(job.name for job in running.values()), refresh=False)
             finished, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
-            bar.update(_drain(progress))
-            if stop.is_set():
-                raise Stopped(_AGAIN)
+            with suppress(queue.Empty):
+                while True:
+                    bar.update(progress.get_nowait())
             for future in finished:
                 job = running.pop(future)
                 try:
                     future.result()
-                except (Stopped, BrokenProcessPool):
+                except BrokenProcessPool:
                     raise
                 except Exception as error:
                     failed[job.name] = _text(error)
                 else:
                     done.add(job.name)
-    # What the last workers reported may still be on its way.
-    bar.update(0 if failed else (bar.total or 0) - bar.n)
-    return failed
+
+
+def _ready(waiting: list[Job], done: set[str], failed: dict[str, str], bar: tqdm[Any]) -> list[Job]:
+    """Take the jobs out of `waiting` that can start now; those that never can fail."""
+    ready: list[Job] = []
+    again = True
+    # One that fails here may be what a job before it waits for.
+    while again and not ready:
+        again = False
+        for job in list(waiting):
+            broken = sorted(job.needs & failed.keys())
+            if not broken and not job.needs <= done:
+                continue
+            waiting.remove(job)
+            again = True
+            if broken:
+                failed[job.name] = f"not run, {broken[0]} failed"
+                continue
+            try:
+                bar.total = (bar.total or 0) + (job.steps() if job.planned else 0)
+            except Exception as error:
+                failed[job.name] = _text(error)
+            else:
+                ready.append(job)
+    return ready
 
 
 def _text(error: Exception) -> str:
@@ -153,15 +112,36 @@ def _text(error: Exception) -> str:
 
 
 @contextmanager
-def _pool(
-    context: Any, processes: int, threads: int, progress: Any, stop_all: Any
-) -> Iterator[ProcessPoolExecutor]:
-    """Give a pool whose workers stop at a whole step when anything goes wrong here."""
-    pool = ProcessPoolExecutor(
-        processes, mp_context=context, initializer=_start, initargs=(threads, progress, stop_all)
-    )
+def _here(bar: tqdm[Any], stop: threading.Event) -> Iterator[_Executor]:
+    """Run jobs in this process."""
+
+    def on_step(steps: int) -> bool:
+        bar.update(steps)
+        return stop.is_set()
+
+    def submit(job: Job) -> Future[None]:
+        future: Future[None] = Future()
+        bar.set_description(job.name)
+        try:
+            job.work(on_step)
+            future.set_result(None)
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    yield submit, queue.SimpleQueue()
+
+
+@contextmanager
+def _pool(processes: int, threads: int) -> Iterator[_Executor]:
+    """Run jobs in workers, which all stop at a whole step if anything fails here."""
+    # Spawned, not forked: torch's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    progress, stop_all = context.Queue(), context.Event()
+    start = (threads, progress, stop_all)
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=start)
     try:
-        yield pool
+        yield lambda job: pool.submit(_work, job.work), progress
     except BrokenProcessPool as error:
         raise JobsFailed(
             "a worker process was killed, perhaps for lack of memory (then use fewer --processes), "
@@ -171,15 +151,6 @@ def _pool(
     finally:
         stop_all.set()
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _drain(progress: Any) -> int:
-    steps = 0
-    while True:
-        try:
-            steps += progress.get_nowait()
-        except queue.Empty:
-            return steps
 
 
 # In a worker process:

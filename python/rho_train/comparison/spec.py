@@ -80,13 +80,9 @@ class Variant:
                 "Variant: name must be of letters, digits and ._+-, for folders are named by it, "
                 f"got {self.name!r}; what people read is the label"
             )
-        if self.method not in names():
-            raise ValueError(f"method must be one of {', '.join(names())}, got {self.method!r}")
-        for name, kinds in (("il", get_args(ILKind)), ("examples", ("all", "rest"))):
-            if getattr(self, name) not in kinds:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(kinds)}, got {getattr(self, name)!r}"
-                )
+        _check_one_of("method", self.method, names())
+        _check_one_of("il", self.il, get_args(ILKind))
+        _check_one_of("examples", self.examples, ("all", "rest"))
         if not 0.0 < self.keep <= 1.0:
             raise ValueError(f"variant {self.name}: keep must lie in (0, 1], got {self.keep}")
         if self.il == "none" and ("il" in needs_of(self.method) or self.keep < 1.0):
@@ -142,8 +138,7 @@ class Spec:
         for what, values in (("seeds", self.seeds), ("methods", names)):
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{what} must be different and at least one, got {list(values)}")
-        if self.baseline not in names:
-            raise ValueError(f"baseline must be one of {', '.join(names)}, got {self.baseline!r}")
+        _check_one_of("baseline", self.baseline, names)
         if self.store is None and any(v.il == "stored" for v in self.variants):
             raise ValueError("il = stored needs the store; give its path")
         if not 0.0 < self.holdout < 1.0:
@@ -194,6 +189,11 @@ class Spec:
     def load_task(self, seed: int) -> Task:
         """Make the task of a seed."""
         return load_task(self.task, self.task_options, seed)
+
+
+def _check_one_of(what: str, value: object, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}")
 
 
 def _changed(part: Any, prefix: str, option: str, value: Any) -> Any:

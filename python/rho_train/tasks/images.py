@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
+import operator
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import StackDataset
 
-from rho_train.tasks.image_files import ImageFiles
 from rho_train.tasks.models import Pixels, cnn, mlp
 from rho_train.tasks.task import Task
 
@@ -33,7 +34,7 @@ def images(
         folder: that holds the folders train and test.
         size: height and width that images are cut to, in pixels.
         model: cnn or mlp.
-        hidden: widths of its layers, see `cnn`; none: 16, 32, 128 of the cnn, 256, 256 of the mlp.
+        hidden: widths of its layers; none: 16, 32, 128 of the cnn, 256, 256 of the mlp.
         dropout: of the mlp: rate after each hidden layer, in [0, 1).
         il_hidden: widths of the model of the irreducible losses; none: as `hidden`.
 
@@ -46,25 +47,24 @@ def images(
     Example:
         >>> images(Path("flowers"), size=64)  # doctest: +SKIP
     """
-    classes, train, test = image_folders("images", folder, size)
     if model not in ("cnn", "mlp"):
         raise ValueError(f"images: model must be cnn or mlp, got {model!r}")
     if model == "cnn" and dropout:
         raise ValueError(f"images: the cnn has no dropout, got {dropout}; choose model = mlp, or 0")
+    classes, *parts = image_folders("images", folder, size)
 
     def make(widths: Sequence[int], seed: int) -> nn.Module:
-        shape = train[0].shape[1:]
         if model == "cnn":
-            return cnn(shape, len(classes), widths or (16, 32, 128), seed=seed)
-        layers = mlp(
-            math.prod(shape), widths or (256, 256), len(classes), seed=seed, dropout=dropout
-        )
+            return cnn((3, size, size), len(classes), widths or (16, 32, 128), seed=seed)
+        inputs, widths = 3 * size**2, widths or (256, 256)
+        layers = mlp(inputs, widths, len(classes), seed=seed, dropout=dropout)
         return nn.Sequential(Pixels(), nn.Flatten(), *layers)
 
+    train, test = ((StackDataset(*part), part[1]) for part in parts)
     return Task(
         name=Path(folder).resolve().name,
-        train=StackDataset(*train),  # type: ignore[arg-type]
-        test=StackDataset(*test),  # type: ignore[arg-type]
+        train=train[0],
+        test=test[0],
         labels=train[1],
         test_labels=test[1],
         make_model=lambda seed: make(hidden, seed),
@@ -73,13 +73,12 @@ def images(
     )
 
 
-def image_folders(
-    where: str, folder: Path, size: int
-) -> tuple[tuple[str, ...], tuple[ImageFiles, Tensor], tuple[ImageFiles, Tensor]]:
-    """Find and open the images in folder/train and folder/test; errors as of `images`.
+def image_folders(where: str, folder: Path, size: int) -> tuple[tuple[str, ...], Any, Any]:
+    """Find and open the images of `images`; errors as there.
 
     Returns:
-        The classes, which are the folders in train, in order; files and labels int64 (n,) of both.
+        The classes, which are the folders in train, in order; ImageFiles and labels int64 (n,) of
+        train; the same of test.
     """
     folder = Path(folder)
     for part in (folder / "train", folder / "test"):
@@ -95,9 +94,7 @@ def image_folders(
     return tuple(classes), train, test
 
 
-def _files(
-    where: str, folder: Path, classes: Sequence[str], size: int
-) -> tuple[ImageFiles, Tensor]:
+def _files(where: str, folder: Path, classes: Sequence[str], size: int) -> tuple[Any, Tensor]:
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
@@ -109,3 +106,82 @@ def _files(
     files = ImageFiles(paths, size)
     files.probe()
     return files, torch.tensor(labels, dtype=torch.int64)
+
+
+class ImageFiles(Sequence[Tensor]):
+    """Image files as a sequence of tensors uint8 (3, size, size), read with Pillow on access.
+
+    The shorter side is scaled to `size` and the middle is cut out, as the paper does for
+    Clothing-1M (its appendix B: 256, then 224). A tensor of rows gives the files of these rows.
+
+    Args:
+        paths: of the files, JPEG or PNG or what else Pillow reads.
+        size: height and width in pixels.
+
+    Raises:
+        ImportError: Pillow is missing.
+        ValueError: `size` is below 1; or, when it is read, a file is no readable image.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> path = Path(tempfile.mkdtemp()) / "red.png"
+        >>> Image.new("RGB", (30, 20), (255, 0, 0)).save(path)
+        >>> ImageFiles([path, path], size=8)[1].shape
+        torch.Size([3, 8, 8])
+    """
+
+    def __init__(self, paths: Sequence[Path], size: int) -> None:
+        if operator.index(size) < 1:
+            raise ValueError(f"ImageFiles: size must be at least 1 pixel, got {size}")
+        try:
+            import PIL  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                "ImageFiles: image files need Pillow; pip install 'rho-ext[images]'"
+            ) from error
+        self.paths, self.size = tuple(paths), size
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """The shape of a tensor of all images."""
+        return (len(self), 3, self.size, self.size)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int | Tensor) -> Any:  # type: ignore[override]
+        from PIL import Image, ImageOps
+
+        if isinstance(index, Tensor):
+            return ImageFiles([self.paths[row] for row in index.tolist()], self.size)
+        try:
+            with Image.open(self.paths[index]) as image:
+                fitted = ImageOps.fit(image.convert("RGB"), (self.size, self.size))
+        except OSError as error:
+            raise _unreadable(self.paths[index], error) from error
+        return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).contiguous()
+
+    def probe(self) -> None:
+        """Open every file and read its header.
+
+        Raises:
+            ValueError: some are no readable images; the message names the first.
+        """
+        from PIL import Image
+
+        bad: list[ValueError] = []
+        for path in self.paths:
+            try:
+                Image.open(path).close()
+            except OSError as error:
+                bad.append(_unreadable(path, error))
+        if bad:
+            raise ValueError(f"{bad[0]}" + (f" ({len(bad) - 1} more)" if len(bad) > 1 else ""))
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"ImageFiles: {path} is no readable image ({error}); restore it, or take it out of the "
+        "data set"
+    )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from rho_train.rng import generator
-from rho_train.tasks.table import read_table, table_task
+from rho_train.tasks.table import table
 from rho_train.tasks.task import Task
-
-_TEST_ROWS = 4000
 
 
 def letters(
@@ -32,9 +32,7 @@ def letters(
         seed: of the label noise.
         noise: share of the training examples whose label is drawn anew, uniformly over all
             classes, the true one included, as in the paper's code.
-        hidden: widths of the hidden layers of the MLP.
-        dropout: rate after each hidden layer, in [0, 1).
-        il_hidden: widths of the MLP of the irreducible losses; none: as `hidden`.
+        hidden, dropout, il_hidden: of the MLP, see `table`.
 
     Raises:
         ValueError: an option is out of range.
@@ -46,20 +44,20 @@ def letters(
     """
     if not 0.0 <= noise <= 1.0:
         raise ValueError(f"letters: noise must lie in [0, 1], got {noise}; 0.1 hits 10 %")
-    table = read_table(Path(__file__).with_name("letter_recognition.npz"), _TEST_ROWS)
-    clean = table.train_y
-    labels = _with_noise(clean, noise, seed)
-    return table_task(
-        table._replace(train_y=labels),
-        hidden,
-        dropout,
-        il_hidden,
+    path = Path(__file__).with_name("letter_recognition.npz")
+    clean = table(path, 4000, hidden, dropout, il_hidden)
+    assert isinstance(clean.train, TensorDataset)
+    x, y = clean.train.tensors
+    labels = _with_noise(y, noise, seed)
+    return replace(
+        clean,
         name="Letter Recognition",
+        train=TensorDataset(x, labels),
         classes=tuple(string.ascii_uppercase),
-        flags={"noisy": labels != clean} if noise else {},
+        flags={"noisy": labels != y} if noise else {},
         description="14,668 real training examples in 26 classes"
         + (f", {100 * noise:g} % of their labels drawn at random" if noise else "")
-        + f", and {_TEST_ROWS:,} clean test examples.",
+        + ", and 4,000 clean test examples.",
         attribution="Slate, D. (1991). Letter Recognition. UCI Machine Learning Repository. "
         "https://doi.org/10.24432/C5ZP40 (CC BY 4.0; duplicate rows removed)",
     )
@@ -69,6 +67,4 @@ def _with_noise(labels: Tensor, rate: float, seed: int) -> Tensor:
     """Draw a share of the labels anew; an example keeps its noise in every run and subset."""
     private = generator(seed, "uniform label noise")
     hit = torch.randperm(len(labels), generator=private)[: round(rate * len(labels))]
-    noisy = labels.clone()
-    noisy[hit] = torch.randint(26, hit.shape, generator=private)
-    return noisy
+    return labels.index_put((hit,), torch.randint(26, hit.shape, generator=private))

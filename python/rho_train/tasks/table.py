@@ -6,26 +6,15 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from rho_train.tasks.models import mlp
 from rho_train.tasks.task import Task
-
-
-class Table(NamedTuple):
-    """Standardised features float32 (n, d) and labels int64 (n,) of both parts; C classes."""
-
-    train_x: Tensor
-    train_y: Tensor
-    test_x: Tensor
-    test_y: Tensor
-    classes: int
 
 
 def table(
@@ -36,6 +25,9 @@ def table(
     il_hidden: Sequence[int] = (),
 ) -> Task:
     """Make a task from an .npz file with the arrays `features` (n, d) and `labels` (n,).
+
+    Features are standardised with mean and standard deviation of the training rows; a feature that
+    is constant there is only centred. The number of classes is one more than the largest label.
 
     Args:
         path: of the file.
@@ -56,35 +48,6 @@ def table(
         >>> len(table(path, test=4).train)
         6
     """
-    return table_task(read_table(path, test), hidden, dropout, il_hidden, name=Path(path).stem)
-
-
-def table_task(
-    table: Table,
-    hidden: Sequence[int],
-    dropout: float,
-    il_hidden: Sequence[int],
-    **described: Any,
-) -> Task:
-    """Make a task with an MLP from a table; `described` are other fields of `Task`."""
-    inputs = table.train_x.shape[1]
-    return Task(
-        train=TensorDataset(table.train_x, table.train_y),
-        test=TensorDataset(table.test_x, table.test_y),
-        make_model=lambda seed: mlp(inputs, hidden, table.classes, seed=seed, dropout=dropout),
-        make_il_model=lambda seed: mlp(
-            inputs, il_hidden or hidden, table.classes, seed=seed, dropout=dropout
-        ),
-        **described,
-    )
-
-
-def read_table(path: Path, test: int) -> Table:
-    """Read and standardise a table; errors as of `table`.
-
-    The mean and standard deviation are those of the training rows; a feature that is constant there
-    is only centred. The number of classes is one more than the largest label.
-    """
     path = Path(path)
     features, labels = _read(path)
     _check(features, labels, test, path)
@@ -99,7 +62,16 @@ def read_table(path: Path, test: int) -> Table:
             f"table: {path}: features are too large to standardise in float32; rescale them"
         )
     all_x, all_y = torch.from_numpy(x), torch.from_numpy(labels.astype(np.int64))
-    return Table(all_x[:train], all_y[:train], all_x[train:], all_y[train:], int(labels.max()) + 1)
+    sizes, classes = x.shape[1], int(labels.max()) + 1
+    return Task(
+        name=path.stem,
+        train=TensorDataset(all_x[:train], all_y[:train]),
+        test=TensorDataset(all_x[train:], all_y[train:]),
+        make_model=lambda seed: mlp(sizes, hidden, classes, seed=seed, dropout=dropout),
+        make_il_model=lambda seed: mlp(
+            sizes, il_hidden or hidden, classes, seed=seed, dropout=dropout
+        ),
+    )
 
 
 def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

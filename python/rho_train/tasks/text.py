@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,6 @@ from rho_train.tasks.task import Task
 
 Pairs = Sequence[tuple[str, str]]
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
-_PADDING, _UNKNOWN = "<padding>", "<unknown>"
 
 
 def words_of(text: str) -> list[str]:
@@ -32,48 +31,42 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-class Tokenizer:
-    """Map texts to token ids: 0 padding, 1 unknown, then words, the most frequent first.
-
-    Args:
-        texts: the training texts; other texts have no part in the vocabulary.
-        min_count: rarer words are unknown.
+def vocabulary(texts: Iterable[str], min_count: int = 1) -> dict[str, int]:
+    """Number words: 0 padding, 1 unknown, then words by their count and the alphabet.
 
     Raises:
         ValueError: `min_count` is below 1.
 
     Example:
-        >>> tokenizer = Tokenizer(["to be or not to be"], min_count=2)
-        >>> tokenizer.words
-        ('<padding>', '<unknown>', 'be', 'to')
-        >>> tokenizer.encode(["To be, or what?", ""], max_len=5)
+        >>> vocabulary(["to be or not to be"], min_count=2)
+        {'<padding>': 0, '<unknown>': 1, 'be': 2, 'to': 3}
+    """
+    if min_count < 1:
+        raise ValueError(f"text: min_count must be at least 1, got {min_count}")
+    counts = Counter(word for text in texts for word in words_of(text))
+    frequent = [word for word, count in counts.items() if count >= min_count]
+    frequent.sort(key=lambda word: (-counts[word], word))
+    return {word: i for i, word in enumerate(("<padding>", "<unknown>", *frequent))}
+
+
+def token_ids(texts: Sequence[str], words: Mapping[str, int], max_len: int) -> Tensor:
+    """Return the ids of the first `max_len` words of each text, int64 (n, max_len).
+
+    Raises:
+        ValueError: `max_len` is below 1.
+
+    Example:
+        >>> token_ids(["To be, or what?", ""], vocabulary(["to be"]), max_len=5)
         tensor([[3, 2, 1, 1, 0],
                 [0, 0, 0, 0, 0]])
     """
-
-    def __init__(self, texts: Iterable[str], min_count: int = 1) -> None:
-        if min_count < 1:
-            raise ValueError(f"Tokenizer: min_count must be at least 1, got {min_count}")
-        counts = Counter(word for text in texts for word in words_of(text))
-        frequent = [word for word, count in counts.items() if count >= min_count]
-        # Equal counts in the order of the alphabet, so that the order of the texts does not count.
-        frequent.sort(key=lambda word: (-counts[word], word))
-        self.words = (_PADDING, _UNKNOWN, *frequent)
-        self._ids = {word: i for i, word in enumerate(frequent, start=2)}
-
-    def encode(self, texts: Sequence[str], max_len: int) -> Tensor:
-        """Return the ids of the first `max_len` words of each text, int64 (n, max_len).
-
-        Raises:
-            ValueError: `max_len` is below 1.
-        """
-        if max_len < 1:
-            raise ValueError(f"Tokenizer: max_len must be at least 1, got {max_len}")
-        ids = torch.zeros(len(texts), max_len, dtype=torch.int64)
-        for row, text in enumerate(texts):
-            found = [self._ids.get(word, 1) for word in words_of(text)[:max_len]]
-            ids[row, : len(found)] = torch.tensor(found, dtype=torch.int64)
-        return ids
+    if max_len < 1:
+        raise ValueError(f"text: max_len must be at least 1, got {max_len}")
+    ids = torch.zeros(len(texts), max_len, dtype=torch.int64)
+    for row, text in enumerate(texts):
+        found = [words.get(word, 1) for word in words_of(text)[:max_len]]
+        ids[row, : len(found)] = torch.tensor(found, dtype=torch.int64)
+    return ids
 
 
 class Texts(NamedTuple):
@@ -159,15 +152,15 @@ def encode(where: str, train: Pairs, test: Pairs, *, min_count: int, max_len: in
             f"{', '.join(classes)}" + (f" without {', '.join(missing)}" if missing else "")
         )
     number = {label: i for i, label in enumerate(classes)}
-    tokenizer = Tokenizer((text for text, _ in train), min_count)
+    words = vocabulary((text for text, _ in train), min_count)
     (train_x, train_y), (test_x, test_y) = (
         (
-            tokenizer.encode([text for text, _ in part], max_len),
+            token_ids([text for text, _ in part], words, max_len),
             torch.tensor([number[label] for _, label in part]),
         )
         for part in (train, test)
     )
-    return Texts(train_x, train_y, test_x, test_y, tuple(classes), tokenizer.words)
+    return Texts(train_x, train_y, test_x, test_y, tuple(classes), tuple(words))
 
 
 def _order(label: str) -> tuple[int, int, str]:
