@@ -20,7 +20,7 @@ from torch import Tensor
 import rho_ext
 from rho_ext import reference
 
-TEAMS, SLICES = 1, 2
+LANE_GROUPS, SLICES = 1, 2
 LAST_BLOCK, GRID = 2, 3
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Classes whose rows are aligned to 16, 8, 4 and 2 bytes, whole groups and not.
@@ -33,7 +33,7 @@ class Forced:
     """As ForcedPlan in csrc/cuda/plan.h; 0 leaves the choice to the plan."""
 
     regime: int = 0
-    tail: int = 0
+    top_k_stage: int = 0
     threads: int = 0
     blocks: int = 0
     slices: int = 0
@@ -42,17 +42,21 @@ class Forced:
 
 def plans() -> Iterator[Forced]:
     yield Forced()
-    for regime, tail, (threads, blocks) in itertools.product(
-        (TEAMS, SLICES), (LAST_BLOCK, GRID), ((64, 1), (64, 5), (512, 3))
+    for regime, stage, (threads, blocks) in itertools.product(
+        (LANE_GROUPS, SLICES), (LAST_BLOCK, GRID), ((64, 1), (64, 5), (512, 3))
     ):
-        yield Forced(regime, tail, threads, blocks)
-        yield Forced(regime, tail, threads, blocks, sort_tile=8)
+        yield Forced(regime, stage, threads, blocks)
+        yield Forced(regime, stage, threads, blocks, sort_tile=8)
     yield Forced(SLICES, LAST_BLOCK, 64, 7, slices=5)
 
 
 @contextmanager
 def forced(plan: Forced) -> Iterator[None]:
     library = ctypes.CDLL(str(Path(rho_ext.__file__).with_name("_cuda.so")))
+    if not hasattr(library, "rho_ext_force_plan"):
+        raise SystemExit(
+            "install rho_ext with -Ccmake.define.RHO_EXT_TEST_HOOKS=ON: no plan is forced"
+        )
     library.rho_ext_force_plan(*astuple(plan))
     try:
         yield

@@ -1,5 +1,5 @@
-// The Python module _C: what was built. Importing it also registers the CPU ops. No torch header
-// here: torch ships another pybind11 than the one we build with.
+// The Python module _C: facts about the build. Importing it also registers the CPU ops. It includes
+// no torch header, because torch ships a different pybind11.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -49,7 +49,7 @@ py::dict launch_plan(int64_t n, int64_t classes, int64_t element_size, int64_t k
       rho_ext::make_plan({n, classes, element_size, k}, {processors, true}, {});
   py::dict values;
   values["regime"] = rho_ext::kRowRegimeNames[static_cast<int>(plan.regime)];
-  values["tail"] = rho_ext::kTailNames[static_cast<int>(plan.tail)];
+  values["top_k_stage"] = rho_ext::kTopKStageNames[static_cast<int>(plan.top_k_stage)];
   values["threads"] = plan.threads;
   values["blocks"] = plan.blocks;
   values["lanes"] = plan.lanes;
@@ -71,15 +71,15 @@ void exp_in_place(const py::buffer& values) {
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "What was built into rho_ext; importing it registers the CPU ops.";
+  m.doc() = "Facts about this build of rho_ext. Importing it registers the CPU ops.";
   m.def("build_info", &build_info,
-        "Versions, flags, instruction sets, CUDA and sanitizers of this build.");
-  m.def("methods", &methods, "The number that the ops take for each method.");
+        "Return versions, flags, instruction sets, CUDA and sanitizers of this build.");
+  m.def("methods", &methods, "Return the number that the ops take for each method.");
   m.def("exp_in_place", &exp_in_place,
         "Replace float32 values <= 0 by their exp as the row kernels compute it; for tests.");
   m.def("launch_plan", &launch_plan, py::arg("n"), py::arg("classes"), py::arg("element_size"),
         py::arg("k"), py::arg("processors"),
-        "How a CUDA launch of select is cut into blocks; k = -1: of score.");
+        "Return the launch plan of select on CUDA, or of score for k = -1.");
   m.attr("workspace_words") = rho_ext::kStateBytes / 4;
-  m.def("needs_il", &needs_il, "The methods that read the table of irreducible losses.");
+  m.def("needs_il", &needs_il, "Return the methods that read irreducible losses.");
 }

@@ -1,5 +1,5 @@
-// Every check of the arguments of select and score, for all backends. rho_ext/_meta.py states the
-// same rules in the same words and order; tests/ops/test_bad_inputs.py holds the two together.
+// Check the arguments of select and score, for all backends. rho_ext/_meta.py has the same checks
+// with the same texts in the same order; tests/ops/test_bad_inputs.py compares them.
 #pragma once
 
 #include <optional>
@@ -25,7 +25,7 @@ struct ScoreArguments {
   double label_smoothing;
 };
 
-// torch hands these on as ValueError and IndexError; STD_TORCH_CHECK could only say RuntimeError.
+// torch turns these into ValueError and IndexError; STD_TORCH_CHECK only gives RuntimeError.
 template <class... Parts>
 [[noreturn]] void value_error(const Parts&... parts) {
   std::ostringstream text;

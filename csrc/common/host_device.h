@@ -1,6 +1,6 @@
-// Marks functions that run on the host and, where nvcc compiles them, on a GPU. Inlined wherever
-// they are used: the row kernels may share them only if the linker never has to choose among copies
-// for several instruction sets (see cpu/rows.h).
+// RHO_HOST_DEVICE marks functions that run on the host and, if nvcc compiles them, on a GPU. They
+// are always inlined, so that the linker never chooses among copies for several instruction sets
+// (see cpu/rows.h).
 #pragma once
 
 #if defined(__CUDACC__)

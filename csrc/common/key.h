@@ -1,5 +1,5 @@
-// One integer per row that sorts by score and then by row, so that ties are exact and no comparison
-// looks at two fields.
+// A key is one integer per row that sorts by score and then by row: ties are exact, and a
+// comparison needs no second field.
 #pragma once
 
 #include <bit>
@@ -21,7 +21,7 @@ struct KeyTraits<float> {
   using Bits = uint32_t;
 };
 
-// 64 bits of score leave no room for the row in a 64-bit word.
+// A float64 score takes 64 bits, so its key needs 128.
 template <>
 struct KeyTraits<double> {
   using Key = uint128_t;
@@ -33,11 +33,13 @@ using key_t = typename KeyTraits<Real>::Key;
 template <class Real>
 using bits_t = typename KeyTraits<Real>::Bits;
 
-// A row that must not be selected: invalid, ignored or masked. Sorts below every other key.
+// The key of a row that must not be selected: invalid, ignored or masked. It sorts below all
+// others.
 template <class Real>
 inline constexpr key_t<Real> kExcluded = 0;
 
-// A score as an integer of the same order. 0 for NaN and -inf: such a row must not be selected.
+// Map a score to an integer of the same order. NaN and -inf give 0: such a row must not be
+// selected.
 template <class Real>
 RHO_HOST_DEVICE bits_t<Real> ordered_bits(Real score) {
   using Bits = bits_t<Real>;
@@ -45,18 +47,18 @@ RHO_HOST_DEVICE bits_t<Real> ordered_bits(Real score) {
   constexpr Bits kSign = Bits{1} << (kWidth - 1);
   constexpr Bits kInfinity = std::bit_cast<Bits>(std::numeric_limits<Real>::infinity());
   Bits bits = std::bit_cast<Bits>(score);
-  // -0 and +0 are equal, so the row decides. Adding 0 would do it too, but it loses a denormal
-  // where those are flushed to zero.
+  // -0 and +0 are equal, so the row decides. Adding 0 would also do it, but would lose a denormal
+  // if denormals are flushed to zero.
   bits = bits == kSign ? 0 : bits;
   const Bits ordered = bits ^ ((Bits{0} - (bits >> (kWidth - 1))) | kSign);
-  // NaN of either sign and -inf lie at the two ends: one comparison, and no branch, because signs
-  // of scores are as good as random.
+  // NaN of either sign and -inf lie at the two ends: one comparison finds them. No branch, because
+  // the signs of scores are unpredictable.
   constexpr Bits kLeast = ~(kSign | kInfinity) + 1;
   constexpr Bits kMost = kSign | kInfinity;
   return ordered - kLeast <= kMost - kLeast ? ordered : 0;
 }
 
-// The score that ordered_bits was given, where that was not to be excluded.
+// Invert ordered_bits, for a result other than 0.
 template <class Real>
 RHO_HOST_DEVICE Real score_of_bits(bits_t<Real> ordered) {
   using Bits = bits_t<Real>;
@@ -65,7 +67,7 @@ RHO_HOST_DEVICE Real score_of_bits(bits_t<Real> ordered) {
                                                    : static_cast<Bits>(~ordered));
 }
 
-// Keys order by score, then by the complement of the row: the larger key is the better choice.
+// Return the key: the score bits, then the complement of the row. The larger key is selected first.
 template <class Real>
 RHO_HOST_DEVICE key_t<Real> key_of(bits_t<Real> ordered, int64_t row) {
   using Bits = bits_t<Real>;
@@ -81,7 +83,7 @@ RHO_HOST_DEVICE int64_t key_row(key_t<Real> key) {
   return static_cast<int64_t>(static_cast<Bits>(~static_cast<Bits>(key)));
 }
 
-// The ordered bits of the score.
+// Return the ordered bits of the score.
 template <class Real>
 RHO_HOST_DEVICE bits_t<Real> key_bits(key_t<Real> key) {
   return static_cast<bits_t<Real>>(key >> std::numeric_limits<bits_t<Real>>::digits);

@@ -1,4 +1,4 @@
-// The maths of a score, shared by every backend: from a row's reductions to its loss and score.
+// Compute a row's loss and score from its reductions. All backends share this file.
 #pragma once
 
 #include <cmath>
@@ -19,13 +19,13 @@ RHO_HOST_DEVICE constexpr bool uses_il(Method method) {
   return method == Method::kRho || method == Method::kNegIl;
 }
 
-// `Real` may be a vector, here and in cross_entropy.
+// Return the larger value. `Real` may be a vector, here, in gap_of and in cross_entropy.
 template <class Real>
 RHO_HOST_DEVICE Real larger(Real a, Real b) {
   return a < b ? b : a;
 }
 
-// Relative to the largest of all logits, the label's among them.
+// scale_of: exp(row.max - largest logit). gap_of: largest logit - label's logit.
 template <class Real>
 RHO_HOST_DEVICE Real scale_of(const RowStats<Real>& row) {
   return std::exp(row.max - larger(row.max, row.label));
@@ -35,7 +35,7 @@ RHO_HOST_DEVICE Real gap_of(Real max, Real label) {
   return larger(max, label) - label;
 }
 
-// Log of the sum of exp(x - largest logit) over all classes.
+// Return the log of the sum of exp(x - largest logit) over all classes.
 template <class Real>
 RHO_HOST_DEVICE Real log_sum_of(const RowStats<Real>& row, Method method) {
   if (method != Method::kGradNorm) {
@@ -46,7 +46,8 @@ RHO_HOST_DEVICE Real log_sum_of(const RowStats<Real>& row, Method method) {
   return gap == 0 ? std::log1p(others) : std::log(others + std::exp(-gap));
 }
 
-// Cross-entropy with label smoothing eps: (1 - eps) * -log p_y + eps / C * sum_j -log p_j.
+// Return cross-entropy with label smoothing eps: (1 - eps) * -log p_y + eps / C * sum_j -log p_j.
+// multiply_add(a, b, c) returns a * b + c: the vectors of the row kernels fuse it.
 template <class Real, class Number, class MultiplyAdd>
 RHO_HOST_DEVICE Real cross_entropy(Real log_sum, Real gap, Real distance, int64_t classes,
                                    Number smoothing, const MultiplyAdd& multiply_add) {
@@ -61,8 +62,8 @@ RHO_HOST_DEVICE Real loss_of(const RowStats<Real>& row, Method method, int64_t c
                        smoothing, [](Real a, Real b, Real c) { return a * b + c; });
 }
 
-// Norm of softmax - onehot. The label's own term 1 - p_y is a sum over the other classes, so a row
-// that is almost learnt keeps its digits.
+// Return the norm of softmax - onehot. The label's term 1 - p_y is a sum over the other classes, so
+// that it keeps its digits for an example that is almost learnt.
 template <class Real>
 RHO_HOST_DEVICE Real grad_norm_of(const RowStats<Real>& row) {
   const Real scale = scale_of(row);
@@ -70,14 +71,15 @@ RHO_HOST_DEVICE Real grad_norm_of(const RowStats<Real>& row) {
   return std::sqrt(row.sum * row.sum + row.moment) * scale / total;
 }
 
-// NaN for a row without a finite logit, which has no softmax: its sums are 0.
+// Return the entropy, or NaN for a row without a finite logit: it has no softmax, and its sums are
+// 0.
 template <class Real>
 RHO_HOST_DEVICE Real entropy_of(const RowStats<Real>& row) {
   return row.log_sum + row.moment / row.sum;
 }
 
-// `loss` and `il` come in the arithmetic type of the op, so that a float32 score is exactly the
-// difference of the float32 loss that the caller sees and the table's entry.
+// `loss` and `il` have the arithmetic type of the op, so that a float32 score is exactly the
+// difference of the float32 loss that the caller sees and the IL.
 template <class Real, class Stats>
 RHO_HOST_DEVICE Real score_of(Method method, const RowStats<Stats>& row, Real loss, Real il) {
   switch (method) {

@@ -1,5 +1,4 @@
-// The only file that includes torch's stable headers, and the few words about tensors that they
-// lack.
+// Torch's stable headers, and the functions on tensors that they lack.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -17,8 +16,8 @@ namespace rho_ext {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Torch's numbers of dtypes stand in files and never change. Tensor::scalar_type() translates them
-// through a dozen calls, Tensor::device() likewise: together they would cost more than a small op.
+// Read the dtype number directly: torch stores these numbers in files, so they never change.
+// Tensor::scalar_type() and Tensor::device() make a dozen calls, which cost more than a small op.
 inline ScalarType dtype_of(const Tensor& tensor) {
   int32_t number = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &number));
@@ -39,7 +38,7 @@ inline DeviceNumber device_of(const Tensor& tensor) {
   return device;
 }
 
-// Names as Python prints them: an error must read the same from C++ and from a fake kernel.
+// Return the name that Python prints: errors of C++ and of fake kernels must be the same.
 inline std::string dtype_name(const Tensor& tensor) {
   switch (dtype_of(tensor)) {
     case ScalarType::Float:
@@ -86,8 +85,8 @@ inline std::string shape_text(const Tensor& tensor) {
   return text + (tensor.dim() == 1 ? ",)" : ")");
 }
 
-// A new tensor beside another one. torch::stable::new_empty would look its operator up by name and
-// go through the dispatcher, which at small sizes costs more than the op itself.
+// Return a new contiguous tensor on the device of `like`. torch::stable::new_empty looks its
+// operator up by name and dispatches, which at small sizes costs more than the op itself.
 inline Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> shape,
                         ScalarType dtype) {
   const int64_t stride = 1;

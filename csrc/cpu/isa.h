@@ -1,4 +1,4 @@
-// Which row kernels this machine runs.
+// The choice of the row kernels for this machine.
 #pragma once
 
 #include <string>
@@ -9,11 +9,11 @@
 
 namespace rho_ext {
 
-// All that were compiled, slowest first.
+// Return the names of all compiled instruction sets, slowest first.
 std::vector<std::string> compiled_isas();
 
-// The best that the processor supports, or the one that the environment variable RHO_EXT_ISA names.
-// Decided once; throws std::invalid_argument for a name that cannot run here.
+// Return the best kernels that the processor supports, or those that RHO_EXT_ISA names. Decided
+// once. Throws std::invalid_argument for a name that cannot run here.
 const RowKernels& row_kernels();
 
 template <class Real>

@@ -1,4 +1,4 @@
-// The labels, ids and irreducible losses of the rows.
+// Reads of labels, ids and irreducible losses.
 #pragma once
 
 #include <algorithm>
@@ -16,12 +16,11 @@ std::optional<View> view_of(const std::optional<Tensor>& tensor) {
   return tensor ? std::optional<View>(*tensor) : std::nullopt;
 }
 
-// Labels and ids are fetched this many rows ahead: the processor's own prefetcher does not always
-// find them among the logits and the random reads of the table.
+// Prefetch labels and ids this many rows ahead. The hardware prefetcher often misses them among the
+// logits and the random reads of the table.
 inline constexpr int64_t kRowsAhead = 4 * kRowsPerCall;
 
-// Reads the labels, ids and irreducible losses of at most kRowsPerCall rows at a time, and checks
-// them.
+// Reads and checks the labels, ids and irreducible losses of at most kRowsPerCall rows at a time.
 class Lookup {
  public:
   Lookup(const ScoreArguments& in, const Tensor& logits)
@@ -31,20 +30,20 @@ class Lookup {
         ignore_index_(in.ignore_index),
         classes_(logits.size(1)),
         rows_(logits.size(0)),
-        points_(il_ ? in.il->size(0) : 0) {}
+        il_size_(il_ ? in.il->size(0) : 0) {}
 
-  // Has the memory fetch the labels and ids of at most `rows` rows.
-  void fetch(int64_t begin, int64_t rows) const {
+  // Prefetch the labels and ids of at most `rows` rows.
+  void prefetch(int64_t begin, int64_t rows) const {
     const int64_t end = std::min(begin + rows, rows_);
-    labels_.fetch(begin, end);
+    labels_.prefetch(begin, end);
     if (il_ && ids_) {
-      ids_->fetch(begin, end);
+      ids_->prefetch(begin, end);
     }
   }
 
-  // What `read` will want of the table for the rows in [begin, end): the same value again and again
-  // where it will want none. `copy` has room for kRowsPerCall ids.
-  SoonRead soon(int64_t begin, int64_t end, int64_t* copy) const {
+  // Return the table reads to prefetch for the rows in [begin, end). Without ids it is always the
+  // same address. `copy` has room for kRowsPerCall ids.
+  ILPrefetch il_prefetch(int64_t begin, int64_t end, int64_t* copy) const {
     if (!il_ || !ids_) {
       return {this, 0, copy};
     }
@@ -58,7 +57,7 @@ class Lookup {
     return {il_->data(), il_->step(), ids};
   }
 
-  // Returns the first row that is out of range, or `end`. An ignored row has label -1 and any il.
+  // Return the first row that is out of range, or `end`. An ignored row gets label -1 and any il.
   int64_t read(int64_t begin, int64_t end, int64_t* label, float* il) const {
     const RowKernels& kernels = row_kernels();
     const int64_t rows = end - begin;
@@ -68,7 +67,7 @@ class Lookup {
     if (!il_) {
       std::fill_n(il, rows, 0.0f);
     } else if (!ids_) {
-      // The table has one value a row.
+      // `il` has one value a row.
       il_->visit([&](auto table) {
         for (int64_t i = 0; i < rows; ++i) {
           il[i] = static_cast<float>(table[begin + i]);
@@ -76,9 +75,9 @@ class Lookup {
       });
     } else {
       int64_t id[kRowsPerCall];
-      right &= kernels.check_ids(ids_->read(begin, rows, copy), rows, points_, label, id);
-      // In an empty table there is no id 0 either.
-      const int64_t readable = points_ > 0 ? rows : 0;
+      right &= kernels.check_ids(ids_->read(begin, rows, copy), rows, il_size_, label, id);
+      // An empty table has no id 0.
+      const int64_t readable = il_size_ > 0 ? rows : 0;
       il_->visit([&](auto table) {
         for (int64_t i = 0; i < readable; ++i) {
           il[i] = static_cast<float>(table[id[i]]);
@@ -94,7 +93,7 @@ class Lookup {
       index_error(op, ": labels must be in [0, ", classes_, ") or equal to ignore_index (",
                   ignore_index_, "), got ", label, " at row ", row);
     }
-    index_error(op, ": ids must be in [0, ", points_, "), the rows of il, got ", (*ids_)[row],
+    index_error(op, ": ids must be in [0, ", il_size_, "), the rows of il, got ", (*ids_)[row],
                 " at row ", row);
   }
 
@@ -103,7 +102,7 @@ class Lookup {
     const auto below = [](int64_t end, int64_t value) { return value >= 0 && value < end; };
     const int64_t label = labels_[row];
     return label == ignore_index_ ||
-           (below(classes_, label) && (!il_ || !ids_ || below(points_, (*ids_)[row])));
+           (below(classes_, label) && (!il_ || !ids_ || below(il_size_, (*ids_)[row])));
   }
 
   int64_t first_wrong(int64_t begin, int64_t end) const {
@@ -119,7 +118,7 @@ class Lookup {
   int64_t ignore_index_;
   int64_t classes_;
   int64_t rows_;
-  int64_t points_;
+  int64_t il_size_;
 };
 
 }  // namespace rho_ext

@@ -1,5 +1,6 @@
-// Rows of no more classes than a vector has lanes, as many at a time: transposed, so that a vector
-// holds one class of all rows, no lane is idle and nothing is folded. Included only by rows.inc.
+// Reduce rows of at most kLanes classes, kLanes rows at a time. The rows are transposed: a vector
+// holds one class of all rows, so no lane is idle and no vector is reduced. Included only by
+// rows.inc.
 #pragma once
 
 #include "cpu/row_parts.h"
@@ -7,19 +8,19 @@
 namespace rho_ext {
 namespace {
 
-// A vector of pieces, each of as many logits as 16 bytes hold once they are widened.
+// Load a vector from pieces. Each has the logits that take 16 bytes after conversion.
 template <class T>
-inline vector_t<compute_t<T>> widen_pieces(const void* const (&from)[kPieces]) {
+inline vector_t<compute_t<T>> load_pieces(const void* const (&from)[kPieces]) {
   if constexpr (sizeof(T) == 2) {
     const HalfVector pieces = join_half_pieces(from);
-    return widen(reinterpret_cast<const T*>(&pieces));
+    return load_logits(reinterpret_cast<const T*>(&pieces));
   } else {
     return (vector_t<T>)join_pieces(from);
   }
 }
 
-// Turns as many rows as a vector has lanes into columns. A vector is loaded with a piece of every
-// `kStep`th row, and the pieces are transposed.
+// Load kLanes rows as columns. A vector is loaded from a piece of every `kStep`th row, and the
+// pieces are transposed.
 template <class T>
 inline void load_columns(const T* x, int64_t stride, int64_t width,
                          vector_t<compute_t<T>>* columns) {
@@ -33,14 +34,14 @@ inline void load_columns(const T* x, int64_t stride, int64_t width,
       for (int piece = 0; piece < kPieces; ++piece) {
         from[piece] = x + c + (i + piece * kStep) * stride;
       }
-      columns[c + i] = widen_pieces<T>(from);
+      columns[c + i] = load_pieces<T>(from);
     }
     transpose_pieces<Real>(columns + c);
   }
 }
 
-// The first rows of a batch and the last ones of a block, as many as a vector has lanes: pieces
-// before the former and rows after the latter may lie outside of the batch.
+// A copy of kLanes rows, for the first rows of a batch and the last rows of a block: pieces before
+// the first and rows after the last may lie outside of the batch.
 template <class T>
 struct Padded {
   static constexpr int kCount = kLanes<compute_t<T>>;
@@ -65,7 +66,7 @@ inline void reduce_narrow_rows(const RowBlock& rows, BlockStats& stats) {
   constexpr int kCount = kLanes<Real>;
   const V lowest = V{} + kLowest<Real>;
   constexpr int kStep = kPieceLanes<Real>;
-  // The columns end with the last class; before the first there may be some that do not count.
+  // The columns end with the last class. Before the first class there may be unused columns.
   const int64_t width = (rows.classes + kStep - 1) / kStep * kStep;
   const int64_t before = width - rows.classes;
   constexpr int64_t kLine = kCacheLine / static_cast<int64_t>(sizeof(T));
@@ -74,7 +75,7 @@ inline void reduce_narrow_rows(const RowBlock& rows, BlockStats& stats) {
     const int64_t here = rows.rows - first < kCount ? rows.rows - first : kCount;
     const T* x = static_cast<const T*>(rows.logits) + first * rows.stride;
     for (int64_t at = 0; at < kCount * rows.stride; at += line) {
-      fetch_ahead(x + at);
+      prefetch_ahead(x + at);
     }
     V columns[kCount];
     if (here == kCount && rows.before + first * rows.stride >= before) [[likely]] {
@@ -85,13 +86,13 @@ inline void reduce_narrow_rows(const RowBlock& rows, BlockStats& stats) {
     }
     const V* classes = columns + before;
     for (int i = 0; i < kCount; ++i) {
-      rows.soon.fetch(first + i);
+      rows.il_prefetch.prefetch(first + i);
     }
-    // Of rows that are not there, anything.
+    // Rows past the last one have any label.
     const auto labels =
         __builtin_convertvector(load<wide_lanes_t<Real>>(rows.labels + first), lanes_t<Real>);
     auto counted = [&](int32_t c) {
-      return kReduction == kOthers ? (labels == c ? lowest : classes[c]) : classes[c];
+      return kReduction == kWithoutLabel ? (labels == c ? lowest : classes[c]) : classes[c];
     };
     V label{};
     V largest = lowest;
@@ -99,16 +100,16 @@ inline void reduce_narrow_rows(const RowBlock& rows, BlockStats& stats) {
       label = labels == c ? classes[c] : label;
       largest = kMax(counted(c), largest);
     }
-    const V base = base_of(largest);
+    const V base = safe_max(largest);
     LaneSums<kReduction, Real> total;
     for (int32_t c = 0; c < rows.classes; ++c) {
       const V t = counted(c) - base;
       total.add(t, exp_lanes(t));
     }
     store_stats<kReduction, Real>(largest, total, first, stats);
-    store_wide<Real>(label, stats.label + first);
+    store_as_double<Real>(label, stats.label + first);
     if (rows.smoothing != 0) {
-      const V top = base_of(kReduction == kOthers ? max(label, largest) : largest);
+      const V top = safe_max(kReduction == kWithoutLabel ? max(label, largest) : largest);
       Wide distance{};
       for (int32_t c = 0; c < rows.classes; ++c) {
         distance += __builtin_convertvector(top - classes[c], Wide);

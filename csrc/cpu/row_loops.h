@@ -1,5 +1,5 @@
-// What is done with labels, ids and scores of many rows, in loops that a compiler makes vectors of.
-// Included only by rows.inc.
+// Loops over labels, ids and scores of many rows, which the compiler vectorises. Included only by
+// rows.inc.
 #pragma once
 
 #include "common/key.h"
@@ -12,8 +12,7 @@ inline bool below(int64_t end, int64_t value) {
   return static_cast<uint64_t>(value) < static_cast<uint64_t>(end);
 }
 
-// The loops only note that something is wrong: where nothing is, no row costs a jump that depends
-// on it.
+// The loops only record that some row is wrong, so that correct rows cost no branch.
 bool check_labels(const int64_t* labels, int64_t rows, int64_t classes, int64_t ignore_index,
                   int64_t* checked) {
   int64_t wrong = 0;
@@ -26,11 +25,11 @@ bool check_labels(const int64_t* labels, int64_t rows, int64_t classes, int64_t 
   return wrong == 0;
 }
 
-bool check_ids(const int64_t* ids, int64_t rows, int64_t points, const int64_t* labels,
+bool check_ids(const int64_t* ids, int64_t rows, int64_t il_size, const int64_t* labels,
                int64_t* checked) {
   int64_t wrong = 0;
   for (int64_t i = 0; i < rows; ++i) {
-    const bool known = below(points, ids[i]);
+    const bool known = below(il_size, ids[i]);
     wrong |= (!known & (labels[i] >= 0)) ? 1 : 0;
     checked[i] = known ? ids[i] : 0;
   }
@@ -72,8 +71,8 @@ int64_t order_scores(const Real* scores, int64_t rows, bits_t<Real>* ordered) {
 template <class Real>
 void keys_from(bits_t<Real> floor, const bits_t<Real>* ordered, int64_t begin, int64_t end,
                key_t<Real>* keys, const key_t<Real>* stop) {
-  // No branch on the score, which would often be mispredicted: every key is written, and stays if
-  // it reaches the floor. The slot after the last one is not ours.
+  // No branch on the score, which would often be mispredicted: every key is written, and the next
+  // one overwrites it if it is below the floor. Never write at `stop`.
   for (int64_t i = begin; i < end && keys < stop; ++i) {
     *keys = key_of<Real>(ordered[i], i);
     keys += ordered[i] >= floor ? 1 : 0;
@@ -81,12 +80,12 @@ void keys_from(bits_t<Real> floor, const bits_t<Real>* ordered, int64_t begin, i
 }
 
 #if defined(__AVX512F__)
-// Compressed in registers: there are processors that take long to compress into memory.
+// Compress in registers: some processors compress into memory slowly.
 template <>
 void keys_from<float>(uint32_t floor, const uint32_t* ordered, int64_t begin, int64_t end,
                       uint64_t* keys, const uint64_t*) {
   constexpr int kCount = kLanes<float>;
-  // A key is a row and, above it, its score: the lanes of two vectors in pairs.
+  // A key has the row in the lower half and the score in the upper half.
   const auto pairs = [](int first) {
     return (__m512i)(first + lane_numbers<float>() / 2 + lane_numbers<float>() % 2 * kCount);
   };

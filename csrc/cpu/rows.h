@@ -1,6 +1,6 @@
 // The interface between the op and the row kernels. The kernels are compiled once for each
-// instruction set, so this header holds plain data and what is always inlined: of another inline
-// function the linker could keep the AVX-512 form, and crash an older machine.
+// instruction set, so this header has only plain data and functions that are always inlined. Of any
+// other inline function the linker could keep the AVX-512 copy, and crash an older machine.
 #pragma once
 
 #include <cstdint>
@@ -12,20 +12,19 @@
 
 namespace rho_ext {
 
-// Rows that one call of a row kernel covers at most; what belongs to them sits on the stack.
+// Most rows of one call of a row kernel. Their labels and results lie on the stack.
 inline constexpr int64_t kRowsPerCall = 64;
 
-// Values that the caller will read, kRowsPerCall of them, each somewhere else in a table: one is
-// fetched with each row, because in a burst the core would wait for them. An id may be wrong: a
-// fetch does not mind.
-struct SoonRead {
+// The next kRowsPerCall reads from the IL table. A row kernel prefetches one with each row: in a
+// burst the core would stall. An id may be out of range, because a prefetch never faults.
+struct ILPrefetch {
   const void* table;
   int64_t step;  // bytes from value to value
   const int64_t* ids;
 
-  [[gnu::always_inline]] void fetch(int64_t row) const {
+  [[gnu::always_inline]] void prefetch(int64_t row) const {
     const auto offset = static_cast<uintptr_t>(ids[row]) * static_cast<uintptr_t>(step);
-    fetch_into_l2(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(table) + offset));
+    prefetch_to_l2(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(table) + offset));
   }
 };
 
@@ -34,15 +33,14 @@ struct RowBlock {
   int64_t stride;         // elements from row to row
   int64_t classes;        // elements in a row
   int64_t before;         // elements from the start of the batch to the first row
-  const int64_t* labels;  // kRowsPerCall of them; negative: the row does not count
+  const int64_t* labels;  // kRowsPerCall of them; a row with a negative label is skipped
   int64_t rows;
-  double smoothing;  // of the labels; if it is not 0, RowStats::distance is filled
-  SoonRead soon;
+  double smoothing;  // label smoothing; if not 0, RowStats::distance is filled
+  ILPrefetch il_prefetch;
 };
 
-// RowStats of each row, field by field so that vectors fill them, and for kLogSumExp the loss.
-// `moment` and `distance` are there where they were asked for; rows that do not count hold
-// anything.
+// RowStats of each row as arrays, which vectors fill, and for kLogSumExp the loss. `moment` and
+// `distance` are filled only if they are needed. Rows with a negative label have any values.
 struct BlockStats {
   double max[kRowsPerCall];
   double sum[kRowsPerCall];
@@ -55,43 +53,41 @@ struct BlockStats {
 
 using RowKernel = void (*)(const RowBlock& block, BlockStats& stats);
 
-enum Reduction { kLogSumExp, kOthers, kEntropySum, kReductions };
+enum Reduction { kLogSumExp, kWithoutLabel, kEntropySum, kReductionCount };
 
-// What is done with the losses and scores of rows.
+// Operations on the losses and scores of rows.
 template <class Real>
 struct ScoreKernels {
-  // Losses in the type of the scores, and the scores of the methods that need nothing else of a
-  // row.
+  // Convert losses to the type of the scores, and compute the scores of rho, loss and neg_il.
   void (*score)(Method method, const double* losses, const float* il, int64_t rows, Real* loss,
                 Real* score);
-  // Of a row with a negative label the score becomes -inf and the loss 0.
+  // Set the score of rows with a negative label to -inf and their loss to 0.
   void (*ignore)(const int64_t* labels, int64_t rows, Real* loss, Real* score);
-  // Writes the ordered bits of scores and returns how many are NaN.
+  // Write the ordered bits of scores and return the number of NaN.
   int64_t (*order)(const Real* scores, int64_t rows, bits_t<Real>* ordered);
-  // Writes, in order, the keys of the rows in [begin, end) whose ordered bits reach the floor;
-  // `stop` is the end of them.
+  // Write, in order, the keys of the rows in [begin, end) with ordered bits >= floor. `stop` is the
+  // end of the array.
   void (*keys_from)(bits_t<Real> floor, const bits_t<Real>* ordered, int64_t begin, int64_t end,
                     key_t<Real>* keys, const key_t<Real>* stop);
 };
 
-// One kernel for each type of logits and each set of reductions, and what else has a row's worth of
-// work for every row.
+// One kernel for each type of logits and each reduction, and other functions with work for every
+// row.
 struct RowKernels {
   const char* isa;
-  RowKernel float32[kReductions];
-  RowKernel float16[kReductions];
-  RowKernel bfloat16[kReductions];
-  RowKernel float64[kReductions];
-  // Copies labels, -1 in place of those to be ignored. False if another one is not a class.
+  RowKernel float32[kReductionCount];
+  RowKernel float16[kReductionCount];
+  RowKernel bfloat16[kReductionCount];
+  RowKernel float64[kReductionCount];
+  // Copy labels, with -1 for ignored ones. Return false if another label is not a class.
   bool (*check_labels)(const int64_t* labels, int64_t rows, int64_t classes, int64_t ignore_index,
                        int64_t* checked);
-  // Copies ids, 0 in place of those that are no points. False if one of them belongs to a label
-  // that counts.
-  bool (*check_ids)(const int64_t* ids, int64_t rows, int64_t points, const int64_t* labels,
+  // Copy ids, with 0 for those out of range. Return false if such a row has a valid label.
+  bool (*check_ids)(const int64_t* ids, int64_t rows, int64_t il_size, const int64_t* labels,
                     int64_t* checked);
   ScoreKernels<float> score_float;
   ScoreKernels<double> score_double;
-  // For the test of its error: the exp of all kernels but float64's, in place, for values <= 0.
+  // Replace values <= 0 by their exp, as all kernels but those of float64 compute it. For tests.
   void (*exp)(float* values, int64_t count);
 };
 

@@ -1,4 +1,4 @@
-// rho_ext::score: the score and the loss of every row.
+// rho_ext::score: return the score and the loss of every row.
 #include <tuple>
 
 #include "cpu/score_rows.h"

@@ -1,4 +1,4 @@
-// Scores every row of a batch: lookups, the row kernels, the score.
+// Score every row of a batch: look up its inputs, reduce its logits, compute the score.
 #pragma once
 
 #include <algorithm>
@@ -10,15 +10,15 @@
 
 namespace rho_ext {
 
-// A task smaller than this is not worth waking another thread for. Unit: the time of one logit; a
-// row costs as much as some logits whatever its length.
+// Smallest task that is worth waking another thread for, in units of the time of one logit. A row
+// has the fixed cost of kRowCost logits.
 inline constexpr int64_t kTaskCost = 32768;
 inline constexpr int64_t kRowCost = 64;
 
 constexpr Reduction reduction_of(Method method) {
   switch (method) {
     case Method::kGradNorm:
-      return kOthers;
+      return kWithoutLabel;
     case Method::kEntropy:
       return kEntropySum;
     default:
@@ -41,24 +41,24 @@ inline RowKernel row_kernel(ScalarType dtype, Method method) {
   }
 }
 
-inline void keep_smaller(std::atomic<int64_t>& first, int64_t row) {
+inline void atomic_min(std::atomic<int64_t>& first, int64_t row) {
   int64_t seen = first.load(std::memory_order_relaxed);
   while (row < seen && !first.compare_exchange_weak(seen, row, std::memory_order_relaxed)) {
   }
 }
 
-// Calls emit(first row, number of rows, scores, losses) for all rows, some at a time, from any
-// thread. The score is NaN for an invalid row and -inf for an ignored one. Throws IndexError for
-// the first label or id that is out of range.
+// Call emit(first row, number of rows, scores, losses) for all rows, in blocks and from any thread.
+// The score is NaN for an invalid row and -inf for an ignored one. Throws IndexError for the first
+// label or id that is out of range.
 template <class Real, class Emit>
 void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
-  // The kernels walk along a row; whatever its stride, a row costs no copy.
+  // The kernels need neighbouring logits in a row. Rows may have any stride.
   const Tensor logits = in.logits.size(1) == 1 || in.logits.stride(1) == 1
                             ? in.logits
                             : torch::stable::contiguous(in.logits);
   const int64_t n = logits.size(0);
   const int64_t classes = logits.size(1);
-  // Of one row the stride is anything, and may be too long to count in bytes.
+  // The stride of a size-1 dimension is arbitrary, and using it could overflow.
   const int64_t stride = n > 1 ? logits.stride(0) : 0;
   const int64_t row_bytes = stride * static_cast<int64_t>(logits.element_size());
   const char* data = static_cast<const char*>(logits.const_data_ptr());
@@ -97,18 +97,18 @@ void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
     float il[kRowsPerCall];
     int64_t soon[kRowsPerCall] = {};
     BlockStats stats;
-    lookup.fetch(begin, kRowsAhead);
+    lookup.prefetch(begin, kRowsAhead);
     for (int64_t base = begin; base < end; base += kRowsPerCall) {
       const int64_t rows = std::min(kRowsPerCall, end - base);
-      lookup.fetch(base + kRowsAhead, kRowsPerCall);
+      lookup.prefetch(base + kRowsAhead, kRowsPerCall);
       const int64_t bad = lookup.read(base, base + rows, label, il);
       if (bad < base + rows) {
-        keep_smaller(first_bad, bad);
+        atomic_min(first_bad, bad);
         return;
       }
       kernel(
           {data + base * row_bytes, stride, classes, base * stride, label, rows, in.label_smoothing,
-           lookup.soon(base + rows, std::min(base + rows + kRowsPerCall, end), soon)},
+           lookup.il_prefetch(base + rows, std::min(base + rows + kRowsPerCall, end), soon)},
           stats);
       score_block(base, rows, label, il, stats);
     }
@@ -121,7 +121,7 @@ void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
   }
 }
 
-// Runs fn<float>() or fn<double>(): float64 logits are scored in float64, all others in float32.
+// Call fn<double>() for float64 logits, else fn<float>().
 template <class Fn>
 auto dispatch_real(const Tensor& logits, const Fn& fn) {
   return dtype_of(logits) == ScalarType::Double ? fn.template operator()<double>()

@@ -1,4 +1,4 @@
-// rho_ext::select: scores every row and returns the k best.
+// rho_ext::select: score every row and return the top k.
 #include <limits>
 #include <memory>
 #include <tuple>
@@ -10,7 +10,7 @@
 namespace rho_ext {
 namespace {
 
-// Writes the k best rows in descending order; what is missing becomes row -1 with value -inf.
+// Write the top k rows in descending order. Missing rows are -1 with value -inf.
 template <class Real>
 void write_top(const bits_t<Real>* scores, int64_t n, int64_t k, float* values, int64_t* indices) {
   top_keys<Real>(scores, n, k, [&](int64_t rank, key_t<Real> key) {

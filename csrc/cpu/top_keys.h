@@ -1,10 +1,10 @@
-// The k best of n rows in descending order, on torch's threads. The keys of rows are distinct but
-// for the excluded ones, so there is one right answer, whatever the number of threads.
+// Find the top k of n rows in descending order, on torch's threads. The keys of selectable rows are
+// distinct, so the result does not depend on the number of threads.
 //
-// Many rows: a sample gives a floor that the scores of a few more than k rows reach, one stable
-// filter makes keys of those, and a radix sort by score alone puts them in order: they come in
-// ascending order of rows, so equal scores need no digit of their own. Every step costs a read or
-// two of the scores, whatever they look like.
+// With many rows, a sample gives a floor: probably a few more than k scores reach it. A stable
+// filter makes keys of those rows, and a radix sort by score alone orders them. The filter keeps
+// the order of rows, so equal scores need no further digit. No step depends on the distribution of
+// scores.
 #pragma once
 
 #include <algorithm>
@@ -23,25 +23,24 @@
 
 namespace rho_ext {
 
-// Up to here comparisons are as fast as the steps for many keys.
+// Up to this number of keys, sorting by comparisons is as fast.
 inline constexpr int64_t kFewKeys = 128;
 
-// Each thread walks over whole chunks; fewer keys than this are not worth waking another one for.
+// Keys of a chunk, the work unit of a thread. Fewer keys are not worth waking another thread for.
 inline constexpr int64_t kKeysPerChunk = 32768;
 
 inline constexpr int64_t kMaxSample = 4096;
 
-// The places that a pass of the radix sort writes to, one for each value of the digit, stay in the
-// cache.
+// Widest digit of the radix sort: the write positions, one for each value, stay in the cache.
 inline constexpr int kWidestDigit = 11;
 
-// The lowest ordered bits of a row that may be chosen.
+// The lowest ordered bits of a row that may be selected.
 template <class Bits>
 inline constexpr Bits kLowestBits = 1;
 
 inline int64_t chunks_of(int64_t n) { return (n + kKeysPerChunk - 1) / kKeysPerChunk; }
 
-// Calls body(chunk, begin, end) for every chunk of n keys.
+// Call body(chunk, begin, end) for every chunk of n keys.
 template <class Body>
 void for_each_chunk(int64_t n, const Body& body) {
   const int64_t chunks = chunks_of(n);
@@ -52,7 +51,7 @@ void for_each_chunk(int64_t n, const Body& body) {
   });
 }
 
-// Puts the k largest keys first, in descending order, by comparisons.
+// Move the k largest keys to the front, in descending order, by comparisons.
 template <class Key>
 void sort_few(Key* keys, int64_t n, int64_t k) {
   if (k > 0 && k < n) {
@@ -61,8 +60,8 @@ void sort_few(Key* keys, int64_t n, int64_t k) {
   std::sort(keys, keys + k, std::greater<Key>());
 }
 
-// Ordered bits that those of at least k rows reach, except in one of about a thousand cases, and of
-// few more than k. Never those of an excluded row.
+// Estimate a floor: at least k rows, but few more, have ordered bits >= floor. It is too high in
+// about one of a thousand cases. It is never as low as the bits of an excluded row.
 template <class Bits>
 Bits probable_floor(const Bits* scores, int64_t n, int64_t k) {
   const double root = std::sqrt(static_cast<double>(n));
@@ -74,7 +73,7 @@ Bits probable_floor(const Bits* scores, int64_t n, int64_t k) {
   if (rank >= size) {
     return kLowestBits<Bits>;
   }
-  // Multiples of the golden ratio, modulo 1: spread evenly, and in step with no period of the rows.
+  // Sample at multiples of the golden ratio modulo 1: evenly spread, without a period.
   Bits sample[kMaxSample];
   uint64_t place = 0;
   for (int64_t i = 0; i < size; ++i) {
@@ -85,12 +84,12 @@ Bits probable_floor(const Bits* scores, int64_t n, int64_t k) {
   return std::max(sample[rank], kLowestBits<Bits>);
 }
 
-// How many rows reach the floor before each chunk and, at the end, in all.
+// Count the rows with ordered bits >= floor before each chunk; the last element is the total.
 template <class Bits>
 std::vector<int64_t> starts_from(Bits floor, const Bits* scores, int64_t n) {
   std::vector<int64_t> starts(static_cast<size_t>(chunks_of(n)) + 1);
   for_each_chunk(n, [&](int64_t chunk, int64_t begin, int64_t end) {
-    // As wide as the scores, so that as many fit in a vector; a chunk has no more rows.
+    // Count in the type of the scores, so that both fit in vectors of equal length.
     Bits count = 0;
     for (int64_t i = begin; i < end; ++i) {
       count += scores[i] >= floor;
@@ -101,7 +100,7 @@ std::vector<int64_t> starts_from(Bits floor, const Bits* scores, int64_t n) {
   return starts;
 }
 
-// Some bits of the score of a key above the floor.
+// A digit: some bits of the difference of a key's score bits and the floor.
 template <class Real>
 struct Digit {
   bits_t<Real> floor;
@@ -114,8 +113,8 @@ struct Digit {
   }
 };
 
-// Moves the keys into descending order of one digit, keeping the order of equal ones. `counts` has
-// a counter for each value of the digit in each chunk.
+// Sort the keys by one digit, descending and stable. `counts` has a counter for each value of the
+// digit in each chunk.
 template <class Real>
 void sort_by_digit(const key_t<Real>* from, key_t<Real>* to, int64_t n, Digit<Real> digit,
                    std::vector<uint32_t>& counts) {
@@ -142,13 +141,13 @@ void sort_by_digit(const key_t<Real>* from, key_t<Real>* to, int64_t n, Digit<Re
   });
 }
 
-// Sorts by score, descending, and keeps the order of equal scores. The result lies in one of the
-// two arrays, and the other one is overwritten.
+// Sort by score, descending and stable. Return the array with the result, one of the two; the other
+// one is overwritten.
 template <class Real>
 key_t<Real>* radix_sort(key_t<Real>* keys, key_t<Real>* other, int64_t n, bits_t<Real> floor) {
   const bits_t<Real> highest = key_bits<Real>(*std::max_element(keys, keys + n));
-  // No more passes than the distance from the floor to the best score needs, and digits of equal
-  // width: few keys are not outnumbered by the counters.
+  // Sort only the bits in which scores above the floor differ, with digits of equal width, so that
+  // the counters do not outnumber the keys.
   const int bits = std::bit_width(highest - floor);
   const int passes = (bits + kWidestDigit - 1) / kWidestDigit;
   const int width = passes == 0 ? 0 : (bits + passes - 1) / passes;
@@ -160,8 +159,8 @@ key_t<Real>* radix_sort(key_t<Real>* keys, key_t<Real>* other, int64_t n, bits_t
   return keys;
 }
 
-// Calls emit(rank, key) for every rank below k, from any thread, with an excluded key where there
-// are no more others. `scores` are the ordered bits of every row.
+// Call emit(rank, key) for every rank below k, from any thread. If there are too few selectable
+// rows, the key is kExcluded. `scores` has the ordered bits of every row.
 template <class Real, class Emit>
 void top_keys(const bits_t<Real>* scores, int64_t n, int64_t k, const Emit& emit) {
   using Key = key_t<Real>;
@@ -183,7 +182,7 @@ void top_keys(const bits_t<Real>* scores, int64_t n, int64_t k, const Emit& emit
     starts = starts_from(floor, scores, n);
   }
   const int64_t kept = starts.back();
-  // The radix sort moves them between two arrays.
+  // Two arrays, between which the radix sort moves the keys.
   auto keys = std::make_unique_for_overwrite<Key[]>(static_cast<size_t>(2 * kept));
   for_each_chunk(n, [&](int64_t chunk, int64_t begin, int64_t end) {
     const int64_t* start = starts.data() + chunk;

@@ -1,4 +1,4 @@
-// 1-D tensors of numbers, read without a copy.
+// Views of 1-D tensors, read without a copy.
 #pragma once
 
 #include <algorithm>
@@ -17,7 +17,7 @@ struct Strided {
   const T& operator[](int64_t i) const { return data[i * stride]; }
 };
 
-// Of one value the stride is anything, and may be too long to count in bytes.
+// The stride of a size-1 dimension is arbitrary, and using it could overflow.
 inline int64_t stride_of(const Tensor& tensor) { return tensor.size(0) > 1 ? tensor.stride(0) : 1; }
 
 // 1-D integer tensor, int64 or int32.
@@ -30,7 +30,8 @@ class IndexView {
 
   int64_t operator[](int64_t i) const { return wide_ ? wide()[i] : narrow()[i]; }
 
-  // Some values as int64: where they lie, if they lie so, or else `copy`.
+  // Return `count` values as int64: their address if they are contiguous int64, else a copy in
+  // `copy`.
   const int64_t* read(int64_t begin, int64_t count, int64_t* copy) const {
     if (wide_ && stride_ == 1) {
       return wide().data + begin;
@@ -44,13 +45,13 @@ class IndexView {
     return wide_ ? copy_from(wide()) : copy_from(narrow());
   }
 
-  // Has the memory fetch some values.
-  void fetch(int64_t begin, int64_t end) const {
+  // Prefetch the values in [begin, end).
+  void prefetch(int64_t begin, int64_t end) const {
     const int64_t step = stride_ * (wide_ ? 8 : 4);
     const char* const first = static_cast<const char*>(data_) + begin * step;
     const int64_t bytes = (end - begin) * step;
     for (int64_t at = 0; at < bytes; at += std::max(step, kCacheLine)) {
-      fetch_into_l2(first + at);
+      prefetch_to_l2(first + at);
     }
   }
 
@@ -63,13 +64,13 @@ class IndexView {
   bool wide_;
 };
 
-// 1-D float32, float16 or bfloat16 tensor, whose values convert to float.
+// 1-D float32, float16 or bfloat16 tensor.
 class FloatView {
  public:
   explicit FloatView(const Tensor& tensor)
       : data_(tensor.const_data_ptr()), stride_(stride_of(tensor)), dtype_(dtype_of(tensor)) {}
 
-  // Calls fn(values) with the values in their type, so that a loop over them asks for it once.
+  // Call fn(values) with the values in their own type, so that a loop dispatches once.
   template <class Fn>
   void visit(const Fn& fn) const {
     using torch::headeronly::BFloat16;
@@ -86,7 +87,7 @@ class FloatView {
 
   const void* data() const { return data_; }
 
-  // Bytes from value to value.
+  // Return the distance of neighbouring values in bytes.
   int64_t step() const { return stride_ * (dtype_ == ScalarType::Float ? 4 : 2); }
 
  private:

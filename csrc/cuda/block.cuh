@@ -1,4 +1,4 @@
-// What the threads of a block, or all threads of a launch, do together.
+// Collective operations of a block, or of all blocks of a launch.
 #pragma once
 
 #include <cooperative_groups.h>
@@ -7,12 +7,12 @@
 
 namespace rho_ext {
 
-// The blocks that select: the last one alone, or all of them in a cooperative launch.
-struct Team {
+// The blocks that select: the last one alone, or all blocks of a cooperative launch.
+struct BlockGroup {
   uint32_t rank;
   uint32_t size;
 
-  // Everything that threads of the team have written is there for all of them afterwards.
+  // Barrier: earlier writes are visible to the whole group.
   __device__ void sync() const {
     if (size == 1) {
       __syncthreads();
@@ -22,13 +22,13 @@ struct Team {
   }
 };
 
-// True in the block that comes last. It sees what all others have written; nobody waits.
+// True in the block that finishes last. It sees the writes of all other blocks. No block waits.
 __device__ __forceinline__ bool is_last_block(uint32_t* ticket) {
   __shared__ bool last;
   __syncthreads();
   if (threadIdx.x == 0) {
     __threadfence();
-    // Wraps to 0 with the last block: ready for the next launch.
+    // Wraps to 0 with the last block, ready for the next launch.
     last = atomicInc(ticket, gridDim.x - 1) == gridDim.x - 1;
     __threadfence();
   }
@@ -36,7 +36,7 @@ __device__ __forceinline__ bool is_last_block(uint32_t* ticket) {
   return last;
 }
 
-// The sum of the values of all threads before this one, and that of all.
+// Return the sum of the values of all earlier threads; `total` gets the sum of all threads.
 __device__ __forceinline__ uint32_t sum_before(uint32_t value, uint32_t& total) {
   __shared__ uint32_t warps[kMaxThreads / 32];
   const unsigned lane = threadIdx.x % 32;
@@ -46,7 +46,7 @@ __device__ __forceinline__ uint32_t sum_before(uint32_t value, uint32_t& total) 
     const uint32_t before = __shfl_up_sync(0xffffffffu, inclusive, distance);
     inclusive += lane >= distance ? before : 0;
   }
-  // The sums of the call before this one have been read.
+  // Barrier: the sums of the previous call have been read.
   __syncthreads();
   if (lane == 31) {
     warps[threadIdx.x / 32] = inclusive;

@@ -1,5 +1,5 @@
-// The interface between the glue (ops.cpp) and the kernels (select.cu): plain data, so that the one
-// sees no CUDA header and the other no torch header.
+// The interface between ops.cpp and the kernels (select.cu). It is plain data: ops.cpp includes no
+// CUDA header, and select.cu includes no torch header.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@ namespace rho_ext {
 
 enum class FloatType : int32_t { kFloat32, kFloat16, kBFloat16 };
 
-// Strides in elements. No data: the argument is missing.
+// An argument as an array. The stride is in elements. `data` is null if the argument is missing.
 struct FloatArray {
   const void* data = nullptr;
   int64_t stride = 1;
@@ -30,18 +30,18 @@ struct Batch {
   FloatType type;
   int64_t rows;
   int64_t classes;
-  int64_t stride;  // from row to row
+  int64_t stride;  // from row to row, in elements
   IndexArray labels;
-  IndexArray ids;  // missing: `il` has one value a row
-  FloatArray il;   // missing where the method needs none
-  int64_t points;  // in `il`
+  IndexArray ids;   // missing if `il` has one value a row
+  FloatArray il;    // missing if the method needs none
+  int64_t il_size;  // number of values in `il`
   FloatArray bias;
   Method method;
   int64_t ignore_index;
   double label_smoothing;
 };
 
-// What `score` fills is null for `select`, and the other way round; `losses` is always there.
+// Each op fills its own outputs; the other pointers are null. Both fill `losses`.
 struct Outputs {
   float* losses;
   float* scores;     // score
@@ -51,15 +51,15 @@ struct Outputs {
   int64_t k;
 };
 
-// Memory that a launch needs beside its inputs and outputs. `state` has kStateBytes, zero before
-// the launch and zero again after it, and one launch at a time, or null where the plan needs none;
-// `scratch` has as many as the plan says, and holds anything.
+// Memory that a launch needs beside its inputs and outputs. `state` has kStateBytes, or is null if
+// the plan needs none. It is zero before and after a launch, and serves one launch at a time.
+// `scratch` has plan.scratch_bytes with any content.
 struct Workspace {
   void* state;
   void* scratch;
 };
 
-// All of them return null, or what went wrong.
+// All functions return null, or the text of an error.
 const char* device_limits(DeviceLimits& limits);
 const char* launch(const Batch& batch, const Outputs& outputs, const Plan& plan,
                    const Workspace& workspace, void* stream);

@@ -1,4 +1,4 @@
-// Logits of a row, read 16 bytes at a time whatever their alignment.
+// Loads of logits: 16 bytes at a time, for any alignment.
 #pragma once
 
 #include <type_traits>
@@ -15,26 +15,26 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-__device__ __forceinline__ float widen(float x) { return x; }
-__device__ __forceinline__ float widen(Float16 x) { return widen_float16(x.bits); }
-__device__ __forceinline__ float widen(BFloat16 x) {
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(Float16 x) { return float16_to_float(x.bits); }
+__device__ __forceinline__ float to_float(BFloat16 x) {
   return __uint_as_float(static_cast<uint32_t>(x.bits) << 16);
 }
 
 template <class T>
 inline constexpr int kGroup = static_cast<int>(kGroupBytes / sizeof(T));
 
-// The alignment of a row, up to 16 bytes: that of all its groups.
+// Return the alignment of a row, at most 16 bytes. All its groups have the same.
 __device__ __forceinline__ int alignment_of(const void* row) {
   const uint32_t bits = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(row)) | 16u;
   return static_cast<int>(bits & (~bits + 1));
 }
 
-// The bits of a group of a row whose alignment is less than 16 bytes, in as few loads as that
-// allows. How many changes neither which lane takes which logits nor, therefore, any result.
+// Load a group of a row with an alignment below 16 bytes, in as few loads as possible. The lane
+// takes the same logits as from an aligned row, so results do not depend on the alignment.
 template <class T>
 __device__ __forceinline__ uint4 load_unaligned(const T* from, int alignment) {
-  // Several loads share a sector, so these go through the L1 cache.
+  // Several loads share a sector, so they go through the L1 cache.
   if (alignment == 8) {
     const uint2* p = reinterpret_cast<const uint2*>(from);
     const uint2 low = __ldg(p);
@@ -52,9 +52,9 @@ __device__ __forceinline__ uint4 load_unaligned(const T* from, int alignment) {
   return make_uint4(pair(0), pair(2), pair(4), pair(6));
 }
 
-// -inf, as many times as a group has logits.
+// A group of logits that are all -inf.
 template <class T>
-__device__ __forceinline__ uint4 nothing() {
+__device__ __forceinline__ uint4 negative_infinity() {
   const uint32_t word = std::is_same_v<T, float>     ? 0xff800000u
                         : std::is_same_v<T, Float16> ? 0xfc00fc00u
                                                      : 0xff80ff80u;
@@ -65,13 +65,13 @@ __device__ __forceinline__ uint32_t bits_of(float x) { return __float_as_uint(x)
 __device__ __forceinline__ uint32_t bits_of(Float16 x) { return x.bits; }
 __device__ __forceinline__ uint32_t bits_of(BFloat16 x) { return x.bits; }
 
-// The group in which the row ends, from the logit `at` on, filled with -inf.
+// Load the last group of a row, from logit `at` on, filled up with -inf.
 template <class T>
-__device__ __forceinline__ uint4 load_end(const T* row, int at, int classes) {
+__device__ __forceinline__ uint4 load_last_group(const T* row, int at, int classes) {
   constexpr int kPerWord = kGroup<T> / 4;
   constexpr int kWidth = 32 / kPerWord;
   constexpr uint32_t kMask = 0xffffffffu >> (32 - kWidth);
-  const uint4 filler = nothing<T>();
+  const uint4 filler = negative_infinity<T>();
   uint32_t words[4] = {filler.x, filler.y, filler.z, filler.w};
 #pragma unroll
   for (int i = 0; i < kGroup<T>; ++i) {
@@ -84,21 +84,23 @@ __device__ __forceinline__ uint4 load_end(const T* row, int at, int classes) {
   return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
-__device__ __forceinline__ float one_of(uint32_t word, int, float) { return __uint_as_float(word); }
-__device__ __forceinline__ float one_of(uint32_t word, int half, Float16) {
-  return widen_float16(static_cast<uint16_t>(half == 0 ? word & 0xffffu : word >> 16));
+__device__ __forceinline__ float element_of(uint32_t word, int, float) {
+  return __uint_as_float(word);
 }
-__device__ __forceinline__ float one_of(uint32_t word, int half, BFloat16) {
+__device__ __forceinline__ float element_of(uint32_t word, int half, Float16) {
+  return float16_to_float(static_cast<uint16_t>(half == 0 ? word & 0xffffu : word >> 16));
+}
+__device__ __forceinline__ float element_of(uint32_t word, int half, BFloat16) {
   return __uint_as_float(half == 0 ? word << 16 : word & 0xffff0000u);
 }
 
 template <class T>
-__device__ __forceinline__ void widen_group(uint4 bits, float* to) {
+__device__ __forceinline__ void group_to_float(uint4 bits, float* to) {
   constexpr int kPerWord = kGroup<T> / 4;
   const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
 #pragma unroll
   for (int i = 0; i < kGroup<T>; ++i) {
-    to[i] = one_of(words[i / kPerWord], i % kPerWord, T{});
+    to[i] = element_of(words[i / kPerWord], i % kPerWord, T{});
   }
 }
 

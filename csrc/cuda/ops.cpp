@@ -1,46 +1,19 @@
-// rho_ext::select and rho_ext::score on CUDA: checks, outputs, memory and stream around one launch.
-// With RHO_EMULATED, for the tests: the same ops as rho_emulated, on CPU tensors.
+// rho_ext::select and rho_ext::score on CUDA: check the arguments, allocate the outputs and launch
+// one kernel on torch's stream.
+#include "cuda/ops.h"
+
 #include <map>
 #include <mutex>
 #include <tuple>
 #include <utility>
 
 #include "common/checks.h"
+#include "cuda/choose_plan.h"
+#include "cuda/device_and_stream.h"
 #include "cuda/launch.h"
-
-#ifdef RHO_EMULATED
-#include "common/schemas.h"
-#else
-#include <torch/csrc/stable/accelerator.h>
-// torch declares it only beside CUDA's own headers, which this file does without.
-extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
-#endif
 
 namespace rho_ext {
 namespace {
-
-ForcedPlan forced_plan;
-
-// The device of a batch, made the current one, and the stream that torch uses there.
-class Place {
- public:
-#ifdef RHO_EMULATED
-  explicit Place(const Tensor&) {}
-#else
-  explicit Place(const Tensor& logits) : device_(logits.get_device_index()), guard_(device_) {
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream_));
-  }
-#endif
-  int32_t device() const { return device_; }
-  void* stream() const { return stream_; }
-
- private:
-  int32_t device_ = 0;
-  void* stream_ = nullptr;
-#ifndef RHO_EMULATED
-  torch::stable::accelerator::DeviceGuard guard_;
-#endif
-};
 
 [[noreturn]] void cuda_error(const char* op, const Tensor& logits, const char* what) {
   throw std::runtime_error(std::string(op) + ": CUDA failed for logits of shape " +
@@ -76,7 +49,7 @@ Batch batch_of(const ScoreArguments& in, const Tensor& logits) {
   batch.labels = index_array(in.labels);
   if (uses_il(in.method)) {
     batch.il = float_array(*in.il);
-    batch.points = in.il->size(0);
+    batch.il_size = in.il->size(0);
     if (in.ids) {
       batch.ids = index_array(*in.ids);
     }
@@ -98,17 +71,17 @@ Tensor zero_state(const char* op, const Tensor& logits, void* stream) {
   return state;
 }
 
-// The state of a stream, kept from call to call: launches on one stream follow each other. Null
-// where the device has no memory for it but what torch holds.
-void* state_of_stream(const char* op, const Tensor& logits, const Place& place) {
-  // Never freed: when the process ends, CUDA may be gone before them. Not torch's memory: before it
-  // captures, torch.compile("reduce-overhead") runs once with memory that is the graph's later on.
+// Return the state of a stream. Calls share it, because launches on one stream run one after
+// another. Null if the device has no free memory beyond what torch holds.
+void* state_of_stream(const char* op, const Tensor& logits, const DeviceAndStream& target) {
+  // Never freed: at exit CUDA may be gone already. Not torch's memory: torch.compile with
+  // "reduce-overhead" first runs once with memory that belongs to the graph later.
   static auto& states = *new std::map<std::pair<int32_t, void*>, void*>;
   static std::mutex mutex;
   const std::lock_guard<std::mutex> lock(mutex);
-  void*& state = states[{place.device(), place.stream()}];
+  void*& state = states[{target.device(), target.stream()}];
   if (state == nullptr && allocate(&state, kStateBytes) == nullptr) {
-    if (const char* error = set_zero(state, kStateBytes, place.stream())) {
+    if (const char* error = set_zero(state, kStateBytes, target.stream())) {
       state = nullptr;
       cuda_error(op, logits, error);
     }
@@ -116,23 +89,23 @@ void* state_of_stream(const char* op, const Tensor& logits, const Place& place) 
   return state;
 }
 
-// The state for one launch. `own` keeps it alive, where it is for this launch alone.
-void* state_for(const char* op, const Tensor& logits, const Place& place, const Tensor* workspace,
-                std::optional<Tensor>& own) {
+// Return the state for one launch. `own` keeps it alive if it is for this launch alone.
+void* state_for(const char* op, const Tensor& logits, const DeviceAndStream& target,
+                const Tensor* workspace, std::optional<Tensor>& own) {
   if (workspace != nullptr) {
     return workspace->mutable_data_ptr();
   }
   bool capturing = false;
-  if (const char* error = is_capturing(place.stream(), capturing)) {
+  if (const char* error = is_capturing(target.stream(), capturing)) {
     cuda_error(op, logits, error);
   }
   if (!capturing) {
-    if (void* state = state_of_stream(op, logits, place)) {
+    if (void* state = state_of_stream(op, logits, target)) {
       return state;
     }
   }
-  // What is allocated while capturing belongs to the graph, and the graph must set it to zero.
-  own = zero_state(op, logits, place.stream());
+  // Memory allocated during capture belongs to the graph, and the graph must set it to zero.
+  own = zero_state(op, logits, target.stream());
   return own->mutable_data_ptr();
 }
 
@@ -145,12 +118,12 @@ void check_workspace(const char* op, const Tensor& workspace, const Tensor& logi
   }
 }
 
-// Fills the outputs. `outputs.k` is negative for `score`.
-void run(const char* op, const ScoreArguments& in, Outputs outputs, const Place& place,
+// Fill the outputs. `outputs.k` is negative for `score`.
+void run(const char* op, const ScoreArguments& in, Outputs outputs, const DeviceAndStream& target,
          const Tensor* workspace) {
   if (in.logits.size(0) == 0) {
     if (outputs.invalid != nullptr) {
-      if (const char* error = set_zero(outputs.invalid, sizeof(int32_t), place.stream())) {
+      if (const char* error = set_zero(outputs.invalid, sizeof(int32_t), target.stream())) {
         cuda_error(op, in.logits, error);
       }
     }
@@ -165,13 +138,13 @@ void run(const char* op, const ScoreArguments& in, Outputs outputs, const Place&
   }
   const Sizes sizes{logits.size(0), logits.size(1), static_cast<int64_t>(logits.element_size()),
                     outputs.k};
-  const Plan plan = make_plan(sizes, limits, forced_plan);
+  const Plan plan = choose_plan(sizes, limits);
   std::optional<Tensor> own;
-  void* state = plan.needs_state() ? state_for(op, logits, place, workspace, own) : nullptr;
+  void* state = plan.needs_state() ? state_for(op, logits, target, workspace, own) : nullptr;
   const Tensor scratch =
       new_empty(logits, {static_cast<int64_t>(plan.scratch_bytes / 8)}, ScalarType::Long);
   if (const char* error = launch(batch_of(in, logits), outputs, plan,
-                                 {state, scratch.mutable_data_ptr()}, place.stream())) {
+                                 {state, scratch.mutable_data_ptr()}, target.stream())) {
     cuda_error(op, logits, error);
   }
 }
@@ -183,7 +156,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> select(const ScoreArguments& in, int6
   if (workspace != nullptr) {
     check_workspace("select", *workspace, in.logits);
   }
-  const Place place(in.logits);
+  const DeviceAndStream target(in.logits);
   Tensor values = new_empty(in.logits, {k}, ScalarType::Float);
   Tensor indices = new_empty(in.logits, {k}, ScalarType::Long);
   Tensor losses = new_empty(in.logits, {in.logits.size(0)}, ScalarType::Float);
@@ -194,9 +167,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> select(const ScoreArguments& in, int6
   outputs.indices = indices.mutable_data_ptr<int64_t>();
   outputs.invalid = invalid.mutable_data_ptr<int32_t>();
   outputs.k = k;
-  run("select", in, outputs, place, workspace);
+  run("select", in, outputs, target, workspace);
   return {values, indices, losses, invalid};
 }
+
+}  // namespace
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> select_cuda(
     const Tensor& logits, const Tensor& labels, const std::optional<Tensor>& ids, int64_t k,
@@ -224,34 +199,15 @@ std::tuple<Tensor, Tensor> score_cuda(const Tensor& logits, const Tensor& labels
   const ScoreArguments in{
       logits, labels, ids, il, check_method("score", method), bias, ignore_index, label_smoothing};
   check_arguments("score", in, kOnGpu);
-  const Place place(logits);
+  const DeviceAndStream target(logits);
   Tensor scores = new_empty(logits, {logits.size(0)}, ScalarType::Float);
   Tensor losses = new_empty(logits, {logits.size(0)}, ScalarType::Float);
   Outputs outputs{};
   outputs.losses = losses.mutable_data_ptr<float>();
   outputs.scores = scores.mutable_data_ptr<float>();
   outputs.k = -1;
-  run("score", in, outputs, place, nullptr);
+  run("score", in, outputs, target, nullptr);
   return {scores, losses};
 }
 
-}  // namespace
 }  // namespace rho_ext
-
-// For the tests, so that small inputs reach every path: see ForcedPlan. Zeros undo it.
-extern "C" __attribute__((visibility("default"))) void rho_ext_force_plan(
-    int32_t regime, int32_t tail, int32_t threads, int32_t blocks, int32_t slices,
-    int32_t sort_tile) {
-  rho_ext::forced_plan = {regime, tail, threads, blocks, slices, sort_tile};
-}
-
-#ifdef RHO_EMULATED
-STABLE_TORCH_LIBRARY(rho_emulated, m) { rho_ext::define_ops(m); }
-STABLE_TORCH_LIBRARY_IMPL(rho_emulated, CPU, m) {
-#else
-STABLE_TORCH_LIBRARY_IMPL(rho_ext, CUDA, m) {
-#endif
-  m.impl("select", TORCH_BOX(&rho_ext::select_cuda));
-  m.impl("select.workspace", TORCH_BOX(&rho_ext::select_workspace_cuda));
-  m.impl("score", TORCH_BOX(&rho_ext::score_cuda));
-}

@@ -1,5 +1,5 @@
-// How a launch is cut into blocks of threads: a pure function of the sizes and the device, so that
-// the same call always computes in the same order.
+// The launch plan: blocks, threads, slices and scratch memory. It depends only on the sizes and the
+// device, so the same call always computes in the same order.
 #pragma once
 
 #include <algorithm>
@@ -9,21 +9,21 @@
 
 namespace rho_ext {
 
-// Who reduces a row.
+// The threads that reduce a row.
 enum class RowRegime : int32_t {
-  kTeams,   // some lanes of a warp: a warp takes one row or, where they are short, several
-  kSlices,  // a block, or several blocks with a slice each, whose sums the last block merges
+  kLaneGroups,  // a group of lanes: a warp takes one row, or several short ones
+  kSlices,      // a block, or several blocks with a slice each; the last block merges their sums
 };
 
-// Who selects.
-enum class Tail : int32_t {
-  kNone,       // nobody: the op is `score`
-  kLastBlock,  // the block that finishes last; no block ever waits for another
+// The blocks that select the top k after all rows are scored.
+enum class TopKStage : int32_t {
+  kNone,       // the op is `score`: nothing is selected
+  kLastBlock,  // the block that finishes last; no block waits for another
   kGrid,       // all blocks together, in a cooperative launch
 };
 
-inline constexpr const char* kRowRegimeNames[] = {"teams", "slices"};
-inline constexpr const char* kTailNames[] = {"none", "last_block", "grid"};
+inline constexpr const char* kRowRegimeNames[] = {"lane_groups", "slices"};
+inline constexpr const char* kTopKStageNames[] = {"none", "last_block", "grid"};
 
 struct DeviceLimits {
   int32_t processors = 0;
@@ -37,10 +37,10 @@ struct Sizes {
   int64_t k;  // negative: no selection
 };
 
-// What tests force, so that small inputs reach every path; 0 leaves the choice to the plan.
+// Parts of a plan that a test forces, so that small inputs reach every path. 0 means not forced.
 struct ForcedPlan {
-  int32_t regime = 0;  // 1 + RowRegime
-  int32_t tail = 0;    // 1 + Tail; tells only how to select, not whether
+  int32_t regime = 0;       // 1 + RowRegime
+  int32_t top_k_stage = 0;  // 1 + TopKStage; ignored by `score`
   int32_t threads = 0;
   int32_t blocks = 0;
   int32_t slices = 0;
@@ -49,54 +49,56 @@ struct ForcedPlan {
 
 struct Plan {
   RowRegime regime;
-  Tail tail;
-  int32_t processors;  // of the device
+  TopKStage top_k_stage;
+  int32_t processors;  // multiprocessors of the device
   int32_t threads;
-  int32_t lanes;         // of a team; slices: threads
-  int64_t slices;        // of a row
+  int32_t lanes;         // lanes of a group; for slices: threads of a block
+  int64_t slices;        // slices of a row
   int64_t slice_groups;  // groups of 16 bytes in a slice
   int64_t blocks;
   int64_t sort_tile;      // keys that one block sorts in its shared memory, a power of two
   int64_t winner_stride;  // keys from one array of winners to the other
   size_t shared_bytes;
-  // Where the parts of the scratch memory begin, in bytes.
+  // Offsets into the scratch memory, in bytes.
   size_t partials;
   size_t counts;
   size_t winners;
   size_t scratch_bytes;
 
-  // Whether blocks tell each other something, by a ticket or by histograms.
-  bool needs_state() const { return tail != Tail::kNone || slices > 1; }
+  // True if blocks exchange data through `State`: a ticket or histograms.
+  bool needs_state() const { return top_k_stage != TopKStage::kNone || slices > 1; }
 };
 
-// Threads of a block are a power of two up to here, because they share the digits evenly.
+// No run on a GPU has confirmed the constants from here to kSortTile: they follow from reasoning.
+//
+// A block has a power of two of threads, so that they share the digits evenly.
 inline constexpr int32_t kMaxThreads = 512;
 inline constexpr int32_t kUsualThreads = 256;
-// Groups that a lane loads before it uses the first.
+// Groups of 16 bytes that a lane loads before it uses the first one.
 inline constexpr int32_t kUnroll = 4;
 inline constexpr int64_t kGroupBytes = 16;
-// Rows up to here go to a team each.
+// Rows up to this size go to a group of lanes each.
 inline constexpr int64_t kWarpRowBytes = 8192;
-// A batch up to here goes to one block, which needs no word with the others.
-inline constexpr int64_t kSoloBytes = 65536;
-inline constexpr int64_t kSoloRows = 1024;
-// The last block alone is too slow beyond.
+// A batch up to this size goes to one block, which has no other block to wait for.
+inline constexpr int64_t kOneBlockBytes = 65536;
+inline constexpr int64_t kOneBlockRows = 1024;
+// With more rows the last block alone is too slow.
 inline constexpr int64_t kLastBlockRows = 16384;
 inline constexpr int64_t kSortTile = 4096;
 inline constexpr int64_t kDigits = 2048;
-// What blocks tell each other, of fixed size: counters, and a histogram for each of three digits.
+// Size of `State`: counters, and a histogram for each of three digits.
 inline constexpr size_t kStateBytes = 4 * (64 + 3 * kDigits);
-// Row sums of a slice; select.cu checks the size.
+// Size of RowSums, the sums of a slice; row_sums.cuh checks it.
 inline constexpr size_t kPartialBytes = 24;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// The largest power of two that is not larger.
+// The largest power of two <= value.
 inline int64_t power_below(int64_t value) {
   return static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(value, 1))));
 }
 
-// The smallest that is not smaller.
+// The smallest power of two >= value.
 inline int64_t power_from(int64_t value) {
   return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(value, 1))));
 }
@@ -111,24 +113,24 @@ inline Plan make_plan(const Sizes& sizes, const DeviceLimits& device, const Forc
   Plan plan{};
   plan.processors = device.processors;
   plan.regime = forced.regime != 0           ? static_cast<RowRegime>(forced.regime - 1)
-                : row_bytes <= kWarpRowBytes ? RowRegime::kTeams
+                : row_bytes <= kWarpRowBytes ? RowRegime::kLaneGroups
                                              : RowRegime::kSlices;
-  const bool solo =
-      plan.regime == RowRegime::kTeams && n <= kSoloRows && n * row_bytes <= kSoloBytes;
-  plan.threads = forced.threads != 0 ? forced.threads : solo ? kMaxThreads : kUsualThreads;
-  // As many blocks as run at a time: each takes further rows in turn.
+  const bool one_block = plan.regime == RowRegime::kLaneGroups && n <= kOneBlockRows &&
+                         n * row_bytes <= kOneBlockBytes;
+  plan.threads = forced.threads != 0 ? forced.threads : one_block ? kMaxThreads : kUsualThreads;
+  // No more blocks than run at a time: each takes several rows, one after another.
   const int64_t resident = int64_t{device.processors} * (4 * kUsualThreads / plan.threads);
   plan.slices = 1;
   plan.slice_groups = groups;
   int64_t tiles = 0;
-  if (plan.regime == RowRegime::kTeams) {
-    // A few groups a lane: fewer, and what belongs to a row outweighs them; more, and neighbouring
-    // lanes read memory far apart.
+  if (plan.regime == RowRegime::kLaneGroups) {
+    // Two or three groups of 16 bytes a lane. With fewer, the work per row dominates. With more,
+    // neighbouring lanes read memory far apart.
     plan.lanes = static_cast<int32_t>(std::min<int64_t>(power_below(groups / 2), 32));
     tiles = ceil_div(n, plan.threads / plan.lanes);
   } else {
     plan.lanes = plan.threads;
-    // Slices where there are too few rows to keep all processors busy to the end.
+    // Cut rows into slices where there are too few rows to keep all processors busy.
     int64_t wanted =
         forced.slices != 0 ? forced.slices : ceil_div(4 * resident, std::max<int64_t>(n, 1));
     const int64_t least_groups = forced.slices != 0 ? 1 : plan.threads * kUnroll;
@@ -137,30 +139,31 @@ inline Plan make_plan(const Sizes& sizes, const DeviceLimits& device, const Forc
     plan.slices = ceil_div(groups, plan.slice_groups);
     tiles = n * plan.slices;
   }
-  plan.blocks = solo ? 1 : std::clamp<int64_t>(tiles, 1, resident);
+  plan.blocks = one_block ? 1 : std::clamp<int64_t>(tiles, 1, resident);
   if (forced.blocks != 0) {
     plan.blocks = forced.blocks;
   }
 
-  plan.tail = Tail::kNone;
+  plan.top_k_stage = TopKStage::kNone;
   size_t end = 0;
   if (sizes.k >= 0) {
     const int64_t largest_tile = forced.sort_tile != 0 ? forced.sort_tile : kSortTile;
     plan.sort_tile = std::min(largest_tile, power_from(sizes.k));
     const bool large = n > kLastBlockRows || sizes.k > plan.sort_tile;
-    const bool grid = forced.tail != 0 ? forced.tail == 1 + static_cast<int32_t>(Tail::kGrid)
-                                       : large && device.cooperative;
-    // Slices are merged by the last block, and there are few rows then.
-    plan.tail = grid && plan.slices == 1 ? Tail::kGrid : Tail::kLastBlock;
+    const bool grid = forced.top_k_stage != 0
+                          ? forced.top_k_stage == 1 + static_cast<int32_t>(TopKStage::kGrid)
+                          : large && device.cooperative;
+    // The last block merges slices. There are few rows then, so it also selects quickly.
+    plan.top_k_stage = grid && plan.slices == 1 ? TopKStage::kGrid : TopKStage::kLastBlock;
     plan.shared_bytes = static_cast<size_t>(std::max(4 * kDigits, 8 * plan.sort_tile));
     end = align16(4 * static_cast<size_t>(n));  // keys
   }
   plan.partials = end;
   end += plan.slices > 1 ? align16(kPartialBytes * static_cast<size_t>(n * plan.slices)) : 0;
   plan.counts = end;
-  end += plan.tail == Tail::kGrid ? align16(8 * static_cast<size_t>(plan.blocks)) : 0;
+  end += plan.top_k_stage == TopKStage::kGrid ? align16(8 * static_cast<size_t>(plan.blocks)) : 0;
   plan.winners = end;
-  if (sizes.k > plan.sort_tile || plan.tail == Tail::kGrid) {
+  if (sizes.k > plan.sort_tile || plan.top_k_stage == TopKStage::kGrid) {
     plan.winner_stride = ceil_div(sizes.k, 2) * 2;
     end += 16 * static_cast<size_t>(plan.winner_stride);
   }

@@ -1,4 +1,4 @@
-// The kernels: one launch scores every row of a batch and, for `select`, writes the k best.
+// The kernels. One launch scores every row of a batch and, for `select`, writes the top k.
 #include <algorithm>
 #include <type_traits>
 
@@ -8,64 +8,65 @@
 namespace rho_ext {
 namespace {
 
-// Two blocks of kMaxThreads a processor leave 64 registers a thread; the rarer methods take more.
-template <class T, RowRegime kRegime, bool kFull>
-__global__ void __launch_bounds__(kMaxThreads, kFull ? 1 : 2)
-    select_kernel(const __grid_constant__ Arguments in) {
-  if constexpr (kRegime == RowRegime::kTeams) {
-    score_by_teams<T, kFull>(in);
+// Two blocks of kMaxThreads on a multiprocessor leave 64 registers a thread. Kernels with moments
+// need more registers.
+template <class T, RowRegime kRegime, bool kNeedsMoments>
+__global__ void __launch_bounds__(kMaxThreads, kNeedsMoments ? 1 : 2)
+    select_kernel(const __grid_constant__ KernelParams params) {
+  if constexpr (kRegime == RowRegime::kLaneGroups) {
+    score_by_lane_groups<T, kNeedsMoments>(params);
   } else {
-    score_by_slices<T, kFull>(in);
+    score_by_slices<T, kNeedsMoments>(params);
   }
-  if (in.plan.tail == Tail::kGrid) {
-    const Team all{blockIdx.x, gridDim.x};
-    all.sync();
-    select_top(all, in);
+  if (params.plan.top_k_stage == TopKStage::kGrid) {
+    const BlockGroup group{blockIdx.x, gridDim.x};
+    group.sync();
+    select_top(group, params);
     return;
   }
-  const bool sliced = kRegime == RowRegime::kSlices && in.plan.slices > 1;
-  if (in.plan.tail == Tail::kNone && !sliced) {
+  const bool sliced = kRegime == RowRegime::kSlices && params.plan.slices > 1;
+  if (params.plan.top_k_stage == TopKStage::kNone && !sliced) {
     return;
   }
-  if (!is_last_block(&in.state->ticket)) {
+  if (!is_last_block(&params.state->ticket)) {
     return;
   }
-  const Team alone{0, 1};
+  const BlockGroup group{0, 1};
   if constexpr (kRegime == RowRegime::kSlices) {
     if (sliced) {
-      merge_slices<T, kFull>(in);
-      alone.sync();
+      merge_slices<T, kNeedsMoments>(params);
+      group.sync();
     }
   }
-  if (in.plan.tail == Tail::kLastBlock) {
-    select_top(alone, in);
+  if (params.plan.top_k_stage == TopKStage::kLastBlock) {
+    select_top(group, params);
   }
 }
 
-using Kernel = void (*)(Arguments);
+using Kernel = void (*)(KernelParams);
 
 template <class T>
-Kernel kernel_for(RowRegime regime, bool full) {
-  if (regime == RowRegime::kTeams) {
-    return full ? select_kernel<T, RowRegime::kTeams, true>
-                : select_kernel<T, RowRegime::kTeams, false>;
+Kernel kernel_for(RowRegime regime, bool needs_moments) {
+  if (regime == RowRegime::kLaneGroups) {
+    return needs_moments ? select_kernel<T, RowRegime::kLaneGroups, true>
+                         : select_kernel<T, RowRegime::kLaneGroups, false>;
   }
-  return full ? select_kernel<T, RowRegime::kSlices, true>
-              : select_kernel<T, RowRegime::kSlices, false>;
+  return needs_moments ? select_kernel<T, RowRegime::kSlices, true>
+                       : select_kernel<T, RowRegime::kSlices, false>;
 }
 
-Kernel kernel_for(FloatType type, RowRegime regime, bool full) {
+Kernel kernel_for(FloatType type, RowRegime regime, bool needs_moments) {
   switch (type) {
     case FloatType::kFloat16:
-      return kernel_for<Float16>(regime, full);
+      return kernel_for<Float16>(regime, needs_moments);
     case FloatType::kBFloat16:
-      return kernel_for<BFloat16>(regime, full);
+      return kernel_for<BFloat16>(regime, needs_moments);
     default:
-      return kernel_for<float>(regime, full);
+      return kernel_for<float>(regime, needs_moments);
   }
 }
 
-// Null, or what CUDA says, which clears an error that does not outlast the launch.
+// Return null or the text of an error, and clear an error that is not sticky.
 const char* text_of(cudaError_t error) {
   if (error == cudaSuccess) {
     return nullptr;
@@ -74,21 +75,21 @@ const char* text_of(cudaError_t error) {
   return cudaGetErrorString(error);
 }
 
-cudaError_t launch_kernel(Kernel kernel, const Arguments& in, cudaStream_t stream) {
+cudaError_t launch_kernel(Kernel kernel, const KernelParams& params, cudaStream_t stream) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeCooperative;
-  attribute.val.cooperative = in.plan.tail == Tail::kGrid ? 1 : 0;
+  attribute.val.cooperative = params.plan.top_k_stage == TopKStage::kGrid ? 1 : 0;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(in.plan.blocks));
-  config.blockDim = dim3(static_cast<unsigned>(in.plan.threads));
-  config.dynamicSmemBytes = in.plan.shared_bytes;
+  config.gridDim = dim3(static_cast<unsigned>(params.plan.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(params.plan.threads));
+  config.dynamicSmemBytes = params.plan.shared_bytes;
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, in);
+  return cudaLaunchKernelEx(&config, kernel, params);
 }
 
-// As many blocks as run at a time, or a cooperative launch would be refused.
+// Limit the blocks to those that run at a time: CUDA refuses a larger cooperative launch.
 cudaError_t limit_blocks(Kernel kernel, Plan& plan) {
   int of_processor = 0;
   const cudaError_t error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
@@ -116,41 +117,41 @@ const char* device_limits(DeviceLimits& limits) {
 const char* launch(const Batch& batch, const Outputs& outputs, const Plan& plan,
                    const Workspace& workspace, void* stream) {
   char* scratch = static_cast<char*>(workspace.scratch);
-  Arguments in{};
-  in.batch = batch;
-  in.outputs = outputs;
-  in.plan = plan;
-  in.full.entropy = batch.method == Method::kEntropy;
-  in.full.without_label = batch.method == Method::kGradNorm;
-  in.full.smoothing = batch.label_smoothing != 0.0;
-  in.state = static_cast<State*>(workspace.state);
-  in.keys = reinterpret_cast<uint32_t*>(scratch);
-  in.partials = reinterpret_cast<RowSums*>(scratch + plan.partials);
-  in.counts = reinterpret_cast<uint32_t*>(scratch + plan.counts);
-  in.winners = reinterpret_cast<uint64_t*>(scratch + plan.winners);
-  const bool full = in.full.entropy || in.full.without_label || in.full.smoothing;
-  const Kernel kernel = kernel_for(batch.type, plan.regime, full);
+  KernelParams params{};
+  params.batch = batch;
+  params.outputs = outputs;
+  params.plan = plan;
+  params.extra.entropy = batch.method == Method::kEntropy;
+  params.extra.without_label = batch.method == Method::kGradNorm;
+  params.extra.smoothing = batch.label_smoothing != 0.0;
+  params.state = static_cast<State*>(workspace.state);
+  params.keys = reinterpret_cast<uint32_t*>(scratch);
+  params.partials = reinterpret_cast<RowSums*>(scratch + plan.partials);
+  params.counts = reinterpret_cast<uint32_t*>(scratch + plan.counts);
+  params.winners = reinterpret_cast<uint64_t*>(scratch + plan.winners);
+  const bool needs_moments =
+      params.extra.entropy || params.extra.without_label || params.extra.smoothing;
+  const Kernel kernel = kernel_for(batch.type, plan.regime, needs_moments);
   const cudaStream_t cuda_stream = static_cast<cudaStream_t>(stream);
-  if (plan.tail == Tail::kGrid) {
-    cudaError_t error = limit_blocks(kernel, in.plan);
+  if (plan.top_k_stage == TopKStage::kGrid) {
+    cudaError_t error = limit_blocks(kernel, params.plan);
     if (error == cudaSuccess) {
-      error = in.plan.blocks > 0 ? launch_kernel(kernel, in, cuda_stream)
-                                 : cudaErrorCooperativeLaunchTooLarge;
+      error = params.plan.blocks > 0 ? launch_kernel(kernel, params, cuda_stream)
+                                     : cudaErrorCooperativeLaunchTooLarge;
     }
     if (error != cudaErrorCooperativeLaunchTooLarge) {
       return text_of(error);
     }
-    // Only a part of the device is there for this process: the last block alone is slower, and
-    // always runs.
+    // This process has only a part of the device. The last block alone is slower, but always runs.
     cudaGetLastError();
-    in.plan = plan;
-    in.plan.tail = Tail::kLastBlock;
+    params.plan = plan;
+    params.plan.top_k_stage = TopKStage::kLastBlock;
   }
-  return text_of(launch_kernel(kernel, in, cuda_stream));
+  return text_of(launch_kernel(kernel, params, cuda_stream));
 }
 
 const char* allocate(void** data, size_t bytes) {
-  // While another thread captures a graph, strict as captures are, the device would refuse.
+  // In the default mode cudaMalloc fails while another thread captures a graph.
   cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
   cudaError_t error = cudaThreadExchangeStreamCaptureMode(&mode);
   if (error == cudaSuccess) {

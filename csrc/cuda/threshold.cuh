@@ -1,16 +1,16 @@
-// The k-th largest key by radix: histograms of 11, 11 and 10 bits, from the highest on.
+// Find the k-th largest key by radix select: histograms of 11, 11 and 10 bits, highest bits first.
 #pragma once
 
-#include "cuda/arguments.cuh"
 #include "cuda/block.cuh"
+#include "cuda/kernel_params.cuh"
 
 namespace rho_ext {
 
-// Each thread takes the keys of as many neighbouring rows at a time, as one vector: shares of a
-// team begin at multiples of that.
+// Number of neighbouring keys that a thread reads as one vector. The share of each block begins at
+// a multiple of it.
 inline constexpr uint32_t kKeysPerThread = 4;
 
-// The keys from `row` on; 0, which no usable row has, from `end` on.
+// Read the keys from `row` on. Past `end` they are 0, a value that no selectable row has.
 __device__ __forceinline__ void read_keys(const uint32_t* keys, uint32_t row, uint32_t end,
                                           uint32_t (&key)[kKeysPerThread]) {
   uint4 four;
@@ -26,8 +26,8 @@ __device__ __forceinline__ void read_keys(const uint32_t* keys, uint32_t row, ui
   key[3] = four.w;
 }
 
-// Calls `visit` with each key in [begin, end), which the threads of the block share, and with 0 for
-// places behind the last; the second argument tells them apart.
+// Call visit(key, inside) for the keys in [begin, end), shared among the threads of the block. Past
+// the end the key is 0 and `inside` is false.
 template <class Visit>
 __device__ __forceinline__ void for_each_key(const uint32_t* keys, uint32_t begin, uint32_t end,
                                              const Visit& visit) {
@@ -42,16 +42,16 @@ __device__ __forceinline__ void for_each_key(const uint32_t* keys, uint32_t begi
   }
 }
 
-// Keys whose upper bits, from `shift` on, exceed `prefix` win; of those that equal it the first
-// `ties` do, in the order of their rows.
+// Selected are the keys with key >> shift > prefix and, of those with key >> shift == prefix, the
+// first `ties` in the order of their rows.
 struct Threshold {
   uint32_t prefix;
   int shift;
   uint32_t ties;
 };
 
-// The digit of the key with a rank, counted from 1 for the largest, and how many have that digit or
-// a larger one.
+// The digit of the key with some rank, and the number of keys with a larger and with the same
+// digit. Rank 1 is the largest key.
 struct Digit {
   uint32_t value;
   uint32_t above;
@@ -80,10 +80,12 @@ __device__ __forceinline__ Digit find_digit(const uint32_t* histogram, uint32_t 
   return found;
 }
 
-// The histogram of one digit of the keys in [begin, end) that have a prefix, for the whole team.
-__device__ __forceinline__ void count_digits(const Team& team, const uint32_t* keys, uint32_t begin,
-                                             uint32_t end, uint64_t prefix, int shift, int width,
-                                             uint32_t* shared, uint32_t* global) {
+// Count one digit of the keys that have a prefix, over all blocks of the group. This block has the
+// keys in [begin, end).
+__device__ __forceinline__ void count_digits(const BlockGroup& group, const uint32_t* keys,
+                                             uint32_t begin, uint32_t end, uint64_t prefix,
+                                             int shift, int width, uint32_t* shared,
+                                             uint32_t* global) {
   const uint32_t digits = 1u << width;
   for (uint32_t digit = threadIdx.x; digit < kDigits; digit += blockDim.x) {
     shared[digit] = 0;
@@ -95,7 +97,7 @@ __device__ __forceinline__ void count_digits(const Team& team, const uint32_t* k
     }
   });
   __syncthreads();
-  if (team.size == 1) {
+  if (group.size == 1) {
     return;
   }
   for (uint32_t digit = threadIdx.x; digit < digits; digit += blockDim.x) {
@@ -103,28 +105,29 @@ __device__ __forceinline__ void count_digits(const Team& team, const uint32_t* k
       atomicAdd(&global[digit], shared[digit]);
     }
   }
-  team.sync();
+  group.sync();
   for (uint32_t digit = threadIdx.x; digit < digits; digit += blockDim.x) {
     shared[digit] = __ldcg(&global[digit]);
   }
   __syncthreads();
 }
 
-// Where the k largest of all keys begin, for 1 <= k <= n; this block has those in [begin, end).
-__device__ __forceinline__ Threshold find_threshold(const Team& team, const Arguments& in,
-                                                    uint32_t begin, uint32_t end) {
+// Find the threshold of the k largest keys, 1 <= k <= n. This block has the keys in [begin, end).
+__device__ __forceinline__ Threshold find_threshold(const BlockGroup& group,
+                                                    const KernelParams& params, uint32_t begin,
+                                                    uint32_t end) {
   uint32_t* histogram = reinterpret_cast<uint32_t*>(dynamic_shared());
-  Threshold threshold{0, 32, static_cast<uint32_t>(in.outputs.k)};
+  Threshold threshold{0, 32, static_cast<uint32_t>(params.outputs.k)};
   for (int pass = 0; pass < 3; ++pass) {
     const int width = pass < 2 ? 11 : 10;
     threshold.shift -= width;
-    count_digits(team, in.keys, begin, end, threshold.prefix, threshold.shift, width, histogram,
-                 in.state->histograms + pass * kDigits);
+    count_digits(group, params.keys, begin, end, threshold.prefix, threshold.shift, width,
+                 histogram, params.state->histograms + pass * kDigits);
     const Digit digit = find_digit(histogram, threshold.ties);
     threshold.prefix = threshold.prefix << width | digit.value;
     threshold.ties -= digit.above;
     if (digit.equal == threshold.ties) {
-      break;  // All that have these bits win: the lower ones do not matter.
+      break;  // All keys with this prefix are selected: lower digits do not matter.
     }
   }
   return threshold;

@@ -1,6 +1,6 @@
-// Selects the k largest keys, by the last block alone or by all blocks together, and writes them in
-// descending order. Keys with their rows are distinct, so there is one right answer whoever counts
-// first: ties go to the lower row, and the result is the same to the bit.
+// Select the k largest keys and write them in descending order, by the last block or by all blocks.
+// Keys with their rows are distinct, so the result does not depend on the order of the threads.
+// Ties go to the lower row.
 #pragma once
 
 #include "common/key.h"
@@ -8,7 +8,7 @@
 
 namespace rho_ext {
 
-// How many keys of [begin, end) win outright, and how many tie.
+// Count the keys in [begin, end) above the threshold and at the threshold.
 __device__ __forceinline__ void count_winners(const uint32_t* keys, uint32_t begin, uint32_t end,
                                               const Threshold& threshold, uint32_t& above,
                                               uint32_t& equal) {
@@ -23,12 +23,12 @@ __device__ __forceinline__ void count_winners(const uint32_t* keys, uint32_t beg
   sum_before(mine_equal, equal);
 }
 
-// The sum of what the earlier blocks of the team have counted, for winners and ties.
-__device__ __forceinline__ void count_earlier(const Team& team, const uint32_t* counts,
+// Sum the counts of the earlier blocks of the group.
+__device__ __forceinline__ void count_earlier(const BlockGroup& group, const uint32_t* counts,
                                               uint32_t& above, uint32_t& equal) {
   uint32_t mine_above = 0;
   uint32_t mine_equal = 0;
-  for (uint32_t block = threadIdx.x; block < team.rank; block += blockDim.x) {
+  for (uint32_t block = threadIdx.x; block < group.rank; block += blockDim.x) {
     mine_above += __ldcg(&counts[2 * block]);
     mine_equal += __ldcg(&counts[2 * block + 1]);
   }
@@ -36,17 +36,17 @@ __device__ __forceinline__ void count_earlier(const Team& team, const uint32_t* 
   sum_before(mine_equal, equal);
 }
 
-// Writes the winners of [begin, end), with their rows, in the order of their rows. `above` and
-// `equal` are those of all rows before.
-__device__ __forceinline__ void collect_winners(const Arguments& in, uint32_t begin, uint32_t end,
-                                                const Threshold& threshold, uint32_t above,
-                                                uint32_t equal, uint64_t* winners) {
-  const uint32_t first_tie = static_cast<uint32_t>(in.outputs.k) - threshold.ties;
-  // All threads go round together.
+// Write the selected keys of [begin, end) with their rows, in the order of their rows. `above` and
+// `equal` are the counts of all earlier rows.
+__device__ __forceinline__ void collect_winners(const KernelParams& params, uint32_t begin,
+                                                uint32_t end, const Threshold& threshold,
+                                                uint32_t above, uint32_t equal, uint64_t* winners) {
+  const uint32_t first_tie = static_cast<uint32_t>(params.outputs.k) - threshold.ties;
+  // All threads stay in the loop, because sum_before has barriers.
   for (uint32_t base = begin; base < end; base += blockDim.x * kKeysPerThread) {
     const uint32_t row = base + threadIdx.x * kKeysPerThread;
     uint32_t key[kKeysPerThread];
-    read_keys(in.keys, row, end, key);
+    read_keys(params.keys, row, end, key);
     bool wins[kKeysPerThread];
     bool ties[kKeysPerThread];
     uint32_t mine = 0;
@@ -55,7 +55,7 @@ __device__ __forceinline__ void collect_winners(const Arguments& in, uint32_t be
       const uint32_t digits = key[i] >> threshold.shift;
       wins[i] = row + i < end && digits > threshold.prefix;
       ties[i] = row + i < end && digits == threshold.prefix;
-      // Both counts in one sum: a round has at most 2048 keys.
+      // Both counts in one sum: one iteration has at most 2048 keys.
       mine += (wins[i] ? 1u : 0u) + (ties[i] ? 1u << 16 : 0u);
     }
     uint32_t total = 0;
@@ -64,7 +64,7 @@ __device__ __forceinline__ void collect_winners(const Arguments& in, uint32_t be
     uint32_t tie = equal + before / 65536;
 #pragma unroll
     for (uint32_t i = 0; i < kKeysPerThread; ++i) {
-      // They all fit, unless a workspace was not zero: then they are wrong, and stay in bounds.
+      // The tests stay in bounds if a workspace was not zero; then the result is wrong.
       if (wins[i] && win < first_tie) {
         winners[win] = key_of<float>(key[i], row + i);
       }
@@ -79,7 +79,7 @@ __device__ __forceinline__ void collect_winners(const Arguments& in, uint32_t be
   }
 }
 
-// Bitonic sort of a power of two of keys in shared memory, descending.
+// Sort a power of two of keys in shared memory, descending (bitonic sort).
 __device__ __forceinline__ void sort_shared(uint64_t* keys, uint32_t count) {
   __syncthreads();
   for (uint32_t size = 2; size <= count; size *= 2) {
@@ -93,7 +93,7 @@ __device__ __forceinline__ void sort_shared(uint64_t* keys, uint32_t count) {
           keys[low + stride] = a;
         }
       }
-      // Up to a stride of 32 a warp keeps to 64 keys of its own, before and after.
+      // With a stride of at most 32 each warp reads and writes 64 keys of its own.
       if (stride > 32 || (stride == 1 && size >= 64)) {
         __syncthreads();
       } else {
@@ -104,19 +104,20 @@ __device__ __forceinline__ void sort_shared(uint64_t* keys, uint32_t count) {
   __syncthreads();
 }
 
-__device__ __forceinline__ void write_winner(const Arguments& in, int64_t rank, uint64_t key) {
+__device__ __forceinline__ void write_winner(const KernelParams& params, int64_t rank,
+                                             uint64_t key) {
   const bool padding = key == kExcluded<float>;
-  in.outputs.values[rank] = padding ? -INFINITY : key_score<float>(key);
-  in.outputs.indices[rank] = padding ? -1 : key_row<float>(key);
+  params.outputs.values[rank] = padding ? -INFINITY : key_score<float>(key);
+  params.outputs.indices[rank] = padding ? -1 : key_row<float>(key);
 }
 
-// Sorts each tile of the winners in its place.
-__device__ __forceinline__ void sort_tiles(const Team& team, const Arguments& in,
+// Sort each tile of the selected keys in place.
+__device__ __forceinline__ void sort_tiles(const BlockGroup& group, const KernelParams& params,
                                            uint64_t* winners) {
   uint64_t* shared = reinterpret_cast<uint64_t*>(dynamic_shared());
-  const uint32_t k = static_cast<uint32_t>(in.outputs.k);
-  const uint32_t tile = static_cast<uint32_t>(in.plan.sort_tile);
-  for (uint32_t begin = team.rank * tile; begin < k; begin += team.size * tile) {
+  const uint32_t k = static_cast<uint32_t>(params.outputs.k);
+  const uint32_t tile = static_cast<uint32_t>(params.plan.sort_tile);
+  for (uint32_t begin = group.rank * tile; begin < k; begin += group.size * tile) {
     const uint32_t count = min(tile, k - begin);
     __syncthreads();
     for (uint32_t i = threadIdx.x; i < tile; i += blockDim.x) {
@@ -129,8 +130,8 @@ __device__ __forceinline__ void sort_tiles(const Team& team, const Arguments& in
   }
 }
 
-// How many keys of a descending run come before this one: they are larger, or they are as large,
-// which only excluded keys can be, and stand in an earlier run.
+// Count the keys of a descending run that come before `key`: larger ones, and equal ones if the run
+// is earlier. Only excluded keys can be equal.
 __device__ __forceinline__ uint32_t keys_before(const uint64_t* run, uint32_t count, uint64_t key,
                                                 bool earlier) {
   uint32_t low = 0;
@@ -147,13 +148,14 @@ __device__ __forceinline__ uint32_t keys_before(const uint64_t* run, uint32_t co
   return low;
 }
 
-// Merges sorted runs, two by two, until there is one. Returns where it lies.
-__device__ __forceinline__ const uint64_t* merge_runs(const Team& team, const Arguments& in,
-                                                      uint64_t* winners, uint64_t* other) {
-  const uint32_t k = static_cast<uint32_t>(in.outputs.k);
-  for (uint64_t run = static_cast<uint64_t>(in.plan.sort_tile); run < k; run *= 2) {
-    for (uint64_t i = team.rank * blockDim.x + threadIdx.x; i < k;
-         i += uint64_t{team.size} * blockDim.x) {
+// Merge pairs of sorted runs until one is left. Return its address.
+__device__ __forceinline__ const uint64_t* merge_runs(const BlockGroup& group,
+                                                      const KernelParams& params, uint64_t* winners,
+                                                      uint64_t* other) {
+  const uint32_t k = static_cast<uint32_t>(params.outputs.k);
+  for (uint64_t run = static_cast<uint64_t>(params.plan.sort_tile); run < k; run *= 2) {
+    for (uint64_t i = group.rank * blockDim.x + threadIdx.x; i < k;
+         i += uint64_t{group.size} * blockDim.x) {
       const uint64_t mine = i / run;
       const uint64_t sibling = min((mine ^ 1) * run, uint64_t{k});
       const uint32_t count = static_cast<uint32_t>(min(run, k - sibling));
@@ -161,7 +163,7 @@ __device__ __forceinline__ const uint64_t* merge_runs(const Team& team, const Ar
       const uint32_t before = keys_before(winners + sibling, count, key, mine % 2 == 1);
       other[(mine & ~uint64_t{1}) * run + i % run + before] = key;
     }
-    team.sync();
+    group.sync();
     uint64_t* merged = other;
     other = winners;
     winners = merged;
@@ -169,61 +171,62 @@ __device__ __forceinline__ const uint64_t* merge_runs(const Team& team, const Ar
   return winners;
 }
 
-// The blocks of the team have all keys before them when they come here.
-__device__ __forceinline__ void select_top(const Team& team, const Arguments& in) {
-  if (team.rank == 0 && threadIdx.x == 0) {
-    *in.outputs.invalid = static_cast<int32_t>(atomicExch(&in.state->invalid, 0u));
+// Select the top k. All keys must be visible to the blocks of the group.
+__device__ __forceinline__ void select_top(const BlockGroup& group, const KernelParams& params) {
+  if (group.rank == 0 && threadIdx.x == 0) {
+    *params.outputs.invalid = static_cast<int32_t>(atomicExch(&params.state->invalid, 0u));
   }
-  const uint32_t k = static_cast<uint32_t>(in.outputs.k);
+  const uint32_t k = static_cast<uint32_t>(params.outputs.k);
   if (k == 0) {
     return;
   }
-  // An equal share of the rows, in whole groups.
-  const uint64_t groups = ceil_div(in.batch.rows, kKeysPerThread);
+  // An equal share of the rows for each block, in multiples of kKeysPerThread.
+  const uint64_t groups = ceil_div(params.batch.rows, kKeysPerThread);
   const auto share = [&](uint64_t rank) {
     return static_cast<uint32_t>(
-        min(groups * rank / team.size * kKeysPerThread, static_cast<uint64_t>(in.batch.rows)));
+        min(groups * rank / group.size * kKeysPerThread, static_cast<uint64_t>(params.batch.rows)));
   };
-  const uint32_t begin = share(team.rank);
-  const uint32_t end = share(team.rank + 1);
-  const Threshold threshold = find_threshold(team, in, begin, end);
+  const uint32_t begin = share(group.rank);
+  const uint32_t end = share(group.rank + 1);
+  const Threshold threshold = find_threshold(group, params, begin, end);
   uint32_t above = 0;
   uint32_t equal = 0;
-  if (team.size > 1) {
-    count_winners(in.keys, begin, end, threshold, above, equal);
+  if (group.size > 1) {
+    count_winners(params.keys, begin, end, threshold, above, equal);
     if (threadIdx.x == 0) {
-      in.counts[2 * team.rank] = above;
-      in.counts[2 * team.rank + 1] = equal;
+      params.counts[2 * group.rank] = above;
+      params.counts[2 * group.rank + 1] = equal;
     }
-    team.sync();
-    count_earlier(team, in.counts, above, equal);
-    // All blocks have read the histograms.
-    for (uint32_t i = threadIdx.x; team.rank == 0 && i < 3 * kDigits; i += blockDim.x) {
-      in.state->histograms[i] = 0;
+    group.sync();
+    count_earlier(group, params.counts, above, equal);
+    // All blocks have read the histograms: clear them.
+    for (uint32_t i = threadIdx.x; group.rank == 0 && i < 3 * kDigits; i += blockDim.x) {
+      params.state->histograms[i] = 0;
     }
   }
   uint64_t* shared = reinterpret_cast<uint64_t*>(dynamic_shared());
-  const uint32_t tile = static_cast<uint32_t>(in.plan.sort_tile);
-  if (team.size == 1 && k <= tile) {
-    // The histogram that lay here has been read: find_digit ends with a barrier.
+  const uint32_t tile = static_cast<uint32_t>(params.plan.sort_tile);
+  if (group.size == 1 && k <= tile) {
+    // Shared memory held the histogram. It has been read: find_digit ends with a barrier.
     for (uint32_t i = k + threadIdx.x; i < tile; i += blockDim.x) {
       shared[i] = kExcluded<float>;
     }
-    collect_winners(in, begin, end, threshold, above, equal, shared);
+    collect_winners(params, begin, end, threshold, above, equal, shared);
     sort_shared(shared, tile);
     for (uint32_t i = threadIdx.x; i < k; i += blockDim.x) {
-      write_winner(in, i, shared[i]);
+      write_winner(params, i, shared[i]);
     }
     return;
   }
-  collect_winners(in, begin, end, threshold, above, equal, in.winners);
-  team.sync();
-  sort_tiles(team, in, in.winners);
-  team.sync();
-  const uint64_t* sorted = merge_runs(team, in, in.winners, in.winners + in.plan.winner_stride);
-  for (uint64_t i = team.rank * blockDim.x + threadIdx.x; i < k;
-       i += uint64_t{team.size} * blockDim.x) {
-    write_winner(in, static_cast<int64_t>(i), __ldcg(&sorted[i]));
+  collect_winners(params, begin, end, threshold, above, equal, params.winners);
+  group.sync();
+  sort_tiles(group, params, params.winners);
+  group.sync();
+  const uint64_t* sorted =
+      merge_runs(group, params, params.winners, params.winners + params.plan.winner_stride);
+  for (uint64_t i = group.rank * blockDim.x + threadIdx.x; i < k;
+       i += uint64_t{group.size} * blockDim.x) {
+    write_winner(params, static_cast<int64_t>(i), __ldcg(&sorted[i]));
   }
 }
 

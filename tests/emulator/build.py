@@ -67,7 +67,8 @@ def build(
         # Hidden as in the real build: torch's types are, and those that hold them must be.
         options.append("-fvisibility=hidden")
     # Kernels see no torch, so that the programs and the ops share their objects.
-    kernel_flags = [*COMMON, *WARNINGS, *VARIANTS[variant], *options, f"-I{EMULATOR}"]
+    includes = [f"-I{folder}" for folder in (EMULATOR / "overrides", EMULATOR / "hooks", EMULATOR)]
+    kernel_flags = [*COMMON, *WARNINGS, *VARIANTS[variant], *options, *includes]
     flags, libraries = list(kernel_flags), list[str]()
     if torch:
         folder = torch_folder()

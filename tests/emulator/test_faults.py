@@ -80,10 +80,10 @@ FAULTS = {
         "cuda/threshold.cuh", BARRIER + "  return found;", "  return found;", "races", RACE
     ),
     "the histograms are not emptied": Fault(
-        "cuda/top_k.cuh", "in.state->histograms[i] = 0;", "", "small_blocks", "state left behind"
+        "cuda/top_k.cuh", "params.state->histograms[i] = 0;", "", "small_blocks", "state left behind"
     ),
     "the invalid rows of the last launch stay": Fault(
-        "cuda/top_k.cuh", "atomicExch(&in.state->invalid, 0u)", "in.state->invalid",
+        "cuda/top_k.cuh", "atomicExch(&params.state->invalid, 0u)", "params.state->invalid",
         "small_blocks", "state left behind",
     ),
     "ties in any order": Fault(
@@ -91,7 +91,7 @@ FAULTS = {
         "small_blocks", "wrong selection",
     ),
     "a block counts its own ties as earlier": Fault(
-        "cuda/top_k.cuh", "block < team.rank;", "block <= team.rank;",
+        "cuda/top_k.cuh", "block < group.rank;", "block <= group.rank;",
         "small_blocks", "wrong selection",
     ),
     "padding is merged to the same place": Fault(
@@ -107,7 +107,7 @@ FAULTS = {
         "small_blocks", "wrong loss",
     ),
     "an id equal to the size of the table": Fault(
-        "cuda/rows.cuh", "id < batch.points", "id <= batch.points", "small_blocks", "wrong loss"
+        "cuda/rows.cuh", "id < batch.il_size", "id <= batch.il_size", "small_blocks", "wrong loss"
     ),
     "a load of 16 bytes that is not aligned": Fault(
         "cuda/rows.cuh", "if (alignment == kGroupBytes)", "if (alignment >= 2)",
@@ -122,23 +122,23 @@ FAULTS = {
         "if (start + lane + u * lanes <= whole)", "small_blocks", "wrong loss",
     ),
     "the last rows are lost": Fault(
-        "cuda/rows.cuh", "base < in.batch.rows;\n       base += gridDim.x * rows_per_block",
-        "base + rows_per_block <= in.batch.rows;\n       base += gridDim.x * rows_per_block",
+        "cuda/rows.cuh", "base < params.batch.rows;\n       base += gridDim.x * rows_per_block",
+        "base + rows_per_block <= params.batch.rows;\n       base += gridDim.x * rows_per_block",
         "small_blocks", "wrong loss",
     ),
     "zeros fill the last group": Fault(
-        "cuda/logits.cuh", "const uint4 filler = nothing<T>();",
+        "cuda/logits.cuh", "const uint4 filler = negative_infinity<T>();",
         "const uint4 filler = make_uint4(0, 0, 0, 0);", "small_blocks", "wrong loss",
     ),
     "a shuffle of half a warp": Fault(
         "cuda/row_sums.cuh", "kAll = 0xffffffffu", "kAll = 0x0000ffffu", "small_blocks", "mask"
     ),
     "all slices share one place for their warps": Fault(
-        "cuda/rows.cuh", "    turn = 1 - turn;\n", "", "races", RACE
+        "cuda/rows.cuh", "    buffer = 1 - buffer;\n", "", "races", RACE
     ),
     "slices merged in the order of their arrival": Fault(
-        "cuda/rows.cuh", "in.partials[tile] = sums;",
-        "in.partials[row * slices + atomicInc(&in.state->unused[row % 62], slices - 1)] = sums;",
+        "cuda/rows.cuh", "params.partials[tile] = sums;",
+        "params.partials[row * slices + atomicInc(&params.state->unused[row % 62], slices - 1)] = sums;",
         "schedules", "other scores",
     ),
 }  # fmt: skip

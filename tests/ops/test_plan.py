@@ -41,7 +41,7 @@ def test_any_sizes_have_a_plan(n: int, classes: int, size: int, k: float, p: int
     # Never more than run at a time, with 1024 threads a processor, and none without a row.
     assert 1 <= blocks <= p * 1024 // threads
     groups = -(-classes * size // 16)
-    if plan["regime"] == "teams":
+    if plan["regime"] == "lane_groups":
         assert lanes in (1, 2, 4, 8, 16, 32)
         assert slices == 1
         assert blocks <= -(-n * lanes // threads)
@@ -56,10 +56,10 @@ def test_any_sizes_have_a_plan(n: int, classes: int, size: int, k: float, p: int
     least = 4 * n + (24 * n * slices if slices > 1 else 0)
     assert least <= plan["scratch_bytes"] <= least + 16 * (kept + 1) + 8 * blocks + 64
     scoring = _C.launch_plan(n, classes, size, -1, p)
-    assert {**scoring, "tail": 0, "shared_bytes": 0, "scratch_bytes": 0} == {
-        **plan, "tail": 0, "shared_bytes": 0, "scratch_bytes": 0
+    assert {**scoring, "top_k_stage": 0, "shared_bytes": 0, "scratch_bytes": 0} == {
+        **plan, "top_k_stage": 0, "shared_bytes": 0, "scratch_bytes": 0
     }  # fmt: skip
-    assert scoring["tail"] == "none"
+    assert scoring["top_k_stage"] == "none"
     assert scoring["shared_bytes"] == 0
 
 
@@ -69,13 +69,13 @@ def test_more_rows_never_get_fewer_blocks_beyond_one(
 ) -> None:
     few, many = (_C.launch_plan(rows, classes, size, 0, p) for rows in (n, min(2 * n, 2**31 - 1)))
     assert many["regime"] == few["regime"]
-    if few["regime"] == "teams" and few["threads"] == many["threads"]:
+    if few["regime"] == "lane_groups" and few["threads"] == many["threads"]:
         assert many["blocks"] >= few["blocks"]
     assert many["slices"] <= few["slices"]
 
 
 REGIMES: dict[str, dict[str, Any]] = {
-    "teams": {"regime": "teams"},
+    "lane_groups": {"regime": "lane_groups"},
     "rows": {"regime": "slices", "slices": 1},
     "slices": {"regime": "slices", "slices": 5},
 }
@@ -91,7 +91,7 @@ def test_every_plan_is_right(combine: Combine, backend: Backend) -> None:
         method=METHODS,
         shape=BLOCKS,
         dtype=backend.dtypes,
-        tail=("last_block", "grid"),
+        top_k_stage=("last_block", "grid"),
     ):
         method, content = row["method"], row["content"]
         case = Case(f"plan {content}", n=33, classes=137, dtype=row["dtype"], content=content)
@@ -104,7 +104,7 @@ def test_every_plan_is_right(combine: Combine, backend: Backend) -> None:
             scores, losses = score(**inputs, method=method)
         assert_accurate(losses, plain.losses, truth.losses)
         assert_accurate(scores, plain.scores, truth.scores)
-        with backend.plan(**launch, tail=row["tail"], sort_tile=8):
+        with backend.plan(**launch, top_k_stage=row["top_k_stage"], sort_tile=8):
             selection = select(**inputs, k=20, method=method)
         check(selection, scores, 20)
         assert same_bits(selection.losses, losses)
@@ -131,14 +131,17 @@ def test_selecting_from_equal_scores_is_equal_whatever_the_plan(
         content=tuple(scores),
         k=(1, 65, 300, n),
         shape=BLOCKS,
-        tail=("last_block", "grid"),
+        top_k_stage=("last_block", "grid"),
         sort_tile=(8, 64, 0),
     ):
         il = -scores[row["content"]].to(device)
         wanted = reference.select(**inputs, il=il, k=row["k"])
         threads, blocks = row["shape"]
         with backend.plan(
-            threads=threads, blocks=blocks, tail=row["tail"], sort_tile=row["sort_tile"]
+            threads=threads,
+            blocks=blocks,
+            top_k_stage=row["top_k_stage"],
+            sort_tile=row["sort_tile"],
         ):
             got = select(**inputs, il=il, k=row["k"])
         assert torch.equal(got.indices, wanted.indices)
@@ -153,15 +156,17 @@ def arguments_of(backend: Backend, n: int, k: int) -> tuple[Any, ...]:
 
 @on_gpus
 @pytest.mark.parametrize("regime", REGIMES)
-@pytest.mark.parametrize("tail", ["last_block", "grid"])
+@pytest.mark.parametrize("stage", ["last_block", "grid"])
 def test_a_workspace_is_zero_again_after_every_call(
-    tail: str, regime: str, backend: Backend
+    stage: str, regime: str, backend: Backend
 ) -> None:
     workspace = rho_ext.workspace(backend.device)
     for n, blocks in ((65, 3), (3, 8), (1, 1), (300, 2), (0, 1)):
         for k in {0, n // 2, n}:
             arguments = arguments_of(backend, n, k)
-            with backend.plan(**REGIMES[regime], tail=tail, threads=64, blocks=blocks, sort_tile=8):
+            with backend.plan(
+                **REGIMES[regime], top_k_stage=stage, threads=64, blocks=blocks, sort_tile=8
+            ):
                 got = backend.op("select.workspace")(*arguments, workspace=workspace)
                 without = backend.op("select")(*arguments)
             assert not workspace.any()

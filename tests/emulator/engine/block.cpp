@@ -165,7 +165,7 @@ void Block::enter(Fiber& fiber) {
   fiber.atomics_in_turn = 0;
 }
 
-// Goes straight on to the next fiber, if there is one: half the switches of a way by the scheduler.
+// Switch directly to the next fiber, if there is one: half the switches of a detour by the scheduler.
 void Block::suspend(State state) {
   Fiber& fiber = *current_;
   fiber.state = state;

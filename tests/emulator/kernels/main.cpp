@@ -28,11 +28,11 @@ const Shape kShapes[] = {
     {.rows = 40, .classes = 530, .k = 9, .type = kBrain, .method = Method::kEntropy, .offset = 4},
 };
 
-// Teams, a block for each row, several slices for each row.
+// Lane groups, a block for each row, several slices for each row.
 const ForcedPlan kRegimes[] = {
     {.regime = 1}, {.regime = 2, .slices = 1}, {.regime = 2, .slices = 5}};
-constexpr int kLastBlock = 1 + static_cast<int>(rho_ext::Tail::kLastBlock);
-constexpr int kGrid = 1 + static_cast<int>(rho_ext::Tail::kGrid);
+constexpr int kLastBlock = 1 + static_cast<int>(rho_ext::TopKStage::kLastBlock);
+constexpr int kGrid = 1 + static_cast<int>(rho_ext::TopKStage::kGrid);
 
 struct Blocks {
   int threads;
@@ -40,7 +40,7 @@ struct Blocks {
 };
 const Blocks kBlocks[] = {{64, 1}, {64, 8}, {128, 3}, {512, 1}, {512, 3}};
 
-// Every regime with every tail, number of threads and of blocks, and size of the sort.
+// Every regime with every top-k stage, number of threads and blocks, and size of the sort.
 void check_plans(int most_threads) {
   const Schedule schedule{.resident = 3};
   for (const Shape& shape : kShapes) {
@@ -51,7 +51,8 @@ void check_plans(int most_threads) {
         if (blocks.threads > most_threads) {
           continue;
         }
-        // The threads of a block share a row or a slice; a team has the same lanes in any block.
+        // The threads of a block share a row or a slice. A lane group has the same lanes in any
+        // block.
         const bool same_scores = forced.threads == blocks.threads || forced.regime == 1;
         forced.threads = blocks.threads;
         forced.blocks = blocks.count;
@@ -62,11 +63,11 @@ void check_plans(int most_threads) {
           check_same(problem, plan, scored, before, "the number of blocks changes the scores");
         }
         before = scored;
-        for (int tail : {kLastBlock, kGrid}) {
+        for (int stage : {kLastBlock, kGrid}) {
           for (int tile : {0, 8, 64}) {
             // Large blocks are slow, and sort as small ones do.
             if (blocks.threads == 64 || tile == 8) {
-              forced.tail = tail;
+              forced.top_k_stage = stage;
               forced.sort_tile = tile;
               const Plan selecting = plan_of(problem, true, forced, 3);
               check_selection(problem, selecting, run(problem, selecting, schedule), scored);
@@ -100,10 +101,10 @@ void check_schedules(std::span<const Shape> shapes, std::span<const Schedule> sc
       const Result scored = run(problem, plan, {});
       for (const Schedule& schedule : schedules) {
         check_same(problem, plan, run(problem, plan, schedule), scored, "other scores");
-        for (int tail : {kLastBlock, kGrid}) {
-          forced.tail = tail;
+        for (int stage : {kLastBlock, kGrid}) {
+          forced.top_k_stage = stage;
           // One with keys for several warps, one with many runs to merge.
-          forced.sort_tile = tail == kLastBlock ? 128 : 16;
+          forced.sort_tile = stage == kLastBlock ? 128 : 16;
           const Plan selecting = plan_of(problem, true, forced, schedule.resident);
           check_selection(problem, selecting, run(problem, selecting, schedule), scored);
         }
@@ -117,7 +118,7 @@ void check_fallback() {
   const Problem problem({.rows = 100, .classes = 10, .k = 30});
   const Plan scoring = plan_of(problem, false, {.regime = 1, .threads = 64});
   const Result scored = run(problem, scoring, {});
-  const Plan plan = plan_of(problem, true, {.tail = kGrid, .threads = 64, .blocks = 16}, 64);
+  const Plan plan = plan_of(problem, true, {.top_k_stage = kGrid, .threads = 64, .blocks = 16}, 64);
   check_selection(problem, plan, run(problem, plan, {.resident = 2}), scored);
 }
 

@@ -148,7 +148,7 @@ rho_ext::Batch Problem::batch() const {
   batch.label_smoothing = shape.smoothing;
   if (rho_ext::uses_il(shape.method)) {
     batch.il = {il_.begin(), 1, FloatType::kFloat32};
-    batch.points = static_cast<int64_t>(il_.size);
+    batch.il_size = static_cast<int64_t>(il_.size);
     if (shape.ids) {
       batch.ids = {ids_.begin(), 1, false};
     }

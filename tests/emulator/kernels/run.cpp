@@ -35,8 +35,8 @@ T* garbage(const Exact<T>& memory) {
       "slices, tile %ld\n",
       what, at, s.rows, s.classes, s.k, static_cast<int>(s.type), static_cast<int>(s.method),
       rho_ext::kRowRegimeNames[static_cast<int>(plan.regime)],
-      rho_ext::kTailNames[static_cast<int>(plan.tail)], plan.threads, plan.blocks, plan.slices,
-      plan.sort_tile);
+      rho_ext::kTopKStageNames[static_cast<int>(plan.top_k_stage)], plan.threads, plan.blocks,
+      plan.slices, plan.sort_tile);
   std::fflush(stdout);
   // Not `exit`: the threads of the emulator are still there.
   std::_Exit(1);
@@ -71,7 +71,7 @@ Plan plan_of(const Problem& problem, bool select, const rho_ext::ForcedPlan& for
 Result run(const Problem& problem, const Plan& plan, const Schedule& schedule) {
   emulator_configure(schedule.seed, schedule.order, schedule.resident, schedule.parallel,
                      schedule.yield_permille);
-  const bool select = plan.tail != rho_ext::Tail::kNone;
+  const bool select = plan.top_k_stage != rho_ext::TopKStage::kNone;
   const size_t n = static_cast<size_t>(problem.shape.rows);
   const size_t k = select ? static_cast<size_t>(problem.shape.k) : 0;
   const Exact<float> losses(n), scores(select ? 0 : n), values(k);
