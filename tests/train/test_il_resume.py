@@ -6,7 +6,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,49 +29,12 @@ from rho_train import (
 from rho_train.il import score, train
 from rho_train.progress import OnStep, Stopped
 
-PROGRAM = """
-import os, sys, torch
-from pathlib import Path
-from torch import nn
-from torch.utils.data import TensorDataset
-from rho_train import ILRecipe, IndexedDataset, crossfit_il
-from rho_train.il import train, score
-
-def make(seed):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        # Dropout tells whether the random state goes on too.
-        return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 2))
-
-torch.set_num_threads(1)
-out, done = Path(sys.argv[1]), []
-x = torch.randn(600, 8, generator=torch.Generator().manual_seed(0))
-data = IndexedDataset(TensorDataset(x, (x[:, 0] > 0).long()))
-train._CHECKPOINT_SECONDS = 0.0  # a checkpoint after every step
-rank = os.environ.get("RANK", "")
-if rank:
-    torch.distributed.init_process_group("gloo")
-    step, save = train._Fit._train_step, score.save_checkpoint
-    train._Fit._train_step = lambda *a: (done.append("step"), step(*a))[1]
-    score.save_checkpoint = lambda *a: (done.append("piece"), save(*a))[1]
-recipe = ILRecipe(epochs=3, batch_size=32, scoring_batch=2)
-store = crossfit_il(make, data, 2, recipe, folder=out / "work")
-store.save(out / f"il{rank}.safetensors")
-(out / f"done{rank}").write_text(" ".join(done))
-if rank:
-    torch.distributed.destroy_process_group()
-"""
+from . import il_program
 
 
 def start(out: Path, launcher: Sequence[str] = ()) -> subprocess.Popen[str]:
-    out.mkdir(exist_ok=True)
-    (out / "program.py").write_text(PROGRAM)
-    return subprocess.Popen(
-        [sys.executable, *launcher, str(out / "program.py"), str(out)],
-        cwd=sys.prefix,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, *launcher, il_program.__file__, str(out)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 def bits(store: ILStore) -> tuple[list[int], dict[str, str]]:
@@ -79,11 +42,13 @@ def bits(store: ILStore) -> tuple[list[int], dict[str, str]]:
     return store.il.view(torch.int32).tolist(), info
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> ILStore:
-    out = tmp_path_factory.mktemp("whole")
-    finish(out)
-    return ILStore.load(out / "il.safetensors")
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """The threads of the program: sums depend on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def kill(out: Path, file: str, seconds: float = 0.0) -> bool:
@@ -93,39 +58,33 @@ def kill(out: Path, file: str, seconds: float = 0.0) -> bool:
         time.sleep(0.001)
     time.sleep(seconds)
     process.kill()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate()
     assert not errors, errors
     return process.returncode != 0
 
 
-def finish(out: Path, launcher: Sequence[str] = ()) -> None:
-    process = start(out, launcher)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-
-
-def test_a_killed_process_resumes(tmp_path: Path, whole: ILStore) -> None:
+def test_a_killed_process_resumes(tmp_path: Path, one_thread: None) -> None:
     assert kill(tmp_path, "0/training")
-    finish(tmp_path)
-    assert bits(ILStore.load(tmp_path / "il.safetensors")) == bits(whole)
+    assert bits(il_program.compute(tmp_path / "work")) == bits(il_program.compute(None))
 
 
 @pytest.mark.slow
-def test_a_real_kill_at_random_moments(tmp_path: Path, whole: ILStore) -> None:
+def test_a_real_kill_at_random_moments(tmp_path: Path, one_thread: None) -> None:
     moments, kills = random.Random(0), 0
     for file in ("0/training", "0/training", "0/best", "0/losses", "1/training", "1/losses"):
         kills += kill(tmp_path, file, moments.uniform(0, 0.05))
-    finish(tmp_path)
     assert kills >= 4
-    assert bits(ILStore.load(tmp_path / "il.safetensors")) == bits(whole)
+    assert bits(il_program.compute(tmp_path / "work")) == bits(il_program.compute(None))
 
 
 @pytest.mark.slow
-def test_ranks_share_the_work_and_give_the_same_bits(tmp_path: Path, whole: ILStore) -> None:
-    ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    finish(tmp_path, ranks)
+def test_ranks_share_the_work_and_give_the_same_bits(tmp_path: Path, one_thread: None) -> None:
+    process = start(tmp_path, ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"])
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    whole = bits(il_program.compute(None))
     for rank in range(2):
-        assert bits(ILStore.load(tmp_path / f"il{rank}.safetensors")) == bits(whole)
+        assert bits(ILStore.load(tmp_path / f"il{rank}.safetensors")) == whole
         done = (tmp_path / f"done{rank}").read_text().split()
         # One of two models, three epochs of 9 steps; half of 2 x ceil(300 / 32) pieces.
         assert (done.count("step"), done.count("piece")) == (27, 10)
