@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rho_train.batch import describe, gather, part
+from rho_train.checks import check_counts
 
 ForwardFunction = Callable[[nn.Module, Any], Tensor]
 """Called as `forward(model, batch)`, returns logits (n, C)."""
@@ -60,11 +61,8 @@ class Scoring:
     train_mode: bool = False
 
     def __post_init__(self) -> None:
-        size = self.micro_batch
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
-            raise TypeError(f"Scoring: micro_batch must be an int, got {size!r}")
-        if size is not None and size < 1:
-            raise ValueError(f"Scoring: micro_batch must be at least 1, got {size}")
+        if self.micro_batch is not None:
+            check_counts(self, "micro_batch")
         if not isinstance(self.compile, bool) and self.compile not in _COMPILE_MODES:
             raise ValueError(
                 f"Scoring: compile must be True, False or one of {', '.join(_COMPILE_MODES)}, got "
@@ -89,12 +87,7 @@ class Scoring:
 
 
 def share_of(n: int, share: float) -> int:
-    """Return max(1, round(share * n)), halves upwards.
-
-    Example:
-        >>> share_of(100, 0.29), share_of(5, 0.5), share_of(3, 0.1)
-        (29, 3, 1)
-    """
+    """Return max(1, round(share * n)), halves upwards."""
     # Not int(): 0.29 * 100 is 28.999... in floating point.
     return max(1, math.floor(share * n + 0.5))
 
@@ -157,12 +150,6 @@ class MicroBatches:
     known: Tensor | None = None
     seconds: float = field(default=0.0, init=False)
 
-    def _output(self, examples: Any, n: int) -> Tensor:
-        started = time.perf_counter()
-        output = self.forward_pass(self.module, examples, n)
-        self.seconds += time.perf_counter() - started
-        return output
-
     def __iter__(self) -> Iterator[tuple[slice | Tensor, Tensor]]:
         """Yield rows of the large batch, as an index, and their logits or losses."""
         n, examples = self.n, self.examples
@@ -172,7 +159,9 @@ class MicroBatches:
         for begin in range(0, n, size):
             here = slice(begin, min(begin + size, n))
             piece = part(examples, n, here) if size < n else examples
-            output = self._output(piece, here.stop - begin)
+            started = time.perf_counter()
+            output = self.forward_pass(self.module, piece, here.stop - begin)
+            self.seconds += time.perf_counter() - started
             yield here if self.rows is None else self.rows[here], output
 
     def logits(self) -> Tensor:
@@ -181,19 +170,18 @@ class MicroBatches:
         Raises:
             ValueError: only some are scored, or there are losses alone.
         """
-        if self.forward_pass.whole:
-            return self._output(self.examples, self.n)
+        reason = None
         if self.forward_pass.loss_fn is not None:
+            reason = "loss_fn= gives the loss of an example and no logits"
+        elif self.rows is not None:
+            reason = "Scoring(refresh=...) knows the losses of examples that are not scored"
+        if reason is not None:
             raise ValueError(
-                "Selector: loss_fn= gives the loss of an example and no logits, and this method "
-                "asks for them; choose a method of losses alone, as rho"
+                f"Selector: {reason}, and this method asks for their logits; choose a method of "
+                "losses alone, as rho"
             )
-        if self.rows is not None:
-            raise ValueError(
-                "Selector: Scoring(refresh=...) knows the losses of examples that are not scored, "
-                "and this method asks for their logits; choose a method of losses alone, as rho"
-            )
-        return torch.cat([logits for _, logits in self])
+        outputs = [output for _, output in self]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 @contextmanager
@@ -206,8 +194,7 @@ def scoring_mode(
 ) -> Iterator[nn.Module]:
     """Give a model in eval mode without autograd, and restore what scoring could change.
 
-    Modes are restored module by module, so that a part frozen in eval mode stays frozen, and so is
-    the state of the random generators. A DistributedDataParallel model is given unwrapped: its
+    A part frozen in eval mode stays frozen. A DistributedDataParallel model is given unwrapped: its
     forward would synchronise buffers a second time in one step. A model that `fully_shard` sharded
     gathers its parameters, so all ranks must make the same passes. A model that makes and keeps
     tensors in its first forward pass (rotary tables, masks) must run once before: made here, they
@@ -217,8 +204,7 @@ def scoring_mode(
         model: any module.
         bf16: score under bfloat16 autocast, or without autocast; None: as it is outside.
         train_mode: score in the mode that the model trains in: dropout draws from the global
-            generators, and BatchNorm uses and learns the statistics of the batch. A part frozen in
-            eval mode does not.
+            generators, and BatchNorm uses and learns the statistics of the batch.
         keep_random: restore the state of the random generators; False beside a thread that draws
             from them.
 
@@ -269,15 +255,7 @@ def uncompiled(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Let torch's global generators draw from `seed`, and restore their state.
-
-    Example:
-        >>> before = torch.get_rng_state()
-        >>> with seeded(torch.device("cpu"), 3):
-        ...     _ = torch.rand(1)
-        >>> torch.equal(torch.get_rng_state(), before)
-        True
-    """
+    """Let torch's global generators draw from `seed`, and restore their state."""
     cuda = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if cuda else []):
         torch.default_generator.manual_seed(seed)

@@ -37,7 +37,6 @@ from rho_train.selector_checks import (
     check_batch,
     check_method,
     check_options,
-    check_scope,
     il_table,
 )
 
@@ -45,10 +44,6 @@ T = TypeVar("T")
 ILSource = ILStore | ILShards | Tensor | OnlineModel
 """What `Selector(il=...)` takes."""
 
-_IDENTITY = (
-    *("method", "il", "ratio", "k", "scoring", "ignore_index", "label_smoothing"),
-    *("loss_fn", "scorer", "phases", "seed", "scope"),
-)
 _COUNTERS = ("steps", "scored", "selected", "invalid", "seconds", "score_seconds")
 _CHECK_EVERY_ON_CUDA = 50
 
@@ -135,8 +130,7 @@ class Selector:
         check_options(self)
         method = registry.find(self.method)
         self.needs = frozenset(registry.needs_of(method))
-        check_method(self, self.needs)
-        check_scope(self, pointwise=getattr(method, "pointwise", False))
+        check_method(self, method)
         self._forward_pass = ForwardPass(self.scoring, self.forward, self.loss_fn)
         self._il_table = il_table(self.il)
         self._proxy = self.scorer.model if isinstance(self.scorer, OnlineModel) else self.scorer
@@ -146,11 +140,6 @@ class Selector:
         self._warned = False
         self._method = method
         if self._proxy is not None:
-            if not isinstance(self._proxy, nn.Module):
-                raise TypeError(
-                    "Selector: scorer must be a module or an OnlineModel, got "
-                    f"{type(self.scorer).__name__}"
-                )
             self.check(self._proxy)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -402,7 +391,8 @@ class Selector:
 
     def identity(self) -> dict[str, Any]:
         """Return everything that decides what is selected, tables and models as their SHA-256."""
-        settings = {name: identity_of(getattr(self, name)) for name in _IDENTITY if name != "il"}
+        deciding = sorted(_SETTINGS - {"il", "forward", "history", "check_every"})
+        settings = {name: identity_of(getattr(self, name)) for name in deciding}
         il = self.il if self._il_table is None else self._il_table
         # The values alone decide, whatever else the files say.
         shards = [one.sha256 for one in il.shards] if isinstance(il, ILShards) else None

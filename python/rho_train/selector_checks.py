@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rho_train.batch import Fields
 from rho_train.global_scope import Scope
@@ -49,10 +48,16 @@ def check_options(selector: Selector) -> None:
         raise ValueError(f"Selector: check_every must be a positive int, got {every!r}")
     if history is not None and not isinstance(history, History):
         raise TypeError(f"Selector: history must be a History, got {type(history).__name__}")
+    scorer = selector.scorer
+    if scorer is not None and not isinstance(scorer, (nn.Module, OnlineModel)):
+        raise TypeError(
+            f"Selector: scorer must be a module or an OnlineModel, got {type(scorer).__name__}"
+        )
 
 
-def check_method(selector: Selector, needs: Collection[str]) -> None:
-    """Refuse settings that lack what the method needs."""
+def check_method(selector: Selector, found: object) -> None:
+    """Refuse settings that lack the needs of the method that was found."""
+    needs = selector.needs
     method, il, refresh = selector.method, selector.il, selector.scoring.refresh
     loss_fn, forward, smoothing = selector.loss_fn, selector.forward, selector.label_smoothing
     if "il" in needs and il is None:
@@ -65,7 +70,7 @@ def check_method(selector: Selector, needs: Collection[str]) -> None:
             f"Selector: Scoring(refresh={refresh}) needs the last losses; pass "
             "history=History(len(dataset))"
         )
-    if refresh < 1.0 and {"logits", "dropout"} & set(needs):
+    if refresh < 1.0 and {"logits", "dropout"} & needs:
         raise ValueError(
             f"Selector: Scoring(refresh={refresh}) knows losses alone, and method {method!r} needs "
             "the logits of all examples; choose another method, or refresh=1"
@@ -80,7 +85,7 @@ def check_method(selector: Selector, needs: Collection[str]) -> None:
             "Selector: loss_fn= calls the model itself and gives the losses as they are; leave "
             f"{'label_smoothing' if forward is None else 'forward'} out, and do there what it does"
         )
-    missing = {"logits", "dropout", "classes"} & set(needs)
+    missing = {"logits", "dropout", "classes"} & needs
     if loss_fn is not None and missing:
         raise ValueError(
             f"Selector: loss_fn= gives the loss of an example alone, and method {method!r} needs "
@@ -93,9 +98,10 @@ def check_method(selector: Selector, needs: Collection[str]) -> None:
             "without; leave it out, or give a smoothed loss as loss_fn= to the store's function "
             "and to the Selector"
         )
+    _check_scope(selector, pointwise=getattr(found, "pointwise", False))
 
 
-def check_scope(selector: Selector, pointwise: bool) -> None:
+def _check_scope(selector: Selector, pointwise: bool) -> None:
     """Refuse settings with which several ranks would not select as one process does."""
     if selector.scope not in get_args(Scope):
         raise ValueError(f"Selector: scope must be 'local' or 'global', got {selector.scope!r}")
@@ -123,12 +129,7 @@ def check_scope(selector: Selector, pointwise: bool) -> None:
 
 
 def il_table(il: object) -> Tensor | None:
-    """Return the table by id of `Selector(il=...)`; None where there is none.
-
-    Raises:
-        TypeError: it is no source of irreducible losses.
-        ValueError: a tensor is not (N,) or of another dtype than `rho_ext.select` takes.
-    """
+    """Return the table by id of `Selector(il=...)`, (N,); None where there is none."""
     if il is None or isinstance(il, (ILShards, OnlineModel)):
         return None
     table = il.il if isinstance(il, ILStore) else il
