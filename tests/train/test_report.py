@@ -299,11 +299,11 @@ def test_what_a_method_needs_by_hand(hand: Path) -> None:
     # The baseline meets its targets at steps 20, 30, 30, after 2, 3, 3 seconds; every step takes
     # 0.1 s, and `fast` is there at step 10, never, 20. Its IL takes 5 s, longer than any of these.
     fast, slow = found.values()
-    assert (fast.needs_precomputed, fast.had, fast.needs) == (pytest.approx(1.0), 1.5, math.inf)
-    assert fast.step_seconds == pytest.approx(0.1)
+    assert (fast["precomputed"], fast["had"], fast["needs"]) == (pytest.approx(1.0), 1.5, math.inf)
+    assert fast["step_seconds"] == pytest.approx(0.1)
     # `slow` has no IL: it needs as much with its cost included.
-    assert (slow.needs_precomputed, slow.needs) == (pytest.approx(1.0), pytest.approx(1.0))
-    assert slow.had == 0.0
+    assert (slow["precomputed"], slow["needs"]) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert slow["had"] == 0.0
     rows = cells((hand / "report.html").read_text(), "cost")
     assert rows[0][1:] == ["100.00", "1.00\u00d7", "never", "1.50\u00d7", "yes", "no"]
     assert rows[1][4:] == ["never", "no", "no"]
@@ -320,8 +320,8 @@ def test_the_cost_of_the_il_is_paid_out_of_the_steps_that_are_left(tmp_path: Pat
         write_run(tmp_path, method, 0, [*records, last])
     (row,) = costs(read_experiment(tmp_path)).values()
     # 10 s to the target; 4 s for the IL leave 6 s for 30 steps, instead of 100.
-    assert (row.needs_precomputed, row.needs) == (pytest.approx(2.0), pytest.approx(100 / 30))
-    assert row.had == 1.0
+    assert (row["precomputed"], row["needs"]) == (pytest.approx(2.0), pytest.approx(100 / 30))
+    assert row["had"] == 1.0
 
 
 def test_time_by_part_is_the_mean_over_seeds_and_drawn_to_scale(whole: Path) -> None:
@@ -346,7 +346,7 @@ def test_classes_by_hand(whole: Path) -> None:
     experiment = read_experiment(whole)
     rows = by_class(experiment)
     accuracy, favour = rows["crossfit"]
-    lasts = [run.evals[-1]["class_accuracy"] for run in experiment.of("crossfit").values()]
+    lasts = [run.eval[-1]["class_accuracy"] for run in experiment.of("crossfit").values()]
     assert accuracy[1] == pytest.approx(sum(last[1] for last in lasts) / 2)
     # Class 2 has no test example; class 1 has half of the accuracy.
     assert (ranked(accuracy)[0], 2 in ranked(accuracy)) == (1, False)
@@ -535,8 +535,8 @@ def test_a_method_may_have_steps_of_its_own(tmp_path: Path) -> None:
     path.with_name("plan.json").write_text('{"steps": 20}')
     experiment = read_experiment(tmp_path)
     assert experiment.left_out == []
-    assert {run.steps for run in experiment.of("slow").values()} == {60}
-    assert [run.steps for run in experiment.of("fast").values()] == [20, 30, 30]
+    assert {run.end["step"] for run in experiment.of("slow").values()} == {60}
+    assert [run.end["step"] for run in experiment.of("fast").values()] == [20, 30, 30]
     page = write_report(tmp_path).read_text()
     assert "“slow” goes on to step 60" in page
     assert "At the end of the runs, " in page

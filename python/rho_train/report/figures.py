@@ -75,7 +75,7 @@ def _accuracy(experiment: Experiment, summary: Summary, *, timed: bool) -> Figur
     unit, units = (60.0, "Minutes") if longest > _IN_MINUTES else (1.0, "Seconds")
     curves, settled = {}, []
     for method, runs in experiment.finished():
-        by_step = [{record["step"]: record for record in run.evals} for run in runs]
+        by_step = [{record["step"]: record for record in run.eval} for run in runs]
         steps = sorted(set.intersection(*map(set, by_step)))
         late = [step for step in steps if step >= _WARMUP * steps[-1]]
         settled += [records[step]["accuracy"] for records in by_step for step in late]
@@ -169,7 +169,7 @@ def _overlap(experiment: Experiment) -> Figure | None:
     curves, rates = {}, set()
     for method, runs in experiment.finished():
         again = [
-            {e["epoch"]: e["again"] / e["chosen"] for e in run.epochs if e["again"] is not None}
+            {e["epoch"]: e["again"] / e["chosen"] for e in run.epoch if e["again"] is not None}
             for run in runs
         ]
         numbers = sorted(set.intersection(*map(set, again)))
@@ -198,7 +198,7 @@ def _quadrants(experiment: Experiment) -> list[Figure]:
     """Return loss against IL for each method with IL, from the middle of the training."""
     found: list[tuple[str, int, Record]] = []
     for method, runs in experiment.finished():
-        if samples := [sample for sample in runs[0].samples if sample["il"] is not None]:
+        if samples := [sample for sample in runs[0].sample if sample["il"] is not None]:
             middle = min(samples, key=lambda sample: abs(sample["step"] - experiment.steps / 2))
             found.append((method, runs[0].seed, middle))
     values = np.array([v for *_, s in found for v in (*s["loss"], *s["il"])], dtype=float)

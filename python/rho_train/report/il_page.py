@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,13 +77,11 @@ def summarize_losses(store: ILStore, extremes: int = 10) -> LossesSummary:
     below = np.searchsorted(ordered, edges[1:-1])
     counts = np.diff(np.concatenate([[0], below, [known]]))
 
-    def examples(
-        chosen: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], sign: int
-    ) -> list[ILExample]:
-        ids = np.flatnonzero(chosen)
+    def examples(found: Any, sign: int) -> list[ILExample]:
+        ids = np.flatnonzero(found)
         ids = ids[np.argsort(sign * il[ids], kind="stable")][:extremes]
-        folds = [None if store.fold is None else int(store.fold[i]) for i in ids]
-        return [ILExample(int(i), float(il[i]), f) for i, f in zip(ids, folds, strict=True)]
+        fold = (lambda i: None) if store.fold is None else (lambda i: int(store.fold[i]))
+        return [ILExample(int(i), float(il[i]), fold(i)) for i in ids]
 
     k = min(extremes, known)
     return LossesSummary(
@@ -135,25 +134,13 @@ def write_losses_page(summary: LossesSummary, name: str, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    from rho_train.report.figures import histogram
+
     drawing = ""
     if summary.known:
-        from rho_train.report.figures import histogram
-
-        drawing = histogram(
-            summary.edges,
-            summary.counts,
-            "Irreducible loss, nats",
-            f"Distribution of the irreducible losses. {summary.counts[0]:,} examples in the lowest "
-            f"of {len(summary.counts)} bars, {summary.counts[-1]:,} in the highest, which takes "
-            "all beyond it.",
-        )
-    page = render(
-        "il.html",
-        name=name,
-        known=_known(summary),
-        summary=summary,
-        drawing=drawing,
-    )
+        words = f"Distribution of the irreducible losses: {numbers(summary)}"
+        drawing = histogram(summary.edges, summary.counts, "Irreducible loss, nats", words)
+    page = render("il.html", name=name, known=_known(summary), summary=summary, drawing=drawing)
     atomic_write(path, page)
 
 

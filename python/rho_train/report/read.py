@@ -72,38 +72,29 @@ _KINDS: Mapping[str, tuple[str, Callable[[Any], object]]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its records by event, checked, and its other files.
+    """A finished run: its checked records by event, `end` the last one; unknown values are None.
 
-    `train` has `step`, `selected` and counts of FLAGS since the record before; `evals` `step`,
-    `accuracy`, `seconds`; `epochs` `epoch`, `chosen` and `again`, the number selected in the epoch
-    before too; `samples` the columns `loss`, `il`, `selected`, `noisy` of some examples; `end` the
-    totals. `test` has `accuracy` and `class_accuracy`, None where nobody wrote it down, and
-    `selections` what chosen.json says. Values that are unknown are None.
+    `test` is the result on the test set, `selections` what chosen.json says.
     """
 
     method: str
     seed: int
     train: Sequence[Record]
-    evals: Sequence[Record]
-    epochs: Sequence[Record]
-    samples: Sequence[Record]
+    eval: Sequence[Record]
+    epoch: Sequence[Record]
+    sample: Sequence[Record]
     end: Record
     test: Record | None
     selections: Record | None
 
     @property
-    def steps(self) -> int:
-        """Steps that the run made."""
-        return int(self.end["step"])
-
-    @property
     def best(self) -> float:
         """Highest accuracy of the curve."""
-        return float(max(record["accuracy"] for record in self.evals))
+        return float(max(record["accuracy"] for record in self.eval))
 
     def first_at(self, target: float) -> Record | None:
         """Return the first evaluation with an accuracy of `target` or more."""
-        return next((record for record in self.evals if record["accuracy"] >= target), None)
+        return next((record for record in self.eval if record["accuracy"] >= target), None)
 
 
 @dataclass(frozen=True)
@@ -156,42 +147,41 @@ def read_experiment(out: Path) -> Experiment:
         raise ValueError(
             f"read_experiment: {path} is missing; give the folder that the experiment wrote"
         )
-    file = _Json(path.read_bytes(), path, "restore the file or run again")
+    file = _Json(path, "restore the file or run again")
     plan = file.read("plan")
-    labels = {method["name"]: method["label"] for method in plan["methods"]}
-    seeds, share = plan["seeds"], plan["config"].get("validation")
-    if len(labels) < len(plan["methods"]) or not labels:
+    methods, seeds, share = plan.pop("methods"), plan["seeds"], plan["config"].get("validation")
+    labels = {method["name"]: method["label"] for method in methods}
+    if len(labels) < len(methods) or not labels:
         raise file.error(f"needs one or more methods with different names, got {list(labels)}")
-    if not seeds or len(set(seeds)) < len(seeds):
+    if len(set(seeds)) < len(seeds) or not seeds:
         raise file.error(f"needs one or more different seeds, got {seeds}")
     if plan["baseline"] not in labels:
         raise file.error(f"baseline must be one of {list(labels)}, got {plan['baseline']!r}")
-    steps = {method["name"]: method["steps"] or plan["steps"] for method in plan.pop("methods")}
+    steps = {method["name"]: method["steps"] or plan["steps"] for method in methods}
     watched = "validation" if isinstance(share, float) and share > 0 else "test"
-    states = dict.fromkeys(((name, seed) for name in labels for seed in seeds), "no record")
-    found: dict[tuple[str, int], tuple[Path, Run | str]] = {}
+    states: dict[tuple[str, int], Run | str] = {(m, s): "no record" for m in labels for s in seeds}
+    read_from: dict[tuple[str, int], Path] = {}
     for metrics in sorted(path.parent.glob("runs/*/metrics.jsonl")):
         # A kill leaves a last line without its newline, cut anywhere: it is never read.
         lines = metrics.read_bytes().split(b"\n")[:-1]
-        records = [_Json(line, f"{metrics}, line {i}", _FIX) for i, line in enumerate(lines, 1)]
+        records = [_Json(f"{metrics}, line {i}", _FIX, line) for i, line in enumerate(lines, 1)]
         if records:
             head = records[0].read("head")
             key = head["method"], head["seed"]
             if key not in states:
                 raise records[0].error(f"method {key[0]!r}, seed {key[1]} is not in {path.name}")
-            if key in found:
-                raise records[0].error(f"{found[key][0]} holds the same method and seed")
-            found[key] = metrics, _read_run(records, steps[key[0]], metrics.parent, watched)
-    runs = [found[key][1] for key in states if key in found]
-    finished = [run for run in runs if isinstance(run, Run)]
-    if not finished:
+            if key in read_from:
+                raise records[0].error(f"{read_from[key]} holds the same method and seed")
+            read_from[key] = metrics
+            states[key] = _read_run(records, steps[key[0]], metrics.parent, watched)
+    runs = [state for state in states.values() if isinstance(state, Run)]
+    if not runs:
         raise ValueError(
-            f"read_experiment: {path.parent / 'runs'} has no finished run ({len(found)} started); "
-            "let the experiment finish at least one run, then write the report again"
+            f"read_experiment: {path.parent / 'runs'} has no finished run ({len(read_from)} "
+            "started); let the experiment finish at least one run, then write the report again"
         )
-    reasons = {key: found[key][1] if key in found else why for key, why in states.items()}
-    left_out = [(*key, why) for key, why in reasons.items() if isinstance(why, str)]
-    return Experiment(**plan, labels=labels, watched=watched, runs=finished, left_out=left_out)
+    left_out = [(*key, state) for key, state in states.items() if isinstance(state, str)]
+    return Experiment(**plan, labels=labels, watched=watched, runs=runs, left_out=left_out)
 
 
 def read_experiments(folders: Sequence[Path]) -> Experiment:
@@ -257,8 +247,8 @@ def _read_run(records: list[_Json], steps: int, folder: Path, watched: str) -> R
     """Return the run in a folder, or why it is not finished."""
     if (file := folder / "plan.json").exists():
         # Steps that follow from the seconds of another run.
-        steps = _Json(file.read_bytes(), file, _FIX).read("steps")["steps"]
-    found: dict[str, list[Record]] = {event: [] for event in _EVENTS}
+        steps = _Json(file, _FIX).read("steps")["steps"]
+    found: dict[str, Any] = {event: [] for event in _EVENTS}
     first, last = records[0].read("head"), 0
     for record in records:
         head = record.read("head")
@@ -285,29 +275,19 @@ def _read_run(records: list[_Json], steps: int, folder: Path, watched: str) -> R
         raise records[-1].error("the run has no eval record")
     if last != steps:
         return f"ended at step {last:,} of {steps:,}"
+    found["end"] = found["end"][0]
     # Old runs have no test.json: their curve is of the test set.
-    test = found["eval"][-1] if watched == "test" else None
+    found["test"] = found["eval"][-1] if watched == "test" else None
     if (file := folder / "test.json").exists():
-        fix = "delete the file and run the same command again"
-        test = _Json(file.read_bytes(), file, fix).read("test")
-    return Run(
-        method=first["method"],
-        seed=first["seed"],
-        train=found["train"],
-        evals=found["eval"],
-        epochs=found["epoch"],
-        samples=found["sample"],
-        end=found["end"][0],
-        test=test,
-        selections=_selections(folder / "chosen.json"),
-    )
+        found["test"] = _Json(file, "delete the file and run the same command again").read("test")
+    found["selections"] = _selections(folder / "chosen.json")
+    return Run(first["method"], first["seed"], **found)
 
 
 def _selections(path: Path) -> Record | None:
     if not path.exists():
         return None
-    fix = "delete the file, or move the folder of this run away and run it again"
-    file = _Json(path.read_bytes(), path, fix)
+    file = _Json(path, "delete the file, or move the folder of this run away and run it again")
     values = file.read("selections")
     count = len(values["points"])
     classes = values["classes"] = values["classes"] or [str(c) for c in range(count)]
@@ -325,34 +305,31 @@ def _selections(path: Path) -> Record | None:
 
 
 class _Json:
-    """A JSON object, its place for errors, and what mends it."""
+    """A JSON object in a file, or in a line of one, and what mends it."""
 
-    def __init__(self, data: bytes, place: object, fix: str) -> None:
+    def __init__(self, place: Path | str, fix: str, data: bytes | None = None) -> None:
         self.place, self.fix = place, fix
         try:
-            self.values = json.loads(data)
+            self.values = json.loads(Path(place).read_bytes() if data is None else data)
         except (ValueError, RecursionError):
             self.values = None
         if not isinstance(self.values, dict):
             raise self.error("not a JSON object")
 
-    def error(self, problem: object) -> ValueError:
+    def error(self, problem: str) -> ValueError:
         return ValueError(f"read_experiment: {self.place}: {problem}; {self.fix}")
-
-    def read(self, kind: str) -> Record:
-        """Return the fields of an object of _OBJECTS, checked."""
-        return self._object(kind, self.values, "")
 
     def at_most(self, field: str, most: int) -> None:
         if (self.values.get(field) or 0) > most:
             raise self.error(f"field {field!r} must be an integer in [0, {most}]")
 
-    def _object(self, kind: str, values: Any, inside: str) -> Record:
-        found = {}
+    def read(self, kind: str, values: Any = None, inside: str = "") -> Record:
+        """Return the fields of an object of _OBJECTS, checked; `inside` says of which field."""
+        values, found = self.values if values is None else values, {}
         for field in _OBJECTS[kind].split(", "):
-            name, kind = field.split()
+            name, of = field.split()
             try:
-                found[name] = self._checked(kind, values.get(name), f"{inside}{name}: ")
+                found[name] = self._checked(of, values.get(name), f"{inside}{name}: ")
             except TypeError as wanted:
                 got = repr(values[name])[:60] if name in values else "nothing"
                 problem = f"{inside}field {name!r} must be {wanted}, got {got}"
@@ -364,15 +341,11 @@ class _Json:
         if value is None and kind.endswith("?"):
             return None
         kind = kind.removesuffix("?")
-        if kind in _OBJECTS:
-            if not isinstance(value, dict):
-                raise TypeError("an object")
-            return self._object(kind, value, inside)
         if kind.startswith("["):
             if not isinstance(value, list):
                 raise TypeError("a list")
             return [self._checked(kind[1:-1], one, inside) for one in value]
-        wanted, test = _KINDS[kind]
+        wanted, test = _KINDS["object" if kind in _OBJECTS else kind]
         if not test(value):
             raise TypeError(wanted)
-        return value
+        return self.read(kind, value, inside) if kind in _OBJECTS else value

@@ -66,21 +66,6 @@ class Summary:
     watched: str
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a method needs to be as fast as the baseline, in times fewer steps; medians.
-
-    `needs_precomputed`, the time of a step in steps of the baseline, is enough with precomputed IL;
-    `needs`, if this run pays for the IL, is infinite where the IL alone takes longer than the
-    baseline to its target. `had` is what the method had, 0 if it never met the target.
-    """
-
-    step_seconds: float
-    needs_precomputed: float
-    needs: float
-    had: float
-
-
 def summarize(experiment: Experiment) -> Summary:
     """Summarise the finished runs; every comparison with the baseline is made seed by seed.
 
@@ -90,12 +75,14 @@ def summarize(experiment: Experiment) -> Summary:
     """
     base = experiment.of(experiment.baseline)
     rows = {name: _method(experiment, name, base) for name in experiment.labels}
-    runs = sorted(experiment.runs, key=lambda run: run.steps)
+    steps = {run.method: 0 for run in experiment.runs}
+    for run in experiment.runs:
+        steps[run.method] = max(steps[run.method], run.end["step"])
     return Summary(
         methods=list(rows.values()),
         baseline=rows[experiment.baseline],
         steps=experiment.steps,
-        other_steps={run.method: run.steps for run in runs if run.steps != experiment.steps},
+        other_steps={name: most for name, most in steps.items() if most != experiment.steps},
         target=_mean(run.best for run in base.values()),
         noisy=_mean(run.end["noisy"] for run in base.values()),
         left_out=[f"{experiment.labels[m]}, seed {s}: {why}" for m, s, why in experiment.left_out],
@@ -105,11 +92,11 @@ def summarize(experiment: Experiment) -> Summary:
 
 def _method(experiment: Experiment, name: str, baseline: Mapping[int, Run]) -> MethodSummary:
     runs = experiment.of(name).values()
-    ends = [run.evals[-1]["accuracy"] for run in runs]
+    ends = [run.eval[-1]["accuracy"] for run in runs]
     tests = [run.test["accuracy"] for run in runs if run.test is not None]
     tests = tests if len(tests) == len(runs) else []
     pairs = [(run, baseline[run.seed]) for run in runs if run.seed in baseline]
-    gains = [run.evals[-1]["accuracy"] - other.evals[-1]["accuracy"] for run, other in pairs]
+    gains = [run.eval[-1]["accuracy"] - other.eval[-1]["accuracy"] for run, other in pairs]
     hits = [(run, run.first_at(other.best)) for run, other in pairs]
     il = [run.end["il_seconds"] for run, _ in hits]
     seconds = [math.inf if hit is None else hit["seconds"] for _, hit in hits]
@@ -135,25 +122,34 @@ def _method(experiment: Experiment, name: str, baseline: Mapping[int, Run]) -> M
     )
 
 
-def costs(experiment: Experiment) -> dict[str, Cost]:
-    """Return the cost of each method but the baseline that shares a finished seed with it."""
+def costs(experiment: Experiment) -> dict[str, dict[str, float]]:
+    """Return what each method needs to be as fast as the baseline, in times fewer steps; medians.
+
+    `precomputed`, the time of a step in steps of the baseline, is enough with precomputed IL.
+    `needs`, if this run pays for the IL, is infinite where the IL alone takes longer than the
+    baseline to its target. `had` is what the method had, 0 if it never met the target.
+    """
     baseline = experiment.of(experiment.baseline)
     found = {}
     for name, runs in experiment.finished():
         pairs = [_cost(run, baseline[run.seed]) for run in runs if run.seed in baseline]
         if pairs and name != experiment.baseline:
-            found[name] = Cost(*map(median, zip(*pairs, strict=True)))
+            found[name] = {key: median(pair[key] for pair in pairs) for key in pairs[0]}
     return found
 
 
-def _cost(run: Run, base: Run) -> tuple[float, float, float, float]:
+def _cost(run: Run, base: Run) -> dict[str, float]:
     # A clock may not have moved in a run of a few steps.
-    step, base_step = (max(one.end["seconds"], 1e-9) / one.steps for one in (run, base))
+    step, base_step = (max(one.end["seconds"], 1e-9) / one.end["step"] for one in (run, base))
     mine, theirs = run.first_at(base.best), base.first_at(base.best)
     assert theirs is not None, "a run meets its own best accuracy"
     left, target = theirs["seconds"] - run.end["il_seconds"], max(1, theirs["step"])
-    needs = target / (left / step) if left > 0 else math.inf
-    return step, step / base_step, needs, target / max(1, mine["step"]) if mine else 0.0
+    return {
+        "step_seconds": step,
+        "precomputed": step / base_step,
+        "needs": target / (left / step) if left > 0 else math.inf,
+        "had": target / max(1, mine["step"]) if mine else 0.0,
+    }
 
 
 def time_parts(experiment: Experiment) -> dict[str, dict[str, float]]:

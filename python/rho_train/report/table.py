@@ -144,13 +144,9 @@ def headline(summary: Summary) -> list[str]:
     if below := [f"“{row.label}” ({row.accuracy:.1%})" for row in rest if (row.gain or 0.0) < 0]:
         said.append(f"Lower than the baseline: {', '.join(below)}.")
     said += [*_on_test(summary, best, base), *_speed(summary, others)]
-    known = sorted((row for row in others if row.noisy is not None), key=lambda row: row.noisy or 0)
-    if known:
-        text = f"Of the examples that “{known[0].label}” selects, {known[0].noisy:.1%} carry a "
-        text += "wrong label"
-        if len(known) > 1:
-            text += f", of those of “{known[-1].label}” {known[-1].noisy:.1%}"
+    if best.noisy is not None:
         rate = "" if summary.noisy is None else f" (of all examples, {summary.noisy:.1%} do)"
+        text = f"Of the examples that “{best.label}” selects, {best.noisy:.1%} carry a wrong label"
         said.append(f"{text}{rate}.")
     return said
 
@@ -169,11 +165,10 @@ def _speed(summary: Summary, others: list[MethodSummary]) -> list[str]:
         return [f"No other method meets the baseline's best {watched} in the median seed."]
     first = min(there, key=lambda row: row.steps or 0.0)
     soonest = min(there, key=lambda row: row.target_seconds or 0.0)
+    none = "" if (first.steps or 0) < (base.steps or math.inf) else "no method is earlier, "
     steps = f"The baseline meets its own best {watched} at step {base.steps:,.0f} of "
-    steps += f"{summary.steps:,} (median over the seeds); "
-    steps += "" if (first.steps or 0) < (base.steps or math.inf) else "no method is earlier, "
-    steps += f"“{first.label}” meets it at step {first.steps:,.0f}, in "
-    steps += f"{_of_seeds(first.reached, first)}."
+    steps += f"{summary.steps:,} (median over the seeds); {none}“{first.label}” meets it at step "
+    steps += f"{first.steps:,.0f}, in {_of_seeds(first.reached, first)}."
     text = "In seconds, IL cost included, "
     if (soonest.target_seconds or 0) >= (base.target_seconds or math.inf):
         text += "no method is faster than the baseline: "
