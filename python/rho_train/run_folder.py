@@ -59,11 +59,6 @@ class RunFolder:
             raise ValueError(f"{self.where}: there is no folder for {name}; give folder=")
         return self.path / name
 
-    def subfolder(self, name: str, identity: Mapping[str, Any] | None = None) -> RunFolder:
-        """Return a folder inside this one, for a part of the work; they share the progress."""
-        path = None if self.path is None else self.path / name
-        return RunFolder(path, where=self.where, identity=identity, on_step=self.step)
-
     def step(self, count: int = 1) -> bool:
         """Report steps that were just made, and return whether the work should stop."""
         return self.on_step(count)

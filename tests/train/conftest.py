@@ -12,8 +12,17 @@ import pytest
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
+    return make_table(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_table(tmp_path_factory.mktemp("table"))
+
+
+def make_table(folder: Path) -> Path:
     generator = np.random.default_rng(0)
-    path = tmp_path / "table.npz"
+    path = folder / "table.npz"
     features = generator.normal(size=(900, 4))
     np.savez(path, features=features, labels=(features[:, 0] > 0).astype(np.int64))
     return path

@@ -207,6 +207,13 @@ class Overshoots(Schedule):
     ("make", "error", "message"),
     [
         (lambda: TrainConfig(steps=1e4), TypeError, "TrainConfig: steps must be an int, got 1000"),  # type: ignore[arg-type]
+        (lambda: TrainConfig(steps=0), ValueError, "steps must be at least 1, got 0"),
+        (
+            lambda: TrainConfig(batch=64, large_batch=32),
+            ValueError,
+            "must not be larger than large",
+        ),
+        (lambda: TrainConfig(lr=0.0), ValueError, "lr must be positive"),
         (lambda: TrainConfig(large_batch=0), ValueError, "large_batch must be at least 1, got 0"),
         (lambda: TrainConfig(workers=-1), ValueError, "workers must be at least 0, got -1"),
         (lambda: TrainConfig(lr=torch.inf), ValueError, "lr must be positive and finite, got inf"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rho_train.progress import stop_signals
+from rho_train.progress import no_op, stop_signals
 from rho_train.run_folder import RunFolder
 
 
@@ -24,10 +24,6 @@ def test_checkpoints_carry_the_identity_of_the_work(tmp_path: Path) -> None:
     other = RunFolder(folder.path, where="test", identity={"seed": 1, "lr": 0.2})
     with pytest.raises(ValueError, match=r"x\.pt belongs to a run with another lr: it has 0\.1"):
         other.load("x.pt")
-    # A part of the work has an identity of its own.
-    part = other.subfolder("part", {"lr": 0.2})
-    part.save("x.pt", {})
-    assert part.load("x.pt") == {"version": 5, "lr": 0.2}
     (tmp_path / "file").touch()
     with pytest.raises(
         OSError, match=r"test: cannot write to the folder .*file: File exists; choose a path"
@@ -37,17 +33,13 @@ def test_checkpoints_carry_the_identity_of_the_work(tmp_path: Path) -> None:
 
 def test_without_a_path_nothing_is_kept() -> None:
     folder = RunFolder(None, where="test")
-    part = folder.subfolder("part")
-    for nothing in (folder, part):
-        nothing.save("x.pt", {"step": 1})
-        assert nothing.load("x.pt") is None
-        with pytest.raises(ValueError, match="there is no folder"), nothing.lock("wait"):
-            pass
+    folder.save("x.pt", {"step": 1})
+    assert folder.load("x.pt") is None
     with pytest.raises(ValueError, match=r"test: there is no folder for x\.pt; give folder="):
         folder / "x.pt"
 
 
-def test_parts_share_the_progress(tmp_path: Path) -> None:
+def test_steps_are_reported_and_signals_ask_to_stop(tmp_path: Path) -> None:
     reported: list[int] = []
 
     def on_step(count: int) -> bool:
@@ -55,39 +47,33 @@ def test_parts_share_the_progress(tmp_path: Path) -> None:
         return sum(reported) >= 3
 
     folder = RunFolder(tmp_path, where="test", on_step=on_step)
-    part = folder.subfolder("a").subfolder("b")
-    assert [part.step(), folder.step(0), part.step(2), folder.step()] == [False, False, True, True]
-    assert reported == [1, 0, 2, 1]
-
-
-def test_a_signal_asks_every_part_to_stop(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path, where="test")
+    assert [folder.step(), folder.step(0), folder.step(2)] == [False, False, True]
+    assert reported == [1, 0, 2]
+    folder.on_step = no_op
     with folder.stopping_on_signals():
-        part = folder.subfolder("part")
-        assert not part.step()
+        assert not folder.step()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert part.step()
         assert folder.step()
     assert not folder.step()
 
 
 def test_a_folder_has_one_process_and_is_cleaned(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, where="test")
-    left, below = tmp_path / f".{'0' * 16}.tmp", folder.subfolder("part") / f".{'1' * 16}.tmp"
+    left, below = tmp_path / f".{'0' * 16}.tmp", tmp_path / "part" / f".{'1' * 16}.tmp"
+    below.parent.mkdir()
     left.touch()
     below.touch()
     with folder.lock("wait"):
         assert (left.exists(), below.exists()) == (False, True)
     with folder.lock("wait", below=True):
         assert not below.exists()
-        # Python takes the lock back when it closes another handle of the file, so not here.
         program = (
-            "import sys; from pathlib import Path; from rho_train.files import locked\n"
-            "with locked(Path(sys.argv[1]), 'wait'): pass"
+            "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
         )
-        command = [sys.executable, "-c", program, str(tmp_path)]
+        command = [sys.executable, "-c", program, str(tmp_path / ".lock")]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert f"another process is running in {tmp_path}; wait" in ended.stderr
+        assert "BlockingIOError" in ended.stderr
+    subprocess.run(command, check=True)
 
 
 def test_a_second_ctrl_c_acts_at_once() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import errno
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,7 +40,6 @@ from rho_train.sampler import LargeBatchSampler
 from rho_train.schedules import UniformPhases
 from rho_train.trainer import loop
 from rho_train.trainer.evaluation import evaluate
-from rho_train.trainer.metrics_file import MetricsFile
 from rho_train.trainer.metrics_logger import MetricsLogger
 
 from .ways import CONFIG, PARTS, WAYS, N, ending, make_trainer, records, small_model
@@ -61,28 +60,35 @@ def stop_after(steps: int) -> Callable[[int], bool]:
     return on_step
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """A run that nothing stopped; tests leave its folder as it is."""
+    trainer = make_trainer(tmp_path_factory.mktemp("whole"))
+    trainer.fit()
+    return trainer
+
+
+# Processes that load cost most of the time, so the fast lane has them for two ways alone.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("way", WAYS)
-def test_a_run_stopped_twice_equals_the_uninterrupted_one(
-    tmp_path: Path, way: str, workers: int
-) -> None:
-    schedule = ("constant", "linear", "cosine")[WAYS.index(way) % 3]
-    config = dataclasses.replace(CONFIG, schedule=schedule)
-    whole = make_trainer(tmp_path / "whole", way, config)
-    whole.fit()
-    config = dataclasses.replace(config, workers=workers)
-    for steps in (5, 14):
-        part = make_trainer(tmp_path / "parts", way, config)
-        with pytest.raises(Stopped, match="run the same command again"):
-            part.fit(stop_after(steps))
-        torch.rand(17)  # another process would not have this random state either
-    last = make_trainer(tmp_path / "parts", way, config)
-    assert last.step == 19
-    last.fit()
-    assert ending(tmp_path / "parts") == ending(tmp_path / "whole") | {
-        "config": asdict(last.config)
-    }
+@pytest.mark.parametrize("loading", ["here", pytest.param("in workers", marks=pytest.mark.slow)])
+def test_a_run_stopped_twice_equals_the_uninterrupted_one(tmp_path: Path, loading: str) -> None:
+    for number, way in enumerate(WAYS):
+        schedule = ("constant", "linear", "cosine")[number % 3]
+        config = dataclasses.replace(CONFIG, schedule=schedule)
+        make_trainer(tmp_path / way / "whole", way, config).fit()
+        workers = 2 if loading == "in workers" or way in ("rho", "ahead") else 0
+        config = dataclasses.replace(config, workers=workers)
+        parts = tmp_path / way / "parts"
+        for steps in (5, 14):
+            part = make_trainer(parts, way, config)
+            with pytest.raises(Stopped, match="run the same command again"):
+                part.fit(stop_after(steps))
+            torch.rand(17)  # another process would not have this random state either
+        last = make_trainer(parts, way, config)
+        assert last.step == 19
+        last.fit()
+        end = ending(tmp_path / way / "whole") | {"config": asdict(last.config)}
+        assert ending(parts) == end, way
 
 
 class Augmented(TensorDataset):
@@ -104,7 +110,7 @@ def test_random_transforms_go_on_as_if_nothing_had_happened(tmp_path: Path) -> N
 
     trainer("whole", 0).fit()
     end = ending(tmp_path / "whole")
-    for workers in (0, 1, 2):
+    for workers in (0, 2):
         for steps in (5, 14):
             with pytest.raises(Stopped):
                 trainer(str(workers), workers).fit(stop_after(steps))
@@ -114,10 +120,7 @@ def test_random_transforms_go_on_as_if_nothing_had_happened(tmp_path: Path) -> N
         assert ending(tmp_path / str(workers)) == end | {"config": asdict(last.config)}
 
 
-def test_a_kill_goes_back_to_the_last_checkpoint(tmp_path: Path) -> None:
-    whole = make_trainer(tmp_path / "whole")
-    whole.fit()
-
+def test_a_kill_goes_back_to_the_last_checkpoint(tmp_path: Path, whole: Trainer) -> None:
     class Killed(BaseException):
         pass
 
@@ -126,43 +129,39 @@ def test_a_kill_goes_back_to_the_last_checkpoint(tmp_path: Path) -> None:
             raise Killed
         return False
 
-    trainer = make_trainer(tmp_path / "killed")
+    trainer = make_trainer(tmp_path)
     with pytest.raises(Killed):
         trainer.fit(kill)
-    with open(tmp_path / "killed" / "metrics.jsonl", "a") as file:
+    with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"event": "tr')
-    again = make_trainer(tmp_path / "killed")
+    again = make_trainer(tmp_path)
     assert again.step == 11
     again.fit()
     assert torch.equal(weights(again), weights(whole))
-    assert records(tmp_path / "killed") == records(tmp_path / "whole")
+    assert records(tmp_path) == records(whole.folder / ".")
 
 
-def test_looking_does_not_change_the_run(tmp_path: Path) -> None:
-    one = make_trainer(tmp_path / "one")
-    one.fit()
+def test_metrics_do_not_change_the_run(tmp_path: Path, whole: Trainer) -> None:
     often = dataclasses.replace(CONFIG, eval_every=1, log_every=1, checkpoint_every=1)
-    two = make_trainer(tmp_path / "two", config=often, flags=None)
-    two.fit()
-    assert torch.equal(weights(one), weights(two))
+    trainer = make_trainer(tmp_path, config=often, flags=None)
+    trainer.fit()
+    assert torch.equal(weights(trainer), weights(whole))
 
 
-# Importance sampling draws with replacement, a smaller ratio or refresh does not keep everything,
-# and scoring in training mode draws for dropout.
-@pytest.mark.parametrize(
-    "select",
-    sorted({*names(), *PARTS} - {"importance", "fewer", "refresh", "ahead, refresh", "train mode"}),
-)
-def test_keeping_everything_is_plain_training_to_the_bit(tmp_path: Path, select: str) -> None:
+def test_selecting_everything_is_plain_training_to_the_bit(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, large_batch=8)
-    selected = make_trainer(tmp_path / "selected", select, config)
     plain = make_trainer(tmp_path / "plain", "plain", config)
-    selected.fit()
     plain.fit()
-    assert torch.equal(weights(selected), weights(plain))
+    # Importance sampling draws with replacement, a smaller ratio or refresh does not select
+    # everything, and scoring in training mode draws for dropout.
+    others = {"importance", "fewer", "refresh", "ahead, refresh", "train mode"}
+    for way in sorted({*names(), *PARTS} - others):
+        selected = make_trainer(tmp_path / way, way, config)
+        selected.fit()
+        assert torch.equal(weights(selected), weights(plain)), way
 
 
-def test_norms_are_taken_over_points_that_nobody_chose(tmp_path: Path) -> None:
+def test_batch_norm_is_recalibrated_over_large_batches(tmp_path: Path) -> None:
     def run(batches: int) -> tuple[Trainer, nn.BatchNorm1d]:
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -173,7 +172,7 @@ def test_norms_are_taken_over_points_that_nobody_chose(tmp_path: Path) -> None:
         trainer.fit()
         return trainer, norm
 
-    left, chosen = run(0)
+    left, selected = run(0)
     trainer, norm = run(6)
     assert torch.equal(weights(left), weights(trainer))
     data = trainer.run.dataset.dataset.tensors[0].double()
@@ -183,27 +182,24 @@ def test_norms_are_taken_over_points_that_nobody_chose(tmp_path: Path) -> None:
     assert norm.running_var is not None
     torch.testing.assert_close(norm.running_mean.double(), drawn.mean((0, 1)), atol=1e-6, rtol=0)
     torch.testing.assert_close(norm.running_var.double(), drawn.var(1).mean(0), atol=1e-6, rtol=0)
-    assert chosen.running_var is not None
-    assert not torch.allclose(chosen.running_var, norm.running_var, atol=1e-2)
-    # What the last record says of the test points is of the model that is left.
+    assert selected.running_var is not None
+    assert not torch.allclose(selected.running_var, norm.running_var, atol=1e-2)
+    # The last evaluation is of the model that is left.
     ended = [record for record in records(tmp_path / "6") if record["event"] == "eval"][-1]
     found = evaluate(trainer.model, trainer.run.eval_set)
     assert ended["loss"] == found.loss
 
 
-def test_records_say_what_happened(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path)
-    trainer.fit()
-    events = records(tmp_path)
+def test_records_say_what_happened(whole: Trainer) -> None:
+    model, events = copy.deepcopy(whole.model).eval(), records(whole.folder / ".")
     train = [e for e in events if e["event"] == "train"]
     assert [e["step"] for e in train] == [7, 14, 21, 28, 30]
     assert [e["selected"] for e in train] == [56, 56, 56, 56, 16]
     assert all(0 <= e["noisy"] <= e["selected"] for e in train)
     evals = [e for e in events if e["event"] == "eval"]
     assert [e["step"] for e in evals] == [0, 10, 20, 30]
-    trainer.model.eval()
-    x, y = trainer.run.eval_set.dataset.tensors
-    assert evals[-1]["accuracy"] == float((trainer.model(x).argmax(1) == y).double().mean())
+    x, y = whole.run.eval_set.dataset.tensors
+    assert evals[-1]["accuracy"] == float((model(x).argmax(1) == y).double().mean())
     samples = [e for e in events if e["event"] == "sample"]
     assert [e["step"] for e in samples] == [3, 15, 30]
     for sample in samples:
@@ -250,9 +246,12 @@ def test_a_diverged_run_keeps_its_last_checkpoint(tmp_path: Path) -> None:
         trainer.fit(poison)
 
 
-def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path)
-    trainer.fit()
+def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(
+    tmp_path: Path, whole: Trainer
+) -> None:
+    checkpoint = tmp_path / "checkpoint.pt"
+    shutil.copytree(whole.folder / ".", tmp_path, dirs_exist_ok=True)
+    assert make_trainer(tmp_path).finished
     with pytest.raises(ValueError, match="another config.*another output folder"):
         make_trainer(tmp_path, config=dataclasses.replace(CONFIG, lr=0.5))
     with pytest.raises(ValueError, match="another seed"):
@@ -266,14 +265,14 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tmp_path: Path)
     for model in (other, elu, nn.Linear(5, 3)):
         with pytest.raises(ValueError, match="another architecture.*another output folder"):
             make_trainer(tmp_path, model=model)
-    data = (tmp_path / "checkpoint.pt").read_bytes()
+    data = checkpoint.read_bytes()
     for size in (0, 10, len(data) // 2, len(data) - 1):
-        (tmp_path / "checkpoint.pt").write_bytes(data[:size])
+        checkpoint.write_bytes(data[:size])
         with pytest.raises(ValueError, match="is damaged"):
             make_trainer(tmp_path)
     # What keeps it from being read is no damage.
-    (tmp_path / "checkpoint.pt").unlink()
-    (tmp_path / "checkpoint.pt").mkdir()
+    checkpoint.unlink()
+    checkpoint.mkdir()
     with pytest.raises(IsADirectoryError):
         make_trainer(tmp_path)
 
@@ -382,58 +381,18 @@ def test_weights_multiply_the_losses_of_their_rows(tmp_path: Path) -> None:
     assert logged["loss"] == pytest.approx(float(loss.detach()))
 
 
-def test_full_disk_leaves_whole_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    metrics = MetricsFile(tmp_path / "metrics.jsonl", 0, {"method": "rho"})
-    metrics.write("eval", step=0)
-    before = metrics.path.read_bytes()
-    real_open = open
-
-    class Full:
-        def __init__(self, path: Path) -> None:
-            self.file = real_open(path, "ab", buffering=0)
-
-        def __enter__(self) -> Full:
-            return self
-
-        def __exit__(self, *error: object) -> None:
-            self.file.close()
-
-        def write(self, data: memoryview) -> int:
-            self.file.write(data[:5])
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr("builtins.open", lambda path, *a, **k: Full(path))
-    with pytest.raises(OSError, match=r"metrics.jsonl: No space left.*run the same command again"):
-        metrics.write("eval", step=10)
-    monkeypatch.undo()
-    assert metrics.path.read_bytes() == before
+def test_learning_rate_decays_to_zero(tmp_path: Path) -> None:
+    for schedule in ("linear", "cosine"):
+        config = dataclasses.replace(CONFIG, steps=10, schedule=schedule)
+        trainer = make_trainer(tmp_path / schedule, config=config)
+        seen: list[float] = []
+        trainer.fit(lambda steps, t=trainer, s=seen: bool(s.append(t.schedule.get_last_lr()[0])))  # type: ignore[misc]
+        assert seen[4] == pytest.approx(0.5 * CONFIG.lr)
+        assert seen[-1] == pytest.approx(0.0)
+        assert seen == sorted(seen, reverse=True)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"batch": 64}, "batch = 64 must not be larger than large_batch = 32"),
-        ({"lr": 0.0}, "lr must be positive"),
-        ({"schedule": "step"}, "schedule must be one of constant, linear, cosine"),
-    ],
-)
-def test_bad_configurations(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make_trainer(tmp_path, config=dataclasses.replace(CONFIG, **changes))
-
-
-@pytest.mark.parametrize(("schedule", "middle"), [("linear", 0.5), ("cosine", 0.5)])
-def test_learning_rate_decays_to_zero(tmp_path: Path, schedule: Any, middle: float) -> None:
-    trainer = make_trainer(tmp_path, config=dataclasses.replace(CONFIG, schedule=schedule))
-    seen: list[float] = []
-    trainer.fit(lambda steps: bool(seen.append(trainer.schedule.get_last_lr()[0])))
-    assert seen[14] == pytest.approx(middle * CONFIG.lr)
-    assert seen[-1] == pytest.approx(0.0)
-    assert seen == sorted(seen, reverse=True)
-
-
-def test_bf16_and_compile_train(tmp_path: Path) -> None:
+def test_bf16_trains_close_to_float32(tmp_path: Path) -> None:
     plain = make_trainer(tmp_path / "plain", "plain")
     plain.fit()
     bf16 = make_trainer(tmp_path / "bf16", "plain", dataclasses.replace(CONFIG, bf16=True))
@@ -441,14 +400,15 @@ def test_bf16_and_compile_train(tmp_path: Path) -> None:
     # bfloat16 keeps 8 bits: close to, but not the same as, float32.
     assert not torch.equal(weights(bf16), weights(plain))
     assert (weights(bf16) - weights(plain)).abs().max() < 0.02
-    compiled = make_trainer(
-        tmp_path / "compiled", "rho", dataclasses.replace(CONFIG, steps=4, compile=True)
-    )
+
+
+@pytest.mark.slow
+def test_a_compiled_model_resumes(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, steps=4, compile=True)
+    compiled = make_trainer(tmp_path, config=config)
     with pytest.raises(Stopped):
         compiled.fit(stop_after(2))
-    resumed = make_trainer(
-        tmp_path / "compiled", "rho", dataclasses.replace(CONFIG, steps=4, compile=True)
-    )
+    resumed = make_trainer(tmp_path, config=config)
     assert resumed.step == 2
     assert torch.equal(weights(resumed), weights(compiled))
     resumed.fit()

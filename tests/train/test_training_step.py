@@ -116,5 +116,5 @@ def test_the_caller_is_named() -> None:
     optimizer = adamw(model, 0.01, 0.0)
     with pytest.raises(ValueError, match=r"mine: the batch has no ids"):
         training_step(model, (torch.zeros(2, 4), torch.zeros(2)), optimizer, where="mine")
-    with pytest.raises(ValueError, match=r"mine: losses must return the loss of each example"):
+    with pytest.raises(ValueError, match=r"mine: loss_fn must return the loss of each example"):
         training_step(model, batch_of(), optimizer, where="mine", loss_fn=lambda m, b: b.x.sum())

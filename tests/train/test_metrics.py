@@ -1,8 +1,10 @@
-"""The ledger of a run, on a clock that moves only where the test says so."""
+"""Metrics of a run, on a clock that moves only where the test says so."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch.utils.data import Dataset, TensorDataset
 from rho_train import IndexedDataset, Selector, TrainConfig, Trainer
 from rho_train.methods.context import ScoringContext, Selected
 from rho_train.progress import Stopped
+from rho_train.trainer.metrics_file import MetricsFile
 from rho_train.trainer.time_breakdown import PARTS, TimeBreakdown
 
 N = 40
@@ -58,7 +61,7 @@ class SlowData(Dataset[Any]):
 
 
 class SlowModel(nn.Linear):
-    """A forward pass that looks takes 2 seconds, one that learns 4."""
+    """A forward pass takes 2 seconds to score, 4 to train."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(4, 3)
@@ -111,22 +114,22 @@ def test_parts_are_what_they_took_and_add_up_to_the_wall_clock(
     trainer.fit(on_step(clock))
     record = end(tmp_path)
     steps = CONFIG.steps
-    # Three evaluations, at 0, 6, 12; three looks, at 1, 6, 12, each at 4 large batches.
-    looks = 3 * 2 + 3 * 4 * (1 + 2 + 8)
+    # Three evaluations, at 0, 6, 12; three samples, at 1, 6, 12, each of 4 large batches.
+    evaluation = 3 * 2 + 3 * 4 * (1 + 2 + 8)
     # The last callback comes after the last record.
     assert record["ledger_seconds"] == {
         "loading": steps * 1,
         "scoring": steps * 2,
         "selecting": steps * 8,
         "training": steps * 4,
-        "evaluation": looks,
+        "evaluation": evaluation,
         "other": (steps - 1) * 16,
     }
     assert sum(record["ledger_seconds"].values()) == clock.now - began - 16
     assert sum(trainer.times.seconds.values()) == clock.now - began
     assert record["seconds"] == steps * 15
     assert record["il_seconds"] == 5.0
-    # 40 points are 5 large batches: 12 steps are 2.4 passes.
+    # 40 examples are 5 large batches: 12 steps are 2.4 passes.
     assert (record["epochs"], record["scored"], record["trained"]) == (2.4, 96, 24)
 
 
@@ -140,17 +143,17 @@ def test_uniform_neither_scores_nor_selects_and_counts_the_same_epochs(
     assert (record["epochs"], record["scored"], record["trained"]) == (2.4, 0, 24)
 
 
-def test_a_stopped_run_goes_on_where_its_ledger_stood(tmp_path: Path, clock: Clock) -> None:
+def test_a_resumed_run_continues_its_times(tmp_path: Path, clock: Clock) -> None:
     make_trainer(tmp_path / "whole", clock).fit(on_step(clock))
     for stop in (3, 5):
         with pytest.raises(Stopped):
             make_trainer(tmp_path / "parts", clock).fit(on_step(clock, stop))
-        clock.now += 1000.0  # nobody worked then
+        clock.now += 1000.0  # nothing ran then
     make_trainer(tmp_path / "parts", clock).fit(on_step(clock))
     assert end(tmp_path / "parts") == end(tmp_path / "whole")
 
 
-def test_laps_leave_no_time_out(clock: Clock) -> None:
+def test_no_time_is_left_out(clock: Clock) -> None:
     times = TimeBreakdown()
     clock.now = 7.0
     times.start()
@@ -164,15 +167,15 @@ def test_laps_leave_no_time_out(clock: Clock) -> None:
     assert again.step_seconds == times.step_seconds == sum(range(18)) - sum((4, 5, 10, 11, 16, 17))
 
 
-def test_overlap_of_epochs_is_that_of_the_sets_chosen(tmp_path: Path, clock: Clock) -> None:
+def test_overlap_of_epochs_is_that_of_the_sets_selected(tmp_path: Path, clock: Clock) -> None:
     trainer = make_trainer(tmp_path, clock)
-    chosen: list[set[int]] = [set(), set(), set()]
+    selected: list[set[int]] = [set(), set(), set()]
 
     def note(steps: int) -> bool:
         assert trainer.selector is not None
         last = trainer.selector.last
         assert last is not None
-        chosen[(trainer.step - 1) // 5] |= set(last.ids[last.indices].tolist())
+        selected[(trainer.step - 1) // 5] |= set(last.ids[last.indices].tolist())
         return False
 
     trainer.fit(note)
@@ -180,5 +183,32 @@ def test_overlap_of_epochs_is_that_of_the_sets_chosen(tmp_path: Path, clock: Clo
     epochs = [one for one in map(json.loads, lines) if one["event"] == "epoch"]
     assert [one["step"] for one in epochs] == [5, 10]
     assert [one["epoch"] for one in epochs] == [1, 2]
-    assert [one["chosen"] for one in epochs] == [len(chosen[0]), len(chosen[1])]
-    assert [one["again"] for one in epochs] == [None, len(chosen[0] & chosen[1])]
+    assert [one["chosen"] for one in epochs] == [len(selected[0]), len(selected[1])]
+    assert [one["again"] for one in epochs] == [None, len(selected[0] & selected[1])]
+
+
+def test_full_disk_leaves_whole_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl", 0, {"method": "rho"})
+    metrics.write("eval", step=0)
+    before = metrics.path.read_bytes()
+    real_open = open
+
+    class Full:
+        def __init__(self, path: Path) -> None:
+            self.file = real_open(path, "ab", buffering=0)
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.file.close()
+
+        def write(self, data: memoryview) -> int:
+            self.file.write(data[:5])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("builtins.open", lambda path, *a, **k: Full(path))
+    with pytest.raises(OSError, match=r"metrics.jsonl: No space left.*run the same command again"):
+        metrics.write("eval", step=10)
+    monkeypatch.undo()
+    assert metrics.path.read_bytes() == before
