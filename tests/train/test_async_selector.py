@@ -33,7 +33,7 @@ from rho_train.progress import Stopped
 from rho_train.schedules import UniformPhases
 from rho_train.trainer.time_breakdown import STEP_PARTS
 
-from .test_ledger import CONFIG, Clock, SlowData, on_step
+from .test_metrics import CONFIG, Clock, SlowData, on_step
 from .ways import CONFIG as TRAINING
 from .ways import ending, make_trainer, small_model
 

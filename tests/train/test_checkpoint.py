@@ -7,6 +7,7 @@ import sys
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -25,6 +26,7 @@ print(name_of(partial(F.cross_entropy, weight=None, other=F.relu)))
 """
 
 
+@pytest.mark.slow
 def test_they_are_the_same_at_every_start() -> None:
     command = [sys.executable, "-c", PROGRAM]
     # Not here, where the source tree would hide what is installed.

@@ -131,6 +131,7 @@ def test_every_way_to_train_survives_kills_at_random_moments(tmp_path: Path) -> 
             assert (killed / name).read_bytes() == (whole / name).read_bytes(), (way, name)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_loses_nothing(
     tmp_path: Path, module_table: Path, whole: Path
 ) -> None:
