@@ -36,6 +36,8 @@ def step(rows: Rows) -> Figure:
     """Draw the pieces of a step beside a uniform step: a column for each model."""
     models = values(rows, "model")
     sizes = list(dict.fromkeys((r["large_batch"], r["small_batch"]) for r in rows))
+    # Every second size, to fit a page.
+    sizes = sizes[1::2] or sizes
     kinds = [name for name in STEPS if name in values(rows, "step")]
     height = 0.5 + 0.24 * len(kinds)
     figure, axes = plt.subplots(

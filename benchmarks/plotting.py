@@ -24,7 +24,7 @@ COLOURS = {
     "read": "#555555",
     "score": "#0072B2",
     "op": "#009E73",
-    "gather": "#F0E442",
+    "gather": "#CC79A7",
     "modes": "#E69F00",
     "select": "#56B4E9",
     "train": "#BBBBBB",

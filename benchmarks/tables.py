@@ -270,6 +270,23 @@ def floor() -> str:
     return markdown(["sizes of 50 us or more", "now", "at that floor"], rows)
 
 
+def bandwidth() -> str:
+    """Return the shares of a read's bandwidth that long rows reach."""
+    rows = []
+    for machine in ("epyc-zen4", "xeon"):
+        row = [machine]
+        for dtype in ("float32", "bfloat16", "float16"):
+            shares = [
+                float(row["share_of_read"])
+                for row in _times(machine)
+                if row["dtype"] == dtype and row["cache"] == "cold"
+                if int(row["classes"]) >= 1000 and _rival(row) >= 50
+            ]
+            row.append(f"{_share(min(shares))} to {_share(max(shares))}")
+        rows.append(row)
+    return markdown(["machine", "float32", "bfloat16", "float16"], rows)
+
+
 def _rival(row: Row) -> float:
     return min(float(row["eager"]), float(row["compile"]))
 
@@ -292,6 +309,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scoring cost": scoring,
     "how fast": fast,
     "floor": floor,
+    "bandwidth": bandwidth,
     "suites": suites,
 }
 
