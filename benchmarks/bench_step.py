@@ -20,7 +20,6 @@ import rho_train
 from common import BenchmarkFailed, CsvFile, Row, options, prepare, provenance, run
 from providers import PROVIDERS, Provider
 from rho_train import AsyncSelector, History, Scoring, Selector
-from rho_train.optim import adamw
 from rho_train.tasks import mlp
 from timing import Times
 
@@ -109,7 +108,9 @@ class Steps:
         self.device, self.small = device, small
         self.model = task.make(task.width).to(device)
         self.proxy = task.make(task.width // 4).to(device)
-        self.optimizer = adamw(self.model, lr=1e-3, weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=1e-3, weight_decay=0.01, fused=True
+        )
         self.x = torch.randn(EXAMPLES, *task.shape, device=device)
         self.y = torch.randint(task.classes, (EXAMPLES,), device=device)
         self.il = torch.rand(EXAMPLES, device=device)

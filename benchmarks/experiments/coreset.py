@@ -107,8 +107,8 @@ def coreset(strategy: str, record: Tensor, k: int, *, ids: Tensor | None = None)
     if scores.isnan().any():
         # NaN would rank first and be the core-set.
         raise ValueError(
-            f"coreset: {int(scores.isnan().sum())} of {len(scores)} examples have the score NaN; the "
-            "proxy has diverged"
+            f"coreset: {int(scores.isnan().sum())} of {len(scores)} examples have the score NaN; "
+            "the proxy has diverged"
         )
     positions = scores.argsort(descending=True, stable=True)[:k]
     return positions if ids is None else ids[positions]

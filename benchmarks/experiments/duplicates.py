@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,12 +14,14 @@ from torch import Tensor
 
 from experiments.classification import ClassificationData
 from rho_train.tasks import ImageFiles
-from rho_train.tasks.text import words_of
+
+# As the tokenizer reads them: letters and digits, apostrophes inside kept.
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
 @dataclass(frozen=True, eq=False)
 class Duplicates:
-    """Which rows occur more than once.
+    """Rows that occur more than once.
 
     Args:
         test_rows: int64, the test rows that occur in the training part too.
@@ -93,7 +96,9 @@ def without_duplicates(data: ClassificationData) -> ClassificationData:
 def _digests(x: Tensor | ImageFiles, texts: tuple[str, ...] | None) -> Iterator[bytes]:
     """Hash each example; 128 bits do not meet by chance."""
     if texts is not None:
-        contents: Iterator[bytes] = (" ".join(words_of(text)).encode() for text in texts)
+        contents: Iterator[bytes] = (
+            " ".join(_WORD.findall(text.lower())).encode() for text in texts
+        )
     elif isinstance(x, ImageFiles):
         contents = (path.read_bytes() for path in x.paths)
     else:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +14,22 @@ from torch.nn import functional as F
 
 from experiments.classification import ClassificationData
 from rho_train.tasks import cnn, embedding_bag, mlp
-from rho_train.tasks.models import Pixels, seeded
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from `seed` inside, and leave the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+class Pixels(nn.Module):
+    """Map bytes 0 to 255 to float32 -1 to 1, as the paper normalises CIFAR by (.5, .5, .5)."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map uint8 of any shape to float32 of the same shape."""
+        return images.float() / 127.5 - 1.0
 
 
 class ResidualBlock(nn.Module):
@@ -125,7 +141,7 @@ def transformer(
 
 
 class Model(NamedTuple):
-    """How a model is built, what it reads, and its widths if none are given."""
+    """The function that builds a model, the kinds of data it reads, and its default widths."""
 
     build: Callable[[ClassificationData, Sequence[int], int, float], nn.Module]
     reads: tuple[str, ...]

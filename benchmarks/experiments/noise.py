@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from rho_train.rng import generator
+from experiments.rng import generator
 
 NoiseKind = Literal["uniform", "pair", "structured"]
 Pairs = Sequence[tuple[int, int]]

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,42 +128,6 @@ def test_flags_are_those_of_the_corruptions_that_were_asked_for() -> None:
     ):
         assert made.flags[name].equal(flag)
         assert flag.any()
-
-
-def test_a_saved_corruption_is_the_same(tmp_path: Path) -> None:
-    path = tmp_path / "corruption.safetensors"
-    config = {**EVERYTHING, "noise_kind": "structured", "confused": ((3, 5), (9, 7))}
-    made = draw(5, **config)
-    made.save(path)
-    dataset = made.apply(data()).dataset()
-    loaded = Corruption.load(path, dataset)
-    assert all(map(torch.equal, tensors(made), tensors(loaded)))
-    assert (loaded.config, loaded.seed) == (made.config, 5)
-    with pytest.raises(ValueError, match=r"safetensors: .*another data set \(it has 2000 points"):
-        Corruption.load(path, data().dataset())
-    dataset.dataset.tensors[1][[3, 7]] += 1
-    with pytest.raises(ValueError, match=r"another data set \(2 labels differ\)"):
-        Corruption.load(path, dataset)
-
-
-def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "corruption.safetensors"
-    with pytest.raises(FileNotFoundError, match="no file .*corruption"):
-        Corruption.load(path)
-    draw(**EVERYTHING).save(path)
-    whole = path.read_bytes()
-    for content, message in (
-        (whole[:-3], "cut, damaged or no safetensors file"),
-        (b"", "cut, damaged or no safetensors file"),
-        (whole[:-3] + b"\x07" + whole[-2:], "does not match its checksum"),
-        (whole.replace(b'"seed":"0"', b'"seed":"1"'), "does not match its checksum"),
-        (whole.replace(b'"version":"1"', b'"version":"9"'), "of another kind"),
-        (whole.replace(b"rho_ext.corruption", b"rho_ext.il_store!!"), "of another kind"),
-    ):
-        assert content != whole
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=message):
-            Corruption.load(path)
 
 
 def test_a_corruption_of_other_data_is_refused() -> None:

@@ -5,9 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from experiments.classification import ClassificationData
-from experiments.models import MODELS, build_model, transformer
+from experiments.models import MODELS, Pixels, build_model, transformer
 from rho_train.tasks import cnn
-from rho_train.tasks.models import Pixels
 
 N, CLASSES = 6, 3
 

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from experiments.classification import ClassificationData
 from experiments.sets.cifar import load_cifar10, load_cifar100
-from experiments.sets.folders import load_cinic10, load_clothing1m, load_image_folder
+from experiments.sets.folders import load_cinic10, load_clothing1m
 from experiments.sets.idx import load_fashion_mnist, load_mnist, load_qmnist, read_idx
 from experiments.sets.newsgroups import load_newsgroups
 from experiments.sets.ocr import load_ocr
@@ -25,7 +25,6 @@ SetName = Literal[
     "cifar100",
     "cinic10",
     "clothing1m",
-    "image_folder",
 ]
 
 
@@ -48,7 +47,6 @@ SETS: dict[str, KnownSet] = {
     "cifar100": KnownSet(load_cifar100),
     "cinic10": KnownSet(load_cinic10, _IMAGES),
     "clothing1m": KnownSet(load_clothing1m, _IMAGES),
-    "image_folder": KnownSet(load_image_folder, _IMAGES),
 }
 """The sets by name, letters left out, which come with the package."""
 
@@ -60,7 +58,6 @@ __all__ = [
     "load_cinic10",
     "load_clothing1m",
     "load_fashion_mnist",
-    "load_image_folder",
     "load_mnist",
     "load_newsgroups",
     "load_ocr",

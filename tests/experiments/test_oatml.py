@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,8 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from experiments.oatml import convert, main
 from rho_train import ILStore, IndexedDataset
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "experiments" / "oatml.py"
-convert, main = (runpy.run_path(str(SCRIPT))[name] for name in ("convert", "main"))
 
 N, SCORED = 60, list(range(0, 50, 2))
 IMAGES = torch.randn(N, 3, 4, 4, generator=torch.Generator().manual_seed(0))
