@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from torch.utils.data import StackDataset, TensorDataset
 
 from rho_train import IndexedDataset
-from rho_train.tasks import ImageFiles, Tokenizer
+from rho_train.tasks import ImageFiles
 
 Kind = Literal["features", "image", "text"]
-Pairs = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -115,49 +112,3 @@ class ClassificationData:
         if train is not None and self.confidence is not None:
             changes["confidence"] = self.confidence[train]
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
-
-
-def text_data(
-    train: Pairs, test: Pairs, *, min_count: int, max_len: int, name: str, **described: Any
-) -> ClassificationData:
-    """Return classification data from (text, label) pairs.
-
-    Args:
-        train, test: the pairs; the classes are the labels in order.
-        min_count: words that the training part has less often are unknown.
-        max_len: words of a text that are read.
-        name, described: the other fields of `ClassificationData`.
-
-    Raises:
-        ValueError: a part is empty, or the training part lacks a class.
-    """
-    classes = sorted({label for _, label in (*train, *test)})
-    missing = set(classes) - {label for _, label in train}
-    if not test or len(classes) < 2 or missing:
-        raise ValueError(
-            f"{name}: both parts need texts, and the training part all classes and at least two; "
-            f"got {len(train)} and {len(test)} texts, {len(classes)} classes, of which "
-            f"{len(missing)} are not trained on"
-        )
-    tokenizer = Tokenizer((text for text, _ in train), min_count)
-    (train_x, train_y), (test_x, test_y) = (
-        (
-            tokenizer.encode([text for text, _ in part], max_len),
-            torch.tensor([classes.index(label) for _, label in part]),
-        )
-        for part in (train, test)
-    )
-    return ClassificationData(
-        train_x=train_x,
-        train_y=train_y,
-        test_x=test_x,
-        test_y=test_y,
-        num_classes=len(classes),
-        name=name,
-        kind="text",
-        classes=tuple(classes),
-        words=tokenizer.words,
-        train_texts=tuple(text for text, _ in train),
-        test_texts=tuple(text for text, _ in test),
-        **described,
-    )

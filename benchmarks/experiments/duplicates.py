@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,10 +12,8 @@ import torch
 from torch import Tensor
 
 from experiments.classification import ClassificationData
+from experiments.texts import words_of
 from rho_train.tasks import ImageFiles
-
-# As the tokenizer reads them: letters and digits, apostrophes inside kept.
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +93,7 @@ def without_duplicates(data: ClassificationData) -> ClassificationData:
 def _digests(x: Tensor | ImageFiles, texts: tuple[str, ...] | None) -> Iterator[bytes]:
     """Hash each example; 128 bits do not meet by chance."""
     if texts is not None:
-        contents: Iterator[bytes] = (
-            " ".join(_WORD.findall(text.lower())).encode() for text in texts
-        )
+        contents: Iterator[bytes] = (" ".join(words_of(text)).encode() for text in texts)
     elif isinstance(x, ImageFiles):
         contents = (path.read_bytes() for path in x.paths)
     else:

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.classification import ClassificationData, text_data
+from experiments.classification import ClassificationData
 from experiments.duplicates import find_duplicates, without_duplicates
+from experiments.texts import text_data
 from rho_train.tasks import ImageFiles
 
 

