@@ -6,7 +6,7 @@ import hashlib
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -82,8 +82,7 @@ class IndexedDataset(Dataset[Any]):
         if isinstance(dataset, IterableDataset) or not has_rows:
             raise TypeError(
                 "IndexedDataset: dataset must be map-style (__len__ and __getitem__), got "
-                f"{type(dataset).__name__}; ids are positions, so load the stream into a list or "
-                "a map-style data set first"
+                f"{type(dataset).__name__}; load the stream into a list or a map-style data set"
             )
         if inside := indexed_inside(dataset):
             raise TypeError(
@@ -167,11 +166,7 @@ class _Rows(Sequence[Batch]):
     def __len__(self) -> int:
         return len(self.batch.ids)
 
-    @overload
-    def __getitem__(self, index: int) -> Batch: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Batch]: ...
-    def __getitem__(self, index: int | slice) -> Batch | Sequence[Batch]:
+    def __getitem__(self, index: Any) -> Any:
         rows = Batch(*(field[index] for field in self.batch))
         return _Rows(rows) if isinstance(index, slice) else rows
 
@@ -294,8 +289,7 @@ def _with_id(sample: Any, position: int) -> Any:
         return {**sample, "ids": position}
     if isinstance(sample, (tuple, list)) and len(sample) == 2:
         return Batch(sample[0], sample[1], position)
-    got = describe(sample)
     raise TypeError(
-        f"IndexedDataset: examples must be (x, y) pairs or dicts, got {got}; return a dict with "
-        "the labels under 'labels' and the inputs under their names"
+        f"IndexedDataset: examples must be (x, y) pairs or dicts, got {describe(sample)}; return a "
+        "dict with the labels under 'labels' and the inputs under their names"
     )

@@ -1,4 +1,4 @@
-"""A check of the ids on their way through a DataLoader."""
+"""A check that a DataLoader does not lose the ids."""
 
 from __future__ import annotations
 
@@ -91,10 +91,9 @@ def _follow(loader: DataLoader[Any]) -> None:
 
 
 def _id_of(sample: Any) -> int | None:
-    if isinstance(sample, Mapping):
-        found = sample.get("ids")
-    elif hasattr(sample, "ids"):
-        found = sample.ids
+    """Return the id of an example, None if it has none."""
+    if isinstance(sample, (tuple, list)) and not hasattr(sample, "ids"):
+        found = sample[2] if len(sample) == 3 else None
     else:
-        found = sample[2] if isinstance(sample, (tuple, list)) and len(sample) == 3 else None
+        found = sample.get("ids") if isinstance(sample, Mapping) else getattr(sample, "ids", None)
     return int(found) if isinstance(found, (int, Tensor)) else None

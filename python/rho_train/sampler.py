@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
+from rho_train.batch import describe
 from rho_train.dataset import IndexedDataset, SeededIndices, check_indexed
 from rho_train.rng import generator
 
@@ -57,15 +58,12 @@ class LargeBatchSampler(Sampler[list[int]]):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.positions: Tensor | None = None
-        if isinstance(ids_or_n, (int, np.integer)):
-            self.n = int(ids_or_n)
-        else:
-            self.positions = _as_positions(ids_or_n)
-            self.n = len(self.positions)
-        self.batch_size = operator.index(batch_size)
-        self.seed = operator.index(seed)
-        self.start = operator.index(start)
+        count = isinstance(ids_or_n, (int, np.integer))
+        self.positions = None if count else _as_positions(ids_or_n)
+        self.n = int(ids_or_n) if self.positions is None else len(self.positions)  # type: ignore[arg-type]
+        self.batch_size, self.seed, self.start, self.rank, self.world = map(
+            operator.index, (batch_size, seed, start, rank, world)
+        )
         if self.n < 1:
             raise ValueError(
                 f"LargeBatchSampler: there are no examples to draw from (n = {self.n})"
@@ -77,7 +75,6 @@ class LargeBatchSampler(Sampler[list[int]]):
             )
         if self.start < 0:
             raise ValueError(f"LargeBatchSampler: start must be at least 0, got {self.start}")
-        self.rank, self.world = operator.index(rank), operator.index(world)
         if not 0 <= self.rank < self.world:
             raise ValueError(
                 f"LargeBatchSampler: rank must lie in [0, {self.world}), the number of ranks, got "
@@ -146,7 +143,8 @@ def loader(
 
 def _as_positions(positions: Any) -> Tensor:
     try:
-        tensor = torch.as_tensor(positions).cpu()
+        # A copy, so that the stream does not change when the caller's tensor does.
+        tensor = torch.as_tensor(positions).detach().clone().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             "LargeBatchSampler: the first argument must be the number of examples or their "
@@ -154,18 +152,12 @@ def _as_positions(positions: Any) -> Tensor:
         ) from error
     if tensor.numel() == 0:
         raise ValueError("LargeBatchSampler: there are no examples to draw from (no positions)")
-    if tensor.dtype == torch.bool:
-        raise TypeError(
-            "LargeBatchSampler: positions must be integers, got a bool mask; "
-            "pass mask.nonzero().flatten()"
-        )
-    if tensor.is_floating_point() or tensor.is_complex() or tensor.ndim != 1:
+    if tensor.dtype == torch.bool or tensor.dtype.is_floating_point or tensor.ndim != 1:
+        fix = "; pass mask.nonzero().flatten()" if tensor.dtype == torch.bool else ""
         raise TypeError(
             "LargeBatchSampler: positions must be integers of shape (n,), got "
-            f"{tensor.dtype} {tuple(tensor.shape)}"
+            f"{describe(tensor)}{fix}"
         )
-    # A copy, so that the stream does not change when the caller's tensor does.
-    tensor = tensor.to(torch.int64, copy=True)
     ordered = tensor.sort().values
     if int(ordered[0]) < 0:
         raise ValueError(f"LargeBatchSampler: positions must be at least 0, got {int(ordered[0])}")
@@ -174,4 +166,4 @@ def _as_positions(positions: Any) -> Tensor:
             "LargeBatchSampler: positions must not repeat, since one large batch could then hold "
             "an example twice; pass positions.unique()"
         )
-    return tensor
+    return tensor.to(torch.int64)

@@ -1,4 +1,4 @@
-"""Irreducible losses: the models that give them and the store that keeps them."""
+"""Irreducible losses (IL): computing, averaging and storing them."""
 
 from rho_train.il.average import average_il
 from rho_train.il.checksums import input_checksums

@@ -1,4 +1,4 @@
-"""Several stores of irreducible losses made one."""
+"""The average of several stores of irreducible losses."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from rho_train.il.store import ILStore
 def average_il(stores: Sequence[ILStore]) -> ILStore:
     """Average the irreducible losses of several seeds: il_i = (1/S) sum_s il_i^(s), in float64.
 
-    An example that any of the stores does not know stays unknown. `fold` is kept where all agree,
-    input checksums where all have them; `info` has the texts of all, "seconds" their sum.
+    An example that is unknown (NaN) in one store stays unknown. The result has `fold` where all
+    stores agree and input checksums where all have them; `info` has the texts of all, "seconds"
+    their sum.
 
     Raises:
         ValueError: no store, or stores of different data sets or losses.
@@ -27,17 +28,19 @@ def average_il(stores: Sequence[ILStore]) -> ILStore:
     """
     if not stores:
         raise ValueError("average_il: there must be at least one store, got none")
-    first, known = stores[0], [store.input_checksums for store in stores if store.input_checksums]
+    first = stores[0]
+    checksums = [store.input_checksums for store in stores if store.input_checksums]
     for number, store in enumerate(stores):
         differing = [k for k, v in first.fingerprint.items() if store.fingerprint[k] != v]
-        if not differing and store.input_checksums and differences(known[0], store.input_checksums):
+        inputs = store.input_checksums
+        if not differing and inputs and differences(checksums[0], inputs):
             differing = ["inputs"]
         if differing:
             raise ValueError(
                 f"average_il: stores 0 and {number} belong to different data sets "
                 f"({', '.join(differing)} differ); average stores of one data set"
             )
-    # Stores that somebody else made do not say it.
+    # Stores made elsewhere may not name their loss.
     names = {store.info["loss_function"] for store in stores if "loss_function" in store.info}
     if len(names) > 1:
         raise ValueError(
@@ -50,14 +53,11 @@ def average_il(stores: Sequence[ILStore]) -> ILStore:
     fold = first.fold
     if not all(s.fold is not None and fold is not None and s.fold.equal(fold) for s in stores):
         fold = None
-    checksums = first.input_checksums if all(store.input_checksums for store in stores) else ()
     info = {"stores": str(len(stores))}
     for key in dict.fromkeys(key for store in stores for key in store.info):
         texts = [store.info.get(key, "") for store in stores]
         info[key] = texts[0] if len(set(texts)) == 1 else "; ".join(texts)
-    # Known of some, it is that of all.
-    if names:
-        info["loss_function"] = names.pop()
+    info |= {"loss_function": name for name in names}
     info["seconds"] = f"{sum(float(store.info.get('seconds', 0)) for store in stores):.3f}"
-    il = (total / len(stores)).float()
-    return ILStore(il, first.fingerprint, fold=fold, info=info, input_checksums=checksums)
+    inputs = checksums[0] if len(checksums) == len(stores) else ()
+    return ILStore((total / len(stores)).float(), first.fingerprint, fold, info, inputs)

@@ -1,4 +1,4 @@
-"""Checksums of the inputs of 64 examples, by which a store of IL recognises its data set."""
+"""Checksums of the inputs of a data set, by which a store of IL recognises it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class InputChecksum(NamedTuple):
 
 
 InputChecksums = tuple[InputChecksum, ...]
-"""With ascending ids; empty: the inputs are not known."""
+"""In the order of the ids; empty: the inputs are not known."""
 
 
 def input_checksums(dataset: IndexedDataset) -> InputChecksums:

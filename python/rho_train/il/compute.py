@@ -25,7 +25,7 @@ from rho_train.run_folder import RunFolder
 from rho_train.scoring import LossFunction
 
 MakeModel = Callable[[int], nn.Module]
-"""Builds a fresh model from a seed."""
+"""Returns a new model, built from a seed."""
 
 
 def holdout_il(
@@ -182,13 +182,7 @@ def pretrained_il(
     dry_run("pretrained_il", model, dataset, ids[:32], ids, loss_fn=loss_fn)
     inputs = checked_inputs(dataset, RunFolder(folder, where="pretrained_il"))
     il = score_examples(
-        model,
-        dataset,
-        ids,
-        loss_fn=loss_fn,
-        batch_size=batch_size,
-        folder=folder,
-        on_step=on_step,
+        model, dataset, ids, loss_fn=loss_fn, batch_size=batch_size, folder=folder, on_step=on_step
     )
     info = {
         "kind": "pretrained",

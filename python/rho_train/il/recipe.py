@@ -1,4 +1,4 @@
-"""How an IL model is trained."""
+"""The recipe of an IL model."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rho_train.optim import Schedule, check_schedule
 
 @dataclass(frozen=True)
 class ILRecipe:
-    """How an irreducible-loss model is trained.
+    """The training settings of an irreducible-loss model.
 
-    Its quality decides whether RHO-LOSS helps: a model that has not converged makes it worse than
-    uniform selection. The best epoch is kept, so too many epochs cost time only. With a rate that
-    decays, fewer epochs give losses as low or lower than the constant rate of the paper.
+    Its quality decides whether RHO-LOSS helps: with a model that has not converged it is worse than
+    uniform selection. The best epoch is used, so too many epochs cost time only. With a rate that
+    decays, fewer epochs give losses as low as the constant rate of the paper, or lower.
 
     Args:
         epochs: passes over the examples that the IL model trains on.
@@ -24,7 +24,7 @@ class ILRecipe:
         schedule: `constant`, or a decay to zero over all steps: `linear`, or half a `cosine`.
         weight_decay: of AdamW.
         seed: of initial weights, order and folds.
-        scoring_batch: examples that are scored at once; less takes less memory.
+        scoring_batch: examples that are scored at once; fewer take less memory.
     """
 
     epochs: int = 20

@@ -1,4 +1,4 @@
-"""IL in several files by id range, with an index: for tables too large for one file."""
+"""IL in several files by id range, for tables too large for one file."""
 
 from __future__ import annotations
 
