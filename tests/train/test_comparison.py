@@ -17,14 +17,13 @@ import torch
 from torch.utils.data import TensorDataset
 
 from rho_train import ILRecipe, ILStore, Task, TrainConfig, Variant, compare
-from rho_train.cli import main
 from rho_train.comparison.data import RunData
 from rho_train.comparison.runner import JobsFailed
 from rho_train.comparison.spec import Spec
 from rho_train.tasks import mlp
 from rho_train.trainer import Trainer
 
-from .command import SMALL, records, run
+from .command import SMALL, run
 
 TRAIN = TrainConfig(steps=30, large_batch=40, batch=8, eval_every=10, lr=0.03)
 DRAWN = ["b81f800317dff8f4", "22e3fe631d6264a6", "74980e43300875df", "2b684b25196dd4cd"]
@@ -325,24 +324,6 @@ def test_a_task_that_processes_cannot_import_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_one_failing_run_does_not_stop_the_others(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], processes: int
-) -> None:
-    blocked = tmp_path / "runs" / "train_loss-seed0"
-    blocked.parent.mkdir(parents=True)
-    blocked.write_text("in the way")
-    arguments = ["demo", f"--out={tmp_path}", *SMALL, f"--processes={processes}"]
-    assert main(arguments) == 1
-    captured = capfd.readouterr()
-    assert re.search(r"error: train_loss-0: .*train_loss-seed0", captured.err)
-    assert "report: " in captured.out
-    finished = {record["method"] for record in records(tmp_path) if record["event"] == "end"}
-    assert finished == {"uniform_half", "uniform_all", "rho_holdout", "rho_crossfit"}
-    blocked.unlink()
-    assert main(arguments) == 0
-
-
 def _started(demo: Any, out: Path) -> list[int]:
     """Wait until a run trains, and return the worker processes."""
     while not list(out.glob("runs/*/metrics.jsonl")):
@@ -355,6 +336,7 @@ def _started(demo: Any, out: Path) -> list[int]:
     ]
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_parent_and_a_killed_worker_is_named(tmp_path: Path) -> None:
     endless = [*SMALL, "--train.steps=1000000", "--processes=2"]
     demo = run(["demo", f"--out={tmp_path / 'one'}", *endless])

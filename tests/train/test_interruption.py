@@ -76,39 +76,6 @@ def test_ctrl_c_leaves_a_demo_that_resumes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_demo_leaves_no_process(tmp_path: Path) -> None:
-    demo = run(["demo", f"--out={tmp_path}", *SMALL, "--train.steps=5000", "--processes=2"])
-    wait_for(demo, tmp_path, "runs/*/metrics.jsonl")
-    workers = [child for child in _children(demo.pid) if _is_worker(child)]
-    assert len(workers) == 2
-    demo.kill()
-    # The pipes end with the last process that has them.
-    demo.communicate()
-    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
-
-
-@pytest.mark.slow
-def test_a_killed_worker_is_named(tmp_path: Path) -> None:
-    demo = run(["demo", f"--out={tmp_path}", *SMALL, "--train.steps=5000", "--processes=2"])
-    wait_for(demo, tmp_path, "runs/*/metrics.jsonl")
-    workers = [child for child in _children(demo.pid) if _is_worker(child)]
-    os.kill(workers[0], signal.SIGKILL)
-    _, errors = demo.communicate()
-    assert demo.returncode == 1
-    assert "a worker process was killed" in errors
-    assert "Traceback" not in errors
-
-
-def _is_worker(pid: int) -> bool:
-    return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-
-
-def _children(pid: int) -> list[int]:
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in text.split()]
-
-
-@pytest.mark.slow
 def test_every_way_to_train_survives_kills_at_random_moments(tmp_path: Path) -> None:
     program = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("killed.py")), str(tmp_path)],
@@ -171,22 +138,3 @@ def test_one_process_at_a_time_in_a_folder(
         assert main(train_arguments(module_table, tmp_path)) == 1
         assert "another process is running in" in capfd.readouterr().err
         other.communicate("\n")
-
-
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_one_failing_method_does_not_stop_the_others(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], processes: int
-) -> None:
-    out = tmp_path / "demo"
-    blocked = out / "runs" / "train_loss-seed0"
-    blocked.parent.mkdir(parents=True)
-    blocked.write_text("in the way")
-    arguments = ["demo", f"--out={out}", *SMALL, f"--processes={processes}"]
-    assert main(arguments) == 1
-    captured = capfd.readouterr()
-    assert re.search(r"error: train_loss-0: .*train_loss-seed0", captured.err)
-    assert "report: " in captured.out
-    finished = {record["method"] for record in records(out) if record["event"] == "end"}
-    assert finished == {"uniform_half", "uniform_all", "rho_holdout", "rho_crossfit"}
-    blocked.unlink()
-    assert main(arguments) == 0
