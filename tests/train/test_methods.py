@@ -30,7 +30,7 @@ def rows_with(*probabilities: float) -> Batch:
     return Batch(x, torch.zeros(n, dtype=torch.int64), torch.arange(n))
 
 
-def choose(selector: Selector, batch: Batch, model: nn.Module | None = None) -> list[int]:
+def select(selector: Selector, batch: Batch, model: nn.Module | None = None) -> list[int]:
     ids: list[int] = selector(model or nn.Identity(), batch).ids.tolist()
     return ids
 
@@ -41,7 +41,7 @@ DRAWS = 1000
 def draws(method: Any, batch: Batch, k: int) -> list[list[int]]:
     """Select from one batch again and again; a Selector draws anew in each step."""
     selector = Selector(k=k, method=method)
-    return [choose(selector, batch) for _ in range(DRAWS)]
+    return [select(selector, batch) for _ in range(DRAWS)]
 
 
 def assert_share(hits: Sequence[bool], wanted: float) -> None:
@@ -61,7 +61,7 @@ def test_uniform_draws_every_example_equally_often_and_makes_no_forward_pass() -
             raise AssertionError("uniform selection needs no logits")
 
     selector = Selector(k=2, method="uniform")
-    choose(selector, batch, Never())
+    select(selector, batch, Never())
     assert selector.last is not None
     assert (selector.last.losses, selector.scored, selector.selected) == (None, 0, 2)
 
@@ -71,10 +71,10 @@ def test_importance_sampling_by_hand() -> None:
     batch, weight = rows_with(0.5, 0.75, 0.75), {0: 2 / 3, 1: 4 / 3, 2: 4 / 3}
     selector = Selector(k=64, method="importance")
     with pytest.raises(ValueError, match="k = 64 is larger than the batch of 3"):
-        choose(selector, batch)
+        select(selector, batch)
     selector = Selector(k=3, method="importance")
     for _ in range(20):
-        ids = choose(selector, batch)
+        ids = select(selector, batch)
         assert selector.last is not None
         assert selector.last.weights is not None
         assert selector.last.weights.tolist() == pytest.approx([weight[i] for i in ids])
@@ -109,7 +109,7 @@ def test_boltzmann_draws_without_replacement_by_softmax() -> None:
     # Half the temperature squares the ratios: 16 : 4 : 4.
     assert_share([ids == [0] for ids in draws(Boltzmann("loss", 0.5), batch, 1)], 2 / 3)
     cold = Selector(k=1, method=Boltzmann("loss", 0.0))
-    assert [choose(cold, batch) for _ in range(20)] == [[0]] * 20
+    assert [select(cold, batch) for _ in range(20)] == [[0]] * 20
 
 
 def test_selective_backprop_draws_by_the_cdf_of_the_loss() -> None:
@@ -161,7 +161,7 @@ def test_dropout_methods_by_hand(score: str, wanted: list[float | None]) -> None
     model = Scripted([one, two])
     selector = Selector(k=4, method=MonteCarlo(score, passes=2))
     batch = rows_with(0.5, 0.5, 0.5, 0.5)
-    choose(selector, batch, model)
+    select(selector, batch, model)
     assert model.passes == 2
     assert selector.last is not None
     found = dict(zip(selector.last.indices.tolist(), selector.last.values.tolist(), strict=True))
@@ -179,9 +179,9 @@ def test_dropout_passes_change_nothing_but_the_dropout() -> None:
     model[2].eval()
     state = torch.get_rng_state()
     batch = rows_with(*[0.1 + 0.01 * i for i in range(60)])
-    one = choose(Selector(k=20, method="bald", seed=5), batch, model)
-    assert one == choose(Selector(k=20, method="bald", seed=5), batch, model)
-    assert one != choose(Selector(k=20, method="bald", seed=6), batch, model)
+    one = select(Selector(k=20, method="bald", seed=5), batch, model)
+    assert one == select(Selector(k=20, method="bald", seed=5), batch, model)
+    assert one != select(Selector(k=20, method="bald", seed=6), batch, model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert [part.training for part in model] == [True, True, False, True]
     assert torch.equal(torch.get_rng_state(), state)
@@ -193,7 +193,7 @@ def test_dropout_is_on_in_an_encoder_layer_that_torch_would_run_without() -> Non
     model = nn.Sequential(layer, nn.Flatten(), nn.Linear(24, 3)).eval()
     batch = Batch(torch.randn(20, 3, 8), torch.zeros(20, dtype=torch.int64), torch.arange(20))
     selector = Selector(k=5, method="bald")
-    choose(selector, batch, model)
+    select(selector, batch, model)
     assert selector.last is not None
     assert (selector.last.values > 0).all()
     assert not any(part.training for part in model.modules())
@@ -205,21 +205,21 @@ def test_class_quota_by_hand() -> None:
     x, y = torch.stack([p.log(), (1 - p).log()], 1), torch.tensor([0, 0, 0, 0, 1, 1])
     x[4:] = x[4:].flip(1)
     batch = Batch(x, y, torch.arange(6))
-    assert choose(Selector(k=3, method="loss"), batch) == [0, 1, 2]
+    assert select(Selector(k=3, method="loss"), batch) == [0, 1, 2]
     # As in the large batch, 4 : 2. Seats (1/8, 3/8, 5/8, 7/8) and (1/4, 3/4).
     quota = ClassQuota("loss")
-    assert choose(Selector(k=3, method=quota), batch) == [0, 1, 4]
-    assert choose(Selector(k=1, method=quota), batch) == [0]
-    # As many of each; of an odd number the best goes first, and class 1 has two points only.
+    assert select(Selector(k=3, method=quota), batch) == [0, 1, 4]
+    assert select(Selector(k=1, method=quota), batch) == [0]
+    # As many of each; of an odd number the best goes first, and class 1 has two examples only.
     equal = ClassQuota("loss", shares=(1, 1))
-    assert choose(Selector(k=2, method=equal), batch) == [0, 4]
-    assert choose(Selector(k=3, method=equal), batch) == [0, 1, 4]
-    assert choose(Selector(k=5, method=equal), batch) == [0, 1, 2, 4, 5]
+    assert select(Selector(k=2, method=equal), batch) == [0, 4]
+    assert select(Selector(k=3, method=equal), batch) == [0, 1, 4]
+    assert select(Selector(k=5, method=equal), batch) == [0, 1, 2, 4, 5]
     # Four to one: seats (1/8, 3/8, 5/8, 7/8) and 1/2, so that the small class is not left out.
     five = Batch(x[:5], y[:5], torch.arange(5))
-    assert choose(Selector(k=3, method=quota), five) == [0, 1, 4]
+    assert select(Selector(k=3, method=quota), five) == [0, 1, 4]
     with pytest.raises(ValueError, match="one number a class, 2, got 3"):
-        choose(Selector(k=2, method=ClassQuota("loss", shares=(1, 1, 1))), batch)
+        select(Selector(k=2, method=ClassQuota("loss", shares=(1, 1, 1))), batch)
 
 
 def test_reducr_by_hand() -> None:
@@ -229,22 +229,22 @@ def test_reducr_by_hand() -> None:
     batch = Batch(x, y, torch.arange(3))
     method = Reducr(lr=2.0)
     selector = Selector(il=torch.tensor([LOG2, LOG2 / 2, 1.0]), k=3, method=method)
-    choose(selector, batch)
+    select(selector, batch)
     assert selector.last is not None
     assert selector.last.values.tolist() == pytest.approx([LOG2 / 2, LOG2 / 4, 0.0])
     # Mean losses 1.5 log 2 and log 2: weights as 2^3 : 2^2.
     assert method.weights is not None
     assert method.weights.tolist() == pytest.approx([2 / 3, 1 / 3])
-    choose(selector, batch)
+    select(selector, batch)
     assert selector.last.values.tolist() == pytest.approx([2 / 3 * LOG2, LOG2 / 3, 0.0])
     # By class: excess over the first column (log 2, 0, 0), over the second (0, 0, log 2).
     table = torch.tensor([[LOG2, 3.0], [3.0, 3.0], [3.0, 0.0]])
     selector = Selector(k=2, method=Reducr(lr=0.0, class_il=table))
-    assert choose(selector, batch) == [0, 2]
+    assert select(selector, batch) == [0, 2]
     assert selector.last is not None
     assert selector.last.values.tolist() == pytest.approx([LOG2 / 2, LOG2 / 2])
     with pytest.raises(ValueError, match="one column a class, 2, got 3"):
-        choose(Selector(k=2, method=Reducr(class_il=torch.zeros(3, 3))), batch)
+        select(Selector(k=2, method=Reducr(class_il=torch.zeros(3, 3))), batch)
 
 
 def large() -> tuple[nn.Module, Batch, Tensor]:
@@ -331,14 +331,14 @@ def test_a_method_of_ones_own() -> None:
         return c.top(-c.il)._replace(weights=torch.arange(1.0, c.k + 1))
 
     batch = rows_with(0.9, 0.6, 0.3)
-    assert choose(Selector(k=1, method="own_margin"), batch) == [1]
-    assert choose(Selector(k=1, method=margin), batch) == [1]
+    assert select(Selector(k=1, method="own_margin"), batch) == [1]
+    assert select(Selector(k=1, method=margin), batch) == [1]
     selector = Selector(il=torch.tensor([0.3, 0.1, 0.2]), k=2, method="own_easy")
-    assert choose(selector, batch) == [1, 2]
+    assert select(selector, batch) == [1, 2]
     # Row 1 is the best and row 2 the second; the weights follow the rows of the small batch.
     il = torch.tensor([0.3, 0.2, 0.1])
     selector = Selector(il=il, k=2, method="own_easy")
-    assert choose(selector, batch) == [1, 2]
+    assert select(selector, batch) == [1, 2]
     assert selector.last is not None
     assert selector.last.weights is not None
     assert selector.last.weights.tolist() == [2.0, 1.0]
@@ -348,7 +348,7 @@ def test_a_method_of_ones_own() -> None:
         register("own_margin")(easy)
     register("own_margin")(margin)  # a cell of a notebook that runs again
     with pytest.raises(TypeError, match="must return Selected.*got Tensor"):
-        choose(Selector(k=1, method=lambda c: c.logits), batch)
+        select(Selector(k=1, method=lambda c: c.logits), batch)
     with pytest.raises(
         ValueError, match=r"needs must be some of il, dropout, logits, classes, got proxy"
     ):

@@ -1,4 +1,4 @@
-"""Models beside the target: a proxy that scores, irreducible losses that stay up to date."""
+"""Models beside the target: a proxy that scores, and online irreducible losses."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_online_il_is_read_in_eval_mode_and_learns_from_the_small_batch() -> Non
     assert moved.tolist() == pytest.approx([0.01, 0.01], rel=0.01)
 
 
-def test_looking_teaches_an_online_model_nothing() -> None:
+def test_a_preview_teaches_an_online_model_nothing() -> None:
     online = OnlineModel(network(), lr=0.01)
     before = copy.deepcopy(online.model.state_dict())
     selector = Selector(il=online, k=2)

@@ -1,4 +1,4 @@
-"""Numbers that change over a run, and when."""
+"""Schedules of numbers, and phases with uniform selection."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ def test_temperature_follows_the_step_of_the_selector() -> None:
     method = Boltzmann("loss", temperature=Linear(0.0, 1e6, steps=40, stages=2))
     selector = Selector(k=3, method=method)
     cold = Selector(k=3, method="loss")(nn.Identity(), BATCH).ids.tolist()
-    chosen = [selector(nn.Identity(), BATCH).ids.tolist() for _ in range(40)]
-    assert chosen[:20] == [cold] * 20
-    assert len({tuple(ids) for ids in chosen[20:]}) > 10
+    found = [selector(nn.Identity(), BATCH).ids.tolist() for _ in range(40)]
+    assert found[:20] == [cold] * 20
+    assert len({tuple(ids) for ids in found[20:]}) > 10
 
 
 def test_phases_are_uniform_and_of_the_same_size() -> None:
     phases = UniformPhases(steps=40, warmup=10, anneal=0.25)
     selector = Selector(k=3, method="loss", phases=phases)
     best = Selector(k=3, method="loss")(nn.Identity(), BATCH).ids.tolist()
-    chosen = [selector(nn.Identity(), BATCH).ids.tolist() for _ in range(40)]
-    assert {len(ids) for ids in chosen} == {3}
-    assert chosen[10:30] == [best] * 20
-    assert len({tuple(ids) for ids in chosen[:10] + chosen[30:]}) > 10
+    found = [selector(nn.Identity(), BATCH).ids.tolist() for _ in range(40)]
+    assert {len(ids) for ids in found} == {3}
+    assert found[10:30] == [best] * 20
+    assert len({tuple(ids) for ids in found[:10] + found[30:]}) > 10
     assert selector.scored == 20 * 10
     # A run that is made longer goes on as it ends.
     assert phases.uniform(41)

@@ -95,11 +95,11 @@ def test_the_oldest_losses_are_refreshed_and_the_others_used_as_they_are() -> No
     history = History(6)
     selector = Selector(k=1, method="loss", scoring=Scoring(refresh=0.5), history=history)
     model = Widths()
-    # Nothing is known: the first two rows are scored, and the third cannot be chosen.
+    # Nothing is known: the first two rows are scored, and the third cannot be selected.
     assert selector(model, batch([0, 1, 2, 3], [1.0, 2.0, 9.0, 9.0])).ids.tolist() == [1]
     assert torch.allclose(history.loss[:2], torch.tensor([1.0, 2.0]))
     assert history.loss[2:].isnan().all()
-    # The two without a loss are scored; 1 is chosen by its old loss of 2, though it is 0.5 now.
+    # The two without a loss are scored; 1 is selected by its old loss of 2, though it is 0.5 now.
     assert selector(model, batch([0, 1, 2, 3], [0.5, 0.5, 1.5, 1.0])).ids.tolist() == [1]
     # 0 and 1 have the oldest losses.
     assert selector(model, batch([3, 2, 1, 0], [9.0, 9.0, 0.5, 0.5])).ids.tolist() == [2]

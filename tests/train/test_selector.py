@@ -102,8 +102,8 @@ def test_structure_is_kept(batch: Any) -> None:
 
 def test_keyword_inputs_logits_in_a_mapping_and_forward() -> None:
     batch = {"features": X, "scale": 1.0, "labels": Y, "ids": IDS}
-    kept = Selector(il=TABLE, k=1)(KeywordModel(), batch)
-    assert kept["ids"].tolist() == [7]
+    small = Selector(il=TABLE, k=1)(KeywordModel(), batch)
+    assert small["ids"].tolist() == [7]
     picked = Selector(il=TABLE, k=1, forward=lambda model, b: model(b["features"]))
     assert picked(nn.Identity(), batch)["ids"].tolist() == [7]
 
@@ -282,8 +282,8 @@ def test_what_it_did_can_enter_a_loss() -> None:
         weight = torch.ones(4, requires_grad=True)
         (weight * last.losses)[last.indices].mul(last.values).sum().backward()
         assert weight.grad is not None
-        chosen = last.losses[last.indices] * last.values
-        assert torch.equal(weight.grad, torch.zeros(4).index_put_((last.indices,), chosen))
+        wanted = last.losses[last.indices] * last.values
+        assert torch.equal(weight.grad, torch.zeros(4).index_put_((last.indices,), wanted))
 
 
 BAD_ARGUMENTS: list[tuple[Any, type[Exception], str]] = [
