@@ -91,7 +91,10 @@ class IndexedDataset(Dataset[Any]):
                 "subsets of the wrapped one; join two by a + b"
             )
         if input_tolerance is None:
-            input_tolerance = float(getattr(dataset, "input_tolerance", 0.0))
+            source = dataset
+            while isinstance(source, Subset):
+                source = source.dataset
+            input_tolerance = float(getattr(source, "input_tolerance", 0.0))
         if not 0.0 <= input_tolerance < math.inf:
             raise ValueError(
                 "IndexedDataset: input_tolerance must be finite and at least 0, got "

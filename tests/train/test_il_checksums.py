@@ -203,6 +203,7 @@ def test_the_tolerance_is_that_of_the_data_set() -> None:
 
     data = IndexedDataset(Photographs(lambda i: LEVELS[i]))
     assert data.input_tolerance == 3
+    assert IndexedDataset(Subset(data.dataset, [1, 2])).input_tolerance == 3
     assert (data + images(LEVELS)).input_tolerance == 3
     assert IndexedDataset(Photographs(lambda i: 0), input_tolerance=1).input_tolerance == 1
     for bad in (-1.0, float("nan"), float("inf")):

@@ -57,7 +57,8 @@ def average_il(stores: Sequence[ILStore]) -> ILStore:
     for key in dict.fromkeys(key for store in stores for key in store.info):
         texts = [store.info.get(key, "") for store in stores]
         info[key] = texts[0] if len(set(texts)) == 1 else "; ".join(texts)
-    info |= {"loss_function": name for name in names}
+    if names:
+        info["loss_function"] = names.pop()
     info["seconds"] = f"{sum(float(store.info.get('seconds', 0)) for store in stores):.3f}"
     inputs = checksums[0] if len(checksums) == len(stores) else ()
     return ILStore((total / len(stores)).float(), first.fingerprint, fold, info, inputs)

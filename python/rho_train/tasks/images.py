@@ -60,7 +60,7 @@ def images(
         layers = mlp(inputs, widths, len(classes), seed=seed, dropout=dropout)
         return nn.Sequential(Pixels(), nn.Flatten(), *layers)
 
-    train, test = ((StackDataset(*part), part[1]) for part in parts)
+    train, test = ((_Images(*part), part[1]) for part in parts)
     return Task(
         name=Path(folder).resolve().name,
         train=train[0],
@@ -71,6 +71,12 @@ def images(
         make_il_model=lambda seed: make(il_hidden or hidden, seed),
         classes=classes,
     )
+
+
+class _Images(StackDataset[Any]):
+    """Images and labels; another version of Pillow may decode a JPEG to slightly other pixels."""
+
+    input_tolerance = 8.0
 
 
 def image_folders(where: str, folder: Path, size: int) -> tuple[tuple[str, ...], Any, Any]:
