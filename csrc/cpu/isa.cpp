@@ -19,7 +19,7 @@ std::vector<const RowKernels*> compiled_kernels() {
 }
 
 #ifdef RHO_EXT_X86
-// Clang before 19 does not know "f16c" in __builtin_cpu_supports.
+// Clang 14 does not know "f16c" in __builtin_cpu_supports.
 bool supports_f16c() {
   unsigned a = 0;
   unsigned b = 0;

@@ -98,8 +98,8 @@ inline lanes_t<T> lane_numbers() {
 }
 
 // Return a * b + c, rounded once where the instruction set has a fused multiply-add, else twice.
-// The compiler may not fuse anything itself, so that every compiler gives the same bits. No Arm
-// machine has run the branches for Arm yet.
+// The compiler may not fuse anything itself, so that every compiler gives the same bits. The
+// branches for Arm have run in an emulator only.
 inline double multiply_add(double a, double b, double c) {
 #if defined(__FMA__) || defined(__aarch64__)
   return __builtin_fma(a, b, c);

@@ -1,4 +1,4 @@
-"""Compiles CUDA sources with g++ against the emulator, in several variants, cached by content."""
+"""Compile CUDA sources with g++ against the emulator, in several variants, cached by content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// Stand-in for the toolkit's <cooperative_groups.h>: the grid and the block.
+// Replaces the toolkit's <cooperative_groups.h>: the grid and the block.
 #pragma once
 
 #include "cuda_runtime.h"

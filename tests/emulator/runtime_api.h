@@ -55,7 +55,7 @@ enum cudaStreamCaptureMode { cudaStreamCaptureModeRelaxed = 2 };
 extern "C" {
 cudaError_t cudaGetLastError();
 cudaError_t cudaPeekAtLastError();
-// Of a launch failure: the message of the last one.
+// Return the message of the last launch failure.
 const char* cudaGetErrorString(cudaError_t error);
 const char* cudaGetErrorName(cudaError_t error);
 cudaError_t cudaGetDevice(int* device);
@@ -67,9 +67,9 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaDeviceSynchronize();
 
-// How the next launches run. order: 0 forward, 1 reverse, 2 random. resident: how many blocks can
-// be in flight, which is the number of multiprocessors that the device claims. parallel: blocks run
-// at the same time rather than in turns. yield_permille: how often an atomic lets others run.
+// Configure the next launches. order: 0 forward, 1 reverse, 2 random. resident: blocks in flight,
+// which is the number of multiprocessors that the device reports. parallel: 1 if blocks run at the
+// same time. yield_permille: how often an atomic lets others run.
 void emulator_configure(unsigned long long seed, int order, int resident, int parallel,
                         int yield_permille);
 }
@@ -107,7 +107,7 @@ inline cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config,
                                       void (*kernel)(Parameters...), Arguments&&... arguments) {
   const std::tuple<Parameters...> parameters(
       static_cast<Parameters>(std::forward<Arguments>(arguments))...);
-  // Every thread gets a copy of the parameters of its own.
+  // Every thread gets its own copy of the parameters.
   const auto call = [kernel, &parameters] { std::apply(kernel, parameters); };
   return emulator::launch(
       *config, emulator::address_of(kernel),

@@ -1,4 +1,4 @@
-"""The emulator does what it claims: see selftest/ for the kernels and what they check."""
+"""Test the emulator itself with the kernels of selftest/."""
 
 from __future__ import annotations
 

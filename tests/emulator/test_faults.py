@@ -1,4 +1,4 @@
-"""Faults planted in a copy of the kernels: the checks of kernels/ find each of them.
+"""Plant faults in a copy of the kernels: the checks of kernels/ must find each of them.
 
 A plain load where another block has written (`__ldcg`) is not among them: only a GPU has the L1
 cache that would give an old value.
@@ -21,7 +21,7 @@ from .test_kernels import run
 
 @dataclass(frozen=True)
 class Fault:
-    """`old`, which stands in the file once, becomes `new`; the check says `report`."""
+    """A fault: replace `old`, which occurs once in the file, by `new`; the check prints `report`."""
 
     file: str
     old: str
@@ -145,7 +145,7 @@ FAULTS = {
 
 
 def check(name: str) -> subprocess.CompletedProcess[str]:
-    """Run the check of a fault on a copy of the sources, whose place is in the build's cache."""
+    """Run the check of a fault on a copy of the sources in the build's cache."""
     fault = FAULTS[name]
     csrc = BUILD / "faults" / name.replace(" ", "_")
     shutil.rmtree(csrc, ignore_errors=True)

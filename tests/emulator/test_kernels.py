@@ -1,4 +1,4 @@
-"""The kernels of csrc/cuda on every path of their plan: right, race-free, covered by these runs."""
+"""Test the kernels of csrc/cuda on every path of their plan: results, races, memory, coverage."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_kernels(check: str, variant: Variant) -> None:
 
 @pytest.mark.slow
 def test_the_ops_on_tensors_of_their_exact_size() -> None:
-    """Through torch, whose tensors AddressSanitizer guards: all layouts, dtypes and plans."""
+    """Run the ops on torch tensors, which AddressSanitizer guards: all layouts, dtypes and plans."""
     files = ("test_score.py", "test_plan.py", "test_bad_inputs.py")
     kept = "emulated and (layout or strided or workspace or on_a_gpu or every_plan)"
     options = [

@@ -57,6 +57,12 @@ def test_no_flag_of_the_builder_lets_the_kernels_ignore_nan() -> None:
     assert [flag for flag in flags if flag.startswith("-ffp-contract")][-1] == "-ffp-contract=off"
 
 
+def test_the_cuda_library_has_no_function_for_tests() -> None:
+    if not CUDA_LIBRARY.exists():
+        pytest.skip(f"no CUDA kernels were built: {build_info()['cuda']}")
+    assert b"force_plan" not in CUDA_LIBRARY.read_bytes()
+
+
 def test_torch_is_found_beside_the_package() -> None:
     dynamic = tool("readelf", "-d")
     assert re.findall(r"R(?:UN)?PATH\).*\[(.*)\]", dynamic) == ["$ORIGIN/../torch/lib"]

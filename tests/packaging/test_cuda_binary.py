@@ -16,7 +16,7 @@ from rho_ext import _library
 
 LIBRARY = _library._CUDA
 ARCHITECTURES = ("80", "86", "89", "90", "100", "120")
-# kFull = false: the methods rho, loss and neg_il without label smoothing.
+# kNeedsMoments = false: the methods rho, loss and neg_il without label smoothing.
 HOT = "ELb0EE"
 REGIMES = 2
 TYPES = 3

@@ -1,4 +1,5 @@
-// Atomics on global and shared memory, relaxed as on the device: only a fence orders other memory.
+// Atomics on global and shared memory. They are relaxed, as on the device: only fences order
+// memory.
 #pragma once
 
 #include <cstdint>

@@ -16,7 +16,7 @@ inline int __syncthreads_or(int predicate, emulator::Where where = emulator::Whe
   return emulator::block_vote(emulator::Vote::kOr, predicate != 0, where);
 }
 
-// All three as strong as the widest: TSan knows one scope.
+// All three act as the widest one, because TSan has only one scope.
 inline void __threadfence() { emulator::fence(); }
 inline void __threadfence_block() { emulator::fence(); }
 inline void __threadfence_system() { emulator::fence(); }

@@ -1,4 +1,4 @@
-// Values of up to eight bytes as bits, for what the engine passes between threads.
+// Convert values of up to eight bytes to bits, which the engine passes between threads.
 #pragma once
 
 #include <cstdint>

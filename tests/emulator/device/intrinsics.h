@@ -1,4 +1,5 @@
-// Bits and arithmetic. The fast functions are exact here: tests allow for their error on a device.
+// Bit and arithmetic intrinsics. The fast functions are exact here; tests allow for their error on
+// a device.
 #pragma once
 
 #include <bit>
@@ -56,7 +57,7 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 
-// By value, and of two types, as CUDA's global functions.
+// By value and with two types, like CUDA's global functions.
 template <class A, class B>
 constexpr std::common_type_t<A, B> min(A a, B b) {
   using Common = std::common_type_t<A, B>;

@@ -1,7 +1,7 @@
 // The keywords that nvcc adds to C++.
 #pragma once
 
-// Every block runs on an OS thread of its own, so thread_local is exactly "one for each block".
+// Every block runs on its own OS thread, so thread_local means "one for each block".
 #define __shared__ thread_local
 
 #define __global__

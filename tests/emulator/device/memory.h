@@ -6,8 +6,8 @@
 
 #include "engine/device_calls.h"
 
-// The dynamic shared memory of the block, 16-byte aligned at least. Under nvcc the kernels define
-// this function themselves, around an extern __shared__ array.
+// Return the dynamic shared memory of the block, aligned to at least 16 bytes. For nvcc the
+// function is in csrc/cuda/intrinsics.cuh.
 inline unsigned char* dynamic_shared() { return emulator::dynamic_shared_memory(); }
 
 namespace emulator {

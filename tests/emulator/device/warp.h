@@ -13,7 +13,7 @@ inline void __syncwarp(unsigned mask = 0xffffffffu,
 
 namespace emulator {
 
-// Lanes of one segment of a shuffle: its first and its last.
+// The first and the last lane of a shuffle segment.
 inline int segment_start(int width, Where where) {
   if (width < 1 || width > 32 || (width & (width - 1)) != 0) {
     fail("%s:%u: the width of a shuffle must be a power of two up to 32, got %d", where.file_name(),
@@ -49,7 +49,7 @@ inline T __shfl_sync(unsigned mask, T value, int source, int width = 32,
   return emulator::shuffle_within(mask, value, first + (source & (width - 1)), first,
                                   first + width - 1, where);
 }
-// A lane above its segment is out of reach, one below is not.
+// A lane above its segment cannot be read, one below can.
 template <class T>
 inline T __shfl_xor_sync(unsigned mask, T value, int flipped, int width = 32,
                          emulator::Where where = emulator::Where::current()) {
@@ -94,7 +94,7 @@ template <class T>
 inline T __reduce_add_sync(unsigned mask, T value,
                            emulator::Where where = emulator::Where::current()) {
   static_assert(std::is_integral_v<T> && sizeof(T) == 4);
-  // Unsigned, because the device wraps around.
+  // Unsigned, because sums wrap around on the device.
   const auto sum = [](unsigned a, unsigned b) { return a + b; };
   return static_cast<T>(emulator::reduce(mask, static_cast<unsigned>(value), sum, where));
 }

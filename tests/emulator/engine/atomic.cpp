@@ -1,4 +1,4 @@
-// What surrounds atomics, and fences.
+// Atomics and fences.
 #include "engine/block.h"
 #include "engine/grid.h"
 #include "engine/sanitizers.h"
@@ -6,7 +6,7 @@
 namespace emulator {
 namespace {
 
-// A thread that polls an atomic must let others run at some time.
+// A thread that polls an atomic must let others run sometimes.
 constexpr int kAtomicsInTurn = 1000;
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Barriers of a block and of the grid, from the side of one thread.
+// Barriers of a block and of the grid, as one thread calls them.
 #include <cstring>
 
 #include "engine/block.h"
@@ -13,7 +13,7 @@ bool same_place(const Where& a, const Where& b) {
          std::strcmp(a.file_name(), b.file_name()) == 0;
 }
 
-// Waits for the others. Returns which of the two sets of the barrier holds the votes.
+// Wait for the others. Return the index of the barrier's set that holds the votes.
 unsigned arrive(bool vote, Where where) {
   Block& block = current_block();
   Barrier& barrier = block.barrier;

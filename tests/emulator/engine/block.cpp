@@ -15,8 +15,8 @@ namespace {
 
 thread_local constinit Block* block_of_thread = nullptr;
 
-// Fibers must not allocate or copy memory with library functions, which TSan watches even in this
-// file: the orders of __syncwarp come from pages that are only ever named, never touched.
+// Fibers must not allocate or copy memory with library functions, because TSan watches those even
+// in this file. The orders of __syncwarp use addresses of pages that are never touched.
 constexpr size_t kOrdersBytes = size_t{4} << 20;
 constexpr size_t kOrderBytes = 8;
 
@@ -85,7 +85,7 @@ void Block::prepare_fiber(unsigned rank, const dim3& size) {
   fiber.warp->lanes[fiber.lane()] = &fiber;
   fiber.where = {};
   fiber.fences = {};
-  // Tops of stacks that lie a power of two apart would compete for the same lines of the cache.
+  // Stack tops a power of two apart would compete for the same cache lines.
   constexpr size_t kColours = 16;
   constexpr size_t kColourBytes = 256;
   prepare_context(fiber.context, stacks_.bottom(rank),
@@ -142,7 +142,7 @@ void Block::begin_round() {
     for (size_t i = round_.size() - 1; i > 0; --i) {
       std::swap(round_[i], round_[random_.below(i + 1)]);
     }
-    // Some run again before others have run at all.
+    // Random order: some run again before others have run at all.
     const size_t kept = 1 + random_.below(round_.size());
     for (size_t i = kept; i < round_.size(); ++i) {
       ready_.push_back(round_[i]);
@@ -165,7 +165,7 @@ void Block::enter(Fiber& fiber) {
   fiber.atomics_in_turn = 0;
 }
 
-// Switch directly to the next fiber, if there is one: half the switches of a detour by the scheduler.
+// Switch directly to the next fiber, if there is one: half as many switches as by the scheduler.
 void Block::suspend(State state) {
   Fiber& fiber = *current_;
   fiber.state = state;
@@ -239,7 +239,7 @@ char* Block::fresh_order() {
 void Block::finish() {
   dynamic_shared_.close();
   if (under_asan() && live_ > 0) {
-    // The frames of threads that a failure stopped stay poisoned.
+    // Stack frames of threads that a failure stopped are still poisoned.
     for (const Fiber& fiber : fibers_) {
       __asan_unpoison_memory_region(fiber.context.stack_bottom, Stacks::kBytes);
     }

@@ -1,4 +1,4 @@
-// A block: its threads are fibers of one OS thread, which take turns at collectives.
+// A block. Its threads are fibers of one OS thread, which switch at collectives.
 #pragma once
 
 #include <array>
@@ -35,7 +35,7 @@ struct Fiber;
 struct Warp {
   std::array<Fiber*, 32> lanes;
   unsigned alive;
-  // Bits number the meetings. A lane is in one at most.
+  // Each bit stands for one meeting. A lane is in at most one.
   unsigned in_use;
   unsigned open;
   std::array<Meeting, 32> meetings;
@@ -49,7 +49,7 @@ struct Fiber {
   unsigned rank;
   Warp* warp;
   State state;
-  // Of the last collective.
+  // Results of the last collective.
   Where where;
   int atomics_in_turn;
   ThreadFences fences;
@@ -85,14 +85,14 @@ class Block {
   Barrier barrier;
   BlockFences fences;
 
-  // For the running fiber. The first returns when somebody has woken it, the second when others
-  // have had a turn.
+  // Suspend the running fiber. The first returns after a wake-up, the second after other fibers
+  // have run.
   void suspend(State state);
   void yield();
   void wake(Fiber& fiber);
   void wake_barrier();
   void leave_warp(Fiber& fiber);
-  // An address that no order has used, for TSan.
+  // Return an address that TSan has not seen yet.
   char* fresh_order();
 
  private:
@@ -117,7 +117,7 @@ class Block {
   DynamicShared dynamic_shared_;
   std::vector<Fiber> fibers_;
   std::vector<Warp> warps_;
-  // Those that run now, and those that have become ready since.
+  // The fibers of this round, and those that became ready since.
   std::vector<Fiber*> round_;
   size_t next_ = 0;
   std::vector<Fiber*> ready_;

@@ -12,7 +12,7 @@ namespace {
 constexpr size_t kGuardBytes = 4096;
 
 #if defined(__x86_64__)
-// Saves what the ABI lets a function keep, swaps the stacks, and takes the same from the other.
+// Save the callee-saved registers, swap the stacks, and restore the registers of the other context.
 extern "C" void emulator_swap_stacks(void** saved, void* resumed);
 asm(R"(
   .text

@@ -1,4 +1,4 @@
-// Contexts of execution with stacks of their own, and the switch between them.
+// Execution contexts with their own stacks, and the switch between them.
 #pragma once
 
 #include <cstddef>
@@ -24,19 +24,19 @@ struct Context {
   void* tsan_fiber = nullptr;
 };
 
-// Makes the context start at entry, which never returns.
+// Make the context start at entry, which never returns.
 void prepare_context(Context& context, void* stack_bottom, size_t stack_bytes, void (*entry)());
 
-// Makes the context that of the running OS thread.
+// Make this the context of the running OS thread.
 void adopt_thread(Context& context);
 
-// The first line of a context's entry.
+// Must be called first in a context's entry.
 void begin_context();
 
 enum class Leaving { kForNow, kForGood };
 void switch_context(Context& from, Context& to, Leaving leaving = Leaving::kForNow);
 
-// Stacks of equal size, each above a page that must not be touched.
+// Stacks of equal size, each above a protected page.
 class Stacks {
  public:
   static constexpr size_t kBytes = size_t{256} << 10;

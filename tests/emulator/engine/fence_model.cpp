@@ -41,7 +41,7 @@ void BlockFences::retire() {
 }
 
 void ThreadFences::fence(BlockFences& block) {
-  // First, as a fence publishes also what it takes in.
+  // First, because a fence also publishes what it acquires.
   if (own_.has_pending) {
     __tsan_acquire(&own_.pending);
   }

@@ -1,12 +1,12 @@
-// Fences as TSan can see them. A fence takes a snapshot of what happened before it, a later atomic
-// publishes the snapshot, and a fence after an atomic that read it takes it in. An atomic alone,
-// which is relaxed, orders nothing. A barrier of the block hands on what its threads have fenced
-// and read: any thread may then do the atomic, or the second fence, for all.
+// Model fences for TSan. A fence takes a snapshot of earlier memory operations. A later atomic
+// publishes the snapshot, and a fence after an atomic that read it acquires it. An atomic alone is
+// relaxed and orders nothing. A barrier of the block passes on what its threads have fenced and
+// read, so that any thread may do the atomic, or the second fence, for all.
 #pragma once
 
 namespace emulator {
 
-// Hands the order of one address on to another without taking it in.
+// Pass the order of one address on to another without acquiring it.
 class Relay {
  public:
   void pass(void* from, void* to);
@@ -16,7 +16,7 @@ class Relay {
   void* fiber_ = nullptr;
 };
 
-// Addresses that TSan knows an order by: what may be published, and what was read but not fenced.
+// Addresses of orders for TSan: of what may be published, and of what was read but not fenced.
 struct Orders {
   char snapshot = 0;
   char pending = 0;
@@ -31,7 +31,7 @@ class BlockFences {
 
  private:
   friend class ThreadFences;
-  // Of all barriers so far, and of the one that threads are arriving at.
+  // Orders of all barriers so far, and of the current one.
   Orders passed_;
   Orders arriving_;
   Relay publisher_;

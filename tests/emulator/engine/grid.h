@@ -1,4 +1,4 @@
-// A launch: which blocks are in flight, whose turn it is, and what went wrong.
+// A launch: the blocks in flight, the block that runs, and the first failure.
 #pragma once
 
 #include <array>
@@ -40,12 +40,12 @@ struct Launch {
   unsigned threads() const { return block.x * block.y * block.z; }
 };
 
-// Normally one block runs at a time, until it ends, waits for the grid or yields, and then hands
-// the turn to another: to one that has not started, which a worker without a block runs, or to one
-// that waits on a worker of its own. In parallel mode nobody waits for a turn.
+// Normally one block runs at a time, until it ends, waits for the grid or yields. Then another
+// block runs: a new one on a free worker, or one that waits on its own worker. In parallel mode all
+// blocks in flight run.
 class Grid {
  public:
-  // Returns the message of the failure, or an empty string. One launch at a time.
+  // Return the message of the failure, or an empty string. One launch at a time.
   std::string run(const Launch& launch, const Config& config);
 
   const Launch& launch() const { return launch_; }
@@ -56,10 +56,10 @@ class Grid {
 
   // The first failure counts. All blocks stop at their next collective.
   void fail(const std::string& message);
-  // Lets other blocks run, those that yielded least before the others.
+  // Let other blocks run, first those that have yielded least.
   void yield(Worker& worker, long block, long yields);
   void wait_for_grid(Worker& worker, long block);
-  // Accounts for the block that this worker has finished, and returns its next or kNone.
+  // Record that this worker has finished its block. Return its next block, or kNone.
   long next_block(Worker& worker);
   static constexpr long kNone = -1;
 
@@ -90,7 +90,7 @@ class Grid {
   long finished_ = 0;
   std::atomic<bool> failed_{false};
   std::string message_;
-  // Addresses that TSan knows the orders by.
+  // Addresses of orders for TSan.
   std::array<char, 2> barrier_orders_{};
   char end_order_ = 0;
   std::binary_semaphore done_{0};

@@ -1,4 +1,4 @@
-// The runtime API, of a device without memory of its own and without asynchrony.
+// The runtime API of a device that shares host memory and runs everything synchronously.
 #include "runtime_api.h"
 
 #include <cstdlib>
@@ -21,7 +21,7 @@ struct Kernel {
   size_t max_dynamic_shared = DynamicShared::kDefaultBytes;
 };
 
-// One for the process. A launch holds the mutex, so launches run one after the other.
+// The process has one. A launch holds the mutex, so launches run one after another.
 struct Device {
   std::mutex mutex;
   Config config;
@@ -39,7 +39,7 @@ struct Device {
   }
 };
 
-// The threads of the workers may outlive everything else.
+// Never freed: worker threads may outlive static objects.
 Device& device() {
   static Device& instance = *new Device;
   return instance;
@@ -193,7 +193,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   return emulator::report(cudaErrorInvalidValue);
 }
 
-// Filled with what no state may hold, as memory that was used before.
+// Filled with garbage, like memory that was used before.
 cudaError_t cudaMalloc(void** data, size_t bytes) {
   *data = std::malloc(bytes);
   if (*data == nullptr) {

@@ -24,7 +24,7 @@ namespace emulator {
 inline bool under_tsan() { return __tsan_create_fiber != nullptr; }
 inline bool under_asan() { return __asan_poison_memory_region != nullptr; }
 
-// What happened before a release happens before the code after an acquire of the same address.
+// Memory operations before a release happen before those after an acquire of the same address.
 inline void tsan_release(void* address) {
   if (under_tsan()) {
     __tsan_release(address);
@@ -35,7 +35,7 @@ inline void tsan_acquire(void* address) {
     __tsan_acquire(address);
   }
 }
-// Switches without an edge between the two.
+// Switch fibers without ordering their memory operations.
 inline void tsan_switch(void* fiber) {
   constexpr unsigned kNoSynchronisation = 1;
   __tsan_switch_to_fiber(fiber, kNoSynchronisation);

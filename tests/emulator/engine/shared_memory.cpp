@@ -52,8 +52,8 @@ StaticShared static_shared_of(const void* kernel) {
   return search.found;
 }
 
-// This also overwrites the engine's own thread-local variables, where they are in the same module:
-// a block sets them after this.
+// This also overwrites the engine's thread-local variables if they are in the same module. A block
+// sets them afterwards.
 void fill_static_shared(const StaticShared& shared) {
   if (shared.bytes > 0) {
     TlsIndex start{shared.module, 0};
@@ -61,7 +61,7 @@ void fill_static_shared(const StaticShared& shared) {
   }
 }
 
-// Pages of its own: TSan forgets about them when they are unmapped.
+// Separate pages: TSan forgets them when they are unmapped.
 DynamicShared::DynamicShared() : data_(static_cast<unsigned char*>(map_pages(kMaxBytes))) {}
 
 DynamicShared::~DynamicShared() { unmap_pages(data_, kMaxBytes); }

@@ -17,7 +17,7 @@ void fill_static_shared(const StaticShared& shared);
 class DynamicShared {
  public:
   static constexpr size_t kMaxBytes = size_t{227} << 10;
-  // What a kernel may use without asking for more by cudaFuncSetAttribute.
+  // The limit for a kernel without cudaFuncSetAttribute.
   static constexpr size_t kDefaultBytes = size_t{48} << 10;
 
   DynamicShared();

@@ -9,14 +9,14 @@
 namespace emulator {
 namespace {
 
-// TSan has room for about 8100 threads and fibers. Beyond this many a fiber is destroyed as soon as
-// its thread has finished, and TSan may forget what it did.
+// TSan has room for about 8100 threads and fibers. Beyond this number a fiber is destroyed when its
+// thread ends, and TSan may forget its memory operations.
 constexpr size_t kMostKept = 6000;
 
 struct Fibers {
   std::atomic_flag locked;
   std::array<void*, kMostKept> all;
-  // First those that are free, then those retired in this launch.
+  // First the free fibers, then those retired in this launch.
   size_t free = 0;
   size_t kept = 0;
 };
@@ -31,7 +31,7 @@ class Lock {
   ~Lock() { fibers.locked.clear(std::memory_order_release); }
 };
 
-// A fiber starts with what its creator knows, which must be nothing of this launch.
+// A fiber inherits its creator's order, which must not include this launch.
 void* create_fiber() {
   static void* const ignorant = __tsan_create_fiber(0);
   void* running = __tsan_get_current_fiber();
@@ -48,7 +48,7 @@ void* take_tsan_fiber() {
     const Lock lock;
     if (fibers.free > 0) {
       void* fiber = fibers.all[--fibers.free];
-      // The last retired one fills the gap.
+      // Move the last retired one into the gap.
       fibers.all[fibers.free] = fibers.all[--fibers.kept];
       return fiber;
     }

@@ -1,4 +1,4 @@
-// Warp collectives: lanes that name the same mask meet.
+// Warp collectives: lanes that name the same mask meet and exchange bits.
 #include <algorithm>
 
 #include "engine/block.h"
@@ -9,7 +9,7 @@ namespace {
 
 Meeting& meeting_at(Warp& warp, unsigned bit) { return warp.meetings[__builtin_ctz(bit)]; }
 
-// The open meeting of this mask, as its bit, or 0.
+// Return the bit of the open meeting of this mask, or 0.
 unsigned find_open(Warp& warp, unsigned mask) {
   for (unsigned open = warp.open; open != 0; open &= open - 1) {
     const unsigned bit = open & -open;
@@ -33,7 +33,7 @@ unsigned open_meeting(Block& block, Warp& warp, Collective collective, unsigned 
   return bit;
 }
 
-// Closes the meeting once every lane of its mask that is still alive has come.
+// Close the meeting when every lane of its mask that has not exited has arrived.
 bool close_if_complete(Block& block, Warp& warp, unsigned bit, const Fiber* runs_on) {
   Meeting& meeting = meeting_at(warp, bit);
   const unsigned expected = meeting.mask & warp.alive;
@@ -51,7 +51,7 @@ bool close_if_complete(Block& block, Warp& warp, unsigned bit, const Fiber* runs
   return true;
 }
 
-// Waits for the others. The meeting keeps its contents until the caller is next suspended.
+// Wait for the others. The meeting keeps its contents until the caller is suspended again.
 const Meeting& attend(Collective collective, unsigned mask, uint64_t bits, Where where) {
   Block& block = current_block();
   Fiber& fiber = *block.current();

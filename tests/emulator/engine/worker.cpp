@@ -12,7 +12,7 @@
 namespace emulator {
 namespace {
 
-// Lives as long as the process, as its threads do.
+// Never freed, because its threads live as long as the process.
 class Pool {
  public:
   static Pool& instance() {
@@ -36,7 +36,7 @@ class Pool {
 
  private:
   Pool() {
-    // The threads do not exist in a forked process.
+    // A forked process does not have these threads.
     pthread_atfork(nullptr, nullptr, [] { instance().idle_.clear(); });
   }
 

@@ -1,4 +1,4 @@
-// OS threads that run blocks. They are kept between launches: starting one costs more than a small
+// OS threads that run blocks. Later launches reuse them: starting one costs more than a small
 // launch.
 #pragma once
 
@@ -10,16 +10,16 @@ namespace emulator {
 
 struct Worker {
   std::binary_semaphore wake{0};
-  // What to run once woken from idleness.
+  // The block to run after the next wake-up.
   Grid* grid = nullptr;
   long first_block = 0;
   Block block{*this};
 };
 
-// Runs a block, and then those that the grid gives, on a worker that is idle or new.
+// Run a block on an idle or new worker, and then further blocks of the grid.
 void start_worker(Grid& grid, long block);
 
-// Called by a worker that has nothing left to run: it may be started again from now on.
+// Called by a worker without a block: from now on it may be started again.
 void retire_worker(Worker& worker);
 
 }  // namespace emulator

@@ -1,5 +1,5 @@
-// Runs the kernels through every path of their plan, at small sizes: the check of a name. Ends with
-// status 1 at the first check that fails.
+// Run one check of the kernels, by name: every path of their plan, at small sizes. The program ends
+// with status 1 at the first difference.
 #include <cstring>
 #include <span>
 
@@ -65,7 +65,7 @@ void check_plans(int most_threads) {
         before = scored;
         for (int stage : {kLastBlock, kGrid}) {
           for (int tile : {0, 8, 64}) {
-            // Large blocks are slow, and sort as small ones do.
+            // Large blocks are slow, and sort like small ones.
             if (blocks.threads == 64 || tile == 8) {
               forced.top_k_stage = stage;
               forced.sort_tile = tile;
@@ -90,7 +90,7 @@ const Schedule kSchedules[] = {
     {.seed = 6, .order = 1, .resident = 8, .parallel = 1, .yield_permille = 500},
 };
 
-// The same plan gives the same bits, whichever block and thread comes first.
+// The same plan gives the same bits in any order of blocks and threads.
 void check_schedules(std::span<const Shape> shapes, std::span<const Schedule> schedules) {
   for (const Shape& shape : shapes) {
     const Problem problem(shape);
@@ -103,7 +103,7 @@ void check_schedules(std::span<const Shape> shapes, std::span<const Schedule> sc
         check_same(problem, plan, run(problem, plan, schedule), scored, "other scores");
         for (int stage : {kLastBlock, kGrid}) {
           forced.top_k_stage = stage;
-          // One with keys for several warps, one with many runs to merge.
+          // Sort once with keys for several warps, once with many runs to merge.
           forced.sort_tile = stage == kLastBlock ? 128 : 16;
           const Plan selecting = plan_of(problem, true, forced, schedule.resident);
           check_selection(problem, selecting, run(problem, selecting, schedule), scored);
@@ -113,7 +113,7 @@ void check_schedules(std::span<const Shape> shapes, std::span<const Schedule> sc
   }
 }
 
-// A device that does not run all blocks at a time after all.
+// A device that cannot run all blocks of a cooperative launch at a time.
 void check_fallback() {
   const Problem problem({.rows = 100, .classes = 10, .k = 30});
   const Plan scoring = plan_of(problem, false, {.regime = 1, .threads = 64});
@@ -125,8 +125,8 @@ void check_fallback() {
 void plans() { check_plans(512); }
 void small_blocks() { check_plans(64); }
 void schedules() { check_schedules(kShapes, kSchedules); }
-// Where every access is watched: the problems of many rows, of long rows and of many ties, in turns
-// and in parallel.
+// For TSan: the problems with many rows, long rows and many ties, one block at a time and in
+// parallel.
 void races() { check_schedules(std::span(kShapes).subspan(3, 3), std::span(kSchedules).last(5)); }
 
 constexpr struct {

@@ -57,7 +57,7 @@ Problem::Problem(const Shape& s)
       ids_(static_cast<size_t>(s.rows)),
       il_(static_cast<size_t>(s.ids ? kPoints : s.rows)),
       bias_(static_cast<size_t>(s.rows)) {
-  // NaN between the rows: nobody may take it for a logit.
+  // NaN between the rows: reading it as a logit shows.
   std::fill(logits_.begin(), logits_.end(), 0xff);
   for (size_t i = 0; i < il_.size; ++i) {
     il_.data[i] = i % 19 == 4 ? std::numeric_limits<float>::quiet_NaN()

@@ -1,4 +1,4 @@
-// A batch in which every kind of row occurs, in memory of exactly its size, and its truth.
+// A batch with every kind of row, in memory of exactly its size, and its expected results.
 #pragma once
 
 #include <cstdint>
@@ -16,11 +16,11 @@ struct Shape {
   rho_ext::FloatType type = rho_ext::FloatType::kFloat32;
   rho_ext::Method method = rho_ext::Method::kRho;
   double smoothing = 0.0;
-  int64_t offset = 0;   // of the first logit, in elements
-  int64_t padding = 0;  // between rows
+  int64_t offset = 0;   // start of the first logit, in elements
+  int64_t padding = 0;  // elements between rows
   bool bias = false;
   bool ids = true;
-  int64_t kinds = INT64_MAX;  // of rows: fewer make ties
+  int64_t kinds = INT64_MAX;  // different rows; fewer make ties
 };
 
 struct Truth {
@@ -28,7 +28,7 @@ struct Truth {
   double score;
 };
 
-// Memory that ends with its last element, so that AddressSanitizer sees whoever goes on.
+// Memory that ends with its last element, so that AddressSanitizer sees accesses past it.
 template <class T>
 struct Exact {
   explicit Exact(size_t count) : size(count), data(new T[count]) {}

@@ -38,16 +38,16 @@ T* garbage(const Exact<T>& memory) {
       rho_ext::kTopKStageNames[static_cast<int>(plan.top_k_stage)], plan.threads, plan.blocks,
       plan.slices, plan.sort_tile);
   std::fflush(stdout);
-  // Not `exit`: the threads of the emulator are still there.
+  // Not `exit`: the threads of the emulator still run.
   std::_Exit(1);
 }
 
-// Equal to the bit, but for what a NaN carries.
+// Return true for equal bits or two NaN.
 bool same(float a, float b) {
   return std::isnan(a) ? std::isnan(b) : std::memcmp(&a, &b, sizeof(a)) == 0;
 }
 
-// Whether a number is right at all; how exact it is, the tests of the op find out.
+// Return true if a number is roughly right. The tests of the ops measure its error.
 bool near(float ours, double truth) {
   if (std::isnan(truth) || std::isinf(truth)) {
     return std::isnan(truth) ? std::isnan(ours) : ours == static_cast<float>(truth);

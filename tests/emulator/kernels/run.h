@@ -1,4 +1,4 @@
-// One launch and what came out of it.
+// One launch and its results.
 #pragma once
 
 #include <vector>
@@ -17,21 +17,21 @@ struct Schedule {
 
 struct Result {
   std::vector<float> losses;
-  std::vector<float> scores;  // of `score` only, like the rest of `select` only
+  std::vector<float> scores;  // filled by `score` only; the rest by `select` only
   std::vector<float> values;
   std::vector<int64_t> indices;
   int32_t invalid = 0;
 };
 
-// `processors`: how many the plan believes in, 0 for as many as there are.
+// `processors`: the number that the plan assumes; 0 for the real number.
 rho_ext::Plan plan_of(const Problem& problem, bool select, const rho_ext::ForcedPlan& forced,
                       int processors = 0);
-// The state must be zero afterwards.
+// Run one launch. Fails if the state is not zero afterwards.
 Result run(const Problem& problem, const rho_ext::Plan& plan, const Schedule& schedule);
 
-// All of these end the program when something does not hold, and say what.
+// All checks print what is wrong and end the program.
 void check_scores(const Problem& problem, const rho_ext::Plan& plan, const Result& scored);
-// What a stable sort of these scores gives.
+// The selection must be that of a stable sort of these scores.
 void check_selection(const Problem& problem, const rho_ext::Plan& plan, const Result& selected,
                      const Result& scored);
 void check_same(const Problem& problem, const rho_ext::Plan& plan, const Result& a, const Result& b,

@@ -40,7 +40,7 @@ cudaError_t launch(const Shape& shape, void (*kernel)(Parameters...), Arguments.
   return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
-// Of a launch that must fail: its message.
+// Return the message of a launch that must fail.
 template <class... Parameters, class... Arguments>
 std::string failure(const Shape& shape, void (*kernel)(Parameters...), Arguments... arguments) {
   const cudaError_t error = launch(shape, kernel, arguments...);
@@ -67,7 +67,7 @@ inline void use(const Schedule& schedule) {
                      schedule.yield_permille);
 }
 
-// Runs the test in every order, one block at a time and in parallel.
+// Run the test in every order, one block at a time and in parallel.
 inline void in_all_schedules(const std::function<void()>& test) {
   for (int order = 0; order < 3; ++order) {
     for (int parallel = 0; parallel < 2; ++parallel) {

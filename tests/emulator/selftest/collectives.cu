@@ -1,4 +1,4 @@
-// Warp collectives and barriers, right and wrong.
+// Correct and wrong uses of warp collectives and barriers.
 #include <vector>
 
 #include "selftest/check.h"
@@ -12,7 +12,7 @@ constexpr unsigned kAll = 0xffffffffu;
 struct Shuffled {
   int from_three, flipped, down, up;
 };
-// A last warp of fewer threads than 32 is one whose missing lanes are not in the mask.
+// In a last warp of fewer than 32 threads the missing lanes are not in the mask.
 __device__ unsigned mask_of_warp() {
   const unsigned left = blockDim.x - (threadIdx.x & ~31u);
   return left >= 32 ? kAll : (1u << left) - 1;
@@ -187,7 +187,7 @@ void wrong_collectives() {
     CHECK(contains(failure({}, leaves_itself_out), "lane 0 calls a warp function whose mask"));
     CHECK(contains(failure({}, at_different_warp_functions), "different warp functions"));
     CHECK(contains(failure({}, shuffles_a_width_of_three), "power of two up to 32, got 3"));
-    // The device works on.
+    // The device still works.
     std::vector<int> rotated(128);
     CHECK(launch({.block = 128}, rotate, rotated.data()) == cudaSuccess);
     CHECK(rotated[0] == 10);

@@ -1,4 +1,4 @@
-// Blocks together: grid sync, polling, tickets, schedules, and what a launch refuses.
+// Several blocks: grid sync, polling, tickets, schedules, and refused launches.
 #include <cooperative_groups.h>
 
 #include <algorithm>
@@ -14,7 +14,7 @@ namespace {
 
 namespace cg = cooperative_groups;
 
-// Every block adds up what all blocks wrote in the round before.
+// Every block sums the values that all blocks wrote in the previous round.
 __global__ void sum_in_rounds(int* values, int* sums) {
   __shared__ int sum;
   const cg::grid_group grid = cg::this_grid();
@@ -66,7 +66,7 @@ __global__ void wait_for_last(unsigned* flag) {
   }
 }
 
-// The last block to finish adds up what all have written.
+// The last block to finish sums the values of all blocks.
 template <bool kRelease, bool kAcquire>
 __global__ void sum_by_last_block(unsigned* ticket, int* values, int* sum) {
   __shared__ bool last;
@@ -92,7 +92,7 @@ __global__ void sum_by_last_block(unsigned* ticket, int* values, int* sum) {
   }
 }
 
-// The same with fences by the one thread that takes the ticket, and by those that read.
+// The same with fences of the thread that takes the ticket and of the readers.
 __global__ void sum_by_last_block_with_few_fences(unsigned* ticket, int* values, int* sum) {
   __shared__ bool last;
   const unsigned at = blockIdx.x * blockDim.x + threadIdx.x;

@@ -1,4 +1,4 @@
-// Atomics, shared memory, loads and intrinsics, right and wrong.
+// Correct and wrong uses of atomics, shared memory, loads and intrinsics.
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -49,7 +49,7 @@ __global__ void atoms(Atoms* out) {
   }
 }
 
-// One is a template and the other not, as their variables are linked in different ways.
+// A template and a plain function, because their variables are linked differently.
 template <int kSize>
 __device__ int count_fresh_static() {
   __shared__ int values[kSize];

@@ -1,4 +1,4 @@
-// All tests of the emulator. Those from mistake_race on are for one sanitizer each.
+// All tests of the emulator. Each test from mistake_race on is for one sanitizer.
 #pragma once
 
 namespace selftest {
