@@ -23,7 +23,7 @@ def test_its_first_two_commands_install_and_test() -> None:
     """The gate runs both as they stand."""
     first, second = blocks(README, "sh")[:2]
     assert first.endswith("&& .venv/bin/rho-ext demo\n")
-    assert second == ".venv/bin/pip install '.[test]' && .venv/bin/pytest\n"
+    assert second == ".venv/bin/pip install 'rho-ext[test]' && .venv/bin/pytest\n"
 
 
 def test_python_of_the_pages_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
