@@ -1,4 +1,4 @@
-"""What the way from Python to the kernel costs, on a batch too small for anything else to matter.
+"""Measure a call from Python to the kernel, on a batch too small for anything else to matter.
 
 python benchmarks/bench_dispatch.py
 """

@@ -1,4 +1,4 @@
-"""Peak extra memory of every way to select, on the CPU each in a process of its own.
+"""Measure the peak extra memory of every provider, on the CPU each in a process of its own.
 
 python benchmarks/bench_memory.py
 """
@@ -62,7 +62,7 @@ def _peak() -> int:
 
 
 def extra_bytes_cuda(provider: str, n: int, classes: int, dtype: torch.dtype, threads: int) -> int:
-    """As extra_bytes, from the counters of torch's allocator."""
+    """Return the extra bytes of a call by the counters of torch's allocator."""
     one = _inputs(n, classes, dtype, "cuda")
     function = PROVIDERS[provider]()
     with torch.inference_mode():

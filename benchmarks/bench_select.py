@@ -132,12 +132,12 @@ def cache_bytes(device: str) -> int:
 
 
 def cold_calls(sets: Sequence[Arguments], device: str) -> int:
-    """How many calls read three times what the last-level cache holds, or all sets."""
+    """Return the calls that read three times what the last-level cache holds, or all sets."""
     return min(len(sets), -(-3 * cache_bytes(device) // batch_bytes(sets[0])))
 
 
 def _cache(total: int, device: str) -> str:
-    """Whether the inputs in rotation are too many for the last-level cache."""
+    """Return whether the inputs in rotation exceed the last-level cache."""
     size = cache_bytes(device)
     return "cold" if size and total >= 1.5 * size else "rotated"
 

@@ -18,7 +18,7 @@ SOURCE = Path(__file__).parent / "cheapest_op.cpp"
 
 
 def build() -> None:
-    """Compile and load cheapest_op.cpp, the way torch builds an extension on the fly."""
+    """Compile and load cheapest_op.cpp, as torch builds an extension on the fly."""
     from torch.utils import cpp_extension
 
     # ninja from pip lies beside this interpreter, which need not be on the PATH.

@@ -116,14 +116,14 @@ def times(rows: Rows) -> Figure:
     title(
         figure,
         "Time of a selection against the size of the logits (k = 10 % of the rows)",
-        "each point is one size; the line is logits.sum(), a read of the same logits",
+        "each marker is one size; the line is logits.sum(), a read of the same logits",
         rows,
     )
     return figure
 
 
 def _label_ends(panel: Any, ends: dict[str, tuple[float, float]]) -> None:
-    """Write the names beside the last points, spread so that they do not touch."""
+    """Write the names beside the last markers, spread so that they do not touch."""
     low, high = panel.get_xlim()
     panel.set_xlim(low, high * 60)
     bottom, top = panel.get_ylim()

@@ -1,4 +1,4 @@
-"""What the CUDA op promises beside its numbers: one launch, no host sync, the same bits always.
+"""Check the CUDA op beside its numbers: one launch, no host sync, the same bits always.
 
 python benchmarks/gpu_checks.py
 """
@@ -105,12 +105,12 @@ def captured(
     side.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        chosen = select(inputs, workspace)
+        selected = select(inputs, workspace)
     for seed in range(1, replays):
         for tensor, new in zip(inputs, make(seed), strict=True):
             tensor.copy_(new)
         graph.replay()
-        assert same(chosen, select(inputs)), f"replay {seed}"
+        assert same(selected, select(inputs)), f"replay {seed}"
     if workspace is not None:
         assert not workspace.any(), "the workspace was not left zero"
 

@@ -30,7 +30,7 @@ IL = 1000
 
 @dataclass(frozen=True)
 class Forced:
-    """As ForcedPlan in csrc/cuda/plan.h; 0 leaves the choice to the plan."""
+    """The fields of ForcedPlan in csrc/cuda/plan.h; 0 leaves a field to the plan."""
 
     regime: int = 0
     top_k_stage: int = 0

@@ -14,6 +14,8 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 Row = dict[str, str]
+_PROVIDERS = ("eager", "eager_float32", "compile", "rho_ext", "read", "read_as_float32", "empty_op")
+_PARTS = ("modes", "score", "op", "gather", "select", "overhead", "train")
 _ORIGIN = ("machine", "date", "commit", "torch", "threads")
 
 
@@ -77,11 +79,10 @@ def _select(rows: Sequence[Row]) -> Iterable[Row]:
     """Microseconds of every provider side by side."""
     for first, group in _wide(rows, CASES["select"]):
         times = {row["provider"]: row["median_us"] for row in group}
-        names = ("eager", "eager_float32", "compile", "rho_ext", "read", "read_as_float32")
         share = next(row["share_of_read"] for row in group if row["provider"] == "rho_ext")
         yield {
             **first,
-            **{name: times.get(name, "") for name in (*names, "empty_op")},
+            **{name: times.get(name, "") for name in _PROVIDERS},
             "share_of_read": share,
         }
 
@@ -90,13 +91,12 @@ def _step(rows: Sequence[Row]) -> Iterable[Row]:
     """The length of a step, and the share of each of its parts."""
     for first, group in _wide(rows, CASES["step"]):
         parts = {row["part"]: row for row in group}
-        names = ("modes", "score", "op", "gather", "select", "overhead", "train")
         yield {
             **first,
             "small_batch": group[0]["small_batch"],
             "median_us": parts["total"]["median_us"],
             "over_uniform": parts["total"]["over_uniform"],
-            **{name: parts[name]["share_of_step"] if name in parts else "" for name in names},
+            **{name: parts[name]["share_of_step"] if name in parts else "" for name in _PARTS},
         }
 
 
@@ -113,6 +113,28 @@ def _language(rows: Sequence[Row]) -> Iterable[Row]:
     return _columns(*names)([row for row in rows if row["step"] == row["steps"]])
 
 
+def raw(subject: str, kept: Sequence[Row]) -> list[Row]:
+    """Return kept rows of `select` or `step` in the form of the script, for the figures."""
+    columns, value = (_PROVIDERS, "provider") if subject == "select" else (_PARTS, "part")
+    rows = []
+    for row in kept:
+        if subject == "step":
+            total = float(row["median_us"])
+            row = {**row, **{name: row[name] and f"{float(row[name]) * total}" for name in columns}}
+            rows.append({**row, "part": "total"})
+        rows += [
+            {**row, value: name, "median_us": row[name], "share_of_step": share}
+            for name, share in zip(columns, _shares(row, columns), strict=True)
+            if row[name] and name != "overhead"
+        ]
+    return rows
+
+
+def _shares(row: Row, columns: Sequence[str]) -> list[str]:
+    total = row.get("median_us")
+    return [f"{float(row[name]) / float(total)}" if total and row[name] else "" for name in columns]
+
+
 # What makes a case of each subject, and its rows from those that the script wrote.
 CASES = {
     "select": ("n", "classes", "dtype", "k", "cache"),
@@ -125,7 +147,7 @@ CASES = {
 REDUCED: dict[str, Callable[[Sequence[Row]], Iterable[Row]]] = {
     "select": _select,
     "step": _step,
-    "memory": _columns(*CASES["memory"], "logits_bytes", "extra_bytes"),
+    "memory": _columns(*CASES["memory"], "logits_bytes", "extra_bytes", "over_logits"),
     "dispatch": _columns("path", "median_us", "minimum_us", "over_cheapest"),
     "il_store": _columns(*CASES["il_store"], "median_ms", "p95_ms"),
     "language": _language,

@@ -1,4 +1,4 @@
-"""The ways to select, their inputs, and the check that each does what it should."""
+"""Providers of a selection, their inputs, and the check that each does what it should."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Arguments = tuple[Tensor, Tensor, Tensor, Tensor, int]  # logits, labels, ids, i
 Results = tuple[Tensor, Tensor, Tensor]  # values, indices, losses
 Provider = Callable[[Tensor, Tensor, Tensor, Tensor, int], Results]
 
-POINTS = 1_000_000
+EXAMPLES = 1_000_000
 MAX_SETS = 4096
 _BLOCK = 1 << 24
 
@@ -45,7 +45,7 @@ def ours(logits: Tensor, labels: Tensor, ids: Tensor, il: Tensor, k: int) -> Res
 
 
 def _compiled(dynamic: bool, mode: str = "default") -> Provider:
-    # Every cell starts anew: past eight shapes of one function torch would give up compiling it.
+    # Every cell starts again: past eight shapes of one function torch would give up compiling it.
     torch._dynamo.reset()
     compiled: Provider = torch.compile(eager_float32, dynamic=dynamic, mode=mode)
     return compiled
@@ -100,7 +100,7 @@ class Inputs:
         torch.manual_seed(0)
         block = (3 * torch.randn(min(_BLOCK, values), device=device)).to(dtype)
         self._pool = _repeated(block, values)
-        self.il = torch.rand(POINTS, device=device) * 2
+        self.il = torch.rand(EXAMPLES, device=device) * 2
 
     def sets(self, n: int, classes: int, k: int, *, hot: bool = False) -> list[Arguments]:
         """Return as many sets as the pool holds; one if `hot`."""
@@ -110,7 +110,7 @@ class Inputs:
         # Apart from each other as far as the pool allows, in steps that keep them aligned.
         stride = (len(self._pool) - size) // max(1, count - 1) // 64 * 64 if count > 1 else 0
         labels = self._integers(classes, count * n)
-        ids = self._integers(POINTS, count * n)
+        ids = self._integers(EXAMPLES, count * n)
         return [
             (
                 self._pool[i * stride : i * stride + size].view(n, classes),
@@ -181,12 +181,12 @@ class Truth:
             )
         # Losses that are off by `error` may swap rows whose true scores differ by twice that.
         rounding = torch.finfo(torch.float32).eps * _largest(self.scores)
-        chosen = self.scores[indices]
-        apart = _largest(chosen - self.scores.topk(len(indices)).values)
+        selected = self.scores[indices]
+        apart = _largest(selected - self.scores.topk(len(indices)).values)
         if not apart <= 2 * (error + rounding):
-            raise BenchmarkFailed(f"{where}: the chosen scores are {apart:.3g} below the best")
-        if not _largest(values.double() - chosen) <= error + rounding:
-            raise BenchmarkFailed(f"{where}: values are not the scores of the chosen rows")
+            raise BenchmarkFailed(f"{where}: the selected scores are {apart:.3g} below the best")
+        if not _largest(values.double() - selected) <= error + rounding:
+            raise BenchmarkFailed(f"{where}: values are not the scores of the selected rows")
         return error
 
     def _allowed(self, name: str, dtype: torch.dtype) -> float:

@@ -49,7 +49,7 @@ class Times:
 
 
 class Timer(Protocol):
-    """How one sample is taken on a device.
+    """Takes samples on a device.
 
     Attributes:
         sample_us: how long a sample should be, far above what starting and ending it costs.
@@ -83,8 +83,8 @@ class LoopTimer:
         self, function: Function, inputs: Iterator[Arguments], calls: int
     ) -> Callable[[], float]:
         def sample() -> float:
-            chosen = list(itertools.islice(inputs, calls))
-            return self._measure(lambda: _call(function, chosen)) / calls
+            batches = list(itertools.islice(inputs, calls))
+            return self._measure(lambda: _call(function, batches)) / calls
 
         return sample
 
@@ -107,8 +107,8 @@ class GraphTimer:
         return lambda: between_events(graph.replay) / calls
 
 
-def _call(function: Function, chosen: Sequence[Arguments]) -> None:
-    for arguments in chosen:
+def _call(function: Function, batches: Sequence[Arguments]) -> None:
+    for arguments in batches:
         function(*arguments)
 
 

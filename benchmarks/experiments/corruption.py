@@ -15,7 +15,7 @@ from experiments.rng import generator
 
 @dataclass(frozen=True, kw_only=True)
 class CorruptionConfig:
-    """How a data set is corrupted; nothing is by default.
+    """Options of a corruption; nothing is corrupted by default.
 
     Args:
         noise: share of the training examples that get another label, see `label_noise`.

@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SameMinutes:
-    """As many steps as take the training seconds of another variant's run with the same seed.
+    """A budget: the training seconds of another variant's run with the same seed.
 
     `steps = floor(seconds(of) / (seconds(pace) / steps(pace)))`, evaluation not counted. This is
     the baseline of "No Train No Gain" (Kaddour et al., NeurIPS 2023): with a learning rate that

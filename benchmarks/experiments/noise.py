@@ -1,4 +1,4 @@
-"""Label noise that is known point by point, to see what a method selects."""
+"""Label noise that is known by example, to see what a method selects."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def label_noise(
     kind: NoiseKind = "uniform",
     pairs: Pairs = (),
 ) -> NoisyLabels:
-    """Give a share of the points another label.
+    """Give a share of the examples another label.
 
     `uniform`: a label drawn uniformly over all classes, as in the paper's code: the new label may
     be the true one, so the expected share of wrong labels is rate * (C - 1) / C. `pair`: the next
-    class, y -> (y + 1) mod C. `structured`: for each pair (a, b) the share `rate` of the points of
-    class a becomes b; the paper (appendix B) does so with half of the points of its most confused
-    classes, for MNIST 3 -> 5, 9 -> 7 and 4 -> 9.
+    class, y -> (y + 1) mod C. `structured`: for each pair (a, b) the share `rate` of the examples
+    of class a becomes b; the paper (appendix B) does so with half of the examples of its most
+    confused classes, for MNIST 3 -> 5, 9 -> 7 and 4 -> 9.
 
-    A fixed count of round(rate * n) distinct points is hit, for `structured` that of each class.
-    `noisy` marks only labels that changed. The result depends on the arguments alone, so a
-    point keeps its noise in every run, subset and shuffle.
+    A fixed count of round(rate * n) distinct examples is hit, for `structured` that of each class.
+    `noisy` marks only labels that changed. The result depends on the arguments alone, so an
+    example keeps its noise in every run, subset and shuffle.
 
     Args:
         labels: integer tensor (n,) of class indices in [0, C); it is not modified.
-        rate: share of the points in [0, 1].
+        rate: share of the examples in [0, 1].
         num_classes: C.
         seed: seed of a private generator.
         kind: uniform, pair or structured.
@@ -87,7 +87,7 @@ def check_noise(where: str, rate: float, kind: str, pairs: Pairs) -> None:
     """
     if not 0 <= rate <= 1:
         raise ValueError(
-            f"{where}: rate must lie in [0, 1], got {rate}; 0.1 hits 10 % of the points"
+            f"{where}: rate must lie in [0, 1], got {rate}; 0.1 hits 10 % of the examples"
         )
     if kind not in get_args(NoiseKind):
         raise ValueError(

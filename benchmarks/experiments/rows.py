@@ -14,7 +14,7 @@ _NAMES = {"date": "date", "commit": "commit", "machine": "processor", "torch": "
 
 
 def read(folder: Path, *, tuning: bool = False) -> tuple[list[Row], list[Row]]:
-    """Return the rows of the finished runs of a comparison, and the points of their curves.
+    """Return the rows of the finished runs of a comparison, and their curves.
 
     Args:
         folder: of the comparison.
@@ -38,9 +38,9 @@ def read(folder: Path, *, tuning: bool = False) -> tuple[list[Row], list[Row]]:
         fields = run.row(target, validated=described["validation"] > 0, tuning=tuning)
         rows.append({"method": name, "label": labels[name], "seed": f"{seed}", **fields})
     curves = [
-        {"method": name, "label": label, **point}
+        {"method": name, "label": label, **at}
         for name, label in labels.items()
-        for point in _curve([run for (method, _), run in runs.items() if method == name])
+        for at in _curve([run for (method, _), run in runs.items() if method == name])
     ]
     return rows, curves
 
@@ -93,7 +93,7 @@ def _curve(runs: list[_Run]) -> Iterator[Row]:
     by_step = [{e["step"]: e for e in run.evaluations} for run in runs]
     for step in sorted(set.intersection(*map(set, by_step))) if runs else ():
         accuracies = [of[step]["accuracy"] for of in by_step]
-        point = {
+        at = {
             "step": step,
             "accuracy": fmean(accuracies),
             "lowest": min(accuracies),
@@ -101,7 +101,7 @@ def _curve(runs: list[_Run]) -> Iterator[Row]:
             "seconds": fmean(of[step]["seconds"] for of in by_step),
             "il_seconds": fmean(run.end["il_seconds"] for run in runs),
         }
-        yield {name: _text(value) for name, value in point.items()}
+        yield {name: _text(value) for name, value in at.items()}
 
 
 def _text(value: object) -> str:

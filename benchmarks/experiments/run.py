@@ -119,13 +119,13 @@ def _keep(suite: Suite, folder: Path, results: Path, refused: set[str]) -> list[
     curves: list[Row] = []
     for cell in suite.cells:
         old = derive.in_cell(before, cell.name)
-        found, points = rows.read(folder / cell.slug, tuning=bool(suite.tune))
+        found, drawn = rows.read(folder / cell.slug, tuning=bool(suite.tune))
         wanted = len(suite.methods) * len(suite.options["seeds"])
         if cell.name in refused or len(found) < min(wanted, len(old)):
-            found, points = [], []
+            found, drawn = [], []
         where = {"cell": cell.name, "variant": suite.variant}
         kept += [{**where, **row} for row in found] or old
-        curves += [{"cell": cell.name, **point} for point in points]
+        curves += [{"cell": cell.name, **at} for at in drawn]
     cells = {cell.name for cell in suite.cells}
     kept += [row for row in before if row["cell"] not in cells]
     if kept:

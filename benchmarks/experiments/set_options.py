@@ -25,7 +25,7 @@ FOLDERS = {
     **{"newsgroups": "newsgroups", "cifar10": "cifar-10-batches-bin"},
     **{"cifar100": "cifar-100-binary", "cinic10": "CINIC-10", "clothing1m": "clothing1m"},
 }
-"""Where the files of a set lie in the folder that --data names."""
+"""The folder of each set in the one that --data names."""
 
 CLEAN: dict[str, Options] = {"as it is": {}}
 NOISE_20: dict[str, Options] = {"20 % noise": {"task.noise": 0.2}}

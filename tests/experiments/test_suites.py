@@ -190,3 +190,26 @@ def test_generated_files_stay_small() -> None:
     committed = [*figures, *BENCHMARKS.glob("**/results/*/*.csv")]
     committed += BENCHMARKS.glob("experiments/RESULTS.md")
     assert sum(path.stat().st_size for path in committed) < 2_000_000
+
+
+def test_figures_are_drawn_from_kept_rows(tmp_path: Path) -> None:
+    import figures
+
+    for subject, machine, names in (
+        ("memory", "epyc-zen4", ("memory",)),
+        ("dispatch", "xeon", ("dispatch",)),
+    ):
+        file = BENCHMARKS / "results" / subject / "runs.csv"
+        assert figures.main([f"{file}", f"--machine={machine}", f"--out={tmp_path}"]) == 0
+        assert all((tmp_path / f"{machine}-{name}.png").exists() for name in names)
+    # A part of a step is as long as its share of the whole.
+    kept = [r for r in keep.read_csv(BENCHMARKS / "results/step/runs.csv") if r["step"] == "eager"]
+    parts = keep.raw("step", kept[:1])
+    total = float(next(r["median_us"] for r in parts if r["part"] == "total"))
+    assert sum(float(r["median_us"]) for r in parts) == pytest.approx(2 * total, rel=0.01)
+    kept = keep.read_csv(BENCHMARKS / "results/select/runs.csv")[:1]
+    times = {r["provider"]: r["median_us"] for r in keep.raw("select", kept)}
+    assert times == {name: kept[0][name] for name in times}
+    assert {"eager", "compile", "rho_ext", "read"} <= times.keys()
+    with pytest.raises(SystemExit, match="--machine must be one of epyc-zen4, xeon, got None"):
+        figures.main([f"{BENCHMARKS / 'results' / 'select' / 'runs.csv'}"])

@@ -193,6 +193,7 @@ def test_by_default_nothing_runs_that_must_be_installed_first(
         assert module(name).parse([]).providers == usual
 
 
+@pytest.mark.slow
 def test_memory_sees_what_eager_torch_takes(
     tmp_path: Path, module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
