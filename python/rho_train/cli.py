@@ -26,8 +26,8 @@ from rho_train.optim import adamw
 from rho_train.planning import RATIOS
 from rho_train.planning import plan as measure
 from rho_train.progress import Stopped
-from rho_train.report import format_table, read_experiment, summarize, write_report
-from rho_train.tasks.task import BUILT_IN, load_task, task_function
+from rho_train.report import write_report
+from rho_train.tasks.task import BUILT_IN, load_task, options_of, task_function
 from rho_train.trainer import TrainConfig
 
 _REPORT = Path("rho-report")
@@ -66,19 +66,19 @@ def demo(
     options = {"noise": 0.1} if task == "letters" else {}
     options |= task_options or {}
     made = load_task(task, options)
+    about = (
+        f"{made.description} “Half” trains on the half that is not held out for the model of the "
+        f"irreducible loss, “all” on everything. {made.attribution}"
+    )
     _compare(
-        out,
-        task,
-        DEMO,
-        range(seeds),
+        *(out, task, DEMO, range(seeds)),
+        title=f"RHO-LOSS beside its baselines on {made.name}",
+        description=about.strip(),
         task_options=options,
         baseline="uniform_all",
         train=train,
         il=il,
         processes=processes,
-        title=f"RHO-LOSS beside its baselines on {made.name}",
-        description=f"{made.description} “Half” trains on the half that is not held out for the "
-        f"model of the irreducible loss, “all” on everything. {made.attribution}".strip(),
     )
 
 
@@ -118,23 +118,16 @@ def train(
         )
     needs_il = method in names() and "il" in needs_of(method)
     kind = ("stored" if isinstance(il, Path) else il) if needs_il else "none"
-    variant = Variant(method, method, method, kind, examples="rest" if kind == "holdout" else "all")
-    made = load_task(task, task_options, seed)
-    about = f"{made.description} {made.attribution}".strip()
+    variant = Variant(method, method, method, kind, "rest" if kind == "holdout" else "all")
     _compare(
-        out,
-        task,
-        [variant],
-        [seed],
-        task_options=task_options or {},
+        *(out, task, [variant], [seed]),
+        task_options=task_options,
         train=train,
         il=recipe,
         holdout=holdout,
         folds=folds,
         store=il if kind == "stored" else None,
         processes=1,
-        title=f"{method} on {made.name}",
-        description=f"One run of {train.steps} steps. {about}".strip(),
     )
 
 
@@ -198,13 +191,12 @@ def doctor() -> None:
 
 def _compare(out: Path, *arguments: Any, **options: Any) -> None:
     try:
-        compare(*arguments, out=out, **options)
+        print(compare(*arguments, out=out, **options))
     except JobsFailed:
         # A report on the runs that are finished is of use all the same.
         with contextlib.suppress(ValueError):
             print(f"report: {write_report(out)}")
         raise
-    print(format_table(summarize(read_experiment(out))))
     print(f"report: {write_report(out)}")
 
 
@@ -219,52 +211,32 @@ _COMMANDS: dict[str, Any] = {
 _IL = "Compute, inspect and verify irreducible losses."
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="rho-ext",
-        description="Train on the examples that are learnable, worth learning and not yet learnt.",
-        epilog="examples: 'rho-ext demo', 'rho-ext train --method rho --train.steps 5000'",
-        version=rho_ext.__version__,
-        exit_on_error=False,
-    )
-    _add_commands(parser, _COMMANDS)
-    return parser
-
-
 def _add_commands(parser: ArgumentParser, functions: Mapping[str, Any]) -> None:
     commands = parser.add_subcommands(required=True, dest="command")
     for name, function in functions.items():
         nested = isinstance(function, dict)
         summary = _IL if nested else (function.__doc__ or "").partition("\n")[0]
         has_task = not nested and "task" in inspect.signature(function).parameters
-        command = ArgumentParser(
-            description=summary, epilog=_task_help() if has_task else None, exit_on_error=False
-        )
+        about = _task_help() if has_task else None
+        command = ArgumentParser(description=summary, epilog=about, exit_on_error=False)
         commands.add_subcommand(name, command, help=summary)
         if nested:
             _add_commands(command, function)
             continue
         if has_task:
             command.add_argument("--config", action="config", help="YAML file with options")
-        folders = function is report
-        if folders:
+        skipped: set[str | int] = set()
+        if function is report:
             # Of a list, jsonargparse would make one argument in JSON.
-            command.add_argument(
-                "runs", nargs="+", type=Path, help="output folders of demo or train"
-            )
-        command.add_function_arguments(
-            function, as_group=False, as_positional=True, skip={"runs"} if folders else None
-        )
+            command.add_argument("runs", nargs="+", type=Path, help="folders of demo or train")
+            skipped = {"runs"}
+        command.add_function_arguments(function, as_group=False, as_positional=True, skip=skipped)
 
 
 def _task_help() -> str:
     """Return the options of the built-in tasks, for the help."""
-    told = []
-    for name in BUILT_IN:
-        parameters = inspect.signature(task_function(name)).parameters.values()
-        options = [str(p).replace(": ", " ", 1) for p in parameters if p.name != "seed"]
-        told.append(f"{name}: {'; '.join(options)}")
-    return "options of the tasks, each as --task.OPTION: " + ". ".join(told)
+    options = (f"{name}: {', '.join(options_of(task_function(name)))}" for name in BUILT_IN)
+    return "options of the tasks, given as --task.OPTION: " + "; ".join(options)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -276,7 +248,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     # Options of a task belong to another function, so jsonargparse takes them as a mapping.
     given = [re.sub(r"^--task\.", "--task_options.", argument) for argument in given]
-    parser = _parser()
+    parser = ArgumentParser(
+        prog="rho-ext",
+        description="Train on the examples that are learnable, worth learning and not yet learnt.",
+        epilog="examples: 'rho-ext demo', 'rho-ext train --method rho --train.steps 5000'",
+        version=rho_ext.__version__,
+        exit_on_error=False,
+    )
+    _add_commands(parser, _COMMANDS)
     try:
         ready: Namespace = parser.instantiate(parser.parse_args(given))
         function: Any = _COMMANDS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -34,6 +33,7 @@ from rho_train.files import atomic_write
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import needs_of
 from rho_train.progress import stop_signals
+from rho_train.report import format_table, read_experiment, summarize, write_report
 from rho_train.run_folder import RunFolder
 from rho_train.scoring import Scoring
 from rho_train.tasks.task import Task, TaskSource, model_identity
@@ -44,19 +44,15 @@ Where = Mapping[str, str | int]
 
 @dataclass(frozen=True)
 class Comparison:
-    """The finished runs of `compare`, in `folder`."""
+    """The finished runs of `compare`, in `folder`; as text, the table of their results."""
 
     folder: Path
 
     def __str__(self) -> str:
-        from rho_train.report import format_table, read_experiment, summarize
-
         return format_table(summarize(read_experiment(self.folder)))
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the report, into the folder itself unless `out` is given, and return its path."""
-        from rho_train.report import write_report
-
         return write_report(self.folder, out=None if out is None else Path(out))
 
 
@@ -145,8 +141,6 @@ def compare(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     processes = min(processes or cores or 1, len(variants) * len(spec.seeds))
     threads = torch.get_num_threads() if processes == 1 else max(1, (cores or 1) // processes)
-    if processes > 1:
-        _check_importable(spec, processes)
     where = {**_environment(processes, threads), **(origin or {})}
     jobs, plan = _plan(spec, out, where)
     first = spec.load_task(spec.seeds[0])
@@ -253,16 +247,6 @@ def _check_run(variant: Variant, spec: Spec, data: RunData, model: nn.Module) ->
             f"variant {variant.name}: method {variant.method} needs dropout layers, the model of "
             f"{data.task.name} has none; choose --task.dropout 0.1 or so, or add them"
         )
-
-
-def _check_importable(spec: Spec, processes: int) -> None:
-    try:
-        pickle.dumps(spec)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"task and budgets must be importable to run in {processes} processes ({error}); move "
-            "them to the top of a module, or give processes=1"
-        ) from error
 
 
 def _identity(spec: Spec, task: Task) -> dict[str, Any]:

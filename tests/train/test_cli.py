@@ -252,7 +252,7 @@ def test_a_task_of_your_own(
     unreported: None,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "task_of_a_user.py").write_text(
         "import torch\n"
         "from torch.utils.data import TensorDataset\n"
         "from rho_train import Task\n"
@@ -265,7 +265,7 @@ def test_a_task_of_your_own(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", list(sys.path))
     small = ["--train.steps=10", "--train.large_batch=20", "--train.batch=4"]
-    given = ["--task=mine:task", "--task.width=0"]
+    given = ["--task=task_of_a_user:task", "--task.width=0"]
     assert main(["demo", *given, *small, "--il.epochs=1", "--seeds=1", "--processes=1"]) == 0
     assert "RHO-LOSS, all (cross-fit IL)" in capfd.readouterr().out
     described = json.loads((tmp_path / "rho-demo" / "experiment.json").read_text())

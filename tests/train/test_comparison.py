@@ -315,13 +315,9 @@ def test_impossible_comparisons_do_not_start(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_task_that_processes_cannot_import_is_refused(tmp_path: Path) -> None:
-    def local(seed: int) -> Task:
-        return task(seed)
-
-    with pytest.raises(ValueError, match="must be importable to run in 2 processes .*processes=1"):
-        compare(local, ["uniform"], [0, 1], out=tmp_path / "out", processes=2)
-    assert not (tmp_path / "out").exists()
+def test_a_task_that_processes_cannot_import_is_named(tmp_path: Path) -> None:
+    with pytest.raises(JobsFailed, match=r"uniform-0: .*Error: .*<lambda>"):
+        compare(lambda: task(0), ["uniform", "loss"], [0], out=tmp_path, train=TRAIN, processes=2)
 
 
 def _started(demo: Any, out: Path) -> list[int]:

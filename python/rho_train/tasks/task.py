@@ -154,15 +154,13 @@ def load_task(source: TaskSource, options: Mapping[str, Any] | None = None, seed
         kind = signature.parameters.get(option)
         if kind is not None and isinstance(value, str) and "Path" in str(kind.annotation):
             options[option] = Path(value)
-    if takes_seed(source):
-        options = {"seed": seed, **options}
+    if "seed" in signature.parameters:
+        options.setdefault("seed", seed)
     try:
         signature.bind(**options)
     except TypeError as error:
-        known = [str(p) for p in signature.parameters.values() if p.name != "seed"]
-        raise ValueError(
-            f"task {name}: {error}; its options are {'; '.join(known) or 'none'}"
-        ) from error
+        known = ", ".join(options_of(function)) or "none"
+        raise ValueError(f"task {name}: {error}; its options are {known}") from error
     made = function(**options)
     if not isinstance(made, Task):
         raise TypeError(
@@ -171,9 +169,15 @@ def load_task(source: TaskSource, options: Mapping[str, Any] | None = None, seed
     return made
 
 
-def takes_seed(source: TaskSource) -> bool:
-    """Return whether a task is another one for every seed."""
-    return "seed" in inspect.signature(task_function(source)).parameters
+def options_of(function: Callable[..., Task]) -> list[str]:
+    """Return the options of a task with their defaults, without `seed`.
+
+    Example:
+        >>> options_of(task_function("letters"))[:2]
+        ['noise=0.0', 'hidden=(256, 256)']
+    """
+    parameters = inspect.signature(function).parameters.values()
+    return [f"{p.replace(annotation=p.empty)}" for p in parameters if p.name != "seed"]
 
 
 def task_function(source: TaskSource) -> Callable[..., Task]:
