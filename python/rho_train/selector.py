@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from rho_train.batch import gather, split
@@ -18,7 +16,7 @@ from rho_train.identity import identity_of
 from rho_train.il.shards import ILShards
 from rho_train.il.store import ILStore
 from rho_train.methods import registry
-from rho_train.methods.context import Method, ScoringContext, Selected
+from rho_train.methods.context import InvalidCounter, Method, ScoringContext, Selected
 from rho_train.methods.dropout import dropout_layers
 from rho_train.methods.sampling import uniform
 from rho_train.online import OnlineModel
@@ -45,7 +43,6 @@ ILSource = ILStore | ILShards | Tensor | OnlineModel
 """What `Selector(il=...)` takes."""
 
 _COUNTERS = ("steps", "scored", "selected", "invalid", "seconds", "score_seconds")
-_CHECK_EVERY_ON_CUDA = 50
 
 
 @dataclass(eq=False)
@@ -122,7 +119,6 @@ class Selector:
     steps: int = field(default=0, init=False)
     scored: int = field(default=0, init=False)
     selected: int = field(default=0, init=False)
-    invalid: int = field(default=0, init=False)
     seconds: float = field(default=0.0, init=False)
     score_seconds: float = field(default=0.0, init=False)
 
@@ -134,10 +130,7 @@ class Selector:
         self._forward_pass = ForwardPass(self.scoring, self.forward, self.loss_fn)
         self._il_table = il_table(self.il)
         self._proxy = self.scorer.model if isinstance(self.scorer, OnlineModel) else self.scorer
-        # Counted on the device and not read yet: invalid examples, batches without a usable one.
-        self._unread: Tensor | int = 0
-        self._empty: Tensor | int = 0
-        self._warned = False
+        self._invalid = InvalidCounter(self.check_every)
         self._method = method
         if self._proxy is not None:
             self.check(self._proxy)
@@ -150,6 +143,15 @@ class Selector:
                 "it the state_dict() of this one (a ratio that changes with the step is a Schedule)"
             )
         super().__setattr__(name, value)
+
+    @property
+    def invalid(self) -> int:
+        """Examples without a usable score, as of the last check, see `check_every`."""
+        return self._invalid.invalid
+
+    @invalid.setter
+    def invalid(self, count: int) -> None:
+        self._invalid = InvalidCounter(self.check_every, count)
 
     def __call__(self, model: nn.Module, batch: T) -> T:
         """Return the selected examples of a large batch, in its structure.
@@ -298,7 +300,7 @@ class Selector:
             )
         ids, n = context.ids, len(context.ids)
         selected, stand_in = self._among_ranks(context, pending.selected)
-        selected = self._count_invalid(selected, step, n)
+        selected = self._invalid.count(selected, step, n)
         # In the order of the large batch, so that ratio = 1 is plain training to the bit.
         rows, order = selected.indices.sort()
         small = gather(pending.batch, n, rows)
@@ -349,46 +351,6 @@ class Selector:
         k = self.size(context.total, context.step)
         return select_globally(selected, k, ~context.ignored, context.step)
 
-    def _count_invalid(self, selected: Selected, step: int, n: int) -> Selected:
-        """Drop the -1 padding and count rows without a valid score."""
-        every = self.check_every or (_CHECK_EVERY_ON_CUDA if selected.indices.is_cuda else 1)
-        # Reading is one call of torch, adding on the device and reading two.
-        invalid = int(selected.invalid) if every == 1 else selected.invalid
-        self._unread = self._unread + invalid
-        if every == 1 or len(selected.indices) == 0:
-            selected = selected.without_padding(step, n)
-        else:
-            # No shape may depend on what the device has found: the best example fills up.
-            padding = selected.indices < 0
-            self._empty = self._empty + padding[0]
-            best = torch.arange(len(padding), device=padding.device).masked_fill(padding, 0)
-            selected = selected.rows(best)
-            selected = selected._replace(indices=selected.indices.clamp_min(0))
-        if (step + 1) % every == 0 and (unread := self._read_invalid()) and not self._warned:
-            self._warned = True
-            warnings.warn(
-                "Selector: examples without a usable score are never selected: "
-                f"{selected.cause(n, unread)} (said once; Selector.invalid counts them)",
-                stacklevel=4,
-            )
-        return selected
-
-    def _read_invalid(self) -> int:
-        """Add to `invalid` what the device has counted, and return that.
-
-        Raises:
-            FloatingPointError: a large batch since the last time had no usable example.
-        """
-        unread, empty = int(self._unread), int(self._empty)
-        self._empty = 0
-        if empty:
-            raise FloatingPointError(
-                f"Selector: {empty} large batches since the last check had no example that can be "
-                "selected; Selector(check_every=1) says at which step and why"
-            )
-        self.invalid, self._unread = self.invalid + unread, 0
-        return unread
-
     def identity(self) -> dict[str, Any]:
         """Return everything that decides what is selected, tables and models as their SHA-256."""
         deciding = sorted(_SETTINGS - {"il", "forward", "history", "check_every"})
@@ -404,7 +366,7 @@ class Selector:
         Raises:
             FloatingPointError: a large batch had no usable example, not noticed before.
         """
-        self._read_invalid()
+        self._invalid.read()
         counters = {name: getattr(self, name) for name in _COUNTERS}
         return {**counters, **{name: one.state_dict() for name, one in self._learners().items()}}
 
@@ -420,7 +382,6 @@ class Selector:
                 "Selector: the state and this Selector differ in what they have: "
                 f"{', '.join(sorted(differing))}; give it the settings of the one that was saved"
             )
-        self._unread, self._empty = 0, 0
         for name in _COUNTERS:
             setattr(self, name, state[name])
         for name, one in learners.items():

@@ -1,7 +1,8 @@
-"""The input and the output of a method: `ScoringContext` and `Selected`."""
+"""Input and output of a method, `ScoringContext` and `Selected`, and the count of invalid rows."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -73,6 +74,67 @@ class Selected(NamedTuple):
             f"all {n} examples are left out: their labels are ignore_index, or their scores -inf, "
             "as by a mask or an infinite irreducible loss"
         )
+
+
+class InvalidCounter:
+    """Drop the -1 padding and count rows without a valid score.
+
+    Args:
+        every: selections after which the host reads what the device has counted; None: 1 on the
+            CPU and 50 on CUDA.
+        invalid: the count so far.
+    """
+
+    def __init__(self, every: int | None, invalid: int = 0) -> None:
+        self.invalid = invalid
+        self._every, self._warned = every, False
+        # Counted on the device and not read yet: invalid rows, batches without a usable one.
+        self._unread: Tensor | int = 0
+        self._empty: Tensor | int = 0
+
+    def count(self, selected: Selected, step: int, n: int) -> Selected:
+        """Return a selection from n examples without padding.
+
+        Raises:
+            FloatingPointError: no example was usable, in this or an earlier large batch.
+        """
+        every = self._every or (50 if selected.indices.is_cuda else 1)
+        # Reading is one call of torch, adding on the device and reading two.
+        invalid = int(selected.invalid) if every == 1 else selected.invalid
+        self._unread = self._unread + invalid
+        if every == 1 or len(selected.indices) == 0:
+            selected = selected.without_padding(step, n)
+        else:
+            # No shape may depend on what the device has found: the best example fills up.
+            padding = selected.indices < 0
+            self._empty = self._empty + padding[0]
+            best = torch.arange(len(padding), device=padding.device).masked_fill(padding, 0)
+            selected = selected.rows(best)
+            selected = selected._replace(indices=selected.indices.clamp_min(0))
+        if (step + 1) % every == 0 and (unread := self.read()) and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "Selector: examples without a usable score are never selected: "
+                f"{selected.cause(n, unread)} (said once; Selector.invalid counts them)",
+                stacklevel=4,
+            )
+        return selected
+
+    def read(self) -> int:
+        """Add to `invalid` what the device has counted, and return that.
+
+        Raises:
+            FloatingPointError: a large batch since the last time had no usable example.
+        """
+        unread, empty = int(self._unread), int(self._empty)
+        self._empty = 0
+        if empty:
+            raise FloatingPointError(
+                f"Selector: {empty} large batches since the last check had no example that can be "
+                "selected; Selector(check_every=1) says at which step and why"
+            )
+        self.invalid, self._unread = self.invalid + unread, 0
+        return unread
 
 
 Method = Callable[["ScoringContext"], Selected]
