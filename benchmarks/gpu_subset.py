@@ -23,7 +23,7 @@ from rho_ext import reference
 LANE_GROUPS, SLICES = 1, 2
 LAST_BLOCK, GRID = 2, 3
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# Classes whose rows are aligned to 16, 8, 4 and 2 bytes, whole groups and not.
+# Classes whose rows are aligned to 16, 8, 4 and 2 bytes, whole packs of 16 bytes and not.
 CLASSES = (1, 3, 10, 50, 200, 1001)
 IL = 1000
 

@@ -22,15 +22,15 @@ __device__ __forceinline__ float to_float(BFloat16 x) {
 }
 
 template <class T>
-inline constexpr int kGroup = static_cast<int>(kGroupBytes / sizeof(T));
+inline constexpr int kPackSize = static_cast<int>(kPackBytes / sizeof(T));
 
-// Return the alignment of a row, at most 16 bytes. All its groups have the same.
+// Return the alignment of a row, at most 16 bytes. All its packs have the same.
 __device__ __forceinline__ int alignment_of(const void* row) {
   const uint32_t bits = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(row)) | 16u;
   return static_cast<int>(bits & (~bits + 1));
 }
 
-// Load a group of a row with an alignment below 16 bytes, in as few loads as possible. The lane
+// Load a pack of a row with an alignment below 16 bytes, in as few loads as possible. The lane
 // takes the same logits as from an aligned row, so results do not depend on the alignment.
 template <class T>
 __device__ __forceinline__ uint4 load_unaligned(const T* from, int alignment) {
@@ -52,7 +52,7 @@ __device__ __forceinline__ uint4 load_unaligned(const T* from, int alignment) {
   return make_uint4(pair(0), pair(2), pair(4), pair(6));
 }
 
-// A group of logits that are all -inf.
+// A pack of logits that are all -inf.
 template <class T>
 __device__ __forceinline__ uint4 negative_infinity() {
   const uint32_t word = std::is_same_v<T, float>     ? 0xff800000u
@@ -65,16 +65,16 @@ __device__ __forceinline__ uint32_t bits_of(float x) { return __float_as_uint(x)
 __device__ __forceinline__ uint32_t bits_of(Float16 x) { return x.bits; }
 __device__ __forceinline__ uint32_t bits_of(BFloat16 x) { return x.bits; }
 
-// Load the last group of a row, from logit `at` on, filled up with -inf.
+// Load the last pack of a row, from logit `at` on, filled up with -inf.
 template <class T>
-__device__ __forceinline__ uint4 load_last_group(const T* row, int at, int classes) {
-  constexpr int kPerWord = kGroup<T> / 4;
+__device__ __forceinline__ uint4 load_last_pack(const T* row, int at, int classes) {
+  constexpr int kPerWord = kPackSize<T> / 4;
   constexpr int kWidth = 32 / kPerWord;
   constexpr uint32_t kMask = 0xffffffffu >> (32 - kWidth);
   const uint4 filler = negative_infinity<T>();
   uint32_t words[4] = {filler.x, filler.y, filler.z, filler.w};
 #pragma unroll
-  for (int i = 0; i < kGroup<T>; ++i) {
+  for (int i = 0; i < kPackSize<T>; ++i) {
     if (at + i < classes) {
       const int shift = i % kPerWord * kWidth;
       words[i / kPerWord] = (words[i / kPerWord] & ~(kMask << shift)) | bits_of(row[at + i])
@@ -95,11 +95,11 @@ __device__ __forceinline__ float element_of(uint32_t word, int half, BFloat16) {
 }
 
 template <class T>
-__device__ __forceinline__ void group_to_float(uint4 bits, float* to) {
-  constexpr int kPerWord = kGroup<T> / 4;
+__device__ __forceinline__ void pack_to_float(uint4 bits, float* to) {
+  constexpr int kPerWord = kPackSize<T> / 4;
   const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
 #pragma unroll
-  for (int i = 0; i < kGroup<T>; ++i) {
+  for (int i = 0; i < kPackSize<T>; ++i) {
     to[i] = element_of(words[i / kPerWord], i % kPerWord, T{});
   }
 }

@@ -52,9 +52,9 @@ struct Plan {
   TopKStage top_k_stage;
   int32_t processors;  // multiprocessors of the device
   int32_t threads;
-  int32_t lanes;         // lanes of a group; for slices: threads of a block
-  int64_t slices;        // slices of a row
-  int64_t slice_groups;  // groups of 16 bytes in a slice
+  int32_t lanes;        // lanes of a group; for slices: threads of a block
+  int64_t slices;       // slices of a row
+  int64_t slice_packs;  // packs of 16 bytes in a slice
   int64_t blocks;
   int64_t sort_tile;      // keys that one block sorts in its shared memory, a power of two
   int64_t winner_stride;  // keys from one array of winners to the other
@@ -74,9 +74,9 @@ struct Plan {
 // A block has a power of two of threads, so that they share the digits evenly.
 inline constexpr int32_t kMaxThreads = 512;
 inline constexpr int32_t kUsualThreads = 256;
-// Groups of 16 bytes that a lane loads before it uses the first one.
+// Packs of 16 bytes that a lane loads before it uses the first one.
 inline constexpr int32_t kUnroll = 4;
-inline constexpr int64_t kGroupBytes = 16;
+inline constexpr int64_t kPackBytes = 16;
 // Rows up to this size go to a group of lanes each.
 inline constexpr int64_t kWarpRowBytes = 8192;
 // A batch up to this size goes to one block, which has no other block to wait for.
@@ -108,7 +108,7 @@ inline size_t align16(size_t bytes) { return (bytes + 15) / 16 * 16; }
 inline Plan make_plan(const Sizes& sizes, const DeviceLimits& device, const ForcedPlan& forced) {
   const int64_t n = sizes.rows;
   const int64_t row_bytes = sizes.classes * sizes.element_size;
-  const int64_t groups = ceil_div(row_bytes, kGroupBytes);
+  const int64_t packs = ceil_div(row_bytes, kPackBytes);
 
   Plan plan{};
   plan.processors = device.processors;
@@ -121,22 +121,22 @@ inline Plan make_plan(const Sizes& sizes, const DeviceLimits& device, const Forc
   // No more blocks than run at a time: each takes several rows, one after another.
   const int64_t resident = int64_t{device.processors} * (4 * kUsualThreads / plan.threads);
   plan.slices = 1;
-  plan.slice_groups = groups;
+  plan.slice_packs = packs;
   int64_t tiles = 0;
   if (plan.regime == RowRegime::kLaneGroups) {
-    // Two or three groups of 16 bytes a lane. With fewer, the work per row dominates. With more,
+    // Two or three packs of 16 bytes a lane. With fewer, the work per row dominates. With more,
     // neighbouring lanes read memory far apart.
-    plan.lanes = static_cast<int32_t>(std::min<int64_t>(power_below(groups / 2), 32));
+    plan.lanes = static_cast<int32_t>(std::min<int64_t>(power_below(packs / 2), 32));
     tiles = ceil_div(n, plan.threads / plan.lanes);
   } else {
     plan.lanes = plan.threads;
     // Cut rows into slices where there are too few rows to keep all processors busy.
     int64_t wanted =
         forced.slices != 0 ? forced.slices : ceil_div(4 * resident, std::max<int64_t>(n, 1));
-    const int64_t least_groups = forced.slices != 0 ? 1 : plan.threads * kUnroll;
-    wanted = std::clamp<int64_t>(wanted, 1, ceil_div(groups, least_groups));
-    plan.slice_groups = ceil_div(groups, wanted);
-    plan.slices = ceil_div(groups, plan.slice_groups);
+    const int64_t least_packs = forced.slices != 0 ? 1 : plan.threads * kUnroll;
+    wanted = std::clamp<int64_t>(wanted, 1, ceil_div(packs, least_packs));
+    plan.slice_packs = ceil_div(packs, wanted);
+    plan.slices = ceil_div(packs, plan.slice_packs);
     tiles = n * plan.slices;
   }
   plan.blocks = one_block ? 1 : std::clamp<int64_t>(tiles, 1, resident);

@@ -97,12 +97,12 @@ __device__ __forceinline__ void finish_row(const KernelParams& params, int64_t r
   }
 }
 
-// Load the groups of a lane before the first is used. Groups from `whole` on are filled with -inf.
+// Load the packs of a lane before the first is used. Packs from `whole` on are filled with -inf.
 template <class T, class Load>
-__device__ __forceinline__ void load_groups(uint4 (&bits)[kUnroll], const T* logits, int start,
-                                            int lane, int lanes, int whole, const Load& load) {
-  const T* first = logits + static_cast<int64_t>(start + lane) * kGroup<T>;
-  const int64_t step = static_cast<int64_t>(lanes) * kGroup<T>;
+__device__ __forceinline__ void load_packs(uint4 (&bits)[kUnroll], const T* logits, int start,
+                                           int lane, int lanes, int whole, const Load& load) {
+  const T* first = logits + static_cast<int64_t>(start + lane) * kPackSize<T>;
+  const int64_t step = static_cast<int64_t>(lanes) * kPackSize<T>;
   // The condition is equal for all lanes of a warp, so there is no divergence.
   if (start + kUnroll * lanes <= whole) {
 #pragma unroll
@@ -120,13 +120,13 @@ __device__ __forceinline__ void load_groups(uint4 (&bits)[kUnroll], const T* log
   }
 }
 
-// Sum the groups of one lane among the groups [first, last) of a row. Neighbouring lanes take
-// neighbouring groups.
+// Sum the packs of one lane among the packs [first, last) of a row. Neighbouring lanes take
+// neighbouring packs.
 template <class T, bool kNeedsMoments>
-__device__ __forceinline__ RowSums sum_groups(const KernelParams& params, int64_t row, int label,
-                                              int first, int last, int lane, int lanes) {
-  constexpr int kCount = kGroup<T>;
-  constexpr int kGroupsPerChunk = kChunk / kCount;
+__device__ __forceinline__ RowSums sum_packs(const KernelParams& params, int64_t row, int label,
+                                             int first, int last, int lane, int lanes) {
+  constexpr int kCount = kPackSize<T>;
+  constexpr int kPacksPerChunk = kChunk / kCount;
   const T* logits = row_start<T>(params, row);
   const int classes = static_cast<int>(params.batch.classes);
   const int alignment = alignment_of(logits);
@@ -135,27 +135,27 @@ __device__ __forceinline__ RowSums sum_groups(const KernelParams& params, int64_
   for (int start = first; start < last; start += kUnroll * lanes) {
     const int base = start + lane;
     uint4 bits[kUnroll];
-    if (alignment == kGroupBytes) {
-      load_groups(bits, logits, start, lane, lanes, whole,
-                  [](const T* from) { return load_once(from); });
+    if (alignment == kPackBytes) {
+      load_packs(bits, logits, start, lane, lanes, whole,
+                 [](const T* from) { return load_once(from); });
     } else {
-      load_groups(bits, logits, start, lane, lanes, whole,
-                  [alignment](const T* from) { return load_unaligned(from, alignment); });
+      load_packs(bits, logits, start, lane, lanes, whole,
+                 [alignment](const T* from) { return load_unaligned(from, alignment); });
     }
     if (whole < last) {
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
         if (base + u * lanes == whole) {
-          bits[u] = load_last_group(logits, whole * kCount, classes);
+          bits[u] = load_last_pack(logits, whole * kCount, classes);
         }
       }
     }
 #pragma unroll
-    for (int u = 0; u < kUnroll; u += kGroupsPerChunk) {
+    for (int u = 0; u < kUnroll; u += kPacksPerChunk) {
       float x[kChunk];
 #pragma unroll
-      for (int i = 0; i < kGroupsPerChunk; ++i) {
-        group_to_float<T>(bits[u + i], x + i * kCount);
+      for (int i = 0; i < kPacksPerChunk; ++i) {
+        pack_to_float<T>(bits[u + i], x + i * kCount);
       }
       const auto index_of = [&](int i) {
         return (base + (u + i / kCount) * lanes) * kCount + i % kCount;
@@ -176,7 +176,7 @@ __device__ __forceinline__ void score_by_lane_groups(const KernelParams& params)
   const int lanes = params.plan.lanes;
   const int lane = static_cast<int>(threadIdx.x) % lanes;
   const int64_t rows_per_block = static_cast<int>(blockDim.x) / lanes;
-  const int groups = static_cast<int>(params.plan.slice_groups);
+  const int packs = static_cast<int>(params.plan.slice_packs);
   // All lanes of a warp stay in the loop, also those without a row, because they shuffle together.
   for (int64_t base = blockIdx.x * rows_per_block; base < params.batch.rows;
        base += gridDim.x * rows_per_block) {
@@ -187,7 +187,7 @@ __device__ __forceinline__ void score_by_lane_groups(const KernelParams& params)
     if (here) {
       inputs = read_inputs<T>(params, row);
       if (inputs.kind == RowKind::kScored) {
-        sums = sum_groups<T, kNeedsMoments>(params, row, inputs.label, 0, groups, lane, lanes);
+        sums = sum_packs<T, kNeedsMoments>(params, row, inputs.label, 0, packs, lane, lanes);
       }
     }
     sums = merge_lanes<kNeedsMoments>(sums, lanes, params.extra);
@@ -223,18 +223,18 @@ __device__ __forceinline__ void score_by_slices(const KernelParams& params) {
   // threads fill the second, and wait at the next barrier.
   __shared__ RowSums warps[2][kMaxThreads / 32];
   const int64_t slices = params.plan.slices;
-  const int64_t groups = ceil_div(params.batch.classes, kGroup<T>);
+  const int64_t packs = ceil_div(params.batch.classes, kPackSize<T>);
   int buffer = 0;
   for (int64_t tile = blockIdx.x; tile < params.batch.rows * slices; tile += gridDim.x) {
     const int64_t row = tile / slices;
-    const int first = static_cast<int>(tile % slices * params.plan.slice_groups);
-    const int last = static_cast<int>(min(groups, first + params.plan.slice_groups));
+    const int first = static_cast<int>(tile % slices * params.plan.slice_packs);
+    const int last = static_cast<int>(min(packs, first + params.plan.slice_packs));
     const RowInputs inputs = read_inputs<T>(params, row);
     RowSums sums = empty_sums();
     if (inputs.kind == RowKind::kScored) {
       sums =
-          sum_groups<T, kNeedsMoments>(params, row, inputs.label, first, last,
-                                       static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x));
+          sum_packs<T, kNeedsMoments>(params, row, inputs.label, first, last,
+                                      static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x));
     }
     sums = merge_block<kNeedsMoments>(sums, params.extra, warps[buffer]);
     buffer = 1 - buffer;

@@ -181,10 +181,10 @@ __device__ __forceinline__ void select_top(const BlockGroup& group, const Kernel
     return;
   }
   // An equal share of the rows for each block, in multiples of kKeysPerThread.
-  const uint64_t groups = ceil_div(params.batch.rows, kKeysPerThread);
+  const uint64_t quads = ceil_div(params.batch.rows, kKeysPerThread);
   const auto share = [&](uint64_t rank) {
     return static_cast<uint32_t>(
-        min(groups * rank / group.size * kKeysPerThread, static_cast<uint64_t>(params.batch.rows)));
+        min(quads * rank / group.size * kKeysPerThread, static_cast<uint64_t>(params.batch.rows)));
   };
   const uint32_t begin = share(group.rank);
   const uint32_t end = share(group.rank + 1);

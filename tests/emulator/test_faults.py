@@ -110,14 +110,14 @@ FAULTS = {
         "cuda/rows.cuh", "id < batch.il_size", "id <= batch.il_size", "small_blocks", "wrong loss"
     ),
     "a load of 16 bytes that is not aligned": Fault(
-        "cuda/rows.cuh", "if (alignment == kGroupBytes)", "if (alignment >= 2)",
+        "cuda/rows.cuh", "if (alignment == kPackBytes)", "if (alignment >= 2)",
         "small_blocks", "misaligned",
     ),
     "keys past the last one are read": Fault(
         "cuda/threshold.cuh", "row + i < end ? __ldcg", "row + i < end + 64 ? __ldcg",
         "small_blocks", OVERFLOW,
     ),
-    "one group too many": Fault(
+    "one pack too many": Fault(
         "cuda/rows.cuh", "if (start + lane + u * lanes < whole)",
         "if (start + lane + u * lanes <= whole)", "small_blocks", "wrong loss",
     ),
@@ -126,7 +126,7 @@ FAULTS = {
         "base + rows_per_block <= params.batch.rows;\n       base += gridDim.x * rows_per_block",
         "small_blocks", "wrong loss",
     ),
-    "zeros fill the last group": Fault(
+    "zeros fill the last pack": Fault(
         "cuda/logits.cuh", "const uint4 filler = negative_infinity<T>();",
         "const uint4 filler = make_uint4(0, 0, 0, 0);", "small_blocks", "wrong loss",
     ),

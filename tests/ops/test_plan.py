@@ -40,14 +40,14 @@ def test_any_sizes_have_a_plan(n: int, classes: int, size: int, k: float, p: int
     assert threads in (32, 64, 128, 256, 512)
     # Never more than run at a time, with 1024 threads a processor, and none without a row.
     assert 1 <= blocks <= p * 1024 // threads
-    groups = -(-classes * size // 16)
+    packs = -(-classes * size // 16)
     if plan["regime"] == "lane_groups":
         assert lanes in (1, 2, 4, 8, 16, 32)
         assert slices == 1
         assert blocks <= -(-n * lanes // threads)
     else:
         assert lanes == threads
-        assert 1 <= slices <= groups
+        assert 1 <= slices <= packs
         assert blocks <= n * slices
         # More slices than blocks only add work to the last one.
         assert slices == 1 or n * slices <= 4 * p * 1024 // threads + n

@@ -111,7 +111,7 @@ def test_a_logit_takes_one_exponential(end: int) -> None:
     hot = {name: body for name, body in bodies(built()[end]).items() if HOT in name}
     assert len(hot) == REGIMES * TYPES
     for name, body in hot.items():
-        # Four groups of 16 bytes at a time, without a branch between them.
+        # Four packs of 16 bytes at a time, without a branch between them.
         logits = 32 if "Float16" in name else 16
         exponentials = max(part.count("MUFU.EX2") for part in re.split(r"\bBRA\b", body))
         assert exponentials == logits + logits // 16, name
