@@ -35,18 +35,15 @@ class Fields(NamedTuple):
 
 
 def split(batch: object, where: str = "Selector") -> Fields:
-    """Return the inputs, the labels and the ids of a batch.
+    """Return the inputs, the labels (n, ...) and the ids (n,), int64 or int32, of a batch.
 
     A batch is one of three: a structure with the fields x, y and ids (named tuple, dataclass,
     object); a tuple or list (x, y, ids); a mapping with "ids", the labels under "labels", "label" or
     "y", and the inputs under "x" or "inputs", or else under all other keys, as keyword arguments.
 
-    Args:
-        batch: n examples, ids an int64 or int32 tensor (n,), labels (n, ...).
-        where: the caller, named in errors.
-
     Raises:
-        ValueError: the batch has no ids, labels or inputs, or their lengths differ.
+        ValueError: the batch has no ids, labels or inputs, or their lengths differ; `where` names
+            the caller.
         TypeError: the ids or the labels are not tensors of the right type.
 
     Example:
@@ -72,19 +69,12 @@ def inputs_of(sample: Any) -> Any:
 
 
 def gather(batch: T, n: int, indices: Tensor) -> T:
-    """Return the rows `indices` of a batch of n examples, in its structure and type.
+    """Return the rows `indices`, int64 (k,), of a batch of n examples, in its structure and type.
 
     Rows are taken from tensors and arrays whose first dimension is n and from lists and tuples of
     n elements, at any depth of mappings, sequences and dataclasses. Other values stay as they are.
-    A mapping whose type cannot be built from a dict becomes a dict.
-
-    Args:
-        batch: n examples, in a form that `split` reads.
-        indices: int64 (k,), values in [0, n), on any device.
-
-    Raises:
-        ValueError: a sequence of n tensors with n rows each may hold one tensor an example or one
-            column each.
+    A mapping whose type cannot be built from a dict becomes a dict. A sequence of n tensors with n
+    rows each is ambiguous, and a ValueError.
 
     Example:
         >>> batch = Batch(torch.zeros(3, 2), torch.tensor([0, 1, 2]), torch.tensor([7, 4, 9]))
@@ -103,13 +93,7 @@ def gather(batch: T, n: int, indices: Tensor) -> T:
 
 
 def part(batch: T, n: int, rows: slice) -> T:
-    """Return consecutive rows of a batch of n examples, tensors and arrays as views.
-
-    Example:
-        >>> batch = Batch(torch.zeros(3, 2), torch.tensor([0, 1, 2]), torch.tensor([7, 4, 9]))
-        >>> part(batch, 3, slice(1, 3)).ids
-        tensor([4, 9])
-    """
+    """Return consecutive rows of a batch of n examples, tensors and arrays as views."""
     return _rows(batch, n, operator.itemgetter(rows))
 
 
@@ -133,12 +117,7 @@ def _rows(batch: T, n: int, pick: Callable[[Any], Any]) -> T:
 
 
 def to(batch: T, device: torch.device | str) -> T:
-    """Move every tensor of a batch to `device`, keeping the structure and type of the batch.
-
-    Example:
-        >>> to({"x": torch.zeros(1), "name": "a"}, "cpu")
-        {'x': tensor([0.]), 'name': 'a'}
-    """
+    """Return a batch with every tensor on `device`, in its structure and type."""
     device = torch.device(device)
     # A copy to the host that does not block could be read before it has arrived.
     non_blocking = device.type != "cpu"
@@ -251,12 +230,7 @@ def _no_ids(where: str, batch: object) -> ValueError:
 
 
 def describe(value: object) -> str:
-    """Describe a value in a few words, for errors.
-
-    Example:
-        >>> describe((1, 2)), describe(torch.zeros(3))
-        ('tuple of 2 elements', 'float32 tensor (3,)')
-    """
+    """Describe a value in a few words, such as "float32 tensor (3,)", for errors."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} tensor {tuple(value.shape)}"
     name = type(value).__name__

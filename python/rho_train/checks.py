@@ -32,13 +32,7 @@ def check_adamw(where: str, lr: float, weight_decay: float) -> None:
 
 
 def check_ids(where: str, name: str, ids: Any, n: int) -> None:
-    """Refuse ids that are no int64 tensor (m,), m > 0, of different values in [0, n).
-
-    Example:
-        >>> check_ids("Trainer", "train_ids", torch.tensor([0, 5]), 5)
-        Traceback (most recent call last):
-        IndexError: Trainer: train_ids must lie in [0, 5), the rows of the data set, got 5
-    """
+    """Refuse ids that are no int64 tensor (m,), m > 0, of different values in [0, n)."""
     if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.ndim != 1:
         got = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
         fix = "mask.nonzero().flatten()" if "bool" in got else "torch.as_tensor(ids)"
@@ -58,13 +52,7 @@ def check_ids(where: str, name: str, ids: Any, n: int) -> None:
 
 
 def check_rows(where: str, ids: Tensor, rows: int, fix: str) -> None:
-    """Refuse ids of a batch that a table has no row for; on CUDA that would wait for the device.
-
-    Example:
-        >>> check_rows("History", torch.tensor([2, -1]), 5, "make a longer one")
-        Traceback (most recent call last):
-        IndexError: History: ids must lie in [0, 5), got -1; make a longer one
-    """
+    """Refuse ids of a batch that a table has no row for; not on CUDA, which would be a sync."""
     bad = None if ids.is_cuda else outside(ids, rows)
     if bad is not None:
         raise IndexError(f"{where}: ids must lie in [0, {rows}), got {bad}; {fix}")

@@ -18,15 +18,7 @@ from rho_train.scoring import LossFunction, device_of, logits_of, losses_of, sco
 
 @contextmanager
 def unchanged(*models: nn.Module) -> Iterator[None]:
-    """Restore torch's random state and the buffers of models afterwards.
-
-    Example:
-        >>> model = nn.BatchNorm1d(2)
-        >>> with unchanged(model):
-        ...     _ = model(torch.ones(3, 2))
-        >>> model.running_mean
-        tensor([0., 0.])
-    """
+    """Restore torch's random state and the buffers of models afterwards."""
     buffers = [(buffer, buffer.clone()) for model in models for buffer in model.buffers()]
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         yield

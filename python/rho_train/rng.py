@@ -17,11 +17,6 @@ def generator(seed: int, *stream: str | int) -> torch.Generator:
 
     Streams of one seed are unrelated: after `manual_seed(seed)` in two places, the examples with a
     noisy label and the held-out examples would be drawn from the same numbers.
-
-    Example:
-        >>> one, two = generator(0, "holdout"), generator(0, "noise")
-        >>> torch.equal(torch.rand(3, generator=one), torch.rand(3, generator=two))
-        False
     """
     key = repr((operator.index(seed), *stream)).encode()
     # torch's CPU generator keeps only the low 32 bits of its seed, so they must depend on all.
@@ -34,13 +29,6 @@ def global_seed(seed: int) -> Iterator[None]:
     """Let the global generators of torch's CPU, NumPy and random draw from `seed`, in [0, 2^32).
 
     For code of others that draws from them, such as augmentations. Their states are restored.
-
-    Example:
-        >>> before = random.getstate()
-        >>> with global_seed(3):
-        ...     _ = random.random(), torch.rand(1)
-        >>> random.getstate() == before
-        True
     """
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[]):

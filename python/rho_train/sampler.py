@@ -29,7 +29,7 @@ class LargeBatchSampler(Sampler[list[int]]):
 
     Args:
         ids_or_n: the number of examples n, or the positions to draw from, integers (n,) without
-            repeats, for example the half that is not held out.
+            repeats, such as the half that is not held out.
         batch_size: n_B, the examples of a large batch.
         seed: the seed of the stream; the global generators are never touched.
         start: batches already consumed.

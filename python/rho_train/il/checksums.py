@@ -151,12 +151,7 @@ def checked_inputs(dataset: IndexedDataset, folder: RunFolder) -> InputChecksums
 
 
 def from_json(text: str) -> InputChecksums:
-    """Read checksums from their JSON; a ValueError if it is something else.
-
-    Example:
-        >>> from_json(json.dumps((InputChecksum(3, "text", "ab"),)))
-        (InputChecksum(id=3, form='text', sha256='ab', values=()),)
-    """
+    """Return checksums from their JSON, that of the plain tuple; a ValueError for other text."""
     try:
         return tuple(
             InputChecksum(id, form, sha256, tuple(map(tuple, values)))
