@@ -123,19 +123,19 @@ def plan(
         load = partial(_load, dataset, workers)
     elif dataset is not None or load is None:
         raise ValueError("plan: give either dataset or load")
-    device = device_of(model)
+    device, sizes = device_of(model), (batch, *(ratio * batch for ratio in ratios))
     busy, state = busy_cores(), random_state(device)
     try:
         loads, pool = {}, list[Any]()
-        share = _LOADER_SHARE * seconds / (1 + len(ratios))
-        for size in (batch, *(ratio * batch for ratio in ratios)):
+        for size in sizes:
+            share = _LOADER_SHARE * seconds / len(sizes)
             loads[size], pool = _measure_loader(iter(load(size)), size, workers, device, share)
         target = copy.deepcopy(model).train()
         made = adamw(target, lr=1e-3, weight_decay=0.01) if optimizer is None else optimizer(target)
         train = partial(
             training_step, target, optimizer=made, where="plan", forward=forward, bf16=bf16
         )
-        uniform = StepTimer("uniform", 1, _cut(pool, batch), target, train)
+        uniform = StepTimer(target, train, _cut(pool, batch))
         uniform.step()
         timers, notes = _timers(uniform, pool, ratios, proxy, forward)
         _repeat([uniform, *timers], (1.0 - _LOADER_SHARE) * seconds)
@@ -152,36 +152,24 @@ def plan(
         return max(load, work) if workers else load + work
 
     trained = uniform.medians()[2]
+    base = whole(loads[batch], trained)
     # However a batch was selected, the step is the same work: one median of all is steadier.
-    alike = [timer for timer in timers if timer.option != "async"]
-    after = median(seconds[2] for timer in alike for seconds in timer.seconds)
+    after = median(one[2] for t in timers if t.option != "async" for one in t.seconds)
     rows = []
     for timer in timers:
-        score, select, beside = timer.medians()
-        step, size = after if timer in alike else beside, timer.ratio * batch
-        rows.append(
-            PlanRow(
-                option=timer.option,
-                ratio=timer.ratio,
-                large_batch=size,
-                load=loads[size],
-                score=score,
-                select=select,
-                train=step,
-                step=whole(loads[size], score + select + step),
-                uniform=whole(loads[batch], trained),
-            )
-        )
+        size, (score, select, beside) = timer.ratio * batch, timer.medians()
+        step = beside if timer.option == "async" else after
+        times = {"load": loads[size], "score": score, "select": select, "train": step}
+        times |= {"step": whole(loads[size], score + select + step), "uniform": base}
+        rows.append(PlanRow(option=timer.option, ratio=timer.ratio, large_batch=size, **times))
+    times = {"load": loads[batch], "train": trained, "uniform": base, "il_seconds": il_seconds}
     return Plan(
         small_batch=batch,
-        load=loads[batch],
-        train=trained,
-        uniform=whole(loads[batch], trained),
         workers=workers,
-        il_seconds=il_seconds,
         steps=steps,
         rows=tuple(rows),
         notes=tuple(notes),
+        **times,
     )
 
 
@@ -189,17 +177,23 @@ def plan(
 class StepTimer:
     """Steps with one option, and the seconds of each: scoring, rest of selection, training."""
 
-    option: str
-    ratio: int
-    batches: list[Any]
     model: nn.Module
     train: Callable[[Any], object]
+    batches: list[Any]
+    option: str = "uniform"
+    ratio: int = 1
     selector: Selector | None = None
-    seconds: list[tuple[float, float, float]] = field(default_factory=list)
+    calls: int = field(default=0, init=False)
+    seconds: list[tuple[float, float, float]] = field(default_factory=list, init=False)
 
     def step(self) -> None:
-        """Make a step and note its seconds."""
-        device, batch = device_of(self.model), self.batches[len(self.seconds) % len(self.batches)]
+        """Make a step and note its seconds; with `async` several, unless there are enough."""
+        self.calls += 1
+        if self.option == "async":
+            if len(self.seconds) < self.calls:
+                self._async_steps()
+            return
+        device, batch = device_of(self.model), self.batches[self.calls % len(self.batches)]
         _wait_for(device)
         started = selected = time.perf_counter()
         score = 0.0
@@ -213,24 +207,9 @@ class StepTimer:
         _wait_for(device)
         self.seconds.append((score, selected - started - score, time.perf_counter() - selected))
 
-    def medians(self) -> tuple[float, float, float]:
-        """Return the median of each part."""
-        score, select, train = map(median, zip(*self.seconds, strict=True))
-        return score, select, train
-
-
-@dataclass(eq=False)
-class AsyncStepTimer(StepTimer):
-    """Steps whose large batch is scored while the step before trains."""
-
-    calls: int = field(default=0, init=False)
-
-    def step(self) -> None:
+    def _async_steps(self) -> None:
         """Make steps in a loop, until its two threads have settled, and note the later half."""
-        self.calls += 1
-        if len(self.seconds) >= self.calls:
-            return  # as many as the others
-        selector, device = self.selector, device_of(self.model)
+        selector = self.selector
         assert selector is not None
         spent: list[tuple[float, float, float]] = []
         began = ended = time.perf_counter()
@@ -238,7 +217,7 @@ class AsyncStepTimer(StepTimer):
         for batch in AsyncSelector(selector, self.model)(itertools.cycle(self.batches)):
             self.train(batch)
             # Not before the step: it would wait for the scores too.
-            _wait_for(device)
+            _wait_for(device_of(self.model))
             now, scored = time.perf_counter(), selector.score_seconds - score
             selected = selector.seconds - seconds
             spent.append((scored, selected - scored, now - ended - selected))
@@ -246,6 +225,11 @@ class AsyncStepTimer(StepTimer):
                 break
             ended, score, seconds = now, selector.score_seconds, selector.seconds
         self.seconds += spent[len(spent) // 2 :]
+
+    def medians(self) -> tuple[float, float, float]:
+        """Return the median of each part."""
+        score, select, train = map(median, zip(*self.seconds, strict=True))
+        return score, select, train
 
 
 def _timers(
@@ -256,9 +240,9 @@ def _timers(
     forward: ForwardFunction | None,
 ) -> tuple[list[StepTimer], list[str]]:
     """Return a timer for each option that runs here and each ratio, and notes on the others."""
+    fields = [split(one, "plan") for one in pool]
     batch = len(split(uniform.batches[0], "plan").ids)
-    n = 1 + max(int(split(one, "plan").ids.max()) for one in pool)
-    inputs = split(pool[0], "plan").inputs
+    n, inputs = 1 + max(int(one.ids.max()) for one in fields), fields[0].inputs
     images = isinstance(inputs, Tensor) and inputs.ndim == 4 and forward is None
     timers, notes = list[StepTimer](), list[str]()
     for option, scoring in _OPTIONS.items():
@@ -278,12 +262,13 @@ def _timers(
                     scorer=proxy if option == "proxy" else None,
                     history=History(n) if scoring.refresh < 1.0 else None,
                 )
-                kind = AsyncStepTimer if option == "async" else StepTimer
                 batches = _cut(pool, ratio * batch)
-                first = kind(option, ratio, batches, uniform.model, uniform.train, selector)
-                first.step()
-                first.step()
-                timers.append(replace(first, seconds=[]))
+                timer = replace(
+                    uniform, batches=batches, option=option, ratio=ratio, selector=selector
+                )
+                timer.step()
+                timer.step()
+                timers.append(replace(timer))  # without what was measured so far
         except Exception as error:  # (whatever a compiler or a backend raises)
             if option == "plain":
                 raise
