@@ -119,16 +119,7 @@ def locked(folder: Path, fix: str) -> Iterator[None]:
 
 
 def remove_unfinished(folder: Path, *, below: bool = False) -> None:
-    """Delete what killed writes left in a folder (and below), where nobody else is writing.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> (folder / ".0123456789abcdef.tmp").touch()
-        >>> remove_unfinished(folder)
-        >>> list(folder.iterdir())
-        []
-    """
+    """Delete what killed writes left in a folder (and below), where nobody else is writing."""
     for path in folder.rglob(_TEMPORARY) if below else folder.glob(_TEMPORARY):
         path.unlink(missing_ok=True)
 

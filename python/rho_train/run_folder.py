@@ -15,8 +15,7 @@ from rho_train.progress import OnStep, no_op, stop_signals
 class RunFolder:
     """A folder of work that can be stopped, killed and resumed.
 
-    Every checkpoint in it carries the identity, and one with another identity is refused. So an
-    empty folder, or one that was stopped before its first checkpoint, is free for any work.
+    Every checkpoint in it carries the identity; one with another identity is refused.
 
     Args:
         path: of the folder, which is made; None: nothing is kept, `save` does nothing and `load`
@@ -64,35 +63,22 @@ class RunFolder:
         return self.on_step(count)
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint with the identity; the previous one survives any failure.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
+        """Write a checkpoint with the identity, see `save_checkpoint`."""
         if self.path is not None:
             save_checkpoint(self.path / name, {**self.identity, **state})
 
     def load(self, name: str) -> dict[str, Any] | None:
-        """Read a checkpoint, None if there is none.
-
-        Raises:
-            ValueError: it is damaged, or of work with another identity.
-            OSError: it cannot be read.
-        """
+        """Read a checkpoint, None if there is none, see `load_checkpoint`."""
         if self.path is None or not (self.path / name).exists():
             return None
         return load_checkpoint(self.path / name, self.identity)
 
     @contextmanager
     def lock(self, fix: str, *, below: bool = False) -> Iterator[None]:
-        """Hold the folder for this process, and delete what killed writes left in it.
-
-        Args:
-            fix: what to do while another process holds it, the end of the error.
-            below: clean the folders below, too.
+        """Hold the folder for this process, and delete what killed writes left in it (and below).
 
         Raises:
-            ValueError: another process holds the folder.
+            ValueError: another process holds the folder; the message ends in `fix`.
         """
         folder = self / "."
         with locked(folder, fix):

@@ -278,7 +278,9 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(
 
 
 def test_a_selector_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="keeps 16 of a large batch of 32, TrainConfig.batch is 8"):
+    with pytest.raises(
+        ValueError, match="selects 16 of a large batch of 32, TrainConfig.batch is 8"
+    ):
         make_trainer(tmp_path, selector=Selector(ratio=0.5, method="loss"))
     other = IndexedDataset(TensorDataset(torch.zeros(N, 5), torch.zeros(N, dtype=torch.int64)))
     store = ILStore(torch.zeros(N), fingerprint(other))

@@ -39,7 +39,7 @@ RATIOS = (2, 3, 5, 10)
 _POOL = 2  # batches that the steps are measured on
 _REPEATS = 3  # at least
 _LOADER_SHARE = 0.15  # of the seconds
-# Cores that other work may use without spoiling the times.
+# Cores that other work may use: threads that share a core with it wait for each other.
 _BUSY = 0.2
 # Of one loop of an AsyncSelector, at least: a new thread shares a core with the old one at first.
 _LOOP, _LOOP_SECONDS = 4, 0.1
@@ -336,11 +336,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 def busy_cores() -> float | None:
-    """Return how many cores other work keeps busy, measured for half a second.
-
-    None where the system does not tell. Above about 0.2 times are too long and scattered: threads
-    that share a core with other work wait for each other.
-    """
+    """Return how many cores other work keeps busy, measured for half a second; None: unknown."""
 
     def ticks() -> tuple[int, int]:
         counts = [int(count) for count in stat.read_text().partition("\n")[0].split()[1:9]]

@@ -76,7 +76,7 @@ def _check_selector(selector: Selector, model: nn.Module, n: int, config: TrainC
         )
     if selector.size(config.large_batch) != config.batch:
         raise ValueError(
-            f"Trainer: the Selector keeps {selector.size(config.large_batch)} of a large "
+            f"Trainer: the Selector selects {selector.size(config.large_batch)} of a large "
             f"batch of {config.large_batch}, TrainConfig.batch is {config.batch}; make "
             "them agree"
         )

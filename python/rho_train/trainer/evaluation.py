@@ -128,8 +128,7 @@ def sample_record(model: nn.Module, run: RunData, selector: Selector) -> dict[st
     loss or irreducible loss are left out: JSON has no NaN.
     """
     device = device_of(model)
-    state = random_state(device)
-    ids, losses, selected = [], [], []
+    state, ids, losses, selected = random_state(device), [], [], []
     sampler = LargeBatchSampler(run.train_ids, run.config.large_batch, seed=run.seed)
     for positions in islice(sampler, min(_SAMPLED_BATCHES, sampler.batches_per_epoch)):
         batch = to(run.dataset.collate(run.dataset.__getitems__(positions)), device)

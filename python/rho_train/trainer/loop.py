@@ -54,23 +54,19 @@ class Trainer:
         name: of the method, in every record.
         seed: of the order of the batches.
         selector: selects from large batches; None: plain training.
-        flags: what is known of each of the len(dataset) examples, such as `noisy`, to record how
-            many trained examples have each flag.
-        il_seconds: cost of the irreducible losses, for the record only.
-        classes: names of the classes, for the record only.
-        show: returns what people see of the example with an id, a text or a tensor, for the record
-            only; None: what the model gets.
+        flags: known properties of all examples by id, such as `noisy`; records count them.
+        il_seconds: cost of the irreducible losses, for the records only.
+        classes: names of the classes, for the records only.
+        show: returns what people see of the example with an id, a text or a tensor; None: what the
+            model gets.
 
     Raises:
         TypeError: the training set is no IndexedDataset, the evaluation set not map-style, or the
             ids are no int64 tensor.
         IndexError: an id lies outside the data set, or the model has no class for a label.
-        ValueError: the checkpoint in the folder belongs to another run, or the ILStore of the
-            Selector to another data set. The Selector was used, needs dropout layers that the model
-            does not have, or does not fit `config`: another size of the small batch, another number
-            of steps, another loss. All irreducible losses of `train_ids` are unknown (some: a
-            warning). The evaluation set or the flags do not fit. Another process trains in the
-            folder.
+        ValueError: the checkpoint in the folder belongs to another run, or the irreducible losses
+            to another data set; all of them are unknown (some: a warning). The Selector, the
+            evaluation set or the flags do not fit. Another process trains in the folder.
         OSError: the folder cannot be written.
 
     Example:

@@ -19,14 +19,6 @@ class MetricsFile:
     Raises:
         OSError: the file cannot be written; the message names it and the fix.
         ValueError: the file is shorter than `size`.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "metrics.jsonl"
-        >>> metrics = MetricsFile(path, 0, {"method": "rho", "seed": 0})
-        >>> metrics.write("eval", step=0, accuracy=0.5)
-        >>> path.read_text()
-        '{"event": "eval", "method": "rho", "seed": 0, "step": 0, "accuracy": 0.5}\\n'
     """
 
     def __init__(self, path: Path, size: int, common: dict[str, Any]) -> None:

@@ -14,21 +14,11 @@ from torch import Tensor
 from rho_train.batch import split
 from rho_train.dataset import IndexedDataset
 
-_SIDE = 32
-_FEATURES = 64
-_CHARACTERS = 240
-_TOKENS = 48
+_SIDE, _FEATURES, _CHARACTERS, _TOKENS = 32, 64, 240, 48
 
 
 def input_of(dataset: IndexedDataset, position: int) -> object:
-    """Return what a model gets of one example: a tensor, or the first of several inputs.
-
-    Example:
-        >>> from torch.utils.data import TensorDataset
-        >>> data = IndexedDataset(TensorDataset(torch.tensor([[0.25, 2.0]]), torch.tensor([0])))
-        >>> input_of(data, 0)
-        tensor([0.2500, 2.0000])
-    """
+    """Return what a model gets of one example: a tensor, or the first of several inputs."""
     inputs = split(dataset.collate(dataset.__getitems__([position])), "input_of").inputs
     return (next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)[0]
 

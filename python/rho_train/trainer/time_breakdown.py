@@ -26,14 +26,6 @@ class TimeBreakdown:
     The clock is the host's. On CUDA the host launches work and goes on, so a part holds the time in
     which the host was busy or waited. The sum is as meaningful as on the CPU: the host waits for
     the device at every training record and every evaluation.
-
-    Example:
-        >>> times = TimeBreakdown()
-        >>> times.start()
-        >>> times.add("loading")
-        >>> times.add("selecting", scoring=0.0)
-        >>> times.step_seconds == times.seconds["loading"] + times.seconds["selecting"]
-        True
     """
 
     def __init__(self) -> None:
