@@ -79,7 +79,7 @@ class AsyncSelector:
         Raises:
             RuntimeError: the Selector has selected elsewhere in between.
             ValueError: the model draws random numbers while it scores.
-            Exception: whatever `Selector.__call__` raises, when the batch is due.
+            Exception: an error of `Selector.__call__`, when the batch is due.
         """
         batches, pending = iter(loader), None
         with self._thread() as thread:
@@ -157,7 +157,7 @@ class AsyncSelector:
     def _select(self, batch: T, step: int, autocast: torch.autocast) -> PendingSelection[T]:
         with torch.cuda.stream(self._stream), autocast:
             pending = self.selector.select(self._copy, batch, step=step, keep_random=False)
-        # The loop counts what it waits instead.
+        # The loop counts its waiting instead.
         pending.score_seconds = 0.0
         return pending
 

@@ -8,24 +8,14 @@ from torch import Tensor
 
 
 def rank_and_world() -> tuple[int, int]:
-    """Return this process's rank and the number of ranks, (0, 1) without a process group.
-
-    Example:
-        >>> rank_and_world()
-        (0, 1)
-    """
+    """Return this process's rank and the number of ranks, (0, 1) without a process group."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def all_gather(row: Tensor) -> Tensor:
-    """Return the rows of all ranks, (world, *row.shape); each must give the same shape and dtype.
-
-    Example:
-        >>> all_gather(torch.tensor([1, 2]))
-        tensor([[1, 2]])
-    """
+    """Return the rows of all ranks, (world, *row.shape); each must give the same shape and dtype."""
     _, world = rank_and_world()
     rows = torch.empty((world, *row.shape), dtype=row.dtype, device=row.device)
     if world == 1:

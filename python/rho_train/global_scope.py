@@ -19,15 +19,11 @@ Scope = Literal["local", "global"]
 
 
 def global_position(n: int, settings: Sequence[float], device: torch.device) -> tuple[int, int]:
-    """Return the position of this rank's first example among those of all ranks, and their number.
-
-    Args:
-        n: examples of this rank's large batch.
-        settings: steps, seed, k and ratio, which all ranks must agree on.
-        device: for the exchange.
+    """Return the position of this rank's n examples among those of all ranks, and their number.
 
     Raises:
-        ValueError: they do not agree, or a rank has no examples. All ranks raise it.
+        ValueError: the ranks differ in `settings` (steps, seed, k, ratio), or one has no examples.
+            All ranks raise it.
     """
     rank, _ = rank_and_world()
     rows = all_gather(torch.tensor([n, *settings], dtype=torch.float64, device=device)).tolist()
@@ -66,13 +62,13 @@ def select_globally(
         step: of the selection, for errors.
 
     Returns:
-        The selection, without padding, and whether it is a stand-in. Where no example is among the
-        best it is the first row that has a label and a finite loss, with weight 0, because the rank
-        must take part in the backward pass.
+        The selection, without padding, and whether it is a stand-in: a rank without an example
+        among the best takes part in the backward pass by its first row with a label and a finite
+        loss, with weight 0.
 
     Raises:
-        FloatingPointError: no rank has an example with a usable score, or one without a selected
-            example has no stand-in. All ranks raise it.
+        FloatingPointError: no rank has a usable example, or one without any has no stand-in. All
+            ranks raise it.
     """
     rank, world = rank_and_world()
     assert selected.losses is not None

@@ -18,9 +18,6 @@ class History:
     Args:
         n: number of ids, those of the whole data set.
 
-    Raises:
-        TypeError, ValueError: n is no positive integer.
-
     Example:
         >>> from rho_train import Batch, Selector
         >>> selector = Selector(k=1, method="loss", history=History(9))
@@ -58,14 +55,9 @@ class History:
     def add(
         self, step: int, ids: Tensor, selected: Tensor, losses: Tensor | None, rows: Tensor | None
     ) -> None:
-        """Count a selection.
+        """Count a selection of ids (k,) from the ids (n,) of a large batch.
 
-        Args:
-            step: of the selection.
-            ids: (n,) of the large batch.
-            selected: int64 (k,), the selected ids.
-            losses: (n,) of the large batch; None: nothing was scored.
-            rows: those of the large batch that were scored; None: all.
+        `losses` (n,), None where nothing was scored; `rows` that were scored, None for all.
         """
         one = self.seen.new_ones(())
         self.seen.index_add_(0, ids, one.expand(len(ids)))
@@ -82,11 +74,7 @@ class History:
         return {name: getattr(self, name) for name in ("seen", "chosen", "loss", "step")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the columns of `state_dict`.
-
-        Raises:
-            ValueError: they are of another number of ids.
-        """
+        """Restore the columns of `state_dict`; ValueError if they have another number of ids."""
         if len(state["seen"]) != len(self):
             raise ValueError(
                 f"History: the state has {len(state['seen'])} ids, this history {len(self)}; they "

@@ -26,11 +26,7 @@ class OnlineModel:
 
     Args:
         model: trained in place, on the device of the batches.
-        lr: of AdamW; the paper's is a hundredth of the target's.
-        weight_decay: of AdamW.
-
-    Raises:
-        ValueError: the learning rate is not positive.
+        lr, weight_decay: of AdamW; the paper's rate is a hundredth of the target's.
 
     Example:
         >>> from rho_train import Batch, Selector

@@ -12,11 +12,6 @@ class Schedule:
 
     It is constant within a stage, `start` in the first, `end` in the last and ever after, so that
     compiled graphs are rebuilt `stages - 1` times at most when the size of the small batch changes.
-
-    Args:
-        start, end: of the number.
-        steps: until the last stage is over.
-        stages: at least 2, at most `steps`.
     """
 
     start: float
@@ -102,9 +97,6 @@ class UniformPhases:
         steps: of the whole run.
         warmup: steps at the start.
         anneal: share of the run at its end, in [0, 1]; selection is uniform after it as well.
-
-    Raises:
-        ValueError: an argument is out of range, or the two phases overlap.
 
     Example:
         >>> phases = UniformPhases(steps=10, warmup=2, anneal=0.3)

@@ -45,9 +45,6 @@ class Scoring:
             2019, does it by epochs).
         train_mode: score in training mode, see `rho_train.paper_mode`.
 
-    Raises:
-        TypeError, ValueError: an option is not as described, or two exclude each other.
-
     Example:
         >>> Scoring(micro_batch=64).whole, Scoring(bf16=True).whole
         (False, True)
@@ -165,11 +162,7 @@ class MicroBatches:
             yield here if self.rows is None else self.rows[here], output
 
     def logits(self) -> Tensor:
-        """Return the logits (n, C) of all examples.
-
-        Raises:
-            ValueError: only some are scored, or there are losses alone.
-        """
+        """Return the logits (n, C) of all examples, if all are scored and have some."""
         reason = None
         if self.forward_pass.loss_fn is not None:
             reason = "loss_fn= gives the loss of an example and no logits"
@@ -299,9 +292,6 @@ def logits_of(model: nn.Module, inputs: Any) -> Tensor:
     """Call a model on the inputs of a batch, a dict as keyword arguments, and return its logits.
 
     The output may be a tensor, or an object or mapping with `logits`, as of Hugging Face models.
-
-    Raises:
-        TypeError: the output holds no logits.
     """
     output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
     if isinstance(output, Tensor):
@@ -322,8 +312,7 @@ def losses_of(
 ) -> Tensor:
     """Return the losses that a function gives for a batch of `count` examples, float32 (count,).
 
-    Raises:
-        ValueError: it returned something else; `where` names the caller.
+    Anything else that it returns is a ValueError that begins with `where`, the caller.
     """
     found: object = loss_fn(model, batch)
     if not isinstance(found, Tensor) or found.shape != (count,) or not found.is_floating_point():

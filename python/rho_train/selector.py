@@ -88,8 +88,7 @@ class Selector:
             The method must be `pointwise`, see `register`, and all ranks must call together.
 
     Raises:
-        TypeError, ValueError: an argument is not as described; at the first batch: the batch has
-            no ids, or does not fit the table.
+        TypeError, ValueError: an argument is not as described.
 
     Example:
         >>> import torch
@@ -179,11 +178,7 @@ class Selector:
         return model if self._proxy is None else self._proxy
 
     def check(self, model: nn.Module) -> None:
-        """Check that the method can score with a model, or with the scorer if there is one.
-
-        Raises:
-            ValueError: the method needs dropout layers, and there is none.
-        """
+        """Raise a ValueError if the method needs dropout layers, and what scores has none."""
         scorer = self.scorer_for(model)
         if "dropout" in self.needs and not dropout_layers(scorer):
             raise ValueError(
@@ -193,11 +188,7 @@ class Selector:
             )
 
     def size(self, n: int, step: int = 0) -> int:
-        """Return k for a large batch of n at a step.
-
-        Raises:
-            ValueError: k is larger than the batch, or than the part of it that is scored.
-        """
+        """Return k for a large batch of n at a step; ValueError if there are not as many."""
         k = self.k or share_of(n, self._ratio_at(step))
         if k > n:
             raise ValueError(
@@ -361,21 +352,13 @@ class Selector:
         return {**settings, "il": shards or identity_of(il)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counters, the seconds spent and what methods and models have learnt.
-
-        Raises:
-            FloatingPointError: a large batch had no usable example, not noticed before.
-        """
+        """Return the counters, the seconds spent and what methods and models have learnt."""
         self._invalid.read()
         counters = {name: getattr(self, name) for name in _COUNTERS}
         return {**counters, **{name: one.state_dict() for name, one in self._learners().items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned.
-
-        Raises:
-            ValueError: it is of a Selector that learns something else.
-        """
+        """Restore a `state_dict`; ValueError if it is of a Selector that learns something else."""
         learners = self._learners()
         if differing := {*_COUNTERS, *learners} ^ set(state):
             raise ValueError(

@@ -41,11 +41,7 @@ class Selected(NamedTuple):
         )
 
     def without_padding(self, step: int, n: int) -> Selected:
-        """Drop the -1 padding at the end.
-
-        Raises:
-            FloatingPointError: nothing is left of a large batch of n.
-        """
+        """Drop the -1 padding at the end; FloatingPointError if nothing is left of n examples."""
         if len(self.indices) and int(self.indices[-1]) >= 0:
             return self
         found = int((self.indices >= 0).sum())

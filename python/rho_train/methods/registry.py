@@ -81,12 +81,7 @@ def unregister(name: str) -> None:
 
 
 def find(method: object) -> Method:
-    """Return the method of a name, or a method as it is.
-
-    Raises:
-        ValueError: there is none of this name; the message lists all.
-        TypeError: it is neither a name nor a method.
-    """
+    """Return the method of a name, or a method as it is."""
     if isinstance(method, str):
         if method not in _METHODS:
             raise ValueError(
