@@ -21,7 +21,7 @@ from .test_kernels import run
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault: replace `old`, which occurs once in the file, by `new`; the check prints `report`."""
+    """Replace `old`, which occurs once in the file, by `new`: the check prints `report`."""
 
     file: str
     old: str
@@ -80,7 +80,8 @@ FAULTS = {
         "cuda/threshold.cuh", BARRIER + "  return found;", "  return found;", "races", RACE
     ),
     "the histograms are not emptied": Fault(
-        "cuda/top_k.cuh", "params.state->histograms[i] = 0;", "", "small_blocks", "state left behind"
+        "cuda/top_k.cuh", "params.state->histograms[i] = 0;", "",
+        "small_blocks", "state left behind",
     ),
     "the invalid rows of the last launch stay": Fault(
         "cuda/top_k.cuh", "atomicExch(&params.state->invalid, 0u)", "params.state->invalid",
@@ -138,7 +139,8 @@ FAULTS = {
     ),
     "slices merged in the order of their arrival": Fault(
         "cuda/rows.cuh", "params.partials[tile] = sums;",
-        "params.partials[row * slices + atomicInc(&params.state->unused[row % 62], slices - 1)] = sums;",
+        "params.partials[row * slices + atomicInc(&params.state->unused[row % 62], slices - 1)]"
+        " = sums;",
         "schedules", "other scores",
     ),
 }  # fmt: skip

@@ -21,8 +21,7 @@ CHECKS = sorted((EMULATOR / "kernels").glob("*.cpp"))
 def program(variant: Variant, csrc: Path = CSRC) -> Path:
     """Build the checks of kernels/ with the kernels of a folder."""
     sources = [csrc / "cuda" / "select.cu", *CHECKS]
-    emulated = {"RHO_EMULATED": 1}
-    return build("kernels", sources, variant=variant, program=True, definitions=emulated, csrc=csrc)
+    return build("kernels", sources, variant=variant, program=True, csrc=csrc)
 
 
 def run(check: str, variant: Variant, csrc: Path = CSRC) -> subprocess.CompletedProcess[str]:
@@ -56,7 +55,7 @@ def test_kernels(check: str, variant: Variant) -> None:
 
 @pytest.mark.slow
 def test_the_ops_on_tensors_of_their_exact_size() -> None:
-    """Run the ops on torch tensors, which AddressSanitizer guards: all layouts, dtypes and plans."""
+    """Run the ops under AddressSanitizer, which guards torch tensors: all layouts and plans."""
     files = ("test_score.py", "test_plan.py", "test_bad_inputs.py")
     kept = "emulated and (layout or strided or workspace or on_a_gpu or every_plan)"
     options = [
