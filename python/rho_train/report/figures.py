@@ -69,7 +69,7 @@ def histogram(edges: Sequence[float], counts: Sequence[int], x: str, words: str)
         return to_svg(axes, "histogram", words)
 
 
-def _accuracy(experiment: Experiment, summary: Summary, *, timed: bool) -> Figure:
+def _accuracy(experiment: Experiment, summary: Summary, *, timed: bool) -> Figure | None:
     """Return the curves of accuracy against steps, or against seconds with IL cost included."""
     longest = max(run.end["il_seconds"] + run.end["seconds"] for run in experiment.runs)
     unit, units = (60.0, "Minutes") if longest > _IN_MINUTES else (1.0, "Seconds")
@@ -84,7 +84,11 @@ def _accuracy(experiment: Experiment, summary: Summary, *, timed: bool) -> Figur
         if timed:
             il = np.mean([run.end["il_seconds"] for run in runs])
             x = [(il + np.mean([r[s]["seconds"] for r in by_step])) / unit for s in steps]
-        curves[method] = x, np.array([[r[step]["accuracy"] for r in by_step] for step in steps])
+        if steps:
+            values = np.array([[r[step]["accuracy"] for r in by_step] for step in steps])
+            curves[method] = x, values
+    if not curves:
+        return None
     best = None
     if len(experiment.labels) > 1 and summary.target is not None:
         best = "baseline's best", summary.target
@@ -168,13 +172,11 @@ def _overlap(experiment: Experiment) -> Figure | None:
     """
     curves, rates = {}, set()
     for method, runs in experiment.finished():
-        again = [
-            {e["epoch"]: e["again"] / e["chosen"] for e in run.epoch if e["again"] is not None}
-            for run in runs
-        ]
-        numbers = sorted(set.intersection(*map(set, again)))
+        known = [[record for record in run.epoch if record["again"] is not None] for run in runs]
+        shares = [{r["epoch"]: r["again"] / max(1, r["chosen"]) for r in of} for of in known]
+        numbers = sorted(set.intersection(*map(set, shares)))
         if len(numbers) > 1:
-            curves[method] = numbers, np.array([[of[n] for of in again] for n in numbers])
+            curves[method] = numbers, np.array([[of[n] for of in shares] for n in numbers])
             rates |= {(run.end["batch"] or 0) / (run.end["large_batch"] or 1) for run in runs}
     if not curves:
         return None
