@@ -37,7 +37,8 @@ def selftest(name: str, variant: Variant) -> subprocess.CompletedProcess[str]:
         env=environment(variant),
         capture_output=True,
         text=True,
-        timeout=100,
+        # Ends a deadlock; a slow machine needs less.
+        timeout=3000,
         check=False,
     )
 

@@ -34,17 +34,17 @@ def test_a_step_that_fails_or_hangs_takes_no_other_with_it(gpu: ModuleType, tmp_
     sleeping = "[sys.executable, '-c', 'import time; time.sleep(60)']"
     child = f"import subprocess, sys; subprocess.run({sleeping})"
     steps = [
-        gpu.Step("right", python("print('fine')"), 30),
-        gpu.Step("wrong", python("raise SystemExit('broken')"), 30),
-        gpu.Step("killed", python("import os; os.kill(os.getpid(), 9)"), 30),
+        gpu.Step("right", python("print('fine')"), 600),
+        gpu.Step("wrong", python("raise SystemExit('broken')"), 600),
+        gpu.Step("killed", python("import os; os.kill(os.getpid(), 9)"), 600),
         gpu.Step("hangs", python(child), 1),
-        gpu.Step("lacking", python(""), 30, modules=("no_such_module",)),
-        gpu.Step("toolless", python(""), 30, tools=("no-such-tool",)),
-        gpu.Step("fileless", python(""), 30, files=("right.log", "no-such.csv")),
-        gpu.Step("told", python("import os; print(os.environ['TOLD'])"), 30,
+        gpu.Step("lacking", python(""), 600, modules=("no_such_module",)),
+        gpu.Step("toolless", python(""), 600, tools=("no-such-tool",)),
+        gpu.Step("fileless", python(""), 600, files=("right.log", "no-such.csv")),
+        gpu.Step("told", python("import os; print(os.environ['TOLD'])"), 600,
                  environment=(("TOLD", "yes"),)),
     ]  # fmt: skip
-    assert gpu.check(steps, tmp_path, minutes=2) == 3
+    assert gpu.check(steps, tmp_path, minutes=100) == 3
     results = [json.loads(line) for line in (tmp_path / "summary.jsonl").read_text().splitlines()]
     outcomes = {result["step"]: (result["outcome"], result["reason"]) for result in results}
     assert outcomes == {
@@ -63,7 +63,7 @@ def test_a_step_that_fails_or_hangs_takes_no_other_with_it(gpu: ModuleType, tmp_
 
 
 def test_what_the_minutes_do_not_cover_is_said(gpu: ModuleType, tmp_path: Path) -> None:
-    steps = [gpu.Step("late", python("print('never')"), 30)]
+    steps = [gpu.Step("late", python("print('never')"), 600)]
     assert gpu.check(steps, tmp_path, minutes=0.1) == 0
     result = json.loads((tmp_path / "summary.jsonl").read_text())
     assert (result["outcome"], result["reason"]) == ("skipped", "the minutes are over")
@@ -73,8 +73,8 @@ def test_what_the_minutes_do_not_cover_is_said(gpu: ModuleType, tmp_path: Path) 
 def test_results_are_on_the_disk_before_the_next_step(gpu: ModuleType, tmp_path: Path) -> None:
     """A step reads the summary of those before it."""
     look = "import pathlib; print(pathlib.Path('summary.jsonl').read_text())"
-    steps = [gpu.Step("first", python(""), 30), gpu.Step("second", python(look), 30)]
-    assert gpu.check(steps, tmp_path, minutes=2) == 0
+    steps = [gpu.Step("first", python(""), 600), gpu.Step("second", python(look), 600)]
+    assert gpu.check(steps, tmp_path, minutes=100) == 0
     assert '"first"' in (tmp_path / "second.log").read_text()
 
 
