@@ -1,9 +1,12 @@
 """The evidence uses public names of the packages alone, as a user would."""
 
 import ast
+import doctest
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # Modules whose `__all__` is public beside that of the package.
@@ -57,3 +60,16 @@ def late():
 """
     wanted = ["rho_train.rng", "rho_train.selector", "rho_train.tasks.text"]
     assert sorted(private_names(source)) == wanted
+
+
+@pytest.mark.slow
+def test_examples_of_the_experiments_run() -> None:
+    attempted = 0
+    for path in sorted((BENCHMARKS / "experiments").rglob("*.py")):
+        name = ".".join(path.relative_to(BENCHMARKS).with_suffix("").parts)
+        if path.stem[0] == "_":
+            continue
+        found = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+        assert found.failed == 0, name
+        attempted += found.attempted
+    assert attempted > 30
