@@ -75,7 +75,7 @@ def test_copies_are_in_one_fold() -> None:
     assert fold is not None
     assert fold.unique().tolist() == [0, 1, 2]
     assert all(len(fold[groups == group].unique()) == 1 for group in groups.unique())
-    # Examples that are all different are dealt out as without groups.
+    # Examples that are all different get the folds that they get without groups.
     alone = crossfit_il(make_model, data, 3, recipe, groups=torch.arange(N) + 7)
     assert torch.equal(alone.il, crossfit_il(make_model, data, 3, recipe).il)
     with pytest.raises(ValueError, match=r"groups must have shape \(60,\).* got \(3,\)"):
@@ -92,7 +92,7 @@ def test_holdout_scores_exactly_the_other_examples() -> None:
     assert witness.trained == set(held_out.tolist())
 
 
-def test_il_is_the_loss_of_the_final_model_at_the_point() -> None:
+def test_il_is_the_loss_of_the_final_model_at_the_example() -> None:
     data, model = make_data(), make_model(0)
     store = holdout_il(lambda seed: model, data, torch.arange(20), ILRecipe(epochs=3))
     assert isinstance(data.dataset, TensorDataset)
@@ -103,7 +103,7 @@ def test_il_is_the_loss_of_the_final_model_at_the_point() -> None:
     torch.testing.assert_close(store.il[20:], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_epoch_with_the_lowest_loss_on_the_target_examples_is_kept() -> None:
+def test_the_epoch_with_the_lowest_loss_on_the_target_examples_is_used() -> None:
     data, model = make_data(), make_model(0)
     train, target = torch.arange(20), torch.arange(20, N)
     by_epoch: list[float] = []

@@ -180,7 +180,7 @@ def test_stopped_again_and_again(
     stops = 0
     while True:
         try:
-            # An evaluation of 20 batches starts again when it is stopped, all else goes on.
+            # An evaluation of 20 batches starts again when it is stopped, all else resumes.
             assert bits(compute(tmp_path, Steps(stop_at=21))) == expected
             break
         except Stopped:

@@ -145,7 +145,7 @@ def test_opening_does_not_read_the_values(path: Path, monkeypatch: pytest.Monkey
     assert same(ILStore.load(path), make())
 
 
-def test_infinite_values_are_neither_saved_nor_kept(path: Path) -> None:
+def test_infinite_values_are_neither_saved_nor_loaded(path: Path) -> None:
     il = torch.zeros(N)
     il[[12, 40]] = -torch.inf
     with pytest.raises(ValueError, match="ILStore: il must be .* at id 12; .*diverged"):

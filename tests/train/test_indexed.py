@@ -1,4 +1,4 @@
-"""Ids: global through every way to read a data set, and refused where they would clash."""
+"""Ids are global however a data set is read, and refused where they would clash."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
