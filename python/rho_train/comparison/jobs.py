@@ -95,12 +95,7 @@ def il_job(spec: Spec, out: Path, name: str, seed: int, on_step: OnStep) -> None
 
 
 def open_store(path: Path, dataset: IndexedDataset | None = None) -> ILStore:
-    """Open a file, mapped, or a folder of shards, whose values are checked and joined in memory.
-
-    Raises:
-        FileNotFoundError, ValueError: see `ILStore.load` and `ILShards.load`; or it belongs to
-            another data set than `dataset`.
-    """
+    """Open a file, mapped, or a folder of shards, whose values are checked and joined in memory."""
     if not path.is_dir():
         return ILStore.load(path, dataset)
     shards = ILShards.load(path, dataset)
@@ -109,12 +104,7 @@ def open_store(path: Path, dataset: IndexedDataset | None = None) -> ILStore:
 
 
 def train_steps(spec: Spec, out: Path, variant: Variant, name: str, seed: int) -> int:
-    """Return the steps of a run; those of a budget are kept, for seconds vary.
-
-    Raises:
-        ValueError: the budget refuses, or its file is damaged or of another budget.
-        OSError: the file cannot be written.
-    """
+    """Return the steps of a run; those of a budget are kept in plan.json, for seconds vary."""
     if variant.budget is None:
         return spec.of(variant).train.steps
     run, budget = run_path(out, variant.name, seed), repr(variant.budget)
@@ -147,11 +137,7 @@ def train_job(
     where: Mapping[str, str | int],
     on_step: OnStep,
 ) -> None:
-    """Train one variant with one seed, resumed from its checkpoint, and test it at the end.
-
-    Beside metrics and checkpoint the folder of the run gets `origin.json`, where it began, and
-    `test.json`, its result on the test set.
-    """
+    """Train one variant with one seed, and write origin.json first and test.json at the end."""
     spec, folder = whole.of(variant), run_path(out, variant.name, seed)
     train = replace(spec.train, steps=train_steps(whole, out, variant, name, seed))
     data = RunData.make(spec, seed)

@@ -46,12 +46,7 @@ class JobsFailed(Exception):
 def run_jobs(
     jobs: list[Job], bar: tqdm[Any], stop: threading.Event, processes: int, threads: int
 ) -> dict[str, str]:
-    """Run jobs, `processes` at a time with `threads` threads each; return the errors by name.
-
-    Raises:
-        Stopped: `stop` was set.
-        JobsFailed: a process was killed.
-    """
+    """Run jobs, `processes` at a time with `threads` threads each; return the errors by name."""
     waiting, done, failed = list(jobs), set[str](), dict[str, str]()
     running: dict[Future[None], Job] = {}
     executor = _here(bar, stop) if processes == 1 else _pool(processes, threads)

@@ -30,12 +30,7 @@ class Budget(Protocol):
         """Names of the variants whose runs must be finished."""
 
     def steps(self, runs: Mapping[str, Path], own_il_seconds: float) -> int:
-        """Return the steps of a run.
-
-        Args:
-            runs: the folders of the finished runs, by the name of their variant.
-            own_il_seconds: what the irreducible losses of this run cost.
-        """
+        """Return the steps, from the folders of the finished runs by variant and the IL cost."""
 
 
 @dataclass(frozen=True)
@@ -162,11 +157,7 @@ class Spec:
                     )
 
     def of(self, variant: Variant) -> Spec:
-        """Return the specification of one variant, with its overrides in place.
-
-        Raises:
-            ValueError, TypeError: there is no such option, or it has another type or value.
-        """
+        """Return the specification of one variant, with its overrides in place."""
         changes: dict[str, Any] = {}
         for name, value in variant.overrides.items():
             part, _, option = name.partition(".")

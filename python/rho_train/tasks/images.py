@@ -80,12 +80,7 @@ class _Images(StackDataset[Any]):
 
 
 def image_folders(where: str, folder: Path, size: int) -> tuple[tuple[str, ...], Any, Any]:
-    """Find and open the images of `images`; errors as there.
-
-    Returns:
-        The classes, which are the folders in train, in order; ImageFiles and labels int64 (n,) of
-        train; the same of test.
-    """
+    """Return the classes, and ImageFiles and labels int64 (n,) of train and of test."""
     folder = Path(folder)
     for part in (folder / "train", folder / "test"):
         if not part.is_dir():
@@ -169,11 +164,7 @@ class ImageFiles(Sequence[Tensor]):
         return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).contiguous()
 
     def probe(self) -> None:
-        """Open every file and read its header.
-
-        Raises:
-            ValueError: some are no readable images; the message names the first.
-        """
+        """Open every file and read its header; name the first that is no readable image."""
         from PIL import Image
 
         bad: list[ValueError] = []

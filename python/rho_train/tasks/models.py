@@ -29,9 +29,7 @@ class Pixels(nn.Module):
 def mlp(
     inputs: int, hidden: Sequence[int], classes: int, *, seed: int, dropout: float = 0.0
 ) -> nn.Sequential:
-    """Build a multilayer perceptron with ReLU, x (n, inputs) to logits (n, classes).
-
-    With `dropout` > 0 each hidden layer ends in dropout of that rate.
+    """Build a multilayer perceptron with ReLU and dropout, x (n, inputs) to logits (n, classes).
 
     Raises:
         ValueError: a width is below 1, or the rate of dropout outside [0, 1).
@@ -108,10 +106,6 @@ def embedding_bag(
 
 
 def check_widths(widths: Sequence[int]) -> None:
-    """Refuse widths of layers that are no positive integers.
-
-    Raises:
-        ValueError: one is not.
-    """
+    """Refuse widths of layers that are no positive integers."""
     if not isinstance(widths, Sequence) or any(type(w) is not int or w < 1 for w in widths):
         raise ValueError(f"widths of hidden layers must be positive integers, got {widths!r}")

@@ -170,22 +170,13 @@ def load_task(source: TaskSource, options: Mapping[str, Any] | None = None, seed
 
 
 def options_of(function: Callable[..., Task]) -> list[str]:
-    """Return the options of a task with their defaults, without `seed`.
-
-    Example:
-        >>> options_of(task_function("letters"))[:2]
-        ['noise=0.0', 'hidden=(256, 256)']
-    """
+    """Return the options of a task with their defaults, such as "noise=0.0", without `seed`."""
     parameters = inspect.signature(function).parameters.values()
     return [f"{p.replace(annotation=p.empty)}" for p in parameters if p.name != "seed"]
 
 
 def task_function(source: TaskSource) -> Callable[..., Task]:
-    """Find the function of a task.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Find the function of a task."""
     if callable(source):
         return source
     module_name, _, name = source.partition(":")

@@ -22,20 +22,12 @@ _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of a text: letters and digits, lower-cased, apostrophes inside kept.
-
-    Example:
-        >>> words_of("It's RHO-LOSS, v3!")
-        ["it's", 'rho', 'loss', 'v3']
-    """
+    """Return the words of a text: letters and digits, lower-cased, apostrophes inside kept."""
     return _WORD.findall(text.lower())
 
 
 def vocabulary(texts: Iterable[str], min_count: int = 1) -> dict[str, int]:
     """Number words: 0 padding, 1 unknown, then words by their count and the alphabet.
-
-    Raises:
-        ValueError: `min_count` is below 1.
 
     Example:
         >>> vocabulary(["to be or not to be"], min_count=2)
@@ -50,16 +42,7 @@ def vocabulary(texts: Iterable[str], min_count: int = 1) -> dict[str, int]:
 
 
 def token_ids(texts: Sequence[str], words: Mapping[str, int], max_len: int) -> Tensor:
-    """Return the ids of the first `max_len` words of each text, int64 (n, max_len).
-
-    Raises:
-        ValueError: `max_len` is below 1.
-
-    Example:
-        >>> token_ids(["To be, or what?", ""], vocabulary(["to be"]), max_len=5)
-        tensor([[3, 2, 1, 1, 0],
-                [0, 0, 0, 0, 0]])
-    """
+    """Return the ids of the first `max_len` words of each text, int64 (n, max_len)."""
     if max_len < 1:
         raise ValueError(f"text: max_len must be at least 1, got {max_len}")
     ids = torch.zeros(len(texts), max_len, dtype=torch.int64)
@@ -134,12 +117,7 @@ def text(
 
 
 def encode(where: str, train: Pairs, test: Pairs, *, min_count: int, max_len: int) -> Texts:
-    """Encode pairs (text, label); vocabulary from the training part, classes are sorted labels.
-
-    Raises:
-        ValueError: a part is empty, there are less than two classes, or the training part lacks
-            one.
-    """
+    """Encode pairs (text, label); vocabulary from the training part, classes are sorted labels."""
     if not train or not test:
         raise ValueError(
             f"{where}: both parts need texts, got {len(train)} to train and {len(test)} to test on"
