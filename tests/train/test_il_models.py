@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -264,12 +265,16 @@ def test_store_belongs_to_its_data() -> None:
         store.verify(make_data(seed=1))
 
 
-def test_bad_input_is_refused() -> None:
+def test_bad_input_is_refused(tmp_path: Path) -> None:
     data, model = make_data(), make_model(0)
     with pytest.raises(ValueError, match=r"1 examples are in train_ids and in target_ids.*id 5"):
         train_il(model, data, torch.arange(6), torch.arange(5, N), ILRecipe(epochs=1))
-    with pytest.raises(FloatingPointError, match="lower ILRecipe.lr"):
-        train_il(model, data, torch.arange(6), torch.arange(6, N), ILRecipe(epochs=1, lr=1e38))
+    # Again with the same folder: a rank that waits for this training must learn of it, too.
+    for _ in range(2):
+        recipe, rest = ILRecipe(epochs=1, lr=1e38), torch.arange(6, N)
+        with pytest.raises(FloatingPointError, match="lower ILRecipe.lr"):
+            train_il(make_model(0), data, torch.arange(6), rest, recipe, folder=tmp_path)
+    assert (tmp_path / "best.pt").exists()
     with pytest.raises(ValueError, match=r"folds must lie in \[2, 60\], got 1"):
         crossfit_il(make_model, data, 1, ILRecipe())
     with pytest.raises(ValueError, match="all 60 examples are held out"):

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +188,18 @@ def test_batch_norm_is_recalibrated_over_large_batches(tmp_path: Path) -> None:
     ended = [record for record in records(tmp_path / "6") if record["event"] == "eval"][-1]
     found = evaluate(trainer.model, trainer.run.eval_set)
     assert ended["loss"] == found.loss
+
+
+def test_flags_of_the_trained_examples_are_counted(tmp_path: Path) -> None:
+    ids = torch.arange(N)
+    flags = {"noisy": ids % 3 == 0, "redundant": ids % 5 < 2}
+    make_trainer(tmp_path, "plain", flags=flags).fit()
+    drawn = torch.tensor(list(islice(LargeBatchSampler(N, CONFIG.batch, seed=3), CONFIG.steps)))
+    train = [record for record in records(tmp_path) if record["event"] == "train"]
+    ends = [0, *(record["step"] for record in train)]
+    for name, flag in flags.items():
+        wanted = [int(flag[drawn[a:b]].sum()) for a, b in pairwise(ends)]
+        assert [record[name] for record in train] == wanted
 
 
 def test_records_say_what_happened(whole: Trainer) -> None:
