@@ -156,13 +156,19 @@ class MicroBatches:
         for begin in range(0, n, size):
             here = slice(begin, min(begin + size, n))
             piece = part(examples, n, here) if size < n else examples
-            started = time.perf_counter()
-            output = self.forward_pass(self.module, piece, here.stop - begin)
-            self.seconds += time.perf_counter() - started
+            output = self._output(piece, here.stop - begin)
             yield here if self.rows is None else self.rows[here], output
+
+    def _output(self, examples: Any, n: int) -> Tensor:
+        started = time.perf_counter()
+        output = self.forward_pass(self.module, examples, n)
+        self.seconds += time.perf_counter() - started
+        return output
 
     def logits(self) -> Tensor:
         """Return the logits (n, C) of all examples, if all are scored and have some."""
+        if self.forward_pass.whole:
+            return self._output(self.examples, self.n)
         reason = None
         if self.forward_pass.loss_fn is not None:
             reason = "loss_fn= gives the loss of an example and no logits"
@@ -173,8 +179,7 @@ class MicroBatches:
                 f"Selector: {reason}, and this method asks for their logits; choose a method of "
                 "losses alone, as rho"
             )
-        outputs = [output for _, output in self]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return torch.cat([logits for _, logits in self])
 
 
 @contextmanager
