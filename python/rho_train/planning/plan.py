@@ -120,8 +120,8 @@ class Plan:
             costs = f"{row.cost:>11.2f}{'never' if math.isinf(even) else f'{even:.2f}':>9}"
             lines.append(f"{row.option:<13}{row.large_batch:>6}{times}{costs}")
         lines += [
-            "\nx uniform: cost of a step in uniform steps. With precomputed irreducible losses (IL)",
-            "selection pays if it needs that many times fewer steps; with IL: if the IL cost of",
+            "\nx uniform: cost of a step in uniform steps. With precomputed irreducible losses",
+            "(IL) selection pays if it needs that many times fewer steps; with IL: if the IL cost of",
             f"{self.il_seconds:g} s over {self.steps:,} uniform steps is included.\n",
         ]
         lines += [

@@ -42,8 +42,8 @@ def check_run(model: nn.Module, run: RunData) -> None:
     ):
         raise ValueError(
             "Trainer: TrainConfig.bn_recalibration_batches is "
-            f"{config.bn_recalibration_batches}, and {type(model).__name__} has no BatchNorm; leave "
-            "it at 0"
+            f"{config.bn_recalibration_batches}, and {type(model).__name__} has no BatchNorm; "
+            "leave it at 0"
         )
     if selector is not None:
         _check_selector(selector, model, n, config)

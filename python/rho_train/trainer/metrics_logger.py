@@ -66,7 +66,7 @@ class MetricsLogger:
         self._file = MetricsFile(folder / "metrics.jsonl", size, common)
 
     def state_dict(self, step: int) -> dict[str, Any]:
-        """Return what a checkpoint after `step` keeps of the metrics, which are on the disk then."""
+        """Return the state after `step` for a checkpoint, with all records on the disk."""
         _finite("training", float(self._sums["loss"]), step)
         self._file.flush()
         kept = [self._sums, self._selected, self._last_selected]
