@@ -22,7 +22,7 @@ from rho_train.report.drawing import Figure
 from rho_train.report.figures import draw_figures
 from rho_train.report.read import read_experiments
 from rho_train.report.summary import by_class, costs, ranked, time_parts
-from rho_train.report.table import columns, headline
+from rho_train.report.table import columns
 
 from .folders import (
     FIGURES,
@@ -78,6 +78,12 @@ def figures(out: Path) -> dict[str, Figure]:
     )
 
 
+def result(page: str) -> str:
+    """The result in words, as people see it."""
+    text = page.split('<p class="result">')[1].split("</p>")[0]
+    return " ".join(html.unescape(re.sub("<[^>]*>", "", text)).split())
+
+
 def cells(page: str, heading: str) -> list[list[str]]:
     """The body of the first table after a heading, as people see it."""
     body = page.split(f'id="{heading}"')[1].split("<tbody>")[1].split("</tbody>")[0]
@@ -125,16 +131,16 @@ def test_page_table_and_csv_hold_the_numbers_of_the_summary(hand: Path) -> None:
     assert float(rows[1]["seconds_with_il"]) == pytest.approx(8.0)
 
 
-def test_headline_states_wins_and_losses(tmp_path: Path) -> None:
+def test_the_result_in_words_states_wins_and_losses(tmp_path: Path) -> None:
     hand_checkable(tmp_path)
-    text = " ".join(headline(summarize(read_experiment(tmp_path))))
+    text = result(write_report(tmp_path).read_text())
     assert "“fast” has the highest test accuracy, 75.0%, against 65.0% for “base”" in text
     assert "at step 30 of 30 (median over the seeds); “fast” meets it at step 20, in 2 of 3" in text
     assert "Lower than the baseline: “slow” (40.0%)" in text
     assert "no method is faster than the baseline: “fast” needs 7.0 s (2.0 s with pre" in text
     labels = {"fast": "F", "slow": "S", "base": "B"}
     write_plan(tmp_path, labels, range(3), baseline="fast", steps=30)
-    lost = " ".join(headline(summarize(read_experiment(tmp_path))))
+    lost = result(write_report(tmp_path).read_text())
     assert "no method has a higher test accuracy than “F”, 75.0%; the closest is “B”" in lost
     assert "No other method meets the baseline's best test accuracy in the median seed" in lost
 
@@ -144,9 +150,9 @@ def test_the_test_set_stands_apart_from_the_validation_curves(tmp_path: Path) ->
     validate(tmp_path)
     for method, tests in (("base", (0.7, 0.8, 0.9)), ("fast", (0.6, 0.6, 0.6)), ("slow", (0.5,))):
         for seed, accuracy in enumerate(tests):
-            result = {"step": 30, "accuracy": accuracy, "class_accuracy": [None, accuracy, 0.25]}
+            tested = {"step": 30, "accuracy": accuracy, "class_accuracy": [None, accuracy, 0.25]}
             file = tmp_path / "runs" / f"{method}-{seed}" / "test.json"
-            file.write_text(json.dumps(result))
+            file.write_text(json.dumps(tested))
     experiment = read_experiment(tmp_path)
     summary = summarize(experiment)
     base, fast, slow = summary.methods
@@ -156,14 +162,14 @@ def test_the_test_set_stands_apart_from_the_validation_curves(tmp_path: Path) ->
     assert (slow.test, slow.finished) == (None, 3)
     # What is watched decides who is ahead and when the target is met; the test set only confirms.
     assert (fast.accuracy, fast.reached) == (pytest.approx(0.75), 2)
-    text = " ".join(headline(summary))
+    page = write_report(tmp_path).read_text()
+    text = result(page)
     assert "“fast” has the highest validation accuracy, 75.0%, against 65.0% for “base”" in text
     assert "after the last step, “fast” has 60.0 ± 0.0% and “base” has 80.0 ± 5.8%." in text
     table = format_table(summary)
     assert "base 80.0 ± 5.8 65.0 ± 12.6" in " ".join(table.split())
     assert "Target: the best validation accuracy of “base”" in table
     assert columns(summary)[1].head == "Validation accuracy, %"
-    page = write_report(tmp_path).read_text()
     assert "<h3>Validation accuracy against steps</h3>" in page
     # Of two classes the table tells more than a figure.
     assert [row[1:3] for row in cells(page, "classes")] == [["2", "25.0"], ["2", "25.0"]]
@@ -444,7 +450,7 @@ def test_as_many_methods_as_there_are_looks(tmp_path: Path) -> None:
     looks = re.findall(r'class="mark" style="color: var\(--c(\d)\)" aria-hidden="true">(.)', page)
     assert len(set(looks)) == 24
     drawing = (tmp_path / "figures" / "accuracy-steps.svg").read_text()
-    assert all(f"_M{i} $x$ 例" in drawing for i in range(24))
+    assert all(f"_M{i} $x$ 例</text>" in drawing for i in range(24))
     change_plan(tmp_path, lambda plan: plan["methods"].append({"name": "x", "label": "X"}))
     with pytest.raises(ValueError, match="have 25 methods in all, at most 24 can be told apart"):
         write_report(tmp_path)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 
 from rho_train.files import atomic_write
-from rho_train.report.read import Record, read_experiments
-from rho_train.report.summary import as_csv, by_class, costs, ranked, summarize, time_parts
-from rho_train.report.table import columns, headline, percent, target_meaning
+from rho_train.report.read import read_experiments
+from rho_train.report.summary import as_csv, by_class, costs, leaders, ranked, summarize, time_parts
+from rho_train.report.table import columns, percent, target_meaning
 
 _LISTED = 30  # classes in the long table
 _MARKS = "●■▲◆▼✚✖★"  # as in the figures
@@ -49,7 +48,7 @@ def write_report(*folders: Path, out: Path | None = None) -> Path:
     for method, (run, *_) in experiment.finished():
         found = run.selections
         if found and (found["most_chosen"] or found["never_chosen"]):
-            galleries[method] = run.seed, _groups(found)
+            galleries[method] = run.seed, found
     named = (run.selections["classes"] for run in experiment.runs if run.selections)
     names = max(named, key=len, default=())
     first = classes.get(experiment.baseline) or next(iter(classes.values()), ((), ()))
@@ -59,7 +58,7 @@ def write_report(*folders: Path, out: Path | None = None) -> Path:
         "template.html",
         experiment=experiment,
         summary=summary,
-        headline=headline(summary),
+        **leaders(summary),
         columns=shown,
         rows={row.method: [column.cell(row) for column in shown] for row in summary.methods},
         marks={m: (_MARKS[(s + s // 8) % 8], s % 8) for m, s in styles(experiment).items()},
@@ -75,12 +74,8 @@ def write_report(*folders: Path, out: Path | None = None) -> Path:
         listed=sorted(worst) if len(worst) <= _LISTED else worst[:_LISTED],
         all_listed=len(worst) <= _LISTED,
         galleries=galleries,
-        best=max(galleries, key=accuracy.__getitem__, default=""),
+        opened=max(galleries, key=accuracy.__getitem__, default=""),
         percent=percent,
-        values={
-            "Configuration": list(_flat(experiment.config)),
-            "Environment": list(_flat(experiment.environment)),
-        },
     )
     (out / "figures").mkdir(parents=True, exist_ok=True)
     palette = _packaged("page.css").partition("/* The page. */")[0]
@@ -110,37 +105,3 @@ def render(template: str, **values: object) -> bytes:
 
 def _packaged(name: str) -> str:
     return files("rho_train.report").joinpath(name).read_text("utf-8")
-
-
-def _groups(found: Record) -> list[tuple[str, str, list[Record], float]]:
-    """Return title, remark, examples and largest feature of each group that has examples."""
-    most, never = found["most_chosen"], found["never_chosen"]
-    flags = [one["noisy"] for one in most if one["noisy"] is not None]
-    remark = f"The {len(most)} examples at the top"
-    if flags:
-        wrong = "one of them has" if sum(flags) == 1 else f"{sum(flags)} of them have"
-        remark += f"; {wrong if any(flags) else 'none has'} a wrong label"
-    last = [one for one in most if one["chosen"] == most[-1]["chosen"]]
-    if (found["tied"] or 0) > len(last):
-        remark += f". {found['tied']:,} examples were selected as often as the last of them, "
-        remark += f"{last[0]['chosen']:,} times: the {len(last)} shown are spread evenly over "
-        remark += "their last loss"
-    why = f"{found['never']:,} examples were drawn and never selected"
-    if found["never_noisy"] is not None and found["never"]:
-        why += f", {found['never_noisy'] / found['never']:.0%} of them with a wrong label"
-    why += f"; these {len(never)} are spread evenly over their last loss."
-    groups = [("Selected most", f"{remark}.", most), ("Never selected", why, never)]
-    # One scale for all examples of a group, or their bars could not be compared.
-    return [
-        (*group, max((abs(v) for e in group[2] for v in e["features"] or ()), default=0) or 1.0)
-        for group in groups
-        if group[2]
-    ]
-
-
-def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", str(value)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from statistics import fmean, median, stdev
+from typing import Any
 
 from rho_train.report.read import PARTS, Experiment, Run
 
@@ -88,6 +89,22 @@ def summarize(experiment: Experiment) -> Summary:
         left_out=[f"{experiment.labels[m]}, seed {s}: {why}" for m, s, why in experiment.left_out],
         watched=experiment.watched,
     )
+
+
+def leaders(summary: Summary) -> dict[str, Any]:
+    """Return the rows that the result in words is about, None where there is none.
+
+    `best` ends highest of those that are no baseline, `below` end lower than the baseline; `first`
+    needs the fewest steps to the target, `soonest` the fewest seconds, IL cost included.
+    """
+    others = [row for row in summary.methods if row is not summary.baseline and row.paired]
+    there = [row for row in others if row.steps is not None]
+    return {
+        "best": max(others, key=lambda row: row.gain or 0.0, default=None),
+        "below": [row for row in others if (row.gain or 0.0) < 0],
+        "first": min(there, key=lambda row: row.steps or 0.0, default=None),
+        "soonest": min(there, key=lambda row: row.target_seconds or 0.0, default=None),
+    }
 
 
 def _method(experiment: Experiment, name: str, baseline: Mapping[int, Run]) -> MethodSummary:

@@ -1,8 +1,7 @@
-"""The table of a summary and its result in plain words, for the page and for a console."""
+"""The table of a summary, for the page and for a console."""
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -121,62 +120,3 @@ def format_table(summary: Summary) -> str:
     notes = [f"Target: {target}."] * bool(target)
     notes += [f"Left out: {text}." for text in summary.left_out]
     return "\n".join([*lines, *(part for note in notes for part in textwrap.wrap(note, _WIDTH))])
-
-
-def headline(summary: Summary) -> list[str]:
-    """Return sentences that say who ends highest, who is faster in steps and seconds, and noise."""
-    base, watched = summary.baseline, f"{summary.watched} accuracy"
-    others = [row for row in summary.methods if row is not base and row.paired]
-    if base.accuracy is None:
-        return [f"The baseline “{base.label}” has no finished run: nothing to compare with."]
-    if not others:
-        return [f"“{base.label}” ends at {base.accuracy:.1%} {watched}.", *_on_test(summary, base)]
-    best, *rest = sorted(others, key=lambda row: row.gain or 0.0, reverse=True)
-    text = "At the end of the runs" if summary.other_steps else f"After {summary.steps:,} steps"
-    if (best.gain or 0.0) > 0:
-        text += f", “{best.label}” has the highest {watched}, {best.accuracy:.1%}, against "
-        text += f"{base.accuracy:.1%} for “{base.label}”: it is ahead in "
-        text += f"{_of_seeds(best.ahead, best)}."
-    else:
-        text += f", no method has a higher {watched} than “{base.label}”, {base.accuracy:.1%}; "
-        text += f"the closest is “{best.label}” with {best.accuracy:.1%}."
-    said = [text]
-    if below := [f"“{row.label}” ({row.accuracy:.1%})" for row in rest if (row.gain or 0.0) < 0]:
-        said.append(f"Lower than the baseline: {', '.join(below)}.")
-    said += [*_on_test(summary, best, base), *_speed(summary, others)]
-    if best.noisy is not None:
-        rate = "" if summary.noisy is None else f" (of all examples, {summary.noisy:.1%} do)"
-        text = f"Of the examples that “{best.label}” selects, {best.noisy:.1%} carry a wrong label"
-        said.append(f"{text}{rate}.")
-    return said
-
-
-def _on_test(summary: Summary, *rows: MethodSummary) -> list[str]:
-    if summary.watched == "test" or any(row.test is None for row in rows):
-        return []
-    ends = (f"“{row.label}” has {percent(row.test, row.test_error)}%" for row in rows)
-    return [f"On the test set, read once after the last step, {' and '.join(ends)}."]
-
-
-def _speed(summary: Summary, others: list[MethodSummary]) -> list[str]:
-    base, watched = summary.baseline, f"{summary.watched} accuracy"
-    there = [row for row in others if row.steps is not None]
-    if not there:
-        return [f"No other method meets the baseline's best {watched} in the median seed."]
-    first = min(there, key=lambda row: row.steps or 0.0)
-    soonest = min(there, key=lambda row: row.target_seconds or 0.0)
-    none = "" if (first.steps or 0) < (base.steps or math.inf) else "no method is earlier, "
-    steps = f"The baseline meets its own best {watched} at step {base.steps:,.0f} of "
-    steps += f"{summary.steps:,} (median over the seeds); {none}“{first.label}” meets it at step "
-    steps += f"{first.steps:,.0f}, in {_of_seeds(first.reached, first)}."
-    text = "In seconds, IL cost included, "
-    if (soonest.target_seconds or 0) >= (base.target_seconds or math.inf):
-        text += "no method is faster than the baseline: "
-    text += f"“{soonest.label}” needs {soonest.target_seconds:.1f} s"
-    if soonest.target_seconds != soonest.target_seconds_precomputed:
-        text += f" ({soonest.target_seconds_precomputed:.1f} s with precomputed IL)"
-    return [steps, f"{text}, the baseline {base.target_seconds:.1f} s."]
-
-
-def _of_seeds(count: int, row: MethodSummary) -> str:
-    return f"{count} of {row.paired} seed{'s' * (row.paired != 1)}"
