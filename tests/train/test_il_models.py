@@ -172,6 +172,11 @@ def test_examples_without_a_label_have_no_irreducible_loss() -> None:
     assert all(float(loss) > 0 for loss in store.info["holdout_loss"].split(", "))
 
 
+def test_no_examples_have_no_losses() -> None:
+    data = IndexedDataset([(torch.zeros(4), 0)], labels=[0])
+    assert score_examples(make_model(0), data, torch.arange(0)).shape == (0,)
+
+
 def test_a_pretrained_model_is_asked_in_eval_mode_and_left_as_it_was() -> None:
     model = nn.Sequential(make_model(3), nn.BatchNorm1d(3))
     model.train()

@@ -70,13 +70,10 @@ def score_examples(
         tensor([0., nan])
     """
     work = RunFolder(folder, where="score_examples", on_step=on_step)
-    losses = torch.empty(len(ids))
     if work.path is None:
-        for begin, piece in _batches(
-            model, dataset, torch.split(ids, batch_size), loss_fn, on_step
-        ):
-            losses[begin : begin + len(piece)] = piece
-        return losses
+        return torch.cat(
+            [torch.empty(0), *_scored(model, dataset, ids, batch_size, loss_fn, on_step)]
+        )
     identity = {
         "data": fingerprint(dataset),
         "architecture": architecture_digest(model),
@@ -92,14 +89,14 @@ def score_examples(
     rank, world = rank_and_world()
     for begin, path in pieces[rank::world]:
         if not path.exists():
-            own = torch.split(ids[begin : begin + rows], batch_size)
-            found = [piece for _, piece in _batches(model, dataset, own, loss_fn, on_step)]
-            save_checkpoint(path, {**identity, "begin": begin, "losses": torch.cat(found)})
+            own = ids[begin : begin + rows]
+            found = torch.cat([*_scored(model, dataset, own, batch_size, loss_fn, on_step)])
+            save_checkpoint(path, {**identity, "begin": begin, "losses": found})
+    losses = [torch.empty(0)]
     for begin, path in pieces:
         wait_for(path, on_step)
-        saved = load_checkpoint(path, {**identity, "begin": begin})
-        losses[begin : begin + rows] = saved["losses"]
-    return losses
+        losses.append(load_checkpoint(path, {**identity, "begin": begin})["losses"])
+    return torch.cat(losses)
 
 
 def wait_for(path: Path, on_step: OnStep) -> None:
@@ -115,17 +112,19 @@ def loss_identity(loss_fn: LossFunction | None) -> dict[str, str]:
     return {"loss_function": "cross-entropy" if loss_fn is None else name_of(loss_fn)}
 
 
-def _batches(
+def _scored(
     model: nn.Module,
     dataset: IndexedDataset,
-    ids: tuple[Tensor, ...],
+    ids: Tensor,
+    batch_size: int,
     loss_fn: LossFunction | None,
     on_step: OnStep,
-) -> Iterator[tuple[int, Tensor]]:
-    """Score one batch after the other; yield where it begins and its losses."""
-    device, begin = device_of(model), 0
+) -> Iterator[Tensor]:
+    """Yield the losses of one batch after the other, float32 on the CPU."""
+    device = device_of(model)
     batch: Any
-    for batch in loader(dataset, (part.tolist() for part in ids)):
+    begins = range(0, len(ids), batch_size)
+    for batch in loader(dataset, (ids[i : i + batch_size].tolist() for i in begins)):
         batch = to(batch, device)
         fields = split(batch, "score_examples")
         with scoring_mode(model) as scorer:
@@ -135,7 +134,6 @@ def _batches(
                 logits = logits_of(scorer, fields.inputs)
                 losses = rho_ext.score(logits, fields.labels, None, method="loss").losses
                 losses = losses.masked_fill(fields.labels == _IGNORED, torch.nan)
-        yield begin, losses.cpu()
-        begin += len(losses)
+        yield losses.float().cpu()
         if on_step(0):
             raise Stopped("the scoring of examples was stopped")
