@@ -121,8 +121,8 @@ class Plan:
             lines.append(f"{row.option:<13}{row.large_batch:>6}{times}{costs}")
         lines += [
             "\nx uniform: cost of a step in uniform steps. With precomputed irreducible losses",
-            "(IL) selection pays if it needs that many times fewer steps; with IL: if the IL cost of",
-            f"{self.il_seconds:g} s over {self.steps:,} uniform steps is included.\n",
+            "(IL) selection pays if it needs that many times fewer steps; with IL: if the IL",
+            f"cost of {self.il_seconds:g} s over {self.steps:,} uniform steps is included.\n",
         ]
         lines += [
             f"n_B = {ratio} n_b: {row.option} is cheapest, {row.cost:.2f} uniform steps"
