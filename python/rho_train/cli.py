@@ -265,7 +265,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.pop("config", None)
         function(**options)
     except Stopped as stopped:
-        print(f"rho-ext: {stopped}", file=sys.stderr)
+        again = "" if "again" in str(stopped) else "; run the same command again to go on"
+        print(f"rho-ext: {stopped}{again}", file=sys.stderr)
         return _STOPPED
     except ArgumentError as error:
         print(f"rho-ext: error: {error}", file=sys.stderr)

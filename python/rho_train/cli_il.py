@@ -20,7 +20,6 @@ from rho_train.comparison.jobs import compute_il, il_identity, il_steps, open_st
 from rho_train.comparison.spec import Spec, Variant
 from rho_train.dataset import IndexedDataset
 from rho_train.il import ILRecipe, ILStore, average_il, save_shards
-from rho_train.progress import OnStep, Stopped, stop_signals
 from rho_train.report.il_page import format_losses, numbers, summarize_losses, write_losses_page
 from rho_train.run_folder import RunFolder
 from rho_train.tasks.task import load_task
@@ -67,14 +66,22 @@ def compute(
         return
     work = out.with_name(f"{out.name}.unfinished")
     steps = seeds * il_steps(spec, kind, len(data.dataset))
-    with _ranks() as rank:
+    with (
+        _ranks() as rank,
+        tqdm(total=steps, unit="step", dynamic_ncols=True, disable=rank > 0 or None) as bar,
+    ):
+
+        def on_step(made: int) -> bool:
+            bar.update(made)
+            return False
+
+        folder = RunFolder(work, where="il compute", on_step=on_step)
         # The first rank holds the folder for all.
-        folder = RunFolder(work if rank == 0 else None, where="il compute")
         lock = folder.lock("wait for it, or choose another --out") if rank == 0 else nullcontext()
-        with lock, _progress(steps, visible=rank == 0) as on_step:
+        with lock, folder.stopping_on_signals():
             store = average_il(
                 [
-                    compute_il(spec, data, kind, seed + i, work / f"seed-{i}", on_step)
+                    compute_il(spec, data, kind, seed + i, work / f"seed-{i}", folder.step)
                     for i in range(seeds)
                 ]
             )
@@ -190,25 +197,6 @@ def _ranks() -> Iterator[int]:
         dist.barrier()
     finally:
         dist.destroy_process_group()
-
-
-@contextmanager
-def _progress(steps: int, *, visible: bool) -> Iterator[OnStep]:
-    """Show a bar, and turn Ctrl-C into a stop at a whole step."""
-    hide = None if visible else True
-    with (
-        stop_signals() as stop,
-        tqdm(total=steps, unit="step", dynamic_ncols=True, disable=hide) as bar,
-    ):
-
-        def on_step(made: int) -> bool:
-            bar.update(made)
-            return stop.is_set()
-
-        try:
-            yield on_step
-        except Stopped as error:
-            raise Stopped("stopped; run the same command again to go on") from error
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
