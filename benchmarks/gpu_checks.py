@@ -16,7 +16,7 @@ from torch import Tensor
 import rho_ext
 from gpu_subset import batch
 
-# One for each regime and tail: a single block, the last block, slices of rows, all blocks.
+# One for each regime and top-k stage: a single block, the last block, slices of rows, all blocks.
 SIZES = ((320, 10), (4096, 1000), (320, 50257), (65536, 100))
 
 # The name of the call in the profile; the profiler may show it on the device too.
