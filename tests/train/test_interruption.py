@@ -56,6 +56,7 @@ def press_ctrl_c(process: subprocess.Popen[str]) -> None:
     assert printed == ""
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_no_error(tmp_path: Path, module_table: Path) -> None:
     long = train_arguments(module_table, tmp_path, "--train.steps=100000")
     process = run(long, start_new_session=True)
