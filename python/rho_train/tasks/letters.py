@@ -40,7 +40,7 @@ def letters(
     Example:
         >>> task = letters(seed=0, noise=0.1)
         >>> len(task.train), len(task.test), int(task.flags["noisy"].sum())
-        (14668, 4000, 1416)
+        (14668, 4000, 1411)
     """
     if not 0.0 <= noise <= 1.0:
         raise ValueError(f"letters: noise must lie in [0, 1], got {noise}; 0.1 hits 10 %")

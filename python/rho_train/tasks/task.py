@@ -51,7 +51,7 @@ class Task:
         ValueError: labels, groups or flags do not have one value an example.
 
     Example:
-        >>> from torch.utils.data import TensorDataset
+        >>> import torch
         >>> x, y = torch.randn(40, 3), torch.arange(40) % 2
         >>> task = Task(name="random", train=TensorDataset(x, y), test=TensorDataset(x, y),
         ...     make_model=lambda seed: nn.Linear(3, 2))
