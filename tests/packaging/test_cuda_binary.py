@@ -92,7 +92,9 @@ def bodies(architecture: str) -> dict[str, str]:
     return found
 
 
-ENDS = pytest.mark.parametrize("end", [0, -1], ids=["oldest", "newest"])
+ENDS = pytest.mark.parametrize(
+    "end", [0, pytest.param(-1, marks=pytest.mark.slow)], ids=["oldest", "newest"]
+)
 
 
 @ENDS
