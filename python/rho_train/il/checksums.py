@@ -25,10 +25,10 @@ _VALUES = 32  # of an array that may differ by a tolerance
 
 
 class InputChecksum(NamedTuple):
-    """The inputs of one example: their kinds, keys and shapes (`form`), and a hash of the content.
+    """The kinds, keys and shapes of an example's inputs (`form`), and a hash of their content.
 
     With an `input_tolerance`, `values` has 32 values of each float or uint8 array in units of it,
-    and the hash is that of the rest.
+    and the hash is of the rest.
     """
 
     id: int
@@ -44,19 +44,18 @@ InputChecksums = tuple[InputChecksum, ...]
 def input_checksums(dataset: IndexedDataset) -> InputChecksums:
     """Return the SHA-256 of the inputs of 64 examples, by which an ILStore recognises its data set.
 
-    The ids are cut into 64 equal ranges and one is drawn from each, always the same for a length.
-    A change of a share s of all examples is missed with probability (1 - s)^64: 4 % for s = 5 %.
-    Inputs are tensors, arrays, numbers, texts, and mappings, sequences and dataclasses of them;
-    other objects count by their type alone. The same numbers in another dtype are equal, but for
-    uint8. Where the data set shows no classes, which its fingerprint would have, the labels of an
-    example count as its inputs do. The random state is restored.
+    One id is drawn from each of 64 equal ranges, always the same for a length. A change of a share
+    s of all examples is missed with probability (1 - s)^64: 4 % for s = 5 %. Inputs are tensors,
+    arrays, numbers, texts, and mappings, sequences and dataclasses of them; other objects count by
+    their type alone. The same numbers in another dtype are equal, but for uint8. Where the data set
+    shows no classes, labels count as inputs do. The random state is restored.
 
-    Hashes are exact. If inputs differ a little between machines, because another decoder reads the
-    files, give the data set a tolerance: `IndexedDataset(..., input_tolerance=...)`.
+    Hashes are exact. Where another decoder gives slightly different inputs, set the tolerance:
+    `IndexedDataset(..., input_tolerance=...)`.
 
     Returns:
-        One checksum an example; none if the data set augments: it gives other inputs when it is
-        read again.
+        One checksum an example; none if the data set augments (it gives other inputs when it is
+        read again).
 
     Raises:
         TypeError: `dataset` is not an IndexedDataset.
@@ -80,11 +79,7 @@ def input_checksums(dataset: IndexedDataset) -> InputChecksums:
 
 
 def check_inputs(wanted: InputChecksums, dataset: IndexedDataset) -> int:
-    """Compare checksums with the inputs of a data set of the same labels.
-
-    Returns the number of examples compared: 0 if the data set augments, as training may. Raises a
-    ValueError if inputs differ.
-    """
+    """Refuse a data set with other inputs; return how many were compared, 0 if it augments."""
     ids = [one.id for one in wanted]
     with global_seed(0):
         found = _read(dataset, ids)
@@ -98,18 +93,14 @@ def check_inputs(wanted: InputChecksums, dataset: IndexedDataset) -> int:
     raise ValueError(
         f"ILStore: the irreducible losses are of other inputs: {len(differing)} of {len(wanted)} "
         f"examples differ, the first has id {before.id}{forms}; count and labels agree, so "
-        "examples changed places or their inputs changed; recompute the IL for this data set, or "
-        "load the data set that the store was made for. If a decoder differs between machines, "
-        "compute the IL with IndexedDataset(..., input_tolerance=...). Of the same examples, "
-        "prepared in another way on purpose: dataclasses.replace(store, input_checksums=())"
+        "examples changed places or their inputs changed; recompute the IL, or load the data set "
+        "of the store. For another decoder: IndexedDataset(..., input_tolerance=...). For inputs "
+        "prepared otherwise on purpose: dataclasses.replace(store, input_checksums=())"
     )
 
 
 def differences(one: InputChecksums, other: InputChecksums) -> list[int]:
-    """Return the places at which the checksums of the same ids differ.
-
-    Values with a tolerance differ where their root mean square difference is larger.
-    """
+    """Return the places at which the checksums of the same ids differ by more than tolerated."""
 
     def same(a: InputChecksum, b: InputChecksum) -> bool:
         return a[:3] == b[:3] and all(
@@ -121,17 +112,12 @@ def differences(one: InputChecksums, other: InputChecksums) -> list[int]:
 
 
 def checked_inputs(dataset: IndexedDataset, folder: RunFolder) -> InputChecksums:
-    """Return the checksums of a data set to score, and compare them with those in the folder.
-
-    Raises:
-        ValueError: the data set augments, or the folder holds work on other inputs.
-    """
+    """Return checksums; refuse a data set that augments or is not that of the folder."""
     found = input_checksums(dataset)
     if not found and len(dataset):
         raise ValueError(
-            "the data set gives other inputs when it is read again, so it augments; irreducible "
-            "losses are scored without augmentation: pass the plain data set, and the other as "
-            "augmented= to train on it"
+            "the data set gives other inputs when it is read again, so it augments; IL is scored "
+            "without: pass the plain data set, and the other as augmented= to train on it"
         )
     if folder.path is None:
         return found
@@ -144,8 +130,7 @@ def checked_inputs(dataset: IndexedDataset, folder: RunFolder) -> InputChecksums
     if count:
         raise ValueError(
             f"{folder.path} holds unfinished irreducible losses of other inputs: {count} of "
-            f"{len(before)} examples differ; give the data set that they are of, or delete the "
-            "folder"
+            f"{len(before)} examples differ; give their data set, or delete the folder"
         )
     return found
 
@@ -163,8 +148,8 @@ def from_json(text: str) -> InputChecksums:
 
 def _read(dataset: IndexedDataset, ids: Sequence[int]) -> InputChecksums:
     with_labels = fingerprint(dataset)["labels"] == "none"
-
-    def checksum(id: int) -> InputChecksum:
+    found = []
+    for id in ids:
         # One by one: 64 videos would not fit into memory together.
         sample = dataset.__getitems__([id])[0]
         if not with_labels:
@@ -173,9 +158,8 @@ def _read(dataset: IndexedDataset, ids: Sequence[int]) -> InputChecksums:
             sample = tuple(sample)  # a Batch, whose field names are not part of the form
         content = _Content(dataset.input_tolerance)
         form = content.add(sample)
-        return InputChecksum(id, form, content.sha256.hexdigest(), tuple(content.values))
-
-    return tuple(map(checksum, ids))
+        found.append(InputChecksum(id, form, content.sha256.hexdigest(), tuple(content.values)))
+    return tuple(found)
 
 
 class _Content:
@@ -188,7 +172,10 @@ class _Content:
 
     def add(self, value: Any) -> str:
         if isinstance(value, Tensor):
-            return self._add_array(_as_array(value))
+            dense = value.to_dense() if value.layout != torch.strided else value
+            # NumPy has no bfloat16.
+            dense = dense.double() if dense.is_floating_point() else dense
+            return self._add_array(dense.numpy(force=True))
         if isinstance(value, Mapping):
             items = [f"{key}: {self.add(value[key])}" for key in sorted(value, key=str)]
             return f"{{{', '.join(items)}}}"
@@ -214,27 +201,18 @@ class _Content:
             array, kind = np.stack([array.real, array.imag]), "f"
         if kind not in "fiub":
             return self.add(array.tolist())  # of texts or objects
-        inexact = kind == "f" or array.dtype == np.uint8
-        name = "uint8" if array.dtype == np.uint8 else {"f": "float", "b": "bool"}.get(kind, "int")
-        if inexact and self.tolerance:
-            self._add_values(array.astype(np.float64).ravel())
+        is_uint8 = array.dtype == np.uint8
+        name = "uint8" if is_uint8 else {"f": "float", "b": "bool"}.get(kind, "int")
+        if self.tolerance and (kind == "f" or is_uint8):
+            values = array.astype(np.float64).ravel()
+            finite = np.isfinite(values)
+            self.sha256.update(np.packbits(finite).data)
+            places = np.linspace(0, len(values) - 1, min(_VALUES, len(values)))
+            shown = np.where(finite, values, 0.0)[places.round().astype(np.int64)] / self.tolerance
+            self.values.append(tuple(float(f"{value:.9g}") for value in shown))
             return f"{name} {array.shape} within {self.tolerance:g}"
         self.sha256.update(array.astype("<f8" if kind == "f" else "<i8").tobytes())
         return f"{name} {array.shape}"
-
-    def _add_values(self, values: npt.NDArray[np.float64]) -> None:
-        finite = np.isfinite(values)
-        self.sha256.update(np.packbits(finite).data)
-        count = min(_VALUES, len(values))
-        places = np.linspace(0, len(values) - 1, count).round().astype(np.int64)
-        shown = np.where(finite, values, 0.0)[places] / self.tolerance
-        self.values.append(tuple(float(f"{value:.9g}") for value in shown))
-
-
-def _as_array(tensor: Tensor) -> npt.NDArray[Any]:
-    dense = tensor.to_dense() if tensor.layout != torch.strided else tensor
-    # NumPy has no bfloat16.
-    return (dense.double() if dense.is_floating_point() else dense).numpy(force=True)
 
 
 def _is_number(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -48,19 +49,14 @@ def holdout_il(
         make_model: builds the model from `recipe.seed`.
         dataset: all examples, without augmentation (paper, Appendix B).
         holdout_ids: int64 (m,), the examples to train on.
-        recipe: how the model is trained.
-        loss_fn: for examples that are no classification, see `Selector`.
-        augmented: the same examples with augmentation, to train on, see `train_il`.
+        recipe, loss_fn, augmented, on_step: see `train_il`.
         folder: for checkpoints: after a kill the same call resumes and gives the same bits; under
             an initialised process group the ranks share the work. Delete it when the store is
             saved.
-        on_step: called with the number of training steps that were made; returns whether to stop.
 
     Raises:
-        TypeError, IndexError, ValueError: ids, data or model do not fit, see `train_il`; the
-            holdout has all examples; `dataset` augments; or the folder has other work.
-        OSError: the folder cannot be written.
-        Stopped: `on_step` asked for it.
+        ValueError: the holdout has all examples, `dataset` augments, or the folder has other work.
+            The other errors are those of `train_il`.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -79,15 +75,16 @@ def holdout_il(
         raise ValueError(
             f"holdout_il: all {n} examples are held out; leave some, half is a good start"
         )
+    work = RunFolder(folder, where="holdout_il", on_step=on_step)
     return _by_folds(
         "holdout",
         make_model,
         dataset,
-        [(held_out, ~held_out)],
+        [~held_out],
         recipe,
+        work,
         loss_fn=loss_fn,
         augmented=augmented,
-        folder=RunFolder(folder, where="holdout_il", on_step=on_step),
     )
 
 
@@ -105,11 +102,10 @@ def crossfit_il(
 ) -> ILStore:
     """Score every example with a model that never saw it, without a holdout (paper, Appendix A).
 
-    Model f trains on all folds but f and scores fold f, so no example is scored by a model that
-    trained on it; `fold` of the store says which model scored which example. Examples with the same
-    number in `groups`, int64 (n,), are in one fold. Copies of an example need that, else a model
-    has seen what it scores. The other arguments are as in `holdout_il`; fold f starts from
-    `recipe.seed + f`.
+    Model f trains on all folds but f and scores fold f; `fold` of the store says which model scored
+    which example. Examples with the same number in `groups`, int64 (n,), are in one fold. Copies of
+    an example need that, else a model has seen what it scores. The other arguments are as in
+    `holdout_il`; fold f starts from `recipe.seed + f`.
 
     Raises:
         ValueError: `folds` or `groups` do not fit, or `make_model` returns one model twice;
@@ -126,32 +122,26 @@ def crossfit_il(
     n = len(dataset)
     if not 2 <= folds <= n:
         raise ValueError(f"crossfit_il: folds must lie in [2, {n}], got {folds}")
-    count, group = n, torch.arange(n)
-    if groups is not None:
-        if groups.shape != (n,):
-            raise ValueError(
-                f"crossfit_il: groups must have shape ({n},), one number an example, got "
-                f"{tuple(groups.shape)}"
-            )
-        found, group = groups.unique(return_inverse=True)  # type: ignore[no-untyped-call]
-        count = len(found)
+    groups = torch.arange(n) if groups is None else groups
+    if groups.shape != (n,):
+        raise ValueError(
+            f"crossfit_il: groups must have shape ({n},), one number an example, got "
+            f"{tuple(groups.shape)}"
+        )
+    found, group = groups.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    count = len(found)
     if count < folds:
         raise ValueError(f"crossfit_il: {folds} folds need as many groups, got {count}")
     order = torch.randperm(count, generator=generator(recipe.seed, "cross-fit folds"))
     fold_of = torch.empty(count, dtype=torch.int16)
     fold_of[order] = (torch.arange(count) % folds).to(torch.int16)
     fold = fold_of[group]
-    return _by_folds(
-        f"cross-fit, {folds} folds",
-        make_model,
-        dataset,
-        [(fold != f, fold == f) for f in range(folds)],
-        recipe,
-        loss_fn=loss_fn,
-        augmented=augmented,
-        folder=RunFolder(folder, where="crossfit_il", on_step=on_step),
-        fold=fold,
+    kind, targets = f"cross-fit, {folds} folds", [fold == f for f in range(folds)]
+    work = RunFolder(folder, where="crossfit_il", on_step=on_step)
+    store = _by_folds(
+        kind, make_model, dataset, targets, recipe, work, loss_fn=loss_fn, augmented=augmented
     )
+    return replace(store, fold=fold)
 
 
 def pretrained_il(
@@ -168,7 +158,7 @@ def pretrained_il(
     It must not have seen these examples, or their losses are memorised, not irreducible. A model
     trained for something else is a poor choice (Deng et al. 2023, table 7: zero-shot CLIP is worse
     than a small model trained on a holdout). Arguments and errors are those of `score_examples`,
-    and a ValueError when `dataset` gives other inputs when it is read again.
+    and a ValueError if `dataset` augments.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -198,18 +188,18 @@ def _by_folds(
     kind: str,
     make_model: MakeModel,
     dataset: IndexedDataset,
-    folds: Sequence[tuple[Tensor, Tensor]],
+    targets: Sequence[Tensor],
     recipe: ILRecipe,
+    folder: RunFolder,
     *,
     loss_fn: LossFunction | None,
     augmented: IndexedDataset | None,
-    folder: RunFolder,
-    fold: Tensor | None = None,
 ) -> ILStore:
-    """Train a model for each (train, target), masks of the examples, and score its target."""
+    """Train a model on all but each of the targets, masks of the examples, and score the target."""
     inputs = checked_inputs(dataset, folder)
     rank, world = (0, 1) if folder.path is None else rank_and_world()
-    jobs = [(train.nonzero().flatten(), target.nonzero().flatten()) for train, target in folds]
+    ids = [target.nonzero().flatten() for target in targets]
+    paths = [None if folder.path is None else folder / f"model-{i}" for i in range(len(ids))]
     latest: tuple[int, nn.Module] | None = None
 
     def fit(index: int, on_step: OnStep) -> tuple[nn.Module, ILFit]:
@@ -224,25 +214,23 @@ def _by_folds(
         return model, train_il(
             model,
             dataset,
-            *jobs[index],
+            (~targets[index]).nonzero().flatten(),
+            ids[index],
             recipe,
             loss_fn=loss_fn,
             augmented=augmented,
-            folder=path(index),
+            folder=paths[index],
             on_step=on_step,
         )
 
-    def path(index: int) -> Path | None:
-        return None if folder.path is None else folder / f"model-{index}"
-
     if world > 1:
-        for index in range(rank, len(jobs), world):
+        for index in range(rank, len(ids), world):
             fit(index, folder.step)
     il = torch.full((len(dataset),), torch.nan)
     fits, weights, seconds = [], [], 0.0
-    for index, (_, target) in enumerate(jobs):
-        if world > 1:
-            wait_for(folder / f"model-{index}" / BEST, folder.step)
+    for index, (target, path) in enumerate(zip(ids, paths, strict=True)):
+        if path is not None and world > 1:
+            wait_for(path / BEST, folder.step)
         # Steps that this rank has reported above are not reported again.
         reported = world > 1 and index % world == rank
         model, result = fit(index, (lambda _: folder.step(0)) if reported else folder.step)
@@ -253,7 +241,7 @@ def _by_folds(
             target,
             loss_fn=loss_fn,
             batch_size=recipe.scoring_batch,
-            folder=path(index),
+            folder=path,
             on_step=folder.step,
         )
         seconds += result.seconds + time.perf_counter() - started
@@ -269,7 +257,7 @@ def _by_folds(
         "best_epoch": ", ".join(str(fit.epoch) for fit in fits),
         "seconds": f"{seconds:.3f}",
     }
-    return ILStore(il, fingerprint(dataset), fold, info, inputs)
+    return ILStore(il, fingerprint(dataset), info=info, input_checksums=inputs)
 
 
 def _describe(model: nn.Module) -> dict[str, str]:

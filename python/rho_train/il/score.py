@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,10 +40,9 @@ def score_examples(
     The model is in eval mode, and the data set is read as it is: give it without augmentation
     (paper, Appendix B). Examples with the label -100 (ignore_index) have no loss: NaN.
 
-    With a folder, finished pieces of 16 batches are saved there, and the same call resumes after
-    them. Under an initialised process group the ranks share the pieces through the folder, which
-    all must see, and each returns all losses. Pieces hold whole batches, so the bits depend neither
-    on interruptions nor on the number of ranks.
+    With a folder, finished pieces of 16 batches are saved there, and the same call resumes. Under
+    an initialised process group the ranks share the pieces through the folder, which all must see,
+    and each returns all losses. The bits depend neither on interruptions nor on the ranks.
 
     Args:
         model: its first parameter says on which device.
@@ -59,7 +56,7 @@ def score_examples(
     Raises:
         IndexError: an id or a label is out of range.
         ValueError: `loss_fn` does not return one loss an example, or the folder holds losses of
-            another model, data set or ids, or of a function of another name.
+            another model, data set, ids or name of a function.
         OSError: the folder cannot be written.
         Stopped: `on_step` asked for it.
 
@@ -69,11 +66,29 @@ def score_examples(
         >>> score_examples(nn.Linear(2, 1, bias=False), data, torch.tensor([0, 2]))
         tensor([0., nan])
     """
-    work = RunFolder(folder, where="score_examples", on_step=on_step)
+    device = device_of(model)
+
+    def scored(ids: Tensor) -> Tensor:
+        found = [torch.empty(0)]
+        begins = range(0, len(ids), batch_size)
+        for batch in loader(dataset, (ids[i : i + batch_size].tolist() for i in begins)):
+            batch = to(batch, device)
+            fields = split(batch, "score_examples")
+            with scoring_mode(model) as scorer:
+                if loss_fn is not None:
+                    losses = losses_of("score_examples", scorer, batch, loss_fn, len(fields.ids))
+                else:
+                    logits = logits_of(scorer, fields.inputs)
+                    losses = rho_ext.score(logits, fields.labels, None, method="loss").losses
+                    losses = losses.masked_fill(fields.labels == _IGNORED, torch.nan)
+            found.append(losses.float().cpu())
+            if on_step(0):
+                raise Stopped("the scoring of examples was stopped")
+        return torch.cat(found)
+
+    work = RunFolder(folder, where="score_examples")
     if work.path is None:
-        return torch.cat(
-            [torch.empty(0), *_scored(model, dataset, ids, batch_size, loss_fn, on_step)]
-        )
+        return scored(ids)
     identity = {
         "data": fingerprint(dataset),
         "architecture": architecture_digest(model),
@@ -89,8 +104,7 @@ def score_examples(
     rank, world = rank_and_world()
     for begin, path in pieces[rank::world]:
         if not path.exists():
-            own = ids[begin : begin + rows]
-            found = torch.cat([*_scored(model, dataset, own, batch_size, loss_fn, on_step)])
+            found = scored(ids[begin : begin + rows])
             save_checkpoint(path, {**identity, "begin": begin, "losses": found})
     losses = [torch.empty(0)]
     for begin, path in pieces:
@@ -110,30 +124,3 @@ def wait_for(path: Path, on_step: OnStep) -> None:
 def loss_identity(loss_fn: LossFunction | None) -> dict[str, str]:
     """Return the name of the loss function, as folders and stores record it."""
     return {"loss_function": "cross-entropy" if loss_fn is None else name_of(loss_fn)}
-
-
-def _scored(
-    model: nn.Module,
-    dataset: IndexedDataset,
-    ids: Tensor,
-    batch_size: int,
-    loss_fn: LossFunction | None,
-    on_step: OnStep,
-) -> Iterator[Tensor]:
-    """Yield the losses of one batch after the other, float32 on the CPU."""
-    device = device_of(model)
-    batch: Any
-    begins = range(0, len(ids), batch_size)
-    for batch in loader(dataset, (ids[i : i + batch_size].tolist() for i in begins)):
-        batch = to(batch, device)
-        fields = split(batch, "score_examples")
-        with scoring_mode(model) as scorer:
-            if loss_fn is not None:
-                losses = losses_of("score_examples", scorer, batch, loss_fn, len(fields.ids))
-            else:
-                logits = logits_of(scorer, fields.inputs)
-                losses = rho_ext.score(logits, fields.labels, None, method="loss").losses
-                losses = losses.masked_fill(fields.labels == _IGNORED, torch.nan)
-        yield losses.float().cpu()
-        if on_step(0):
-            raise Stopped("the scoring of examples was stopped")

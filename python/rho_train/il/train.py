@@ -61,8 +61,7 @@ def train_il(
     """Train a model on some examples and end with the epoch of the lowest mean loss on others.
 
     The paper selects the checkpoint by loss, not accuracy, and on the examples that the target will
-    train on (section 4 and Appendix B), never on the test set. Dropout draws from the recipe's
-    seed; the global generators are restored.
+    train on (section 4 and Appendix B), never on the test set. The global generators are restored.
 
     Args:
         model: trained in place; it ends with the weights of the best epoch.
@@ -72,17 +71,15 @@ def train_il(
         recipe: epochs, batch size, AdamW.
         loss_fn: for examples that are no classification, see `Selector`; the model trains on the
             mean over the examples of a batch that have a loss.
-        augmented: the same examples with augmentation, to train on (paper, Appendix B). They are
-            scored without, from `dataset`. Transforms that draw from torch's generator are
-            repeated exactly after a kill.
+        augmented: the same examples with augmentation, to train on (paper, Appendix B); `dataset`
+            is scored.
         folder: for checkpoints; the same call after a kill resumes and ends with the same bits.
         on_step: called with the number of steps that were made, 0 while examples are scored;
             returns whether to stop.
 
     Raises:
         TypeError, IndexError, ValueError: the ids, labels, model or `augmented` do not fit the data
-            set; the two sets share an example, whose loss would be memorised; or the folder holds
-            another training.
+            set; the two sets share an example; or the folder holds another training.
         FloatingPointError: the loss on the target's examples was never finite.
         OSError: the folder cannot be written.
         Stopped: `on_step` asked for it; without a folder the work is lost.
@@ -120,20 +117,16 @@ def train_il(
     fit = _Fit(model, recipe, loss_fn, len(train_ids), work)
 
     def evaluate() -> float:
+        size = recipe.scoring_batch
         losses = score_examples(
-            model,
-            dataset,
-            target_ids,
-            loss_fn=loss_fn,
-            batch_size=recipe.scoring_batch,
-            on_step=on_step,
+            model, dataset, target_ids, loss_fn=loss_fn, batch_size=size, on_step=on_step
         )
         return float(losses.nanmean())
 
     if fit.epoch < recipe.epochs:
         # All devices: a model may be on several.
         devices = range(torch.cuda.device_count())
-        with torch.random.fork_rng(devices=devices), subnormals_flushed():
+        with torch.random.fork_rng(devices), subnormals_flushed():
             fit.run(dataset if augmented is None else augmented, train_ids, evaluate)
     if fit.best_state is None:
         raise FloatingPointError(
@@ -209,14 +202,9 @@ class _Fit:
         self._save(finished=True)
 
     def _train_step(self, batch: Any) -> None:
-        training_step(
-            self.model,
-            to(batch, self.device),
-            self.optimizer,
-            self.schedule,
-            where="train_il",
-            loss_fn=self.loss_fn,
-        )
+        batch = to(batch, self.device)
+        parts = self.model, batch, self.optimizer, self.schedule
+        training_step(*parts, where="train_il", loss_fn=self.loss_fn)
         self.step += 1
         if self.folder.step():
             raise Stopped("the training of the IL model was stopped")
