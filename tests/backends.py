@@ -1,4 +1,4 @@
-"""Where the tests of the ops run: on the CPU, on emulated GPU kernels, and on a GPU."""
+"""Backends of the tests of the ops: the CPU, emulated GPU kernels, and a GPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .emulator import build
 
 @dataclass(frozen=True)
 class Backend:
-    """What differs from backend to backend; all else is the same to the bit."""
+    """The differences between backends; all else is the same to the bit."""
 
     name: str
     device: torch.device

@@ -1,4 +1,4 @@
-"""What every test shares: hypothesis profiles, backends, no leftover state."""
+"""Shared by all tests: hypothesis profiles, backends, no leftover state."""
 
 from __future__ import annotations
 

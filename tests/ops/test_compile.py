@@ -64,7 +64,7 @@ def test_opcheck(combine: Combine, backend: Backend) -> None:
 
 
 def tenth(inputs: Inputs) -> tuple[Tensor, ...]:
-    """As in training: a tenth of whatever batch comes."""
+    """Return a tenth of the batch, as in training."""
     logits = inputs["logits"] * 2
     k = logits.shape[0] // 10
     values, indices, losses, invalid = select(**inputs | {"logits": logits}, k=k)

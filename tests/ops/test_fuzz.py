@@ -64,7 +64,7 @@ def limits(dtype: torch.dtype) -> Tensor:
 
 
 def finite(x: Tensor) -> Tensor:
-    """What float16 cannot hold becomes its largest number."""
+    """Clamp to the range of float16."""
     return x.clamp(*limits(x.dtype).flip(0).tolist())
 
 

@@ -1,4 +1,4 @@
-"""How a launch on a GPU is cut into blocks, and that every way gives the same results.
+"""Plans of a GPU launch, cut into blocks: every plan gives the same results.
 
 What blocks and threads do to each other is tested without torch: tests/emulator/test_kernels.py.
 """

@@ -1,4 +1,4 @@
-"""Which rows are selected, and in which order."""
+"""Selected rows and their order."""
 
 from __future__ import annotations
 

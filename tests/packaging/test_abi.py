@@ -1,4 +1,4 @@
-"""What the compiled library needs, holds and shows."""
+"""Symbols that the compiled library needs, holds and shows."""
 
 from __future__ import annotations
 

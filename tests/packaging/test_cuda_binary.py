@@ -1,4 +1,4 @@
-"""What nvcc made of the CUDA kernels, as cuobjdump shows it."""
+"""The CUDA kernels as nvcc compiled them, read by cuobjdump."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may import what, and what importing does."""
+"""Imports: allowed directions, and effects of importing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rho_ext import _C
 
 
 def folder(package: str) -> Path:
-    """Where the package is installed: the tests run from outside the source tree."""
+    """Return the folder of the installed package; tests run outside the source tree."""
     spec = importlib.util.find_spec(package)
     assert spec is not None, f"{package} is not installed"
     assert spec.origin is not None

@@ -1,4 +1,4 @@
-"""What was installed: both packages, their data, the command, and nothing of the build."""
+"""The installed files: both packages, their data, the command, and nothing of the build."""
 
 from __future__ import annotations
 

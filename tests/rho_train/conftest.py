@@ -1,4 +1,4 @@
-"""What the tests of the training layer share: data to train on, and a Ctrl-C that arrives."""
+"""Shared by the tests of rho_train: data to train on, and a Ctrl-C that arrives."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def train(folder: Path, number: int, moment: tuple[str, int]) -> None:
 
 @dataclasses.dataclass
 class Ended:
-    """What a run left: its log, its exit code, and a pipe that ends with its last process."""
+    """A run that ended: its log, its exit code, and a pipe that ends with its last process."""
 
     log: str
     code: int

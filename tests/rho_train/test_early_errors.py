@@ -1,4 +1,4 @@
-"""What can be known when something is made fails there, by name, and not hours later."""
+"""Errors are raised when an object is made, by name, and not hours later."""
 
 from __future__ import annotations
 

@@ -272,7 +272,7 @@ def test_averages_keep_what_all_their_stores_know() -> None:
 
 
 class Encoding(Mapping[str, Tensor]):
-    """What tokenizers return: a mapping that is no dict."""
+    """A mapping that is no dict, as tokenizers return."""
 
     def __init__(self, index: int) -> None:
         self.index = index

@@ -1,4 +1,4 @@
-"""What `plan` makes of its measurements, on a clock that only the work moves."""
+"""Results of `plan`, on a clock that only the work moves."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ Found = list[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """What each of two processes found."""
+    """Return the findings of each of two processes."""
     out = tmp_path_factory.mktemp("ranks")
     # Away from the source tree, which holds the packages without the library.
     path = shutil.copy(program.__file__, out)

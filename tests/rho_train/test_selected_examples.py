@@ -1,4 +1,4 @@
-"""What a run writes down of what it chose, and how a point is made visible."""
+"""The record of selected examples, and their thumbnails."""
 
 from __future__ import annotations
 
