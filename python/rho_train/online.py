@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import rho_ext
+from rho_train.checks import check_adamw
 from rho_train.identity import module_digest
 from rho_train.optim import adamw
 from rho_train.rng import generator
@@ -18,11 +19,10 @@ from rho_train.training_step import training_step
 class OnlineModel:
     """A model that takes one AdamW step on every small batch.
 
-    As `Selector(il=OnlineModel(il_model))` its loss on the large batch is the irreducible loss, and
-    it learns what the target trains on: an approximation of the conditioning on D_t in eq. 2 of
-    the paper (Table 4 compares it with the fixed one). As `Selector(scorer=OnlineModel(proxy))` it
-    scores in place of the target (Table 1). Its BatchNorm statistics change in its own steps alone,
-    never when it scores.
+    As `Selector(il=OnlineModel(il_model))` its loss on the large batch is the irreducible loss: an
+    approximation of the conditioning on D_t in eq. 2 of the paper (compared with the fixed one in
+    Table 4). As `Selector(scorer=OnlineModel(proxy))` it scores in place of the target (Table 1).
+    Its BatchNorm statistics change in its own steps alone, never when it scores.
 
     Args:
         model: trained in place, on the device of the batches.
@@ -39,8 +39,7 @@ class OnlineModel:
     """
 
     def __init__(self, model: nn.Module, *, lr: float = 1e-5, weight_decay: float = 0.01) -> None:
-        if not lr > 0:
-            raise ValueError(f"OnlineModel: lr must be positive, got {lr}")
+        check_adamw("OnlineModel", lr, weight_decay)
         self.model = model.train()
         self.optimizer = adamw(model, lr, weight_decay)
         self._identity = {"start": module_digest(model), "lr": lr, "weight_decay": weight_decay}
@@ -50,17 +49,12 @@ class OnlineModel:
     ) -> Tensor:
         """Return the losses of a large batch, float32 (n,), by passes of this model."""
         losses = []
+        options: Any = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
         with scoring_mode(self.model, bf16=passes.forward_pass.options.bf16) as passes.module:
             for rows, output in passes:
                 if passes.forward_pass.loss_fn is None:
-                    output = rho_ext.score(
-                        output,
-                        labels[rows],
-                        None,
-                        method="loss",
-                        ignore_index=ignore_index,
-                        label_smoothing=label_smoothing,
-                    ).losses
+                    scores = rho_ext.score(output, labels[rows], None, method="loss", **options)
+                    output = scores.losses
                 losses.append(output)
         return torch.cat(losses)
 
@@ -69,14 +63,12 @@ class OnlineModel:
         batch: object,
         weights: Tensor | None,
         forward_pass: ForwardPass,
-        *,
         label_smoothing: float,
-        seed: int,
-        step: int,
+        draws: tuple[int, int],
     ) -> None:
-        """Take one step on a small batch; dropout draws from `seed` and `step`."""
-        draw = generator(seed, "online model", step).initial_seed()
-        with seeded(device_of(self.model), draw):
+        """Take one step on a small batch; dropout draws from `draws`, the seed and the step."""
+        seed = generator(draws[0], "online model", draws[1]).initial_seed()
+        with seeded(device_of(self.model), seed):
             training_step(
                 self.model,
                 batch,

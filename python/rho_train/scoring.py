@@ -35,14 +35,13 @@ class Scoring:
     Args:
         bf16: score under bfloat16 autocast, or without; None: as it is outside.
         micro_batch: examples of one forward pass; bounds the memory. None: the whole large batch.
-        channels_last: score images (n, C, H, W) in the memory format that convolutions are fastest
-            in; gains most where the model has it too.
+        channels_last: score images (n, C, H, W) in this memory format, best if the model has it.
         compile: score through `torch.compile`; a string is its mode: "reduce-overhead" replays the
             pass as a CUDA graph, for large batches of one size.
-        refresh: share of the large batch that is scored anew, the examples with the oldest losses.
-            The others keep their last loss; without one they are not selected. Below 1 it needs
-            `Selector(history=...)` and a method that needs losses alone (Stale-SB of Jiang et al.,
-            2019, does it by epochs).
+        refresh: share of the large batch that is scored anew, the examples with the oldest losses
+            (Stale-SB of Jiang et al., 2019, does it by epochs). The others keep their last loss;
+            without one they are not selected. Below 1 it needs `Selector(history=...)` and a method
+            that needs losses alone.
         train_mode: score in training mode, see `rho_train.paper_mode`.
 
     Example:
@@ -61,9 +60,9 @@ class Scoring:
         if self.micro_batch is not None:
             check_counts(self, "micro_batch")
         if not isinstance(self.compile, bool) and self.compile not in _COMPILE_MODES:
+            modes = ", ".join(_COMPILE_MODES)
             raise ValueError(
-                f"Scoring: compile must be True, False or one of {', '.join(_COMPILE_MODES)}, got "
-                f"{self.compile!r}"
+                f"Scoring: compile must be True, False or one of {modes}, got {self.compile!r}"
             )
         if not 0.0 < self.refresh <= 1.0:
             raise ValueError(f"Scoring: refresh must lie in (0, 1], got {self.refresh}")
@@ -95,14 +94,13 @@ class ForwardPass:
     def __init__(
         self, options: Scoring, forward: ForwardFunction | None, loss_fn: LossFunction | None
     ) -> None:
-        if options.channels_last and not (forward is None and loss_fn is None):
-            raise ValueError(
-                "Selector: Scoring(channels_last=True) converts the inputs that the model is "
-                f"called on, and {'loss_fn=' if forward is None else 'forward='} calls it itself; "
-                "convert them there"
-            )
         self.options, self.forward, self.loss_fn = options, forward, loss_fn
         self.takes_batch = not (forward is None and loss_fn is None)
+        if options.channels_last and self.takes_batch:
+            raise ValueError(
+                "Selector: Scoring(channels_last=True) converts the inputs of the model, and "
+                f"{'loss_fn=' if forward is None else 'forward='} calls it itself; convert there"
+            )
         self.whole = options.whole and loss_fn is None
         self._compiled: dict[nn.Module, Any] = {}
 
@@ -128,15 +126,10 @@ class ForwardPass:
 class MicroBatches:
     """The forward passes of a module over one large batch of n examples.
 
-    Args:
-        forward_pass: makes one pass.
-        module: scores.
-        examples: the batch where `forward_pass.takes_batch`, else its `Fields`.
-        n: number of examples.
-        rows: int64, ascending, the rows that are scored; None: all.
-        known: float32 (n,), the last loss of every example, NaN where there is none; with `rows`.
-
-    `seconds` are those of the host: on CUDA it launches the passes and does not wait for them.
+    `examples` is the batch where `forward_pass.takes_batch`, else its `Fields`; `rows` int64 are
+    those that are scored, ascending, None for all, and with them `known` float32 (n,) is the last
+    loss of every example, NaN for none. `seconds` are those of the host: on CUDA it launches the
+    passes and does not wait for them.
     """
 
     forward_pass: ForwardPass
@@ -169,15 +162,11 @@ class MicroBatches:
         """Return the logits (n, C) of all examples, if all are scored and have some."""
         if self.forward_pass.whole:
             return self._output(self.examples, self.n)
-        reason = None
-        if self.forward_pass.loss_fn is not None:
-            reason = "loss_fn= gives the loss of an example and no logits"
-        elif self.rows is not None:
-            reason = "Scoring(refresh=...) knows the losses of examples that are not scored"
-        if reason is not None:
+        by_losses = self.forward_pass.loss_fn is not None
+        if by_losses or self.rows is not None:
             raise ValueError(
-                f"Selector: {reason}, and this method asks for their logits; choose a method of "
-                "losses alone, as rho"
+                f"Selector: {'loss_fn=' if by_losses else 'Scoring(refresh=...)'} gives losses "
+                "alone, and this method asks for logits; choose a method of losses, as rho"
             )
         return torch.cat([logits for _, logits in self])
 
@@ -194,17 +183,16 @@ def scoring_mode(
 
     A part frozen in eval mode stays frozen. A DistributedDataParallel model is given unwrapped: its
     forward would synchronise buffers a second time in one step. A model that `fully_shard` sharded
-    gathers its parameters, so all ranks must make the same passes. A model that makes and keeps
-    tensors in its first forward pass (rotary tables, masks) must run once before: made here, they
-    could not enter autograd.
+    gathers its parameters, so all ranks must make the same passes. A model that keeps tensors of
+    its first forward pass (rotary tables, masks) must run once before: made here, they could not
+    enter autograd.
 
     Args:
         model: any module.
         bf16: score under bfloat16 autocast, or without autocast; None: as it is outside.
-        train_mode: score in the mode that the model trains in: dropout draws from the global
-            generators, and BatchNorm uses and learns the statistics of the batch.
-        keep_random: restore the state of the random generators; False beside a thread that draws
-            from them.
+        train_mode: dropout draws from the global generators, and BatchNorm uses and learns the
+            statistics of the batch.
+        keep_random: restore the random generators; False beside a thread that draws from them.
 
     Example:
         >>> model = nn.Dropout()
@@ -217,13 +205,10 @@ def scoring_mode(
     inner = uncompiled(model)
     module = inner.module if isinstance(inner, DistributedDataParallel) else model
     parts = list(module.modules())
-    as_it_is = train_mode and module.training
-    flipped = [] if as_it_is else [one for one in parts if one.training != train_mode]
+    flipped = [] if train_mode and module.training else parts
     device = _first_device(parts)
     cpu_state = torch.default_generator.get_state()
     cuda_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    for one in flipped:
-        set_training(one, train_mode)
     if bf16 is not None or torch.is_autocast_enabled(device.type):
         # A cache would keep weights that were cast in inference mode for the step that trains.
         dtype = torch.get_autocast_dtype(device.type) if bf16 is None else torch.bfloat16
@@ -234,11 +219,10 @@ def scoring_mode(
         autocast = nullcontext()
     try:
         # FSDP2 keeps the parameters that it gathers for the step, where autograd needs them.
-        with torch.no_grad() if _sharded(parts) else torch.inference_mode(), autocast:
+        no_grad = torch.no_grad() if _sharded(parts) else torch.inference_mode()
+        with modes_set(flipped, train_mode), no_grad, autocast:
             yield module
     finally:
-        for one in flipped:
-            set_training(one, not train_mode)
         if keep_random and not train_mode:
             torch.default_generator.set_state(cpu_state)
             if cuda_state is not None:
@@ -263,14 +247,25 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
         yield
 
 
-def set_training(one: nn.Module, training: bool) -> None:
-    """Set the mode of one module alone, fast."""
+@contextmanager
+def modes_set(parts: Iterable[nn.Module], training: bool) -> Iterator[None]:
+    """Set the mode of each module, without its children, and restore it."""
+    flipped = [one for one in parts if one.training != training]
+    _set_modes(flipped, training)
+    try:
+        yield
+    finally:
+        _set_modes(flipped, not training)
+
+
+def _set_modes(parts: list[nn.Module], training: bool) -> None:
     # nn.Module looks through its parameters and submodules before it sets a flag, a microsecond
     # for every module and step. Script modules keep the flag elsewhere.
-    if type(one).__setattr__ is nn.Module.__setattr__:
-        object.__setattr__(one, "training", training)
-    else:
-        one.training = training
+    for one in parts:
+        if type(one).__setattr__ is nn.Module.__setattr__:
+            object.__setattr__(one, "training", training)
+        else:
+            one.training = training
 
 
 def _sharded(parts: Iterable[nn.Module]) -> bool:
@@ -315,10 +310,7 @@ def logits_of(model: nn.Module, inputs: Any) -> Tensor:
 def losses_of(
     where: str, model: nn.Module, batch: Any, loss_fn: LossFunction, count: int
 ) -> Tensor:
-    """Return the losses that a function gives for a batch of `count` examples, float32 (count,).
-
-    Anything else that it returns is a ValueError that begins with `where`, the caller.
-    """
+    """Return the losses of a batch by a function, float32 (count,), else a ValueError."""
     found: object = loss_fn(model, batch)
     if not isinstance(found, Tensor) or found.shape != (count,) or not found.is_floating_point():
         raise ValueError(

@@ -20,7 +20,7 @@ from rho_train.methods.context import InvalidCounter, Method, ScoringContext, Se
 from rho_train.methods.dropout import dropout_layers
 from rho_train.methods.sampling import uniform
 from rho_train.online import OnlineModel
-from rho_train.schedules import Schedule, UniformPhases
+from rho_train.schedules import Schedule, UniformPhases, value_at
 from rho_train.scoring import (
     ForwardFunction,
     ForwardPass,
@@ -31,12 +31,7 @@ from rho_train.scoring import (
     share_of,
 )
 from rho_train.selection import LastSelection, PendingSelection
-from rho_train.selector_checks import (
-    check_batch,
-    check_method,
-    check_options,
-    il_table,
-)
+from rho_train.selector_checks import check_batch, check_method, check_options, il_table
 
 T = TypeVar("T")
 ILSource = ILStore | ILShards | Tensor | OnlineModel
@@ -50,42 +45,37 @@ class Selector:
     """Select the examples of a large batch that are worth a training step.
 
     Scores every example by training loss minus irreducible loss (Mindermann et al., ICML 2022,
-    Algorithm 1, line 7) and returns the best ones as a batch of the same structure. Scoring
-    leaves the model, its BatchNorm statistics and the random state as they were. The settings
-    cannot be changed later.
+    Algorithm 1, line 7). Scoring leaves the model, its BatchNorm statistics and the random state
+    as they were. The settings cannot be changed later.
 
     Args:
         il: irreducible losses by id: an ILStore, ILShards (read for every large batch) or a tensor
-            (N,); or an OnlineModel, which computes them. Needed by methods with IL in their formula.
-        ratio: share of the large batch that is selected, in (0, 1], or a schedule of it;
-            k = max(1, round(ratio * n)).
+            (N,); or an OnlineModel, which computes them. For methods with IL in their formula.
+        ratio: share of the large batch, in (0, 1], or a schedule: k = max(1, round(ratio * n)).
         k: number of examples to select; give either `ratio` or `k`.
         method: a name (`rho_train.methods.names()` lists them), an object from
             `rho_train.methods`, or a function of your own, see `register`.
-        scoring: options of the forward passes, see `Scoring`.
+        scoring: options of the forward passes.
         ignore_index: examples with this label are never selected.
-        label_smoothing: as in the training loss. The losses of an ILStore are without it, so give
-            the smoothed loss as `loss_fn=` to both instead.
+        label_smoothing: as in the training loss; not with an ILStore, whose losses are without it:
+            give the smoothed loss as `loss_fn=` to both.
         forward: called as `forward(model, batch)`, returns logits (n, C); by default the model is
             called on the inputs of the batch.
-        loss_fn: for examples without a class, sequences for example: called as
-            `loss_fn(model, batch)`, returns the loss of each example, floating point (n,), NaN for
-            none. Methods that need more than losses are refused, and `ignore_index` means nothing.
-            See `rho_train.sequence_losses`.
-        scorer: scores in place of the model, a smaller proxy for example; an OnlineModel is trained
-            beside it.
+        loss_fn: for examples without a class, such as sequences (`rho_train.sequence_losses`):
+            called as `loss_fn(model, batch)`, returns the loss of each, floating point (n,), NaN
+            for none. Methods that need more are refused, and `ignore_index` means nothing.
+        scorer: scores in place of the model; an OnlineModel is trained beside it.
         phases: steps in which selection is uniform.
         seed: of methods that draw.
-        history: counts and last losses by id, see `History`.
+        history: counts and last losses by id.
         check_every: selections after which the host reads how many examples were invalid, and warns
             or raises; None: 1 on the CPU and 50 on CUDA, where reading waits for the device. Above
             1 a batch with fewer than k usable examples is filled up with its best one.
         scope: of several processes (torch.distributed). "local": each rank selects from its own
-            large batch. "global": ratio and k are of the large batches of all ranks; together the
-            ranks select what one process would, each from its own batch, so any number.
-            `(selector.last.weights * losses).mean()` is then the loss whose average over the ranks
+            large batch. "global": all ranks call together and select what one process would from
+            the large batches of all, by a `pointwise` method, see `register`. Each has any number,
+            and `(selector.last.weights * losses).mean()` is the loss whose average over the ranks
             is the mean over all selected examples. A rank without one has a stand-in of weight 0.
-            The method must be `pointwise`, see `register`, and all ranks must call together.
 
     Raises:
         TypeError, ValueError: an argument is not as described.
@@ -138,8 +128,8 @@ class Selector:
         # What was made of the settings would not follow.
         if name in _SETTINGS and "_method" in self.__dict__:
             raise AttributeError(
-                f"Selector: {name} cannot be changed, got {value!r}; make a new Selector and give "
-                "it the state_dict() of this one (a ratio that changes with the step is a Schedule)"
+                f"Selector: {name} cannot be changed, got {value!r}; give a new Selector the "
+                "state_dict() of this one (a ratio that changes is a Schedule)"
             )
         super().__setattr__(name, value)
 
@@ -156,8 +146,7 @@ class Selector:
         """Return the selected examples of a large batch, in its structure.
 
         Raises:
-            ValueError: the batch has no ids, or is smaller than k.
-            IndexError: a label or an id is out of range.
+            ValueError, IndexError: no ids, fewer than k examples, a label or id out of range.
             FloatingPointError: no example has a usable score, as after a divergence.
         """
         started = time.perf_counter()
@@ -182,37 +171,31 @@ class Selector:
         scorer = self.scorer_for(model)
         if "dropout" in self.needs and not dropout_layers(scorer):
             raise ValueError(
-                f"Selector: method {self.method!r} needs dropout layers, and "
-                f"{type(scorer).__name__} has none with p > 0; add nn.Dropout to the model, or "
-                "pass scorer= with some"
+                f"Selector: method {self.method!r} needs dropout layers, and {type(scorer).__name__} "
+                "has none with p > 0; add nn.Dropout to the model, or pass scorer= with some"
             )
 
     def size(self, n: int, step: int = 0) -> int:
         """Return k for a large batch of n at a step; ValueError if there are not as many."""
-        k = self.k or share_of(n, self._ratio_at(step))
+        k = self.k or share_of(n, value_at(self.ratio or 0.0, step))
         if k > n:
             raise ValueError(
-                f"Selector: k = {k} is larger than the batch of {n}; load larger batches, or "
-                "give the DataLoader drop_last=True if only the last one is short"
+                f"Selector: k = {k} is larger than the batch of {n}; load larger batches, with "
+                "drop_last=True if only the last one is short"
             )
         if self.scoring.refresh < 1.0 and k > self.scoring.due(n):
             raise ValueError(
                 f"Selector: k = {k} is larger than the {self.scoring.due(n)} examples of {n} that "
-                f"Scoring(refresh={self.scoring.refresh}) scores; before all examples have a loss "
-                "too few could be selected"
+                f"Scoring(refresh={self.scoring.refresh}) scores; lower k or raise refresh"
             )
         return k
 
     def select(
         self, scorer: nn.Module, batch: T, *, step: int | None = None, keep_random: bool = True
     ) -> PendingSelection[T]:
-        """Score a large batch and select from it, without counting it; `apply` does that.
+        """Select from a large batch by the `scorer_for` a model; `apply` counts the selection.
 
-        Args:
-            scorer: the module that scores, see `scorer_for`.
-            batch: n examples.
-            step: of the selection; None: the next one.
-            keep_random: restore the state of the random generators, see `scoring_mode`.
+        `step` is that of the selection, None the next one; `keep_random` is as in `scoring_mode`.
         """
         step = self.steps if step is None else step
         parsed, method, needs = split(batch), self._method, self.needs
@@ -222,7 +205,7 @@ class Selector:
         if self.history is not None:
             # Before the pass: what inference mode makes could not be counted in afterwards.
             self.history.to(ids.device)
-            fix = "make it for the whole data set, History(len(dataset)), also to train on a subset"
+            fix = "make it for the whole data set, History(len(dataset))"
             check_rows("History", ids, len(self.history), fix)
         if self.phases is not None and self.phases.uniform(step):
             method, needs = uniform, frozenset()
@@ -232,19 +215,17 @@ class Selector:
             rank, begin, total = None, 0, n
         else:
             # All draw as rank 0, for the examples of all.
-            settings = (step, self.seed, self.k or 0, self._ratio_at(step))
+            settings = (step, self.seed, self.k or 0, value_at(self.ratio or 0.0, step))
             rank, (begin, total) = 0, global_position(n, settings, ids.device)
         k = min(self.size(total, step), n)
         options, examples = self.scoring, batch if self._forward_pass.takes_batch else parsed
         il, il_is_per_row, seconds = None, False, 0.0
-        if "il" in needs:
-            if isinstance(self.il, OnlineModel):
-                il_is_per_row, smoothing = True, self.label_smoothing
-                passes = MicroBatches(self._forward_pass, self.il.model, examples, n)
-                il = self.il.losses(passes, parsed.labels, self.ignore_index, smoothing)
-                seconds = passes.seconds
-            else:
-                il, il_is_per_row = self._fixed_il(ids)
+        if "il" in needs and isinstance(self.il, OnlineModel):
+            passes = MicroBatches(self._forward_pass, self.il.model, examples, n)
+            il = self.il.losses(passes, parsed.labels, self.ignore_index, self.label_smoothing)
+            il_is_per_row, seconds = True, passes.seconds
+        elif "il" in needs:
+            il, il_is_per_row = self._fixed_il(ids)
         rows, known = None, None
         if options.refresh < 1.0:
             assert self.history is not None
@@ -271,23 +252,21 @@ class Selector:
             selected = method(context)
         if not isinstance(selected, Selected):
             raise TypeError(
-                f"Selector: method {self.method!r} must return Selected, as context.top(scores) "
-                f"does, got {type(selected).__name__}"
+                f"Selector: method {self.method!r} must return Selected, got "
+                f"{type(selected).__name__}; context.top(scores) makes it"
             )
         return PendingSelection(batch, context, selected, method, seconds + passes.seconds)
 
     def apply(self, pending: PendingSelection[T]) -> T:
         """Return the selected examples of a pending selection, count it and learn from it.
 
-        Raises:
-            RuntimeError: another selection was applied since `select`.
-            FloatingPointError: no example has a usable score.
+        A RuntimeError says that another selection was applied since `select`.
         """
         context, method, step = pending.context, pending.method, self.steps
         if context.step != step:
             raise RuntimeError(
-                f"Selector: selected for step {context.step} and stands at step {step} now; use "
-                "one Selector in one loop at a time"
+                f"Selector: selected for step {context.step} and stands at step {step} now; use one "
+                "Selector in one loop at a time"
             )
         ids, n = context.ids, len(context.ids)
         selected, stand_in = self._among_ranks(context, pending.selected)
@@ -304,14 +283,8 @@ class Selector:
             method.update(context, selected)
         for learner in (self.il, self.scorer):
             if isinstance(learner, OnlineModel):
-                learner.train_step(
-                    small,
-                    weights,
-                    self._forward_pass,
-                    label_smoothing=self.label_smoothing,
-                    seed=self.seed,
-                    step=step,
-                )
+                draws, smoothing = (self.seed, step), self.label_smoothing
+                learner.train_step(small, weights, self._forward_pass, smoothing, draws)
         self.steps += 1
         if selected.losses is not None:
             self.scored += n if scored is None else len(scored)
@@ -331,9 +304,6 @@ class Selector:
         if self._il_table is not None and self._il_table.device != ids.device:
             self._il_table = self._il_table.to(ids.device)
         return self._il_table, False
-
-    def _ratio_at(self, step: int) -> float:
-        return self.ratio(step) if isinstance(self.ratio, Schedule) else self.ratio or 0.0
 
     def _among_ranks(self, context: ScoringContext, selected: Selected) -> tuple[Selected, bool]:
         """Return this rank's share of a selection, and whether it is a stand-in."""
@@ -385,14 +355,10 @@ def paper_mode(il: ILSource | None = None, **options: Any) -> Selector:
     """Return a Selector that selects as the reference implementation of RHO-LOSS.
 
     32 examples of a large batch (of 320 there), the highest CE - IL, negative ones too, scored in
-    training mode: BatchNorm normalises with the statistics of the large batch and learns them, so
-    that with its step on the small batch it learns twice (Mindermann et al., ICML 2022, appendix
-    B), and dropout is on. `TrainConfig()` has the rest: AdamW, a constant learning rate of 1e-3,
-    weight decay 0.01, no clipping of gradients.
-
-    Args:
-        il: as in `Selector`.
-        options: others of Selector's.
+    training mode: dropout is on, and BatchNorm normalises with the statistics of the large batch
+    and learns them, before those of the small batch (Mindermann et al., ICML 2022, appendix B).
+    `TrainConfig()` has the rest: AdamW, a constant learning rate of 1e-3, weight decay 0.01, no
+    clipping of gradients. `options` are others of Selector's.
 
     Example:
         >>> import torch

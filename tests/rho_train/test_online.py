@@ -115,5 +115,5 @@ def test_identity_knows_the_models() -> None:
     ]
     assert all(a != b for i, a in enumerate(identities) for b in identities[:i])
     assert identities[0] == Selector(il=OnlineModel(network()), k=1).identity()
-    with pytest.raises(ValueError, match="OnlineModel: lr must be positive, got 0"):
+    with pytest.raises(ValueError, match="OnlineModel: lr must be positive and finite, got 0"):
         OnlineModel(network(), lr=0.0)

@@ -348,7 +348,7 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
     (
         lambda: Selector(k=1, method="loss", check_every=0),
         ValueError,
-        "check_every must be a positive int, got 0",
+        "check_every must be at least 1, got 0",
     ),
     (
         lambda: Selector(k=30, method="loss", scoring=Scoring(refresh=0.5), history=History(100))(

@@ -338,7 +338,7 @@ def asks_for_logits(context: ScoringContext) -> Selected:
                 Table(drawn()[0]), large(ROWS)[0]
             ),
             ValueError,
-            "gives the loss of an example and no logits",
+            "loss_fn= gives losses alone, and this method asks for logits",
         ),
         (
             lambda: Selector(il=IL[:120], k=1, loss_fn=losses)(Table(drawn()[0]), large(ROWS)[0]),

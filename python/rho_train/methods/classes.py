@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rho_train.batch import describe
 from rho_train.identity import digest
 from rho_train.methods.context import ScoringContext, Selected
 from rho_train.methods.fused import Scored
@@ -62,11 +63,7 @@ class ClassQuota(Scored):
         shares = counts.double()
         if self.shares is not None:
             shares = torch.tensor(self.shares, dtype=torch.float64, device=device)
-        if len(shares) != context.classes:
-            raise ValueError(
-                f"ClassQuota: shares must have one number a class, {context.classes}, got "
-                f"{len(shares)}"
-            )
+        _check_classes("ClassQuota: shares must have one number", context, len(shares))
         # Rows by class, the best first: the rank within a class counts from where it begins.
         by_class = labels.argsort(stable=True)
         grouped = labels[by_class]
@@ -75,9 +72,8 @@ class ClassQuota(Scored):
         seats[by_class] = (ranks + 0.5) / shares[grouped]
         # The rows are in the order of their scores, and a stable sort keeps it among equals.
         best = rows[seats.argsort(stable=True)[: context.k]]
-        return context.select(
-            self.score, torch.full_like(scores, -torch.inf).index_fill(0, best, 0)
-        )
+        mask = torch.full_like(scores, -torch.inf).index_fill(0, best, 0)
+        return context.select(self.score, mask)
 
 
 @register("reducr")
@@ -85,11 +81,10 @@ class Reducr:
     """Select the top k of the clipped excess loss, weighted towards classes with a high loss.
 
     `score_i = sum_c w_c max(0, CE_i - IL_ic)` (REDUCR: Bankes et al., NeurIPS 2024), with the
-    irreducible losses of one model a class in `class_il`. Without it, IL_ic is known for the class
-    of the example alone and `score_i = w_y max(0, CE_i - IL_i)`. After every selection
-    `w_c ~ w_c exp(lr * L_c)`, where L_c is the mean loss of the examples of class c in the large
-    batch (in the paper: of a holdout set of the class), for a class without any the mean of the
-    others. The weights begin equal and sum to one.
+    irreducible losses of one model a class in `class_il`. Without it
+    `score_i = w_y max(0, CE_i - IL_i)`. After every selection `w_c ~ w_c exp(lr * L_c)`, where L_c
+    is the mean loss of class c in the large batch (in the paper: in a holdout set), for a class
+    without examples the mean of the others. The weights begin equal and sum to one.
 
     Args:
         lr: eta >= 0, of the weights.
@@ -112,8 +107,7 @@ class Reducr:
             raise ValueError(f"Reducr: lr must be finite and at least 0, got {lr}")
         if class_il is not None and (class_il.ndim != 2 or not class_il.is_floating_point()):
             raise ValueError(
-                "Reducr: class_il must be floating point (N, C), got "
-                f"{class_il.dtype} {tuple(class_il.shape)}"
+                f"Reducr: class_il must be floating point (N, C), got {describe(class_il)}"
             )
         self.lr, self.class_il = lr, class_il
         self.weights: Tensor | None = None
@@ -126,11 +120,7 @@ class Reducr:
             # An ignored row may have any weight.
             known = context.labels.masked_fill(context.ignored, 0).long()
             return context.top(weights[known] * _excess(losses, context.il))
-        if self.class_il.shape[1] != len(weights):
-            raise ValueError(
-                f"Reducr: class_il must have one column a class, {len(weights)}, got "
-                f"{self.class_il.shape[1]}"
-            )
+        _check_classes("Reducr: class_il must have one column", context, self.class_il.shape[1])
         # The rows, not the table, go to the device of the losses.
         il = self.class_il[context.ids.to(self.class_il.device)].to(losses.device)
         return context.top(_excess(losses[:, None], il) @ weights)
@@ -149,10 +139,8 @@ class Reducr:
         self.weights = (weights.log() + self.lr * mean).softmax(0)
 
     def _weights(self, context: ScoringContext) -> Tensor:
-        weights = self.weights
-        if weights is None:
-            weights = torch.full((context.classes,), 1.0 / context.classes)
-        return weights.to(context.ids.device)
+        equal = torch.full((context.classes,), 1.0 / context.classes)
+        return (equal if self.weights is None else self.weights).to(context.ids.device)
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the selection, the table as its SHA-256."""
@@ -166,6 +154,11 @@ class Reducr:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the class weights of `state_dict`."""
         self.weights = state["weights"]
+
+
+def _check_classes(what: str, context: ScoringContext, got: int) -> None:
+    if got != context.classes:
+        raise ValueError(f"{what} a class, {context.classes}, got {got}")
 
 
 def _excess(losses: Tensor, il: Tensor) -> Tensor:

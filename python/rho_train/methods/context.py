@@ -57,9 +57,9 @@ class Selected(NamedTuple):
         bad = 0 if self.losses is None else int((~self.losses.isfinite()).sum())
         if bad:
             return (
-                f"{bad} of {n} losses are NaN or infinite: the model has diverged, then go back to "
-                "a checkpoint and lower the learning rate or clip the gradients; or these examples "
-                "have no loss, as with labels out of range on CUDA and sequences without a label"
+                f"{bad} of {n} losses are NaN or infinite: the model has diverged, then lower the "
+                "learning rate or clip the gradients; or these examples have no loss, as sequences "
+                "without a label and, on CUDA, labels out of range"
             )
         if invalid:
             return (
@@ -73,13 +73,7 @@ class Selected(NamedTuple):
 
 
 class InvalidCounter:
-    """Drop the -1 padding and count rows without a valid score.
-
-    Args:
-        every: selections after which the host reads what the device has counted; None: 1 on the
-            CPU and 50 on CUDA.
-        invalid: the count so far.
-    """
+    """Drop the -1 padding and count rows without a valid score; `every` is `check_every`."""
 
     def __init__(self, every: int | None, invalid: int = 0) -> None:
         self.invalid = invalid
@@ -89,11 +83,7 @@ class InvalidCounter:
         self._empty: Tensor | int = 0
 
     def count(self, selected: Selected, step: int, n: int) -> Selected:
-        """Return a selection from n examples without padding.
-
-        Raises:
-            FloatingPointError: no example was usable, in this or an earlier large batch.
-        """
+        """Return a selection from n examples without padding, FloatingPointError if it is empty."""
         every = self._every or (50 if selected.indices.is_cuda else 1)
         # Reading is one call of torch, adding on the device and reading two.
         invalid = int(selected.invalid) if every == 1 else selected.invalid
@@ -117,11 +107,7 @@ class InvalidCounter:
         return selected
 
     def read(self) -> int:
-        """Add to `invalid` what the device has counted, and return that.
-
-        Raises:
-            FloatingPointError: a large batch since the last time had no usable example.
-        """
+        """Add to `invalid` what the device has counted, and return that."""
         unread, empty = int(self._unread), int(self._empty)
         self._empty = 0
         if empty:
@@ -149,8 +135,7 @@ class ScoringContext:
         step: selections made before this one.
         seed: of the Selector; what a method draws depends on it, `step` and `rank` alone.
         passes: the forward passes of the module that scores, in eval mode.
-        il_values: irreducible losses by id (N,), or of the rows (n,).
-        il_is_per_row: whether `il_values` are of the rows.
+        il_values: irreducible losses by id (N,), or of the rows (n,) if `il_is_per_row`.
         ignore_index, label_smoothing: as in `rho_ext.select`.
         rank: of the draws; None: that of the process, where each draws for itself.
         begin, total: the first of these n examples among the `total` ones that all ranks draw for.
@@ -200,9 +185,8 @@ class ScoringContext:
         if self._generator is None:
             rank = rank_and_world()[0] if self.rank is None else self.rank
             # One process draws what the first of several does.
-            self._generator = generator(
-                self.seed, "selection", self.step, *((rank,) if rank else ())
-            )
+            own = (rank,) if rank else ()
+            self._generator = generator(self.seed, "selection", self.step, *own)
         return self._generator
 
     @property
@@ -258,11 +242,10 @@ class ScoringContext:
         Rows that `Scoring(refresh=...)` leaves out have -inf too while they have no loss.
         """
         if method not in self._scores:
-            self._scores[method] = (
-                self._score_pieces(method)
-                if self._in_pieces
-                else self.score_logits(method, self.logits)
-            )
+            if self._in_pieces:
+                self._scores[method] = self._score_pieces(method)
+            else:
+                self._scores[method] = self.score_logits(method, self.logits)
         return self._scores[method]
 
     def score_logits(
@@ -283,8 +266,8 @@ class ScoringContext:
     def top(self, scores: Tensor, losses: Tensor | None = None) -> Selected:
         """Select the k rows with the highest `scores` (n,), ties in favour of the lower row.
 
-        Ignored rows and scores NaN and -inf are never selected. `losses` float32 (n,) are
-        reported, by default those that were scored.
+        Ignored rows and scores NaN and -inf are never selected. The reported `losses` float32 (n,)
+        are by default those that were scored.
         """
         best = ranked(scores.float().masked_fill(self.ignored, -torch.inf), self.k)
         return Selected(*best)._replace(losses=self.losses if losses is None else losses)

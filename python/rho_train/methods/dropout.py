@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from rho_train.methods.context import ScoringContext, Selected
 from rho_train.methods.registry import register
-from rho_train.scoring import seeded, set_training
+from rho_train.scoring import modes_set, seeded
 
 # Functions of H[mean p], mean H[p] and mean CE.
 _FORMULAS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -37,20 +36,6 @@ def dropout_layers(model: nn.Module) -> list[nn.Module]:
         if (isinstance(one, _DropoutNd) and one.p > 0.0)
         or (isinstance(one, (nn.MultiheadAttention, nn.RNNBase)) and one.dropout > 0.0)
     ]
-
-
-@contextmanager
-def _dropout_on(model: nn.Module) -> Iterator[None]:
-    # In eval mode an encoder layer may take torch's fast path, which has no dropout.
-    encoders = [one for one in model.modules() if isinstance(one, nn.TransformerEncoderLayer)]
-    layers = [one for one in (*dropout_layers(model), *encoders) if not one.training]
-    for one in layers:
-        set_training(one, True)
-    try:
-        yield
-    finally:
-        for one in layers:
-            set_training(one, False)
 
 
 @dataclass(frozen=True)
@@ -92,7 +77,11 @@ class MonteCarlo:
         """Return the k rows with the highest score over the passes."""
         p, conditional, loss = torch.zeros(3, device=context.ids.device).unbind()
         seed = int(torch.randint(2**31, (), generator=context.generator))
-        with _dropout_on(context.passes.module), seeded(context.ids.device, seed):
+        model = context.passes.module
+        # In eval mode an encoder layer may take torch's fast path, which has no dropout.
+        encoders = [one for one in model.modules() if isinstance(one, nn.TransformerEncoderLayer)]
+        layers = [*dropout_layers(model), *encoders]
+        with modes_set(layers, True), seeded(context.ids.device, seed):
             for _ in range(self.passes):
                 logits = context.passes.logits()
                 entropy, ce = context.score_logits("entropy", logits)

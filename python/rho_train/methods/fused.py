@@ -24,10 +24,8 @@ class Scored:
 
     def __post_init__(self) -> None:
         if self.score not in _NEEDS:
-            raise ValueError(
-                f"{type(self).__name__}: score must be one of {', '.join(_NEEDS)}, "
-                f"got {self.score!r}"
-            )
+            name, known = type(self).__name__, ", ".join(_NEEDS)
+            raise ValueError(f"{name}: score must be one of {known}, got {self.score!r}")
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -24,15 +24,13 @@ def register(
             `logits`, those of all examples, which `Scoring(refresh=...)` does not have; `classes`,
             labels that are classes. `Selector(loss_fn=...)` has neither logits nor classes.
         pointwise: of a function: it selects the highest scores, and the score of an example does
-            not depend on the others, so that `Selector(scope="global")` can select from the large
-            batches of all ranks.
+            not depend on the others, as `Selector(scope="global")` wants.
 
     Returns:
         A decorator for a function of `ScoringContext` that returns `Selected`, an object that is
-        called like one, or a class of such objects, which is called without arguments for every
-        Selector. Objects may have the attributes `needs` and `pointwise`, and if they learn
-        `update(context, selected)`, called after every selection, `state_dict` and
-        `load_state_dict`.
+        called like one, or a class of which every Selector makes such an object. Objects may have
+        `needs` and `pointwise`, and if they learn `update(context, selected)`, called after every
+        selection, `state_dict` and `load_state_dict`.
 
     Raises:
         ValueError: the name is taken by another method or is no name, or a need is unknown.
@@ -59,7 +57,7 @@ def register(
         )
 
     def add(method: M) -> M:
-        if name in _METHODS and _origin(_METHODS[name]) != _origin(method):
+        if _origin(_METHODS.get(name, method)) != _origin(method):
             raise ValueError(f"register: there is a method {name!r} already; choose another name")
         if needs:
             method.needs = tuple(needs)  # type: ignore[attr-defined]
@@ -83,11 +81,9 @@ def unregister(name: str) -> None:
 def find(method: object) -> Method:
     """Return the method of a name, or a method as it is."""
     if isinstance(method, str):
-        if method not in _METHODS:
-            raise ValueError(
-                f"Selector: method must be one of {', '.join(_METHODS)}, got {method!r}"
-            )
-        entry = _METHODS[method]
+        known, entry = ", ".join(_METHODS), _METHODS.get(method)
+        if entry is None:
+            raise ValueError(f"Selector: method must be one of {known}, got {method!r}")
         return entry() if isinstance(entry, type) else entry  # type: ignore[no-any-return]
     if isinstance(method, type) or not callable(method):
         raise TypeError(
