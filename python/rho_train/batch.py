@@ -37,13 +37,12 @@ class Fields(NamedTuple):
 def split(batch: object, where: str = "Selector") -> Fields:
     """Return the inputs, the labels (n, ...) and the ids (n,), int64 or int32, of a batch.
 
-    A batch is one of three: a structure with the fields x, y and ids (named tuple, dataclass,
-    object); a tuple or list (x, y, ids); a mapping with "ids", the labels under "labels", "label" or
-    "y", and the inputs under "x" or "inputs", or else under all other keys, as keyword arguments.
+    A batch is a structure with the fields x, y and ids (named tuple, dataclass, object); a tuple or
+    list (x, y, ids); or a mapping with "ids", the labels under "labels", "label" or "y", and the
+    inputs under "x" or "inputs", or else under all other keys, as keyword arguments.
 
     Raises:
-        ValueError: the batch has no ids, labels or inputs, or their lengths differ; `where` names
-            the caller.
+        ValueError: the batch has no ids, labels or inputs, or their lengths differ.
         TypeError: the ids or the labels are not tensors of the right type.
 
     Example:
@@ -53,13 +52,32 @@ def split(batch: object, where: str = "Selector") -> Fields:
     if isinstance(batch, Mapping):
         fields = _split_mapping(batch, where)
     elif all(hasattr(batch, name) for name in Batch._fields):
-        named: Any = batch
-        fields = Fields(named.x, named.y, named.ids)
+        fields = Fields(*(getattr(batch, name) for name in Batch._fields))
     elif isinstance(batch, (tuple, list)) and not _is_named(batch) and len(batch) == 3:
         fields = Fields(*batch)
     else:
         raise _no_ids(where, batch)
-    _check_fields(fields, where)
+    ids, labels = fields.ids, fields.labels
+    if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32):
+        raise TypeError(
+            f"{where}: ids must be an int64 or int32 tensor (n,), got {describe(ids)}; "
+            "collate the ids of IndexedDataset unchanged, as torch.tensor(ids)"
+        )
+    if ids.ndim != 1:
+        raise ValueError(
+            f"{where}: ids must have shape (n,), got {tuple(ids.shape)}; "
+            "collate one id an example, as torch.tensor(ids)"
+        )
+    if not isinstance(labels, Tensor):
+        raise TypeError(
+            f"{where}: labels must be a tensor of {len(ids)} rows, got {describe(labels)}; "
+            "collate them to one tensor"
+        )
+    if labels.shape[:1] != ids.shape:
+        raise ValueError(
+            f"{where}: labels and ids must have one row an example, got labels "
+            f"{tuple(labels.shape)} and ids {tuple(ids.shape)}; check the collate_fn"
+        )
     return fields
 
 
@@ -71,10 +89,9 @@ def inputs_of(sample: Any) -> Any:
 def gather(batch: T, n: int, indices: Tensor) -> T:
     """Return the rows `indices`, int64 (k,), of a batch of n examples, in its structure and type.
 
-    Rows are taken from tensors and arrays whose first dimension is n and from lists and tuples of
-    n elements, at any depth of mappings, sequences and dataclasses. Other values stay as they are.
-    A mapping whose type cannot be built from a dict becomes a dict. A sequence of n tensors with n
-    rows each is ambiguous, and a ValueError.
+    Rows are taken from tensors and arrays of n rows and from lists and tuples of n elements, at any
+    depth of mappings, sequences and dataclasses; other values stay. A mapping whose type no dict
+    can build becomes a dict. A sequence of n tensors with n rows each is ambiguous: a ValueError.
 
     Example:
         >>> batch = Batch(torch.zeros(3, 2), torch.tensor([0, 1, 2]), torch.tensor([7, 4, 9]))
@@ -132,6 +149,7 @@ def to(batch: T, device: torch.device | str) -> T:
 
 
 def _rebuild(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a copy of a structure with every part changed."""
     if isinstance(value, Mapping):
         items = {key: change(item) for key, item in value.items()}
         try:
@@ -142,22 +160,20 @@ def _rebuild(value: Any, change: Callable[[Any], Any]) -> Any:
         return value._make(map(change, value))
     if isinstance(value, (tuple, list)):
         return type(value)(map(change, value))
-    result = copy.copy(value)
-    for name in _attributes(value):
-        # Frozen dataclasses refuse a plain assignment.
-        object.__setattr__(result, name, change(getattr(value, name)))
-    return result
-
-
-def _attributes(value: Any) -> list[str]:
     if dataclasses.is_dataclass(value):
-        return [field.name for field in dataclasses.fields(value)]
-    if not hasattr(value, "__dict__"):
+        names = [field.name for field in dataclasses.fields(value)]
+    elif hasattr(value, "__dict__"):
+        names = list(vars(value))
+    else:
         raise TypeError(
             f"a batch of type {type(value).__name__} has no attributes that can be replaced; "
             "use a NamedTuple, a dataclass or a dict"
         )
-    return list(vars(value))
+    result = copy.copy(value)
+    for name in names:
+        # Frozen dataclasses refuse a plain assignment.
+        object.__setattr__(result, name, change(getattr(value, name)))
+    return result
 
 
 def _is_named(value: object) -> bool:
@@ -181,9 +197,8 @@ def _split_mapping(batch: Mapping[Any, Any], where: str) -> Fields:
             "wanted one of the keys 'labels', 'label' or 'y'"
         )
     rest = {key: value for key, value in batch.items() if key not in ("ids", label)}
-    key = next((key for key in _INPUT_KEYS if key in batch), None)
-    inputs = rest if key is None else batch[key]
-    if key is None and not rest:
+    inputs = next((batch[key] for key in _INPUT_KEYS if key in batch), rest)
+    if inputs is rest and not rest:
         raise ValueError(
             f"{where}: the batch has no inputs: got {describe(batch)}, "
             "wanted the key 'x' or 'inputs', or the keyword arguments of the model"
@@ -191,41 +206,14 @@ def _split_mapping(batch: Mapping[Any, Any], where: str) -> Fields:
     return Fields(inputs, batch[label], batch["ids"])
 
 
-def _check_fields(fields: Fields, where: str) -> None:
-    ids, labels = fields.ids, fields.labels
-    if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32):
-        raise TypeError(
-            f"{where}: ids must be an int64 or int32 tensor (n,), got {describe(ids)}; "
-            "collate the ids of IndexedDataset unchanged, as torch.tensor(ids)"
-        )
-    if ids.ndim != 1:
-        raise ValueError(
-            f"{where}: ids must have shape (n,), got {tuple(ids.shape)}; "
-            "collate one id an example, as torch.tensor(ids)"
-        )
-    if not isinstance(labels, Tensor):
-        raise TypeError(
-            f"{where}: labels must be a tensor of {len(ids)} rows, got {describe(labels)}; "
-            "collate them to one tensor"
-        )
-    if labels.shape[:1] != ids.shape:
-        raise ValueError(
-            f"{where}: labels and ids must have one row an example, got labels "
-            f"{tuple(labels.shape)} and ids {tuple(ids.shape)}; check the collate_fn"
-        )
-
-
 def _no_ids(where: str, batch: object) -> ValueError:
-    keep = (
-        "keep the key 'ids' through the collate_fn (Hugging Face Trainer: "
-        "remove_unused_columns=False)"
-        if isinstance(batch, Mapping)
-        else "keep its third element through the collate_fn"
-    )
+    keep = "its third element"
+    if isinstance(batch, Mapping):
+        keep = "the key 'ids' (Hugging Face Trainer: remove_unused_columns=False)"
     return ValueError(
-        f"{where}: the batch has no ids: got {describe(batch)}. The data set adds none, or the "
-        "collate_fn dropped them. Wrap the data set in rho_train.IndexedDataset before the "
-        f"DataLoader, and {keep}. rho_train.check_loader(loader) says where they get lost"
+        f"{where}: the batch has no ids: got {describe(batch)}; wrap the data set in "
+        f"rho_train.IndexedDataset before the DataLoader, and keep {keep} in the collate_fn; "
+        "rho_train.check_loader(loader) says where they get lost"
     )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import math
 import operator
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from torch.utils.data import (
 
 from rho_train.batch import Batch, describe
 from rho_train.rng import global_seed
+
+_WRAP_ONCE = "wrap the whole data set once and take subsets of the wrapped one"
 
 
 class SeededIndices(list[int]):
@@ -42,24 +45,23 @@ class SeededIndices(list[int]):
 class IndexedDataset(Dataset[Any]):
     """A map-style data set whose examples carry ids: their positions in the wrapped data set.
 
-    Examples (x, y) become `Batch(x, y, ids)`, dicts get the key "ids". Subsets and shuffles of the
-    wrapped data set keep the ids, so wrap the whole data set once, before any split. In `a + b` the
-    ids count on from a to b; in a ConcatDataset each would begin at 0.
+    Examples (x, y) become `Batch(x, y, ids)`, dicts get the key "ids". Wrap the whole data set
+    once, before any split: subsets of the wrapped one keep the ids. In `a + b` the ids count on
+    from a to b; in a ConcatDataset each would begin at 0.
 
     Args:
         dataset: any data set with `__len__` and `__getitem__`.
         labels: class indices (n,), for data sets that do not show them as `labels`, `targets` or
             the second tensor of a TensorDataset, directly or inside a Subset or ConcatDataset.
         input_tolerance: the root mean square difference, in the units of the inputs, by which float
-            and uint8 inputs may differ from those that a store was made from. For files whose
-            decoder differs between machines: 8 is plenty for JPEG as uint8. None: the attribute
-            `input_tolerance` of the data set, or 0, so that inputs must be equal.
+            and uint8 inputs may differ from those that a store was made from, because another
+            decoder reads the files: 8 is plenty for JPEG as uint8. None: the attribute
+            `input_tolerance` of the data set, or 0: inputs must be equal.
 
     Raises:
         TypeError: the data set is iterable-style or has ids already, or its examples, when they
             are read, are neither (x, y) pairs nor dicts.
-        ValueError: `labels` do not match the data set, or `input_tolerance` is negative or not
-            finite.
+        ValueError: `labels` do not match the data set; `input_tolerance` is negative or infinite.
 
     Example:
         >>> data = IndexedDataset(TensorDataset(torch.rand(4, 2), torch.tensor([0, 1, 1, 0])))
@@ -87,8 +89,7 @@ class IndexedDataset(Dataset[Any]):
         if inside := indexed_inside(dataset):
             raise TypeError(
                 f"IndexedDataset: the examples of {type(dataset).__name__} carry ids already, of "
-                f"{len(inside)} IndexedDataset inside; wrap the whole data set once and take "
-                "subsets of the wrapped one; join two by a + b"
+                f"{len(inside)} IndexedDataset inside; {_WRAP_ONCE}; join two by a + b"
             )
         if input_tolerance is None:
             source = dataset
@@ -100,8 +101,7 @@ class IndexedDataset(Dataset[Any]):
                 "IndexedDataset: input_tolerance must be finite and at least 0, got "
                 f"{input_tolerance}"
             )
-        self.dataset = dataset
-        self.input_tolerance = input_tolerance
+        self.dataset, self.input_tolerance = dataset, input_tolerance
         self._labels = None if labels is None else _as_labels(labels, len(dataset), "labels=")
 
     @property
@@ -130,12 +130,6 @@ class IndexedDataset(Dataset[Any]):
         return _with_id(self.dataset[position], position)
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
-        if isinstance(indices, SeededIndices) and type(self.dataset) is not TensorDataset:
-            with global_seed(indices.seed):
-                return self._read(indices)
-        return self._read(indices)
-
-    def _read(self, indices: Sequence[int]) -> Sequence[Any]:
         n = len(self)
         # A subclass may transform what it returns, so only the class itself is read in one go.
         if type(self.dataset) is TensorDataset and len(self.dataset.tensors) == 2:
@@ -143,16 +137,18 @@ class IndexedDataset(Dataset[Any]):
             x, y = (part.index_select(0, ids.to(part.device)) for part in self.dataset.tensors)
             return _Rows(Batch(x, y, ids))
         positions = [_position(index, n) for index in indices]
-        if callable(getattr(self.dataset, "__getitems__", None)):
-            samples = self.dataset.__getitems__(positions)
+        with global_seed(indices.seed) if isinstance(indices, SeededIndices) else nullcontext():
+            if callable(getattr(self.dataset, "__getitems__", None)):
+                samples = self.dataset.__getitems__(positions)
+            else:
+                samples = [self.dataset[position] for position in positions]
             if len(samples) != len(positions):
                 raise ValueError(
                     f"IndexedDataset: {type(self.dataset).__name__}.__getitems__ returned "
                     f"{len(samples)} examples for {len(positions)} indices"
                 )
-        else:
-            samples = [self.dataset[position] for position in positions]
-        return [_with_id(s, position) for s, position in zip(samples, positions, strict=True)]
+            found = [_with_id(*pair) for pair in zip(samples, positions, strict=True)]
+        return found
 
     @staticmethod
     def collate(samples: Sequence[Any]) -> Any:
@@ -197,10 +193,7 @@ def check_indexed(where: str, dataset: Any) -> None:
             "them by a + b, or wrap once: rho_train.IndexedDataset(ConcatDataset(parts))"
         )
     elif count:
-        fix = (
-            "of a subset, pass the whole IndexedDataset that it was taken from, and the ids of the "
-            "subset where ids are asked for"
-        )
+        fix = "pass the whole IndexedDataset that it was taken from, and the ids of the subset"
     raise TypeError(
         f"{where}: dataset must be an IndexedDataset, got {type(dataset).__name__}; {fix}"
     )
@@ -209,8 +202,8 @@ def check_indexed(where: str, dataset: Any) -> None:
 def fingerprint(dataset: IndexedDataset) -> dict[str, str]:
     """Return what identifies a data set: its count, its labels and its ids; no example is loaded.
 
-    "n" is the count, "labels" the SHA-256 of the labels as little-endian int64, "none" for a data
-    set that shows no classes, "ids" is "position". Anything but an IndexedDataset is a TypeError.
+    "n" is the count, "labels" the SHA-256 of the labels as little-endian int64 or "none", "ids" is
+    "position". Anything but an IndexedDataset is a TypeError.
 
     Example:
         >>> fingerprint(IndexedDataset([("a", 0), ("b", 1)], labels=[0, 1]))["n"]
@@ -280,10 +273,7 @@ def _as_labels(labels: Any, n: int, source: str) -> Tensor:
 
 def _with_id(sample: Any, position: int) -> Any:
     if isinstance(sample, Batch):
-        raise TypeError(
-            "IndexedDataset: the examples carry ids already; wrap the whole data set once and "
-            "take subsets of the wrapped one"
-        )
+        raise TypeError(f"IndexedDataset: the examples carry ids already; {_WRAP_ONCE}")
     if isinstance(sample, Mapping):
         if "ids" in sample:
             raise TypeError(
@@ -294,5 +284,5 @@ def _with_id(sample: Any, position: int) -> Any:
         return Batch(sample[0], sample[1], position)
     raise TypeError(
         f"IndexedDataset: examples must be (x, y) pairs or dicts, got {describe(sample)}; return a "
-        "dict with the labels under 'labels' and the inputs under their names"
+        "dict with 'labels' and the inputs under their names"
     )

@@ -22,10 +22,10 @@ class LargeBatchSampler(Sampler[list[int]]):
     """An endless stream of large batches of positions, a pure function of its arguments.
 
     Each epoch is a fresh permutation drawn from (seed, epoch), cut into batches; the incomplete
-    last batch is dropped (paper section 2, Algorithm 1: large batches without replacement). The
-    sampler has no state: after b batches, `start=b` continues the stream exactly, whatever
-    DataLoader workers had fetched ahead. Random transforms of an IndexedDataset that draw from the
-    global generators of torch, NumPy or random continue too: each batch has a seed for them.
+    last batch is dropped (paper section 2, Algorithm 1: large batches without replacement). After b
+    batches, `start=b` continues the stream exactly, whatever DataLoader workers had fetched ahead.
+    Each batch has a seed for the transforms of an IndexedDataset that draw from the global
+    generators of torch, NumPy or random.
 
     Args:
         ids_or_n: the number of examples n, or the positions to draw from, integers (n,) without
@@ -65,25 +65,22 @@ class LargeBatchSampler(Sampler[list[int]]):
             operator.index, (batch_size, seed, start, rank, world)
         )
         if self.n < 1:
-            raise ValueError(
-                f"LargeBatchSampler: there are no examples to draw from (n = {self.n})"
-            )
+            raise ValueError(f"LargeBatchSampler: there are no examples to draw from, n = {self.n}")
         if not 1 <= self.batch_size <= self.n:
             raise ValueError(
                 f"LargeBatchSampler: batch_size must lie in [1, {self.n}], the number of examples, "
-                f"got {self.batch_size}; choose a smaller large batch"
+                f"got {self.batch_size}"
             )
         if self.start < 0:
             raise ValueError(f"LargeBatchSampler: start must be at least 0, got {self.start}")
         if not 0 <= self.rank < self.world:
             raise ValueError(
-                f"LargeBatchSampler: rank must lie in [0, {self.world}), the number of ranks, got "
-                f"{self.rank}"
+                f"LargeBatchSampler: rank must lie in [0, {self.world}), got {self.rank}"
             )
         if self.batch_size < self.world:
             raise ValueError(
                 f"LargeBatchSampler: a large batch of {self.batch_size} cannot be shared among "
-                f"{self.world} ranks; choose a larger one, batch_size is of all ranks together"
+                f"{self.world} ranks; choose a larger batch_size, it is of all ranks together"
             )
 
     @property
@@ -116,8 +113,7 @@ def loader(
     """Load the batches of a sampler, with ids, into page-locked memory if CUDA can use it.
 
     The batches of a LargeBatchSampler and their random transforms do not depend on `workers`, and
-    the global generators stay as they are. Transforms with a generator of their own, and batches of
-    other samplers, take their seeds from the workers.
+    the global generators stay as they are. Other transforms and samplers take seeds from workers.
 
     Raises:
         TypeError: `dataset` is not an IndexedDataset.
@@ -151,7 +147,7 @@ def _as_positions(positions: Any) -> Tensor:
             f"positions, got {type(positions).__name__}; of a data set, pass len(dataset)"
         ) from error
     if tensor.numel() == 0:
-        raise ValueError("LargeBatchSampler: there are no examples to draw from (no positions)")
+        return tensor.flatten()  # which the caller refuses
     if tensor.dtype == torch.bool or tensor.dtype.is_floating_point or tensor.ndim != 1:
         fix = "; pass mask.nonzero().flatten()" if tensor.dtype == torch.bool else ""
         raise TypeError(
@@ -163,7 +159,7 @@ def _as_positions(positions: Any) -> Tensor:
         raise ValueError(f"LargeBatchSampler: positions must be at least 0, got {int(ordered[0])}")
     if bool((ordered[1:] == ordered[:-1]).any()):
         raise ValueError(
-            "LargeBatchSampler: positions must not repeat, since one large batch could then hold "
-            "an example twice; pass positions.unique()"
+            "LargeBatchSampler: positions must not repeat, or a large batch could hold an example "
+            "twice; pass positions.unique()"
         )
     return tensor.to(torch.int64)

@@ -141,8 +141,8 @@ def test_gather_of_a_mapping_that_no_dict_can_build_is_a_dict() -> None:
     ("batch", "error", "message"),
     [
         ((X, Y), ValueError, "no ids: got tuple of 2 elements.*IndexedDataset before the Data"),
-        ([X, Y], ValueError, "no ids: got list of 2 elements.*third element through the collate"),
-        ({"x": X, "labels": Y}, ValueError, "keys 'x', 'labels'.*'ids' through the collate_fn"),
+        ([X, Y], ValueError, "no ids: got list of 2 elements.*third element in the collate"),
+        ({"x": X, "labels": Y}, ValueError, "keys 'x', 'labels'.*'ids' .* in the collate_fn"),
         (Pair(X, Y), ValueError, "no ids: got Pair with the fields left, right"),
         (Triple(Y, X, Y), ValueError, "no ids: got Triple with the fields index, image, target"),
         (X, ValueError, r"no ids: got float32 tensor \(8, 5\)"),

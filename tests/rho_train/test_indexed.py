@@ -308,7 +308,7 @@ def test_the_step_that_loses_the_ids_is_named(
     ("dataset", "message"),
     [
         (TensorDataset(X, Y), "got TensorDataset; wrap it"),
-        (Subset(INDEXED, [0, 1]), "got Subset; of a subset, pass the whole"),
+        (Subset(INDEXED, [0, 1]), "got Subset; pass the whole .* ids of the subset"),
         (JOINED, r"got ConcatDataset; the ids .* clash, each begins at 0: join them by a \+ b"),
     ],
 )

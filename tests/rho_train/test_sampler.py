@@ -138,6 +138,7 @@ def test_the_global_generators_are_left_alone() -> None:
         (0, {}, ValueError, "no examples"),
         (-3, {}, ValueError, "no examples"),
         ([], {}, ValueError, "no examples"),
+        (torch.zeros(3, 0, dtype=torch.int64), {}, ValueError, "no examples"),
         ([3, 4, 3, 1, 0], {}, ValueError, "must not repeat"),
         ([3, 4, -1, 1, 0], {}, ValueError, "at least 0, got -1"),
         (torch.ones(8, dtype=torch.bool), {}, TypeError, r"mask\.nonzero"),

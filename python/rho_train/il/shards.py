@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +14,7 @@ from rho_train.checks import outside
 from rho_train.dataset import IndexedDataset
 from rho_train.files import atomic_write
 from rho_train.il.checksums import InputChecksums, from_json
-from rho_train.il.store import ILStore, compare
+from rho_train.il.store import ILStore, compare, json_digest
 
 _FORMAT = "rho_ext.il_shards"
 _VERSION = 2
@@ -109,7 +107,7 @@ class ILShards:
             index = json.loads(path.read_text())
             if index["format"] != _FORMAT or index["version"] != _VERSION:
                 raise ValueError(f"wanted {_FORMAT} version {_VERSION}")
-            if index.pop("sha256") != _digest(index):
+            if index.pop("sha256") != json_digest(index):
                 raise ValueError("it does not match its checksum")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
@@ -119,20 +117,14 @@ class ILShards:
         shards = []
         for number, sha256 in enumerate(index["shards"]):
             file = Path(folder) / _file(number, len(index["shards"]))
-            shard = ILStore.load(file)
-            if shard.sha256 != sha256:
+            shards.append(ILStore.load(file))
+            if shards[-1].sha256 != sha256:
                 raise ValueError(
                     f"ILShards.load: {file} is a shard of another store than {path}; restore it "
                     "from a copy, or write the shards again"
                 )
-            shards.append(shard)
-        store = cls(
-            tuple(shards),
-            index["rows"],
-            index["fingerprint"],
-            index["info"],
-            from_json(index["input_checksums"]),
-        )
+        checksums = from_json(index["input_checksums"])
+        store = cls(tuple(shards), index["rows"], index["fingerprint"], index["info"], checksums)
         if dataset is not None:
             store.verify(dataset)
         return store
@@ -156,11 +148,9 @@ def save_shards(store: ILStore, folder: str | Path, rows: int) -> None:
     for number, begin in enumerate(begins):
         end = min(begin + rows, len(store.il))
         ids = f"{store.fingerprint['ids']} from {begin}"
-        shard = ILStore(
-            store.il[begin:end],
-            {**store.fingerprint, "n": str(end - begin), "ids": ids},
-            None if store.fold is None else store.fold[begin:end],
-        )
+        fingerprint = {**store.fingerprint, "n": str(end - begin), "ids": ids}
+        fold = None if store.fold is None else store.fold[begin:end]
+        shard = ILStore(store.il[begin:end], fingerprint, fold)
         path = folder / _file(number, len(begins))
         shard.save(path)
         digests.append(ILStore.load(path).sha256)
@@ -173,12 +163,8 @@ def save_shards(store: ILStore, folder: str | Path, rows: int) -> None:
         "input_checksums": json.dumps(store.input_checksums),
         "shards": digests,
     }
-    atomic_write(folder / _INDEX, json.dumps({**index, "sha256": _digest(index)}, indent=1))
+    atomic_write(folder / _INDEX, json.dumps({**index, "sha256": json_digest(index)}, indent=1))
 
 
 def _file(number: int, count: int) -> str:
     return f"il-{number:05}-of-{count:05}.safetensors"
-
-
-def _digest(index: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()

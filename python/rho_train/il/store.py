@@ -32,8 +32,8 @@ _PIECE = 1 << 22
 class ILStore:
     """The irreducible loss (IL) of every example, indexed by id, bound to its data set.
 
-    To make or load a store takes the same time for any size: the values are not read. `save` and
-    `check` read them all, and refuse an infinite one.
+    Making or loading a store does not read the values; `save` and `check` do, and refuse an
+    infinite one.
 
     Args:
         il: float32 (N,) in nats; NaN means unknown.
@@ -74,8 +74,8 @@ class ILStore:
                     f"ILStore: fold must have the shape of il, {tuple(self.il.shape)}, "
                     f"got {tuple(self.fold.shape)}"
                 )
-        for name, mapping in (("fingerprint", self.fingerprint), ("info", self.info)):
-            for key, value in mapping.items():
+        for name in ("fingerprint", "info"):
+            for key, value in getattr(self, name).items():
                 if not isinstance(key, str) or not isinstance(value, str):
                     raise TypeError(
                         f"ILStore: {name} must map text to text, got {key!r}: {value!r}; use str()"
@@ -99,8 +99,8 @@ class ILStore:
     def lowest(self, share: float, ids: Tensor | None = None) -> Tensor:
         """Return the ids of the examples with the lowest IL, int64 (round(share * n),), ascending.
 
-        A filter that costs a step nothing, the rival of every selection at each step:
-        `torch.utils.data.Subset(data, store.lowest(0.6))`. Of equal losses the lower ids come first.
+        A filter that costs a step nothing: `torch.utils.data.Subset(data, store.lowest(0.6))`. Of
+        equal losses the lower ids come first.
 
         Args:
             share: of the examples, in (0, 1].
@@ -121,9 +121,9 @@ class ILStore:
         count = round(share * len(examples))
         if count == 0 or losses.isnan().any():
             raise ValueError(
-                f"ILStore: of {len(examples)} examples {int(losses.isnan().sum())} have no irreducible "
-                f"loss, and a share of {share} of them are {count}; there must be one at least, "
-                "and all must have one"
+                f"ILStore: of {len(examples)} examples {int(losses.isnan().sum())} have no "
+                f"irreducible loss, and a share of {share} of them are {count}; there must be one "
+                "at least, and all must have one"
             )
         return examples[losses.argsort(stable=True)[:count]].sort().values
 
@@ -132,7 +132,7 @@ class ILStore:
 
         Returns:
             How many examples had their inputs compared: 0 if the store has no input checksums, or
-            if the data set augments: it gives other inputs when it is read again.
+            if the data set augments.
 
         Raises:
             ValueError: count, labels, id scheme or inputs differ; the message lists which.
@@ -140,15 +140,14 @@ class ILStore:
         return compare(self.fingerprint, self.input_checksums, dataset)
 
     def check(self) -> None:
-        """Read all values, and raise a ValueError if one is infinite or has changed since saving."""
+        """Read all values; raise a ValueError if one is infinite or has changed since saving."""
         # In pieces: a test of the whole table would allocate the table once more.
         for begin in range(0, len(self.il), _PIECE):
             infinite = self.il[begin : begin + _PIECE].isinf().nonzero()
             if len(infinite):
                 raise ValueError(
                     "ILStore: il must be finite or NaN (unknown), got an infinite value at id "
-                    f"{begin + int(infinite[0])}; the IL model has diverged, train it with a lower "
-                    "learning rate"
+                    f"{begin + int(infinite[0])}; the IL model has diverged, lower its learning rate"
                 )
         if self.sha256 is not None and self.sha256 != self._digest():
             raise ValueError(
@@ -165,17 +164,21 @@ class ILStore:
             OSError: the file cannot be written; an earlier file is untouched.
         """
         self.check()
-        metadata = self._metadata() | {"sha256": self.sha256 or self._digest()}
-        metadata["header_sha256"] = _header_digest(metadata)
+        metadata = {
+            "format": _FORMAT,
+            "version": str(_VERSION),
+            **{f"fingerprint.{key}": value for key, value in self.fingerprint.items()},
+            **{f"info.{key}": value for key, value in self.info.items()},
+            "input_checksums": json.dumps(self.input_checksums),
+            "sha256": self.sha256 or self._digest(),
+        }
+        metadata["header_sha256"] = json_digest(metadata)
         header: dict[str, object] = {"__metadata__": metadata}
         offset = 0
         for name, tensor in self._tensors().items():
             end = offset + tensor.nbytes
-            header[name] = {
-                "dtype": _DTYPES[tensor.dtype],
-                "shape": list(tensor.shape),
-                "data_offsets": [offset, end],
-            }
+            dtype, shape = _DTYPES[tensor.dtype], list(tensor.shape)
+            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
             offset = end
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
@@ -184,10 +187,7 @@ class ILStore:
 
     @classmethod
     def load(cls, path: str | Path, dataset: IndexedDataset | None = None) -> ILStore:
-        """Map a store into memory, and check that it is whole and belongs to `dataset`.
-
-        The length of the file, its structure and the checksum of its metadata are checked here, the
-        values by `check`.
+        """Map a store into memory; check its structure, metadata and `dataset`, but not its values.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -212,7 +212,7 @@ class ILStore:
         try:
             if "il" not in found:
                 raise ValueError("it has no tensor il")
-            if metadata.get("header_sha256") != _header_digest(metadata):
+            if metadata.pop("header_sha256", None) != json_digest(metadata):
                 raise ValueError("its metadata do not match their checksum")
             store = cls(
                 found.pop("il"),
@@ -234,15 +234,6 @@ class ILStore:
             except ValueError as error:
                 raise ValueError(f"ILStore.load: {path}: {error}") from error
         return store
-
-    def _metadata(self) -> dict[str, str]:
-        return {
-            "format": _FORMAT,
-            "version": str(_VERSION),
-            **{f"fingerprint.{key}": value for key, value in self.fingerprint.items()},
-            **{f"info.{key}": value for key, value in self.info.items()},
-            "input_checksums": json.dumps(self.input_checksums),
-        }
 
     def _tensors(self) -> dict[str, Tensor]:
         return {"il": self.il} if self.fold is None else {"il": self.il, "fold": self.fold}
@@ -269,9 +260,8 @@ def compare(
     ]
     if differences:
         raise ValueError(
-            "ILStore: the store belongs to another data set ("
-            + "; ".join(differences)
-            + f"); {_RECOMPUTE}, or load the data set that the store was made for"
+            f"ILStore: the store belongs to another data set ({'; '.join(differences)}); "
+            f"{_RECOMPUTE}, or load the data set of the store"
         )
     return check_inputs(checksums, dataset)
 
@@ -287,6 +277,11 @@ def _check_table(name: str, table: Any, dtypes: tuple[torch.dtype, ...]) -> None
         )
 
 
+def json_digest(value: object) -> str:
+    """Return the SHA-256 of plain JSON values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def _check_format(metadata: Mapping[str, str], path: Path) -> None:
     if metadata.get("format") != _FORMAT:
         raise ValueError(
@@ -299,11 +294,6 @@ def _check_format(metadata: Mapping[str, str], path: Path) -> None:
             f"ILStore.load: {path} has format version {version!r}, this rho_ext reads {_VERSION}; "
             f"use the rho_ext that wrote it, or {_RECOMPUTE}"
         )
-
-
-def _header_digest(metadata: Mapping[str, str]) -> str:
-    rest = {key: value for key, value in metadata.items() if key != "header_sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _with_prefix(metadata: Mapping[str, str], prefix: str) -> dict[str, str]:
