@@ -25,7 +25,7 @@ from ways import CONFIG, WAYS, make_trainer
 from rho_train import TrainConfig, Trainer
 from rho_train.checkpoint import save_checkpoint
 from rho_train.files import atomic_write
-from rho_train.trainer.metrics_file import MetricsFile
+from rho_train.trainer.metrics_logger import MetricsFile
 
 SEED = 0
 _FUNCTIONS: dict[str, list[Any]] = {

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, TensorDataset
 from rho_train import IndexedDataset, Selector, TrainConfig, Trainer
 from rho_train.methods.context import ScoringContext, Selected
 from rho_train.progress import Stopped
-from rho_train.trainer.metrics_file import MetricsFile
+from rho_train.trainer.metrics_logger import MetricsFile
 from rho_train.trainer.time_breakdown import PARTS, TimeBreakdown
 
 N = 40

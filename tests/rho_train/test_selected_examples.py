@@ -20,8 +20,7 @@ from rho_train import IndexedDataset, Selector, TrainConfig, Trainer
 from rho_train.history import History
 from rho_train.progress import Stopped
 from rho_train.trainer.config import RunData
-from rho_train.trainer.selected_examples import selected_record
-from rho_train.trainer.thumbnails import render
+from rho_train.trainer.selected_examples import render, selected_record
 
 
 def decode(uri: str) -> Tensor:

@@ -8,7 +8,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -31,9 +31,6 @@ from rho_train.sampler import LargeBatchSampler, loader
 from rho_train.scoring import ForwardFunction, Scoring, device_of
 from rho_train.selector import Selector
 from rho_train.training_step import training_step
-
-Load = Callable[[int], Iterable[Any]]
-"""Called with a number of examples, gives batches of that many."""
 
 RATIOS = (2, 3, 5, 10)
 _POOL = 2  # batches that the steps are measured on
@@ -62,7 +59,7 @@ def plan(
     ratios: Sequence[int] = RATIOS,
     proxy: nn.Module | None = None,
     forward: ForwardFunction | None = None,
-    load: Load | None = None,
+    load: Callable[[int], Iterable[Any]] | None = None,
     optimizer: Callable[[nn.Module], Optimizer] | None = None,
     bf16: bool = False,
     workers: int = 0,
@@ -75,8 +72,8 @@ def plan(
     Each option and each size of the large batch makes whole steps, in turn with the uniform step
     and in another order at every repeat. Times are medians. That of the training step is of all
     options but `async` (see `rho_train.AsyncSelector`), in which it shares the machine with
-    scoring. A copy of the model makes the steps: the model, its gradients and the random state stay
-    as they were. An option that does not run here is left out, and `Plan.notes` says why.
+    scoring. A copy of the model makes the steps, and the random state is restored. An option that
+    does not run here is left out, and `Plan.notes` says why.
 
     Args:
         model: what will be trained, on the device of its parameters.
@@ -85,8 +82,7 @@ def plan(
         ratios: n_B / n_b, each an integer of at least 2.
         proxy: a smaller model that could score in place of the model.
         forward: called as `forward(model, batch)`, returns logits (n, C).
-        load: the loader if it is not `rho_train.loader`: called with a number of examples, gives
-            batches of that many, with ids.
+        load: in place of `rho_train.loader`: called with n, gives batches of n examples, with ids.
         optimizer: makes the optimizer of a model; None: AdamW.
         bf16: train under bfloat16 autocast.
         workers: processes that load batches; with some, loading runs beside the step.
@@ -111,7 +107,7 @@ def plan(
     for name, value, least in (("batch", batch, 1), ("workers", workers, 0), ("steps", steps, 1)):
         if value < least:
             raise ValueError(f"plan: {name} must be at least {least}, got {value}")
-    if not ratios or len(set(ratios)) < len(ratios) or any(ratio < 2 for ratio in ratios):
+    if not ratios or len(set(ratios)) < len(ratios) or min(ratios) < 2:
         raise ValueError(
             f"plan: ratios must be different integers of at least 2, n_B / n_b, got {list(ratios)}"
         )
@@ -123,13 +119,12 @@ def plan(
         load = partial(_load, dataset, workers)
     elif dataset is not None or load is None:
         raise ValueError("plan: give either dataset or load")
-    device, sizes = device_of(model), (batch, *(ratio * batch for ratio in ratios))
-    busy, state = busy_cores(), random_state(device)
+    device, sizes = device_of(model), sorted([batch, *(ratio * batch for ratio in ratios)])
+    share, busy, state = _LOADER_SHARE * seconds / len(sizes), busy_cores(), random_state(device)
+    loads, pool = {}, list[Any]()
     try:
-        loads, pool = {}, list[Any]()
         for size in sizes:
-            share = _LOADER_SHARE * seconds / len(sizes)
-            loads[size], pool = _measure_loader(iter(load(size)), size, workers, device, share)
+            loads[size], pool = _measure_loader(load(size), size, workers, device, share)
         target = copy.deepcopy(model).train()
         made = adamw(target, lr=1e-3, weight_decay=0.01) if optimizer is None else optimizer(target)
         train = partial(
@@ -141,12 +136,9 @@ def plan(
         _repeat([uniform, *timers], (1.0 - _LOADER_SHARE) * seconds)
     finally:
         restore_random_state(state, device)
-    if busy is not None and busy > _BUSY:
-        notes.insert(
-            0,
-            f"Other work keeps {busy:.1f} cores busy: these times are too long and scattered; do "
-            "not plan by them, run it again on an idle machine",
-        )
+    if busy > _BUSY:
+        note = f"Other work keeps {busy:.1f} cores busy: these times are too long"
+        notes.insert(0, f"{note}; repeat it on an idle machine")
 
     def whole(load: float, work: float) -> float:
         return max(load, work) if workers else load + work
@@ -163,14 +155,8 @@ def plan(
         times |= {"step": whole(loads[size], score + select + step), "uniform": base}
         rows.append(PlanRow(option=timer.option, ratio=timer.ratio, large_batch=size, **times))
     times = {"load": loads[batch], "train": trained, "uniform": base, "il_seconds": il_seconds}
-    return Plan(
-        small_batch=batch,
-        workers=workers,
-        steps=steps,
-        rows=tuple(rows),
-        notes=tuple(notes),
-        **times,
-    )
+    found: dict[str, Any] = {**times, "rows": tuple(rows), "notes": tuple(notes)}
+    return Plan(small_batch=batch, workers=workers, steps=steps, **found)
 
 
 @dataclass(eq=False)
@@ -194,37 +180,34 @@ class StepTimer:
                 self._async_steps()
             return
         device, batch = device_of(self.model), self.batches[self.calls % len(self.batches)]
-        _wait_for(device)
-        started = selected = time.perf_counter()
-        score = 0.0
+        began, score = _now(device), self._spent()[0]
         if self.selector is not None:
-            before = self.selector.score_seconds
             batch = self.selector(self.model, batch)
-            _wait_for(device)
-            selected = time.perf_counter()
-            score = self.selector.score_seconds - before
+        selected, score = _now(device), self._spent()[0] - score
         self.train(batch)
-        _wait_for(device)
-        self.seconds.append((score, selected - started - score, time.perf_counter() - selected))
+        self.seconds.append((score, selected - began - score, _now(device) - selected))
 
     def _async_steps(self) -> None:
         """Make steps in a loop, until its two threads have settled, and note the later half."""
-        selector = self.selector
-        assert selector is not None
-        spent: list[tuple[float, float, float]] = []
+        assert self.selector is not None
+        noted: list[tuple[float, float, float]] = []
         began = ended = time.perf_counter()
-        score, seconds = selector.score_seconds, selector.seconds
-        for batch in AsyncSelector(selector, self.model)(itertools.cycle(self.batches)):
+        before = self._spent()
+        for batch in AsyncSelector(self.selector, self.model)(itertools.cycle(self.batches)):
             self.train(batch)
             # Not before the step: it would wait for the scores too.
-            _wait_for(device_of(self.model))
-            now, scored = time.perf_counter(), selector.score_seconds - score
-            selected = selector.seconds - seconds
-            spent.append((scored, selected - scored, now - ended - selected))
-            if len(spent) >= _LOOP and now - began >= _LOOP_SECONDS:
+            now, after = _now(device_of(self.model)), self._spent()
+            score, selection = after[0] - before[0], after[1] - before[1]
+            noted.append((score, selection - score, now - ended - selection))
+            if len(noted) >= _LOOP and now - began >= _LOOP_SECONDS:
                 break
-            ended, score, seconds = now, selector.score_seconds, selector.seconds
-        self.seconds += spent[len(spent) // 2 :]
+            ended, before = now, after
+        self.seconds += noted[len(noted) // 2 :]
+
+    def _spent(self) -> tuple[float, float]:
+        """Return the seconds of the Selector so far: scoring, and everything."""
+        one = self.selector
+        return (0.0, 0.0) if one is None else (one.score_seconds, one.seconds)
 
     def medians(self) -> tuple[float, float, float]:
         """Return the median of each part."""
@@ -251,78 +234,68 @@ def _timers(
         if option == "channels_last" and not images:
             notes.append("channels_last: left out, it is for models called on images (n, C, H, W)")
             continue
-        started = time.perf_counter()
+        started, made = time.perf_counter(), list[StepTimer]()
         try:
             for ratio in ratios:
-                selector = Selector(
-                    il=torch.zeros(n),
-                    k=batch,
-                    scoring=scoring,
-                    forward=forward,
-                    scorer=proxy if option == "proxy" else None,
-                    history=History(n) if scoring.refresh < 1.0 else None,
-                )
+                scorer = proxy if option == "proxy" else None
+                history = History(n) if scoring.refresh < 1.0 else None
+                options: dict[str, Any] = {"scoring": scoring, "scorer": scorer, "history": history}
+                selector = Selector(il=torch.zeros(n), k=batch, forward=forward, **options)
                 batches = _cut(pool, ratio * batch)
-                timer = replace(
-                    uniform, batches=batches, option=option, ratio=ratio, selector=selector
-                )
+                options = {"option": option, "ratio": ratio, "selector": selector}
+                timer = replace(uniform, batches=batches, **options)
                 timer.step()
                 timer.step()
-                timers.append(replace(timer))  # without what was measured so far
+                made.append(replace(timer))  # without what was measured so far
         except Exception as error:  # (whatever a compiler or a backend raises)
             if option == "plain":
                 raise
-            timers = [timer for timer in timers if timer.option != option]
-            notes.append(f"{option}: left out, {error_text(error).partition(chr(10))[0]}")
-        else:
-            if scoring.compile:
-                spent = time.perf_counter() - started
-                notes.append(f"{option}: compiling took {spent:.0f} s, which no step includes")
+            line = error_text(error).partition("\n")[0]
+            notes.append(f"{option}: left out, {line}")
+            continue
+        timers += made
+        if scoring.compile:
+            spent = time.perf_counter() - started
+            notes.append(f"{option}: compiling took {spent:.0f} s, which no step includes")
     return timers, notes
 
 
-def _repeat(timers: Sequence[StepTimer], seconds: float) -> None:
+def _repeat(timers: list[StepTimer], seconds: float) -> None:
     """Let every timer make steps in turn until the seconds are over."""
-    order, shuffle = list(timers), random.Random(0).shuffle
-    end = time.perf_counter() + seconds
+    shuffle, end = random.Random(0).shuffle, time.perf_counter() + seconds
     for repeat in itertools.count():
         if repeat >= _REPEATS and time.perf_counter() >= end:
             return
-        shuffle(order)
-        for timer in order:
+        shuffle(timers)
+        for timer in timers:
             timer.step()
 
 
 def _measure_loader(
-    batches: Iterator[Any], size: int, workers: int, device: torch.device, seconds: float
+    batches: Iterable[Any], size: int, workers: int, device: torch.device, seconds: float
 ) -> tuple[float, list[Any]]:
     """Return the mean seconds of a batch at full speed, and the first batches.
 
     Workers deliver in bursts, so the median would say nothing.
     """
+    batches = iter(batches)
     # What the workers fetch while they start says nothing about their speed.
     first = [to(one, device) for one in itertools.islice(batches, _POOL + 2 * workers)]
-    count, started, now = 0, time.perf_counter(), 0.0
-    for one in batches:
+    started, count = time.perf_counter(), 0
+    for count, one in enumerate(batches, 1):
         to(one, device)
-        _wait_for(device)
-        count, now = count + 1, time.perf_counter()
-        if count >= _REPEATS and now - started >= seconds:
+        spent = _now(device) - started
+        if count >= _REPEATS and spent >= seconds:
             break
     if count < _REPEATS:
         raise ValueError(
             f"plan: the loader must give at least {len(first) + _REPEATS} batches of {size} "
             f"examples, got {len(first) + count}; choose a smaller batch or smaller ratios"
         )
-    return (now - started) / count, first[:_POOL]
+    return spent / count, first[:_POOL]
 
 
 def _load(dataset: IndexedDataset, workers: int, size: int) -> Iterable[Any]:
-    if size > len(dataset):
-        raise ValueError(
-            f"plan: a large batch of {size} is larger than the data set of {len(dataset)}; "
-            "choose a smaller batch or smaller ratios"
-        )
     return loader(dataset, LargeBatchSampler(len(dataset), size, seed=0), workers=workers)
 
 
@@ -330,22 +303,24 @@ def _cut(pool: list[Any], size: int) -> list[Any]:
     return [part(one, len(split(one, "plan").ids), slice(size)) for one in pool]
 
 
-def _wait_for(device: torch.device) -> None:
+def _now(device: torch.device) -> float:
+    """Return the time at which the device has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
-def busy_cores() -> float | None:
-    """Return how many cores other work keeps busy, measured for half a second; None: unknown."""
+def busy_cores() -> float:
+    """Return how many cores other work keeps busy in half a second; 0 where nobody knows."""
 
-    def ticks() -> tuple[int, int]:
-        counts = [int(count) for count in stat.read_text().partition("\n")[0].split()[1:9]]
-        return sum(counts), counts[3] + counts[4]  # idle, and waiting for a disk
+    def ticks() -> Tensor:
+        return torch.tensor([int(count) for count in stat.read_text().split()[1:9]])
 
     stat = Path("/proc/stat")
     if not stat.exists():
-        return None
-    total, idle = ticks()
+        return 0.0
+    before = ticks()
     time.sleep(0.5)
-    after, idle_after = ticks()
-    return max(0.0, (1 - (idle_after - idle) / (after - total)) * (os.cpu_count() or 1))
+    spent: list[float] = (ticks() - before).tolist()
+    idle = (spent[3] + spent[4]) / sum(spent)  # doing nothing, and waiting for a disk
+    return max(0.0, 1.0 - idle) * (os.cpu_count() or 1)

@@ -17,10 +17,9 @@ _SECONDS = ("load", "score", "select", "train", "step")
 class PlanRow:
     """Median seconds of a step, for one scoring option and one size of the large batch.
 
-    `load` is the loader's time for n_B examples, `score` that of the forward passes, `select` the
-    rest of the Selector, `train` the step on n_b examples, `step` the whole, in which workers may
-    load beside the rest. `uniform` is a whole step without selection. On CUDA `score` is launching
-    the forward passes, and `select` waits for them too.
+    `load` is for loading n_B examples, `score` for the forward passes, `select` for the rest of the
+    Selector, `train` for the step on n_b examples, `step` for all, where workers may load beside
+    the rest, `uniform` for a step without selection. On CUDA `score` only launches the passes.
     """
 
     option: str
@@ -42,8 +41,7 @@ class PlanRow:
         """Return how many times fewer steps it must need with the IL cost included.
 
         `c / (1 - T_il / (S t_u))` with c = `cost`, T_il = `il_seconds`, and S = `steps` uniform
-        steps of t_u seconds: in their time selection makes `(S t_u - T_il) / (c t_u)` steps.
-        Infinite if the irreducible losses alone take as long.
+        steps of t_u seconds; infinite if the irreducible losses alone take as long.
 
         Example:
             >>> row = PlanRow(option="plain", ratio=2, large_batch=64, load=1.0, score=2.0,
@@ -59,9 +57,8 @@ class PlanRow:
 class Plan:
     """Measurements of `plan`, printed as a table.
 
-    `small_batch` is n_b; `load`, `train` and `uniform` are the seconds of a uniform step, which
-    selection is compared to; `workers` of the loader; `il_seconds` is the IL cost over `steps`
-    uniform steps; `notes` say what could not be measured, and why.
+    `small_batch` is n_b; `load`, `train` and `uniform` are the seconds of a uniform step;
+    `il_seconds` is the IL cost over `steps` of them; `notes` say what was not measured, and why.
     """
 
     small_batch: int
@@ -76,10 +73,7 @@ class Plan:
 
     @property
     def cheapest(self) -> dict[int, PlanRow]:
-        """The row to use for each n_B / n_b: the first that costs as little as any.
-
-        Differences under 5 % do not count, and plain scoring comes first.
-        """
+        """The row to use for each n_B / n_b: the first within 5 % of the lowest cost."""
         found = {}
         for ratio in dict.fromkeys(row.ratio for row in self.rows):
             here = [row for row in self.rows if row.ratio == ratio]
@@ -107,10 +101,9 @@ class Plan:
     def __str__(self) -> str:
         head = f"{'scoring':<13}{'n_B':>6}" + "".join(f"{name:>9}" for name in _SECONDS)
         head += f"{'x uniform':>11}{'with IL':>9}"
-        beside = " The workers load beside the step." if self.workers else ""
         lines = [
             f"A uniform step on {self.small_batch} examples takes {_ms(self.uniform)} ms: loading "
-            f"{_ms(self.load)}, training {_ms(self.train)}.{beside}\n",
+            f"{_ms(self.load)}, training {_ms(self.train)}.\n",
             f"{head}   (milliseconds)",
             "-" * len(head),
         ]
@@ -120,43 +113,38 @@ class Plan:
             costs = f"{row.cost:>11.2f}{'never' if math.isinf(even) else f'{even:.2f}':>9}"
             lines.append(f"{row.option:<13}{row.large_batch:>6}{times}{costs}")
         lines += [
-            "\nx uniform: cost of a step in uniform steps. With precomputed irreducible losses",
-            "(IL) selection pays if it needs that many times fewer steps; with IL: if the IL",
-            f"cost of {self.il_seconds:g} s over {self.steps:,} uniform steps is included.\n",
+            "\nx uniform: cost in uniform steps; selection pays if it needs that many times fewer",
+            f"with IL: with the IL cost of {self.il_seconds:g} s in {self.steps:,} uniform steps\n",
         ]
         lines += [
             f"n_B = {ratio} n_b: {row.option} is cheapest, {row.cost:.2f} uniform steps"
             for ratio, row in self.cheapest.items()
         ]
-        return "\n".join([*lines, *self.notes, self._loader(), self._advice()])
+        return "\n".join([*lines, *self.notes, *self._advice()])
 
-    def _loader(self) -> str:
+    def _advice(self) -> tuple[str, str]:
         row = self.first
-        work = row.score + row.select + row.train
-        rate = f"The loader gives {row.large_batch / row.load:,.0f} examples a second"
-        if row.load > work:
-            return (
-                f"{rate}, slower than the rest of the step uses {row.large_batch}: make it faster "
-                "first (more workers, data in memory), or selection waits for it"
-            )
-        return (
-            f"{rate} and takes {self.load / (self.load + self.train):.0%} of a uniform step, "
-            f"{row.load / (row.load + work):.0%} of one with {row.large_batch}"
-            f"{', beside it' if self.workers else ''}"
-        )
-
-    def _advice(self) -> str:
-        row = self.first
+        size, work = row.large_batch, row.score + row.select + row.train
         even = row.break_even(self.il_seconds, self.steps)
+        rate = f"The loader gives {size / row.load:,.0f} examples a second"
+        if row.load > work:
+            rate += (
+                f", slower than the rest of the step uses {size}: make it faster first (workers)"
+            )
+        else:
+            rate += (
+                f" and takes {self.load / (self.load + self.train):.0%} of a uniform step, "
+                f"{row.load / (row.load + work):.0%} of one with {size}"
+                f"{', beside it' if self.workers else ''}"
+            )
         advice = (
-            f"Try first: large batches of {row.large_batch}, {row.option} scoring; it pays if it "
-            f"needs {row.cost:.2f} times fewer steps"
+            f"Try first: large batches of {size}, {row.option} scoring; it pays if it needs "
+            f"{row.cost:.2f} times fewer steps"
         )
-        if self.il_seconds == 0.0:
-            return advice
-        if math.isinf(even):
-            return f"{advice} with precomputed IL; with the IL cost included it never pays"
-        return f"{advice}, {even:.2f} times with the IL cost included"
+        if self.il_seconds > 0.0:
+            with_il = "never pays" if math.isinf(even) else f"needs {even:.2f} times fewer"
+            advice += f"; with the IL cost included it {with_il}"
+        return rate, advice
 
 
 def _ms(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -41,9 +42,8 @@ def check_run(model: nn.Module, run: RunData) -> None:
         isinstance(part, _BatchNorm) for part in model.modules()
     ):
         raise ValueError(
-            "Trainer: TrainConfig.bn_recalibration_batches is "
-            f"{config.bn_recalibration_batches}, and {type(model).__name__} has no BatchNorm; "
-            "leave it at 0"
+            f"Trainer: bn_recalibration_batches is {config.bn_recalibration_batches}, and "
+            f"{type(model).__name__} has no BatchNorm; leave it at 0"
         )
     if selector is not None:
         _check_selector(selector, model, n, config)
@@ -59,41 +59,32 @@ def check_run(model: nn.Module, run: RunData) -> None:
 
 
 def _check_selector(selector: Selector, model: nn.Module, n: int, config: TrainConfig) -> None:
-    if selector.loss_fn is not None:
-        raise ValueError(
-            "Trainer: it trains classifiers, by cross-entropy and accuracy, and the Selector has "
-            "loss_fn= of its own; call the Selector in a loop of your own"
-        )
-    if selector.steps:
-        raise ValueError(
-            f"Trainer: the Selector has made {selector.steps} selections in another run; make a "
-            "new one, a checkpoint restores it by itself"
-        )
-    if selector.label_smoothing:
-        raise ValueError(
-            f"Trainer: it trains without label smoothing, the Selector scores with "
-            f"{selector.label_smoothing}; leave it out"
-        )
-    if selector.size(config.large_batch) != config.batch:
-        raise ValueError(
-            f"Trainer: the Selector selects {selector.size(config.large_batch)} of a large "
-            f"batch of {config.large_batch}, TrainConfig.batch is {config.batch}; make "
-            "them agree"
-        )
+    for misfit in _misfits(selector, n, config):
+        raise ValueError(f"Trainer: {misfit}")
     if isinstance(selector.ratio, Schedule):
         for step in selector.ratio.begins:
             selector.size(config.large_batch, step)
     selector.check(model)
-    if selector.phases is not None and selector.phases.steps != config.steps:
-        raise ValueError(
-            f"Trainer: UniformPhases.steps is {selector.phases.steps}, TrainConfig.steps "
-            f"is {config.steps}; make them agree"
-        )
-    if selector.history is not None and len(selector.history) != n:
-        raise ValueError(
-            f"Trainer: the History has {len(selector.history)} ids, the data set has {n}; make it "
-            "with History(len(dataset))"
-        )
+
+
+def _misfits(selector: Selector, n: int, config: TrainConfig) -> Iterator[str]:
+    """Give what in the Selector does not fit the run."""
+    phases, history, batch = selector.phases, selector.history, config.large_batch
+    smoothing, k = selector.label_smoothing, selector.size(batch)
+    if selector.loss_fn is not None:
+        yield "it trains by cross-entropy; call a Selector with loss_fn= in a loop of your own"
+    if selector.steps:
+        yield f"the Selector has made {selector.steps} selections in another run; make a new one"
+    if smoothing:
+        yield f"it trains without label smoothing, the Selector scores with {smoothing}; use 0"
+    if k != config.batch:
+        of = f"the Selector selects {k} of a large batch of {batch}"
+        yield f"{of}, TrainConfig.batch is {config.batch}; make them agree"
+    if phases is not None and phases.steps != config.steps:
+        other = f"TrainConfig.steps is {config.steps}"
+        yield f"UniformPhases.steps is {phases.steps}, {other}; make them agree"
+    if history is not None and len(history) != n:
+        yield f"the History has {len(history)} ids, the data set has {n}; History(len(dataset))"
 
 
 def _check_il(selector: Selector, dataset: IndexedDataset, train_ids: Tensor) -> None:
@@ -118,7 +109,7 @@ def _check_il(selector: Selector, dataset: IndexedDataset, train_ids: Tensor) ->
     if unknown == len(il):
         raise ValueError(
             f"Trainer: the irreducible loss of all {unknown} train_ids is unknown (NaN); train on "
-            "examples that the store covers, for a holdout store those that are not held out"
+            "examples of the store, for a holdout those that are not held out"
         )
     if unknown:
         warnings.warn(
@@ -132,8 +123,7 @@ def _preview(selector: Selector, model: nn.Module, batch: Any) -> None:
     """Preview the selection of a batch, as in the first step that is not uniform."""
     phases = selector.phases
     if phases is not None:
-        steps = (step for step in range(phases.steps) if not phases.uniform(step))
-        selector.steps = next(steps, 0)
+        selector.steps = next((t for t in range(phases.steps) if not phases.uniform(t)), 0)
     try:
         preview(selector, model, batch)
     finally:

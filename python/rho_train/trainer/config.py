@@ -29,15 +29,15 @@ class TrainConfig:
         eval_every: steps between evaluations.
         log_every: steps between training records.
         checkpoint_every: steps between checkpoints.
-        async_selection: select the examples of a step while the step before it trains, by scores
-            that are one update old, see `rho_train.AsyncSelector`.
-        bn_recalibration_batches: large batches used to recompute BatchNorm running statistics after
+        async_selection: select for a step while the one before trains, by scores that are one
+            update old, see `rho_train.AsyncSelector`.
+        bn_recalibration_batches: large batches that recompute BatchNorm's running statistics after
             the last step, since selected examples differ from new ones; 0: leave them.
-        workers: processes that load batches. Neither the order of the batches nor random transforms
-            that draw from the global generators of torch, NumPy or random depend on them.
+        workers: processes that load batches; neither the batches nor random transforms that draw
+            from the global generators of torch, NumPy or random depend on them.
 
     Raises:
-        TypeError, ValueError: a setting is no integer where one is needed, or out of range.
+        TypeError, ValueError: a setting has another type, or is out of range.
 
     Example:
         >>> TrainConfig(steps=100, large_batch=64, batch=16).lr
@@ -60,13 +60,13 @@ class TrainConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        check_counts(self, "steps", "large_batch", "batch")
-        check_counts(self, "eval_every", "log_every", "checkpoint_every")
+        counts = ("steps", "large_batch", "batch", "eval_every", "log_every", "checkpoint_every")
+        check_counts(self, *counts)
         check_counts(self, "bn_recalibration_batches", "workers", least=0)
-        if not self.batch <= self.large_batch:
+        if self.batch > self.large_batch:
             raise ValueError(
                 f"TrainConfig: batch = {self.batch} must not be larger than large_batch = "
-                f"{self.large_batch}: the small batch is selected from the large one"
+                f"{self.large_batch}, which it is selected from"
             )
         check_adamw("TrainConfig", self.lr, self.weight_decay)
         check_schedule("TrainConfig", self.schedule)
@@ -74,7 +74,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RunData:
-    """Everything that a run is made of but its model and its folder; the Trainer describes it."""
+    """Everything that a run is made of but its model and its folder, see `Trainer`."""
 
     dataset: IndexedDataset
     train_ids: Tensor

@@ -23,7 +23,7 @@ from rho_train.selection import LastSelection
 from rho_train.selector import Selector
 from rho_train.trainer.config import RunData
 
-# Limits of one batch: examples, and numbers in their inputs, of which a convolution makes many.
+# Limits of one batch: examples, and numbers in their inputs, of which convolutions make many.
 _EVAL_ROWS = 4096
 _EVAL_NUMBERS = 1 << 18
 _SAMPLED_BATCHES = 4
@@ -72,11 +72,8 @@ def evaluate(model: nn.Module, dataset: Dataset[Any], *, bf16: bool | None = Non
     right = torch.cat(found) == labels
     counts = labels[labels >= 0].bincount(minlength=classes).tolist()
     hits = labels[right].bincount(minlength=classes).tolist()
-    return Evaluation(
-        float(right.double().mean()),
-        loss / n,
-        [hit / count if count else None for hit, count in zip(hits, counts, strict=True)],
-    )
+    by_class = [hit / count if count else None for hit, count in zip(hits, counts, strict=True)]
+    return Evaluation(float(right.double().mean()), loss / n, by_class)
 
 
 def eval_data(dataset: Dataset[Any], device: torch.device | None = None) -> IndexedDataset:
@@ -128,25 +125,23 @@ def sample_record(model: nn.Module, run: RunData, selector: Selector) -> dict[st
     loss or irreducible loss are left out: JSON has no NaN.
     """
     device = device_of(model)
-    state, ids, losses, selected = random_state(device), [], [], []
+    state, parts = random_state(device), []
     sampler = LargeBatchSampler(run.train_ids, run.config.large_batch, seed=run.seed)
     for positions in islice(sampler, min(_SAMPLED_BATCHES, sampler.batches_per_epoch)):
         batch = to(run.dataset.collate(run.dataset.__getitems__(positions)), device)
         last = preview(selector, model, batch)
-        ids.append(last.ids)
-        losses.append(_losses(model, batch) if last.losses is None else last.losses)
-        selected.append(torch.zeros_like(last.ids, dtype=torch.bool))
-        selected[-1][last.indices] = True
+        losses = _losses(model, batch) if last.losses is None else last.losses
+        selected = torch.zeros_like(last.ids, dtype=torch.bool).index_fill_(0, last.indices, True)
+        parts.append((last.ids, losses, selected))
     restore_random_state(state, device)
-    record = {"ids": torch.cat(ids), "loss": torch.cat(losses), "selected": torch.cat(selected)}
-    known = record["loss"].isfinite()
-    il = selector.il_of(record["ids"])
+    ids, loss, selected = map(torch.cat, zip(*parts, strict=True))
+    record = {"ids": ids, "loss": loss, "selected": selected}
+    il, noisy, known = selector.il_of(ids), run.flags.get("noisy"), loss.isfinite()
     if il is not None:
         record["il"] = il
         known &= il.isfinite()
-    noisy = run.flags.get("noisy")
     if noisy is not None:
-        record["noisy"] = noisy[record["ids"]]
+        record["noisy"] = noisy[ids]
     lists = {name: value[known].tolist() for name, value in record.items()}
     return {"il": None, "noisy": None, **lists}
 

@@ -1,9 +1,12 @@
-"""Records that a run writes of itself."""
+"""Records that a run writes of itself, as lines of JSON."""
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +17,6 @@ from rho_train.run_folder import RunFolder
 from rho_train.scoring import device_of
 from rho_train.trainer.config import RunData
 from rho_train.trainer.evaluation import evaluate, sample_record
-from rho_train.trainer.metrics_file import MetricsFile
 from rho_train.trainer.selected_examples import save_selected
 from rho_train.trainer.time_breakdown import TimeBreakdown
 from rho_train.training_step import Trained
@@ -25,19 +27,9 @@ class MetricsLogger:
 
     `count` takes each step, `write` writes what is due after it: `train` every `config.log_every`
     steps, with sums since the last one; `epoch` after each pass of large batches; `eval` every
-    `config.eval_every` steps; `sample` after a tenth, half and all of the steps; `end`. At the end
-    of a run with a History, history.safetensors and chosen.json are written too.
-
-    Args:
-        model: evaluated, and scored in samples.
-        run: data and settings, flags on the model's device.
-        folder: for the files.
-        times: of the run; evaluations and samples are added to it.
-        state: checkpoint of the run; records that were written later are cut off.
-
-    Raises:
-        FloatingPointError: a loss that is due is NaN or infinite; no checkpoint holds it.
-        OSError: the folder cannot be written.
+    `config.eval_every` steps; `sample` after a tenth, half and all of the steps; `end`, with the
+    files of `save_selected` if there is a History. With `state`, the checkpoint of the run, records
+    that were written later are cut off. A loss that is NaN or infinite is a FloatingPointError.
     """
 
     def __init__(
@@ -66,7 +58,7 @@ class MetricsLogger:
         self._file = MetricsFile(folder / "metrics.jsonl", size, common)
 
     def state_dict(self, step: int) -> dict[str, Any]:
-        """Return the state after `step` for a checkpoint, with all records on the disk."""
+        """Return the state after `step`, with all records on the disk."""
         _finite("training", float(self._sums["loss"]), step)
         self._file.flush()
         kept = [self._sums, self._selected, self._last_selected]
@@ -142,12 +134,10 @@ class MetricsLogger:
 
     def _end_epoch(self, step: int) -> None:
         """Write how many examples the epoch selected, and how many of them the last one did too."""
-        again = None
-        if self._last_selected is not None:
-            again = int((self._selected & self._last_selected).sum())
-        epoch, chosen = step // self._epoch_steps, int(self._selected.sum())
-        self._file.write("epoch", step=step, epoch=epoch, chosen=chosen, again=again)
-        self._last_selected, self._selected = self._selected, torch.zeros_like(self._selected)
+        now, last, epoch = self._selected, self._last_selected, step // self._epoch_steps
+        again = None if last is None else int((now & last).sum())
+        self._file.write("epoch", step=step, epoch=epoch, chosen=int(now.sum()), again=again)
+        self._last_selected, self._selected = now, torch.zeros_like(now)
 
     def _log(self, step: int) -> None:
         sums, names = self._sums, tuple(self.run.flags)
@@ -172,6 +162,57 @@ class MetricsLogger:
         flagged = torch.zeros(len(self.run.flags), dtype=torch.int64, device=self.device)
         counts = {"steps": 0, "selected": 0, "invalid": 0, "loss": 0.0, "correct": 0}
         return {**counts, "flagged": flagged}
+
+
+class MetricsFile:
+    """Append-only metrics.jsonl of one run, which a kill can shorten by one line at most.
+
+    It is made, or cut back to `size` bytes, its length at the last checkpoint, because the steps of
+    later records are made again. `common` are fields that every record carries.
+    """
+
+    def __init__(self, path: Path, size: int, common: dict[str, Any]) -> None:
+        self.path, self.common = path, common
+        try:
+            path.touch()
+            if self.size() < size:
+                raise ValueError(
+                    f"{path} is shorter than its checkpoint says ({self.size()} of {size} bytes); "
+                    "restore it, or delete the run's folder to start again"
+                )
+            os.truncate(path, size)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def write(self, event: str, **values: Any) -> None:
+        """Append one record; it is in the file when this returns."""
+        line = json.dumps({"event": event, **self.common, **values}, allow_nan=False) + "\n"
+        size = self.size()
+        try:
+            with open(self.path, "ab", buffering=0) as file:
+                data = memoryview(line.encode())
+                while data:
+                    data = data[file.write(data) :]
+        except OSError as error:
+            # Half a line would make the next record unreadable.
+            os.truncate(self.path, size)
+            raise self._cannot_write(error) from error
+
+    def flush(self) -> None:
+        """Make all records so far survive a power cut."""
+        with open(self.path, "rb") as file:
+            os.fsync(file.fileno())
+
+    def size(self) -> int:
+        """Return the length of the file in bytes."""
+        return self.path.stat().st_size
+
+    def _cannot_write(self, error: OSError) -> OSError:
+        return OSError(
+            error.errno,
+            f"cannot write {self.path}: {error.strerror}; make room or the folder writable, then "
+            "run the same command again: it goes on from the last checkpoint",
+        )
 
 
 def _finite(what: str, loss: float, step: int) -> float:

@@ -1,31 +1,31 @@
-"""Files on what a run selected, so that the report never needs the data set."""
+"""Files on what a run selected, with renderings, so that the report never needs the data set."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor
 
-from rho_train.dataset import fingerprint
+from rho_train.batch import split
+from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.files import atomic_write
 from rho_train.history import History
 from rho_train.run_folder import RunFolder
 from rho_train.trainer.config import RunData
-from rho_train.trainer.thumbnails import input_of, render
 
-_SHOWN = 12
+_SHOWN, _SIDE, _FEATURES, _CHARACTERS, _TOKENS = 12, 32, 64, 240, 48
 
 
 def save_selected(history: History, run: RunData, folder: RunFolder) -> None:
-    """Write history.safetensors, with the fingerprint of the data, and chosen.json.
-
-    Raises:
-        OSError: a file cannot be written.
-    """
+    """Write history.safetensors, with the fingerprint of the data, and chosen.json."""
     columns = {name: column.cpu() for name, column in history.state_dict().items()}
     # One entry: safetensors writes several in any order, and the same run gives the same file.
     entry = {"rho_ext history of": json.dumps(fingerprint(run.dataset))}
@@ -42,15 +42,10 @@ def selected_record(history: History, run: RunData, il: Tensor | None = None) ->
     `points` and `chosen` count examples and selections by class, labels below 0 left out; `never`
     and `never_noisy` count examples that were seen and never selected. `most_chosen` are the 12
     examples selected most; `tied` were selected as often as the last of them. `never_chosen` are 12
-    of the others. Where only some of those that tie, or were never selected, are shown, they lie
-    evenly in the order of their last loss, so that they stand for all of them.
-
-    Args:
-        history: of the Selector.
-        run: data set, training ids, flags, names of classes, and how to show an example.
-        il: irreducible losses of the training ids, (n,).
+    of the others. Where some stand for all that tie, or that were never selected, they lie evenly
+    in the order of their last loss. `il`, (n,), is of the training ids.
     """
-    show = partial(input_of, run.dataset) if run.show is None else run.show
+    show = partial(_input_of, run.dataset) if run.show is None else run.show
     ids, order = run.train_ids.cpu().sort()
     columns = {name: column.cpu()[ids] for name, column in history.state_dict().items()}
     seen, chosen, loss = columns["seen"], columns["chosen"], columns["loss"]
@@ -79,10 +74,9 @@ def selected_record(history: History, run: RunData, il: Tensor | None = None) ->
         }
 
     ranked = chosen.argsort(stable=True, descending=True)[: int((chosen > 0).sum())]
-    least = chosen[ranked[:_SHOWN]].min() if len(ranked) else 0
-    tied = ranked[chosen[ranked] == least]
     most = ranked[:_SHOWN]
-    above = most[chosen[most] > least]
+    least = chosen[most].min() if len(most) else 0
+    tied, above = ranked[chosen[ranked] == least], most[chosen[most] > least]
     if len(above) + len(tied) > _SHOWN:
         most = torch.cat([above, _evenly(tied, loss, _SHOWN - len(above))])
     never = ((seen > 0) & (chosen == 0)).nonzero().flatten()
@@ -109,3 +103,70 @@ def _evenly(rows: Tensor, loss: Tensor, count: int) -> Tensor:
 def _finite(value: Tensor) -> float | None:
     """Return the number, None for what JSON cannot hold."""
     return float(value) if bool(value.isfinite()) else None
+
+
+def _input_of(dataset: IndexedDataset, position: int) -> object:
+    """Return what a model gets of one example: a tensor, or the first of several inputs."""
+    inputs = split(dataset.collate(dataset.__getitems__([position])), "Trainer").inputs
+    return (next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)[0]
+
+
+def render(x: object) -> dict[str, Any]:
+    """Return {"image": PNG as data URI}, {"features": [...]} or {"text": ...}.
+
+    Tensors and arrays (H, W), (1 or 3, H, W) and (H, W, 1 or 3) are images, at most 32 pixels wide.
+    Those that are not uint8 are stretched to the full range of grey or colour. Floating point (d,)
+    are features, the first 64; anything else is described in words.
+
+    Example:
+        >>> render(torch.rand(3, 8, 8))["image"][:22]
+        'data:image/png;base64,'
+        >>> render("a b"), render(torch.tensor([0.25, 2.0])), render(torch.tensor([4, 7]))
+        ({'text': 'a b'}, {'features': [0.25, 2.0]}, {'text': '4 7'})
+    """
+    if isinstance(x, str):
+        return {"text": x if len(x) <= _CHARACTERS else f"{x[: _CHARACTERS - 1]}…"}
+    try:
+        tensor = torch.as_tensor(x).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        return {"text": f"({type(x).__name__})"}
+    image = _as_image(tensor)
+    if image is not None:
+        return {"image": f"data:image/png;base64,{base64.b64encode(_png(image)).decode()}"}
+    if tensor.ndim == 1 and tensor.is_floating_point() and bool(tensor.isfinite().all()):
+        return {"features": [float(f"{value:.3g}") for value in tensor[:_FEATURES].tolist()]}
+    if tensor.ndim == 1:
+        shown = " ".join(map(str, tensor[:_TOKENS].tolist()))
+        return {"text": shown if len(tensor) <= _TOKENS else f"{shown} …"}
+    return {"text": f"({str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)})"}
+
+
+def _as_image(x: Tensor) -> Tensor | None:
+    """Return pixels uint8 (H, W, 1 or 3), None for what is no image."""
+    if x.ndim == 2:
+        x = x.unsqueeze(0)
+    elif x.ndim == 3 and x.shape[0] not in (1, 3):
+        x = x.permute(2, 0, 1)
+    if x.ndim != 3 or x.shape[0] not in (1, 3) or min(x.shape[1:]) < 2 or x.is_complex():
+        return None
+    pixels = x.double()
+    if not bool(pixels.isfinite().all()):
+        return None
+    longest = max(pixels.shape[1:])
+    if longest > _SIDE:
+        height, width = (max(1, round(side * _SIDE / longest)) for side in pixels.shape[1:])
+        pixels = F.adaptive_avg_pool2d(pixels, (height, width))
+    if x.dtype != torch.uint8:
+        # Inputs are normalised in an unknown way: the image gets the range of its own values.
+        low, high = pixels.aminmax()
+        pixels = (pixels - low) / (high - low).clamp_min(1e-12) * 255
+    return pixels.round().to(torch.uint8).permute(1, 2, 0).contiguous()
+
+
+def _png(pixels: Tensor) -> bytes:
+    """Return the PNG file of uint8 (H, W, 1 or 3)."""
+    from PIL import Image  # matplotlib depends on it
+
+    file = io.BytesIO()
+    Image.fromarray(pixels.squeeze(2).numpy()).save(file, "PNG")
+    return file.getvalue()
