@@ -226,16 +226,15 @@ def test_unreadable_record_names_file_line_and_fix(tmp_path: Path) -> None:
     for number, old, new, message in (
         (3, "{", "", "line 3: not a JSON object"),
         (3, "{", "\x00", "line 3: not a JSON object"),
-        (3, '"accuracy": 0.5', '"accuracy": 1.5', "line 3: field 'accuracy' must be a number in"),
+        (3, '"accuracy": 0.5', '"accuracy": 1.5', "line 3: field 'accuracy' must be share in"),
         (3, '"accuracy": 0.5', '"accuracy": NaN', "line 3: field 'accuracy' must be"),
         (3, '"accuracy": 0.5', f'"accuracy": {10**400}', "line 3: field 'accuracy' must be"),
         (3, '"accuracy": 0.5', '"other": 0.5', "field 'accuracy' must be .*, got nothing"),
-        (2, '"noisy": 1', '"noisy": 11', "line 2: field 'noisy' must be"),
         (2, '"step": 10', '"step": "10"', "line 2: field 'step' must be"),
         (2, '"train"', '"tarin"', "line 2: event must be"),
-        (4, '"step": 20', '"step": 5', "line 4: step 5 comes after step 10"),
-        (4, '"seed": 0', '"seed": 1', "line 4: the file began with method 'base'"),
-        (7, '"step": 30', '"step": 31', "comes after|records follow"),
+        (4, '"step": 20', '"step": 5', r"line 4: .*, 5\) follows a record of .*, 10\)"),
+        (4, '"seed": 0', '"seed": 1', r"line 4: \('base', 1, 20\) follows a record of"),
+        (7, '"step": 30', '"step": 31', "follows a record of"),
     ):
         edited = list(lines)
         assert old in edited[number - 1]
@@ -247,7 +246,7 @@ def test_unreadable_record_names_file_line_and_fix(tmp_path: Path) -> None:
         assert "run it again" in str(caught.value)
         assert not (tmp_path / "report.html").exists()
     path.write_text("\n".join([*lines, lines[-1]]) + "\n")
-    with pytest.raises(ValueError, match="records follow the end record"):
+    with pytest.raises(ValueError, match="follows the end of"):
         read_experiment(tmp_path)
 
 
@@ -256,7 +255,7 @@ def test_comparison_without_a_finished_run_or_a_plan_is_an_error(tmp_path: Path)
         read_experiment(tmp_path)
     write_plan(tmp_path, {"a": "A"}, [0], baseline="a", steps=30)
     write_run(tmp_path, "a", 0, [{"event": "eval", "step": 0, "accuracy": 0.1, "seconds": 0.0}])
-    with pytest.raises(ValueError, match=r"no finished run \(1 started\); let the experiment"):
+    with pytest.raises(ValueError, match=r"no finished run \(1 started\); let at least"):
         read_experiment(tmp_path)
     path = write_run(tmp_path, "b", 0, [end(30)])
     with pytest.raises(ValueError, match=r"method 'b', seed 0 is not in experiment\.json"):
@@ -264,10 +263,10 @@ def test_comparison_without_a_finished_run_or_a_plan_is_an_error(tmp_path: Path)
     path.unlink()
     plan = (tmp_path / "experiment.json").read_text()
     for key, value, message in (
-        ("seeds", [0, 0], "needs one or more different seeds"),
+        ("seeds", [0, 0], "needs one or more different seeds, got"),
         ("baseline", "c", "baseline must be one of"),
-        ("methods", [], "needs one or more methods"),
-        ("steps", 0, "field 'steps' must be an integer of 1 or more, got 0"),
+        ("methods", [], "needs one or more different methods"),
+        ("steps", 0, r"field 'steps' must be positive in \[1, .*\], got 0"),
     ):
         change_plan(tmp_path, lambda found, key=key, value=value: found.update({key: value}))
         with pytest.raises(ValueError, match=message):
@@ -287,11 +286,10 @@ def test_a_damaged_record_of_the_selections_is_refused(tmp_path: Path) -> None:
         ({"image": "data:image/svg+xml;base64,AAAA"}, "must be a PNG"),
     ]
     for change, message in (
-        ({"points": [1, 2]}, "points and chosen must be counts of the same classes"),
-        ({"chosen": [1, -2, 3, 4]}, "field 'chosen' must be an integer of 0 or more"),
-        ({"classes": ["one"]}, "classes must name all 4, got 1"),
-        ({"never_noisy": 41}, r"field 'never_noisy' must be an integer in \[0, 40\]"),
-        ({"most_chosen": [{}]}, "most_chosen: field 'id' must be an integer of 0 .*got nothing"),
+        ({"points": [1, 2]}, "points, chosen and classes must be of"),
+        ({"chosen": [1, -2, 3, 4]}, "field 'chosen' must be count in .0, .*got -2"),
+        ({"classes": ["one"]}, "points, chosen and classes must be of"),
+        ({"most_chosen": [{}]}, "field 'most_chosen.id' must be count .*got nothing"),
         *(({"most_chosen": [example | view]}, message) for view, message in views),
     ):
         path.write_text(json.dumps(what_was_chosen() | change))
@@ -452,7 +450,7 @@ def test_as_many_methods_as_there_are_looks(tmp_path: Path) -> None:
     drawing = (tmp_path / "figures" / "accuracy-steps.svg").read_text()
     assert all(f"_M{i} $x$ 例</text>" in drawing for i in range(24))
     change_plan(tmp_path, lambda plan: plan["methods"].append({"name": "x", "label": "X"}))
-    with pytest.raises(ValueError, match="have 25 methods in all, at most 24 can be told apart"):
+    with pytest.raises(ValueError, match="25 methods, at most 24 can be told apart"):
         write_report(tmp_path)
 
 
@@ -587,9 +585,9 @@ def test_folders_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
         read_experiments([one, other])
     with pytest.raises(ValueError, match="silent does not say what it was trained on"):
         read_experiments([one, silent])
-    with pytest.raises(ValueError, match="a folder is given twice"):
+    with pytest.raises(ValueError, match="one or more different folders, got .*other"):
         read_experiments([one, tmp_path / "other" / ".." / "one"])
-    with pytest.raises(ValueError, match="give at least one folder"):
+    with pytest.raises(ValueError, match=r"one or more different folders, got \[\]"):
         read_experiments([])
     validated = on(tmp_path / "validated", {"sha256": "x", "noise": 0.1})
     validate(validated)
