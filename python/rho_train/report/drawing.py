@@ -6,7 +6,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -133,7 +133,7 @@ def plain(label: str, most: int = 42) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-Curves = Mapping[str, tuple[Sequence[float], Any]]
+Curves = dict[str, tuple[Any, Any]]
 """By method x (n,) and y (n, seeds)."""
 
 
@@ -151,9 +151,11 @@ def line_figure(
     end: float | None = None,
     low: float = 0.0,
     high: float | None = None,
-) -> Figure:
-    """Return curves of means with bands from the lowest to the highest seed; without ends the axes
-    hold all values."""
+) -> Figure | None:
+    """Return curves of means with bands from the lowest to the highest seed, None without curves;
+    without ends the axes hold all values."""
+    if not curves:
+        return None
     axes = make_axes(len(curves) + (reference is not None))
     for method, (at, values) in curves.items():
         style = styles(experiment)[method]

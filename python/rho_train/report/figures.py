@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from rho_train.report.drawing import (
     COLOURS,
     PAPER,
     SOFT,
+    Curves,
     Figure,
     add_legend,
     line_figure,
@@ -69,37 +70,41 @@ def histogram(edges: Sequence[float], counts: Sequence[int], x: str, words: str)
         return to_svg(axes, "histogram", words)
 
 
+def _curves(experiment: Experiment, of_run: Callable[[Run], Mapping[int, float]]) -> Curves:
+    """Return the values of `of_run` by method, at the places that all its runs have."""
+    curves = {}
+    for method, runs in experiment.finished():
+        found = [of_run(run) for run in runs]
+        if places := sorted(set.intersection(*map(set, found))):
+            values = [[of[place] for of in found] for place in places]
+            curves[method] = np.array(places), np.array(values)
+    return curves
+
+
 def _accuracy(experiment: Experiment, summary: Summary, *, timed: bool) -> Figure | None:
     """Return the curves of accuracy against steps, or against seconds with IL cost included."""
     longest = max(run.end["il_seconds"] + run.end["seconds"] for run in experiment.runs)
     unit, units = (60.0, "Minutes") if longest > _IN_MINUTES else (1.0, "Seconds")
-    curves, settled = {}, []
-    for method, runs in experiment.finished():
-        by_step = [{record["step"]: record for record in run.eval} for run in runs]
-        steps = sorted(set.intersection(*map(set, by_step)))
-        late = [step for step in steps if step >= _WARMUP * steps[-1]]
-        settled += [records[step]["accuracy"] for records in by_step for step in late]
-        # A baseline with the same minutes goes on to the right of the steps of the others.
-        x = steps = [step for step in steps if timed or step <= experiment.steps]
-        if timed:
-            il = np.mean([run.end["il_seconds"] for run in runs])
-            x = [(il + np.mean([r[s]["seconds"] for r in by_step])) / unit for s in steps]
-        if steps:
-            values = np.array([[r[step]["accuracy"] for r in by_step] for step in steps])
-            curves[method] = x, values
-    if not curves:
-        return None
-    best = None
-    if len(experiment.labels) > 1 and summary.target is not None:
-        best = "baseline's best", summary.target
-    low, high = rounded(min(settled), max(*settled, best[1] if best else 0.0))
+    curves = _curves(experiment, lambda run: {one["step"]: one["accuracy"] for one in run.eval})
+    several = len(experiment.labels) > 1 and summary.target is not None
+    best = ("baseline's best", summary.target or 0.0) if several else None
+    late = [v[steps >= _WARMUP * steps[-1]] for steps, v in curves.values()]
+    settled = np.concatenate([[summary.target or 0.0] * several, *(v.ravel() for v in late)])
+    low, high = rounded(min((v.min() for v in late), default=0.0), settled.max(initial=0.0))
     if timed:
-        against, x_label = f"{units.lower()}, IL cost included", f"{units}, IL cost included"
+        seconds = _curves(experiment, lambda run: {one["step"]: one["seconds"] for one in run.eval})
+        for method, (_, values) in curves.items():
+            il = np.mean([run.end["il_seconds"] for run in experiment.of(method).values()])
+            curves[method] = (il + seconds[method][1].mean(1)) / unit, values
+        x_label = f"{units}, IL cost included"
         caption = f"{units} of wall-clock without evaluation, mean over the seeds. A curve starts "
         caption += "when its irreducible losses are computed."
     else:
-        against, x_label, caption = "steps", "Steps", "One seed."
-        if max(values.shape[1] for _, values in curves.values()) > 1:
+        # A baseline with the same minutes goes on to the right of the steps of the others.
+        inside = ((m, x <= experiment.steps, x, v) for m, (x, v) in curves.items())
+        curves = {m: (x[rows], v[rows]) for m, rows, x, v in inside if rows.any()}
+        x_label, caption = "Steps", "One seed."
+        if any(values.shape[1] > 1 for _, values in curves.values()):
             caption = "Lines: mean over the seeds; bands: from the lowest to the highest seed."
         if best:
             caption += f" The dashed line is the best of “{summary.baseline.label}” (mean over the "
@@ -114,7 +119,7 @@ def _accuracy(experiment: Experiment, summary: Summary, *, timed: bool) -> Figur
         curves,
         best,
         name="accuracy-seconds" if timed else "accuracy-steps",
-        title=f"{accuracy} against {against}",
+        title=f"{accuracy} against {x_label[0].lower()}{x_label[1:]}",
         caption=f"{caption} The axis begins at {100 * low:g}%.",
         x=x_label,
         y=accuracy,
@@ -125,26 +130,27 @@ def _accuracy(experiment: Experiment, summary: Summary, *, timed: bool) -> Figur
 
 
 def _share(experiment: Experiment, summary: Summary, flag: str) -> Figure | None:
-    """Return the share of the selected examples with a flag over the steps; None without data."""
+    """Return the share of the selected examples with a flag over the steps."""
     counted, reading = _SHARES[flag]
     steps = ([0, *(record["step"] for record in run.train)] for run in experiment.runs)
     spacing = max(int(np.diff(found).max(initial=1)) for found in steps)
     # A window holds whole records.
     window = spacing * math.ceil(experiment.steps / _WINDOWS / spacing)
-    curves = {}
-    for method, runs in experiment.finished():
-        binned = [_binned(run, window, flag) for run in runs]
-        bins = sorted(set.intersection(*map(set, binned)))
-        bins = [index for index in bins if index * window < experiment.steps]
-        if bins:
-            middles = [min((index + 0.5) * window, experiment.steps) for index in bins]
-            curves[method] = middles, np.array([[of[index] for of in binned] for index in bins])
-    if not curves:
-        return None
+
+    def shares(run: Run) -> dict[int, float]:
+        sums: dict[int, list[int]] = {}
+        for record in run.train:
+            index = max(0, record["step"] - 1) // window
+            if record[flag] is not None and record["selected"] and index * window < summary.steps:
+                hits, selected = sums.get(index, (0, 0))
+                sums[index] = [hits + record[flag], selected + record["selected"]]
+        return {index: hits / selected for index, (hits, selected) in sums.items()}
+
+    found = _curves(experiment, shares)
     rate = summary.noisy if flag == "noisy" else None
     return line_figure(
         experiment,
-        curves,
+        {m: (np.minimum((x + 0.5) * window, summary.steps), v) for m, (x, v) in found.items()},
         None if rate is None else (f"all examples: {rate:.1%}", rate),
         name=flag,
         title=f"{counted} among the selected examples",
@@ -155,31 +161,16 @@ def _share(experiment: Experiment, summary: Summary, flag: str) -> Figure | None
     )
 
 
-def _binned(run: Run, window: int, flag: str) -> dict[int, float]:
-    sums: dict[int, list[int]] = {}
-    for record in run.train:
-        if record[flag] is not None and record["selected"]:
-            both = sums.setdefault(max(0, record["step"] - 1) // window, [0, 0])
-            both[0] += record[flag]
-            both[1] += record["selected"]
-    return {index: hits / selected for index, (hits, selected) in sums.items()}
-
-
 def _overlap(experiment: Experiment) -> Figure | None:
-    """Return the share selected again in the next epoch; None without data.
+    """Return the share selected again in the next epoch, k / n_B of it in a random selection."""
 
-    A random selection selects the share k / n_B of the epoch before again.
-    """
-    curves, rates = {}, set()
-    for method, runs in experiment.finished():
-        known = [[record for record in run.epoch if record["again"] is not None] for run in runs]
-        shares = [{r["epoch"]: r["again"] / max(1, r["chosen"]) for r in of} for of in known]
-        numbers = sorted(set.intersection(*map(set, shares)))
-        if len(numbers) > 1:
-            curves[method] = numbers, np.array([[of[n] for of in shares] for n in numbers])
-            rates |= {(run.end["batch"] or 0) / (run.end["large_batch"] or 1) for run in runs}
-    if not curves:
-        return None
+    def shares(run: Run) -> dict[int, float]:
+        known = (one for one in run.epoch if one["again"] is not None)
+        return {one["epoch"]: one["again"] / max(1, one["chosen"]) for one in known}
+
+    curves = {m: curve for m, curve in _curves(experiment, shares).items() if len(curve[0]) > 1}
+    ends = (run.end for run in experiment.runs if run.method in curves)
+    rates = {(end["batch"] or 0) / (end["large_batch"] or 1) for end in ends}
     rate = rates.pop() if len(rates) == 1 else 0.0
     caption = "Of the examples selected in one pass of large batches, the share that was selected "
     caption += "in the pass before as well. "
@@ -293,16 +284,15 @@ def _times(experiment: Experiment, times: Mapping[str, Mapping[str, float]]) -> 
 def _classes(
     experiment: Experiment, classes: Mapping[str, tuple[Classes, Classes]]
 ) -> Figure | None:
-    """Return the accuracy of the worst, the second worst, ... class of each method; None without
-    data and for two classes, where the table tells more."""
-    curves = {}
-    for method, (accuracy, _) in classes.items():
-        values = np.sort([value for value in accuracy if value is not None])
-        if len(values) > 2:
-            curves[method] = range(1, len(values) + 1), values[:, None]
-    if not curves:
-        return None
-    low = rounded(min(values.min() for _, values in curves.values()), 1.0)[0]
+    """Return the accuracy of the worst, the second worst, ... class of each method; for two classes
+    the table tells more."""
+    ordered = {m: np.sort([v for v in found if v is not None]) for m, (found, _) in classes.items()}
+    curves = {
+        m: (np.arange(1, len(values) + 1), values[:, None])
+        for m, values in ordered.items()
+        if len(values) > 2
+    }
+    low = rounded(min((values.min() for _, values in curves.values()), default=0.0), 1.0)[0]
     return line_figure(
         experiment,
         curves,
