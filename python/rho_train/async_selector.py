@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from rho_train.distributed import rank_and_world
 from rho_train.online import OnlineModel
 from rho_train.scoring import device_of, uncompiled
 from rho_train.selection import PendingSelection
@@ -21,23 +21,24 @@ from rho_train.selector import Selector
 
 T = TypeVar("T")
 
+_DRAWS = "draws from torch's global generators, and the training step does at the same time"
+_ITSELF = "call the Selector itself"
+
 
 class AsyncSelector:
     """Score the next large batch while the model trains on this one.
 
     The examples of step t + 1 are selected by the weights from before the update of step t, in a
     copy of the model. A thread selects, on CUDA in a stream of its own. On the CPU the loop and the
-    thread get half of torch's threads each, at least one, until the loop ends. The result does not
-    depend on which of the two is faster: the same seed gives the same bits.
+    thread get half of torch's threads each until the loop ends. The same seed gives the same bits.
 
     After a batch is given, `last`, the counters, `history` and `state_dict` of the Selector are of
     it and of those before; `score_seconds` is what the loop waited for scores. A loop that is left
     early has loaded one batch more than it gave.
 
     Args:
-        selector: selects; its `forward`, if it has one, is called in the thread.
-        model: the model that trains. Its parameters and buffers are copied at every step, what else
-            changes in it is not.
+        selector: selects; its `forward` is called in the thread.
+        model: the model that trains. Its parameters and buffers are copied at every step.
 
     Raises:
         TypeError: the model cannot be copied.
@@ -128,12 +129,8 @@ class AsyncSelector:
         with suppress(Exception):
             # Uniform steps score nothing.
             self._checked = self._wait(future).selected.losses is not None
-        states = zip(before, _random_states(self._device), strict=True)
-        if not all(torch.equal(one, two) for one, two in states):
-            raise ValueError(
-                "AsyncSelector: scoring draws from torch's global generators, and the training "
-                "step draws from them at the same time; call the Selector itself"
-            )
+        if not all(map(torch.equal, before, _random_states(self._device))):
+            raise ValueError(f"AsyncSelector: scoring {_DRAWS}; {_ITSELF}")
         return future
 
     def _begin(self, thread: ThreadPoolExecutor, batch: T) -> Future[PendingSelection[T]]:
@@ -145,11 +142,9 @@ class AsyncSelector:
         self._restored, self._scoring = False, True
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        kind = self._device.type
         # Autocast belongs to a thread.
-        autocast = torch.autocast(
-            kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind)
-        )
+        kind, enabled = self._device.type, torch.is_autocast_enabled(self._device.type)
+        autocast = torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=enabled)
         future = thread.submit(self._select, batch, self.selector.steps, autocast)
         self.selector.seconds += time.perf_counter() - started
         return future
@@ -190,36 +185,21 @@ class AsyncSelector:
 
 def _check(selector: Selector) -> None:
     """Refuse what would race with the training step."""
-    world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    options = selector.scoring
-    reason = None
+    _, world = rank_and_world()
+    reason, fix = None, _ITSELF
     if "dropout" in selector.needs:
-        reason = (
-            f"method {selector.method!r} draws dropout from torch's global generators, and the "
-            "training step draws from them at the same time; call the Selector itself"
-        )
+        reason = f"method {selector.method!r} {_DRAWS}"
     elif world > 1:
-        reason = (
-            f"{world} ranks train, and what they exchange to score and to train could come in "
-            "another order on each; call the Selector itself"
-        )
-    elif options.train_mode:
-        reason = (
-            "Scoring(train_mode=True) lets BatchNorm learn from the large batch, and here a copy "
-            "scores, whose statistics are lost; call the Selector itself"
-        )
-    elif options.compile:
-        reason = (
-            "torch.compile is not safe in two threads at a time; leave Scoring(compile=...) at "
-            "False"
-        )
-    elif isinstance(selector.il, OnlineModel) or isinstance(selector.scorer, OnlineModel):
-        reason = (
-            "an OnlineModel learns from every small batch before it scores the next large one; "
-            "call the Selector itself"
-        )
+        reason = f"{world} ranks train, whose exchanges could come in another order on each"
+    elif selector.scoring.train_mode:
+        reason = "Scoring(train_mode=True) lets BatchNorm learn, here in a copy, which is lost"
+    elif selector.scoring.compile:
+        reason = "torch.compile is not safe in two threads at a time"
+        fix = "leave Scoring(compile=...) at False"
+    elif any(isinstance(part, OnlineModel) for part in (selector.il, selector.scorer)):
+        reason = "an OnlineModel learns from every small batch before it scores the next large one"
     if reason is not None:
-        raise ValueError(f"AsyncSelector: {reason}")
+        raise ValueError(f"AsyncSelector: {reason}; {fix}")
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:

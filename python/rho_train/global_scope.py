@@ -21,9 +21,8 @@ Scope = Literal["local", "global"]
 def global_position(n: int, settings: Sequence[float], device: torch.device) -> tuple[int, int]:
     """Return the position of this rank's n examples among those of all ranks, and their number.
 
-    Raises:
-        ValueError: the ranks differ in `settings` (steps, seed, k, ratio), or one has no examples.
-            All ranks raise it.
+    All ranks raise a ValueError if they differ in `settings` (steps, seed, k, ratio), or one has no
+    examples.
     """
     rank, _ = rank_and_world()
     rows = all_gather(torch.tensor([n, *settings], dtype=torch.float64, device=device)).tolist()
@@ -37,9 +36,9 @@ def global_position(n: int, settings: Sequence[float], device: torch.device) -> 
             )
         if row[1:] != rows[0][1:]:
             raise ValueError(
-                "Selector: scope='global': all ranks must make the same selection, but (steps, "
-                f"seed, k, ratio) is {said[0]} on rank 0 and {said[other]} on rank {other}; ratio "
-                "and k are of the examples of all ranks"
+                "Selector: scope='global': all ranks must make the same selection of the examples "
+                f"of all, got (steps, seed, k, ratio) = {said[0]} on rank 0 and {said[other]} on "
+                f"rank {other}"
             )
     return sum(counts[:rank]), sum(counts)
 
@@ -55,20 +54,11 @@ def select_globally(
     mean loss, which is what DistributedDataParallel and FSDP2 differentiate, is then the mean loss
     of the K examples.
 
-    Args:
-        selected: the best of this rank, the highest score first.
-        k: examples to select from all ranks.
-        labelled: bool (n,), rows whose label is not ignored.
-        step: of the selection, for errors.
-
-    Returns:
-        The selection, without padding, and whether it is a stand-in: a rank without an example
-        among the best takes part in the backward pass by its first row with a label and a finite
-        loss, with weight 0.
-
-    Raises:
-        FloatingPointError: no rank has a usable example, or one without any has no stand-in. All
-            ranks raise it.
+    `selected` are the best of this rank, the highest score first; `labelled` bool (n,) are the rows
+    whose label is not ignored. Returns the selection, without padding, and whether it is a
+    stand-in: a rank without an example among the best takes part in the backward pass by its first
+    labelled row with a finite loss, with weight 0. All ranks raise a FloatingPointError if none has
+    a usable example, or one without any has no stand-in.
     """
     rank, world = rank_and_world()
     assert selected.losses is not None
@@ -90,8 +80,8 @@ def select_globally(
     for other in range(world):
         if not counts[other] and not stand_ins[other]:
             raise FloatingPointError(
-                f"Selector: step {step}: no example of rank {other} has a label and a finite loss, "
-                "so that it cannot take part in the step; look at its batch"
+                f"Selector: step {step}: no example of rank {other} has a label and a finite loss "
+                "and can take part in the step; check its batch"
             )
     if count == 0:
         first = sound.int().argmax()[None]

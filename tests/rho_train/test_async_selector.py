@@ -254,7 +254,7 @@ def test_autocast_around_the_loop_holds_in_the_thread() -> None:
 
 def test_what_two_threads_cannot_do_is_refused_when_it_is_made() -> None:
     refused: list[tuple[dict[str, Any], str]] = [
-        ({"method": "bald"}, "method 'bald' draws dropout from torch's global generators"),
+        ({"method": "bald"}, "method 'bald' draws from torch's global generators"),
         ({"scoring": Scoring(train_mode=True)}, "train_mode=True.* lets BatchNorm learn"),
         ({"scoring": Scoring(compile=True)}, "torch.compile is not safe in two threads"),
         ({"il": OnlineModel(small_model(2))}, "an OnlineModel learns from every small batch"),
@@ -268,6 +268,7 @@ def test_what_two_threads_cannot_do_is_refused_when_it_is_made() -> None:
 def test_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
     with pytest.raises(ValueError, match="AsyncSelector: 2 ranks train"):
         AsyncSelector(make_selector(), small_model(1))
 
