@@ -9,14 +9,11 @@ from torch import Tensor
 
 
 class History:
-    """Counts and the last loss of every id, which a Selector updates.
+    """Counts and the last loss of all n ids of a data set, which a Selector updates.
 
-    `seen` int32 (N,), times in a large batch; `chosen` int32 (N,), times selected; `loss` float32
-    (N,) in nats, of the last scoring, NaN before it; `step` int32 (N,), the selection of that
+    `seen` int32 (n,), times in a large batch; `chosen` int32 (n,), times selected; `loss` float32
+    (n,) in nats, of the last scoring, NaN before it; `step` int32 (n,), the selection of that
     scoring, -1 before it.
-
-    Args:
-        n: number of ids, those of the whole data set.
 
     Example:
         >>> from rho_train import Batch, Selector
@@ -47,18 +44,13 @@ class History:
                 setattr(self, name, value.to(device))
 
     def oldest(self, ids: Tensor, count: int) -> Tensor:
-        """Return the rows of `ids` whose loss is the oldest, ascending; ties to the lower row."""
-        # No loss at all is the oldest.
-        order = self.step[ids].argsort(stable=True)[:count]
-        return order.sort().values
+        """Return `count` rows of `ids` without a loss or with the oldest; ties to the lower row."""
+        return self.step[ids].argsort(stable=True)[:count].sort().values
 
     def add(
         self, step: int, ids: Tensor, selected: Tensor, losses: Tensor | None, rows: Tensor | None
     ) -> None:
-        """Count a selection of ids (k,) from the ids (n,) of a large batch.
-
-        `losses` (n,), None where nothing was scored; `rows` that were scored, None for all.
-        """
+        """Count a selection from ids, with their `losses` if scored, `rows` if not all were."""
         one = self.seen.new_ones(())
         self.seen.index_add_(0, ids, one.expand(len(ids)))
         self.chosen.index_add_(0, selected, one.expand(len(selected)))

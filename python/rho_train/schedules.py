@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class Schedule:
     """A number that goes from `start` to `end` in `stages` equal parts of the first `steps` steps.
 
-    It is constant within a stage, `start` in the first, `end` in the last and ever after, so that
-    compiled graphs are rebuilt `stages - 1` times at most when the size of the small batch changes.
+    It is constant within a stage, so that compiled graphs are rebuilt `stages - 1` times at most
+    when the size of the small batch changes.
     """
 
     start: float
@@ -20,11 +20,9 @@ class Schedule:
     stages: int = 10
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
-        if not 2 <= self.stages <= self.steps:
-            raise ValueError(
-                f"{name}: stages must lie in [2, steps = {self.steps}], got {self.stages}"
-            )
+        name, most = type(self).__name__, self.steps
+        if not 2 <= self.stages <= most:
+            raise ValueError(f"{name}: stages must lie in [2, steps = {most}], got {self.stages}")
         if not (math.isfinite(self.start) and math.isfinite(self.end)):
             raise ValueError(f"{name}: start and end must be finite, got {self.start}, {self.end}")
 
@@ -66,10 +64,9 @@ class Geometric(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.start > 0.0 and self.end > 0.0):
-            raise ValueError(
-                f"Geometric: start and end must be positive, got {self.start}, {self.end}"
-            )
+        start, end = self.start, self.end
+        if not (start > 0.0 and end > 0.0):
+            raise ValueError(f"Geometric: start and end must be positive, got {start}, {end}")
 
     def between(self, done: float) -> float:
         """Return the weighted geometric mean of both ends."""

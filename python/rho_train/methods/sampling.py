@@ -13,11 +13,16 @@ from rho_train.methods.registry import register
 from rho_train.schedules import Schedule, value_at, values_of
 
 
+def _check_finite(name: str, number: float | Schedule) -> None:
+    if not all(0.0 <= value < math.inf for value in values_of(number)):
+        raise ValueError(f"{name} must be finite and at least 0, got {number}")
+
+
 @register("uniform")
 def uniform(context: ScoringContext) -> Selected:
     """Draw k of the n examples without replacement, each set with the same probability.
 
-    No forward pass is made, so no losses are known. The baseline of every comparison.
+    No forward pass is made, so no losses are known.
 
     Example:
         >>> from rho_train import Batch, Selector
@@ -78,8 +83,8 @@ class Boltzmann(Scored):
     """Draw k examples without replacement, one after the other with `p_i ~ exp(score_i / T)`.
 
     Computed as the top k of `score_i + T G_i` with standard Gumbel noise G, which has the same
-    distribution (Gumbel top-k: Kool et al., ICML 2019). Replaces the selection with replacement of
-    the reference code, where half of the draws are repeats.
+    distribution (Gumbel top-k: Kool et al., ICML 2019). The reference code draws with replacement,
+    where half of the draws are repeats.
 
     Args:
         score: one of the fused five.
@@ -98,10 +103,7 @@ class Boltzmann(Scored):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not all(0.0 <= value < math.inf for value in values_of(self.temperature)):
-            raise ValueError(
-                f"Boltzmann: temperature must be finite and at least 0, got {self.temperature}"
-            )
+        _check_finite("Boltzmann: temperature", self.temperature)
 
     def __call__(self, context: ScoringContext) -> Selected:
         """Return the k rows with the highest score after the noise."""
@@ -114,9 +116,9 @@ class Boltzmann(Scored):
 class SelectiveBackprop:
     """Draw k examples without replacement, one after the other with `p_i ~ CDF(CE_i) ** power`.
 
-    The formula of Jiang et al., "Accelerating Deep Learning by Focusing on the Biggest Losers"
-    (2019), for the large batch: `CDF(c) = #{j: CE_j <= c} / n`. There the CDF is that of the last
-    losses, and each example is selected or not by itself.
+    `CDF(c) = #{j: CE_j <= c} / n` is of the large batch. Jiang et al., "Accelerating Deep Learning
+    by Focusing on the Biggest Losers" (2019), take that of the last losses, and select each example
+    or not by itself.
 
     Args:
         power: beta >= 0; 0 is uniform, large values approach the highest losses.
@@ -132,10 +134,7 @@ class SelectiveBackprop:
     power: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.power < math.inf:
-            raise ValueError(
-                f"SelectiveBackprop: power must be finite and at least 0, got {self.power}"
-            )
+        _check_finite("SelectiveBackprop: power", self.power)
 
     def __call__(self, context: ScoringContext) -> Selected:
         """Return the k rows with the highest log-probability after the noise."""
