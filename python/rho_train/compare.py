@@ -19,14 +19,7 @@ from tqdm.auto import tqdm
 
 import rho_ext
 from rho_train.comparison.data import RunData
-from rho_train.comparison.jobs import (
-    il_job,
-    il_name,
-    il_steps,
-    run_path,
-    train_job,
-    train_steps,
-)
+from rho_train.comparison.jobs import Run, il_name, il_steps, run_path
 from rho_train.comparison.runner import Job, JobsFailed, run_jobs
 from rho_train.comparison.spec import Spec, Variant, variants_of
 from rho_train.files import atomic_write
@@ -36,7 +29,7 @@ from rho_train.progress import stop_signals
 from rho_train.report import format_table, read_experiment, summarize, write_report
 from rho_train.run_folder import RunFolder
 from rho_train.scoring import Scoring
-from rho_train.tasks.task import Task, TaskSource, model_identity
+from rho_train.tasks.task import Task, TaskSource, load_task, model_identity
 from rho_train.trainer import TrainConfig
 
 Where = Mapping[str, str | int]
@@ -143,7 +136,7 @@ def compare(
     threads = torch.get_num_threads() if processes == 1 else max(1, (cores or 1) // processes)
     where = {**_environment(processes, threads), **(origin or {})}
     jobs, plan = _plan(spec, out, where)
-    first = spec.load_task(spec.seeds[0])
+    first = load_task(task, task_options, spec.seeds[0])
     plan["title"] = title or f"{', '.join(v.label for v in variants)} on {first.name}"
     plan["description"] = description or f"{first.description} {first.attribution}".strip()
     if validation > 0:
@@ -153,7 +146,7 @@ def compare(
             "after the last step."
         )
     # Of runs with a budget the steps are not known yet.
-    steps = sum(job.steps() for job in jobs if not job.planned)
+    steps = sum(job.steps for job in jobs if isinstance(job.steps, int))
     with (
         RunFolder(out, where="compare").lock("wait for it, or choose another --out", below=True),
         stop_signals() as stop,
@@ -193,23 +186,18 @@ def _plan(spec: Spec, out: Path, where: Where) -> tuple[list[Job], dict[str, Any
                 # By the data of the first seed: one name for all seeds.
                 names[variant.name] = il_name(own, data, variant.il)
                 models.setdefault(names[variant.name], set()).add(model_identity(model)["digest"])
-            name, needs = names[variant.name], set[str]()
+            run = Run(spec, out, variant, seed, names[variant.name])
+            budget, needs = variant.budget, set[str]()
             if variant.computes_il:
-                needs.add(f"{name}-{seed}")
-                work = partial(il_job, own, out, name, seed)
-                steps = partial(il_steps, own, variant.il, len(data.dataset))
-                il_jobs.setdefault(f"{name}-{seed}", Job(f"{name}-{seed}", work, steps))
-            if variant.budget is not None:
-                needs |= {f"{needed}-{seed}" for needed in variant.budget.needs}
-            run_jobs.append(
-                Job(
-                    f"{variant.name}-{seed}",
-                    partial(train_job, spec, out, variant, name, seed, where),
-                    partial(train_steps, spec, out, variant, name, seed),
-                    frozenset(needs),
-                    planned=variant.budget is not None,
-                )
-            )
+                il = f"{run.il}-{seed}"
+                needs.add(il)
+                count = il_steps(own, variant.il, len(data.dataset))
+                il_jobs.setdefault(il, Job(il, run.compute_il, count))
+            if budget is not None:
+                needs |= {f"{needed}-{seed}" for needed in budget.needs}
+            steps = own.train.steps if budget is None else run.steps
+            work = partial(run.train, where)
+            run_jobs.append(Job(f"{variant.name}-{seed}", work, steps, frozenset(needs)))
     methods = [
         {
             "name": variant.name,

@@ -11,7 +11,7 @@ from torch import Tensor
 from rho_train.comparison.spec import Spec, Variant
 from rho_train.dataset import IndexedDataset
 from rho_train.rng import generator
-from rho_train.tasks.task import Task
+from rho_train.tasks.task import Task, load_task
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class RunData:
 
         Else a holdout model has seen what it scores.
         """
-        task = spec.load_task(seed)
+        task = load_task(spec.task, spec.task_options, seed)
         n = len(task.dataset())
         copies = torch.arange(n) if task.groups is None else task.groups
         groups = _numbered(copies)

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -50,11 +50,6 @@ def il_name(spec: Spec, data: RunData, kind: str) -> str:
     return f"{kind}-{digest_of(il_identity(spec, data, kind))[:8]}"
 
 
-def il_path(out: Path, name: str, seed: int) -> Path:
-    """Return the path of a store."""
-    return out / "il" / f"{name}-seed{seed}.safetensors"
-
-
 def run_path(out: Path, name: str, seed: int) -> Path:
     """Return the folder of the run of one variant."""
     return out / "runs" / f"{name}-seed{seed}"
@@ -82,18 +77,6 @@ def compute_il(
     )
 
 
-def il_job(spec: Spec, out: Path, name: str, seed: int, on_step: OnStep) -> None:
-    """Compute the irreducible losses of one name and seed, unless the store is there already."""
-    path, data = il_path(out, name, seed), RunData.make(spec, seed)
-    kind, work = name.partition("-")[0], path.with_suffix(".unfinished")
-    if path.exists():
-        ILStore.load(path, data.dataset).check()
-        on_step(il_steps(spec, kind, len(data.dataset)))
-    else:
-        compute_il(spec, data, kind, seed, work, on_step).save(path)
-    shutil.rmtree(work, ignore_errors=True)
-
-
 def open_store(path: Path, dataset: IndexedDataset | None = None) -> ILStore:
     """Open a file, mapped, or a folder of shards, whose values are checked and joined in memory."""
     if not path.is_dir():
@@ -103,93 +86,113 @@ def open_store(path: Path, dataset: IndexedDataset | None = None) -> ILStore:
     return shards.join()
 
 
-def train_steps(spec: Spec, out: Path, variant: Variant, name: str, seed: int) -> int:
-    """Return the steps of a run; those of a budget are kept in plan.json, for seconds vary."""
-    if variant.budget is None:
-        return spec.of(variant).train.steps
-    run, budget = run_path(out, variant.name, seed), repr(variant.budget)
-    path = run / "plan.json"
-    if path.exists():
-        try:
-            plan = json.loads(path.read_text())
-            found, steps = plan["budget"], plan["steps"]
-            if not isinstance(steps, int) or steps < 1:
-                raise ValueError(f"steps is {steps}")
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error}); delete the folder {run}") from error
-        if found != budget:
-            raise ValueError(f"{path} was made for {found}, not {budget}; delete the folder {run}")
-        return steps
-    seconds = _seconds(ILStore.load(il_path(out, name, seed))) if variant.computes_il else 0.0
-    runs = {other: run_path(out, other, seed) for other in variant.budget.needs}
-    steps = variant.budget.steps(runs, seconds)
-    run.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, json.dumps({"budget": budget, "steps": steps}, indent=1))
-    return steps
+@dataclass(frozen=True)
+class Run:
+    """One variant with one seed, in a comparison whose output folder is `out`."""
 
+    whole: Spec
+    out: Path
+    variant: Variant
+    seed: int
+    il: str
+    """The name of its irreducible losses."""
 
-def train_job(
-    whole: Spec,
-    out: Path,
-    variant: Variant,
-    name: str,
-    seed: int,
-    where: Mapping[str, str | int],
-    on_step: OnStep,
-) -> None:
-    """Train one variant with one seed, and write origin.json first and test.json at the end."""
-    spec, folder = whole.of(variant), run_path(out, variant.name, seed)
-    train = replace(spec.train, steps=train_steps(whole, out, variant, name, seed))
-    data = RunData.make(spec, seed)
-    task, store, ids = data.task, None, data.train_ids(variant)
-    if variant.computes_il:
-        store = ILStore.load(il_path(out, name, seed), data.dataset)
-    elif variant.uses_il:
-        assert spec.store is not None
-        store = open_store(spec.store, data.dataset)
-        ids = store.known.nonzero().flatten()
-    if store is not None and variant.keep < 1.0:
-        ids = store.lowest(variant.keep, ids)
-    model = task.make_model(seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "origin.json").exists():
-        sizes: dict[str, dict[str, float]] = {"model": {**_size(model, data)}}
-        if store is not None:
-            sizes["il_model"] = {**_size(task.il_model(0), data), **_loss(store)}
-        atomic_write(folder / "origin.json", json.dumps({**where, **sizes}, indent=1))
-    selector = None
-    if variant.method != "uniform":
-        scoring, phased = spec.scoring, spec.warmup > 0 or spec.anneal > 0
-        selector = Selector(
-            il=store,
-            k=train.batch,
-            method=variant.method,
-            scoring=replace(scoring, bf16=train.bf16) if scoring.bf16 is None else scoring,
-            phases=UniformPhases(train.steps, spec.warmup, spec.anneal) if phased else None,
-            history=History(len(data.dataset)),
-            seed=seed,
+    @property
+    def folder(self) -> Path:
+        """Its folder."""
+        return run_path(self.out, self.variant.name, self.seed)
+
+    @property
+    def store(self) -> Path:
+        """The file of the irreducible losses that are computed for it."""
+        return self.out / "il" / f"{self.il}-seed{self.seed}.safetensors"
+
+    def compute_il(self, on_step: OnStep) -> None:
+        """Compute its irreducible losses, unless the store is there already."""
+        spec, kind, work = (
+            self.whole.of(self.variant),
+            self.variant.il,
+            self.store.with_suffix(".unfinished"),
         )
-    trainer = Trainer(
-        model,
-        data.dataset,
-        ids,
-        data.eval_set,
-        train,
-        folder,
-        name=variant.name,
-        seed=seed,
-        selector=selector,
-        flags=data.flags,
-        il_seconds=_seconds(store) if store is not None and variant.computes_il else 0.0,
-        classes=task.classes,
-        show=None if task.show is None else data.show,
-    )
-    on_step(trainer.step)
-    trainer.fit(on_step)
-    if not (folder / "test.json").exists():
-        found = evaluate(model, task.eval_set(), bf16=train.bf16)
-        result = {"step": train.steps, **found._asdict()}
-        atomic_write(folder / "test.json", json.dumps(result))
+        data = RunData.make(spec, self.seed)
+        if self.store.exists():
+            ILStore.load(self.store, data.dataset).check()
+            on_step(il_steps(spec, kind, len(data.dataset)))
+        else:
+            compute_il(spec, data, kind, self.seed, work, on_step).save(self.store)
+        shutil.rmtree(work, ignore_errors=True)
+
+    def steps(self) -> int:
+        """Return its steps; those of a budget are kept in plan.json, for seconds vary."""
+        path, budget = self.folder / "plan.json", self.variant.budget
+        if budget is None:
+            return self.whole.of(self.variant).train.steps
+        if path.exists():
+            fix = f"delete the folder {self.folder}"
+            try:
+                plan = json.loads(path.read_text())
+                found, steps = plan["budget"], int(plan["steps"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path} is damaged ({error}); {fix}") from error
+            if found != repr(budget):
+                raise ValueError(f"{path} was made for {found}, not {budget!r}; {fix}")
+            return steps
+        seconds = _seconds(ILStore.load(self.store)) if self.variant.computes_il else 0.0
+        runs = {other: run_path(self.out, other, self.seed) for other in budget.needs}
+        steps = budget.steps(runs, seconds)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, json.dumps({"budget": repr(budget), "steps": steps}, indent=1))
+        return steps
+
+    def train(self, where: Mapping[str, str | int], on_step: OnStep) -> None:
+        """Train, and write origin.json first and test.json at the end."""
+        variant, folder, seed = self.variant, self.folder, self.seed
+        spec = self.whole.of(variant)
+        train = replace(spec.train, steps=self.steps())
+        data = RunData.make(spec, seed)
+        task, store, ids = data.task, None, data.train_ids(variant)
+        if variant.computes_il:
+            store = ILStore.load(self.store, data.dataset)
+        elif variant.uses_il:
+            assert spec.store is not None
+            store = open_store(spec.store, data.dataset)
+            ids = store.known.nonzero().flatten()
+        if store is not None and variant.keep < 1.0:
+            ids = store.lowest(variant.keep, ids)
+        model = task.make_model(seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "origin.json").exists():
+            sizes: dict[str, dict[str, float]] = {"model": {**_size(model, data)}}
+            if store is not None:
+                sizes["il_model"] = {**_size(task.il_model(0), data), **_loss(store)}
+            atomic_write(folder / "origin.json", json.dumps({**where, **sizes}, indent=1))
+        selector = None
+        if variant.method != "uniform":
+            scoring, phased = spec.scoring, spec.warmup > 0 or spec.anneal > 0
+            selector = Selector(
+                il=store,
+                k=train.batch,
+                method=variant.method,
+                scoring=replace(scoring, bf16=train.bf16) if scoring.bf16 is None else scoring,
+                phases=UniformPhases(train.steps, spec.warmup, spec.anneal) if phased else None,
+                history=History(len(data.dataset)),
+                seed=seed,
+            )
+        trainer = Trainer(
+            *(model, data.dataset, ids, data.eval_set, train, folder),
+            name=variant.name,
+            seed=seed,
+            selector=selector,
+            flags=data.flags,
+            il_seconds=_seconds(store) if store is not None and variant.computes_il else 0.0,
+            classes=task.classes,
+            show=None if task.show is None else data.show,
+        )
+        on_step(trainer.step)
+        trainer.fit(on_step)
+        if not (folder / "test.json").exists():
+            found = evaluate(model, task.eval_set(), bf16=train.bf16)
+            atomic_write(folder / "test.json", json.dumps({"step": train.steps, **found._asdict()}))
 
 
 def _size(model: nn.Module, data: RunData) -> dict[str, int]:

@@ -26,13 +26,12 @@ _EXPECTED = (ValueError, IndexError, OSError, FloatingPointError)
 
 @dataclass(frozen=True)
 class Job:
-    """Work that can start when the jobs that it needs are done; `planned` steps depend on them."""
+    """Work that can start when the jobs that it needs are done; its steps may follow from them."""
 
     name: str
     work: Callable[[OnStep], None]
-    steps: Callable[[], int]
+    steps: int | Callable[[], int]
     needs: frozenset[str] = frozenset()
-    planned: bool = False
 
 
 _Executor: TypeAlias = tuple[Callable[[Job], Future[None]], Any]
@@ -78,26 +77,20 @@ def run_jobs(
 
 def _ready(waiting: list[Job], done: set[str], failed: dict[str, str], bar: tqdm[Any]) -> list[Job]:
     """Take the jobs out of `waiting` that can start now; those that never can fail."""
-    ready: list[Job] = []
-    again = True
     # One that fails here may be what a job before it waits for.
-    while again and not ready:
-        again = False
-        for job in list(waiting):
-            broken = sorted(job.needs & failed.keys())
-            if not broken and not job.needs <= done:
-                continue
+    while broken := [job for job in waiting if job.needs & failed.keys()]:
+        for job in broken:
             waiting.remove(job)
-            again = True
-            if broken:
-                failed[job.name] = f"not run, {broken[0]} failed"
-                continue
-            try:
-                bar.total = (bar.total or 0) + (job.steps() if job.planned else 0)
-            except Exception as error:
-                failed[job.name] = _text(error)
-            else:
-                ready.append(job)
+            failed[job.name] = f"not run, {min(job.needs & failed.keys())} failed"
+    ready = [job for job in waiting if job.needs <= done]
+    for job in list(ready):
+        waiting.remove(job)
+        try:
+            if callable(job.steps):
+                bar.total = (bar.total or 0) + job.steps()
+        except Exception as error:
+            ready.remove(job)
+            failed[job.name] = _text(error)
     return ready
 
 

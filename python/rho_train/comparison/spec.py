@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, get_args
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import names, needs_of
 from rho_train.scoring import Scoring
-from rho_train.tasks.task import Task, TaskSource, load_task
+from rho_train.tasks.task import TaskSource
 from rho_train.trainer import TrainConfig
 
 ILKind = Literal["none", "holdout", "crossfit", "stored"]
@@ -176,10 +176,6 @@ class Spec:
                 )
         alone = replace(variant, overrides={}, budget=None)
         return replace(self, variants=(alone,), baseline=variant.name, **changes)
-
-    def load_task(self, seed: int) -> Task:
-        """Make the task of a seed."""
-        return load_task(self.task, self.task_options, seed)
 
 
 def _check_one_of(what: str, value: object, known: Sequence[str]) -> None:

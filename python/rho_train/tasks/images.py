@@ -51,25 +51,33 @@ def images(
         raise ValueError(f"images: model must be cnn or mlp, got {model!r}")
     if model == "cnn" and dropout:
         raise ValueError(f"images: the cnn has no dropout, got {dropout}; choose model = mlp, or 0")
-    classes, *parts = image_folders("images", folder, size)
+    folder = Path(folder)
+    for part in (folder / "train", folder / "test"):
+        if not part.is_dir():
+            raise FileNotFoundError(f"images: there is no folder {part}; wanted train and test")
+    classes = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
+    others = {path.name for path in (folder / "test").iterdir() if path.is_dir()} - set(classes)
+    if others:
+        raise ValueError(
+            f"images: the test set has classes that train has not: {', '.join(sorted(others))}"
+        )
+    train, test = (_Images.read(folder / part, classes, size) for part in ("train", "test"))
 
     def make(widths: Sequence[int], seed: int) -> nn.Module:
         if model == "cnn":
             return cnn((3, size, size), len(classes), widths or (16, 32, 128), seed=seed)
-        inputs, widths = 3 * size**2, widths or (256, 256)
-        layers = mlp(inputs, widths, len(classes), seed=seed, dropout=dropout)
+        layers = mlp(3 * size**2, widths or (256, 256), len(classes), seed=seed, dropout=dropout)
         return nn.Sequential(Pixels(), nn.Flatten(), *layers)
 
-    train, test = ((_Images(*part), part[1]) for part in parts)
     return Task(
-        name=Path(folder).resolve().name,
-        train=train[0],
-        test=test[0],
-        labels=train[1],
-        test_labels=test[1],
+        name=folder.resolve().name,
+        train=train,
+        test=test,
+        labels=train.datasets[1],
+        test_labels=test.datasets[1],
         make_model=lambda seed: make(hidden, seed),
         make_il_model=lambda seed: make(il_hidden or hidden, seed),
-        classes=classes,
+        classes=tuple(classes),
     )
 
 
@@ -78,35 +86,19 @@ class _Images(StackDataset[Any]):
 
     input_tolerance = 8.0
 
-
-def image_folders(where: str, folder: Path, size: int) -> tuple[tuple[str, ...], Any, Any]:
-    """Return the classes, and ImageFiles and labels int64 (n,) of train and of test."""
-    folder = Path(folder)
-    for part in (folder / "train", folder / "test"):
-        if not part.is_dir():
-            raise FileNotFoundError(f"{where}: there is no folder {part}; wanted train and test")
-    classes = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
-    others = {path.name for path in (folder / "test").iterdir() if path.is_dir()} - set(classes)
-    if others:
-        raise ValueError(
-            f"{where}: the test set has classes that train has not: {', '.join(sorted(others))}"
-        )
-    train, test = (_files(where, folder / part, classes, size) for part in ("train", "test"))
-    return tuple(classes), train, test
-
-
-def _files(where: str, folder: Path, classes: Sequence[str], size: int) -> tuple[Any, Tensor]:
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in _IMAGES)
-        paths += found
-        labels += [label] * len(found)
-    if not paths:
-        raise FileNotFoundError(f"{where}: there is no image in the folders of {folder}")
-    files = ImageFiles(paths, size)
-    files.probe()
-    return files, torch.tensor(labels, dtype=torch.int64)
+    @classmethod
+    def read(cls, folder: Path, classes: Sequence[str], size: int) -> _Images:
+        found = [
+            (path, label)
+            for label, name in enumerate(classes)
+            for path in sorted((folder / name).rglob("*"))
+            if path.suffix.lower() in _IMAGES
+        ]
+        if not found:
+            raise FileNotFoundError(f"images: there is no image in the folders of {folder}")
+        files = ImageFiles([path for path, _ in found], size)
+        files.probe()
+        return cls(files, torch.tensor([label for _, label in found]))  # type: ignore[arg-type]
 
 
 class ImageFiles(Sequence[Tensor]):

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from rho_train.rng import generator
@@ -48,7 +47,10 @@ def letters(
     clean = table(path, 4000, hidden, dropout, il_hidden)
     assert isinstance(clean.train, TensorDataset)
     x, y = clean.train.tensors
-    labels = _with_noise(y, noise, seed)
+    # An example keeps its noise in every run and subset.
+    private = generator(seed, "uniform label noise")
+    hit = torch.randperm(len(y), generator=private)[: round(noise * len(y))]
+    labels = y.index_put((hit,), torch.randint(26, hit.shape, generator=private))
     return replace(
         clean,
         name="Letter Recognition",
@@ -61,10 +63,3 @@ def letters(
         attribution="Slate, D. (1991). Letter Recognition. UCI Machine Learning Repository. "
         "https://doi.org/10.24432/C5ZP40 (CC BY 4.0; duplicate rows removed)",
     )
-
-
-def _with_noise(labels: Tensor, rate: float, seed: int) -> Tensor:
-    """Draw a share of the labels anew; an example keeps its noise in every run and subset."""
-    private = generator(seed, "uniform label noise")
-    hit = torch.randperm(len(labels), generator=private)[: round(rate * len(labels))]
-    return labels.index_put((hit,), torch.randint(26, hit.shape, generator=private))

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from rho_train.scoring import seeded
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draw from `seed` inside, and leave the global generator as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
+_CPU = torch.device("cpu")
 
 
 class Pixels(nn.Module):
@@ -42,7 +37,7 @@ def mlp(
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
     sizes = [inputs, *hidden]
-    with seeded(seed):
+    with seeded(_CPU, seed):
         layers: list[nn.Module] = []
         for a, b in itertools.pairwise(sizes):
             layers += [nn.Linear(a, b), nn.ReLU()]
@@ -75,7 +70,7 @@ def cnn(
             f"cnn: images of {height} x {width} pixels cannot be halved {len(convolutions)} times; "
             "give fewer widths"
         )
-    with seeded(seed):
+    with seeded(_CPU, seed):
         layers: list[nn.Module] = [Pixels()]
         for width in convolutions:
             layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
@@ -100,7 +95,7 @@ def embedding_bag(
         torch.Size([2, 3])
     """
     check_widths(widths)
-    with seeded(seed):
+    with seeded(_CPU, seed):
         bag = nn.EmbeddingBag(vocabulary, widths[0], mode="mean", padding_idx=0)
         return nn.Sequential(bag, *mlp(widths[0], widths[1:], classes, seed=seed + 1))
 

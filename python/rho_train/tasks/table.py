@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from rho_train.tasks.models import mlp
@@ -50,7 +51,10 @@ def table(
     """
     path = Path(path)
     features, labels = _read(path)
-    _check(features, labels, test, path)
+    try:
+        _check(features, labels, test)
+    except ValueError as error:
+        raise ValueError(f"table: {path}: {error}") from error
     x, train = features.astype(np.float64), len(features) - test
     mean, deviation = x[:train].mean(axis=0), x[:train].std(axis=0)
     # Rounding leaves a constant feature a deviation of about 1e-17, not 0.
@@ -63,59 +67,54 @@ def table(
         )
     all_x, all_y = torch.from_numpy(x), torch.from_numpy(labels.astype(np.int64))
     sizes, classes = x.shape[1], int(labels.max()) + 1
+
+    def make(widths: Sequence[int], seed: int) -> nn.Module:
+        return mlp(sizes, widths, classes, seed=seed, dropout=dropout)
+
     return Task(
         name=path.stem,
         train=TensorDataset(all_x[:train], all_y[:train]),
         test=TensorDataset(all_x[train:], all_y[train:]),
-        make_model=lambda seed: mlp(sizes, hidden, classes, seed=seed, dropout=dropout),
-        make_il_model=lambda seed: mlp(
-            sizes, il_hidden or hidden, classes, seed=seed, dropout=dropout
-        ),
+        make_model=lambda seed: make(hidden, seed),
+        make_il_model=lambda seed: make(il_hidden or hidden, seed),
     )
 
 
 def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"table: there is no file {path}; check the path")
+    fix = "write it with np.savez(path, features=features, labels=labels)"
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            missing = {"features", "labels"} - set(arrays)
+            missing = " and ".join(sorted({"features", "labels"} - set(arrays)))
             if not missing:
                 return arrays["features"], arrays["labels"]
             found = ", ".join(arrays) or "none"
     except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as bad:
         raise ValueError(
-            f"table: {path} is not a readable .npz file of plain arrays ({bad}); write it "
-            "with np.savez(path, features=features, labels=labels)"
+            f"table: {path} is not a readable .npz file of plain arrays ({bad}); {fix}"
         ) from bad
-    raise ValueError(
-        f"table: {path} lacks the array {' and '.join(sorted(missing))} (it has: {found}); "
-        "write it with np.savez(path, features=features, labels=labels)"
-    )
+    raise ValueError(f"table: {path} lacks the array {missing} (it has: {found}); {fix}")
 
 
-def _check(features: npt.NDArray[Any], labels: npt.NDArray[Any], test: int, path: Path) -> None:
-    def bad(what: str) -> ValueError:
-        return ValueError(f"table: {path}: {what}")
-
+def _check(features: npt.NDArray[Any], labels: npt.NDArray[Any], test: int) -> None:
     if features.ndim != 2 or 0 in features.shape or features.dtype.kind not in "biuf":
-        raise bad(
-            f"features must be numbers of shape (n, d), got {features.dtype} {features.shape}; "
-            "reshape each row to one dimension"
+        got = f"{features.dtype} {features.shape}"
+        raise ValueError(
+            f"features must be numbers of shape (n, d), got {got}; reshape each row to one "
+            "dimension"
         )
     n = len(features)
+    number = "number the classes 0, 1, 2, ..."
     if labels.shape != (n,) or labels.dtype.kind not in "iu":
-        raise bad(
-            f"labels must be integers of shape ({n},), got {labels.dtype} {labels.shape}; "
-            "number the classes 0, 1, 2, ..."
-        )
-    if not np.isfinite(features).all():
-        row = int(np.argmin(np.isfinite(features).all(axis=1)))
-        raise bad(f"features must be finite, row {row} is not; remove or fill such rows")
-    if labels.min() < 0 or labels.max() >= n:
-        raise bad(
-            f"labels must be class indices in [0, {n}), got {labels.min()} to {labels.max()}; "
-            "number the classes 0, 1, 2, ..."
-        )
+        got = f"{labels.dtype} {labels.shape}"
+        raise ValueError(f"labels must be integers of shape ({n},), got {got}; {number}")
+    finite = np.isfinite(features).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise ValueError(f"features must be finite, row {row} is not; remove or fill such rows")
+    low, high = labels.min(), labels.max()
+    if low < 0 or high >= n:
+        raise ValueError(f"labels must be class indices in [0, {n}), got {low} to {high}; {number}")
     if not 1 <= test < n:
-        raise bad(f"test must lie in [1, {n}), the number of rows, got {test}")
+        raise ValueError(f"test must lie in [1, {n}), the number of rows, got {test}")

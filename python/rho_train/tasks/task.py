@@ -150,10 +150,9 @@ def load_task(source: TaskSource, options: Mapping[str, Any] | None = None, seed
     function, options = task_function(source), dict(options or {})
     name = source if isinstance(source, str) else function.__qualname__
     signature = inspect.signature(function)
-    for option, value in options.items():
-        kind = signature.parameters.get(option)
-        if kind is not None and isinstance(value, str) and "Path" in str(kind.annotation):
-            options[option] = Path(value)
+    for option, parameter in signature.parameters.items():
+        if isinstance(options.get(option), str) and "Path" in str(parameter.annotation):
+            options[option] = Path(options[option])
     if "seed" in signature.parameters:
         options.setdefault("seed", seed)
     try:
@@ -179,9 +178,8 @@ def task_function(source: TaskSource) -> Callable[..., Task]:
     """Find the function of a task."""
     if callable(source):
         return source
-    module_name, _, name = source.partition(":")
-    if source in BUILT_IN:
-        module_name, name = f"rho_train.tasks.{source}", source
+    full = f"rho_train.tasks.{source}:{source}" if source in BUILT_IN else source
+    module_name, _, name = full.partition(":")
     if not module_name or not name:
         raise ValueError(
             f"task must be one of {', '.join(BUILT_IN)} or module:function, got {source!r}"

@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +16,6 @@ from torch.utils.data import TensorDataset
 from rho_train.tasks.models import embedding_bag
 from rho_train.tasks.task import Task
 
-Pairs = Sequence[tuple[str, str]]
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
@@ -50,17 +48,6 @@ def token_ids(texts: Sequence[str], words: Mapping[str, int], max_len: int) -> T
         found = [words.get(word, 1) for word in words_of(text)[:max_len]]
         ids[row, : len(found)] = torch.tensor(found, dtype=torch.int64)
     return ids
-
-
-class Texts(NamedTuple):
-    """Token ids int64 (n, length) and labels int64 (n,) of both parts, classes and vocabulary."""
-
-    train_x: Tensor
-    train_y: Tensor
-    test_x: Tensor
-    test_y: Tensor
-    classes: tuple[str, ...]
-    words: tuple[str, ...]
 
 
 def text(
@@ -97,48 +84,34 @@ def text(
         >>> text(path, test=1, min_count=1).dataset().labels
         tensor([1, 0])
     """
-    rows = _read(Path(path), text, label)
+    path = Path(path)
+    rows = _read(path, text, label)
     if not 1 <= test < len(rows):
         raise ValueError(
             f"text: {path}: test must lie in [1, {len(rows)}), the number of rows, got {test}"
         )
-    name = Path(path).stem
-    found = encode(name, rows[:-test], rows[-test:], min_count=min_count, max_len=max_len)
-    sizes = len(found.words), len(found.classes)
-    return Task(
-        name=name,
-        train=TensorDataset(found.train_x, found.train_y),
-        test=TensorDataset(found.test_x, found.test_y),
-        make_model=lambda seed: embedding_bag(*sizes, hidden, seed=seed),
-        make_il_model=lambda seed: embedding_bag(*sizes, il_hidden or hidden, seed=seed),
-        classes=found.classes,
-        show=lambda index: rows[index][0],
-    )
-
-
-def encode(where: str, train: Pairs, test: Pairs, *, min_count: int, max_len: int) -> Texts:
-    """Encode pairs (text, label); vocabulary from the training part, classes are sorted labels."""
-    if not train or not test:
-        raise ValueError(
-            f"{where}: both parts need texts, got {len(train)} to train and {len(test)} to test on"
-        )
-    classes = sorted({label for _, label in (*train, *test)}, key=_order)
+    train, n = rows[:-test], len(rows) - test
+    classes = sorted({label for _, label in rows}, key=_order)
     missing = set(classes) - {label for _, label in train}
     if len(classes) < 2 or missing:
         raise ValueError(
-            f"{where}: the training part must have all classes and at least two, got "
+            f"text: {path}: the training part must have all classes and at least two, got "
             f"{', '.join(classes)}" + (f" without {', '.join(missing)}" if missing else "")
         )
-    number = {label: i for i, label in enumerate(classes)}
     words = vocabulary((text for text, _ in train), min_count)
-    (train_x, train_y), (test_x, test_y) = (
-        (
-            token_ids([text for text, _ in part], words, max_len),
-            torch.tensor([number[label] for _, label in part]),
-        )
-        for part in (train, test)
+    x = token_ids([text for text, _ in rows], words, max_len)
+    number = {label: i for i, label in enumerate(classes)}
+    y = torch.tensor([number[label] for _, label in rows])
+    sizes = len(words), len(classes)
+    return Task(
+        name=path.stem,
+        train=TensorDataset(x[:n], y[:n]),
+        test=TensorDataset(x[n:], y[n:]),
+        make_model=lambda seed: embedding_bag(*sizes, hidden, seed=seed),
+        make_il_model=lambda seed: embedding_bag(*sizes, il_hidden or hidden, seed=seed),
+        classes=tuple(classes),
+        show=lambda index: rows[index][0],
     )
-    return Texts(train_x, train_y, test_x, test_y, tuple(classes), tuple(words))
 
 
 def _order(label: str) -> tuple[int, int, str]:
@@ -153,7 +126,7 @@ def _read(path: Path, text: str, label: str) -> list[tuple[str, str]]:
         raise ValueError(f"text: {path} must end in .csv or .jsonl")
     rows: list[tuple[str, str]] = []
     try:
-        for line, row in _csv(path) if path.suffix == ".csv" else _jsonl(path):
+        for line, row in _rows(path):
             if any(row.get(column) in (None, "") for column in (text, label)):
                 raise ValueError(
                     f"line {line} has no {text!r} or no {label!r} (it has "
@@ -165,19 +138,17 @@ def _read(path: Path, text: str, label: str) -> list[tuple[str, str]]:
     return rows
 
 
-def _csv(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
     with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        for row in reader:
-            if None in row:
-                raise ValueError(f"line {reader.line_num} has more columns than the header")
-            yield reader.line_num, dict(row)
-
-
-def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    with open(path, encoding="utf-8") as file:
+        if path.suffix == ".csv":
+            reader = csv.DictReader(file, strict=True)
+            for row in reader:
+                if None in row:
+                    raise ValueError(f"line {reader.line_num} has more columns than the header")
+                yield reader.line_num, dict(row)
+            return
         for number, line in enumerate(file, start=1):
-            row = json.loads(line) if line.strip() else {}
-            if not isinstance(row, dict):
+            found = json.loads(line) if line.strip() else {}
+            if not isinstance(found, dict):
                 raise ValueError(f"line {number} is no JSON object")
-            yield number, row
+            yield number, found
