@@ -41,9 +41,7 @@ def check_ids(where: str, name: str, ids: Any, n: int) -> None:
         raise ValueError(f"{where}: {name} must have at least one id, got none")
     bad = outside(ids, n)
     if bad is not None:
-        raise IndexError(
-            f"{where}: {name} must lie in [0, {n}), the rows of the data set, got {bad}"
-        )
+        raise IndexError(f"{where}: {name} must lie in [0, {n}), got {bad}")
     repeats = len(ids) - int(torch.zeros(n, dtype=torch.bool).index_fill_(0, ids, True).sum())
     if repeats:
         raise ValueError(
@@ -69,10 +67,7 @@ def outside(values: Tensor, end: int) -> int | None:
 def check_labels(
     where: str, labels: Tensor, ids: Tensor, classes: int, ignore_index: int = -100
 ) -> None:
-    """Refuse labels, int64 (m,) of the examples `ids`, that a model has no class for.
-
-    They must lie in [0, classes) or be `ignore_index`, and not all of them may be that.
-    """
+    """Refuse labels (m,) of `ids` outside [0, classes) that are not, or all, `ignore_index`."""
     used = labels != ignore_index
     bad = (used & ((labels < 0) | (labels >= classes))).nonzero().flatten()
     if len(bad):
@@ -83,8 +78,7 @@ def check_labels(
         )
     if not used.any():
         raise ValueError(
-            f"{where}: all {len(labels)} labels are ignore_index = {ignore_index}; there is "
-            "nothing to learn from"
+            f"{where}: all {len(labels)} labels are ignore_index = {ignore_index}; give labels"
         )
 
 

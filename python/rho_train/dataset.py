@@ -38,9 +38,6 @@ class SeededIndices(list[int]):
         super().__init__(positions)
         self.seed = seed
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return SeededIndices, (list(self), self.seed)
-
 
 class IndexedDataset(Dataset[Any]):
     """A map-style data set whose examples carry ids: their positions in the wrapped data set.
@@ -78,8 +75,6 @@ class IndexedDataset(Dataset[Any]):
         labels: Sequence[int] | Tensor | npt.NDArray[np.integer[Any]] | None = None,
         input_tolerance: float | None = None,
     ) -> None:
-        if isinstance(dataset, IndexedDataset):
-            raise TypeError("IndexedDataset: the data set is wrapped already; use it as it is")
         has_rows = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
         if isinstance(dataset, IterableDataset) or not has_rows:
             raise TypeError(

@@ -38,9 +38,8 @@ def dry_run(
 ) -> Any:
     """Read the batch at `positions`, run the model on it, and return it on the model's device.
 
-    The model and the random state stay as they are. The logits must be (b, C), the labels of the
-    batch those that the data set shows, and all labels of each of `ids` must have a class. With
-    `loss_fn` it must return a loss for each example instead, and one of them must be finite.
+    Refuse logits that are not (b, C), labels that the data set does not show, and labels of `ids`
+    without a class; with `loss_fn`, losses of which none is finite. The random state is restored.
     """
     with unchanged(model), global_seed(0):
         samples = dataset.__getitems__(positions.tolist())
@@ -55,22 +54,20 @@ def dry_run(
         if not losses.isfinite().any():
             raise ValueError(
                 f"{where}: none of the losses of the first {len(positions)} examples is finite, "
-                f"got {losses[:3].tolist()}; look at what loss_fn= does with their labels"
+                f"got {losses[:3].tolist()}; check loss_fn="
             )
         return batch
     if logits.ndim != 2 or len(logits) != len(positions):
         raise ValueError(
-            f"{where}: the model must return logits ({len(positions)}, C) for a batch of "
-            f"{len(positions)}, got {tuple(logits.shape)}; for examples that are no classification "
-            "give loss_fn="
+            f"{where}: the model must return logits ({len(positions)}, C), got "
+            f"{tuple(logits.shape)}; for examples that are no classification give loss_fn="
         )
     shown = dataset.labels[fields.ids.cpu().long()]
-    if fields.labels.shape != shown.shape or not torch.equal(fields.labels.cpu().long(), shown):
+    if not torch.equal(fields.labels.cpu().long(), shown):
         raise ValueError(
             f"{where}: the labels that IndexedDataset shows are not those of its examples: of the "
-            f"examples {fields.ids[:3].tolist()} it shows {shown[:3].tolist()}, and their batch "
-            f"has {fields.labels[:3].tolist()}; pass the labels as they come out: "
-            "IndexedDataset(dataset, labels=labels)"
+            f"ids {fields.ids[:3].tolist()} it shows {shown[:3].tolist()}, their batch has "
+            f"{fields.labels[:3].tolist()}; pass those: IndexedDataset(dataset, labels=labels)"
         )
     for rows in ids:
         check_labels(where, dataset.labels[rows], rows, logits.shape[1], ignore_index)

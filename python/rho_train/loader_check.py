@@ -17,16 +17,15 @@ from rho_train.rng import global_seed
 def check_loader(loader: DataLoader[Any]) -> None:
     """Follow the ids of a first batch through a DataLoader, and name the step that loses them.
 
-    The steps are the data set, the collate_fn, and the DataLoader around both. For loops of your
-    own, once before training; `Trainer` needs no such check. The random states of torch, NumPy,
-    `random` and the DataLoader's generator are restored.
+    For loops of your own, once before training; `Trainer` needs no such check. The random states
+    are restored.
 
     Args:
         loader: a torch DataLoader, or an object with its `dataset`, `collate_fn` and batches.
 
     Raises:
-        TypeError: the data set adds no ids; the ids of several IndexedDatasets in a ConcatDataset
-            would clash; a step returns ids or labels that are no tensors.
+        TypeError: the data set adds no ids, or those of several IndexedDatasets would clash; a step
+            returns ids or labels that are no tensors.
         ValueError: the collate_fn or the DataLoader loses the ids, or the collate_fn changes them.
 
     Example:
@@ -55,8 +54,7 @@ def check_loader(loader: DataLoader[Any]) -> None:
 
 def _follow(loader: DataLoader[Any]) -> None:
     dataset = loader.dataset
-    positions = range(min(2, len(dataset)))  # type: ignore[arg-type]
-    samples = [dataset[position] for position in positions]
+    samples = [dataset[position] for position in range(min(2, len(dataset)))]  # type: ignore[arg-type]
     ids = [_id_of(sample) for sample in samples]
     if None in ids:
         raise TypeError(
@@ -85,15 +83,13 @@ def _follow(loader: DataLoader[Any]) -> None:
     except ValueError as error:
         raise ValueError(
             f"check_loader: {type(loader).__name__} loses the ids that the collate_fn {name} "
-            f"still has: its batch is {describe(batch)}; keep them in whatever changes its "
-            "batches"
+            f"still has: its batch is {describe(batch)}; keep them in what changes its batches"
         ) from error
 
 
 def _id_of(sample: Any) -> int | None:
     """Return the id of an example, None if it has none."""
-    if isinstance(sample, (tuple, list)) and not hasattr(sample, "ids"):
-        found = sample[2] if len(sample) == 3 else None
-    else:
-        found = sample.get("ids") if isinstance(sample, Mapping) else getattr(sample, "ids", None)
+    found = sample.get("ids") if isinstance(sample, Mapping) else getattr(sample, "ids", None)
+    if found is None and isinstance(sample, (tuple, list)) and len(sample) == 3:
+        found = sample[2]
     return int(found) if isinstance(found, (int, Tensor)) else None

@@ -15,8 +15,7 @@ import torch
 def generator(seed: int, *stream: str | int) -> torch.Generator:
     """Return a CPU generator that depends on `seed` and the name of the stream alone.
 
-    Streams of one seed are unrelated: after `manual_seed(seed)` in two places, the examples with a
-    noisy label and the held-out examples would be drawn from the same numbers.
+    Streams of one seed are unrelated, such as those of noisy labels and of held-out examples.
     """
     key = repr((operator.index(seed), *stream)).encode()
     # torch's CPU generator keeps only the low 32 bits of its seed, so they must depend on all.

@@ -17,9 +17,8 @@ def sequence_losses(
 
     `loss_i = 1 / |T_i| sum_{t in T_i} CE(logits_it, labels_it)`, with T_i the tokens of sequence i
     whose label is not `ignore_index`. It is NaN where there is none: a `Selector` that scores never
-    selects such a sequence, and uniform steps may. As a mean it does not prefer long sequences.
-    Without gradients, as in a Selector, the logits are read once and no tensor of their size is
-    made (`rho_ext.score`).
+    selects such a sequence. As a mean it does not prefer long sequences. Without gradients, as in a
+    Selector, no tensor of the size of the logits is made (`rho_ext.score`).
 
     Args:
         logits: (n, T, C) floating point.

@@ -114,7 +114,7 @@ class Stream(IterableDataset[Any]):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (IndexedDataset([(0, 0)]), "wrapped already"),
+        (IndexedDataset([(0, 0)]), "IndexedDataset carry ids already, of 1"),
         (Subset(IndexedDataset([(0, 0)]), [0]), "Subset carry ids already, of 1 IndexedDataset"),
         (ConcatDataset(2 * [IndexedDataset([(0, 0)])]), r"of 2 .*once.*join two by a \+ b"),
         (Stream(), "map-style.*got Stream"),

@@ -13,9 +13,8 @@ from rho_train.il.store import ILStore
 def average_il(stores: Sequence[ILStore]) -> ILStore:
     """Average the irreducible losses of several seeds: il_i = (1/S) sum_s il_i^(s), in float64.
 
-    An example that is unknown (NaN) in one store stays unknown. The result has `fold` where all
-    stores agree and input checksums where all have them; `info` has the texts of all, "seconds"
-    their sum.
+    An example that is unknown (NaN) in one store stays unknown. The result has `fold` if all stores
+    agree, input checksums if all have them, the texts of all `info`, and the sum of "seconds".
 
     Raises:
         ValueError: no store, or stores of different data sets or losses.
@@ -50,9 +49,8 @@ def average_il(stores: Sequence[ILStore]) -> ILStore:
     total = torch.zeros(len(first.il), dtype=torch.float64)
     for store in stores:
         total += store.il
-    fold = first.fold
-    if not all(s.fold is not None and fold is not None and s.fold.equal(fold) for s in stores):
-        fold = None
+    folds = [store.fold for store in stores if store.fold is not None]
+    agree = len(folds) == len(stores) and all(fold.equal(folds[0]) for fold in folds)
     info = {"stores": str(len(stores))}
     for key in dict.fromkeys(key for store in stores for key in store.info):
         texts = [store.info.get(key, "") for store in stores]
@@ -61,4 +59,5 @@ def average_il(stores: Sequence[ILStore]) -> ILStore:
         info["loss_function"] = names.pop()
     info["seconds"] = f"{sum(float(store.info.get('seconds', 0)) for store in stores):.3f}"
     inputs = checksums[0] if len(checksums) == len(stores) else ()
+    fold = folds[0] if agree else None
     return ILStore((total / len(stores)).float(), first.fingerprint, fold, info, inputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -51,8 +52,7 @@ def holdout_il(
         holdout_ids: int64 (m,), the examples to train on.
         recipe, loss_fn, augmented, on_step: see `train_il`.
         folder: for checkpoints: after a kill the same call resumes and gives the same bits; under
-            an initialised process group the ranks share the work. Delete it when the store is
-            saved.
+            an initialised process group the ranks share the work. Delete it afterwards.
 
     Raises:
         ValueError: the holdout has all examples, `dataset` augments, or the folder has other work.
@@ -201,27 +201,19 @@ def _by_folds(
     ids = [target.nonzero().flatten() for target in targets]
     paths = [None if folder.path is None else folder / f"model-{i}" for i in range(len(ids))]
     latest: tuple[int, nn.Module] | None = None
+    train = partial(train_il, loss_fn=loss_fn, augmented=augmented)
 
     def fit(index: int, on_step: OnStep) -> tuple[nn.Module, ILFit]:
         nonlocal latest
         model = make_model(recipe.seed + index)
         if latest is not None and latest[0] != index and latest[1] is model:
             raise ValueError(
-                "make_model must build a new model for every fold, got the same one twice: it "
+                "make_model must build a new model for every fold, got the same one twice; it "
                 "would score examples that it has trained on"
             )
         latest = index, model
-        return model, train_il(
-            model,
-            dataset,
-            (~targets[index]).nonzero().flatten(),
-            ids[index],
-            recipe,
-            loss_fn=loss_fn,
-            augmented=augmented,
-            folder=paths[index],
-            on_step=on_step,
-        )
+        sets = (~targets[index]).nonzero().flatten(), ids[index]
+        return model, train(model, dataset, *sets, recipe, folder=paths[index], on_step=on_step)
 
     if world > 1:
         for index in range(rank, len(ids), world):
@@ -235,15 +227,8 @@ def _by_folds(
         reported = world > 1 and index % world == rank
         model, result = fit(index, (lambda _: folder.step(0)) if reported else folder.step)
         started = time.perf_counter()
-        il[target] = score_examples(
-            model,
-            dataset,
-            target,
-            loss_fn=loss_fn,
-            batch_size=recipe.scoring_batch,
-            folder=path,
-            on_step=folder.step,
-        )
+        score = partial(score_examples, batch_size=recipe.scoring_batch, on_step=folder.step)
+        il[target] = score(model, dataset, target, loss_fn=loss_fn, folder=path)
         seconds += result.seconds + time.perf_counter() - started
         fits.append(result)
         weights.append(module_digest(model))

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,8 +39,7 @@ _CHECKPOINT_SECONDS = 10.0
 
 
 class ILFit(NamedTuple):
-    """The lowest mean loss on the target's examples, in nats, its epoch (from 1), and the seconds
-    of the training over all interruptions."""
+    """The lowest mean loss in nats, its epoch (from 1), and seconds over all interruptions."""
 
     loss: float
     epoch: int
@@ -69,8 +69,7 @@ def train_il(
         train_ids: int64 (m,), the examples that the model trains on.
         target_ids: int64 (n,), the examples whose irreducible loss is wanted.
         recipe: epochs, batch size, AdamW.
-        loss_fn: for examples that are no classification, see `Selector`; the model trains on the
-            mean over the examples of a batch that have a loss.
+        loss_fn: for examples that are no classification, see `Selector`.
         augmented: the same examples with augmentation, to train on (paper, Appendix B); `dataset`
             is scored.
         folder: for checkpoints; the same call after a kill resumes and ends with the same bits.
@@ -117,11 +116,8 @@ def train_il(
     fit = _Fit(model, recipe, loss_fn, len(train_ids), work)
 
     def evaluate() -> float:
-        size = recipe.scoring_batch
-        losses = score_examples(
-            model, dataset, target_ids, loss_fn=loss_fn, batch_size=size, on_step=on_step
-        )
-        return float(losses.nanmean())
+        score = partial(score_examples, batch_size=recipe.scoring_batch, on_step=on_step)
+        return float(score(model, dataset, target_ids, loss_fn=loss_fn).nanmean())
 
     if fit.epoch < recipe.epochs:
         # All devices: a model may be on several.
@@ -150,9 +146,9 @@ class _Fit:
     ) -> None:
         self.model, self.recipe, self.loss_fn, self.folder = model, recipe, loss_fn, folder
         self.device, steps = device_of(model), recipe.steps(examples)
-        self.optimizer = adamw(model, recipe.lr, recipe.weight_decay)
-        self.schedule = lr_schedule(self.optimizer, recipe.schedule, steps)
-        self.parts: list[Any] = [model, self.optimizer, self.schedule]
+        optimizer = adamw(model, recipe.lr, recipe.weight_decay)
+        schedule = lr_schedule(optimizer, recipe.schedule, steps)
+        self.parts: list[Any] = [model, optimizer, schedule]
         self.step, self.epoch, self.seconds = 0, 0, 0.0
         self.best = ILFit(math.inf, 0)
         self.best_state: dict[str, Any] | None = None
@@ -190,7 +186,7 @@ class _Fit:
             while self.epoch < self.recipe.epochs:
                 end = (self.epoch + 1) * sampler.batches_per_epoch
                 for batch in islice(batches, end - self.step):
-                    self._train_step(batch)
+                    self._train_step(to(batch, self.device))
                 loss = evaluate()
                 self.epoch += 1
                 if loss < self.best.loss:
@@ -202,9 +198,8 @@ class _Fit:
         self._save(finished=True)
 
     def _train_step(self, batch: Any) -> None:
-        batch = to(batch, self.device)
-        parts = self.model, batch, self.optimizer, self.schedule
-        training_step(*parts, where="train_il", loss_fn=self.loss_fn)
+        model, *rest = self.parts
+        training_step(model, batch, *rest, where="train_il", loss_fn=self.loss_fn)
         self.step += 1
         if self.folder.step():
             raise Stopped("the training of the IL model was stopped")
@@ -221,12 +216,8 @@ class _Fit:
             self.folder.save(BEST, state)
             (self.folder / _TRAINING).unlink(missing_ok=True)
             return
-        state |= {
-            "step": self.step,
-            "epoch": self.epoch,
-            "random_state": random_state(self.device),
-            "parts": [part.state_dict() for part in self.parts],
-        }
+        state |= {"step": self.step, "epoch": self.epoch, "random_state": random_state(self.device)}
+        state["parts"] = [part.state_dict() for part in self.parts]
         self.folder.save(_TRAINING, state)
         now = time.perf_counter()
         self.due = now + max(_CHECKPOINT_SECONDS, 20 * (now - began))
