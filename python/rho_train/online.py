@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-import rho_ext
 from rho_train.checks import check_adamw
 from rho_train.identity import module_digest
 from rho_train.optim import adamw
 from rho_train.rng import generator
-from rho_train.scoring import ForwardPass, MicroBatches, device_of, scoring_mode, seeded
+from rho_train.scoring import ForwardPass, device_of, seeded
 from rho_train.training_step import training_step
 
 
@@ -43,20 +41,6 @@ class OnlineModel:
         self.model = model.train()
         self.optimizer = adamw(model, lr, weight_decay)
         self._identity = {"start": module_digest(model), "lr": lr, "weight_decay": weight_decay}
-
-    def losses(
-        self, passes: MicroBatches, labels: Tensor, ignore_index: int, label_smoothing: float
-    ) -> Tensor:
-        """Return the losses of a large batch, float32 (n,), by passes of this model."""
-        losses = []
-        options: Any = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
-        with scoring_mode(self.model, bf16=passes.forward_pass.options.bf16) as passes.module:
-            for rows, output in passes:
-                if passes.forward_pass.loss_fn is None:
-                    scores = rho_ext.score(output, labels[rows], None, method="loss", **options)
-                    output = scores.losses
-                losses.append(output)
-        return torch.cat(losses)
 
     def train_step(
         self,

@@ -206,7 +206,7 @@ def scoring_mode(
     module = inner.module if isinstance(inner, DistributedDataParallel) else model
     parts = list(module.modules())
     flipped = [] if train_mode and module.training else parts
-    device = _first_device(parts)
+    device = device_of(module)
     cpu_state = torch.default_generator.get_state()
     cuda_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     if bf16 is not None or torch.is_autocast_enabled(device.type):
@@ -276,12 +276,8 @@ def _sharded(parts: Iterable[nn.Module]) -> bool:
 
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of the first parameter, the CPU if there is none."""
-    return _first_device(model.modules())
-
-
-def _first_device(parts: Iterable[nn.Module]) -> torch.device:
     # nn.Module.parameters() walks through all modules once more, by name.
-    for one in parts:
+    for one in model.modules():
         for parameter in one._parameters.values():
             if parameter is not None:
                 return parameter.device

@@ -15,13 +15,14 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class PendingSelection(Generic[T]):
-    """A selection from `batch` that `Selector.select` made, and that `Selector.apply` counts."""
+    """A selection that `Selector.apply` counts; a stand-in is that of `select_globally`."""
 
     batch: T
     context: ScoringContext
     selected: Selected
     method: Method
     score_seconds: float
+    stand_in: bool
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -157,10 +157,9 @@ class Selector:
     def preview(self, model: nn.Module, batch: object) -> LastSelection:
         """Return what would be selected, without counting it and without learning from it."""
         pending = self.select(self.scorer_for(model), batch)
-        context = pending.context
-        selected, stand_in = self._among_ranks(context, pending.selected)
-        selected = selected.without_padding(context.step, len(context.ids))
-        return LastSelection(context.ids, selected.rows(slice(0)) if stand_in else selected)
+        ids, step = pending.context.ids, pending.context.step
+        selected = pending.selected.without_padding(step, len(ids))
+        return LastSelection(ids, selected.rows(slice(0)) if pending.stand_in else selected)
 
     def scorer_for(self, model: nn.Module) -> nn.Module:
         """Return the module that scores for a model: the model itself, or the proxy."""
@@ -199,63 +198,61 @@ class Selector:
         """
         step = self.steps if step is None else step
         parsed, method, needs = split(batch), self._method, self.needs
-        ids, n = parsed.ids, len(parsed.ids)
+        ids, n, options = parsed.ids, len(parsed.ids), self.scoring
         if step == 0 or parsed.labels.ndim != 1:
             check_batch(batch, parsed, classes=self.loss_fn is None, first=step == 0)
+        rows, known, rank, begin, total = None, None, None, 0, n
         if self.history is not None:
             # Before the pass: what inference mode makes could not be counted in afterwards.
             self.history.to(ids.device)
             fix = "make it for the whole data set, History(len(dataset))"
             check_rows("History", ids, len(self.history), fix)
+            if options.refresh < 1.0:
+                rows, known = self.history.oldest(ids, options.due(n)), self.history.loss[ids]
         if self.phases is not None and self.phases.uniform(step):
             method, needs = uniform, frozenset()
         elif "dropout" in needs:
             self.check(scorer)
-        if self.scope == "local":
-            rank, begin, total = None, 0, n
-        else:
+        if self.scope == "global":
             # All draw as rank 0, for the examples of all.
             settings = (step, self.seed, self.k or 0, value_at(self.ratio or 0.0, step))
             rank, (begin, total) = 0, global_position(n, settings, ids.device)
-        k = min(self.size(total, step), n)
-        options, examples = self.scoring, batch if self._forward_pass.takes_batch else parsed
-        il, il_is_per_row, seconds = None, False, 0.0
+        size = self.size(total, step)
+        examples = batch if self._forward_pass.takes_batch else parsed
+        passes, seconds = MicroBatches(self._forward_pass, scorer, examples, n, rows, known), 0.0
+        context = ScoringContext(
+            labels=parsed.labels,
+            ids=ids,
+            k=min(size, n),
+            step=step,
+            seed=self.seed,
+            passes=passes,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            rank=rank,
+            begin=begin,
+            total=total,
+        )
         if "il" in needs and isinstance(self.il, OnlineModel):
-            passes = MicroBatches(self._forward_pass, self.il.model, examples, n)
-            il = self.il.losses(passes, parsed.labels, self.ignore_index, self.label_smoothing)
-            il_is_per_row, seconds = True, passes.seconds
+            with scoring_mode(self.il.model, bf16=options.bf16) as module:
+                own = MicroBatches(self._forward_pass, module, examples, n)
+                context.il_values = replace(context, passes=own).score("loss").losses
+            context.il_is_per_row, seconds = True, own.seconds
         elif "il" in needs:
-            il, il_is_per_row = self._fixed_il(ids)
-        rows, known = None, None
-        if options.refresh < 1.0:
-            assert self.history is not None
-            rows, known = self.history.oldest(ids, options.due(n)), self.history.loss[ids]
+            context.il_values, context.il_is_per_row = self._fixed_il(ids)
         with scoring_mode(
             scorer, bf16=options.bf16, train_mode=options.train_mode, keep_random=keep_random
-        ) as module:
-            passes = MicroBatches(self._forward_pass, module, examples, n, rows, known)
-            context = ScoringContext(
-                labels=parsed.labels,
-                ids=ids,
-                k=k,
-                step=step,
-                seed=self.seed,
-                passes=passes,
-                il_values=il,
-                il_is_per_row=il_is_per_row,
-                ignore_index=self.ignore_index,
-                label_smoothing=self.label_smoothing,
-                rank=rank,
-                begin=begin,
-                total=total,
-            )
+        ) as passes.module:
             selected = method(context)
         if not isinstance(selected, Selected):
             raise TypeError(
                 f"Selector: method {self.method!r} must return Selected, got "
                 f"{type(selected).__name__}; context.top(scores) makes it"
             )
-        return PendingSelection(batch, context, selected, method, seconds + passes.seconds)
+        seconds, stand_in = seconds + passes.seconds, False
+        if self.scope == "global":
+            selected, stand_in = select_globally(selected, size, ~context.ignored, step)
+        return PendingSelection(batch, context, selected, method, seconds, stand_in)
 
     def apply(self, pending: PendingSelection[T]) -> T:
         """Return the selected examples of a pending selection, count it and learn from it.
@@ -269,14 +266,13 @@ class Selector:
                 "Selector in one loop at a time"
             )
         ids, n = context.ids, len(context.ids)
-        selected, stand_in = self._among_ranks(context, pending.selected)
-        selected = self._invalid.count(selected, step, n)
+        selected = self._invalid.count(pending.selected, step, n)
         # In the order of the large batch, so that ratio = 1 is plain training to the bit.
         rows, order = selected.indices.sort()
         small = gather(pending.batch, n, rows)
         weights = None if selected.weights is None else selected.weights[order]
         self.last = LastSelection(ids, selected, weights)
-        count, scored = 0 if stand_in else len(rows), context.passes.rows
+        count, scored = 0 if pending.stand_in else len(rows), context.passes.rows
         if self.history is not None:
             self.history.add(step, ids, ids[rows[:count]], selected.losses, scored)
         if hasattr(method, "update"):
@@ -304,13 +300,6 @@ class Selector:
         if self._il_table is not None and self._il_table.device != ids.device:
             self._il_table = self._il_table.to(ids.device)
         return self._il_table, False
-
-    def _among_ranks(self, context: ScoringContext, selected: Selected) -> tuple[Selected, bool]:
-        """Return this rank's share of a selection, and whether it is a stand-in."""
-        if self.scope == "local":
-            return selected, False
-        k = self.size(context.total, context.step)
-        return select_globally(selected, k, ~context.ignored, context.step)
 
     def identity(self) -> dict[str, Any]:
         """Return everything that decides what is selected, tables and models as their SHA-256."""

@@ -373,7 +373,7 @@ def test_what_has_no_meaning_is_refused(make: Any, error: type[Exception], messa
 
 def test_a_trainer_is_for_classifiers(tmp_path: Path) -> None:
     data = IndexedDataset(TensorDataset(torch.randn(8, 2), torch.arange(8) % 2))
-    with pytest.raises(ValueError, match="call the Selector in a loop of your own"):
+    with pytest.raises(ValueError, match="call a Selector with loss_fn= in a loop of your own"):
         Trainer(
             nn.Linear(2, 2),
             data,

@@ -155,8 +155,8 @@ class ScoringContext:
     step: int
     seed: int
     passes: MicroBatches
-    il_values: Tensor | None
-    il_is_per_row: bool
+    il_values: Tensor | None = None
+    il_is_per_row: bool = False
     ignore_index: int
     label_smoothing: float
     rank: int | None
