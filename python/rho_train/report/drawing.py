@@ -36,6 +36,10 @@ _STYLE = {
     "axes.titlelocation": "left",
     "axes.grid.axis": "y",
     "ytick.major.size": 0,
+    "legend.borderpad": 0,
+    "legend.labelspacing": 0.25,
+    "legend.handlelength": 1.6,
+    "legend.columnspacing": 1.2,
     **dict.fromkeys(("axes.labelcolor", "axes.edgecolor", "axes.titlecolor"), SOFT),
     **dict.fromkeys(("xtick.color", "ytick.color"), SOFT),
     **dict.fromkeys(("font.size", "axes.titlesize"), 11.5),
@@ -83,17 +87,8 @@ def make_axes(legend: int, height: float = 1.9, left: float = 0.55) -> Axes:
 
 def add_legend(axes: Axes, columns: int = 1) -> None:
     """Add the legend at the upper left of the whole figure."""
-    axes.legend(
-        loc="upper left",
-        bbox_to_anchor=(0, 1),
-        bbox_transform=axes.figure.transFigure,
-        ncols=columns,
-        borderpad=0,
-        borderaxespad=0.2,
-        labelspacing=0.25,
-        handlelength=1.6,
-        columnspacing=1.2,
-    )
+    whole = {"bbox_to_anchor": (0, 1), "bbox_transform": axes.figure.transFigure}
+    axes.legend(loc="upper left", ncols=columns, borderaxespad=0.2, **whole)
 
 
 def to_svg(axes: Axes, name: str, words: str) -> str:
@@ -115,14 +110,11 @@ def to_svg(axes: Axes, name: str, words: str) -> str:
     body = re.sub(r"<[^>]+>", in_page, body)
     # A style for all markers of a group makes the file half as large.
     uses = r'<g([^>]*)>(\s*(?:<use [^>]*style="([^"]*)"/>\s*)+)</g>'
-    body = re.sub(uses, lambda m: f'<g{m[1]} style="{m[3]}">{_unstyled(m[2])}</g>', body)
+    style = r' style="[^"]*"'
+    body = re.sub(uses, lambda m: f'<g{m[1]} style="{m[3]}">{re.sub(style, "", m[2])}</g>', body)
     head, _, rest = body.partition(">")
     head = re.sub(r' (width|height|xmlns:xlink)="[^"]*"', "", head)
     return f'{head} class="chart" role="img" aria-label="{escape(words)}">{rest}'
-
-
-def _unstyled(uses: str) -> str:
-    return re.sub(r' style="[^"]*"', "", uses)
 
 
 def plain(label: str, most: int = 42) -> str:

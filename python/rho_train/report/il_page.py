@@ -30,10 +30,8 @@ class ILExample:
 
 @dataclass(frozen=True)
 class LossesSummary:
-    """The distribution of a store in nats, NaN without a known example.
-
-    `counts[i]` examples lie in [edges[i], edges[i + 1]); the last count takes all that is higher.
-    """
+    """The distribution of a store in nats: `counts[i]` examples lie in [edges[i], edges[i + 1]), or
+    higher for the last."""
 
     n: int
     known: int
@@ -59,8 +57,7 @@ def summarize_losses(store: ILStore, extremes: int = 10) -> LossesSummary:
     """
     il = store.il.numpy()
     ordered = np.sort(il[~np.isnan(il)])
-    known = len(ordered)
-    count = len(store.input_checksums)
+    known, count = len(ordered), len(store.input_checksums)
     checked = f"{count} examples, whose inputs a data set must have"
     info = {**store.info, "inputs": checked if count else "none, inputs are not compared"}
     if known == 0:
@@ -80,8 +77,8 @@ def summarize_losses(store: ILStore, extremes: int = 10) -> LossesSummary:
     def examples(found: Any, sign: int) -> list[ILExample]:
         ids = np.flatnonzero(found)
         ids = ids[np.argsort(sign * il[ids], kind="stable")][:extremes]
-        fold = (lambda i: None) if store.fold is None else (lambda i: int(store.fold[i]))
-        return [ILExample(int(i), float(il[i]), fold(i)) for i in ids]
+        folds = [None] * len(ids) if store.fold is None else store.fold[ids].tolist()
+        return [ILExample(*one) for one in zip(ids.tolist(), il[ids].tolist(), folds, strict=True)]
 
     k = min(extremes, known)
     return LossesSummary(
@@ -89,8 +86,8 @@ def summarize_losses(store: ILStore, extremes: int = 10) -> LossesSummary:
         known=known,
         mean=float(ordered.mean(dtype=np.float64)),
         quantiles={q: float(ordered[round(q * (known - 1))]) for q in _QUANTILES},
-        edges=[float(edge) for edge in edges],
-        counts=[int(count) for count in counts],
+        edges=edges.tolist(),
+        counts=counts.tolist(),
         highest=examples(il >= ordered[known - k], -1) if k else (),
         lowest=examples(il <= ordered[k - 1], 1) if k else (),
         info=info,

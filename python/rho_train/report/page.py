@@ -44,11 +44,11 @@ def write_report(*folders: Path, out: Path | None = None) -> Path:
     summary, times, classes = summarize(experiment), time_parts(experiment), by_class(experiment)
     figures = draw_figures(experiment, summary, times, classes)
     shown = columns(summary)
-    galleries = {}
-    for method, (run, *_) in experiment.finished():
-        found = run.selections
-        if found and (found["most_chosen"] or found["never_chosen"]):
-            galleries[method] = run.seed, found
+    galleries = {
+        method: (run.seed, found)
+        for method, (run, *_) in experiment.finished()
+        if (found := run.selections) and (found["most_chosen"] or found["never_chosen"])
+    }
     named = (run.selections["classes"] for run in experiment.runs if run.selections)
     names = max(named, key=len, default=())
     first = classes.get(experiment.baseline) or next(iter(classes.values()), ((), ()))

@@ -19,13 +19,12 @@ Classes = Sequence[float | None]
 class MethodSummary:
     """One method over its finished seeds; None where there is nothing to measure.
 
-    Accuracies and shares lie in [0, 1], errors are standard errors of the mean. `accuracy` is of
-    the curve's last point, `test` of the test set, None unless all finished seeds were tested. The
-    target of a seed is the best accuracy of the baseline with this seed. `paired` counts the seeds
-    that both finished, `reached` those in which the method meets the target, `ahead` those in
-    which it ends above the baseline. In the medians `steps`, `target_seconds` (IL cost included)
-    and `target_seconds_precomputed` (without it) a seed that never meets the target is infinitely
-    late. `noisy` and `correct` are shares of the selected examples.
+    Accuracies and shares (`noisy`, `correct`: of the selected examples) lie in [0, 1], errors are
+    standard errors of the mean. `test` is None unless all finished seeds were tested. The target of
+    a seed is the best accuracy of the baseline with this seed. Of the `paired` seeds, which both
+    finished, the method meets the target in `reached` and ends above the baseline in `ahead`. The
+    medians `steps`, `target_seconds` (IL cost included) and `target_seconds_precomputed` take a
+    seed that never meets the target as infinitely late.
     """
 
     method: str
@@ -76,9 +75,7 @@ def summarize(experiment: Experiment) -> Summary:
     """
     base = experiment.of(experiment.baseline)
     rows = {name: _method(experiment, name, base) for name in experiment.labels}
-    steps = {run.method: 0 for run in experiment.runs}
-    for run in experiment.runs:
-        steps[run.method] = max(steps[run.method], run.end["step"])
+    steps = {name: max(r.end["step"] for r in runs) for name, runs in experiment.finished()}
     return Summary(
         methods=list(rows.values()),
         baseline=rows[experiment.baseline],
@@ -115,7 +112,6 @@ def _method(experiment: Experiment, name: str, baseline: Mapping[int, Run]) -> M
     pairs = [(run, baseline[run.seed]) for run in runs if run.seed in baseline]
     gains = [run.eval[-1]["accuracy"] - other.eval[-1]["accuracy"] for run, other in pairs]
     hits = [(run, run.first_at(other.best)) for run, other in pairs]
-    il = [run.end["il_seconds"] for run, _ in hits]
     seconds = [math.inf if hit is None else hit["seconds"] for _, hit in hits]
     return MethodSummary(
         method=name,
@@ -134,7 +130,9 @@ def _method(experiment: Experiment, name: str, baseline: Mapping[int, Run]) -> M
         correct=_mean(_share(run, "correct") for run in runs),
         seconds=_mean(run.end["seconds"] for run in runs),
         seconds_with_il=_mean(run.end["seconds"] + run.end["il_seconds"] for run in runs),
-        target_seconds=_median(sum(pair) for pair in zip(seconds, il, strict=True)),
+        target_seconds=_median(
+            s + run.end["il_seconds"] for s, (run, _) in zip(seconds, hits, strict=True)
+        ),
         target_seconds_precomputed=_median(seconds),
     )
 
@@ -195,13 +193,13 @@ def by_class(experiment: Experiment) -> dict[str, tuple[Classes, Classes]]:
     The accuracy is None for a class without test examples. The favour is the share of a class among
     the selected examples over its share of all: 1 is fair, None is a class without examples.
     """
-    found = {}
+    found: dict[str, tuple[Classes, Classes]] = {}
     for name, runs in experiment.finished():
         accuracies = [(run.test and run.test["class_accuracy"]) or [] for run in runs]
         favours = [_favour(run.selections) for run in runs if run.selections is not None]
-        accuracy, favour = _columns(accuracies), _columns(favours)
-        if len(set(map(len, accuracies))) == 1 and ranked(accuracy):
-            found[name] = accuracy, favour
+        means = [[_mean(of) for of in zip(*rows, strict=False)] for rows in (accuracies, favours)]
+        if len(set(map(len, accuracies))) == 1 and ranked(means[0]):
+            found[name] = means[0], means[1]
     return found
 
 
@@ -216,10 +214,6 @@ def _favour(selections: Mapping[str, Sequence[int]]) -> Classes:
     n, k = sum(examples), sum(selected)
     pairs = zip(examples, selected, strict=True)
     return [(own / k) / (size / n) if size and k else None for size, own in pairs]
-
-
-def _columns(rows: Sequence[Classes]) -> Classes:
-    return [_mean(column) for column in zip(*rows, strict=False)]
 
 
 def _share(run: Run, flag: str) -> float | None:
@@ -246,9 +240,7 @@ def as_csv(summary: Summary) -> str:
     """Return the numbers of the table, unrounded, a method a line; empty where there is none."""
     names = [field.name for field in fields(MethodSummary) if field.name != "label"]
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*names, "target"])
-    for row in summary.methods:
-        values = [*(getattr(row, name) for name in names), summary.target]
-        writer.writerow(["" if value is None else value for value in values])
+    writer = csv.DictWriter(text, [*names, "target"], "", "ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(vars(row) | {"target": summary.target} for row in summary.methods)
     return text.getvalue()
