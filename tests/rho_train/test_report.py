@@ -500,7 +500,8 @@ def test_shares_over_time_are_of_whole_records(tmp_path: Path) -> None:
     write_run(tmp_path, "one", 0, [*records, evaluation, end(100) | {"noisy": 0.3}])
     assert summarize(read_experiment(tmp_path)).noisy == pytest.approx(0.3)
     figure = figures(tmp_path)["noisy"]
-    assert "Each value is the mean of 50 steps." in figure.caption
+    assert figure.facts["window"] == 50
+    assert "Each value is the mean of 50 steps." in write_report(tmp_path).read_text()
     assert "all examples: 30.0%" in figure.svg
     assert "One 60.0%" in figure.svg
 
@@ -519,7 +520,8 @@ def test_the_overlap_is_set_against_chance_where_there_is_one(tmp_path: Path) ->
         figure = figures(tmp_path)["overlap"]
         equal = drawn[0] == drawn[1]
         assert ("at random: 10%" in figure.svg) == equal
-        assert ("dashed line" in figure.caption) == equal
+        page = write_report(tmp_path).read_text()
+        assert ("The dashed line is what a random selection has." in page) == equal
         assert "One 0.0%; Two 0.0%" in figure.svg
 
 

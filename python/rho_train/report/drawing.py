@@ -6,7 +6,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -53,12 +53,11 @@ _WIDTH = 4.8  # inches of 72 units, about the pixels of a phone: fonts keep thei
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing, an SVG element, with the words that belong to it."""
+    """A drawing, an SVG element, and the facts that its title and caption need."""
 
     name: str
-    title: str
-    caption: str
     svg: str
+    facts: Mapping[str, Any]
 
 
 def styles(experiment: Experiment) -> dict[str, int]:
@@ -135,17 +134,16 @@ def line_figure(
     reference: tuple[str, float] | None = None,
     *,
     name: str,
-    title: str,
-    caption: str,
     x: str,
     y: str,
     begin: float = 0.0,
     end: float | None = None,
     low: float = 0.0,
     high: float | None = None,
+    **facts: object,
 ) -> Figure | None:
     """Return curves of means with bands from the lowest to the highest seed, None without curves;
-    without ends the axes hold all values."""
+    without ends the axes hold all values; `facts` are for the caption."""
     if not curves:
         return None
     axes = make_axes(len(curves) + (reference is not None))
@@ -171,7 +169,8 @@ def line_figure(
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0 if high - low > 0.05 else 1))
     add_legend(axes)
     ends = (f"{experiment.labels[m]} {v[-1].mean():.1%}" for m, (_, v) in curves.items())
-    return Figure(name, title, caption, to_svg(axes, name, f"{y}. Last values: {'; '.join(ends)}."))
+    svg = to_svg(axes, name, f"{y}. Last values: {'; '.join(ends)}.")
+    return Figure(name, svg, {"low": low, **facts})
 
 
 def rounded(low: float, high: float) -> tuple[float, float]:

@@ -30,15 +30,6 @@ _WARMUP = 0.4  # share of the training in which the curves rise; the axis shows 
 _IN_MINUTES = 600.0  # seconds from which an axis has minutes
 _WINDOWS = 25  # means that a curve of shares has
 
-# What is counted, and how to read it.
-_SHARES = {
-    "noisy": ("Wrong labels", "Above the dashed line a method seeks wrong labels out."),
-    "correct": ("Already correct", "The model classified these correctly before the step."),
-    "less_relevant": ("Less relevant examples", "Of classes that are rare in the test set too."),
-    "redundant": ("Copies of other examples", "The model could learn the same from another one."),
-    "unsure": ("Doubtful labels", "Annotators had a confidence below 70%: these may be wrong."),
-}
-
 
 def draw_figures(
     experiment: Experiment,
@@ -96,42 +87,28 @@ def _accuracy(experiment: Experiment, summary: Summary, *, timed: bool) -> Figur
         for method, (_, values) in curves.items():
             il = np.mean([run.end["il_seconds"] for run in experiment.of(method).values()])
             curves[method] = (il + seconds[method][1].mean(1)) / unit, values
-        x_label = f"{units}, IL cost included"
-        caption = f"{units} of wall-clock without evaluation, mean over the seeds. A curve starts "
-        caption += "when its irreducible losses are computed."
     else:
         # A baseline with the same minutes goes on to the right of the steps of the others.
         inside = ((m, x <= experiment.steps, x, v) for m, (x, v) in curves.items())
         curves = {m: (x[rows], v[rows]) for m, rows, x, v in inside if rows.any()}
-        x_label, caption = "Steps", "One seed."
-        if any(values.shape[1] > 1 for _, values in curves.values()):
-            caption = "Lines: mean over the seeds; bands: from the lowest to the highest seed."
-        if best:
-            caption += f" The dashed line is the best of “{summary.baseline.label}” (mean over the "
-            caption += "seeds): a method that crosses it early needs fewer steps."
-        longer = {name: n for name, n in summary.other_steps.items() if n > experiment.steps}
-        if longer:
-            labels = ", ".join(f"“{experiment.labels[name]}”" for name in longer)
-            caption += f" {labels} goes on to step {max(longer.values()):,}."
-    accuracy = f"{experiment.watched.capitalize()} accuracy"
     return line_figure(
         experiment,
         curves,
         best,
         name="accuracy-seconds" if timed else "accuracy-steps",
-        title=f"{accuracy} against {x_label[0].lower()}{x_label[1:]}",
-        caption=f"{caption} The axis begins at {100 * low:g}%.",
-        x=x_label,
-        y=accuracy,
+        x=f"{units}, IL cost included" if timed else "Steps",
+        y=f"{experiment.watched.capitalize()} accuracy",
         end=None if timed else experiment.steps,
         low=low,
         high=high,
+        units=units,
+        best=several,
+        bands=any(values.shape[1] > 1 for _, values in curves.values()),
     )
 
 
 def _share(experiment: Experiment, summary: Summary, flag: str) -> Figure | None:
     """Return the share of the selected examples with a flag over the steps."""
-    counted, reading = _SHARES[flag]
     steps = ([0, *(record["step"] for record in run.train)] for run in experiment.runs)
     spacing = max(int(np.diff(found).max(initial=1)) for found in steps)
     # A window holds whole records.
@@ -153,11 +130,10 @@ def _share(experiment: Experiment, summary: Summary, flag: str) -> Figure | None
         {m: (np.minimum((x + 0.5) * window, summary.steps), v) for m, (x, v) in found.items()},
         None if rate is None else (f"all examples: {rate:.1%}", rate),
         name=flag,
-        title=f"{counted} among the selected examples",
-        caption=f"{reading} Each value is the mean of {window:,} steps.",
         x="Steps",
         y="Share of the selected examples",
         end=experiment.steps,
+        window=window,
     )
 
 
@@ -172,18 +148,14 @@ def _overlap(experiment: Experiment) -> Figure | None:
     ends = (run.end for run in experiment.runs if run.method in curves)
     rates = {(end["batch"] or 0) / (end["large_batch"] or 1) for end in ends}
     rate = rates.pop() if len(rates) == 1 else 0.0
-    caption = "Of the examples selected in one pass of large batches, the share that was selected "
-    caption += "in the pass before as well. "
-    caption += "The dashed line is what a random selection has. " if rate else ""
     return line_figure(
         experiment,
         curves,
         (f"at random: {rate:.0%}", rate) if rate else None,
         name="overlap",
-        title="Selected again in the next epoch",
-        caption=f"{caption}A falling curve: examples are left aside once they are learnt.",
         x="Epochs (passes of large batches)",
         y="Share selected again",
+        rate=rate,
     )
 
 
@@ -237,17 +209,14 @@ def _quadrant(
     ):
         axes.text(x, y, text, transform=axes.transAxes, style="italic", zorder=4)
     add_legend(axes, columns=2)
-    caption = (
-        f"{selected.sum():,} of {len(loss):,} examples in large batches of seed {seed} are "
-        "selected. The height above the diagonal is the training loss in excess of the irreducible "
-        "loss. Both axes have square-root steps."
-    )
+    facts: dict[str, Any] = {"label": experiment.labels[method], "step": sample["step"]}
+    facts |= {"seed": seed, "selected": selected.sum(), "drawn": len(loss)}
     if sample["noisy"] is not None and selected.any():
-        caption += f" Of the selected ones {noisy[selected].mean():.0%} have a wrong label, of all "
-        caption += f"{noisy.mean():.0%}."
-    title = f"{experiment.labels[method]}: loss against IL at step {sample['step']:,}"
+        facts["noisy"] = noisy[selected].mean(), noisy.mean()
     name = f"quadrant-{styles(experiment)[method]}"
-    return Figure(name, title, caption, to_svg(axes, name, f"{title}. {caption}"))
+    words = f"{facts['label']}: loss against IL at step {sample['step']:,}, "
+    words += f"{facts['selected']:,} of {len(loss):,} examples are selected."
+    return Figure(name, to_svg(axes, name, words), facts)
 
 
 def _times(experiment: Experiment, times: Mapping[str, Mapping[str, float]]) -> Figure | None:
@@ -271,14 +240,8 @@ def _times(experiment: Experiment, times: Mapping[str, Mapping[str, float]]) -> 
     axes.grid(axis="x")
     axes.set_xlabel("Seconds")
     add_legend(axes, columns=3)
-    caption = (
-        "Wall-clock of a whole run, mean over the seeds. IL is the time to compute the irreducible "
-        "losses; with precomputed IL a bar begins behind it. The number at the right is the sum "
-        "without evaluation. “other”, records and checkpoints, is not part of the seconds in the "
-        "table and the curves."
-    )
     words = "; ".join(f"{experiment.labels[method]}: {total}" for method, total in totals.items())
-    return Figure("time", "Where the seconds went", caption, to_svg(axes, "time", words))
+    return Figure("time", to_svg(axes, "time", words), {})
 
 
 def _classes(
@@ -297,9 +260,6 @@ def _classes(
         experiment,
         curves,
         name="classes",
-        title="Test accuracy by class, from the worst to the best",
-        caption="Each method has its classes in its own order, so the left end is its worst class. "
-        f"Means over the seeds after the last step. The axis begins at {100 * low:g}%.",
         x="Classes, the worst first",
         y="Test accuracy of the class",
         begin=1.0,
