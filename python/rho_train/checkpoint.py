@@ -17,29 +17,21 @@ from rho_train.files import atomic_write
 from rho_train.identity import name_of
 
 _VERSION = 5
+_AGAIN = "delete the run's folder to start again"
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint in one step; the previous one survives any failure.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write a checkpoint in one step; the previous one survives any failure, an OSError."""
     buffer = io.BytesIO()
     torch.save({"version": _VERSION, **state}, buffer)
     atomic_write(path, buffer.getbuffer())
 
 
 def load_checkpoint(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a checkpoint.
-
-    Args:
-        path: of the file.
-        expected: entries that must be as they were, such as the configuration.
+    """Read a checkpoint whose entries `expected`, such as the configuration, are as they were.
 
     Raises:
-        ValueError: the file is damaged, of another version, or of a run with another
-            configuration; the message names the entry that differs.
+        ValueError: it is damaged, of another version, or another run's: the entry is named.
         OSError: it cannot be read.
     """
     try:
@@ -50,17 +42,11 @@ def load_checkpoint(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
         # such as a folder that may not be read, say what they are.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise ValueError(
-            f"load_checkpoint: {path} is damaged ({error}); delete the run's folder to start again"
-        ) from error
+        raise ValueError(f"load_checkpoint: {path} is damaged ({error}); {_AGAIN}") from error
     if not isinstance(state, dict) or state.get("version") != _VERSION:
-        raise ValueError(
-            f"load_checkpoint: {path} is no checkpoint of this version; delete the run's folder "
-            "to start again"
-        )
+        raise ValueError(f"load_checkpoint: {path} is of another version; {_AGAIN}")
     for name, wanted in expected.items():
-        found = state.get(name)
-        if found != wanted:
+        if (found := state.get(name)) != wanted:
             raise ValueError(
                 f"load_checkpoint: {path} belongs to a run with another {name}: it has {found}, "
                 f"this run has {wanted}; use another output folder, or delete this one"
@@ -71,27 +57,25 @@ def load_checkpoint(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
 def architecture_digest(model: nn.Module) -> str:
     """Return the SHA-256 of the architecture of a model, whatever its weights.
 
-    It covers names, types and shapes of the parts, and their public attributes that are numbers,
-    texts or functions; code is not covered.
+    It covers names, types and shapes of the parts and their public attributes that are numbers,
+    texts or functions, not code.
 
     Example:
         >>> one, other = nn.Sequential(nn.Dropout(0.1)), nn.Sequential(nn.Dropout(0.2))
         >>> architecture_digest(one) == architecture_digest(other)
         False
     """
+    named, state = model.named_modules(), model.state_dict().items()
     parts = [
-        (name, type(part).__qualname__, sorted(_attributes(part).items()))
-        for name, part in model.named_modules()
+        (name, type(one).__qualname__, sorted(_attributes(one).items())) for name, one in named
     ]
-    state = model.state_dict().items()
     shapes = [(name, tuple(value.shape)) for name, value in state if isinstance(value, Tensor)]
     return hashlib.sha256(repr((parts, shapes)).encode()).hexdigest()
 
 
 def _attributes(part: nn.Module) -> dict[str, str]:
-    found = {}
+    found, plain = {}, (bool, int, float, str)
     for key, value in vars(part).items():
-        plain = (bool, int, float, str)
         if key.startswith("_") or key == "training":
             continue
         if callable(value):

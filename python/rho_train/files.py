@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 _FIXES = {
@@ -33,12 +32,11 @@ def atomic_write(
     """Replace the file `path` by `data` in one step.
 
     Readers, and a run killed at any moment, see either the previous file or the whole new one: a
-    temporary file in the same folder takes the name of `path` after it was flushed to the disk.
-    Text is stored as UTF-8. An iterable is written piece by piece.
+    temporary file in the same folder takes its name after it was flushed to the disk. Text is
+    stored as UTF-8. An iterable is written piece by piece.
 
     Raises:
-        OSError: the file cannot be written (folder missing or unwritable, disk full); the previous
-            file is untouched and no temporary file remains.
+        OSError: the file cannot be written; the previous one is untouched, no other is left.
 
     Example:
         >>> import tempfile
@@ -64,10 +62,7 @@ def atomic_write(
             raise
         _sync_folder(temporary.parent)
     except OSError as error:
-        cause = error.strerror or str(error)
-        fix = _FIXES.get(error.errno or 0, "check the disk and the permissions of the folder")
-        message = f"atomic_write: cannot write {path}: {cause}; {fix}"
-        raise OSError(error.errno, message) from error
+        raise _explained(error, f"atomic_write: cannot write {path}") from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -84,38 +79,19 @@ def _sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path, where: str) -> None:
-    """Make a folder, and test that files can be made in it.
-
-    Raises:
-        OSError: they cannot; the message names `where`, the caller.
-    """
+    """Make a folder, and test that files can be made in it; if not, an OSError names the caller."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        fix = _FIXES.get(error.errno or 0, "choose another folder")
-        message = f"{where}: cannot write to the folder {folder}: {error.strerror}; {fix}"
-        raise OSError(error.errno, message) from error
+        raise _explained(error, f"{where}: cannot write to the folder {folder}") from error
 
 
-@contextlib.contextmanager
-def locked(folder: Path, fix: str) -> Iterator[None]:
-    """Lock a folder for this process; the system unlocks it when the process ends.
-
-    Raises:
-        ValueError: another one holds it; the message ends in `fix`.
-        OSError: the file cannot be made.
-    """
-    with open(folder / ".lock", "w") as lock:
-        try:
-            # Not flock: workers that a killed process leaves for some seconds would hold it too.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            # Some file systems have no locks; the run is then unprotected.
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise ValueError(f"another process is running in {folder}; {fix}") from error
-        yield
+def _explained(error: OSError, what: str) -> OSError:
+    """Return the error with its cause and fix."""
+    fix = _FIXES.get(error.errno or 0, "check the disk and the permissions of the folder")
+    return OSError(error.errno, f"{what}: {error.strerror or error}; {fix}")
 
 
 def remove_unfinished(folder: Path, *, below: bool = False) -> None:

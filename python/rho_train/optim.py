@@ -24,9 +24,9 @@ def adamw(model: nn.Module, lr: float, weight_decay: float) -> AdamW:
 def subnormals_flushed() -> Iterator[None]:
     """Treat numbers below 1.2e-38 as 0 in this thread, and restore its mode.
 
-    AdamW's mean gradient of a weight that gets no gradient any more decays to such numbers and
-    stays there. A processor takes a hundred cycles for each: on a Xeon a step of an MLP takes twice
-    as long from step 800 on. torch's own threads inherit the mode when they start.
+    AdamW's mean gradient of a weight without gradients decays to such numbers, which take a
+    hundred cycles each: on a Xeon a step of an MLP took twice as long from step 800 on. torch's own
+    threads inherit the mode when they start.
 
     Example:
         >>> with subnormals_flushed():
@@ -43,11 +43,7 @@ def subnormals_flushed() -> Iterator[None]:
 
 
 def check_schedule(where: str, schedule: str) -> None:
-    """Refuse a schedule that `lr_schedule` does not know.
-
-    Raises:
-        ValueError: unknown schedule.
-    """
+    """Refuse a schedule that `lr_schedule` does not know, by a ValueError."""
     if schedule not in get_args(Schedule):
         raise ValueError(
             f"{where}: schedule must be one of {', '.join(get_args(Schedule))}, got {schedule!r}"
@@ -55,11 +51,7 @@ def check_schedule(where: str, schedule: str) -> None:
 
 
 def lr_schedule(optimizer: Optimizer, schedule: Schedule, steps: int) -> LambdaLR:
-    """Return a constant rate, or a decay to zero over `steps`: linear, or half a cosine.
-
-    Raises:
-        ValueError: unknown schedule.
-    """
+    """Return a constant rate, or a decay to zero over `steps`: linear, or half a cosine."""
 
     def factor(step: int) -> float:
         done = min(step / steps, 1.0)

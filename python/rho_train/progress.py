@@ -27,9 +27,8 @@ class Stopped(Exception):
 def stop_signals() -> Iterator[threading.Event]:
     """Turn the first Ctrl-C or SIGTERM into a flag, so that no step is cut in half.
 
-    A second one acts at once. Signals that somebody else handles already, an outer `stop_signals`
-    among them, are left alone. So are threads other than the main one, and child processes of
-    multiprocessing, whose parent decides.
+    A second one acts at once. Signals that somebody else handles, as an outer `stop_signals`, are
+    left alone. So are threads other than the main one, and child processes of multiprocessing.
     """
     stop = threading.Event()
     defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rho_train.checkpoint import load_checkpoint, save_checkpoint
-from rho_train.files import locked, make_folder, remove_unfinished
+from rho_train.files import make_folder, remove_unfinished
 from rho_train.progress import OnStep, no_op, stop_signals
 
 
 class RunFolder:
     """A folder of work that can be stopped, killed and resumed.
 
-    Every checkpoint in it carries the identity; one with another identity is refused.
-
     Args:
-        path: of the folder, which is made; None: nothing is kept, `save` does nothing and `load`
-            finds nothing.
+        path: of the folder, which is made; None: `save` does nothing and `load` finds nothing.
         where: the caller, named in errors.
-        identity: what decides the result of the work, as plain JSON values.
+        identity: what decides the result of the work, as plain JSON values. Every checkpoint
+            carries it, and one with another is refused.
         on_step: called with the number of steps just made; returns whether to stop.
 
     Raises:
@@ -77,11 +77,20 @@ class RunFolder:
     def lock(self, fix: str, *, below: bool = False) -> Iterator[None]:
         """Hold the folder for this process, and delete what killed writes left in it (and below).
 
+        The system unlocks it when the process ends.
+
         Raises:
             ValueError: another process holds the folder; the message ends in `fix`.
         """
         folder = self / "."
-        with locked(folder, fix):
+        with open(folder / ".lock", "w") as lock:
+            try:
+                # Not flock: workers that a killed process leaves for a while would hold it too.
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                # Some file systems have no locks; the run is then unprotected.
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise ValueError(f"another process is running in {folder}; {fix}") from error
             remove_unfinished(folder, below=below)
             yield
 

@@ -49,10 +49,9 @@ def training_step(
         schedule: of the learning rate; it takes a step after the optimizer.
         where: the caller, named in errors.
         weights: float (n,), factors of the losses, as `Selector.last.weights`.
-        forward: called as `forward(model, batch)`, returns logits (n, C); None: the model is called
-            on the inputs of the batch.
+        forward: called as `forward(model, batch)`, returns logits (n, C); None: model(inputs).
         loss_fn: called as `loss_fn(model, batch)` in place of the cross-entropy; returns the loss
-            of each example (n,), NaN for one that has none.
+            of each example (n,), NaN for none.
         label_smoothing: of the cross-entropy.
         bf16: forward pass under bfloat16 autocast, or without; None: as it is outside.
 
@@ -80,20 +79,18 @@ def training_step(
         else:
             found = logits_of(model, fields.inputs) if forward is None else forward(model, batch)
             logits = found.float() if found.dtype.itemsize < 4 else found
-            loss = _cross_entropy(logits, fields.labels.long(), weights, label_smoothing)
+            labels = fields.labels.long()
+            if weights is None and not label_smoothing:
+                loss = F.cross_entropy(logits, labels)
+            else:
+                # The mean of smoothed losses rounds in another way inside cross_entropy.
+                losses = F.cross_entropy(
+                    logits, labels, reduction="none", label_smoothing=label_smoothing
+                )
+                loss = (losses if weights is None else weights * losses).mean()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     if schedule is not None:
         schedule.step()
     return Trained(fields, None if logits is None else logits.detach(), loss.detach())
-
-
-def _cross_entropy(
-    logits: Tensor, labels: Tensor, weights: Tensor | None, label_smoothing: float
-) -> Tensor:
-    if weights is None and not label_smoothing:
-        return F.cross_entropy(logits, labels)
-    # The mean of smoothed losses rounds in another way inside cross_entropy.
-    losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
-    return losses.mean() if weights is None else (weights * losses).mean()

@@ -341,8 +341,8 @@ def test_records_are_cut_off_while_nobody_else_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
-    def holding(folder: Path, fix: str) -> Iterator[None]:
-        held.append(folder)
+    def holding(folder: run_folder.RunFolder, fix: str) -> Iterator[None]:
+        held.append(folder / ".")
         yield
         held.clear()
 
@@ -351,7 +351,7 @@ def test_records_are_cut_off_while_nobody_else_writes(
         return MetricsLogger(*arguments, **options)
 
     held: list[Path] = []
-    monkeypatch.setattr(run_folder, "locked", holding)
+    monkeypatch.setattr(run_folder.RunFolder, "lock", holding)
     monkeypatch.setattr(loop, "MetricsLogger", records)
     make_trainer(tmp_path)
     assert held == []

@@ -104,17 +104,15 @@ def plan(
         >>> [(row.option, row.large_batch) for row in found.rows if row.option != "compiled"]
         [('plain', 12), ('bf16', 12), ('refresh 0.5', 12), ('proxy', 12), ('async', 12)]
     """
-    for name, value, least in (("batch", batch, 1), ("workers", workers, 0), ("steps", steps, 1)):
-        if value < least:
-            raise ValueError(f"plan: {name} must be at least {least}, got {value}")
+    counts = {"batch": batch, "steps": steps, "workers": workers}
+    for name, value in {**counts, "il_seconds": il_seconds, "seconds": seconds}.items():
+        least = 1 if name in ("batch", "steps") else 0
+        if not least <= value < math.inf:
+            raise ValueError(f"plan: {name} must be finite and at least {least}, got {value}")
     if not ratios or len(set(ratios)) < len(ratios) or min(ratios) < 2:
         raise ValueError(
             f"plan: ratios must be different integers of at least 2, n_B / n_b, got {list(ratios)}"
         )
-    if not 0.0 <= il_seconds < math.inf:
-        raise ValueError(f"plan: il_seconds must be finite and at least 0, got {il_seconds}")
-    if not 0.0 < seconds < math.inf:
-        raise ValueError(f"plan: seconds must be finite and positive, got {seconds}")
     if dataset is not None and load is None:
         load = partial(_load, dataset, workers)
     elif dataset is not None or load is None:

@@ -39,9 +39,9 @@ _WAIT = "wait for it, or train in another folder"
 class Trainer:
     """Train a classifier on some examples of a data set, with metrics and checkpoints in a folder.
 
-    With a Selector every step draws a large batch and trains on the examples that it selects.
-    Without one it draws the small batch directly. `fit` seeds torch's global generators (dropout
-    draws from them), or restores them when it resumes.
+    With a Selector every step draws a large batch and trains on the examples that it selects, else
+    it draws the small batch directly. `fit` seeds torch's global generators (dropout draws from
+    them), or restores them when it resumes.
 
     Args:
         model: trained in place, on the device of its parameters.
@@ -49,8 +49,8 @@ class Trainer:
         train_ids: int64 (n,), the examples to train on.
         eval_set: map-style data set of evaluations, its labels shown as `IndexedDataset` needs it.
         config: settings of the training.
-        folder: for metrics.jsonl and checkpoint.pt. At the end, if the Selector keeps a History,
-            history.safetensors and chosen.json are added. A checkpoint in it is resumed from.
+        folder: for metrics.jsonl and checkpoint.pt, from which a run resumes. With a History in the
+            Selector, history.safetensors and chosen.json are added at the end.
         name: of the method, in every record.
         seed: of the order of the batches.
         selector: selects from large batches; None: plain training.
@@ -64,9 +64,9 @@ class Trainer:
         TypeError: the training set is no IndexedDataset, the evaluation set not map-style, or the
             ids are no int64 tensor.
         IndexError: an id lies outside the data set, or the model has no class for a label.
-        ValueError: the checkpoint in the folder belongs to another run, or the irreducible losses
-            to another data set; all of them are unknown (some: a warning). The Selector, the
-            evaluation set or the flags do not fit. Another process trains in the folder.
+        ValueError: the checkpoint or the irreducible losses belong to another run or data set, or
+            all losses are unknown (some: a warning). The Selector, the evaluation set or the flags
+            do not fit. Another process trains in the folder.
         OSError: the folder cannot be written.
 
     Example:
@@ -120,9 +120,8 @@ class Trainer:
         self.runner: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
         self.step = self.trained = 0
         self.times = TimeBreakdown()
-        self._async: AsyncSelector | None = None
-        if selector is not None and config.async_selection:
-            self._async = AsyncSelector(selector, model)
+        ahead = selector if config.async_selection else None
+        self._async = None if ahead is None else AsyncSelector(ahead, model)
         self._random_state: dict[str, Any] | None = None
         identity = {
             "config": asdict(config),
@@ -136,7 +135,12 @@ class Trainer:
         self.folder = RunFolder(folder, where="Trainer", identity=identity)
         with self.folder.lock(_WAIT):
             # Records beyond the checkpoint are cut off, so nobody may write any meanwhile.
-            state = self._resume()
+            state = self.folder.load(_CHECKPOINT)
+            if state is not None:
+                self.step, self.trained = state["step"], state["trained"]
+                self._random_state = state["random_state"]
+                for key, part in self._parts().items():
+                    part.load_state_dict(state[key])
             self.metrics = MetricsLogger(self.runner, self.run, self.folder, self.times, state)
 
     @property
@@ -145,14 +149,10 @@ class Trainer:
         return self.step >= self.config.steps
 
     def fit(self, on_step: OnStep = no_op) -> None:
-        """Make the remaining steps.
-
-        Args:
-            on_step: called with the number of steps that were made; returns whether to stop.
+        """Make the remaining steps; `on_step` is called with 1 after each, returns whether to stop.
 
         Raises:
-            Stopped: Ctrl-C, SIGTERM or `on_step` asked for it; the checkpoint holds the last whole
-                step.
+            Stopped: Ctrl-C, SIGTERM or `on_step` asked for it; the checkpoint holds the last step.
             FloatingPointError: the loss is NaN or infinite.
             ValueError: another process trains in the folder.
         """
@@ -187,10 +187,8 @@ class Trainer:
             if self.finished or stop or self.step % config.checkpoint_every == 0:
                 self.save()
             if stop and not self.finished:
-                raise Stopped(
-                    f"stopped at step {self.step} of {config.steps}; run the same command "
-                    "again to go on from there"
-                )
+                at = f"stopped at step {self.step} of {config.steps}"
+                raise Stopped(f"{at}; run the same command again to go on from there")
             self.times.add("other")
 
     def _train_step(self, batches: Iterator[Any]) -> None:
@@ -200,10 +198,9 @@ class Trainer:
         else:
             before, scoring = selector.invalid, selector.score_seconds
             batch = next(batches)
-            invalid = selector.invalid - before
-            self.times.add("selecting", scoring=selector.score_seconds - scoring)
             assert selector.last is not None
-            weights = selector.last.weights
+            weights, invalid = selector.last.weights, selector.invalid - before
+            self.times.add("selecting", scoring=selector.score_seconds - scoring)
         made = training_step(
             self.runner,
             batch,
@@ -242,10 +239,9 @@ class Trainer:
         """Recompute the running statistics of BatchNorm over large batches."""
         config, run = self.config, self.run
         sampler = LargeBatchSampler(run.train_ids, config.large_batch, seed=run.seed)
-        batches = islice(
-            loader(run.dataset, sampler, seed=run.seed), config.bn_recalibration_batches
-        )
-        inputs = (split(to(batch, self.device), "Trainer").inputs for batch in batches)
+        batches = loader(run.dataset, sampler, seed=run.seed)
+        some = islice(batches, config.bn_recalibration_batches)
+        inputs = (split(to(batch, self.device), "Trainer").inputs for batch in some)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
             update_bn(inputs, self.model)
         self.times.add("training")
@@ -255,22 +251,10 @@ class Trainer:
         self._random_state = random_state(self.device)
         self.times.add("other")
         # The checkpoint must not reach the disk before the records that it counts on.
-        metrics = self.metrics.state_dict(self.step)
-        state = {name: part.state_dict() for name, part in self._parts().items()}
-        counts = {"step": self.step, "trained": self.trained}
-        self.folder.save(
-            _CHECKPOINT, {**metrics, **state, **counts, "random_state": self._random_state}
-        )
-
-    def _resume(self) -> dict[str, Any] | None:
-        """Load the checkpoint if there is one, and return it."""
-        state = self.folder.load(_CHECKPOINT)
-        if state is not None:
-            self.step, self.trained = state["step"], state["trained"]
-            self._random_state = state["random_state"]
-            for name, part in self._parts().items():
-                part.load_state_dict(state[name])
-        return state
+        state = self.metrics.state_dict(self.step)
+        state |= {name: part.state_dict() for name, part in self._parts().items()}
+        state |= {"step": self.step, "trained": self.trained, "random_state": self._random_state}
+        self.folder.save(_CHECKPOINT, state)
 
     def _parts(self) -> dict[str, Any]:
         """Return everything with a state of its own."""

@@ -65,10 +65,7 @@ class MetricsLogger:
         return {"since_log": kept, "metrics_size": self._file.size()}
 
     def count(self, made: Trained, invalid: int) -> None:
-        """Add a step and its examples without a valid score.
-
-        Sums stay on the device; reading one here would wait for the step to finish.
-        """
+        """Add a step and its examples without a valid score; the sums stay on the device."""
         assert made.logits is not None
         fields, sums = made.fields, self._sums
         sums["steps"] += 1
@@ -103,34 +100,24 @@ class MetricsLogger:
         self.times.add("other")
         noisy = self.run.flags.get("noisy")
         ids = self.run.train_ids.to(self.device)
-        self._file.write(
-            "end",
-            step=step,
-            epochs=step / self._epoch_steps,
-            batch=config.batch,
-            large_batch=config.large_batch,
-            noisy=None if noisy is None else float(noisy[ids].double().mean()),
-            il_seconds=self.run.il_seconds,
-            scored=0 if selector is None else selector.scored,
-            trained=trained,
-            **self._clock(),
-        )
+        share = None if noisy is None else float(noisy[ids].double().mean())
+        sizes = {"batch": config.batch, "large_batch": config.large_batch, "noisy": share}
+        scored = 0 if selector is None else selector.scored
+        cost = {"il_seconds": self.run.il_seconds, "scored": scored, "trained": trained}
+        epochs = step / self._epoch_steps
+        self._file.write("end", step=step, epochs=epochs, **sizes, **cost, **self._clock())
 
     def evaluate(self, step: int) -> None:
         """Write accuracy and loss on the evaluation set."""
         self.times.add("other")
         found = evaluate(self.model, self.run.eval_set, bf16=self.run.config.bf16)
         self.times.add("evaluation")
+        loss = _finite("evaluation", found.loss, step)
+        record = {"accuracy": found.accuracy, "loss": loss, "seconds": self.times.step_seconds}
         # By class once a run: with many classes it would be most of the file.
         finished = step >= self.run.config.steps
-        self._file.write(
-            "eval",
-            step=step,
-            accuracy=found.accuracy,
-            loss=_finite("evaluation", found.loss, step),
-            seconds=self.times.step_seconds,
-            **({"class_accuracy": found.class_accuracy} if finished else {}),
-        )
+        by_class = {"class_accuracy": found.class_accuracy} if finished else {}
+        self._file.write("eval", step=step, **record, **by_class)
 
     def _end_epoch(self, step: int) -> None:
         """Write how many examples the epoch selected, and how many of them the last one did too."""
@@ -218,7 +205,7 @@ class MetricsFile:
 def _finite(what: str, loss: float, step: int) -> float:
     if not math.isfinite(loss):
         raise FloatingPointError(
-            f"Trainer: the {what} loss is NaN or infinite at step {step}: the model has "
-            "diverged; lower the learning rate. The last checkpoint is unharmed"
+            f"Trainer: the {what} loss is NaN or infinite at step {step}: the model has diverged; "
+            "lower the learning rate. The last checkpoint is unharmed"
         )
     return loss

@@ -57,8 +57,8 @@ def selected_record(history: History, run: RunData, il: Tensor | None = None) ->
     labelled = labels[ids] >= 0
 
     def by_class(weights: Tensor) -> list[int]:
-        counts = torch.zeros(count, dtype=torch.int64)
-        return counts.index_add_(0, labels[ids][labelled], weights[labelled].long()).tolist()
+        counts = labels[ids][labelled].bincount(weights[labelled].double(), minlength=count)
+        return counts.long().tolist()
 
     def example(row: int) -> dict[str, Any]:
         i = int(ids[row])

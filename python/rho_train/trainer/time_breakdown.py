@@ -10,10 +10,9 @@ PARTS = (*STEP_PARTS, "evaluation", "other")
 
 
 class TimeBreakdown:
-    """Seconds of a run by part, of one clock.
+    """Seconds of a run by part; each `add` gives all time since the previous one to a part.
 
-    Each `add` gives all time since the previous one to a part. So the parts add up to the
-    wall-clock time between `start` and the last `add`, and nothing is counted twice:
+    So the parts add up to the wall-clock time between `start` and the last `add`:
 
     - `loading`: waiting for the large batch and moving it to the device,
     - `scoring`: forward passes of the Selector and of an online IL model; with an `AsyncSelector`
@@ -23,9 +22,8 @@ class TimeBreakdown:
     - `evaluation`: evaluations and previews of selections; no part of the step,
     - `other`: records, checkpoints, callbacks.
 
-    The clock is the host's. On CUDA the host launches work and goes on, so a part holds the time in
-    which the host was busy or waited. The sum is as meaningful as on the CPU: the host waits for
-    the device at every training record and every evaluation.
+    On CUDA the host launches work and goes on, so a part holds the time in which the host was busy
+    or waited. It waits for the device at every training record and evaluation, so sums are right.
     """
 
     def __init__(self) -> None:
@@ -34,7 +32,7 @@ class TimeBreakdown:
 
     @property
     def step_seconds(self) -> float:
-        """Seconds of the steps alone: loading, scoring, selecting and training."""
+        """Seconds of the steps alone."""
         return sum(self.seconds[part] for part in STEP_PARTS)
 
     def start(self) -> None:
