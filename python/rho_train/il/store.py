@@ -202,31 +202,28 @@ class ILStore:
         try:
             with safe_open(os.fspath(path), framework="pt") as file:
                 metadata = file.metadata() or {}
-                _check_format(metadata, path)
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(
-                f"ILStore.load: {path} is cut, damaged or no safetensors file ({error}); "
-                f"restore it from a copy or {_RECOMPUTE}"
-            ) from error
-        try:
-            if "il" not in found:
-                raise ValueError("it has no tensor il")
+            wrote = metadata.get("format"), metadata.get("version")
+            if wrote != (_FORMAT, str(_VERSION)):
+                raise ValueError(
+                    f"format {wrote[0]!r} version {wrote[1]!r}, wanted {_FORMAT} version {_VERSION}"
+                )
             if metadata.pop("header_sha256", None) != json_digest(metadata):
                 raise ValueError("its metadata do not match their checksum")
+            if not {"il"} <= set(found) <= {"il", "fold"}:
+                raise ValueError(f"its tensors must be il and fold, got {', '.join(found)}")
             store = cls(
-                found.pop("il"),
+                found["il"],
                 _with_prefix(metadata, "fingerprint."),
-                found.pop("fold", None),
+                found.get("fold"),
                 _with_prefix(metadata, "info."),
                 from_json(metadata.get("input_checksums", "[]")),
                 metadata.get("sha256", ""),
             )
-            if found:
-                raise ValueError(f"it has tensors that no IL store has: {', '.join(found)}")
-        except ValueError as error:
+        except (SafetensorError, ValueError) as error:
             raise ValueError(
-                f"ILStore.load: {path} is damaged ({error}); restore it from a copy or {_RECOMPUTE}"
+                f"ILStore.load: {path} is cut, damaged or no IL store of this version ({error}); "
+                f"restore it from a copy or {_RECOMPUTE}"
             ) from error
         if dataset is not None:
             try:
@@ -280,20 +277,6 @@ def _check_table(name: str, table: Any, dtypes: tuple[torch.dtype, ...]) -> None
 def json_digest(value: object) -> str:
     """Return the SHA-256 of plain JSON values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _check_format(metadata: Mapping[str, str], path: Path) -> None:
-    if metadata.get("format") != _FORMAT:
-        raise ValueError(
-            f"ILStore.load: {path} is a safetensors file but no IL store (format "
-            f"{metadata.get('format')!r}, wanted {_FORMAT!r}); give a file that ILStore.save wrote"
-        )
-    version = metadata.get("version", "")
-    if version != str(_VERSION):
-        raise ValueError(
-            f"ILStore.load: {path} has format version {version!r}, this rho_ext reads {_VERSION}; "
-            f"use the rho_ext that wrote it, or {_RECOMPUTE}"
-        )
 
 
 def _with_prefix(metadata: Mapping[str, str], prefix: str) -> dict[str, str]:
