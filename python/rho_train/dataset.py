@@ -29,10 +29,7 @@ _WRAP_ONCE = "wrap the whole data set once and take subsets of the wrapped one"
 
 
 class SeededIndices(list[int]):
-    """The positions of a large batch, and the seed that its random transforms draw from.
-
-    A transform then depends neither on the worker that reads the batch nor on earlier batches.
-    """
+    """The positions of a large batch, and the seed of its transforms, whichever worker reads it."""
 
     def __init__(self, positions: Sequence[int], seed: int) -> None:
         super().__init__(positions)

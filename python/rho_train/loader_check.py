@@ -24,9 +24,8 @@ def check_loader(loader: DataLoader[Any]) -> None:
         loader: a torch DataLoader, or an object with its `dataset`, `collate_fn` and batches.
 
     Raises:
-        TypeError: the data set adds no ids, or those of several IndexedDatasets would clash; a step
-            returns ids or labels that are no tensors.
-        ValueError: the collate_fn or the DataLoader loses the ids, or the collate_fn changes them.
+        TypeError, ValueError: the data set adds no ids, those of several IndexedDatasets would
+            clash, or the collate_fn or the DataLoader loses or changes them.
 
     Example:
         >>> from rho_train import IndexedDataset

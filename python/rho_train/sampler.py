@@ -31,14 +31,13 @@ class LargeBatchSampler(Sampler[list[int]]):
         ids_or_n: the number of examples n, or the positions to draw from, integers (n,) without
             repeats, such as the half that is not held out.
         batch_size: n_B, the examples of a large batch.
-        seed: the seed of the stream; the global generators are never touched.
+        seed: of the stream; the global generators are never touched.
         start: batches already consumed.
-        rank, world: this process among those that share every large batch in `world` consecutive
-            parts of nearly equal size; joined by rank they are the batch of one process.
+        rank, world: this process among those that share every large batch in consecutive parts of
+            nearly equal size.
 
     Raises:
-        ValueError: no examples, repeated or negative positions, a batch size outside [1, n], a
-            negative start, a rank outside [0, world), or fewer examples in a batch than ranks.
+        ValueError: an argument is out of range, or positions repeat.
         TypeError: an argument is not an integer, or the positions are not.
 
     Example:
@@ -113,10 +112,7 @@ def loader(
     """Load the batches of a sampler, with ids, into page-locked memory if CUDA can use it.
 
     The batches of a LargeBatchSampler and their random transforms do not depend on `workers`, and
-    the global generators stay as they are. Other transforms and samplers take seeds from workers.
-
-    Raises:
-        TypeError: `dataset` is not an IndexedDataset.
+    the global generators stay as they are. Anything but an IndexedDataset is a TypeError.
 
     Example:
         >>> data = IndexedDataset([(float(i), 0) for i in range(8)], labels=[0] * 8)

@@ -30,8 +30,7 @@ def sequence_losses(
         float32 (n,), differentiable.
 
     Raises:
-        ValueError: the shapes do not fit.
-        IndexError: a label is out of range (on the CPU).
+        ValueError, IndexError: the shapes do not fit; a label is out of range (on the CPU).
 
     Example:
         >>> logits = torch.zeros(2, 3, 5)

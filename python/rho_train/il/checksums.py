@@ -27,8 +27,7 @@ _VALUES = 32  # of an array that may differ by a tolerance
 class InputChecksum(NamedTuple):
     """The kinds, keys and shapes of an example's inputs (`form`), and a hash of their content.
 
-    With an `input_tolerance`, `values` has 32 values of each float or uint8 array in units of it,
-    and the hash is of the rest.
+    With an `input_tolerance`, 32 `values` of each float or uint8 array, in units of it, replace it.
     """
 
     id: int
@@ -50,12 +49,10 @@ def input_checksums(dataset: IndexedDataset) -> InputChecksums:
     their type alone. The same numbers in another dtype are equal, but for uint8. Where the data set
     shows no classes, labels count as inputs do. The random state is restored.
 
-    Hashes are exact. Where another decoder gives slightly different inputs, set the tolerance:
-    `IndexedDataset(..., input_tolerance=...)`.
+    Hashes are exact; for another decoder there is `IndexedDataset(..., input_tolerance=...)`.
 
     Returns:
-        One checksum an example; none if the data set augments (it gives other inputs when it is
-        read again).
+        One checksum an example; none if the data set augments: another reading gives other inputs.
 
     Raises:
         TypeError: `dataset` is not an IndexedDataset.

@@ -43,8 +43,7 @@ def holdout_il(
 ) -> ILStore:
     """Train on a holdout and score every other example (paper, section 3).
 
-    The irreducible loss of the held-out examples themselves stays unknown (NaN): train the target
-    on the others.
+    The held-out examples stay unknown (NaN): train the target on the others.
 
     Args:
         make_model: builds the model from `recipe.seed`.
@@ -102,10 +101,9 @@ def crossfit_il(
 ) -> ILStore:
     """Score every example with a model that never saw it, without a holdout (paper, Appendix A).
 
-    Model f trains on all folds but f and scores fold f; `fold` of the store says which model scored
-    which example. Examples with the same number in `groups`, int64 (n,), are in one fold. Copies of
-    an example need that, else a model has seen what it scores. The other arguments are as in
-    `holdout_il`; fold f starts from `recipe.seed + f`.
+    Model f starts from `recipe.seed + f`, trains on all folds but f and scores fold f, the examples
+    with `fold` f in the store. Examples with the same number in `groups`, int64 (n,), are in one
+    fold, as copies of an example must be. The other arguments are as in `holdout_il`.
 
     Raises:
         ValueError: `folds` or `groups` do not fit, or `make_model` returns one model twice;
@@ -124,10 +122,7 @@ def crossfit_il(
         raise ValueError(f"crossfit_il: folds must lie in [2, {n}], got {folds}")
     groups = torch.arange(n) if groups is None else groups
     if groups.shape != (n,):
-        raise ValueError(
-            f"crossfit_il: groups must have shape ({n},), one number an example, got "
-            f"{tuple(groups.shape)}"
-        )
+        raise ValueError(f"crossfit_il: groups must have shape ({n},), got {tuple(groups.shape)}")
     found, group = groups.unique(return_inverse=True)  # type: ignore[no-untyped-call]
     count = len(found)
     if count < folds:
@@ -155,10 +150,10 @@ def pretrained_il(
 ) -> ILStore:
     """Score every example with a model that was trained elsewhere.
 
-    It must not have seen these examples, or their losses are memorised, not irreducible. A model
-    trained for something else is a poor choice (Deng et al. 2023, table 7: zero-shot CLIP is worse
-    than a small model trained on a holdout). Arguments and errors are those of `score_examples`,
-    and a ValueError if `dataset` augments.
+    It must not have seen these examples, or their losses are memorised. A model trained for
+    something else is a poor choice: zero-shot CLIP is worse than a small model trained on a holdout
+    (Deng et al. 2023, table 7). Arguments and errors are those of `score_examples`, and a
+    ValueError if `dataset` augments.
 
     Example:
         >>> from torch.utils.data import TensorDataset

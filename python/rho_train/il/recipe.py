@@ -13,9 +13,8 @@ from rho_train.optim import Schedule, check_schedule
 class ILRecipe:
     """The training settings of an irreducible-loss model.
 
-    Its quality decides whether RHO-LOSS helps: with a model that has not converged it is worse than
-    uniform selection. The best epoch is used, so too many epochs cost time only. With a rate that
-    decays, fewer epochs give losses as low as the constant rate of the paper, or lower.
+    With a model that has not converged RHO-LOSS is worse than uniform selection. The best epoch is
+    used, so too many cost time only; with a rate that decays, fewer do as well.
 
     Args:
         epochs: passes over the examples that the IL model trains on.

@@ -37,26 +37,21 @@ def score_examples(
 ) -> Tensor:
     """Return the loss of the model at each of the examples, float32 (len(ids),) in nats.
 
-    The model is in eval mode, and the data set is read as it is: give it without augmentation
-    (paper, Appendix B). Examples with the label -100 (ignore_index) have no loss: NaN.
-
-    With a folder, finished pieces of 16 batches are saved there, and the same call resumes. Under
-    an initialised process group the ranks share the pieces through the folder, which all must see,
-    and each returns all losses. The bits depend neither on interruptions nor on the ranks.
+    The model is in eval mode. Examples with the label -100 (ignore_index) have no loss: NaN.
 
     Args:
         model: its first parameter says on which device.
-        dataset: the examples.
+        dataset: the examples, without augmentation (paper, Appendix B).
         ids: int64 (n,).
         loss_fn: for examples that are no classification, see `Selector`.
         batch_size: examples that are scored at once.
-        folder: for the pieces.
+        folder: for finished pieces of 16 batches; the same call resumes with the same bits. The
+            ranks of a process group share the pieces through it, and each returns all losses.
         on_step: called with 0 after each batch; returns whether to stop.
 
     Raises:
         IndexError: an id or a label is out of range.
-        ValueError: `loss_fn` does not return one loss an example, or the folder holds losses of
-            another model, data set, ids or name of a function.
+        ValueError: `loss_fn` does not return one loss an example, or the folder holds other losses.
         OSError: the folder cannot be written.
         Stopped: `on_step` asked for it.
 

@@ -49,11 +49,7 @@ class ILShards:
         return int(self.fingerprint["n"])
 
     def gather(self, ids: Tensor) -> Tensor:
-        """Return the IL of ids, float32 (n,): `il` of `rho_ext.select` with `ids=None`.
-
-        Raises:
-            IndexError: an id is out of range.
-        """
+        """Return the IL of ids, float32 (n,); one that is out of range is an IndexError."""
         bad = outside(ids, len(self))
         if bad is not None:
             raise IndexError(f"ILShards: ids must lie in [0, {len(self)}), got {bad}")

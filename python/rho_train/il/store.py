@@ -32,8 +32,7 @@ _PIECE = 1 << 22
 class ILStore:
     """The irreducible loss (IL) of every example, indexed by id, bound to its data set.
 
-    Making or loading a store does not read the values; `save` and `check` do, and refuse an
-    infinite one.
+    The values are read, and infinite ones refused, by `save` and `check` alone.
 
     Args:
         il: float32 (N,) in nats; NaN means unknown.
@@ -99,8 +98,7 @@ class ILStore:
     def lowest(self, share: float, ids: Tensor | None = None) -> Tensor:
         """Return the ids of the examples with the lowest IL, int64 (round(share * n),), ascending.
 
-        A filter that costs a step nothing: `torch.utils.data.Subset(data, store.lowest(0.6))`. Of
-        equal losses the lower ids come first.
+        A filter before training; of equal losses the lower ids come first.
 
         Args:
             share: of the examples, in (0, 1].
@@ -122,8 +120,7 @@ class ILStore:
         if count == 0 or losses.isnan().any():
             raise ValueError(
                 f"ILStore: of {len(examples)} examples {int(losses.isnan().sum())} have no "
-                f"irreducible loss, and a share of {share} of them are {count}; there must be one "
-                "at least, and all must have one"
+                f"irreducible loss, and a share of {share} are {count}; there must be one at least"
             )
         return examples[losses.argsort(stable=True)[:count]].sort().values
 
