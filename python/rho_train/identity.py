@@ -9,6 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+_PLAIN = (bool, int, float, str, type(None))
+
 
 def digest(*tensors: Tensor) -> str:
     """Return the SHA-256 of the content of tensors."""
@@ -34,16 +36,11 @@ def identity_of(part: object) -> object:
         return part.identity()
     if callable(part) and not is_dataclass(part):
         return name_of(part)
-    return part if part is None or isinstance(part, (bool, int, float, str)) else repr(part)
+    return part if isinstance(part, _PLAIN) else repr(part)
 
 
 def name_of(function: object) -> str:
-    """Return the name of a function, or of the type of another callable.
-
-    Example:
-        >>> name_of(name_of), name_of(partial(round, ndigits=2))
-        ('name_of', 'round(ndigits=2)')
-    """
+    """Return the name of a function, such as "round(ndigits=2)", or of another callable's type."""
     if isinstance(function, partial):
         values = [_said(value) for value in function.args]
         values += [f"{key}={_said(value)}" for key, value in function.keywords.items()]
@@ -53,5 +50,4 @@ def name_of(function: object) -> str:
 
 def _said(value: object) -> str:
     # Not by repr: that of a function has its address, which is another one at every start.
-    plain = value is None or isinstance(value, (bool, int, float, str))
-    return repr(value) if plain else name_of(value)
+    return repr(value) if isinstance(value, _PLAIN) else name_of(value)

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from rho_train.checks import check_adamw
 from rho_train.identity import module_digest
+from rho_train.methods.context import ScoringContext
 from rho_train.optim import adamw
 from rho_train.rng import generator
-from rho_train.scoring import ForwardPass, device_of, seeded
+from rho_train.scoring import device_of, seeded
 from rho_train.training_step import training_step
 
 
@@ -42,16 +43,10 @@ class OnlineModel:
         self.optimizer = adamw(model, lr, weight_decay)
         self._identity = {"start": module_digest(model), "lr": lr, "weight_decay": weight_decay}
 
-    def train_step(
-        self,
-        batch: object,
-        weights: Tensor | None,
-        forward_pass: ForwardPass,
-        label_smoothing: float,
-        draws: tuple[int, int],
-    ) -> None:
-        """Take one step on a small batch; dropout draws from `draws`, the seed and the step."""
-        seed = generator(draws[0], "online model", draws[1]).initial_seed()
+    def train_step(self, batch: object, weights: Tensor | None, context: ScoringContext) -> None:
+        """Take one step on a small batch; dropout draws from the seed and the step."""
+        seed = generator(context.seed, "online model", context.step).initial_seed()
+        forward_pass = context.passes.forward_pass
         with seeded(device_of(self.model), seed):
             training_step(
                 self.model,
@@ -61,7 +56,7 @@ class OnlineModel:
                 weights=weights,
                 forward=forward_pass.forward,
                 loss_fn=forward_pass.loss_fn,
-                label_smoothing=label_smoothing,
+                label_smoothing=context.label_smoothing,
             )
 
     def identity(self) -> dict[str, Any]:

@@ -193,14 +193,6 @@ def scoring_mode(
         train_mode: dropout draws from the global generators, and BatchNorm uses and learns the
             statistics of the batch.
         keep_random: restore the random generators; False beside a thread that draws from them.
-
-    Example:
-        >>> model = nn.Dropout()
-        >>> with scoring_mode(model) as scorer:
-        ...     scorer(torch.ones(3))
-        tensor([1., 1., 1.])
-        >>> model.training
-        True
     """
     inner = uncompiled(model)
     module = inner.module if isinstance(inner, DistributedDataParallel) else model

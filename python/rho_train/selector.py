@@ -279,8 +279,7 @@ class Selector:
             method.update(context, selected)
         for learner in (self.il, self.scorer):
             if isinstance(learner, OnlineModel):
-                draws, smoothing = (self.seed, step), self.label_smoothing
-                learner.train_step(small, weights, self._forward_pass, smoothing, draws)
+                learner.train_step(small, weights, context)
         self.steps += 1
         if selected.losses is not None:
             self.scored += n if scored is None else len(scored)
@@ -313,8 +312,8 @@ class Selector:
     def state_dict(self) -> dict[str, Any]:
         """Return the counters, the seconds spent and what methods and models have learnt."""
         self._invalid.read()
-        counters = {name: getattr(self, name) for name in _COUNTERS}
-        return {**counters, **{name: one.state_dict() for name, one in self._learners().items()}}
+        state = {name: getattr(self, name) for name in _COUNTERS}
+        return state | {name: one.state_dict() for name, one in self._learners().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a `state_dict`; ValueError if it is of a Selector that learns something else."""

@@ -184,8 +184,7 @@ class ScoringContext:
         """CPU generator of this step; methods leave the global ones alone."""
         if self._generator is None:
             rank = rank_and_world()[0] if self.rank is None else self.rank
-            # One process draws what the first of several does.
-            own = (rank,) if rank else ()
+            own = (rank,) if rank else ()  # One process draws what the first of several does.
             self._generator = generator(self.seed, "selection", self.step, *own)
         return self._generator
 
@@ -222,19 +221,18 @@ class ScoringContext:
         if self._in_pieces:
             scores = self.score(method).scores
             return self.top(scores if bias is None else scores + bias)
-        return Selected(
-            *rho_ext.select(
-                self.logits,
-                self.labels,
-                None if self.il_is_per_row else self.ids,
-                self.k,
-                il=self.il_values,
-                method=method,
-                bias=bias,
-                ignore_index=self.ignore_index,
-                label_smoothing=self.label_smoothing,
-            )
+        best = rho_ext.select(
+            self.logits,
+            self.labels,
+            None if self.il_is_per_row else self.ids,
+            self.k,
+            il=self.il_values,
+            method=method,
+            bias=bias,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
         )
+        return Selected(*best)
 
     def score(self, method: str) -> rho_ext.Scores:
         """Score by `rho_ext.score`; ignored rows have -inf, invalid ones NaN.
@@ -286,8 +284,7 @@ class ScoringContext:
     def _score_pieces(self, method: str) -> rho_ext.Scores:
         known, by_losses = self.passes.known, self.passes.forward_pass.loss_fn is not None
         if known is None:
-            losses = torch.empty(len(self.ids), device=self.ids.device)
-            scores = torch.empty_like(losses)
+            losses, scores = torch.empty(2, len(self.ids), device=self.ids.device).unbind()
         else:
             losses = known.clone()
             scores = self._score_losses(method, losses, slice(None))
@@ -302,27 +299,15 @@ class ScoringContext:
 
     def _score_losses(self, method: str, losses: Tensor, rows: slice | Tensor) -> Tensor:
         """Score rows by known losses, for the methods that need nothing else."""
-        scores = losses
+        il = 0.0 if method == "loss" else self.il[rows].float()
+        # An example without a loss is not selected by its IL either.
         if method == "neg_il":
-            # An example without a loss is not selected by its IL either.
-            scores = torch.zeros_like(losses).masked_fill(losses.isnan(), torch.nan)
-        return scores - (0.0 if method == "loss" else self.il[rows].float())
+            losses = torch.where(losses.isnan(), losses, 0.0)
+        return losses - il
 
 
 def ranked(scores: Tensor, k: int) -> rho_ext.Selection:
-    """Return the k highest of `scores` float32 (n,) in the order of `rho_ext.select`.
-
-    Example:
-        >>> ranked(torch.tensor([1.0, torch.nan, 2.0, 2.0]), 4).indices
-        tensor([ 2,  3,  0, -1])
-    """
-    return rho_ext.select(
-        # Only the scores count, so one class is enough.
-        scores.new_zeros(len(scores), 1),
-        torch.zeros_like(scores, dtype=torch.int64),
-        None,
-        k,
-        # The negative of the negative: the op masks and ranks.
-        il=-scores,
-        method="neg_il",
-    )
+    """Return the k highest of `scores` float32 (n,) in the order of `rho_ext.select`."""
+    # Of one class, as only the scores count, by the negative of the negative.
+    logits, labels = scores.new_zeros(len(scores), 1), torch.zeros_like(scores, dtype=torch.int64)
+    return rho_ext.select(logits, labels, None, k, il=-scores, method="neg_il")

@@ -24,12 +24,7 @@ _FORMULAS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def dropout_layers(model: nn.Module) -> list[nn.Module]:
-    """Return the modules of a model whose training mode differs by dropout alone.
-
-    Example:
-        >>> dropout_layers(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0), nn.Dropout(0.1)))
-        [Dropout(p=0.1, inplace=False)]
-    """
+    """Return the modules of a model whose training mode differs by dropout alone."""
     return [
         one
         for one in model.modules()
@@ -67,9 +62,8 @@ class MonteCarlo:
 
     def __post_init__(self) -> None:
         if self.score not in _FORMULAS:
-            raise ValueError(
-                f"MonteCarlo: score must be one of {', '.join(_FORMULAS)}, got {self.score!r}"
-            )
+            known = ", ".join(_FORMULAS)
+            raise ValueError(f"MonteCarlo: score must be one of {known}, got {self.score!r}")
         if self.passes < 2:
             raise ValueError(f"MonteCarlo: passes must be at least 2, got {self.passes}")
 
