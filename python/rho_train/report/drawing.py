@@ -78,10 +78,8 @@ def our_style() -> Iterator[None]:
 def make_axes(legend: int, height: float = 1.9, left: float = 0.55) -> Axes:
     """Return axes with room for so many rows of a legend above; sizes in inches."""
     total = height + 0.85 + 0.21 * legend
-    drawing = Drawing(figsize=(_WIDTH, total))
-    return drawing.add_axes(
-        (left / _WIDTH, 0.5 / total, 1 - (left + 0.28) / _WIDTH, height / total)
-    )
+    box = left / _WIDTH, 0.5 / total, 1 - (left + 0.28) / _WIDTH, height / total
+    return Drawing(figsize=(_WIDTH, total)).add_axes(box)
 
 
 def add_legend(axes: Axes, columns: int = 1) -> None:
@@ -149,20 +147,18 @@ def line_figure(
     axes = make_axes(len(curves) + (reference is not None))
     for method, (at, values) in curves.items():
         style = styles(experiment)[method]
-        look: dict[str, Any] = {"color": COLOURS[style % 8], "zorder": 3}
-        look["marker"] = _MARKERS[(style + style // 8) % 8]
-        look["markevery"] = 0.05 * (style % 4), 0.2
-        axes.plot(at, values.mean(1), label=plain(experiment.labels[method]), **look)
+        (line,) = axes.plot(at, values.mean(1), _MARKERS[(style + style // 8) % 8] + "-", zorder=3)
+        line.set(color=COLOURS[style % 8], markevery=(0.05 * (style % 4), 0.2))
+        line.set_label(plain(experiment.labels[method]))
         if values.shape[1] > 1:
             band = values.min(1), values.max(1)
-            axes.fill_between(at, *band, color=look["color"], alpha=0.16, linewidth=0)
+            axes.fill_between(at, *band, color=line.get_color(), alpha=0.16, linewidth=0)
     if reference is not None:
-        text, value = reference
-        axes.axhline(value, color=SOFT, linestyle="--", linewidth=1.3, label=text)
+        axes.axhline(reference[1], color=SOFT, ls="--", lw=1.3, label=reference[0])
     end = max(1e-3, *(at[-1] for at, _ in curves.values())) if end is None else end
     if high is None:
-        highest = [values.max() for _, values in curves.values()]
-        high = rounded(low, max(*highest, reference[1] if reference else low))[1]
+        marked = reference[1] if reference else low
+        high = rounded(low, max(marked, *(values.max() for _, values in curves.values())))[1]
     axes.set(xlabel=x, title=y, xlim=(begin, end), ylim=(low, high))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer="seconds" not in name))
     axes.xaxis.set_major_formatter("{x:,g}" if end < 1000 else "{x:,.0f}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -186,9 +185,8 @@ def _quadrant(
         ):
             rows = rows & (noisy == wrong)
             if rows.any():
-                look: dict[str, Any] = {"color": colour, "alpha": alpha, "mew": 0.4}
-                look |= {"markersize": size + wrong, "label": f"{name}{label}"}
-                axes.plot(il[rows], loss[rows], marker, **look)
+                (dots,) = axes.plot(il[rows], loss[rows], marker, ms=size + wrong, mew=0.4)
+                dots.set(color=colour, alpha=alpha, label=f"{name}{label}")
     axes.plot([0, high], [0, high], "--", color=SOFT, linewidth=1.3, label="loss = IL")
     # Square-root axes give the many small losses room.
     roots = (lambda v: np.sqrt(np.maximum(v, 0)), np.square)
@@ -209,14 +207,15 @@ def _quadrant(
     ):
         axes.text(x, y, text, transform=axes.transAxes, style="italic", zorder=4)
     add_legend(axes, columns=2)
-    facts: dict[str, Any] = {"label": experiment.labels[method], "step": sample["step"]}
-    facts |= {"seed": seed, "selected": selected.sum(), "drawn": len(loss)}
-    if sample["noisy"] is not None and selected.any():
-        facts["noisy"] = noisy[selected].mean(), noisy.mean()
+    known = sample["noisy"] is not None and selected.any()
+    facts = {
+        "title": f"{experiment.labels[method]}: loss against IL at step {sample['step']:,}",
+        "selected": f"{selected.sum():,} of {len(loss):,} examples in large batches of seed {seed}",
+        "noisy": (noisy[selected].mean(), noisy.mean()) if known else None,
+    }
     name = f"quadrant-{styles(experiment)[method]}"
-    words = f"{facts['label']}: loss against IL at step {sample['step']:,}, "
-    words += f"{facts['selected']:,} of {len(loss):,} examples are selected."
-    return Figure(name, to_svg(axes, name, words), facts)
+    svg = to_svg(axes, name, f"{facts['title']}. {facts['selected']} are selected.")
+    return Figure(name, svg, facts)
 
 
 def _times(experiment: Experiment, times: Mapping[str, Mapping[str, float]]) -> Figure | None:
@@ -229,18 +228,18 @@ def _times(experiment: Experiment, times: Mapping[str, Mapping[str, float]]) -> 
     for part, style in zip(parts, (7, 0, 2, 3, 6, 5, None), strict=True):
         sizes = np.array([row[part] for row in times.values()])
         colour, alpha = (SOFT, 0.45) if style is None else (COLOURS[style], 1.0)
-        label = "evaluation, not counted" if style is None else part
+        label = f"{part}, not counted" if style is None else part
         axes.barh(places, sizes, 0.4, reached, color=colour, alpha=alpha, label=label)
         reached = reached + sizes
-    totals = {method: f"{row['sum']:,.1f} s" for method, row in times.items()}
-    for place, (method, total) in zip(places, totals.items(), strict=True):
-        axes.text(0, place + 0.3, plain(experiment.labels[method], 38))
+    totals = [(experiment.labels[method], f"{row['sum']:,.1f} s") for method, row in times.items()]
+    for place, (label, total) in zip(places, totals, strict=True):
+        axes.text(0, place + 0.3, plain(label, 38))
         axes.text(reached.max(), place + 0.3, total, ha="right")
     axes.set(xlim=(0, max(1e-3, reached.max())), ylim=(-0.3, len(times) - 0.2), yticks=[])
-    axes.grid(axis="x")
     axes.set_xlabel("Seconds")
+    axes.grid(axis="x")
     add_legend(axes, columns=3)
-    words = "; ".join(f"{experiment.labels[method]}: {total}" for method, total in totals.items())
+    words = "; ".join(f"{label}: {total}" for label, total in totals)
     return Figure("time", to_svg(axes, "time", words), {})
 
 

@@ -60,7 +60,7 @@ def summarize_losses(store: ILStore, extremes: int = 10) -> LossesSummary:
     known, count = len(ordered), len(store.input_checksums)
     checked = f"{count} examples, whose inputs a data set must have"
     info = {**store.info, "inputs": checked if count else "none, inputs are not compared"}
-    if known == 0:
+    if not known:
         return LossesSummary(len(il), 0, float("nan"), {}, (), (), (), (), info)
     low, top = float(ordered[0]), float(ordered[int(_SHOWN * (known - 1))])
     # Bars that are no wider than the spacing of float32 there would have the same edges.
@@ -96,7 +96,8 @@ def summarize_losses(store: ILStore, extremes: int = 10) -> LossesSummary:
 
 def numbers(summary: LossesSummary) -> str:
     """Return how many are known, their mean and quantiles, in two lines."""
-    known = _known(summary)
+    share = summary.known / summary.n if summary.n else 0.0
+    known = f"{summary.known:,} of {summary.n:,} examples have an irreducible loss ({share:.1%})"
     if not summary.known:
         return known
     quantiles = ", ".join(f"{q:.0%} {value:.4f}" for q, value in summary.quantiles.items())
@@ -133,14 +134,9 @@ def write_losses_page(summary: LossesSummary, name: str, path: Path) -> None:
     """
     from rho_train.report.figures import histogram
 
-    drawing = ""
+    found, drawing = numbers(summary), ""
     if summary.known:
-        words = f"Distribution of the irreducible losses: {numbers(summary)}"
+        words = f"Distribution of the irreducible losses: {found}"
         drawing = histogram(summary.edges, summary.counts, "Irreducible loss, nats", words)
-    page = render("il.html", name=name, known=_known(summary), summary=summary, drawing=drawing)
-    atomic_write(path, page)
-
-
-def _known(summary: LossesSummary) -> str:
-    share = summary.known / summary.n if summary.n else 0.0
-    return f"{summary.known:,} of {summary.n:,} examples have an irreducible loss ({share:.1%})"
+    known = found.split("\n")[0]
+    atomic_write(path, render("il.html", name=name, known=known, summary=summary, drawing=drawing))

@@ -171,41 +171,37 @@ def read_experiments(folders: Sequence[Path]) -> Experiment:
     read = [read_experiment(folder) for folder in folders]
     for folder, other in zip(folders[1:], read[1:], strict=True):
         one, two = _data(folders[0], read[0]), _data(folder, other)
-        if differing := sorted(key for key in {*one, *two} if one.get(key) != two.get(key)):
-            told = "; ".join(f"{key}: {one.get(key)} and {two.get(key)}" for key in differing)
-            pair = f"{folders[0]} and {folder}"
-            raise ValueError(f"report: {pair} were made on other data ({told}); give others")
-    if (count := sum(len(one.labels) for one in read)) > MAX_METHODS:
-        raise ValueError(
-            f"report: {count} methods, at most {MAX_METHODS} can be told apart; give fewer"
-        )
+        pairs = {key: (one.get(key), two.get(key)) for key in sorted({*one, *two})}
+        if told := "; ".join(f"{key}: {a} and {b}" for key, (a, b) in pairs.items() if a != b):
+            both = f"{folders[0]} and {folder}"
+            raise ValueError(f"report: {both} were made on other data ({told}); give others")
+    if (n := sum(len(one.labels) for one in read)) > MAX_METHODS:
+        raise ValueError(f"report: {n} methods, at most {MAX_METHODS} can be told apart; give less")
     if len(read) == 1:
         return read[0]
     # The shortest ends of the paths that are all different.
     ends = (["/".join(p.parts[-n:]) for p in resolved] for n in range(1, 1 + len(str(resolved))))
     names = next(names for names in ends if len(set(names)) == len(names))
-    both = list(zip(names, read, strict=True))
+    each = list(zip(names, read, strict=True))
     return replace(
         read[0],
         title=" beside ".join(names),
         description=" ".join(dict.fromkeys(one.description for one in read)),
-        labels={f"{f}/{m}": f"{label} ({f})" for f, one in both for m, label in one.labels.items()},
+        labels={f"{f}/{m}": f"{label} ({f})" for f, one in each for m, label in one.labels.items()},
         seeds=sorted({seed for one in read for seed in one.seeds}),
         baseline=f"{names[0]}/{read[0].baseline}",
-        config={name: one.config for name, one in both},
-        environment={name: one.environment for name, one in both},
-        runs=[replace(run, method=f"{f}/{run.method}") for f, one in both for run in one.runs],
-        left_out=[(f"{f}/{m}", seed, why) for f, one in both for m, seed, why in one.left_out],
+        config={name: one.config for name, one in each},
+        environment={name: one.environment for name, one in each},
+        runs=[replace(run, method=f"{f}/{run.method}") for f, one in each for run in one.runs],
+        left_out=[(f"{f}/{m}", seed, why) for f, one in each for m, seed, why in one.left_out],
     )
 
 
 def _data(folder: Path, experiment: Experiment) -> dict[str, object]:
     data = experiment.config.get("data")
     if not isinstance(data, Mapping):
-        raise ValueError(
-            f"report: {folder} does not say what it was trained on (no config.data in "
-            "experiment.json); report on it alone"
-        )
+        problem = "does not say what it was trained on (no config.data in experiment.json)"
+        raise ValueError(f"report: {folder} {problem}; report on it alone")
     # The content of a file counts, not its name; curves of other examples are other data too.
     counted = {key: value for key, value in data.items() if key != "path"}
     return {**counted, "validation": experiment.config.get("validation", 0.0)}
@@ -240,11 +236,9 @@ def _read_run(
         return f"ended at step {last[2]:,} of {steps:,}"
     found["end"] = found["end"][0]
     # Old runs have no test.json: their curve is of the test set.
-    found["test"] = found["eval"][-1] if watched == "test" else None
-    if (file := folder / "test.json").exists():
-        found["test"] = _file(file, "test")
-    file = folder / "chosen.json"
-    found["selections"] = _selections(file) if file.exists() else None
+    curve = found["eval"][-1] if watched == "test" else None
+    found["test"] = _file(file, "test") if (file := folder / "test.json").exists() else curve
+    found["selections"] = _selections(file) if (file := folder / "chosen.json").exists() else None
     return Run(*first[:2], **found)
 
 
