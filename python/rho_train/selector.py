@@ -53,8 +53,8 @@ class Selector:
             (N,); or an OnlineModel, which computes them. For methods with IL in their formula.
         ratio: share of the large batch, in (0, 1], or a schedule: k = max(1, round(ratio * n)).
         k: number of examples to select; give either `ratio` or `k`.
-        method: a name (`rho_train.methods.names()` lists them), an object from
-            `rho_train.methods`, or a function of your own, see `register`.
+        method: a name of `rho_train.methods.names()`, an object from `rho_train.methods`, or a
+            function of your own, see `register`.
         scoring: options of the forward passes.
         ignore_index: examples with this label are never selected.
         label_smoothing: as in the training loss; not with an ILStore, whose losses are without it:
@@ -135,7 +135,7 @@ class Selector:
 
     @property
     def invalid(self) -> int:
-        """Examples without a usable score, as of the last check, see `check_every`."""
+        """Examples without a usable score, as of the last check."""
         return self._invalid.invalid
 
     @invalid.setter
@@ -145,9 +145,8 @@ class Selector:
     def __call__(self, model: nn.Module, batch: T) -> T:
         """Return the selected examples of a large batch, in its structure.
 
-        Raises:
-            ValueError, IndexError: no ids, fewer than k examples, a label or id out of range.
-            FloatingPointError: no example has a usable score, as after a divergence.
+        Raises a ValueError without ids or with fewer than k examples, an IndexError for a label or
+        id out of range, a FloatingPointError if no example has a usable score.
         """
         started = time.perf_counter()
         small = self.apply(self.select(self.scorer_for(model), batch))
@@ -245,9 +244,9 @@ class Selector:
         ) as passes.module:
             selected = method(context)
         if not isinstance(selected, Selected):
+            kind = type(selected).__name__
             raise TypeError(
-                f"Selector: method {self.method!r} must return Selected, got "
-                f"{type(selected).__name__}; context.top(scores) makes it"
+                f"Selector: method {self.method!r} must return Selected, as context.top, got {kind}"
             )
         seconds, stand_in = seconds + passes.seconds, False
         if self.scope == "global":
@@ -255,10 +254,7 @@ class Selector:
         return PendingSelection(batch, context, selected, method, seconds, stand_in)
 
     def apply(self, pending: PendingSelection[T]) -> T:
-        """Return the selected examples of a pending selection, count it and learn from it.
-
-        A RuntimeError says that another selection was applied since `select`.
-        """
+        """Return the selected examples of a pending selection, count it and learn from it."""
         context, method, step = pending.context, pending.method, self.steps
         if context.step != step:
             raise RuntimeError(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from rho_train.batch import Fields, describe
 from rho_train.checks import check_counts
-from rho_train.global_scope import Scope
 from rho_train.history import History
 from rho_train.il.shards import ILShards
 from rho_train.il.store import ILStore
@@ -89,22 +88,16 @@ def check_method(selector: Selector, found: object) -> None:
             f"Selector: label_smoothing = {smoothing}, and the losses in the store are without; "
             "leave it out, or give a smoothed loss_fn= to the store's function and to the Selector"
         )
-    _check_scope(selector, pointwise=getattr(found, "pointwise", False))
-
-
-def _check_scope(selector: Selector, pointwise: bool) -> None:
-    """Refuse settings with which several ranks would not select as one process does."""
-    if selector.scope not in get_args(Scope):
+    if selector.scope == "global":
+        _check_global(selector, pointwise=getattr(found, "pointwise", False))
+    elif selector.scope != "local":
         raise ValueError(f"Selector: scope must be 'local' or 'global', got {selector.scope!r}")
-    if selector.scope == "local":
-        return
-    parts = {name: getattr(selector, name) for name in ("il", "scorer", "phases")}
-    # Every rank would train its own model, or draw its own uniform selection.
-    own = [
-        f"{name}={type(part).__name__}(...)"
-        for name, part in parts.items()
-        if isinstance(part, (OnlineModel, UniformPhases))
-    ]
+
+
+def _check_global(selector: Selector, pointwise: bool) -> None:
+    """Refuse settings with which several ranks would not select as one process does."""
+    parts = {"il": selector.il, "scorer": selector.scorer, "phases": selector.phases}
+    own = [name for name, one in parts.items() if isinstance(one, (OnlineModel, UniformPhases))]
     reason = None
     if not pointwise:
         reason = (
@@ -117,7 +110,9 @@ def _check_scope(selector: Selector, pointwise: bool) -> None:
             "train_mode=...) at their defaults"
         )
     elif own:
-        reason = f"does not go with {own[0]}, which is of one rank; leave it out"
+        # Every rank would train its own model, or draw its own uniform selection.
+        kind = type(parts[own[0]]).__name__
+        reason = f"does not go with {own[0]}={kind}(...), which is of one rank; leave it out"
     if reason is not None:
         raise ValueError(f"Selector: scope='global' {reason}, or choose scope='local'")
 
@@ -140,10 +135,7 @@ def il_table(il: object) -> Tensor | None:
 
 
 def check_batch(batch: object, fields: Fields, *, classes: bool, first: bool) -> None:
-    """Refuse labels that are no `classes`, and in the `first` batch ids that are something else.
-
-    The third element of a plain tuple may be lengths or weights, from a collate_fn that pads.
-    """
+    """Refuse labels that are no `classes`, and in the `first` batch lengths in place of ids."""
     if classes and fields.labels.ndim != 1:
         raise ValueError(
             "Selector: labels must have shape (n,), one class an example, got "

@@ -58,14 +58,11 @@ class GradNormSampling:
     def __call__(self, context: ScoringContext) -> Selected:
         """Return k draws and their weights."""
         norms, losses = context.score("grad_norm")
-        invalid = norms.isnan().sum()
         # Ignored rows have the score -inf, invalid ones NaN.
-        usable = norms >= 0
+        usable, invalid = norms >= 0, norms.isnan().sum()
         count = int(usable.sum())
         if count == 0:
-            none = torch.full((context.k,), -1, device=norms.device)
-            lowest = torch.full_like(none, -torch.inf, dtype=torch.float32)
-            return Selected(lowest, none, losses, invalid)
+            return context.top(norms)
         p = torch.where(usable, norms, 0.0).double().cpu()
         if not p.any():
             # Everything is learnt: the limit of equal norms.
