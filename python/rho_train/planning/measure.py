@@ -113,16 +113,21 @@ def plan(
         raise ValueError(
             f"plan: ratios must be different integers of at least 2, n_B / n_b, got {list(ratios)}"
         )
-    if dataset is not None and load is None:
-        load = partial(_load, dataset, workers)
-    elif dataset is not None or load is None:
+    if (dataset is None) == (load is None):
         raise ValueError("plan: give either dataset or load")
+
+    def batches(size: int) -> Iterable[Any]:
+        if load is not None:
+            return load(size)
+        assert dataset is not None
+        return loader(dataset, LargeBatchSampler(len(dataset), size, seed=0), workers=workers)
+
     device, sizes = device_of(model), sorted([batch, *(ratio * batch for ratio in ratios)])
     share, busy, state = _LOADER_SHARE * seconds / len(sizes), busy_cores(), random_state(device)
     loads, pool = {}, list[Any]()
     try:
         for size in sizes:
-            loads[size], pool = _measure_loader(load(size), size, workers, device, share)
+            loads[size], pool = _measure_loader(batches(size), size, workers, device, share)
         target = copy.deepcopy(model).train()
         made = adamw(target, lr=1e-3, weight_decay=0.01) if optimizer is None else optimizer(target)
         train = partial(
@@ -207,10 +212,9 @@ class StepTimer:
         one = self.selector
         return (0.0, 0.0) if one is None else (one.score_seconds, one.seconds)
 
-    def medians(self) -> tuple[float, float, float]:
+    def medians(self) -> list[float]:
         """Return the median of each part."""
-        score, select, train = map(median, zip(*self.seconds, strict=True))
-        return score, select, train
+        return [median(part) for part in zip(*self.seconds, strict=True)]
 
 
 def _timers(
@@ -235,13 +239,12 @@ def _timers(
         started, made = time.perf_counter(), list[StepTimer]()
         try:
             for ratio in ratios:
-                scorer = proxy if option == "proxy" else None
-                history = History(n) if scoring.refresh < 1.0 else None
-                options: dict[str, Any] = {"scoring": scoring, "scorer": scorer, "history": history}
-                selector = Selector(il=torch.zeros(n), k=batch, forward=forward, **options)
-                batches = _cut(pool, ratio * batch)
-                options = {"option": option, "ratio": ratio, "selector": selector}
-                timer = replace(uniform, batches=batches, **options)
+                options: dict[str, Any] = {"scoring": scoring, "forward": forward}
+                options["scorer"] = proxy if option == "proxy" else None
+                options["history"] = History(n) if scoring.refresh < 1.0 else None
+                selector = Selector(il=torch.zeros(n), k=batch, **options)
+                timer = replace(uniform, option=option, ratio=ratio, selector=selector)
+                timer.batches = _cut(pool, ratio * batch)
                 timer.step()
                 timer.step()
                 made.append(replace(timer))  # without what was measured so far
@@ -291,10 +294,6 @@ def _measure_loader(
             f"examples, got {len(first) + count}; choose a smaller batch or smaller ratios"
         )
     return spent / count, first[:_POOL]
-
-
-def _load(dataset: IndexedDataset, workers: int, size: int) -> Iterable[Any]:
-    return loader(dataset, LargeBatchSampler(len(dataset), size, seed=0), workers=workers)
 
 
 def _cut(pool: list[Any], size: int) -> list[Any]:

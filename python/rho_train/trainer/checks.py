@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +26,7 @@ _EVAL_EXAMPLES = 32  # that the model is tried on
 
 
 def check_run(model: nn.Module, run: RunData) -> None:
-    """Refuse what would fail, or silently go wrong, at some later step.
-
-    The model makes a forward pass on the first batch, and the Selector previews a selection.
-    """
+    """Refuse what would fail, or silently go wrong, at some later step, by a dry run too."""
     config, selector = run.config, run.selector
     check_indexed("Trainer", run.dataset)
     n = len(run.dataset)
@@ -38,12 +34,11 @@ def check_run(model: nn.Module, run: RunData) -> None:
     check_flags("Trainer", run.flags, n)
     if not len(run.eval_set):
         raise ValueError("Trainer: eval_set must have at least one example, got none")
-    if config.bn_recalibration_batches and not any(
-        isinstance(part, _BatchNorm) for part in model.modules()
-    ):
+    wanted = config.bn_recalibration_batches
+    if wanted and not any(isinstance(part, _BatchNorm) for part in model.modules()):
         raise ValueError(
-            f"Trainer: bn_recalibration_batches is {config.bn_recalibration_batches}, and "
-            f"{type(model).__name__} has no BatchNorm; leave it at 0"
+            f"Trainer: bn_recalibration_batches is {wanted}, and {type(model).__name__} has no "
+            "BatchNorm; leave it at 0"
         )
     if selector is not None:
         _check_selector(selector, model, n, config)
@@ -55,15 +50,20 @@ def check_run(model: nn.Module, run: RunData) -> None:
     rows = torch.arange(len(run.eval_set))
     dry_run("Trainer: eval_set", model, run.eval_set, rows[:_EVAL_EXAMPLES], rows)
     if selector is not None:
-        _preview(selector, model, batch)
+        phases = selector.phases
+        if phases is not None:  # the first step that is not uniform
+            selector.steps = next((t for t in range(phases.steps) if not phases.uniform(t)), 0)
+        try:
+            preview(selector, model, batch)
+        finally:
+            selector.steps = 0
 
 
 def _check_selector(selector: Selector, model: nn.Module, n: int, config: TrainConfig) -> None:
     for misfit in _misfits(selector, n, config):
         raise ValueError(f"Trainer: {misfit}")
-    if isinstance(selector.ratio, Schedule):
-        for step in selector.ratio.begins:
-            selector.size(config.large_batch, step)
+    for step in selector.ratio.begins if isinstance(selector.ratio, Schedule) else ():
+        selector.size(config.large_batch, step)
     selector.check(model)
 
 
@@ -117,14 +117,3 @@ def _check_il(selector: Selector, dataset: IndexedDataset, train_ids: Tensor) ->
             "they are never selected. Leave them out: train_ids[store.known[train_ids]]",
             stacklevel=4,
         )
-
-
-def _preview(selector: Selector, model: nn.Module, batch: Any) -> None:
-    """Preview the selection of a batch, as in the first step that is not uniform."""
-    phases = selector.phases
-    if phases is not None:
-        selector.steps = next((t for t in range(phases.steps) if not phases.uniform(t)), 0)
-    try:
-        preview(selector, model, batch)
-    finally:
-        selector.steps = 0

@@ -77,11 +77,7 @@ def evaluate(model: nn.Module, dataset: Dataset[Any], *, bf16: bool | None = Non
 
 
 def eval_data(dataset: Dataset[Any], device: torch.device | None = None) -> IndexedDataset:
-    """Wrap an evaluation set; tensors that are read as they are move to the device once.
-
-    Raises:
-        TypeError: the data set is not map-style.
-    """
+    """Wrap an evaluation set; tensors that are read as they are move to the device once."""
     data = dataset if isinstance(dataset, IndexedDataset) else IndexedDataset(dataset)
     tensors = _tensors(data)
     if device is None or tensors is None:
@@ -121,8 +117,7 @@ def preview(selector: Selector, model: nn.Module, batch: Any) -> LastSelection:
 def sample_record(model: nn.Module, run: RunData, selector: Selector) -> dict[str, Any]:
     """Return what the Selector would select of the first large batches of a run, as lists.
 
-    `ids`, `loss`, `selected`, and `il` and `noisy` where they are known. Examples without a finite
-    loss or irreducible loss are left out: JSON has no NaN.
+    Examples without a finite loss or irreducible loss are left out: JSON has no NaN.
     """
     device = device_of(model)
     state, parts = random_state(device), []
@@ -130,7 +125,12 @@ def sample_record(model: nn.Module, run: RunData, selector: Selector) -> dict[st
     for positions in islice(sampler, min(_SAMPLED_BATCHES, sampler.batches_per_epoch)):
         batch = to(run.dataset.collate(run.dataset.__getitems__(positions)), device)
         last = preview(selector, model, batch)
-        losses = _losses(model, batch) if last.losses is None else last.losses
+        losses = last.losses
+        if losses is None:
+            fields = split(batch)
+            with scoring_mode(model) as scorer:
+                logits = logits_of(scorer, fields.inputs)
+            losses = rho_ext.score(logits, fields.labels, None, method="loss").losses
         selected = torch.zeros_like(last.ids, dtype=torch.bool).index_fill_(0, last.indices, True)
         parts.append((last.ids, losses, selected))
     restore_random_state(state, device)
@@ -144,10 +144,3 @@ def sample_record(model: nn.Module, run: RunData, selector: Selector) -> dict[st
         record["noisy"] = noisy[ids]
     lists = {name: value[known].tolist() for name, value in record.items()}
     return {"il": None, "noisy": None, **lists}
-
-
-def _losses(model: nn.Module, batch: Any) -> Tensor:
-    fields = split(batch)
-    with scoring_mode(model) as scorer:
-        logits = logits_of(scorer, fields.inputs)
-        return rho_ext.score(logits, fields.labels, None, method="loss").losses
