@@ -32,6 +32,7 @@ from rho_train.trainer import TrainConfig
 
 _REPORT = Path("rho-report")
 _STOPPED = 130  # as a shell reports Ctrl-C
+_ERRORS = (ValueError, TypeError, IndexError, OSError, FloatingPointError, ImportError, JobsFailed)
 
 # The baselines come first, and "uniform on all data" is what a user would do otherwise.
 DEMO = (
@@ -208,17 +209,19 @@ _COMMANDS: dict[str, Any] = {
     "report": report,
     "doctor": doctor,
 }
-_IL = "Compute, inspect and verify irreducible losses."
 
 
 def _add_commands(parser: ArgumentParser, functions: Mapping[str, Any]) -> None:
     commands = parser.add_subcommands(required=True, dest="command")
+    options = (f"{name}: {', '.join(options_of(task_function(name)))}" for name in BUILT_IN)
+    tasks = "options of the tasks, given as --task.OPTION: " + "; ".join(options)
     for name, function in functions.items():
         nested = isinstance(function, dict)
-        summary = _IL if nested else (function.__doc__ or "").partition("\n")[0]
+        summary = ((cli_il if nested else function).__doc__ or "").partition("\n")[0]
         has_task = not nested and "task" in inspect.signature(function).parameters
-        about = _task_help() if has_task else None
-        command = ArgumentParser(description=summary, epilog=about, exit_on_error=False)
+        command = ArgumentParser(
+            description=summary, epilog=tasks if has_task else None, exit_on_error=False
+        )
         commands.add_subcommand(name, command, help=summary)
         if nested:
             _add_commands(command, function)
@@ -231,12 +234,6 @@ def _add_commands(parser: ArgumentParser, functions: Mapping[str, Any]) -> None:
             command.add_argument("runs", nargs="+", type=Path, help="folders of demo or train")
             skipped = {"runs"}
         command.add_function_arguments(function, as_group=False, as_positional=True, skip=skipped)
-
-
-def _task_help() -> str:
-    """Return the options of the built-in tasks, for the help."""
-    options = (f"{name}: {', '.join(options_of(task_function(name)))}" for name in BUILT_IN)
-    return "options of the tasks, given as --task.OPTION: " + "; ".join(options)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -261,9 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         function: Any = _COMMANDS
         while isinstance(function, dict):
             function, ready = function[ready.command], ready[ready.command]
-        options: dict[str, Any] = dict(vars(ready))
-        options.pop("config", None)
-        function(**options)
+        function(**{k: v for k, v in vars(ready).items() if k != "config"})
     except Stopped as stopped:
         again = "" if "again" in str(stopped) else "; run the same command again to go on"
         print(f"rho-ext: {stopped}{again}", file=sys.stderr)
@@ -272,10 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rho-ext: error: {error}", file=sys.stderr)
         print("see rho-ext --help, or rho-ext COMMAND --help", file=sys.stderr)
         return 2
-    except (
-        *(ValueError, TypeError, IndexError, OSError, FloatingPointError, ImportError),
-        JobsFailed,
-    ) as error:
+    except _ERRORS as error:
         for line in error_text(error).splitlines():
             print(f"rho-ext: error: {line}", file=sys.stderr)
         return 1

@@ -1,11 +1,11 @@
-"""The commands `rho-ext il`."""
+"""Compute, inspect and verify irreducible losses."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from rho_train.comparison.data import RunData
 from rho_train.comparison.jobs import compute_il, il_identity, il_steps, open_store
 from rho_train.comparison.spec import Spec, Variant
 from rho_train.dataset import IndexedDataset
-from rho_train.il import ILRecipe, ILStore, average_il, save_shards
+from rho_train.il import ILRecipe, average_il, save_shards
 from rho_train.report.il_page import format_losses, numbers, summarize_losses, write_losses_page
 from rho_train.run_folder import RunFolder
 from rho_train.tasks.task import load_task
@@ -79,18 +79,23 @@ def compute(
         # The first rank holds the folder for all.
         lock = folder.lock("wait for it, or choose another --out") if rank == 0 else nullcontext()
         with lock, folder.stopping_on_signals():
-            store = average_il(
-                [
-                    compute_il(spec, data, kind, seed + i, work / f"seed-{i}", folder.step)
-                    for i in range(seeds)
-                ]
-            )
+            found = [
+                compute_il(spec, data, kind, seed + i, work / f"seed-{i}", folder.step)
+                for i in range(seeds)
+            ]
+            store = average_il(found)
             if rank == 0:
                 config = {"task": task, "options": options, **made_from}
                 info = {**store.info, "config": json.dumps(config, default=str)}
+                written = replace(store, info=info)
                 # Written where the rest of the work is: a kill leaves nothing beside the store.
-                _save(replace(store, info=info), work / "store", rows_a_file)
-                os.replace(work / "store", out)
+                unnamed = work / "store"
+                shutil.rmtree(unnamed, ignore_errors=True)
+                if rows_a_file:
+                    save_shards(written, unnamed, rows_a_file)
+                else:
+                    written.save(unnamed)
+                os.replace(unnamed, out)
     if rank == 0:  # and no other rank reads there any more
         shutil.rmtree(work)
         print(numbers(summarize_losses(store)))
@@ -101,15 +106,15 @@ def _check_same(path: Path, dataset: IndexedDataset, wanted: dict[str, Any]) -> 
     """Refuse a store of other data, or one that was made from something else."""
     try:
         found = json.loads(open_store(path, dataset).info.get("config", "{}"))
-        differing = [
+        differing = "; ".join(
             f"{key}: store has {found[key]}, wanted {value}"
             for key, value in wanted.items()
-            if key in found and found[key] != value
-        ]
+            if found.get(key, value) != value
+        )
         if differing:
             raise ValueError(
-                f"the store was made from something else ({'; '.join(differing)}); recompute it, "
-                "or give another file"
+                f"the store was made from something else ({differing}); recompute it, or give "
+                "another file"
             )
     except ValueError as error:
         raise ValueError(f"{path} is there already: {error}") from error
@@ -164,25 +169,14 @@ def verify(
         print(f"inputs: {compared} of {len(store.input_checksums)} examples compared")
 
 
-def _save(store: ILStore, path: Path, rows_a_file: int) -> None:
-    if path.is_dir():  # of a process that was killed here
-        shutil.rmtree(path)
-    if rows_a_file:
-        save_shards(store, path, rows_a_file)
-    else:
-        store.save(path)
-
-
 def _labelled(path: Path) -> IndexedDataset:
     try:
         labels = np.load(path, allow_pickle=False)
-        if not isinstance(labels, np.ndarray):
-            raise ValueError("it holds several arrays")
-    except (ValueError, EOFError) as error:
+        return IndexedDataset(range(len(labels)), labels=labels)
+    except (ValueError, TypeError, EOFError) as error:
         raise ValueError(
             f"{path} is no .npy file of labels ({error}); write it with np.save(path, labels)"
         ) from error
-    return IndexedDataset(range(len(labels)), labels=labels)
 
 
 @contextmanager
@@ -199,8 +193,4 @@ def _ranks() -> Iterator[int]:
         dist.destroy_process_group()
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "compute": compute,
-    "inspect": inspect,
-    "verify": verify,
-}
+COMMANDS = {"compute": compute, "inspect": inspect, "verify": verify}
