@@ -61,9 +61,9 @@ class AsyncSelector:
         try:
             self._copy = copy.deepcopy(self._source)
         except (RuntimeError, TypeError) as error:
+            name = type(self._source).__name__
             raise TypeError(
-                "AsyncSelector: the model scores in a copy, and "
-                f"{type(self._source).__name__} cannot be copied: {error}"
+                f"AsyncSelector: the model scores in a copy, and {name} cannot be copied: {error}"
             ) from error
         self._copy.eval().requires_grad_(False).zero_grad(set_to_none=True)
         self._weights = _tensors(self._copy)
@@ -77,10 +77,8 @@ class AsyncSelector:
     def __call__(self, loader: Iterable[T]) -> Generator[T, None, None]:
         """Yield the selected examples of each large batch of a loader, in its structure.
 
-        Raises:
-            RuntimeError: the Selector has selected elsewhere in between.
-            ValueError: the model draws random numbers while it scores.
-            Exception: an error of `Selector.__call__`, when the batch is due.
+        Raises what `Selector.__call__` raises, when the batch is due; a RuntimeError if the
+        Selector has selected elsewhere in between; a ValueError if the model draws while it scores.
         """
         batches, pending = iter(loader), None
         with self._thread() as thread:

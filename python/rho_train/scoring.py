@@ -21,8 +21,7 @@ ForwardFunction = Callable[[nn.Module, Any], Tensor]
 """Called as `forward(model, batch)`, returns logits (n, C)."""
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
-"""Called as `loss_fn(model, batch)`, returns the loss of each example, floating point (n,); NaN for
-an example that has none."""
+"""Called as `loss_fn(model, batch)`, returns the losses, floating point (n,), NaN for none."""
 
 # Checked here, because torch.compile refuses another one at the first step only.
 _COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -187,12 +186,8 @@ def scoring_mode(
     its first forward pass (rotary tables, masks) must run once before: made here, they could not
     enter autograd.
 
-    Args:
-        model: any module.
-        bf16: score under bfloat16 autocast, or without autocast; None: as it is outside.
-        train_mode: dropout draws from the global generators, and BatchNorm uses and learns the
-            statistics of the batch.
-        keep_random: restore the random generators; False beside a thread that draws from them.
+    `bf16` and `train_mode` are as in `Scoring`; `keep_random` restores the random generators, False
+    beside a thread that draws from them.
     """
     inner = uncompiled(model)
     module = inner.module if isinstance(inner, DistributedDataParallel) else model
@@ -277,7 +272,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def logits_of(model: nn.Module, inputs: Any) -> Tensor:
-    """Call a model on the inputs of a batch, a dict as keyword arguments, and return its logits.
+    """Return the logits of the inputs of a batch, which may be a dict of keyword arguments.
 
     The output may be a tensor, or an object or mapping with `logits`, as of Hugging Face models.
     """
@@ -295,14 +290,12 @@ def logits_of(model: nn.Module, inputs: Any) -> Tensor:
     return logits
 
 
-def losses_of(
-    where: str, model: nn.Module, batch: Any, loss_fn: LossFunction, count: int
-) -> Tensor:
-    """Return the losses of a batch by a function, float32 (count,), else a ValueError."""
+def losses_of(where: str, model: nn.Module, batch: Any, loss_fn: LossFunction, n: int) -> Tensor:
+    """Return the losses of a batch by a function, float32 (n,), else a ValueError."""
     found: object = loss_fn(model, batch)
-    if not isinstance(found, Tensor) or found.shape != (count,) or not found.is_floating_point():
+    if not isinstance(found, Tensor) or found.shape != (n,) or not found.is_floating_point():
         raise ValueError(
-            f"{where}: loss_fn must return the loss of each example, floating point ({count},), "
+            f"{where}: loss_fn must return the loss of each example, floating point ({n},), "
             f"got {describe(found)}; leave out the mean over the batch, as reduction='none' does"
         )
     return found.float()

@@ -34,11 +34,8 @@ class Selected(NamedTuple):
 
     def rows(self, rows: slice | Tensor) -> Selected:
         """Return some of the selected rows."""
-        return self._replace(
-            indices=self.indices[rows],
-            values=self.values[rows],
-            weights=None if self.weights is None else self.weights[rows],
-        )
+        weights = None if self.weights is None else self.weights[rows]
+        return self._replace(indices=self.indices[rows], values=self.values[rows], weights=weights)
 
     def without_padding(self, step: int, n: int) -> Selected:
         """Drop the -1 padding at the end; FloatingPointError if nothing is left of n examples."""
@@ -46,10 +43,8 @@ class Selected(NamedTuple):
             return self
         found = int((self.indices >= 0).sum())
         if found == 0:
-            raise FloatingPointError(
-                f"Selector: step {step}: no example can be selected: "
-                f"{self.cause(n, int(self.invalid))}"
-            )
+            why = self.cause(n, int(self.invalid))
+            raise FloatingPointError(f"Selector: step {step}: no example can be selected: {why}")
         return self.rows(slice(found))
 
     def cause(self, n: int, invalid: int) -> str:
@@ -66,10 +61,7 @@ class Selected(NamedTuple):
                 f"the irreducible loss of {invalid} of {n} examples is unknown (NaN); train on "
                 "examples that the store covers, for a holdout store those that are not held out"
             )
-        return (
-            f"all {n} examples are left out: their labels are ignore_index, or their scores -inf, "
-            "as by a mask or an infinite irreducible loss"
-        )
+        return f"all {n} examples are left out: their labels are ignore_index, or scores or IL infinite"
 
 
 class InvalidCounter:

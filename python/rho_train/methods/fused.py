@@ -41,10 +41,6 @@ class Fused(Scored):
     without their sampling); `neg_il` = -IL; `grad_norm` = ||softmax(z) - onehot(y)||_2
     (Katharopoulos and Fleuret, ICML 2018, section 3.2, for the logits); `entropy` =
     H[softmax(z)]. All five are baselines of the paper, section 4.
-
-    Example:
-        >>> Fused("rho").needs
-        ('il',)
     """
 
     pointwise = True

@@ -51,10 +51,8 @@ def register(
     """
     if not name.isidentifier():
         raise ValueError(f"register: name must be letters, digits and underscores, got {name!r}")
-    if unknown := set(needs) - set(NEEDS):
-        raise ValueError(
-            f"register: needs must be some of {', '.join(NEEDS)}, got {', '.join(sorted(unknown))}"
-        )
+    if unknown := ", ".join(sorted(set(needs) - set(NEEDS))):
+        raise ValueError(f"register: needs must be some of {', '.join(NEEDS)}, got {unknown}")
 
     def add(method: M) -> M:
         if _origin(_METHODS.get(name, method)) != _origin(method):
@@ -100,8 +98,7 @@ def needs_of(method: str | Method) -> Collection[str]:
         >>> needs_of("rho"), needs_of("loss")
         (('il',), ())
     """
-    found: Collection[str] = getattr(find(method), "needs", ())
-    return found
+    return getattr(find(method), "needs", ())
 
 
 def names(*, without: Collection[str] = ()) -> tuple[str, ...]:
