@@ -66,7 +66,7 @@ def atomic_write(
 
 
 def _sync_folder(folder: Path) -> None:
-    # The new name is an entry of the folder and needs a flush of its own to survive a power cut.
+    # The new name is an entry of the folder: only a flush of it survives a power cut.
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -77,10 +77,7 @@ class RunFolder:
     def lock(self, fix: str, *, below: bool = False) -> Iterator[None]:
         """Hold the folder for this process, and delete what killed writes left in it (and below).
 
-        The system unlocks it when the process ends.
-
-        Raises:
-            ValueError: another process holds the folder; the message ends in `fix`.
+        If another process holds it, a ValueError ends in `fix`.
         """
         folder = self / "."
         with open(folder / ".lock", "w") as lock:

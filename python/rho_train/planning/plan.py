@@ -99,8 +99,8 @@ class Plan:
         return json.dumps(values, indent=2)
 
     def __str__(self) -> str:
-        head = f"{'scoring':<13}{'n_B':>6}" + "".join(f"{name:>9}" for name in _SECONDS)
-        head += f"{'x uniform':>11}{'with IL':>9}"
+        parts = "".join(f"{name:>9}" for name in _SECONDS)
+        head = f"{'scoring':<13}{'n_B':>6}{parts}{'x uniform':>11}{'with IL':>9}"
         lines = [
             f"A uniform step on {self.small_batch} examples takes {_ms(self.uniform)} ms: loading "
             f"{_ms(self.load)}, training {_ms(self.train)}.\n",
@@ -128,19 +128,14 @@ class Plan:
         even = row.break_even(self.il_seconds, self.steps)
         rate = f"The loader gives {size / row.load:,.0f} examples a second"
         if row.load > work:
-            rate += (
-                f", slower than the rest of the step uses {size}: make it faster first (workers)"
-            )
+            rate += f", slower than the rest of the step uses {size}: "
+            rate += "make it faster first (more workers, data in memory)"
         else:
-            rate += (
-                f" and takes {self.load / (self.load + self.train):.0%} of a uniform step, "
-                f"{row.load / (row.load + work):.0%} of one with {size}"
-                f"{', beside it' if self.workers else ''}"
-            )
-        advice = (
-            f"Try first: large batches of {size}, {row.option} scoring; it pays if it needs "
-            f"{row.cost:.2f} times fewer steps"
-        )
+            plain, share = self.load / (self.load + self.train), row.load / (row.load + work)
+            rate += f" and takes {plain:.0%} of a uniform step, {share:.0%} of one with {size}"
+            rate += ", beside it" if self.workers else ""
+        advice = f"Try first: large batches of {size}, {row.option} scoring; it pays if it needs "
+        advice += f"{row.cost:.2f} times fewer steps"
         if self.il_seconds > 0.0:
             with_il = "never pays" if math.isinf(even) else f"needs {even:.2f} times fewer"
             advice += f"; with the IL cost included it {with_il}"

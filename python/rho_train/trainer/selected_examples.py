@@ -114,9 +114,9 @@ def _input_of(dataset: IndexedDataset, position: int) -> object:
 def render(x: object) -> dict[str, Any]:
     """Return {"image": PNG as data URI}, {"features": [...]} or {"text": ...}.
 
-    Tensors and arrays (H, W), (1 or 3, H, W) and (H, W, 1 or 3) are images, at most 32 pixels wide.
-    Those that are not uint8 are stretched to the full range of grey or colour. Floating point (d,)
-    are features, the first 64; anything else is described in words.
+    Tensors and arrays (H, W), (1 or 3, H, W) and (H, W, 1 or 3) are images, at most 32 pixels wide,
+    stretched to the full range if they are not uint8. Floating point (d,) are features, the first
+    64; anything else is described in words.
 
     Example:
         >>> render(torch.rand(3, 8, 8))["image"][:22]
@@ -132,7 +132,11 @@ def render(x: object) -> dict[str, Any]:
         return {"text": f"({type(x).__name__})"}
     image = _as_image(tensor)
     if image is not None:
-        return {"image": f"data:image/png;base64,{base64.b64encode(_png(image)).decode()}"}
+        from PIL import Image  # matplotlib depends on it
+
+        file = io.BytesIO()
+        Image.fromarray(image.squeeze(2).numpy()).save(file, "PNG")
+        return {"image": f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"}
     if tensor.ndim == 1 and tensor.is_floating_point() and bool(tensor.isfinite().all()):
         return {"features": [float(f"{value:.3g}") for value in tensor[:_FEATURES].tolist()]}
     if tensor.ndim == 1:
@@ -161,12 +165,3 @@ def _as_image(x: Tensor) -> Tensor | None:
         low, high = pixels.aminmax()
         pixels = (pixels - low) / (high - low).clamp_min(1e-12) * 255
     return pixels.round().to(torch.uint8).permute(1, 2, 0).contiguous()
-
-
-def _png(pixels: Tensor) -> bytes:
-    """Return the PNG file of uint8 (H, W, 1 or 3)."""
-    from PIL import Image  # matplotlib depends on it
-
-    file = io.BytesIO()
-    Image.fromarray(pixels.squeeze(2).numpy()).save(file, "PNG")
-    return file.getvalue()
