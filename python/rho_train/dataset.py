@@ -223,8 +223,8 @@ def _positions(indices: Sequence[int], n: int) -> Tensor:
     if len(ids) == 0:
         return ids
     low, high = (int(bound) for bound in ids.aminmax())
-    if low < -n or high >= n:
-        _position(low if low < -n else high, n)
+    for bound in (low, high):
+        _position(bound, n)
     return ids if low >= 0 else ids % n
 
 
@@ -252,8 +252,8 @@ def _as_labels(labels: Any, n: int, source: str) -> Tensor:
         tensor = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"IndexedDataset: {source} must be class indices (n,), got "
-            f"{type(labels).__name__} ({error}); pass labels= with integers"
+            f"IndexedDataset: {source} must be class indices (n,), got {type(labels).__name__} "
+            f"({error}); pass labels= with integers"
         ) from error
     if tensor.is_floating_point() or tensor.is_complex() or tensor.shape != (n,):
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -34,8 +35,8 @@ def check_loader(loader: DataLoader[Any]) -> None:
         >>> drop = lambda samples: torch.tensor([x for x, y, ids in samples])
         >>> check_loader(DataLoader(data, batch_size=2, collate_fn=drop))
         Traceback (most recent call last):
-        ValueError: check_loader: the collate_fn <lambda> loses the ids: of examples with the ids \
-[0, 1] it makes float32 tensor (2,); put the ids of the examples into the batch
+        ValueError: check_loader: the collate_fn <lambda> loses or changes the ids: of examples \
+with the ids [0, 1] it makes float32 tensor (2,) with None; collate them as torch.tensor(ids)
     """
     dataset = loader.dataset
     if len(indexed_inside(dataset)) > 1:
@@ -64,26 +65,24 @@ def _follow(loader: DataLoader[Any]) -> None:
     collate = loader.collate_fn
     name = getattr(collate, "__qualname__", type(collate).__name__).split(".")[-1]
     batch = collate(samples)
-    try:
-        found = split(batch, "check_loader").ids.tolist()
-    except ValueError as error:
-        raise ValueError(
-            f"check_loader: the collate_fn {name} loses the ids: of examples with the ids "
-            f"{ids} it makes {describe(batch)}; put the ids of the examples into the batch"
-        ) from error
+    found = _ids_of(batch)
     if found != ids:
         raise ValueError(
-            f"check_loader: the collate_fn {name} changes the ids: the examples have {ids}, "
-            f"the batch has {found}; put them there unchanged, as torch.tensor(ids)"
+            f"check_loader: the collate_fn {name} loses or changes the ids: of examples with the "
+            f"ids {ids} it makes {describe(batch)} with {found}; collate them as torch.tensor(ids)"
         )
     batch = next(iter(loader))
-    try:
-        split(batch, "check_loader")
-    except ValueError as error:
+    if _ids_of(batch) is None:
         raise ValueError(
             f"check_loader: {type(loader).__name__} loses the ids that the collate_fn {name} "
             f"still has: its batch is {describe(batch)}; keep them in what changes its batches"
-        ) from error
+        )
+
+
+def _ids_of(batch: Any) -> list[int] | None:
+    with suppress(ValueError):
+        return split(batch, "check_loader").ids.tolist()
+    return None
 
 
 def _id_of(sample: Any) -> int | None:

@@ -287,12 +287,12 @@ JOINED: Any = ConcatDataset([INDEXED, INDEXED])
         (
             DataLoader(INDEXED, 2, collate_fn=lambda samples: by_tuple(samples)[:2]),
             ValueError,
-            r"the collate_fn <lambda> loses the ids: of .* \[0, 1\] it makes tuple of 2 elements",
+            r"the collate_fn <lambda> loses .* \[0, 1\] it makes tuple of 2 elements with None",
         ),
         (
             DataLoader(INDEXED, 2, collate_fn=lambda s: by_tuple([(x, y, 0) for x, y, _ in s])),
             ValueError,
-            r"changes the ids: the examples have \[0, 1\], the batch has \[0, 0\]",
+            r"changes the ids: of .* \[0, 1\] it makes tuple of 3 elements with \[0, 0\]",
         ),
         (Forgetful(INDEXED, 2), ValueError, "Forgetful loses the ids that the collate_fn default_"),
     ],

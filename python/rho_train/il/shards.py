@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rho_train.checks import outside
+from rho_train.checks import check_rows
 from rho_train.dataset import IndexedDataset
 from rho_train.files import atomic_write
 from rho_train.il.checksums import InputChecksums, from_json
@@ -50,10 +50,9 @@ class ILShards:
 
     def gather(self, ids: Tensor) -> Tensor:
         """Return the IL of ids, float32 (n,); one that is out of range is an IndexError."""
-        bad = outside(ids, len(self))
-        if bad is not None:
-            raise IndexError(f"ILShards: ids must lie in [0, {len(self)}), got {bad}")
-        ordered, order = ids.cpu().sort()
+        ids = ids.cpu()
+        check_rows("ILShards", ids, len(self), "give ids of its data set")
+        ordered, order = ids.sort()
         bounds = torch.arange(len(self.shards) + 1) * self.rows
         cuts: list[int] = torch.searchsorted(ordered, bounds).tolist()
         il = torch.empty(len(ids))
@@ -92,7 +91,7 @@ class ILShards:
 
         Raises:
             FileNotFoundError: the folder has no index or lacks a shard.
-            ValueError: the index or a shard is damaged, of another store, or of another data set.
+            ValueError: the index or a shard is damaged, or of another store or data set.
         """
         path = Path(folder) / _INDEX
         if not path.is_file():
