@@ -65,8 +65,7 @@ def split(batch: object, where: str = "Selector") -> Fields:
         )
     if ids.ndim != 1:
         raise ValueError(
-            f"{where}: ids must have shape (n,), got {tuple(ids.shape)}; "
-            "collate one id an example, as torch.tensor(ids)"
+            f"{where}: ids must have shape (n,), got {tuple(ids.shape)}; collate one id an example"
         )
     if not isinstance(labels, Tensor):
         raise TypeError(
@@ -166,8 +165,7 @@ def _rebuild(value: Any, change: Callable[[Any], Any]) -> Any:
         names = list(vars(value))
     else:
         raise TypeError(
-            f"a batch of type {type(value).__name__} has no attributes that can be replaced; "
-            "use a NamedTuple, a dataclass or a dict"
+            f"a batch of type {type(value).__name__} cannot be rebuilt; use a dataclass or a dict"
         )
     result = copy.copy(value)
     for name in names:
@@ -193,15 +191,13 @@ def _split_mapping(batch: Mapping[Any, Any], where: str) -> Fields:
     label = next((key for key in _LABEL_KEYS if key in batch), None)
     if label is None:
         raise ValueError(
-            f"{where}: the batch has no labels: got {describe(batch)}, "
-            "wanted one of the keys 'labels', 'label' or 'y'"
+            f"{where}: the batch has no labels: got {describe(batch)}; name them labels, label or y"
         )
     rest = {key: value for key, value in batch.items() if key not in ("ids", label)}
     inputs = next((batch[key] for key in _INPUT_KEYS if key in batch), rest)
     if inputs is rest and not rest:
         raise ValueError(
-            f"{where}: the batch has no inputs: got {describe(batch)}, "
-            "wanted the key 'x' or 'inputs', or the keyword arguments of the model"
+            f"{where}: the batch has no inputs: got {describe(batch)}; add x or keyword arguments"
         )
     return Fields(inputs, batch[label], batch["ids"])
 

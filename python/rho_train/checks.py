@@ -72,9 +72,8 @@ def check_labels(
     bad = (used & ((labels < 0) | (labels >= classes))).nonzero().flatten()
     if len(bad):
         raise IndexError(
-            f"{where}: labels must lie in [0, {classes}), the classes of the model, or be "
-            f"ignore_index = {ignore_index}; got {len(bad)} others, the first is "
-            f"{int(labels[bad[0]])} of id {int(ids[bad[0]])}"
+            f"{where}: labels must lie in [0, {classes}), the classes, or be {ignore_index}; got "
+            f"{len(bad)} others, the first is {int(labels[bad[0]])} of id {int(ids[bad[0]])}"
         )
     if not used.any():
         raise ValueError(
@@ -87,6 +86,5 @@ def check_flags(where: str, flags: Mapping[str, Tensor], n: int) -> None:
     for name, flag in flags.items():
         if flag.dtype != torch.bool or flag.shape != (n,):
             raise ValueError(
-                f"{where}: flags must be bool ({n},), one value an example by id, got {name!r}: "
-                f"{describe(flag)}"
+                f"{where}: flags must be bool ({n},), by id, got {name!r}: {describe(flag)}"
             )

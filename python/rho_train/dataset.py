@@ -242,8 +242,7 @@ def _labels_of(dataset: Any) -> Tensor:
     if isinstance(dataset, ConcatDataset):
         return torch.cat([_labels_of(part) for part in dataset.datasets])
     raise ValueError(
-        f"IndexedDataset: {name} has no attribute labels or targets; "
-        "pass the labels of all examples: IndexedDataset(dataset, labels=labels)"
+        f"IndexedDataset: {name} has no attribute labels or targets; pass the labels by labels="
     )
 
 
@@ -275,6 +274,5 @@ def _with_id(sample: Any, position: int) -> Any:
     if isinstance(sample, (tuple, list)) and len(sample) == 2:
         return Batch(sample[0], sample[1], position)
     raise TypeError(
-        f"IndexedDataset: examples must be (x, y) pairs or dicts, got {describe(sample)}; return a "
-        "dict with 'labels' and the inputs under their names"
+        f"IndexedDataset: examples must be (x, y) pairs or dicts, got {describe(sample)}"
     )

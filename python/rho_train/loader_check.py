@@ -58,9 +58,8 @@ def _follow(loader: DataLoader[Any]) -> None:
     ids = [_id_of(sample) for sample in samples]
     if None in ids:
         raise TypeError(
-            "check_loader: the data set adds no ids: an example of "
-            f"{type(dataset).__name__} is {describe(samples[0])}; wrap it: "
-            "rho_train.IndexedDataset(dataset)"
+            f"check_loader: the data set adds no ids: an example of {type(dataset).__name__} is "
+            f"{describe(samples[0])}; wrap it: rho_train.IndexedDataset(dataset)"
         )
     collate = loader.collate_fn
     name = getattr(collate, "__qualname__", type(collate).__name__).split(".")[-1]

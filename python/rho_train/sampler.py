@@ -67,8 +67,7 @@ class LargeBatchSampler(Sampler[list[int]]):
             raise ValueError(f"LargeBatchSampler: there are no examples to draw from, n = {self.n}")
         if not 1 <= self.batch_size <= self.n:
             raise ValueError(
-                f"LargeBatchSampler: batch_size must lie in [1, {self.n}], the number of examples, "
-                f"got {self.batch_size}"
+                f"LargeBatchSampler: batch_size must lie in [1, {self.n}], got {self.batch_size}"
             )
         if self.start < 0:
             raise ValueError(f"LargeBatchSampler: start must be at least 0, got {self.start}")
@@ -147,15 +146,11 @@ def _as_positions(positions: Any) -> Tensor:
     if tensor.dtype == torch.bool or tensor.dtype.is_floating_point or tensor.ndim != 1:
         fix = "; pass mask.nonzero().flatten()" if tensor.dtype == torch.bool else ""
         raise TypeError(
-            "LargeBatchSampler: positions must be integers of shape (n,), got "
-            f"{describe(tensor)}{fix}"
+            f"LargeBatchSampler: positions must be integers (n,), got {describe(tensor)}{fix}"
         )
     ordered = tensor.sort().values
     if int(ordered[0]) < 0:
         raise ValueError(f"LargeBatchSampler: positions must be at least 0, got {int(ordered[0])}")
     if bool((ordered[1:] == ordered[:-1]).any()):
-        raise ValueError(
-            "LargeBatchSampler: positions must not repeat, or a large batch could hold an example "
-            "twice; pass positions.unique()"
-        )
+        raise ValueError("LargeBatchSampler: positions must not repeat; pass positions.unique()")
     return tensor.to(torch.int64)

@@ -259,7 +259,7 @@ def test_augmentation_is_for_training_alone() -> None:
         with pytest.raises(ValueError, match="other inputs when it is read again"):
             compute()
     assert torch.equal(torch.get_rng_state(), state)
-    with pytest.raises(ValueError, match="augmented must have the examples of dataset"):
+    with pytest.raises(ValueError, match="augmented must have the examples and labels of dataset"):
         crossfit_il(make_model, plain, 2, recipe, augmented=make_data(seed=1))
 
 

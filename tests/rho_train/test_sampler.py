@@ -143,7 +143,7 @@ def test_the_global_generators_are_left_alone() -> None:
         ([3, 4, -1, 1, 0], {}, ValueError, "at least 0, got -1"),
         (torch.ones(8, dtype=torch.bool), {}, TypeError, r"mask\.nonzero"),
         (torch.rand(8), {}, TypeError, "must be integers"),
-        (torch.zeros(8, 1, dtype=torch.int64), {}, TypeError, r"shape \(n,\)"),
+        (torch.zeros(8, 1, dtype=torch.int64), {}, TypeError, r"integers \(n,\)"),
         ([("a", 0)], {}, TypeError, r"pass len\(dataset\)"),
     ],
 )

@@ -43,8 +43,7 @@ def average_il(stores: Sequence[ILStore]) -> ILStore:
     names = {store.info["loss_function"] for store in stores if "loss_function" in store.info}
     if len(names) > 1:
         raise ValueError(
-            f"average_il: the stores hold different losses, {', '.join(sorted(names))}; average "
-            "stores of one loss"
+            f"average_il: the stores hold different losses, {', '.join(sorted(names))}; give one"
         )
     total = torch.zeros(len(first.il), dtype=torch.float64)
     for store in stores:

@@ -100,9 +100,8 @@ def differences(one: InputChecksums, other: InputChecksums) -> list[int]:
     """Return the places at which the checksums of the same ids differ by more than tolerated."""
 
     def same(a: InputChecksum, b: InputChecksum) -> bool:
-        return a[:3] == b[:3] and all(
-            math.dist(x, y) <= len(x) ** 0.5 for x, y in zip(a.values, b.values, strict=True)
-        )
+        values = zip(a.values, b.values, strict=True)
+        return a[:3] == b[:3] and all(math.dist(x, y) <= len(x) ** 0.5 for x, y in values)
 
     pairs = zip(one, other, strict=True)
     return [place for place, (a, b) in enumerate(pairs) if not same(a, b)]
@@ -121,7 +120,6 @@ def checked_inputs(dataset: IndexedDataset, folder: RunFolder) -> InputChecksums
     path = folder / "inputs.json"
     if not path.exists():
         atomic_write(path, json.dumps(found))
-        return found
     before = from_json(path.read_text())
     count = len(differences(before, found)) if len(before) == len(found) else len(before)
     if count:

@@ -203,8 +203,7 @@ def _by_folds(
         model = make_model(recipe.seed + index)
         if latest is not None and latest[0] != index and latest[1] is model:
             raise ValueError(
-                "make_model must build a new model for every fold, got the same one twice; it "
-                "would score examples that it has trained on"
+                "make_model must build a new model for every fold, got the same one twice"
             )
         latest = index, model
         sets = (~targets[index]).nonzero().flatten(), ids[index]

@@ -106,8 +106,7 @@ class ILShards:
                 raise ValueError("it does not match its checksum")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"ILShards.load: {path} is damaged or no index of shards ({error}); write the "
-                "shards again"
+                f"ILShards.load: {path} is damaged or no index ({error}); write the shards again"
             ) from error
         shards = []
         for number, sha256 in enumerate(index["shards"]):
@@ -115,8 +114,7 @@ class ILShards:
             shards.append(ILStore.load(file))
             if shards[-1].sha256 != sha256:
                 raise ValueError(
-                    f"ILShards.load: {file} is a shard of another store than {path}; restore it "
-                    "from a copy, or write the shards again"
+                    f"ILShards.load: {file} is a shard of another store than {path}; restore it"
                 )
         checksums = from_json(index["input_checksums"])
         store = cls(tuple(shards), index["rows"], index["fingerprint"], index["info"], checksums)

@@ -144,13 +144,12 @@ class ILStore:
             if len(infinite):
                 raise ValueError(
                     "ILStore: il must be finite or NaN (unknown), got an infinite value at id "
-                    f"{begin + int(infinite[0])}; the IL model has diverged, lower its learning rate"
+                    f"{begin + int(infinite[0])}; the IL model has diverged, lower its rate"
                 )
         if self.sha256 is not None and self.sha256 != self._digest():
             raise ValueError(
-                "ILStore: the values do not match the checksum of their file: it is damaged, then "
-                f"restore it from a copy or {_RECOMPUTE}; or they were changed after loading, then "
-                "keep them in a new ILStore"
+                "ILStore: the values do not match the checksum of their file: restore it from a "
+                "copy; or they were changed after loading, then keep them in a new ILStore"
             )
 
     def save(self, path: str | Path) -> None:

@@ -93,8 +93,7 @@ def train_il(
         )
     if augmented is not None and fingerprint(augmented) != fingerprint(dataset):
         raise ValueError(
-            "train_il: augmented must have the examples of dataset in the same order, got other "
-            "labels or another count; wrap the same data with the transforms"
+            "train_il: augmented must have the examples and labels of dataset in the same order"
         )
     first = target_ids[: recipe.batch_size]
     dry_run("train_il", model, dataset, first, target_ids, train_ids, loss_fn=loss_fn)
@@ -126,8 +125,7 @@ def train_il(
             fit.run(dataset if augmented is None else augmented, train_ids, evaluate)
     if fit.best_state is None:
         raise FloatingPointError(
-            "train_il: the loss on the target's examples was NaN or infinite after every epoch; "
-            "lower ILRecipe.lr"
+            "train_il: the loss on the target's examples was never finite; lower ILRecipe.lr"
         )
     model.load_state_dict(fit.best_state)
     return fit.best._replace(seconds=fit.seconds)
