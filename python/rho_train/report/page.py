@@ -22,8 +22,7 @@ def write_report(*folders: Path, out: Path | None = None) -> Path:
         folders: of comparisons; several are put side by side, see `read_experiments`.
         out: where to write; None: into the folder, if it is one.
 
-    Returns:
-        The path of the page. Each file appears whole or not at all.
+    Returns the path of the page; each file appears whole or not at all.
 
     Raises:
         ValueError: see `read_experiments`; or several folders without `out`.

@@ -109,8 +109,7 @@ class Experiment:
 def read_experiment(out: Path) -> Experiment:
     """Read the comparison in the folder `out`: `experiment.json` and `runs/*/metrics.jsonl`.
 
-    A run without an end record (killed, still running; its last line may be cut) is not an error:
-    it is named in `left_out`.
+    A run without an end record (killed, still running) is no error but named in `left_out`.
 
     Raises:
         ValueError: a file that cannot be read as such, with file, line and fix; no finished run.
@@ -158,12 +157,11 @@ def read_experiment(out: Path) -> Experiment:
 
 
 def read_experiments(folders: Sequence[Path]) -> Experiment:
-    """Read comparisons as one: methods carry the name of their folder, the first folder's baseline
-    is that of all.
+    """Read comparisons as one: methods carry the name of their folder, the baseline is the first's.
 
     Raises:
-        ValueError: see `read_experiment`; the comparisons were made on other data, do not say on
-            which, or have too many methods in all; a folder is given twice.
+        ValueError: see `read_experiment`; a folder given twice; other or unknown data; too many
+            methods in all.
     """
     resolved = [Path(folder).resolve() for folder in folders]
     if not folders or len(set(resolved)) < len(resolved):
@@ -176,7 +174,7 @@ def read_experiments(folders: Sequence[Path]) -> Experiment:
             both = f"{folders[0]} and {folder}"
             raise ValueError(f"report: {both} were made on other data ({told}); give others")
     if (n := sum(len(one.labels) for one in read)) > MAX_METHODS:
-        raise ValueError(f"report: {n} methods, at most {MAX_METHODS} can be told apart; give less")
+        raise ValueError(f"report: {n} methods, only {MAX_METHODS} can be told apart; give fewer")
     if len(read) == 1:
         return read[0]
     # The shortest ends of the paths that are all different.

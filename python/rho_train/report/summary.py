@@ -51,9 +51,8 @@ class MethodSummary:
 class Summary:
     """All methods in display order, and what they are compared with.
 
-    `watched` names the examples of the curves, `test` or `validation`; `target` is the baseline's
-    best accuracy (mean over seeds); `noisy` the share of wrong labels among its training examples.
-    `other_steps` has the steps of the longest run of methods that do not make `steps`.
+    `target` is the baseline's best accuracy (mean over seeds); `noisy` the share of wrong labels in
+    its training examples; `other_steps` the most steps of each method that does not make `steps`.
     """
 
     methods: Sequence[MethodSummary]
@@ -140,9 +139,9 @@ def _method(experiment: Experiment, name: str, baseline: Mapping[int, Run]) -> M
 def costs(experiment: Experiment) -> dict[str, dict[str, float]]:
     """Return what each method needs to be as fast as the baseline, in times fewer steps; medians.
 
-    `precomputed`, the time of a step in steps of the baseline, is enough with precomputed IL.
-    `needs`, if this run pays for the IL, is infinite where the IL alone takes longer than the
-    baseline to its target. `had` is what the method had, 0 if it never met the target.
+    `precomputed`, a step in steps of the baseline, is enough with precomputed IL; `needs` has
+    the IL cost included, infinite if that alone takes longer than the baseline to its target. `had`
+    is what the method had, 0 if it never met the target.
     """
     baseline = experiment.of(experiment.baseline)
     found = {}
@@ -168,11 +167,8 @@ def _cost(run: Run, base: Run) -> dict[str, float]:
 
 
 def time_parts(experiment: Experiment) -> dict[str, dict[str, float]]:
-    """Return means over the runs of each method that wrote where their time went.
-
-    Seconds by part, among them `IL` and `sum`, which has the IL and no evaluation; and the counts
-    `epochs`, `scored` and `trained`.
-    """
+    """Return means over the runs of each method that wrote where their time went: seconds by part,
+    `IL`, `sum` (with IL, without evaluation); and the counts `epochs`, `scored` and `trained`."""
     found = {}
     for name, runs in experiment.finished():
         spent = [
@@ -190,8 +186,8 @@ def time_parts(experiment: Experiment) -> dict[str, dict[str, float]]:
 def by_class(experiment: Experiment) -> dict[str, tuple[Classes, Classes]]:
     """Return accuracy and favour by class of each method whose runs all have them, means.
 
-    The accuracy is None for a class without test examples. The favour is the share of a class among
-    the selected examples over its share of all: 1 is fair, None is a class without examples.
+    The favour is the share of a class among the selected examples over its share of all: 1 is fair.
+    Either is None without examples.
     """
     found: dict[str, tuple[Classes, Classes]] = {}
     for name, runs in experiment.finished():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from rho_train.report.summary import MethodSummary, Summary
 
@@ -105,8 +106,7 @@ def format_table(summary: Summary) -> str:
     names = [name if len(name) <= room else f"{name[: room - 1]}…" for name in names]
     first = max(map(len, ["Method", *names]))
     wrapped = [textwrap.wrap(c.head, width) for c, width in zip(shown, widths, strict=True)]
-    depth = max(map(len, wrapped))
-    heads = zip(*([""] * (depth - len(head)) + head for head in wrapped), strict=True)
+    heads = [*zip_longest(*(head[::-1] for head in wrapped), fillvalue="")][::-1]
 
     def line(name: str, values: Iterable[str]) -> str:
         right = (f"  {value:>{width}}" for value, width in zip(values, widths, strict=True))
