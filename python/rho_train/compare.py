@@ -71,16 +71,14 @@ def compare(
 ) -> Comparison:
     """Train every method with every seed, and keep metrics, stores and checkpoints in a folder.
 
-    The data of a seed, their noise and their split are the same for all methods, so differences are
-    paired by seed. Variants with equal options for their irreducible losses share one computation.
-    Finished runs in `out` are kept, and unfinished ones go on from their checkpoint. A run that
-    fails does not stop the others.
+    All methods of a seed have the same data, noise and split, so differences are paired by seed.
+    Variants with equal options for their irreducible losses share one computation. Finished runs
+    in `out` are kept, unfinished ones go on. A run that fails does not stop the others.
 
     Args:
-        task: a built-in task by name, "module:function", or a function that returns a Task; for
-            several processes it must be importable.
-        methods: names of methods of selection, which get cross-fit irreducible losses where they
-            need any, or Variants; in the order of the table.
+        task: see `load_task`; for several processes its function must be importable.
+        methods: Variants, or names of methods of selection, with cross-fit irreducible losses where
+            they need any; in the order of the table.
         seeds: each draws its own split, initial weights and order, and seeds the task.
         out: output folder.
         task_options: keyword arguments of the task's function.
@@ -90,11 +88,11 @@ def compare(
         scoring: how large batches are scored; bf16 as in training unless it says otherwise.
         holdout: share of the training examples that a holdout IL model trains on.
         folds: of the cross-fit.
-        validation: share of the training examples that nothing trains on. Curves over time are of
-            these, and the test set is read once a run, at its end. 0: curves are of the test set.
+        validation: share of the training examples that curves are of, and nothing trains on; the
+            test set is then read once, at the end of a run. 0: curves are of the test set.
         store: irreducible losses for variants with `il="stored"`: a file or a folder of shards.
-        processes: how many runs at a time, with the cores shared out evenly; 0: one for each core.
-            A script that asks for more than one needs `if __name__ == "__main__":`.
+        processes: how many runs at a time; 0: one for each core. A script that asks for more than
+            one needs `if __name__ == "__main__":`.
         title, description: of the report; empty: those of the task.
         origin: what else to record of where the numbers come from, such as a commit.
 
@@ -102,7 +100,7 @@ def compare(
         ValueError: an argument is out of range, the task cannot be made, a variant changes the
             data, `out` holds another comparison, or another process is writing there.
         OSError: `out` cannot be written.
-        JobsFailed: runs failed, named after all others are done.
+        JobsFailed: runs failed; raised when all others are done.
         Stopped: Ctrl-C or SIGTERM; call it again to go on.
 
     Example:
@@ -163,9 +161,7 @@ def compare(
 
 def _plan(spec: Spec, out: Path, where: Where) -> tuple[list[Job], dict[str, Any]]:
     """Make and check the data and models of all runs; return the jobs and experiment.json."""
-    il_jobs: dict[str, Job] = {}
-    run_jobs: list[Job] = []
-    names: dict[str, str] = {}
+    il_jobs, run_jobs, names = dict[str, Job](), list[Job](), dict[str, str]()
     models: dict[str, set[str]] = {}
     for seed in spec.seeds:
         loaded: dict[str, RunData] = {}
@@ -174,8 +170,8 @@ def _plan(spec: Spec, out: Path, where: Where) -> tuple[list[Job], dict[str, Any
             key = repr([own.task_options, own.holdout])
             if key not in loaded:
                 loaded[key] = RunData.make(own, seed)
-            data = loaded[key]
-            if not torch.equal(data.dataset.labels, next(iter(loaded.values())).dataset.labels):
+            data, first = loaded[key], next(iter(loaded.values()))
+            if not torch.equal(data.dataset.labels, first.dataset.labels):
                 raise ValueError(
                     f"variant {variant.name}: its task options change the training data; give "
                     "them to all variants"

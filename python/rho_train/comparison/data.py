@@ -34,10 +34,7 @@ class RunData:
 
     @classmethod
     def make(cls, spec: Spec, seed: int) -> RunData:
-        """Draw the splits from `seed`; copies of an example are on one side.
-
-        Else a holdout model has seen what it scores.
-        """
+        """Draw the splits; copies of an example are on one side, else IL models have seen it."""
         task = load_task(spec.task, spec.task_options, seed)
         n = len(task.dataset())
         copies = torch.arange(n) if task.groups is None else task.groups
@@ -73,10 +70,7 @@ def _numbered(groups: Tensor) -> Tensor:
 
 
 def _validation(groups: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw rows of the validation split, one of each group, and return those left to train on.
-
-    All copies of an example leave with it.
-    """
+    """Draw rows of the validation split, one a group, and return those without copies in it."""
     count = int(groups.max()) + 1
     rows = torch.arange(len(groups))
     once = torch.full((count,), len(groups)).scatter_reduce(0, groups, rows, "amin")

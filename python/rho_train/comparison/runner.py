@@ -34,8 +34,8 @@ class Job:
     needs: frozenset[str] = frozenset()
 
 
+# A function that submits a job, and the queue of the steps that workers report.
 _Executor: TypeAlias = tuple[Callable[[Job], Future[None]], Any]
-"""A function that submits a job, and the queue of the steps that workers report."""
 
 
 class JobsFailed(Exception):

@@ -20,10 +20,7 @@ _OWN = ("holdout", "folds", "warmup", "anneal")
 
 
 class Budget(Protocol):
-    """Steps that follow from finished runs of the same seed, in place of `train.steps`.
-
-    It must be picklable, and its repr tells it from others.
-    """
+    """Steps by finished runs of the same seed; picklable, and its repr tells it from others."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -40,15 +37,14 @@ class Variant:
     Args:
         name: in files and records.
         label: for people; empty: the name.
-        method: name of a method of selection; `uniform` draws the small batch directly.
+        method: of selection; `uniform` draws the small batch directly.
         il: where irreducible losses come from; `stored`: from the store of the comparison.
-        examples: train on `all` training examples, or on the `rest` that is not held out; with a
-            store, on the examples that it knows.
-        keep: share of these with the lowest irreducible losses that is trained on, selected once
-            before the first step.
-        overrides: options by dotted name: of train, il, task and scoring, as {"train.lr": 0.003,
-            "il.epochs": 5, "task.hidden": [64]}; holdout, folds; warmup (uniform steps at the
-            start) and anneal (share of uniform steps at the end).
+        examples: train on `all`, or on the `rest` that is not held out; with a store, on those that
+            it knows.
+        keep: share of these, with the lowest irreducible losses, that is trained on.
+        overrides: by dotted name: of train, il, task and scoring, as {"train.lr": 0.003,
+            "task.hidden": [64]}; holdout, folds; warmup (uniform steps at the start) and anneal
+            (share of uniform steps at the end).
         budget: gives the steps of a run; None: `train.steps`.
 
     Raises:
@@ -82,15 +78,11 @@ class Variant:
             raise ValueError(f"variant {self.name}: keep must lie in (0, 1], got {self.keep}")
         if self.il == "none" and ("il" in needs_of(self.method) or self.keep < 1.0):
             what = f"keep = {self.keep}" if self.keep < 1.0 else f"method {self.method}"
-            raise ValueError(
-                f"variant {self.name}: {what} needs irreducible losses; choose il = holdout or "
-                "crossfit"
-            )
+            fix = "choose il = holdout or crossfit"
+            raise ValueError(f"variant {self.name}: {what} needs irreducible losses; {fix}")
         if self.il == "holdout" and self.examples == "all":
-            raise ValueError(
-                f"variant {self.name}: the held-out examples have no irreducible loss; train on "
-                "the rest"
-            )
+            problem = "the held-out examples have no irreducible loss; train on the rest"
+            raise ValueError(f"variant {self.name}: {problem}")
 
     @property
     def uses_il(self) -> bool:
@@ -144,17 +136,13 @@ class Spec:
             raise ValueError(f"validation must lie in [0, 1), got {self.validation}")
         own_steps = [v.name for v in self.variants if v.budget is None]
         for variant in self.variants:
-            if variant.overrides:
-                try:
+            try:
+                if variant.overrides:
                     self.of(variant)
-                except (ValueError, TypeError) as error:
-                    raise ValueError(f"variant {variant.name}: {error}") from error
-            for name in variant.budget.needs if variant.budget is not None else ():
-                if name not in own_steps:
-                    raise ValueError(
-                        f"variant {variant.name}: its budget needs a variant with steps of its "
-                        f"own, one of {', '.join(own_steps)}, got {name!r}"
-                    )
+                for name in variant.budget.needs if variant.budget is not None else ():
+                    _check_one_of("its budget needs a variant with steps; it", name, own_steps)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"variant {variant.name}: {error}") from error
 
     def of(self, variant: Variant) -> Spec:
         """Return the specification of one variant, with its overrides in place."""
@@ -170,9 +158,9 @@ class Spec:
             elif name in _OWN:
                 changes[name] = value
             else:
+                known = ", ".join([*(f"{part}.OPTION" for part in _OWN_PARTS), *_OWN])
                 raise ValueError(
-                    f"overrides: {name!r} is the same for all variants; choose among "
-                    f"{', '.join(f'{part}.OPTION' for part in _OWN_PARTS)}, {', '.join(_OWN)}"
+                    f"overrides: {name!r} is the same for all variants; choose among {known}"
                 )
         alone = replace(variant, overrides={}, budget=None)
         return replace(self, variants=(alone,), baseline=variant.name, **changes)
@@ -202,13 +190,9 @@ def _changed(part: Any, prefix: str, option: str, value: Any) -> Any:
 
 def variants_of(methods: Sequence[str | Variant]) -> tuple[Variant, ...]:
     """Return variants, where a name of a method stands for it with cross-fit IL if it needs any."""
-    return tuple(
-        method
-        if isinstance(method, Variant)
-        else Variant(
-            method,
-            method=method,
-            il="crossfit" if method in names() and "il" in needs_of(method) else "none",
-        )
-        for method in methods
-    )
+
+    def of(method: str) -> Variant:
+        needs_il = method in names() and "il" in needs_of(method)
+        return Variant(method, method=method, il="crossfit" if needs_il else "none")
+
+    return tuple(m if isinstance(m, Variant) else of(m) for m in methods)

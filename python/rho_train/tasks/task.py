@@ -37,12 +37,10 @@ class Task:
         make_il_model: builds the model of the irreducible losses; None: `make_model`.
         labels: int64 (n,), for a training set that does not show its labels itself.
         test_labels: the same for the test set.
-        collate_fn: joins examples into a batch, for both sets; training examples carry ids, see
-            `IndexedDataset`. None: as torch does.
+        collate_fn: joins examples, with ids, see `IndexedDataset`, into a batch; None: as torch.
         classes: names of the classes.
         show: what people see of training example i, a text or a tensor; None: what the model gets.
-        groups: int64 (n,), copies of an example share a number; they never lie on both sides of a
-            split. None: no copies.
+        groups: int64 (n,), copies of an example share a number and a side of every split.
         flags: what is known of the training examples, bool (n,) by name, such as "noisy".
         description: one sentence under the title of a report.
         attribution: whom to name when results are shown.
@@ -79,10 +77,8 @@ class Task:
         if not n or not len(self.eval_set()):
             raise ValueError(f"Task {self.name}: train and test must have examples")
         if self.groups is not None and self.groups.shape != (n,):
-            raise ValueError(
-                f"Task {self.name}: groups must have shape ({n},), one number an example, got "
-                f"{tuple(self.groups.shape)}"
-            )
+            got = tuple(self.groups.shape)
+            raise ValueError(f"Task {self.name}: groups must have shape ({n},), got {got}")
         check_flags(f"Task {self.name}", self.flags, n)
 
     def dataset(self, rows: Tensor | None = None) -> IndexedDataset:
@@ -134,10 +130,9 @@ def load_task(source: TaskSource, options: Mapping[str, Any] | None = None, seed
     """Make a task.
 
     Args:
-        source: letters, table, images or text; or "module:function"; or a function. It may take
-            `seed`, for its own noise or split.
+        source: letters, table, images or text; or "module:function"; or a function.
         options: keyword arguments of the function.
-        seed: of the run.
+        seed: for its own noise or split, if it takes one.
 
     Raises:
         ValueError: there is no such function, it does not take such options, or it refuses them.
@@ -181,9 +176,8 @@ def task_function(source: TaskSource) -> Callable[..., Task]:
     full = f"rho_train.tasks.{source}:{source}" if source in BUILT_IN else source
     module_name, _, name = full.partition(":")
     if not module_name or not name:
-        raise ValueError(
-            f"task must be one of {', '.join(BUILT_IN)} or module:function, got {source!r}"
-        )
+        known = ", ".join(BUILT_IN)
+        raise ValueError(f"task must be one of {known} or module:function, got {source!r}")
     # A console command does not look into the folder that it is called in.
     here = str(Path.cwd())
     if here not in sys.path:
