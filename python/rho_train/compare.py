@@ -140,8 +140,7 @@ def compare(
     if validation > 0:
         plan["description"] += (
             f" Curves over time and targets are of a validation split: {100 * validation:.0f} % of "
-            "the training examples, with labels as they were given. The test set was read once, "
-            "after the last step."
+            "the training examples, with labels as given. The test set was read once, at the end."
         )
     # Of runs with a budget the steps are not known yet.
     steps = sum(job.steps for job in jobs if isinstance(job.steps, int))
@@ -218,12 +217,9 @@ def _check_run(variant: Variant, spec: Spec, data: RunData, model: nn.Module) ->
     """Refuse what no run could do before hours go into irreducible losses."""
     examples = round(variant.keep * len(data.train_ids(variant)))
     name = "batch" if variant.method == "uniform" else "large_batch"
-    drawn = getattr(spec.train, name)
-    if drawn > examples:
-        raise ValueError(
-            f"variant {variant.name} draws {drawn} examples at a time from {examples}; choose a "
-            f"smaller train.{name}"
-        )
+    if (drawn := getattr(spec.train, name)) > examples:
+        problem = f"draws {drawn} examples at a time from {examples}; choose a smaller train.{name}"
+        raise ValueError(f"variant {variant.name} {problem}")
     if "dropout" in needs_of(variant.method) and not any(
         isinstance(part, _DropoutNd) and part.p > 0 for part in model.modules()
     ):
@@ -257,23 +253,21 @@ def _describe(spec: Spec, out: Path, described: dict[str, Any]) -> None:
     if path.exists():
         try:
             found = json.loads(path.read_text())
-            differing = sorted(k for k in wanted if found["config"].get(k) != wanted[k])
+            differing = ", ".join(k for k in sorted(wanted) if found["config"].get(k) != wanted[k])
             before = dict(found["environment"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{path} is damaged ({error}); delete the folder {out} to start again"
-            ) from error
+            fix = f"delete the folder {out} to start again"
+            raise ValueError(f"{path} is damaged ({error}); {fix}") from error
         if differing:
-            raise ValueError(
-                f"{out} holds another comparison: {', '.join(differing)} differ; choose another "
-                "--out, or delete that folder"
-            )
+            fix = "choose another --out, or delete that folder"
+            raise ValueError(f"{out} holds another comparison: {differing} differ; {fix}")
         # Seconds come from every machine that had a part in the runs.
         changed = {k: v for k, v in where.items() if k != "date" and before.get(k) != v}
         runs = (run_path(out, v.name, seed) for v in spec.variants for seed in spec.seeds)
         if changed and not all((run / "test.json").exists() for run in runs):
-            resumed = "; ".join(f"{key} {value}" for key, value in changed.items())
-            before[f"resumed {where['date']} with"] = resumed
+            before[f"resumed {where['date']} with"] = "; ".join(
+                f"{k} {changed[k]}" for k in changed
+            )
         # Titles and labels may be others now.
         described = {**described, "environment": before}
     atomic_write(path, json.dumps(described, indent=1))

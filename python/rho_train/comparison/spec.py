@@ -174,17 +174,14 @@ def _check_one_of(what: str, value: object, known: Sequence[str]) -> None:
 def _changed(part: Any, prefix: str, option: str, value: Any) -> Any:
     known = [field.name for field in fields(part)]
     if option not in known:
-        raise ValueError(
-            f"overrides: there is no option '{prefix}.{option}'; {prefix} has {', '.join(known)}"
-        )
+        has = f"{prefix} has {', '.join(known)}"
+        raise ValueError(f"overrides: there is no option '{prefix}.{option}'; {has}")
     now = getattr(part, option)
     if type(now) is float and type(value) is int:
         value = float(value)
     if now is not None and type(value) is not type(now):
-        raise ValueError(
-            f"overrides: {prefix}.{option} must be {type(now).__name__}, as {now!r} is, got "
-            f"{value!r}"
-        )
+        wanted = f"{type(now).__name__}, as {now!r} is"
+        raise ValueError(f"overrides: {prefix}.{option} must be {wanted}, got {value!r}")
     return replace(part, **{option: value})
 
 

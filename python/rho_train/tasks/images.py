@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,6 @@ def images(
 ) -> Task:
     """Make a task from train/CLASS/FILE and test/CLASS/FILE, in subfolders of a class too.
 
-    Every file is opened here, so that none that cannot be read stops a training.
-
     Args:
         folder: that holds the folders train and test.
         size: height and width that images are cut to, in pixels.
@@ -40,8 +39,8 @@ def images(
 
     Raises:
         FileNotFoundError: a folder is missing, or there is no image in one of them.
-        ValueError: a class of the test set has no folder in train, files are no images, or the
-            model does not fit.
+        ValueError: a class of the test set is not in train, a file is no image (all are opened
+            here), or the model does not fit.
         ImportError: Pillow is missing.
 
     Example:
@@ -58,9 +57,8 @@ def images(
     classes = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
     others = {path.name for path in (folder / "test").iterdir() if path.is_dir()} - set(classes)
     if others:
-        raise ValueError(
-            f"images: the test set has classes that train has not: {', '.join(sorted(others))}"
-        )
+        names = ", ".join(sorted(others))
+        raise ValueError(f"images: the test set has classes that train has not: {names}")
     train, test = (_Images.read(folder / part, classes, size) for part in ("train", "test"))
 
     def make(widths: Sequence[int], seed: int) -> nn.Module:
@@ -127,12 +125,8 @@ class ImageFiles(Sequence[Tensor]):
     def __init__(self, paths: Sequence[Path], size: int) -> None:
         if operator.index(size) < 1:
             raise ValueError(f"ImageFiles: size must be at least 1 pixel, got {size}")
-        try:
-            import PIL  # noqa: F401
-        except ImportError as error:
-            raise ImportError(
-                "ImageFiles: image files need Pillow; pip install 'rho-ext[images]'"
-            ) from error
+        if find_spec("PIL") is None:
+            raise ImportError("ImageFiles: image files need Pillow; pip install 'rho-ext[images]'")
         self.paths, self.size = tuple(paths), size
 
     @property
@@ -159,7 +153,7 @@ class ImageFiles(Sequence[Tensor]):
         """Open every file and read its header; name the first that is no readable image."""
         from PIL import Image
 
-        bad: list[ValueError] = []
+        bad = []
         for path in self.paths:
             try:
                 Image.open(path).close()
@@ -170,7 +164,5 @@ class ImageFiles(Sequence[Tensor]):
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"ImageFiles: {path} is no readable image ({error}); restore it, or take it out of the "
-        "data set"
-    )
+    fix = "restore it or take it out"
+    return ValueError(f"ImageFiles: {path} is no readable image ({error}); {fix}")

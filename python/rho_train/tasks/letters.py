@@ -29,12 +29,9 @@ def letters(
 
     Args:
         seed: of the label noise.
-        noise: share of the training examples whose label is drawn anew, uniformly over all
-            classes, the true one included, as in the paper's code.
+        noise: share of the training labels, in [0, 1], drawn anew, uniformly over all classes, the
+            true one included, as in the paper's code.
         hidden, dropout, il_hidden: of the MLP, see `table`.
-
-    Raises:
-        ValueError: an option is out of range.
 
     Example:
         >>> task = letters(seed=0, noise=0.1)

@@ -39,8 +39,8 @@ def table(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no .npz file, lacks an array, holds pickled objects, features that are
-            not finite numbers or labels that are not class indices, or `test` leaves no row.
+        ValueError: it is no .npz file of plain arrays, lacks one, has features that are no finite
+            numbers or labels that are no class indices, or `test` leaves no row.
 
     Example:
         >>> import tempfile
@@ -62,9 +62,8 @@ def table(
     with np.errstate(over="ignore", invalid="ignore"):
         x = ((x - mean) / np.where(constant, 1.0, deviation)).astype(np.float32)
     if not np.isfinite(x).all():
-        raise ValueError(
-            f"table: {path}: features are too large to standardise in float32; rescale them"
-        )
+        problem = "features are too large to standardise in float32; rescale them"
+        raise ValueError(f"table: {path}: {problem}")
     all_x, all_y = torch.from_numpy(x), torch.from_numpy(labels.astype(np.int64))
     sizes, classes = x.shape[1], int(labels.max()) + 1
 
@@ -100,10 +99,8 @@ def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
 def _check(features: npt.NDArray[Any], labels: npt.NDArray[Any], test: int) -> None:
     if features.ndim != 2 or 0 in features.shape or features.dtype.kind not in "biuf":
         got = f"{features.dtype} {features.shape}"
-        raise ValueError(
-            f"features must be numbers of shape (n, d), got {got}; reshape each row to one "
-            "dimension"
-        )
+        fix = "reshape each row to one dimension"
+        raise ValueError(f"features must be numbers of shape (n, d), got {got}; {fix}")
     n = len(features)
     number = "number the classes 0, 1, 2, ..."
     if labels.shape != (n,) or labels.dtype.kind not in "iu":

@@ -87,16 +87,15 @@ def text(
     path = Path(path)
     rows = _read(path, text, label)
     if not 1 <= test < len(rows):
-        raise ValueError(
-            f"text: {path}: test must lie in [1, {len(rows)}), the number of rows, got {test}"
-        )
+        limit = f"[1, {len(rows)}), the number of rows"
+        raise ValueError(f"text: {path}: test must lie in {limit}, got {test}")
     train, n = rows[:-test], len(rows) - test
     classes = sorted({label for _, label in rows}, key=_order)
     missing = set(classes) - {label for _, label in train}
     if len(classes) < 2 or missing:
+        got = ", ".join(classes) + (f" without {', '.join(missing)}" if missing else "")
         raise ValueError(
-            f"text: {path}: the training part must have all classes and at least two, got "
-            f"{', '.join(classes)}" + (f" without {', '.join(missing)}" if missing else "")
+            f"text: {path}: the training part must have all classes and at least two, got {got}"
         )
     words = vocabulary((text for text, _ in train), min_count)
     x = token_ids([text for text, _ in rows], words, max_len)
@@ -128,9 +127,9 @@ def _read(path: Path, text: str, label: str) -> list[tuple[str, str]]:
     try:
         for line, row in _rows(path):
             if any(row.get(column) in (None, "") for column in (text, label)):
+                has = ", ".join(map(str, row)) or "nothing"
                 raise ValueError(
-                    f"line {line} has no {text!r} or no {label!r} (it has "
-                    f"{', '.join(map(str, row)) or 'nothing'}); name the columns"
+                    f"line {line} has no {text!r} or no {label!r} (it has {has}); name the columns"
                 )
             rows.append((str(row[text]), str(row[label])))
     except (ValueError, csv.Error) as error:
