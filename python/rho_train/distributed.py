@@ -15,7 +15,7 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def all_gather(row: Tensor) -> Tensor:
-    """Return the rows of all ranks, (world, *row.shape); each must give the same shape and dtype."""
+    """Return the rows of all ranks, (world, *row.shape), which must agree in shape and dtype."""
     _, world = rank_and_world()
     rows = torch.empty((world, *row.shape), dtype=row.dtype, device=row.device)
     if world == 1:

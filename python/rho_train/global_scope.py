@@ -1,7 +1,6 @@
 """Selection with `scope="global"`: all ranks select from all their large batches as from one.
 
-Every rank scores its own examples. The best k scores of each are gathered, and every rank ranks
-them alike, so that it knows how many of its own are among the k best of all.
+The best k scores of each rank are gathered, and every rank ranks them alike.
 """
 
 from __future__ import annotations
@@ -19,10 +18,9 @@ Scope = Literal["local", "global"]
 
 
 def global_position(n: int, settings: Sequence[float], device: torch.device) -> tuple[int, int]:
-    """Return the position of this rank's n examples among those of all ranks, and their number.
+    """Return where this rank's n examples begin among those of all ranks, and the number of all.
 
-    All ranks raise a ValueError if they differ in `settings` (steps, seed, k, ratio), or one has no
-    examples.
+    All ranks raise if they differ in `settings` (steps, seed, k, ratio), or one has no examples.
     """
     rank, _ = rank_and_world()
     rows = all_gather(torch.tensor([n, *settings], dtype=torch.float64, device=device)).tolist()

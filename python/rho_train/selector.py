@@ -168,9 +168,10 @@ class Selector:
         """Raise a ValueError if the method needs dropout layers, and what scores has none."""
         scorer = self.scorer_for(model)
         if "dropout" in self.needs and not dropout_layers(scorer):
+            kind = type(scorer).__name__
             raise ValueError(
-                f"Selector: method {self.method!r} needs dropout layers, and {type(scorer).__name__} "
-                "has none with p > 0; add nn.Dropout to the model, or pass scorer= with some"
+                f"Selector: method {self.method!r} needs dropout layers, and {kind} has none with "
+                "p > 0; add nn.Dropout to the model, or pass scorer= with some"
             )
 
     def size(self, n: int, step: int = 0) -> int:
@@ -258,8 +259,8 @@ class Selector:
         context, method, step = pending.context, pending.method, self.steps
         if context.step != step:
             raise RuntimeError(
-                f"Selector: selected for step {context.step} and stands at step {step} now; use one "
-                "Selector in one loop at a time"
+                f"Selector: selected for step {context.step} and stands at step {step} now; use "
+                "one Selector in one loop at a time"
             )
         ids, n = context.ids, len(context.ids)
         selected = self._invalid.count(pending.selected, step, n)

@@ -129,7 +129,7 @@ def il_table(il: object) -> Tensor | None:
         )
     if table.ndim != 1 or table.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(
-            f"Selector: il must be a float32, float16 or bfloat16 tensor (N,), got {describe(table)}"
+            f"Selector: il must be (N,) of float32, float16 or bfloat16, got {describe(table)}"
         )
     return table
 
@@ -145,6 +145,5 @@ def check_batch(batch: object, fields: Fields, *, classes: bool, first: bool) ->
     if plain and len(fields.ids.unique()) < len(fields.ids):  # type: ignore[no-untyped-call]
         raise ValueError(
             f"Selector: the third element of a {type(batch).__name__} repeats, so it holds no ids: "
-            "keep those of IndexedDataset there; examples that are drawn more than once belong "
-            "into a rho_train.Batch(x, y, ids)"
+            "keep those of IndexedDataset there, or put examples drawn twice into a rho_train.Batch"
         )

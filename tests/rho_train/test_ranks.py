@@ -148,9 +148,9 @@ def assert_same_steps(first: Any, second: Any, alone: Any) -> None:
     for step, ids in enumerate(alone["ids"]):
         assert first["ids"][step] + second["ids"][step] == ids
     assert len({len(ids) for ids in first["ids"]}) > 1
-    # The two differ in rounding alone, u = 2^-53 an operation: in the order of the sums over the K
-    # examples, their weights and the softmax (K + 10 operations), in that of the logits (D + 1), and
-    # in the update. As gradient steps on a convex loss do not expand with LR below 2 over its
+    # The two differ in rounding alone, u = 2^-53 an operation: in the order of the sums over K
+    # examples, their weights and the softmax (K + 10 operations), in that of the logits (D + 1),
+    # and in the update. As gradient steps on a convex loss do not expand with LR below 2 over its
     # curvature, which is at most half of |(x, 1)|^2, the steps only add up.
     u = 2.0**-53
     x = max(float(program.large(step).x.abs().max()) for step in range(program.STEPS))

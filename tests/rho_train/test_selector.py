@@ -306,11 +306,11 @@ BAD_ARGUMENTS: list[tuple[Any, type[Exception], str]] = [
     ({"k": 1, "label_smoothing": 1.5}, ValueError, r"label_smoothing must lie in \[0, 1\]"),
     ({"k": 1, "phases": 100}, TypeError, "phases must be UniformPhases, got int"),
     ({"k": 1, "seed": 0.5}, TypeError, "seed must be an int, got 0.5"),
-    ({"k": 1, "il": TABLE[None]}, ValueError, r"il must be.*\(N,\), got float32 tensor \(1, 8\)"),
+    ({"k": 1, "il": TABLE[None]}, ValueError, r"il must be \(N,\) of.*got float32 tensor \(1, 8\)"),
     (
         {"k": 1, "il": TABLE.double()},
         ValueError,
-        r"il must be a float32.*got float64 tensor \(8,\)",
+        r"il must be \(N,\) of float32.*got float64 tensor \(8,\)",
     ),
     ({"k": 1, "il": None}, ValueError, "needs irreducible losses; pass il="),
     ({"k": 1, "il": "store.safetensors"}, TypeError, "got str; a file is read with ILStore"),

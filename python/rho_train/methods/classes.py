@@ -27,8 +27,7 @@ class ClassQuota(Scored):
 
     Args:
         score: one of the fused five.
-        shares: one positive number a class; None: the number of its examples in the large batch, so
-            that selection does not shift the mix of the classes.
+        shares: one positive number a class; None: its examples in the large batch.
 
     Example:
         >>> from rho_train import Batch, Selector
@@ -44,13 +43,13 @@ class ClassQuota(Scored):
         super().__post_init__()
         if self.shares is not None and not all(0.0 < s < math.inf for s in self.shares):
             raise ValueError(
-                f"ClassQuota: shares must be positive and finite, got {self.shares}; mask a class "
-                "by the label ignore_index"
+                f"ClassQuota: shares must be positive and finite, got {self.shares}; a class is "
+                "masked by the label ignore_index"
             )
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Classes, and irreducible losses or all logits, if they are in the score."""
+        """What the score needs, and classes."""
         return (*super().needs, "classes")
 
     def __call__(self, context: ScoringContext) -> Selected:

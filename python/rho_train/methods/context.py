@@ -61,7 +61,7 @@ class Selected(NamedTuple):
                 f"the irreducible loss of {invalid} of {n} examples is unknown (NaN); train on "
                 "examples that the store covers, for a holdout store those that are not held out"
             )
-        return f"all {n} examples are left out: their labels are ignore_index, or scores or IL infinite"
+        return f"all {n} examples are left out: their labels are ignore_index or scores infinite"
 
 
 class InvalidCounter:

@@ -40,12 +40,8 @@ class MonteCarlo:
     `bald` = H[E_k p_k] - E_k H[p_k] (Houlsby et al., 2011; by dropout: Gal et al., ICML
     2017); `predictive_entropy` = H[E_k p_k]; `conditional_entropy` = E_k H[p_k];
     `loss_minus_entropy` = E_k CE_k - E_k H[p_k]; `loss_plus_entropy` = E_k CE_k + E_k H[p_k]; the
-    baselines of the RHO-LOSS code. H is the entropy in nats, E_k the mean over the passes. The
-    reported losses are those of the mean prediction, -log E_k p_k[y].
-
-    Args:
-        score: one of the five.
-        passes: K >= 2.
+    baselines of the RHO-LOSS code. H is the entropy in nats, E_k the mean over K = `passes` >= 2.
+    The reported losses are those of the mean prediction, -log E_k p_k[y].
 
     Example:
         >>> from rho_train import Batch, Selector

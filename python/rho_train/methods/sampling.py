@@ -115,10 +115,7 @@ class SelectiveBackprop:
 
     `CDF(c) = #{j: CE_j <= c} / n` is of the large batch. Jiang et al., "Accelerating Deep Learning
     by Focusing on the Biggest Losers" (2019), take that of the last losses, and select each example
-    or not by itself.
-
-    Args:
-        power: beta >= 0; 0 is uniform, large values approach the highest losses.
+    or not by itself. `power` >= 0: 0 is uniform, large values approach the highest losses.
 
     Example:
         >>> from rho_train import Batch, Selector
