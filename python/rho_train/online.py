@@ -28,6 +28,7 @@ class OnlineModel:
         lr, weight_decay: of AdamW; the paper's rate is a hundredth of the target's.
 
     Example:
+        >>> import torch
         >>> from rho_train import Batch, Selector
         >>> online = OnlineModel(nn.Linear(2, 2))
         >>> before = online.model.weight.clone()

@@ -113,7 +113,7 @@ class UniformPhases:
             )
         if self.warmup > self._anneal_begin:
             raise ValueError(
-                f"UniformPhases: {self.warmup} steps of warm-up and the last {self.anneal:.0%} of "
+                f"UniformPhases: the first {self.warmup} and the last {self.anneal:.0%} of "
                 f"{self.steps} steps overlap; shorten one"
             )
 
