@@ -18,9 +18,8 @@ from rho_train.tasks.task import Task, load_task
 class RunData:
     """The task of a seed, the examples that may be trained on, and the holdout.
 
-    Examples of the validation split are not in `dataset`: they have no id, so nothing can train on
-    them or score them. `eval_set` is the validation split, or the test set where there is none.
-    `groups` numbers the examples of `dataset` from 0; copies share a number.
+    Examples of the validation split have no id in `dataset`, so nothing can train on them.
+    `eval_set` is that split, or the test set. Copies share a number of `groups`, from 0.
     """
 
     task: Task

@@ -137,7 +137,8 @@ class Run:
             if found != repr(budget):
                 raise ValueError(f"{path} was made for {found}, not {budget!r}; {fix}")
             return steps
-        seconds = _seconds(ILStore.load(self.store)) if self.variant.computes_il else 0.0
+        own_il = self.variant.computes_il
+        seconds = float(ILStore.load(self.store).info["seconds"]) if own_il else 0.0
         runs = {other: run_path(self.out, other, self.seed) for other in budget.needs}
         steps = budget.steps(runs, seconds)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -150,9 +151,10 @@ class Run:
         spec = self.whole.of(variant)
         train = replace(spec.train, steps=self.steps())
         data = RunData.make(spec, seed)
-        task, store, ids = data.task, None, data.train_ids(variant)
+        task, store, ids, il_seconds = data.task, None, data.train_ids(variant), 0.0
         if variant.computes_il:
             store = ILStore.load(self.store, data.dataset)
+            il_seconds = float(store.info["seconds"])
         elif variant.uses_il:
             assert spec.store is not None
             store = open_store(spec.store, data.dataset)
@@ -184,7 +186,7 @@ class Run:
             seed=seed,
             selector=selector,
             flags=data.flags,
-            il_seconds=_seconds(store) if store is not None and variant.computes_il else 0.0,
+            il_seconds=il_seconds,
             classes=task.classes,
             show=None if task.show is None else data.show,
         )
@@ -215,7 +217,3 @@ def _loss(store: ILStore) -> dict[str, float]:
     # One value a model; seeds that were averaged are separated by another sign.
     losses = re.findall(r"[^;, ]+", store.info.get("holdout_loss", ""))
     return {"loss": fmean(map(float, losses))} if losses else {}
-
-
-def _seconds(store: ILStore) -> float:
-    return float(store.info["seconds"])

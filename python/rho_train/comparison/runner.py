@@ -132,9 +132,8 @@ def _pool(processes: int, threads: int) -> Iterator[_Executor]:
         yield lambda job: pool.submit(_work, job.work), progress
     except BrokenProcessPool as error:
         raise JobsFailed(
-            "a worker process was killed, perhaps for lack of memory (then use fewer --processes), "
-            "or could not start (a script needs 'if __name__ == \"__main__\":'); run the same "
-            "command again to go on"
+            "a worker process was killed, perhaps for lack of memory (use fewer --processes), or "
+            "could not start (a script needs 'if __name__ == \"__main__\":'); run it again to go on"
         ) from error
     finally:
         stop_all.set()

@@ -102,8 +102,8 @@ class _Images(StackDataset[Any]):
 class ImageFiles(Sequence[Tensor]):
     """Image files as a sequence of tensors uint8 (3, size, size), read with Pillow on access.
 
-    The shorter side is scaled to `size` and the middle is cut out, as the paper does for
-    Clothing-1M (its appendix B: 256, then 224). A tensor of rows gives the files of these rows.
+    The shorter side is scaled to `size` and the middle cut out, as in the paper's appendix B for
+    Clothing-1M. A tensor of rows gives the files of these rows.
 
     Args:
         paths: of the files, JPEG or PNG or what else Pillow reads.

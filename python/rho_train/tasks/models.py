@@ -51,8 +51,7 @@ def cnn(
 ) -> nn.Sequential:
     """Build a convolutional network, images uint8 (n, channels, height, width) to logits (n, C).
 
-    For each width but the last a 3x3 convolution with ReLU and a 2x2 maximum, then a hidden layer
-    of the last width.
+    A 3x3 convolution, ReLU and 2x2 maximum for each width but the last, that of a hidden layer.
 
     Raises:
         ValueError: a width is below 1, or the images are too small to be halved so often.
@@ -66,10 +65,8 @@ def cnn(
     *convolutions, hidden = widths
     pixels = (height >> len(convolutions)) * (width >> len(convolutions))
     if pixels < 1:
-        raise ValueError(
-            f"cnn: images of {height} x {width} pixels cannot be halved {len(convolutions)} times; "
-            "give fewer widths"
-        )
+        problem = f"{height} x {width} pixels cannot be halved {len(convolutions)} times"
+        raise ValueError(f"cnn: images of {problem}; give fewer widths")
     with seeded(_CPU, seed):
         layers: list[nn.Module] = [Pixels()]
         for width in convolutions:
@@ -84,8 +81,7 @@ def embedding_bag(
 ) -> nn.Sequential:
     """Build a bag of embeddings, token ids int64 (n, length) to logits (n, C).
 
-    The mean of the embeddings of a text, of the first width, without padding (id 0), then hidden
-    layers of the other widths.
+    The mean embedding of the first width, without padding (id 0), then layers of the others.
 
     Raises:
         ValueError: a width is below 1.

@@ -157,9 +157,8 @@ def load_task(source: TaskSource, options: Mapping[str, Any] | None = None, seed
         raise ValueError(f"task {name}: {error}; its options are {known}") from error
     made = function(**options)
     if not isinstance(made, Task):
-        raise TypeError(
-            f"task {name}: the function must return a rho_train.Task, got {type(made).__name__}"
-        )
+        got = type(made).__name__
+        raise TypeError(f"task {name}: the function must return a rho_train.Task, got {got}")
     return made
 
 
