@@ -2,7 +2,7 @@
 
 selector = rho_train.Selector(il=store, ratio=0.1)
 for batch in loader:                       # large batches with ids
-    batch = selector(model, batch)         # the points worth a step, same structure
+    batch = selector(model, batch)         # the examples worth a step, same structure
     loss = criterion(model(batch.x), batch.y)
 """
 

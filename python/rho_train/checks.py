@@ -83,8 +83,13 @@ def check_labels(
 
 def check_flags(where: str, flags: Mapping[str, Tensor], n: int) -> None:
     """Refuse flags of the examples of a data set of n that are no bool (n,)."""
+    taken = {"event", "method", "seed", "step", "loss", "selected", "correct", "invalid", "seconds"}
+    if bad := sorted(taken & set(flags)):
+        raise ValueError(
+            f"{where}: flags named {', '.join(bad)} are fields of every record; rename"
+        )
     for name, flag in flags.items():
-        if flag.dtype != torch.bool or flag.shape != (n,):
+        if not isinstance(flag, Tensor) or flag.dtype != torch.bool or flag.shape != (n,):
             raise ValueError(
                 f"{where}: flags must be bool ({n},), by id, got {name!r}: {describe(flag)}"
             )

@@ -32,7 +32,7 @@ from rho_train.trainer import TrainConfig
 
 _REPORT = Path("rho-report")
 _STOPPED = 130  # as a shell reports Ctrl-C
-_ERRORS = (ValueError, TypeError, IndexError, OSError, FloatingPointError, ImportError, JobsFailed)
+_ERRORS = (ValueError, IndexError, OSError, FloatingPointError, ImportError, JobsFailed)
 
 # The baselines come first, and "uniform on all data" is what a user would do otherwise.
 DEMO = (
@@ -112,11 +112,6 @@ def train(
         train: how the target is trained.
         recipe: how the IL models are trained.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(
-            "one process trains one model in this version; start it without torchrun. In a loop of "
-            "your own several can: rho_train.Selector(scope='global'), see README.md"
-        )
     needs_il = method in names() and "il" in needs_of(method)
     kind = ("stored" if isinstance(il, Path) else il) if needs_il else "none"
     variant = Variant(method, method, method, kind, "rest" if kind == "holdout" else "all")
@@ -191,6 +186,11 @@ def doctor() -> None:
 
 
 def _compare(out: Path, *arguments: Any, **options: Any) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "one process trains one model in this version; start it without torchrun. In a loop of "
+            "your own several can: rho_train.Selector(scope='global'), see docs/processes.md"
+        )
     try:
         print(compare(*arguments, out=out, **options))
     except JobsFailed:

@@ -163,9 +163,10 @@ def verify(
     elif not source:
         print("data: not compared; give --task or --labels")
     else:
-        options = {**config.get("options", {}), **(task_options or {})}
+        made_with = config.get("options", {}) if source == config.get("task") else {}
+        options = {**made_with, **(task_options or {})}
         compared = store.verify(load_task(source, options, config.get("seed", 0)).dataset())
-        print("data: count, labels, ids and features are those that it was computed from")
+        print("data: count, labels and ids are those that it was computed from")
         print(f"inputs: {compared} of {len(store.input_checksums)} examples compared")
 
 

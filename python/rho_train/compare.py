@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,7 +30,7 @@ from rho_train.progress import stop_signals
 from rho_train.report import format_table, read_experiment, summarize, write_report
 from rho_train.run_folder import RunFolder
 from rho_train.scoring import Scoring
-from rho_train.tasks.task import Task, TaskSource, load_task, model_identity
+from rho_train.tasks.task import Task, TaskSource, load_task, model_identity, plain_options
 from rho_train.trainer import TrainConfig
 
 Where = Mapping[str, str | int]
@@ -142,6 +143,14 @@ def compare(
             f" Curves over time and targets are of a validation split: {100 * validation:.0f} % of "
             "the training examples, with labels as given. The test set was read once, at the end."
         )
+    if processes > 1:
+        try:
+            pickle.dumps([job.work for job in jobs])
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f"compare: {processes} processes must be able to import task and budgets ({error});"
+                " move them to the top of a module, or give processes=1"
+            ) from error
     # Of runs with a budget the steps are not known yet.
     steps = sum(job.steps for job in jobs if isinstance(job.steps, int))
     with (
@@ -236,6 +245,7 @@ def _identity(spec: Spec, task: Task) -> dict[str, Any]:
         "baseline": spec.baseline,
         "seeds": list(spec.seeds),
         "data": task.data_identity,
+        "task_options": plain_options(spec.task, spec.task_options),
         "validation": spec.validation,
         "model": model_identity(task.make_model(0)),
         "il_model": model_identity(task.il_model(0)),

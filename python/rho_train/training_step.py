@@ -44,7 +44,7 @@ def training_step(
 
     Args:
         model: trained in place, in the mode that it is in.
-        batch: examples on the model's device, in any structure that `rho_train.split` reads.
+        batch: examples on the model's device, in any structure that `rho_train.batch.split` reads.
         optimizer: of the model.
         schedule: of the learning rate; it takes a step after the optimizer.
         where: the caller, named in errors.

@@ -112,7 +112,7 @@ def test_config_file_and_override(tmp_path: Path, table: Path, unreported: None)
         ("--task=letters", "task letters: .*'path'.*; its options are noise"),
         ("--task.path=missing.npz", "there is no file missing.npz"),
         ("--task.test=900", r"test must lie in \[1, 900\)"),
-        ("--task.hidden=x", r"widths of hidden layers must be positive integers, got 'x'"),
+        ("--task.hidden=x", r"hidden must be tuple, as .* is, got 'x'"),
         ("--folds=1", "folds must be at least 2, got 1"),
         ("--holdout=1.5", r"holdout must lie in \(0, 1\), got 1.5"),
         ("--train.large_batch=700", "rho draws 700 examples .* from 600; .*train.large_batch"),

@@ -200,8 +200,8 @@ def test_titles_may_change_and_a_finished_comparison_is_not_resumed(tmp_path: Pa
     for changes, message in (
         ({"seeds": [0, 1]}, "seeds differ"),
         ({"train": TrainConfig(steps=20)}, "train differ"),
-        ({"task_options": {"swap": True}}, "data differ"),
-        ({"task_options": {"width": 3}}, "model differ"),
+        ({"task_options": {"swap": True}}, "data, task_options differ"),
+        ({"task_options": {"width": 3}}, "model, task_options differ"),
         ({"validation": 0.1}, "validation differ"),
     ):
         with pytest.raises(ValueError, match=f"holds another comparison: {message}"):

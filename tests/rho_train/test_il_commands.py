@@ -70,7 +70,7 @@ def test_computed_once_and_used_by_many_targets(
     assert main(["il", "verify", str(path), f"--task.path={table}"]) == 0
     printed = capfd.readouterr().out
     assert f"known: {known} of 600" in printed
-    assert "features are those" in printed
+    assert "labels and ids are those" in printed
     assert "inputs: 64 of 64 examples compared" in printed
     for steps in (40, 60):
         out = tmp_path / f"run{steps}"

@@ -375,7 +375,7 @@ def test_a_task_is_named_in_three_ways(monkeypatch: pytest.MonkeyPatch, tmp_path
     ):
         with pytest.raises(ValueError, match=message):
             load_task(source, options)
-    with pytest.raises(TypeError, match=r"must return a rho_train\.Task, got tuple"):
+    with pytest.raises(ValueError, match=r"must return a rho_train\.Task, got tuple"):
         load_task("mine:pair")
 
 
@@ -388,7 +388,7 @@ def test_a_task_that_does_not_fit_itself_is_refused() -> None:
     }
     Task(**options)
     for changes, message in (
-        ({"groups": torch.zeros(3)}, r"groups must have shape \(12,\), .*got \(3,\)"),
+        ({"groups": torch.zeros(3)}, r"groups must be int64 \(12,\), .*got float32 tensor \(3,\)"),
         (
             {"flags": {"noisy": torch.zeros(3, dtype=torch.bool)}},
             r"flags must be bool \(12,\).*bool tensor \(3,\)",
@@ -430,3 +430,35 @@ def test_a_batch_is_joined_by_the_collate_function_of_the_task() -> None:
     batch = dataset.collate(dataset.__getitems__([2, 0]))
     assert batch["ids"] == [2, 0]
     assert torch.equal(batch["x"], X[[7, 3]])
+
+
+def test_options_have_the_type_of_their_default() -> None:
+    def made(share: float = 0.5, text: str = "", sizes: tuple[int, ...] = (1,), n: int = 1) -> Task:
+        assert [type(value) for value in (share, text, sizes, n)] == [float, str, tuple, int]
+        return load_task("letters")
+
+    load_task(made, {"share": 1, "text": 5, "sizes": [2, 3], "n": 4})
+    for option in ({"share": "yes"}, {"share": True}, {"n": 0.5}, {"n": True}, {"sizes": 8}):
+        with pytest.raises(ValueError, match=rf"made: {next(iter(option))} must be"):
+            load_task(made, option)
+
+
+def test_groups_flags_and_all_rows_tell_data_apart() -> None:
+    x, y = torch.randn(100, 3), torch.arange(100) % 2
+
+    def identity(x: torch.Tensor = x, **known: Any) -> dict[str, Any]:
+        data = TensorDataset(x, y)
+        made = Task(
+            name="t", train=data, test=data, make_model=lambda seed: nn.Linear(3, 2), **known
+        )
+        return made.data_identity
+
+    changed = x + (torch.arange(100) == 1)[:, None]
+    others = [
+        identity(),
+        identity(groups=torch.arange(100) // 2),
+        identity(flags={"noisy": y == 0}),
+        identity(changed),
+    ]
+    assert identity() == others[0]
+    assert len({str(other) for other in others}) == 4

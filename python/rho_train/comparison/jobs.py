@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from rho_train.batch import split
+from rho_train.batch import split, to
 from rho_train.comparison.data import RunData
 from rho_train.comparison.spec import Spec, Variant
 from rho_train.dataset import IndexedDataset
@@ -24,7 +24,7 @@ from rho_train.history import History
 from rho_train.il import ILShards, ILStore, crossfit_il, holdout_il
 from rho_train.progress import OnStep
 from rho_train.schedules import UniformPhases
-from rho_train.scoring import logits_of
+from rho_train.scoring import device_of, logits_of
 from rho_train.selector import Selector
 from rho_train.tasks.task import digest_of, model_identity
 from rho_train.trainer import Trainer
@@ -202,7 +202,7 @@ def _size(model: nn.Module, data: RunData) -> dict[str, int]:
 
     torch counts matrix products and convolutions, a multiplication and an addition as two.
     """
-    batch = data.dataset.collate(data.dataset.__getitems__([0]))
+    batch = to(data.dataset.collate(data.dataset.__getitems__([0])), device_of(model))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         logits_of(model.eval(), split(batch, "compare").inputs)
     model.train()

@@ -6,6 +6,7 @@ import multiprocessing
 import queue
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -20,7 +21,7 @@ from rho_train.files import error_text
 from rho_train.progress import OnStep, Stopped, leave_with_parent
 
 _POLL_SECONDS = 0.2
-# What bad input, a full disk or a diverged model raise; other errors are named by their type.
+# What bad input, a full disk or a diverged model raise; other errors come with their traceback.
 _EXPECTED = (ValueError, IndexError, OSError, FloatingPointError)
 
 
@@ -95,8 +96,9 @@ def _ready(waiting: list[Job], done: set[str], failed: dict[str, str], bar: tqdm
 
 
 def _text(error: Exception) -> str:
-    text = error_text(error)
-    return text if isinstance(error, _EXPECTED) else f"{type(error).__name__}: {text}"
+    if isinstance(error, _EXPECTED):
+        return error_text(error)
+    return "".join(traceback.format_exception(error)).rstrip()
 
 
 @contextmanager

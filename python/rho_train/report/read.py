@@ -200,9 +200,13 @@ def _data(folder: Path, experiment: Experiment) -> dict[str, object]:
     if not isinstance(data, Mapping):
         problem = "does not say what it was trained on (no config.data in experiment.json)"
         raise ValueError(f"report: {folder} {problem}; report on it alone")
-    # The content of a file counts, not its name; curves of other examples are other data too.
-    counted = {key: value for key, value in data.items() if key != "path"}
-    return {**counted, "validation": experiment.config.get("validation", 0.0)}
+    # Noise may differ by seed, so labels, flags and all that depends on them do not count.
+    by_seed = ("train", "content", "groups", "flags", "path")
+    same = {key: value for key, value in data.items() if key not in by_seed}
+    train = data.get("train")
+    n = train.get("n") if isinstance(train, Mapping) else None
+    # Curves of other examples are other data too.
+    return {**same, "n": n, "validation": experiment.config.get("validation", 0.0)}
 
 
 def _read_run(

@@ -9,16 +9,19 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
+from rho_train.batch import describe
 from rho_train.checkpoint import architecture_digest
 from rho_train.checks import check_flags
 from rho_train.dataset import IndexedDataset, fingerprint
-from rho_train.identity import module_digest
+from rho_train.identity import digest
 from rho_train.il.checksums import input_checksums
 
 MakeModel: TypeAlias = Callable[[int], nn.Module]
@@ -74,11 +77,21 @@ class Task:
 
     def __post_init__(self) -> None:
         n = len(self.dataset())
+        for option, data in (("labels", self.dataset()), ("test_labels", self.eval_set())):
+            try:
+                _ = data.labels
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"Task {self.name}: pass {option}=: {error}") from error
         if not n or not len(self.eval_set()):
             raise ValueError(f"Task {self.name}: train and test must have examples")
-        if self.groups is not None and self.groups.shape != (n,):
-            got = tuple(self.groups.shape)
-            raise ValueError(f"Task {self.name}: groups must have shape ({n},), got {got}")
+        groups = self.groups
+        if groups is not None and not (
+            isinstance(groups, Tensor) and groups.shape == (n,) and groups.dtype == torch.int64
+        ):
+            raise ValueError(
+                f"Task {self.name}: groups must be int64 ({n},), one number an example, got "
+                f"{describe(groups)}"
+            )
         check_flags(f"Task {self.name}", self.flags, n)
 
     def dataset(self, rows: Tensor | None = None) -> IndexedDataset:
@@ -95,13 +108,17 @@ class Task:
 
     @cached_property
     def data_identity(self) -> dict[str, Any]:
-        """What tells the data from others: counts, and hashes of labels and of some inputs."""
+        """Counts, and hashes of labels, groups, flags, some inputs, and all inputs in tensors."""
         train, test = self.dataset(), self.eval_set()
+        parts = [data.tensors for data in (self.train, self.test) if type(data) is TensorDataset]
         return {
             "task": self.name,
             "train": fingerprint(train),
             "test": fingerprint(test),
             "inputs": digest_of([input_checksums(train), input_checksums(test)]),
+            "content": digest(*chain(*parts)),
+            "groups": None if self.groups is None else digest(self.groups),
+            "flags": {name: digest(flag) for name, flag in sorted(self.flags.items())},
         }
 
     def _indexed(
@@ -135,8 +152,8 @@ def load_task(source: TaskSource, options: Mapping[str, Any] | None = None, seed
         seed: for its own noise or split, if it takes one.
 
     Raises:
-        ValueError: there is no such function, it does not take such options, or it refuses them.
-        TypeError: it returns no Task.
+        ValueError: there is no such function, it does not take such options or refuses them, or it
+            returns no Task.
 
     Example:
         >>> load_task("letters", {"noise": 0.1}, seed=3).name
@@ -145,9 +162,9 @@ def load_task(source: TaskSource, options: Mapping[str, Any] | None = None, seed
     function, options = task_function(source), dict(options or {})
     name = source if isinstance(source, str) else function.__qualname__
     signature = inspect.signature(function)
-    for option, parameter in signature.parameters.items():
-        if isinstance(options.get(option), str) and "Path" in str(parameter.annotation):
-            options[option] = Path(options[option])
+    for option, value in options.items():
+        if parameter := signature.parameters.get(option):
+            options[option] = _converted(f"task {name}: {option}", value, parameter)
     if "seed" in signature.parameters:
         options.setdefault("seed", seed)
     try:
@@ -158,8 +175,38 @@ def load_task(source: TaskSource, options: Mapping[str, Any] | None = None, seed
     made = function(**options)
     if not isinstance(made, Task):
         got = type(made).__name__
-        raise TypeError(f"task {name}: the function must return a rho_train.Task, got {got}")
+        raise ValueError(f"task {name}: the function must return a rho_train.Task, got {got}")
     return made
+
+
+def _converted(where: str, value: Any, parameter: inspect.Parameter) -> Any:
+    """Return the value of an option in the type of its default, or as a Path."""
+    wanted = type(parameter.default)
+    if isinstance(value, str) and "Path" in str(parameter.annotation):
+        return Path(value)
+    if parameter.default in (None, parameter.empty) or isinstance(value, wanted):
+        if isinstance(value, bool) and wanted in (int, float):
+            raise ValueError(f"{where} must be a number, got {value}")
+        return value
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if (wanted is float and isinstance(value, int) and plain) or (wanted is str and plain):
+        return wanted(value)
+    if wanted is tuple and isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(value)
+    raise ValueError(
+        f"{where} must be {wanted.__name__}, as {parameter.default!r} is, got {value!r}"
+    )
+
+
+def plain_options(source: TaskSource, options: Mapping[str, Any]) -> dict[str, str]:
+    """Return options as texts, of files and folders the name alone: their content counts."""
+    parameters = inspect.signature(task_function(source)).parameters
+    return {
+        option: Path(value).name
+        if option in parameters and "Path" in str(parameters[option].annotation)
+        else str(list(value) if isinstance(value, tuple) else value)
+        for option, value in sorted(options.items())
+    }
 
 
 def options_of(function: Callable[..., Task]) -> list[str]:
@@ -191,11 +238,11 @@ def task_function(source: TaskSource) -> Callable[..., Task]:
 
 
 def model_identity(model: nn.Module) -> dict[str, Any]:
-    """Return what tells a fresh model from others, as plain values."""
+    """Return the architecture of a model as plain values; its weights differ between machines."""
     return {
         "class": type(model).__name__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "digest": digest_of([architecture_digest(model), module_digest(model)]),
+        "digest": architecture_digest(model)[:16],
     }
 
 

@@ -109,7 +109,10 @@ class Trainer:
             name=name,
             seed=seed,
             selector=selector,
-            flags={name: flag.to(self.device) for name, flag in (flags or {}).items()},
+            flags={
+                name: flag.to(self.device) if isinstance(flag, Tensor) else flag
+                for name, flag in (flags or {}).items()
+            },
             il_seconds=il_seconds,
             classes=classes,
             show=show,
