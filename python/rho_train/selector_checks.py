@@ -43,7 +43,7 @@ def check_options(selector: Selector) -> None:
         raise TypeError(f"Selector: k must be an int, got {k!r}; for a share use ratio=")
     given = [name for name in ("k", "check_every") if getattr(selector, name) is not None]
     check_counts(selector, *given)
-    if not isinstance(selector.seed, int):
+    if type(selector.seed) is not int:
         raise TypeError(f"Selector: seed must be an int, got {selector.seed!r}")
     if not 0.0 <= smoothing <= 1.0:
         raise ValueError(f"Selector: label_smoothing must lie in [0, 1], got {smoothing}")

@@ -87,7 +87,7 @@ TRAINER: list[tuple[Callable[[], dict[str, Any]], type[Exception], str]] = [
     (
         lambda: {"dataset": data(changed(Y, 150, 3))},
         IndexError,
-        r"labels must lie in \[0, 3\), the classes, or be -100; got 1 others, the first is 3 of id 150",
+        r"labels must lie in \[0, 3\), the classes, or be -100; got 1 others, the first is 3",
     ),
     (lambda: {"dataset": data(Y * 0 - 100)}, ValueError, "all 200 labels are ignore_index = -100"),
     (
