@@ -15,7 +15,7 @@ import numpy as np
 import torch.distributed as dist
 from tqdm.auto import tqdm
 
-from rho_train.comparison.data import RunData
+from rho_train.comparison.data import SeedData
 from rho_train.comparison.jobs import compute_il, il_identity, il_steps, open_store
 from rho_train.comparison.spec import Spec, Variant
 from rho_train.dataset import IndexedDataset
@@ -58,7 +58,7 @@ def compute(
     variant = Variant("il", "", "rho", kind, "rest" if kind == "holdout" else "all")
     options = task_options or {}
     spec = Spec(task, (variant,), (seed,), "il", options, il=recipe, holdout=holdout, folds=folds)
-    data = RunData.make(spec, seed)
+    data = SeedData.make(spec, seed)
     made_from = {"seed": seed, "seeds": seeds, **il_identity(spec, data, kind)}
     if out.exists():
         _check_same(out, data.dataset, made_from)

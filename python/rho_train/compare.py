@@ -19,7 +19,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from tqdm.auto import tqdm
 
 import rho_ext
-from rho_train.comparison.data import RunData
+from rho_train.comparison.data import SeedData
 from rho_train.comparison.jobs import Run, il_name, il_steps, run_path
 from rho_train.comparison.runner import Job, JobsFailed, run_jobs
 from rho_train.comparison.spec import Spec, Variant, variants_of
@@ -172,12 +172,12 @@ def _plan(spec: Spec, out: Path, where: Where) -> tuple[list[Job], dict[str, Any
     il_jobs, run_jobs, names = dict[str, Job](), list[Job](), dict[str, str]()
     models: dict[str, set[str]] = {}
     for seed in spec.seeds:
-        loaded: dict[str, RunData] = {}
+        loaded: dict[str, SeedData] = {}
         for variant in spec.variants:
             own = spec.of(variant)
             key = repr([own.task_options, own.holdout])
             if key not in loaded:
-                loaded[key] = RunData.make(own, seed)
+                loaded[key] = SeedData.make(own, seed)
             data, first = loaded[key], next(iter(loaded.values()))
             if not torch.equal(data.dataset.labels, first.dataset.labels):
                 raise ValueError(
@@ -222,7 +222,7 @@ def _plan(spec: Spec, out: Path, where: Where) -> tuple[list[Job], dict[str, Any
     }
 
 
-def _check_run(variant: Variant, spec: Spec, data: RunData, model: nn.Module) -> None:
+def _check_run(variant: Variant, spec: Spec, data: SeedData, model: nn.Module) -> None:
     """Refuse what no run could do before hours go into irreducible losses."""
     examples = round(variant.keep * len(data.train_ids(variant)))
     name = "batch" if variant.method == "uniform" else "large_batch"

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-Schedule = Literal["constant", "linear", "cosine"]
+LRSchedule = Literal["constant", "linear", "cosine"]
 
 
 def adamw(model: nn.Module, lr: float, weight_decay: float) -> AdamW:
@@ -44,13 +44,13 @@ def subnormals_flushed() -> Iterator[None]:
 
 def check_schedule(where: str, schedule: str) -> None:
     """Refuse a schedule that `lr_schedule` does not know, by a ValueError."""
-    if schedule not in get_args(Schedule):
+    if schedule not in get_args(LRSchedule):
         raise ValueError(
-            f"{where}: schedule must be one of {', '.join(get_args(Schedule))}, got {schedule!r}"
+            f"{where}: schedule must be one of {', '.join(get_args(LRSchedule))}, got {schedule!r}"
         )
 
 
-def lr_schedule(optimizer: Optimizer, schedule: Schedule, steps: int) -> LambdaLR:
+def lr_schedule(optimizer: Optimizer, schedule: LRSchedule, steps: int) -> LambdaLR:
     """Return a constant rate, or a decay to zero over `steps`: linear, or half a cosine."""
 
     def factor(step: int) -> float:

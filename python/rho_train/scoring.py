@@ -73,7 +73,7 @@ class Scoring:
 
     @property
     def whole(self) -> bool:
-        """Whether one pass scores all examples."""
+        """True if one pass scores all examples."""
         return self.micro_batch is None and self.refresh == 1.0
 
     def due(self, n: int) -> int:

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from rho_train import ILRecipe, ILStore, Task, TrainConfig, Variant, compare
-from rho_train.comparison.data import RunData
+from rho_train.comparison.data import SeedData
 from rho_train.comparison.runner import JobsFailed
 from rho_train.comparison.spec import Spec
 from rho_train.tasks import mlp
@@ -211,9 +211,9 @@ def test_titles_may_change_and_a_finished_comparison_is_not_resumed(tmp_path: Pa
         run_compare(tmp_path, "uniform")
 
 
-def spec(seed: int, source: Any = task, **options: Any) -> RunData:
+def spec(seed: int, source: Any = task, **options: Any) -> SeedData:
     held = Variant("rho", method="rho", il="holdout", examples="rest")
-    return RunData.make(Spec(source, (held,), (seed,), "rho", **options), seed)
+    return SeedData.make(Spec(source, (held,), (seed,), "rho", **options), seed)
 
 
 def test_no_copy_of_a_held_out_example_is_trained_on() -> None:

@@ -15,7 +15,7 @@ from rho_train.tasks.task import Task, load_task
 
 
 @dataclass(frozen=True, eq=False)
-class RunData:
+class SeedData:
     """The task of a seed, the examples that may be trained on, and the holdout.
 
     Examples of the validation split have no id in `dataset`, so nothing can train on them.
@@ -32,7 +32,7 @@ class RunData:
     rows: Tensor
 
     @classmethod
-    def make(cls, spec: Spec, seed: int) -> RunData:
+    def make(cls, spec: Spec, seed: int) -> SeedData:
         """Draw the splits; copies of an example are on one side, else IL models have seen it."""
         task = load_task(spec.task, spec.task_options, seed)
         n = len(task.dataset())

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rho_train.batch import split, to
-from rho_train.comparison.data import RunData
+from rho_train.comparison.data import SeedData
 from rho_train.comparison.spec import Spec, Variant
 from rho_train.dataset import IndexedDataset
 from rho_train.files import atomic_write
@@ -31,7 +31,7 @@ from rho_train.trainer import Trainer
 from rho_train.trainer.evaluation import evaluate
 
 
-def il_identity(spec: Spec, data: RunData, kind: str) -> dict[str, Any]:
+def il_identity(spec: Spec, data: SeedData, kind: str) -> dict[str, Any]:
     """Return what determines irreducible losses, as plain values."""
     return {
         "kind": kind,
@@ -43,7 +43,7 @@ def il_identity(spec: Spec, data: RunData, kind: str) -> dict[str, Any]:
     }
 
 
-def il_name(spec: Spec, data: RunData, kind: str) -> str:
+def il_name(spec: Spec, data: SeedData, kind: str) -> str:
     """Return a name for irreducible losses: the same when they are the same."""
     if kind in ("none", "stored"):
         return kind
@@ -64,7 +64,7 @@ def il_steps(spec: Spec, kind: str, n: int) -> int:
 
 
 def compute_il(
-    spec: Spec, data: RunData, kind: str, seed: int, work: Path, on_step: OnStep
+    spec: Spec, data: SeedData, kind: str, seed: int, work: Path, on_step: OnStep
 ) -> ILStore:
     """Compute irreducible losses, resumed from the folder `work`; weights and order by `seed`."""
     # The target has the seed itself: its IL model must not start from the same weights.
@@ -114,7 +114,7 @@ class Run:
             self.variant.il,
             self.store.with_suffix(".unfinished"),
         )
-        data = RunData.make(spec, self.seed)
+        data = SeedData.make(spec, self.seed)
         if self.store.exists():
             ILStore.load(self.store, data.dataset).check()
             on_step(il_steps(spec, kind, len(data.dataset)))
@@ -150,7 +150,7 @@ class Run:
         variant, folder, seed = self.variant, self.folder, self.seed
         spec = self.whole.of(variant)
         train = replace(spec.train, steps=self.steps())
-        data = RunData.make(spec, seed)
+        data = SeedData.make(spec, seed)
         task, store, ids, il_seconds = data.task, None, data.train_ids(variant), 0.0
         if variant.computes_il:
             store = ILStore.load(self.store, data.dataset)
@@ -197,7 +197,7 @@ class Run:
             atomic_write(folder / "test.json", json.dumps({"step": train.steps, **found._asdict()}))
 
 
-def _size(model: nn.Module, data: RunData) -> dict[str, int]:
+def _size(model: nn.Module, data: SeedData) -> dict[str, int]:
     """Return the number of parameters, and the flops of a forward pass of one example.
 
     torch counts matrix products and convolutions, a multiplication and an addition as two.

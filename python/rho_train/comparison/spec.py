@@ -86,12 +86,12 @@ class Variant:
 
     @property
     def uses_il(self) -> bool:
-        """Whether irreducible losses have a part in it."""
+        """True if irreducible losses have a part in it."""
         return self.il != "none" and (self.keep < 1.0 or self.method != "uniform")
 
     @property
     def computes_il(self) -> bool:
-        """Whether they are computed for this comparison, and their cost is included."""
+        """True if they are computed for this comparison, and their cost is included."""
         return self.uses_il and self.il != "stored"
 
     def __str__(self) -> str:

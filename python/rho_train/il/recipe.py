@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rho_train.checks import check_adamw, check_counts
 from rho_train.il.score import SCORING_BATCH
-from rho_train.optim import Schedule, check_schedule
+from rho_train.optim import LRSchedule, check_schedule
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ILRecipe:
     epochs: int = 20
     batch_size: int = 64
     lr: float = 3e-3
-    schedule: Schedule = "cosine"
+    schedule: LRSchedule = "cosine"
     weight_decay: float = 0.1
     seed: int = 0
     scoring_batch: int = SCORING_BATCH

@@ -92,7 +92,7 @@ class ILStore:
 
     @property
     def known(self) -> Tensor:
-        """Which examples have an IL, bool (N,)."""
+        """True for examples that have an IL, bool (N,)."""
         return ~torch.isnan(self.il)
 
     def lowest(self, share: float, ids: Tensor | None = None) -> Tensor:

@@ -49,7 +49,7 @@ class ClassQuota(Scored):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What the score needs, and classes."""
+        """Needs of the score, and classes."""
         return (*super().needs, "classes")
 
     def __call__(self, context: ScoringContext) -> Selected:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rho_train.checks import check_adamw, check_counts
 from rho_train.dataset import IndexedDataset
-from rho_train.optim import Schedule, check_schedule
+from rho_train.optim import LRSchedule, check_schedule
 from rho_train.selector import Selector
 
 
@@ -49,7 +49,7 @@ class TrainConfig:
     batch: int = 32
     lr: float = 1e-3
     weight_decay: float = 0.01
-    schedule: Schedule = "constant"
+    schedule: LRSchedule = "constant"
     bf16: bool = False
     compile: bool = False
     eval_every: int = 50

@@ -148,7 +148,7 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are made."""
+        """True if all steps are made."""
         return self.step >= self.config.steps
 
     def fit(self, on_step: OnStep = no_op) -> None:
