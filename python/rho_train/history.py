@@ -11,7 +11,7 @@ from torch import Tensor
 class History:
     """Counts and the last loss of all n ids of a data set, which a Selector updates.
 
-    `seen` int32 (n,), times in a large batch; `chosen` int32 (n,), times selected; `loss` float32
+    `seen` int32 (n,), times in a large batch; `selected` int32 (n,), times selected; `loss` float32
     (n,) in nats, of the last scoring, NaN before it; `step` int32 (n,), the selection of that
     scoring, -1 before it.
 
@@ -20,7 +20,7 @@ class History:
         >>> selector = Selector(k=1, method="loss", history=History(9))
         >>> batch = Batch(torch.eye(2), torch.zeros(2).long(), torch.tensor([7, 5]))
         >>> small = selector(torch.nn.Identity(), batch)
-        >>> selector.history.chosen[5:8], selector.history.loss[5]
+        >>> selector.history.selected[5:8], selector.history.loss[5]
         (tensor([1, 0, 0], dtype=torch.int32), tensor(1.3133))
     """
 
@@ -30,7 +30,7 @@ class History:
         if n < 1:
             raise ValueError(f"History: n must be at least 1, got {n}")
         self.seen = torch.zeros(n, dtype=torch.int32)
-        self.chosen = torch.zeros(n, dtype=torch.int32)
+        self.selected = torch.zeros(n, dtype=torch.int32)
         self.loss = torch.full((n,), torch.nan)
         self.step = torch.full((n,), -1, dtype=torch.int32)
 
@@ -53,7 +53,7 @@ class History:
         """Count a selection from ids, with their `losses` if scored, `rows` if not all were."""
         one = self.seen.new_ones(())
         self.seen.index_add_(0, ids, one.expand(len(ids)))
-        self.chosen.index_add_(0, selected, one.expand(len(selected)))
+        self.selected.index_add_(0, selected, one.expand(len(selected)))
         if losses is None:
             return
         if rows is not None:
@@ -63,7 +63,7 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the four columns, for a checkpoint."""
-        return {name: getattr(self, name) for name in ("seen", "chosen", "loss", "step")}
+        return {name: getattr(self, name) for name in ("seen", "selected", "loss", "step")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the columns of `state_dict`; ValueError if they have another number of ids."""

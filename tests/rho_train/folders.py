@@ -125,13 +125,13 @@ def synthetic(
                     evaluation["class_accuracy"] = [accuracy, 0.5 * accuracy, None, accuracy**2]
                 records.append(evaluation)
                 if with_records and place > 1 and index in (8, 16, 24, 32):
-                    counts = {"chosen": 300, "again": 200 - 5 * index if index > 8 else None}
+                    counts = {"selected": 300, "again": 200 - 5 * index if index > 8 else None}
                     records.append({"event": "epoch", "step": step, "epoch": index // 8, **counts})
                 if index in (20, 40):
                     il = [rng.expovariate(2.0) for _ in range(320)]
                     loss: list[Any] = [value + rng.gauss(0.2, 0.2) for value in il]
                     loss[:3] = [math.nan, math.inf, None]
-                    chosen = [i % 10 == 0 for i in range(320)]
+                    selected = [i % 10 == 0 for i in range(320)]
                     records.append(
                         {
                             "event": "sample",
@@ -139,7 +139,7 @@ def synthetic(
                             "ids": list(range(320)),
                             "loss": loss,
                             "il": il if rho else None,
-                            "selected": chosen,
+                            "selected": selected,
                             "noisy": [i % 9 == 0 for i in range(320)] if noise_known else None,
                         }
                     )
@@ -148,7 +148,7 @@ def synthetic(
                 last |= totals(place, steps) | {"noisy": 1 / 9 if noise_known else None}
             path = write_run(out, method, seed, [*records, last])
             if with_records and place > 1:
-                path.with_name("chosen.json").write_text(json.dumps(what_was_chosen()))
+                path.with_name("selected.json").write_text(json.dumps(what_was_selected()))
 
 
 def totals(place: int, steps: int) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def totals(place: int, steps: int) -> dict[str, Any]:
     parts = {"loading": 1.0, "scoring": 2.0 * place, "selecting": 1.0, "training": 4.0}
     parts |= {"evaluation": 3.0, "other": 0.5}
     return {
-        "ledger_seconds": parts,
+        "part_seconds": parts,
         "epochs": steps / 50,
         "batch": 32,
         "large_batch": 320,
@@ -165,19 +165,19 @@ def totals(place: int, steps: int) -> dict[str, Any]:
     }
 
 
-def what_was_chosen() -> dict[str, Any]:
-    """A `chosen.json` with every kind of example, and names that must be escaped."""
-    known = {"noisy": True, "il": 0.25, "loss": 1.5, "seen": 9, "chosen": 7}
-    unknown = {"noisy": None, "il": None, "loss": None, "seen": 3, "chosen": 0}
+def what_was_selected() -> dict[str, Any]:
+    """A `selected.json` with every kind of example, and names that must be escaped."""
+    known = {"noisy": True, "il": 0.25, "loss": 1.5, "seen": 9, "selected": 7}
+    unknown = {"noisy": None, "il": None, "loss": None, "seen": 3, "selected": 0}
     views: list[dict[str, Any]] = [{"image": PIXEL}, {"text": f"{NASTY} " * 9}]
     views.append({"features": [0.5, -1.0, 2.0]})
     return {
         "classes": ["plain", NASTY, "third", "a name of some length"],
         "seen": 900,
-        "points": [400, 300, 200, 100],
-        "chosen": [100, 600, 0, 300],
+        "examples": [400, 300, 200, 100],
+        "selected": [100, 600, 0, 300],
         "never": 40,
         "never_noisy": 10,
-        "most_chosen": [{"id": i, "label": i, **known, **v} for i, v in enumerate(views)],
-        "never_chosen": [{"id": 9, "label": 2 * i, **unknown, **v} for i, v in enumerate(views)],
+        "most_selected": [{"id": i, "label": i, **known, **v} for i, v in enumerate(views)],
+        "never_selected": [{"id": 9, "label": 2 * i, **unknown, **v} for i, v in enumerate(views)],
     }

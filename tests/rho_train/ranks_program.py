@@ -160,7 +160,7 @@ def select(case: Case) -> dict[str, Any]:
         "losses": F.cross_entropy(small.x, small.y, reduction="none"),
         "previewed": preview.ids[preview.indices].sort().values.tolist(),
         "selected": selector.selected,
-        "counted": selector.history.chosen.nonzero().flatten().tolist(),
+        "counted": selector.history.selected.nonzero().flatten().tolist(),
     }
 
 

@@ -54,9 +54,9 @@ def test_demo_survives_a_failing_run_and_goes_on_where_it_was(
     ends = [record["method"] for record in records(out) if record["event"] == "end"]
     assert sorted(ends) == sorted(line.split(",")[0] for line in summary[1:])
     assert len(ends) == 5
-    chosen = json.loads((out / "runs" / "rho_crossfit-seed0" / "chosen.json").read_text())
-    assert "".join(chosen["classes"]) == "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    assert sum(chosen["chosen"]) == 60 * 32
+    selected = json.loads((out / "runs" / "rho_crossfit-seed0" / "selected.json").read_text())
+    assert "".join(selected["classes"]) == "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    assert sum(selected["selected"]) == 60 * 32
 
 
 def test_train(tmp_path: Path, table: Path, unreported: None) -> None:

@@ -117,7 +117,7 @@ def test_parts_are_what_they_took_and_add_up_to_the_wall_clock(
     # Three evaluations, at 0, 6, 12; three samples, at 1, 6, 12, each of 4 large batches.
     evaluation = 3 * 2 + 3 * 4 * (1 + 2 + 8)
     # The last callback comes after the last record.
-    assert record["ledger_seconds"] == {
+    assert record["part_seconds"] == {
         "loading": steps * 1,
         "scoring": steps * 2,
         "selecting": steps * 8,
@@ -125,7 +125,7 @@ def test_parts_are_what_they_took_and_add_up_to_the_wall_clock(
         "evaluation": evaluation,
         "other": (steps - 1) * 16,
     }
-    assert sum(record["ledger_seconds"].values()) == clock.now - began - 16
+    assert sum(record["part_seconds"].values()) == clock.now - began - 16
     assert sum(trainer.times.seconds.values()) == clock.now - began
     assert record["seconds"] == steps * 15
     assert record["il_seconds"] == 5.0
@@ -138,7 +138,7 @@ def test_uniform_neither_scores_nor_selects_and_counts_the_same_epochs(
 ) -> None:
     make_trainer(tmp_path, clock, select=False).fit()
     record = end(tmp_path)
-    assert (record["ledger_seconds"]["scoring"], record["ledger_seconds"]["selecting"]) == (0, 0)
+    assert (record["part_seconds"]["scoring"], record["part_seconds"]["selecting"]) == (0, 0)
     assert record["seconds"] == CONFIG.steps * 5
     assert (record["epochs"], record["scored"], record["trained"]) == (2.4, 0, 24)
 
@@ -183,7 +183,7 @@ def test_overlap_of_epochs_is_that_of_the_sets_selected(tmp_path: Path, clock: C
     epochs = [one for one in map(json.loads, lines) if one["event"] == "epoch"]
     assert [one["step"] for one in epochs] == [5, 10]
     assert [one["epoch"] for one in epochs] == [1, 2]
-    assert [one["chosen"] for one in epochs] == [len(selected[0]), len(selected[1])]
+    assert [one["selected"] for one in epochs] == [len(selected[0]), len(selected[1])]
     assert [one["again"] for one in epochs] == [None, len(selected[0] & selected[1])]
 
 

@@ -32,7 +32,7 @@ from .folders import (
     end,
     hand_checkable,
     synthetic,
-    what_was_chosen,
+    what_was_selected,
     write_plan,
     write_run,
 )
@@ -276,8 +276,8 @@ def test_comparison_without_a_finished_run_or_a_plan_is_an_error(tmp_path: Path)
 
 def test_a_damaged_record_of_the_selections_is_refused(tmp_path: Path) -> None:
     synthetic(tmp_path, {"a": "A", "b": "B", "loss": "L"}, seeds=1, steps=40)
-    path = tmp_path / "runs" / "loss-0" / "chosen.json"
-    example = {k: v for k, v in what_was_chosen()["most_chosen"][0].items() if k != "image"}
+    path = tmp_path / "runs" / "loss-0" / "selected.json"
+    example = {k: v for k, v in what_was_selected()["most_selected"][0].items() if k != "image"}
     views: list[tuple[dict[str, Any], str]] = [
         ({}, "needs one of image, text and features"),
         ({"text": "a", "features": [1.0]}, "needs one of image, text and features"),
@@ -286,13 +286,13 @@ def test_a_damaged_record_of_the_selections_is_refused(tmp_path: Path) -> None:
         ({"image": "data:image/svg+xml;base64,AAAA"}, "must be a PNG"),
     ]
     for change, message in (
-        ({"points": [1, 2]}, "points, chosen and classes must be of"),
-        ({"chosen": [1, -2, 3, 4]}, "field 'chosen' must be count in .0, .*got -2"),
-        ({"classes": ["one"]}, "points, chosen and classes must be of"),
-        ({"most_chosen": [{}]}, "field 'most_chosen.id' must be count .*got nothing"),
-        *(({"most_chosen": [example | view]}, message) for view, message in views),
+        ({"examples": [1, 2]}, "examples, selected and classes must be of"),
+        ({"selected": [1, -2, 3, 4]}, "field 'selected' must be count in .0, .*got -2"),
+        ({"classes": ["one"]}, "examples, selected and classes must be of"),
+        ({"most_selected": [{}]}, "field 'most_selected.id' must be count .*got nothing"),
+        *(({"most_selected": [example | view]}, message) for view, message in views),
     ):
-        path.write_text(json.dumps(what_was_chosen() | change))
+        path.write_text(json.dumps(what_was_selected() | change))
         with pytest.raises(ValueError, match=message) as caught:
             read_experiment(tmp_path)
         assert str(path) in str(caught.value)
@@ -386,8 +386,8 @@ def test_galleries_show_the_examples_and_escape_them(whole: Path, tmp_path: Path
     bars = re.findall(r"v(-?[\d.]+)h", section.split("<svg")[1])
     assert [float(bar) for bar in bars] == [-0.25, 0.5, -1.0]
     hand_checkable(tmp_path)
-    path = tmp_path / "runs" / "fast-0" / "chosen.json"
-    path.write_text(json.dumps(what_was_chosen() | {"tied": 4}))
+    path = tmp_path / "runs" / "fast-0" / "selected.json"
+    path.write_text(json.dumps(what_was_selected() | {"tied": 4}))
     page = write_report(tmp_path).read_text()
     assert "4 examples were selected as often as the last of them, 7 times: the 3 shown" in page
 
@@ -512,7 +512,7 @@ def test_the_overlap_is_set_against_chance_where_there_is_one(tmp_path: Path) ->
     for drawn in ((320, 320), (320, 160)):
         for name, large in zip(("one", "two"), drawn, strict=True):
             epochs = [
-                {"event": "epoch", "step": 10 * i, "epoch": i, "chosen": 9, "again": again}
+                {"event": "epoch", "step": 10 * i, "epoch": i, "selected": 9, "again": again}
                 for i, again in ((1, None), (2, 3), (3, 0))
             ]
             last = {"batch": 32, "large_batch": large, "scored": 7, "trained": 5}

@@ -105,7 +105,7 @@ def test_the_oldest_losses_are_refreshed_and_the_others_used_as_they_are() -> No
     assert selector(model, batch([3, 2, 1, 0], [9.0, 9.0, 0.5, 0.5])).ids.tolist() == [2]
     assert history.step.tolist() == [2, 2, 1, 1, -1, -1]
     assert history.seen.tolist() == [3, 3, 3, 3, 0, 0]
-    assert history.chosen.tolist() == [0, 2, 1, 0, 0, 0]
+    assert history.selected.tolist() == [0, 2, 1, 0, 0, 0]
     assert model.seen == [2, 2, 2]
     assert selector.scored == 6
 

@@ -69,32 +69,32 @@ def test_record_by_hand() -> None:
     dataset = IndexedDataset(TensorDataset(torch.arange(12.0).reshape(6, 2), labels))
     history = History(6)
     history.seen[:] = torch.tensor([3, 3, 3, 2, 0, 3])
-    history.chosen[:] = torch.tensor([0, 2, 3, 0, 0, 3])
+    history.selected[:] = torch.tensor([0, 2, 3, 0, 0, 3])
     history.loss[:] = torch.tensor([0.5, 0.1, 0.2, torch.nan, torch.nan, 0.3])
     noisy = torch.tensor([True, False, False, False, True, True])
     run = run_data(dataset, torch.arange(6).flip(0), flags={"noisy": noisy})
     il = torch.tensor([0.5, 0.4, torch.nan, 0.2, 0.1, 0.0])
     record = selected_record(history, run, il)
-    assert (record["points"], record["chosen"]) == ([2, 3], [0, 8])
-    # Point 4 was never in a large batch, which is not the same as never chosen.
+    assert (record["examples"], record["selected"]) == ([2, 3], [0, 8])
+    # Point 4 was never in a large batch, which is not the same as never selected.
     assert (record["seen"], record["never"], record["never_noisy"]) == (5, 2, 1)
-    assert [point["id"] for point in record["most_chosen"]] == [2, 5, 1]
-    assert [point["id"] for point in record["never_chosen"]] == [0, 3]
-    assert record["most_chosen"][1] == {
+    assert [point["id"] for point in record["most_selected"]] == [2, 5, 1]
+    assert [point["id"] for point in record["never_selected"]] == [0, 3]
+    assert record["most_selected"][1] == {
         "id": 5,
         "label": 1,
         "noisy": True,
         "il": 0.5,
         "loss": pytest.approx(0.3),
         "seen": 3,
-        "chosen": 3,
+        "selected": 3,
         "features": [10.0, 11.0],
     }
-    unknown = record["never_chosen"][1]
+    unknown = record["never_selected"][1]
     assert (unknown["label"], unknown["loss"], unknown["il"]) == (-100, None, None)
 
 
-def test_points_never_chosen_stand_for_all_of_them() -> None:
+def test_points_never_selected_stand_for_all_of_them() -> None:
     n = 1000
     dataset = IndexedDataset(TensorDataset(torch.zeros(n, 1), torch.zeros(n, dtype=torch.int64)))
     history = History(n)
@@ -103,10 +103,10 @@ def test_points_never_chosen_stand_for_all_of_them() -> None:
     record = selected_record(
         history, run_data(dataset, torch.arange(n), show=lambda i: f"point {i}")
     )
-    losses = [point["loss"] for point in record["never_chosen"]]
+    losses = [point["loss"] for point in record["never_selected"]]
     assert losses == [round(i * (n - 1) / 11) for i in range(12)]
-    assert record["never_chosen"][0]["text"] == f"point {int(history.loss.argmin())}"
-    assert (record["most_chosen"], record["never_noisy"]) == ([], None)
+    assert record["never_selected"][0]["text"] == f"point {int(history.loss.argmin())}"
+    assert (record["most_selected"], record["never_noisy"]) == ([], None)
 
 
 def test_points_that_tie_for_the_last_places_stand_for_all_that_do() -> None:
@@ -114,15 +114,15 @@ def test_points_that_tie_for_the_last_places_stand_for_all_that_do() -> None:
     dataset = IndexedDataset(TensorDataset(torch.zeros(n, 1), torch.zeros(n, dtype=torch.int64)))
     history = History(n)
     history.seen[:] = 5
-    history.chosen[:] = 2
-    history.chosen[[900, 800]] = torch.tensor([3, 4], dtype=history.chosen.dtype)
-    history.chosen[:98] = 0
+    history.selected[:] = 2
+    history.selected[[900, 800]] = torch.tensor([3, 4], dtype=history.selected.dtype)
+    history.selected[:98] = 0
     history.loss[:] = torch.arange(n)
     record = selected_record(history, run_data(dataset, torch.arange(n)))
     # 98 ... 999 without the two at the top.
     tied = [i for i in range(98, n) if i not in (800, 900)]
     assert record["tied"] == len(tied) == 900
-    shown = [point["id"] for point in record["most_chosen"]]
+    shown = [point["id"] for point in record["most_selected"]]
     assert shown == [800, 900, *(tied[round(i * 899 / 9)] for i in range(10))]
 
 
@@ -154,18 +154,18 @@ def test_a_run_leaves_its_history_and_what_it_chose(tmp_path: Path) -> None:
     columns = load_file(tmp_path / "whole" / "history.safetensors")
     for name, column in trainer.selector.history.state_dict().items():
         assert torch.equal(columns[name].nan_to_num(-1), column.nan_to_num(-1))
-    assert int(columns["chosen"].sum()) == trainer.trained == 80
+    assert int(columns["selected"].sum()) == trainer.trained == 80
     assert int(columns["seen"].sum()) == trainer.selector.scored == 200
-    record: dict[str, Any] = json.loads((tmp_path / "whole" / "chosen.json").read_text())
+    record: dict[str, Any] = json.loads((tmp_path / "whole" / "selected.json").read_text())
     assert record["classes"] == ["a", "b", "c", "d"]
-    assert sum(record["points"]) == record["seen"] == 50
-    assert sum(record["chosen"]) == 80
+    assert sum(record["examples"]) == record["seen"] == 50
+    assert sum(record["selected"]) == 80
     part = make_trainer(tmp_path / "parts")
     with pytest.raises(Stopped):
         part.fit(lambda steps: part.step == 7)
-    assert not (tmp_path / "parts" / "chosen.json").exists()
+    assert not (tmp_path / "parts" / "selected.json").exists()
     make_trainer(tmp_path / "parts").fit()
-    for name in ("chosen.json", "history.safetensors"):
+    for name in ("selected.json", "history.safetensors"):
         whole, parts = ((tmp_path / run / name).read_bytes() for run in ("whole", "parts"))
         assert whole == parts
 

@@ -141,7 +141,7 @@ def _overlap(experiment: Experiment) -> Figure | None:
 
     def shares(run: Run) -> dict[int, float]:
         known = (one for one in run.epoch if one["again"] is not None)
-        return {one["epoch"]: one["again"] / max(1, one["chosen"]) for one in known}
+        return {one["epoch"]: one["again"] / max(1, one["selected"]) for one in known}
 
     curves = {m: curve for m, curve in _curves(experiment, shares).items() if len(curve[0]) > 1}
     ends = (run.end for run in experiment.runs if run.method in curves)

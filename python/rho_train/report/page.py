@@ -46,7 +46,7 @@ def write_report(*folders: Path, out: Path | None = None) -> Path:
     galleries = {
         method: (run.seed, found)
         for method, (run, *_) in experiment.finished()
-        if (found := run.selections) and (found["most_chosen"] or found["never_chosen"])
+        if (found := run.selections) and (found["most_selected"] or found["never_selected"])
     }
     named = (run.selections["classes"] for run in experiment.runs if run.selections)
     names = max(named, key=len, default=())

@@ -31,16 +31,16 @@ _FIELDS = {
     "train": "selected:count correct:count noisy:count? less_relevant:count? redundant:count? "
     "unsure:count?",
     "eval": "accuracy:share seconds:count class_accuracy:[share?]?",
-    "epoch": "epoch:count chosen:count again:count?",
+    "epoch": "epoch:count selected:count again:count?",
     "sample": "loss:[float?] il:[float?]? selected:[bool] noisy:[bool]?",
-    "end": "seconds:count il_seconds:count noisy:share? ledger_seconds:parts? epochs:count? "
+    "end": "seconds:count il_seconds:count noisy:share? part_seconds:parts? epochs:count? "
     "scored:count? trained:count? batch:positive? large_batch:positive?",
     "parts": " ".join(f"{part}:count" for part in PARTS),
     "steps": "steps:positive",
     "test": "accuracy:share class_accuracy:[share?]",
-    "selections": "classes:[str]? points:[count] chosen:[count] never:count never_noisy:count? "
-    "tied:count? most_chosen:[example] never_chosen:[example]",
-    "example": "id:count label:int noisy:bool? il:number? loss:number? seen:count chosen:count "
+    "selections": "classes:[str]? examples:[count] selected:[count] never:count never_noisy:count? "
+    "tied:count? most_selected:[example] never_selected:[example]",
+    "example": "id:count label:int noisy:bool? il:number? loss:number? seen:count selected:count "
     "image:str? text:str? features:[number]?",
 }
 _OBJECTS = {k: dict(f.split(":") for f in fields.split()) for k, fields in _FIELDS.items()}
@@ -54,7 +54,7 @@ _NONE = "no record"
 class Run:
     """A finished run: its checked records by event, `end` the last one; unknown values are None.
 
-    `test` is the result on the test set, `selections` what chosen.json says.
+    `test` is the result on the test set, `selections` what selected.json says.
     """
 
     method: str
@@ -240,7 +240,7 @@ def _read_run(
     # Old runs have no test.json: their curve is of the test set.
     curve = found["eval"][-1] if watched == "test" else None
     found["test"] = _file(file, "test") if (file := folder / "test.json").exists() else curve
-    found["selections"] = _selections(file) if (file := folder / "chosen.json").exists() else None
+    found["selections"] = _selections(file) if (file := folder / "selected.json").exists() else None
     return Run(*first[:2], **found)
 
 
@@ -251,11 +251,11 @@ def _order(place: object, values: Record) -> tuple[str, int, int]:
 
 def _selections(path: Path) -> Any:
     values = _file(path, "selections")
-    count = len(values["points"])
+    count = len(values["examples"])
     classes = values["classes"] = values["classes"] or [str(c) for c in range(count)]
-    if not count == len(values["chosen"]) <= len(classes):
-        raise _error(path, "points, chosen and classes must be of the same classes")
-    for one in (*values["most_chosen"], *values["never_chosen"]):
+    if not count == len(values["selected"]) <= len(classes):
+        raise _error(path, "examples, selected and classes must be of the same classes")
+    for one in (*values["most_selected"], *values["never_selected"]):
         if [one["image"], one["text"], one["features"]].count(None) != 2:
             raise _error(path, f"example {one['id']} needs one of image, text and features")
         if one["image"] is not None and not _PNG.fullmatch(one["image"]):

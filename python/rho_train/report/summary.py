@@ -172,10 +172,10 @@ def time_parts(experiment: Experiment) -> dict[str, dict[str, float]]:
     found = {}
     for name, runs in experiment.finished():
         spent = [
-            {"IL": run.end["il_seconds"], **run.end["ledger_seconds"]}
+            {"IL": run.end["il_seconds"], **run.end["part_seconds"]}
             | {count: run.end[count] or 0 for count in ("epochs", "scored", "trained")}
             for run in runs
-            if run.end["ledger_seconds"]
+            if run.end["part_seconds"]
         ]
         if spent:
             found[name] = {part: fmean(one[part] for one in spent) for part in spent[0]}
@@ -206,7 +206,7 @@ def ranked(values: Classes) -> list[int]:
 
 
 def _favour(selections: Mapping[str, Sequence[int]]) -> Classes:
-    examples, selected = selections["points"], selections["chosen"]
+    examples, selected = selections["examples"], selections["selected"]
     n, k = sum(examples), sum(selected)
     pairs = zip(examples, selected, strict=True)
     return [(own / k) / (size / n) if size and k else None for size, own in pairs]

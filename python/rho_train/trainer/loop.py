@@ -50,7 +50,7 @@ class Trainer:
         eval_set: map-style data set of evaluations, its labels shown as `IndexedDataset` needs it.
         config: settings of the training.
         folder: for metrics.jsonl and checkpoint.pt, from which a run resumes. With a History in the
-            Selector, history.safetensors and chosen.json are added at the end.
+            Selector, history.safetensors and selected.json are added at the end.
         name: of the method, in every record.
         seed: of the order of the batches.
         selector: selects from large batches; None: plain training.

@@ -123,7 +123,7 @@ class MetricsLogger:
         """Write how many examples the epoch selected, and how many of them the last one did too."""
         now, last, epoch = self._selected, self._last_selected, step // self._epoch_steps
         again = None if last is None else int((now & last).sum())
-        self._file.write("epoch", step=step, epoch=epoch, chosen=int(now.sum()), again=again)
+        self._file.write("epoch", step=step, epoch=epoch, selected=int(now.sum()), again=again)
         self._last_selected, self._selected = now, torch.zeros_like(now)
 
     def _log(self, step: int) -> None:
@@ -143,7 +143,7 @@ class MetricsLogger:
     def _clock(self) -> dict[str, Any]:
         """Return seconds of the steps, and of all parts."""
         parts = {part: round(seconds, 6) for part, seconds in self.times.seconds.items()}
-        return {"seconds": self.times.step_seconds, "ledger_seconds": parts}
+        return {"seconds": self.times.step_seconds, "part_seconds": parts}
 
     def _no_sums(self) -> dict[str, Any]:
         flagged = torch.zeros(len(self.run.flags), dtype=torch.int64, device=self.device)

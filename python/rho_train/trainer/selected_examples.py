@@ -25,7 +25,7 @@ _SHOWN, _SIDE, _FEATURES, _CHARACTERS, _TOKENS = 12, 32, 64, 240, 48
 
 
 def save_selected(history: History, run: RunData, folder: RunFolder) -> None:
-    """Write history.safetensors, with the fingerprint of the data, and chosen.json."""
+    """Write history.safetensors, with the fingerprint of the data, and selected.json."""
     columns = {name: column.cpu() for name, column in history.state_dict().items()}
     # One entry: safetensors writes several in any order, and the same run gives the same file.
     entry = {"rho_ext history of": json.dumps(fingerprint(run.dataset))}
@@ -33,22 +33,22 @@ def save_selected(history: History, run: RunData, folder: RunFolder) -> None:
     assert run.selector is not None
     il = run.selector.il_of(run.train_ids.to(history.seen.device))
     record = json.dumps(selected_record(history, run, il), allow_nan=False)
-    atomic_write(folder / "chosen.json", record + "\n")
+    atomic_write(folder / "selected.json", record + "\n")
 
 
 def selected_record(history: History, run: RunData, il: Tensor | None = None) -> dict[str, Any]:
     """Return which of the training examples were selected, as plain values.
 
-    `points` and `chosen` count examples and selections by class, labels below 0 left out; `never`
-    and `never_noisy` count examples that were seen and never selected. `most_chosen` are the 12
-    examples selected most; `tied` were selected as often as the last of them. `never_chosen` are 12
-    of the others. Where some stand for all that tie, or that were never selected, they lie evenly
-    in the order of their last loss. `il`, (n,), is of the training ids.
+    `examples` and `selected` count examples and selections by class, without labels below 0.
+    `never` and `never_noisy` count examples that were seen and never selected. `most_selected` are
+    the 12 examples selected most; `tied` were selected as often as the last of them.
+    `never_selected` are 12 of the others. Where some stand for all that tie, or that were never
+    selected, they lie evenly in the order of their last loss. `il`, (n,), is of the training ids.
     """
     show = partial(_input_of, run.dataset) if run.show is None else run.show
     ids, order = run.train_ids.cpu().sort()
     columns = {name: column.cpu()[ids] for name, column in history.state_dict().items()}
-    seen, chosen, loss = columns["seen"], columns["chosen"], columns["loss"]
+    seen, selected, loss = columns["seen"], columns["selected"], columns["loss"]
     labels, noisy = run.dataset.labels.cpu(), run.flags.get("noisy")
     flags = None if noisy is None else noisy.cpu()
     known = None if il is None else il.cpu()[order]
@@ -69,27 +69,27 @@ def selected_record(history: History, run: RunData, il: Tensor | None = None) ->
             "il": None if known is None else _finite(known[row]),
             "loss": _finite(loss[row]),
             "seen": int(seen[row]),
-            "chosen": int(chosen[row]),
+            "selected": int(selected[row]),
             **render(show(i)),
         }
 
-    ranked = chosen.argsort(stable=True, descending=True)[: int((chosen > 0).sum())]
+    ranked = selected.argsort(stable=True, descending=True)[: int((selected > 0).sum())]
     most = ranked[:_SHOWN]
-    least = chosen[most].min() if len(most) else 0
-    tied, above = ranked[chosen[ranked] == least], most[chosen[most] > least]
+    least = selected[most].min() if len(most) else 0
+    tied, above = ranked[selected[ranked] == least], most[selected[most] > least]
     if len(above) + len(tied) > _SHOWN:
         most = torch.cat([above, _evenly(tied, loss, _SHOWN - len(above))])
-    never = ((seen > 0) & (chosen == 0)).nonzero().flatten()
+    never = ((seen > 0) & (selected == 0)).nonzero().flatten()
     return {
         "classes": list(run.classes) or None,
         "seen": int((seen > 0).sum()),
-        "points": by_class(torch.ones_like(seen)),
-        "chosen": by_class(chosen),
+        "examples": by_class(torch.ones_like(seen)),
+        "selected": by_class(selected),
         "never": len(never),
         "never_noisy": None if flags is None else int(flags[ids[never]].sum()),
         "tied": len(tied),
-        "most_chosen": [example(int(row)) for row in most],
-        "never_chosen": [example(int(row)) for row in _evenly(never, loss, _SHOWN)],
+        "most_selected": [example(int(row)) for row in most],
+        "never_selected": [example(int(row)) for row in _evenly(never, loss, _SHOWN)],
     }
 
 
