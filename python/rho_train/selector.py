@@ -35,7 +35,7 @@ from rho_train.selector_checks import check_batch, check_method, check_options, 
 
 T = TypeVar("T")
 ILSource = ILStore | ILShards | Tensor | OnlineModel
-"""What `Selector(il=...)` takes."""
+"""Sources of irreducible losses that `Selector(il=...)` takes."""
 
 _COUNTERS = ("steps", "scored", "selected", "invalid", "seconds", "score_seconds")
 

@@ -14,9 +14,9 @@ from typing import Any
 MAX_METHODS = 24
 """A report has a colour and a marker for each of so many methods."""
 FLAGS = ("noisy", "correct", "less_relevant", "redundant", "unsure")
-"""What training records count of the selected examples."""
+"""Flags of the selected examples that training records count."""
 PARTS = ("training", "scoring", "selecting", "loading", "other", "evaluation")
-"""What the seconds of a run went into."""
+"""Parts of the seconds of a run."""
 
 Record = dict[str, Any]
 
