@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rho_train import ILStore, IndexedDataset, fingerprint
+from rho_train import ILStore, IndexedDataset
 
 _KEYS = ("irreducible_losses", "sorted_targets", "idx_of_control_images", "control_images")
 
@@ -57,7 +57,7 @@ def convert(
     for name in ("heldout_average_loss", "heldout_accuracy"):
         if name in content:
             info[name] = f"{float(content[name]):.6f}"
-    return ILStore(il, fingerprint(dataset), info=info)
+    return ILStore.of(dataset, il, info=info)
 
 
 def _read(path: Path) -> dict[str, Any]:

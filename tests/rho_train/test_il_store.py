@@ -301,3 +301,34 @@ def test_what_has_no_lowest_share() -> None:
         store.lowest(1.5)
     with pytest.raises(ValueError, match="of 2 examples 1 have no irreducible loss"):
         store.lowest(0.5, torch.tensor([0, 1]))
+
+
+def test_labels_of_other_examples_are_refused() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for high, dtype in ((7, torch.uint8), (300, torch.int16), (70_000, torch.int32)):
+        labels = torch.randint(high, (N,), generator=generator)
+        labels[3] = high
+        store = ILStore.of(data_set(labels), torch.zeros(N))
+        assert store.labels is not None
+        assert store.labels.dtype == dtype
+        ids = torch.randint(N, (32,), generator=generator)
+        store.check_labels(ids, labels[ids])
+        store.check_labels(ids.int(), labels[ids].int())
+        wrong = labels[ids]
+        wrong[[5, 9]] += 1
+        text = rf"labels of 2 of 32 .*: id {ids[5]} has label {wrong[5]}, and had {labels[ids[5]]};"
+        with pytest.raises(ValueError, match=text + ".*use the IndexedDataset that the store"):
+            store.check_labels(ids, wrong)
+        with pytest.raises(IndexError, match=r"ids must lie in \[0, 50\), got 50"):
+            store.check_labels(ids + (N - int(ids.max())), labels[ids])
+        # Mixed labels and labels of tokens cannot be compared.
+        store.check_labels(ids, wrong.float())
+        store.check_labels(ids, wrong[:, None])
+    ignored = ILStore.of(data_set(torch.full((N,), -100)), torch.zeros(N))
+    ignored.check_labels(ids, torch.full((32,), -100))
+    # A type that 300 does not fit into must not make it 44.
+    store = ILStore.of(data_set(torch.full((N,), 300)), torch.zeros(N))
+    with pytest.raises(ValueError, match="id 3 has label 44, and had 300"):
+        store.check_labels(torch.tensor([3]), torch.tensor([44], dtype=torch.uint8))
+    make().check_labels(ids, wrong)
+    assert ILStore.of(IndexedDataset([(0, [0, 1])] * 2), torch.zeros(2)).labels is None

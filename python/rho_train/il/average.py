@@ -45,7 +45,7 @@ def average_il(stores: Sequence[ILStore]) -> ILStore:
         raise ValueError(
             f"average_il: the stores hold different losses, {', '.join(sorted(names))}; give one"
         )
-    total = torch.zeros(len(first.il), dtype=torch.float64)
+    total = torch.zeros(len(first.il), dtype=torch.float64, device="cpu")
     for store in stores:
         total += store.il
     folds = [store.fold for store in stores if store.fold is not None]
@@ -59,4 +59,6 @@ def average_il(stores: Sequence[ILStore]) -> ILStore:
     info["seconds"] = f"{sum(float(store.info.get('seconds', 0)) for store in stores):.3f}"
     inputs = checksums[0] if len(checksums) == len(stores) else ()
     fold = folds[0] if agree else None
-    return ILStore((total / len(stores)).float(), first.fingerprint, fold, info, inputs)
+    labels = next((store.labels for store in stores if store.labels is not None), None)
+    il = (total / len(stores)).float()
+    return ILStore(il, first.fingerprint, fold, info, inputs, labels=labels)

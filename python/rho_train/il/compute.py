@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rho_train.checks import check_ids
-from rho_train.dataset import IndexedDataset, check_indexed, fingerprint
+from rho_train.dataset import IndexedDataset, check_indexed
 from rho_train.distributed import rank_and_world
 from rho_train.dry_run import dry_run
 from rho_train.identity import module_digest
@@ -176,7 +176,7 @@ def pretrained_il(
         "weights_sha256": module_digest(model),
         "seconds": f"{time.perf_counter() - started:.3f}",
     }
-    return ILStore(il, fingerprint(dataset), info=info, input_checksums=inputs)
+    return ILStore.of(dataset, il, info=info, input_checksums=inputs)
 
 
 def _by_folds(
@@ -236,7 +236,7 @@ def _by_folds(
         "best_epoch": ", ".join(str(fit.epoch) for fit in fits),
         "seconds": f"{seconds:.3f}",
     }
-    return ILStore(il, fingerprint(dataset), info=info, input_checksums=inputs)
+    return ILStore.of(dataset, il, info=info, input_checksums=inputs)
 
 
 def _describe(model: nn.Module) -> dict[str, str]:

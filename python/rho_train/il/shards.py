@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from rho_train.checks import check_rows
 from rho_train.dataset import IndexedDataset
 from rho_train.files import atomic_write
 from rho_train.il.checksums import InputChecksums, from_json
-from rho_train.il.store import ILStore, compare, json_digest
+from rho_train.il.store import ILStore, comparable, compare, compare_labels, json_digest
 
 _FORMAT = "rho_ext.il_shards"
 _VERSION = 2
@@ -50,17 +50,27 @@ class ILShards:
 
     def gather(self, ids: Tensor) -> Tensor:
         """Return the IL of ids, float32 (n,); one that is out of range is an IndexError."""
+        return self._gather([shard.il for shard in self.shards], ids, torch.float32)
+
+    def check_labels(self, ids: Tensor, labels: Tensor) -> None:
+        """Refuse labels of other examples, see `ILStore.check_labels`."""
+        known = [shard.labels for shard in self.shards if shard.labels is not None]
+        if len(known) == len(self.shards) and comparable(ids, labels):
+            compare_labels(ids, labels, self._gather(known, ids, torch.int64))
+
+    def _gather(self, tables: Sequence[Tensor], ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the rows of ids, (n,), from the table of each shard."""
         ids = ids.cpu()
         check_rows("ILShards", ids, len(self), "give ids of its data set")
         ordered, order = ids.sort()
-        bounds = torch.arange(len(self.shards) + 1) * self.rows
+        bounds = torch.arange(len(tables) + 1, dtype=torch.int64, device="cpu") * self.rows
         cuts: list[int] = torch.searchsorted(ordered, bounds).tolist()
-        il = torch.empty(len(ids))
-        for index, shard in enumerate(self.shards):
+        rows = torch.empty(len(ids), dtype=dtype, device="cpu")
+        for index, table in enumerate(tables):
             part = slice(cuts[index], cuts[index + 1])
             if part.start < part.stop:
-                il[order[part]] = shard.il[ordered[part] - index * self.rows]
-        return il
+                rows[order[part]] = table[ordered[part] - index * self.rows].to(dtype)
+        return rows
 
     def check(self) -> None:
         """Read all values, see `ILStore.check`; the ValueError names the shard."""

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rho_train.batch import describe
+from rho_train.checks import check_rows
 from rho_train.dataset import IndexedDataset
 from rho_train.dataset import fingerprint as fingerprint_of
 from rho_train.files import atomic_write
@@ -24,6 +25,7 @@ _FORMAT = "rho_ext.il_store"
 _VERSION = 3
 _FINGERPRINT = {"n": "count", "labels": "labels in their order (SHA-256)", "ids": "id scheme"}
 _DTYPES = {torch.float32: "F32", torch.int32: "I32", torch.int16: "I16"}
+LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 _RECOMPUTE = "recompute the IL for this data set"
 _PIECE = 1 << 22
 
@@ -41,6 +43,7 @@ class ILStore:
         info: how the IL was made: model and its weight hash, recipe, holdout loss.
         input_checksums: see `rho_train.input_checksums`; empty: inputs are not compared.
         sha256: of the content, from the file that the store was loaded from.
+        labels: integers (N,), those of the data set, see `ILStore.check_labels`.
 
     Raises:
         ValueError: wrong shapes, dtypes or devices, an incomplete fingerprint.
@@ -61,6 +64,7 @@ class ILStore:
     info: Mapping[str, str] = field(default_factory=dict)
     input_checksums: InputChecksums = field(default=(), repr=False)
     sha256: str | None = None
+    labels: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fingerprint", dict(self.fingerprint))
@@ -73,6 +77,8 @@ class ILStore:
                     f"ILStore: fold must have the shape of il, {tuple(self.il.shape)}, "
                     f"got {tuple(self.fold.shape)}"
                 )
+        if self.labels is not None:
+            _check_table("labels", self.labels, LABEL_DTYPES)
         for name in ("fingerprint", "info"):
             for key, value in getattr(self, name).items():
                 if not isinstance(key, str) or not isinstance(value, str):
@@ -123,6 +129,46 @@ class ILStore:
                 f"irreducible loss, and a share of {share} are {count}; there must be one at least"
             )
         return examples[losses.argsort(stable=True)[:count]].sort().values
+
+    def check_labels(self, ids: Tensor, labels: Tensor) -> None:
+        """Refuse labels of examples that are not those that the IL was computed for.
+
+        Does nothing if the store knows no labels, or `labels` are no integers (n,), one an id.
+
+        Args:
+            ids: integers (n,), as the data set gave them.
+            labels: (n,), as the data set gave them.
+
+        Raises:
+            IndexError: an id is out of range.
+            ValueError: labels differ; the message names the first id that does.
+
+        Example:
+            >>> data = IndexedDataset([(0.5, 0), (0.7, 1)], labels=[0, 1])
+            >>> store = ILStore.of(data, torch.tensor([0.3, 0.4]))
+            >>> store.check_labels(torch.tensor([1]), torch.tensor([1]))
+            >>> store.check_labels(torch.tensor([1]), torch.tensor([0]))
+            Traceback (most recent call last):
+            ValueError: ILStore: the labels of 1 of 1 examples are not those ...
+        """
+        if self.labels is not None and comparable(ids, labels):
+            check_rows("ILStore", ids, len(self.il), "give ids of its data set")
+            compare_labels(ids, labels, self.labels[ids.cpu()])
+
+    @classmethod
+    def of(
+        cls,
+        dataset: IndexedDataset,
+        il: Tensor,
+        *,
+        fold: Tensor | None = None,
+        info: Mapping[str, str] | None = None,
+        input_checksums: InputChecksums = (),
+    ) -> ILStore:
+        """Return the store of a data set, with its fingerprint and its labels if it shows some."""
+        made_from = fingerprint_of(dataset)
+        labels = None if made_from["labels"] == "none" else smallest(dataset.labels)
+        return cls(il, made_from, fold, info or {}, input_checksums, labels=labels)
 
     def verify(self, dataset: IndexedDataset) -> int:
         """Check that the store was made for this data set; only 64 of its examples are read.
@@ -257,6 +303,35 @@ def compare(
             f"{_RECOMPUTE}, or load the data set of the store"
         )
     return check_inputs(checksums, dataset)
+
+
+def comparable(ids: Tensor, labels: Tensor) -> bool:
+    """Return whether labels are class indices, one an id."""
+    floating = labels.is_floating_point() or labels.is_complex()
+    return not floating and labels.shape == ids.shape and ids.ndim == 1
+
+
+def compare_labels(ids: Tensor, labels: Tensor, wanted: Tensor) -> None:
+    """Refuse labels that differ from the `wanted` ones on the CPU, see `check_labels`."""
+    labels, wanted = labels.to("cpu", torch.int64), wanted.long()
+    if wanted.equal(labels):
+        return
+    differing = (wanted != labels).nonzero().flatten()
+    first = int(differing[0])
+    raise ValueError(
+        f"ILStore: the labels of {len(differing)} of {len(ids)} examples are not those that the "
+        f"irreducible losses were computed for: id {int(ids[first])} has label "
+        f"{int(labels[first])}, and had {int(wanted[first])}; the data was reordered, filtered or "
+        "wrapped again, so its ids belong to other examples: use the IndexedDataset that the store "
+        "was computed with, or take subsets of it, which keep its ids"
+    )
+
+
+def smallest(labels: Tensor) -> Tensor:
+    """Return labels in the smallest integer type that holds them."""
+    low, high = map(int, labels.aminmax()) if len(labels) else (0, 0)
+    fitting = (t for t in LABEL_DTYPES if torch.iinfo(t).min <= low and high <= torch.iinfo(t).max)
+    return labels.to("cpu", next(fitting)).contiguous()
 
 
 def _check_table(name: str, table: Any, dtypes: tuple[torch.dtype, ...]) -> None:
