@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import platform
@@ -27,6 +26,7 @@ from rho_train.files import atomic_write
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import needs_of
 from rho_train.progress import stop_signals
+from rho_train.records import from_line, to_line
 from rho_train.report import format_table, read_experiment, summarize, write_report
 from rho_train.run_folder import RunFolder
 from rho_train.scoring import Scoring
@@ -261,13 +261,9 @@ def _describe(spec: Spec, out: Path, described: dict[str, Any]) -> None:
     """Write experiment.json, or compare with the one that is there."""
     path, wanted, where = out / "experiment.json", described["config"], described["environment"]
     if path.exists():
-        try:
-            found = json.loads(path.read_text())
-            differing = ", ".join(k for k in sorted(wanted) if found["config"].get(k) != wanted[k])
-            before = dict(found["environment"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            fix = f"delete the folder {out} to start again"
-            raise ValueError(f"{path} is damaged ({error}); {fix}") from error
+        found = from_line(path.read_bytes(), path)
+        before = found["environment"]
+        differing = ", ".join(k for k in sorted(wanted) if found["config"].get(k) != wanted[k])
         if differing:
             fix = "choose another --out, or delete that folder"
             raise ValueError(f"{out} holds another comparison: {differing} differ; {fix}")
@@ -280,7 +276,7 @@ def _describe(spec: Spec, out: Path, described: dict[str, Any]) -> None:
             )
         # Titles and labels may be others now.
         described = {**described, "environment": before}
-    atomic_write(path, json.dumps(described, indent=1))
+    atomic_write(path, to_line(described))
 
 
 def _environment(processes: int, threads: int) -> dict[str, str | int]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from rho_train.records import read_lines
 
 SMALL = ["--train.steps=60", "--train.eval_every=20", "--il.epochs=1", "--seeds=1"]
 
@@ -32,10 +33,8 @@ def train_arguments(table: Path, out: Path, *more: str) -> list[str]:
 
 def records(out: Path) -> list[dict[str, Any]]:
     """Read the metrics without the clock."""
-    lines = (out / "metrics.jsonl").read_text().splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if not k.endswith("seconds")} for line in lines
-    ]
+    found = read_lines(out / "metrics.jsonl")
+    return [{k: v for k, v in one.items() if not k.endswith("seconds")} for one in found]
 
 
 def run(arguments: list[str], **options: Any) -> subprocess.Popen[str]:

@@ -20,6 +20,7 @@ from rho_train import ILRecipe, ILStore, Task, TrainConfig, Variant, compare
 from rho_train.comparison.data import SeedData
 from rho_train.comparison.runner import JobsFailed
 from rho_train.comparison.spec import Spec
+from rho_train.records import from_line, to_line
 from rho_train.tasks import mlp
 from rho_train.trainer import Trainer
 
@@ -97,13 +98,14 @@ def test_a_budget_gives_the_steps_and_they_are_kept(tmp_path: Path) -> None:
     }
     # The run that it follows may be another one now: a plan that was made stays.
     plan = tmp_path / "runs" / "half-seed0" / "plan.json"
-    plan.write_text(plan.read_text().replace("15", "10"))
+    kept = from_line(plan.read_bytes(), plan)
+    plan.write_text(to_line(kept | {"steps": 10}))
     for name in ("checkpoint.pt", "test.json"):
         (plan.parent / name).unlink()
     assert run_compare(tmp_path, half, "uniform", CROSS, seeds=[0, 1])["half-seed0"]["step"] == 10
     for text, message in (
-        (plan.read_text().replace("Share", "Other"), r"half-0: .*plan.json was made for Other"),
-        ("{", r"half-0: .*plan.json is damaged"),
+        (to_line(kept | {"budget": "Other"}), r"half-0: .*plan.json was made for Other"),
+        ("{", r"half-0: .*plan.json: the record is damaged"),
     ):
         plan.write_text(text)
         with pytest.raises(JobsFailed, match=message):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from rho_train.history import History
 from rho_train.methods.classes import Reducr
 from rho_train.methods.registry import names
 from rho_train.methods.sampling import Boltzmann
+from rho_train.records import read_lines
 from rho_train.schedules import Geometric, Linear, UniformPhases
 from rho_train.scoring import Scoring
 
@@ -86,8 +86,7 @@ def make_trainer(
 
 def records(folder: Path) -> list[dict[str, Any]]:
     """Read the metrics without the clock."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [_plain(json.loads(line)) for line in lines]
+    return [_plain(one) for one in read_lines(folder / "metrics.jsonl")]
 
 
 def ending(folder: Path) -> dict[str, Any]:

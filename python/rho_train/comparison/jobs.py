@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 import shutil
 from collections.abc import Mapping
@@ -23,6 +23,7 @@ from rho_train.files import atomic_write
 from rho_train.history import History
 from rho_train.il import ILShards, ILStore, crossfit_il, holdout_il
 from rho_train.progress import OnStep
+from rho_train.records import from_line, to_line
 from rho_train.schedules import UniformPhases
 from rho_train.scoring import device_of, logits_of
 from rho_train.selector import Selector
@@ -128,21 +129,17 @@ class Run:
         if budget is None:
             return self.whole.of(self.variant).train.steps
         if path.exists():
-            fix = f"delete the folder {self.folder}"
-            try:
-                plan = json.loads(path.read_text())
-                found, steps = plan["budget"], int(plan["steps"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path} is damaged ({error}); {fix}") from error
-            if found != repr(budget):
-                raise ValueError(f"{path} was made for {found}, not {budget!r}; {fix}")
-            return steps
+            plan = from_line(path.read_bytes(), path)
+            if plan["budget"] != repr(budget):
+                fix = f"delete the folder {self.folder}"
+                raise ValueError(f"{path} was made for {plan['budget']}, not {budget!r}; {fix}")
+            return int(plan["steps"])
         own_il = self.variant.computes_il
         seconds = float(ILStore.load(self.store).info["seconds"]) if own_il else 0.0
         runs = {other: run_path(self.out, other, self.seed) for other in budget.needs}
         steps = budget.steps(runs, seconds)
         self.folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, json.dumps({"budget": repr(budget), "steps": steps}, indent=1))
+        atomic_write(path, to_line({"budget": repr(budget), "steps": steps}))
         return steps
 
     def train(self, where: Mapping[str, str | int], on_step: OnStep) -> None:
@@ -167,7 +164,7 @@ class Run:
             sizes: dict[str, dict[str, float]] = {"model": {**_size(model, data)}}
             if store is not None:
                 sizes["il_model"] = {**_size(task.il_model(0), data), **_loss(store)}
-            atomic_write(folder / "origin.json", json.dumps({**where, **sizes}, indent=1))
+            atomic_write(folder / "origin.json", to_line({**where, **sizes}))
         selector = None
         if variant.method != "uniform":
             scoring, phased = spec.scoring, spec.warmup > 0 or spec.anneal > 0
@@ -194,7 +191,10 @@ class Run:
         trainer.fit(on_step)
         if not (folder / "test.json").exists():
             found = evaluate(model, task.eval_set(), bf16=train.bf16)
-            atomic_write(folder / "test.json", json.dumps({"step": train.steps, **found._asdict()}))
+            # The loss of a model that diverged is no number that JSON has.
+            loss = found.loss if math.isfinite(found.loss) else None
+            tested = {"step": train.steps, **found._asdict(), "loss": loss}
+            atomic_write(folder / "test.json", to_line(tested))
 
 
 def _size(model: nn.Module, data: SeedData) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rho_train.batch import to
+from rho_train.records import to_line
 from rho_train.run_folder import RunFolder
 from rho_train.scoring import device_of
 from rho_train.trainer.config import RunData
@@ -173,7 +173,7 @@ class MetricsFile:
 
     def write(self, event: str, **values: Any) -> None:
         """Append one record; it is in the file when this returns."""
-        line = json.dumps({"event": event, **self.common, **values}, allow_nan=False) + "\n"
+        line = to_line({"event": event, **self.common, **values})
         size = self.size()
         try:
             with open(self.path, "ab", buffering=0) as file:

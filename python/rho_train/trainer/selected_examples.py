@@ -18,6 +18,7 @@ from rho_train.batch import split
 from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.files import atomic_write
 from rho_train.history import History
+from rho_train.records import to_line
 from rho_train.run_folder import RunFolder
 from rho_train.trainer.config import RunData
 
@@ -32,8 +33,7 @@ def save_selected(history: History, run: RunData, folder: RunFolder) -> None:
     atomic_write(folder / "history.safetensors", save(columns, entry))
     assert run.selector is not None
     il = run.selector.il_of(run.train_ids.to(history.seen.device))
-    record = json.dumps(selected_record(history, run, il), allow_nan=False)
-    atomic_write(folder / "selected.json", record + "\n")
+    atomic_write(folder / "selected.json", to_line(selected_record(history, run, il)))
 
 
 def selected_record(history: History, run: RunData, il: Tensor | None = None) -> dict[str, Any]:
