@@ -42,7 +42,8 @@ def check_ids(where: str, name: str, ids: Any, n: int) -> None:
     bad = outside(ids, n)
     if bad is not None:
         raise IndexError(f"{where}: {name} must lie in [0, {n}), got {bad}")
-    repeats = len(ids) - int(torch.zeros(n, dtype=torch.bool).index_fill_(0, ids, True).sum())
+    seen = torch.zeros(n, dtype=torch.bool, device=ids.device).index_fill_(0, ids, True)
+    repeats = len(ids) - int(seen.sum())
     if repeats:
         raise ValueError(
             f"{where}: {name} must not repeat, got {repeats} repeats; pass {name}.unique()"

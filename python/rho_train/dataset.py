@@ -26,6 +26,7 @@ from rho_train.batch import Batch, describe
 from rho_train.rng import global_seed
 
 _WRAP_ONCE = "wrap the whole data set once and take subsets of the wrapped one"
+_LABEL_COLUMNS = ("labels", "label", "y")
 
 
 class SeededIndices(list[int]):
@@ -45,16 +46,18 @@ class IndexedDataset(Dataset[Any]):
 
     Args:
         dataset: any data set with `__len__` and `__getitem__`.
-        labels: class indices (n,), for data sets that do not show them as `labels`, `targets` or
-            the second tensor of a TensorDataset, directly or inside a Subset or ConcatDataset.
+        labels: class indices (n,), a list, tensor, array or pandas Series, by position; for data
+            sets that do not show them as `labels`, `targets`, the second tensor of a TensorDataset
+            or a column of Hugging Face data, directly or inside a Subset or ConcatDataset.
         input_tolerance: the root mean square difference, in the units of the inputs, by which float
             and uint8 inputs may differ from those that a store was made from, because another
             decoder reads the files: 8 is plenty for JPEG as uint8. None: the attribute
             `input_tolerance` of the data set, or 0: inputs must be equal.
 
     Raises:
-        TypeError: the data set is iterable-style or has ids already, or its examples, when they
-            are read, are neither (x, y) pairs nor dicts.
+        TypeError: the data set is no map-style data set of rows (a stream, a dict of splits, a
+            DataFrame) or has ids already, or its examples, when they are read, are neither (x, y)
+            pairs nor dicts.
         ValueError: `labels` do not match the data set; `input_tolerance` is negative or infinite.
 
     Example:
@@ -69,19 +72,16 @@ class IndexedDataset(Dataset[Any]):
         self,
         dataset: Any,
         *,
-        labels: Sequence[int] | Tensor | npt.NDArray[np.integer[Any]] | None = None,
+        labels: Sequence[int] | Tensor | npt.ArrayLike | None = None,
         input_tolerance: float | None = None,
     ) -> None:
-        has_rows = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
-        if isinstance(dataset, IterableDataset) or not has_rows:
-            raise TypeError(
-                "IndexedDataset: dataset must be map-style (__len__ and __getitem__), got "
-                f"{type(dataset).__name__}; load the stream into a list or a map-style data set"
-            )
+        check_map_style("IndexedDataset", dataset)
         if inside := indexed_inside(dataset):
             raise TypeError(
                 f"IndexedDataset: the examples of {type(dataset).__name__} carry ids already, of "
-                f"{len(inside)} IndexedDataset inside; {_WRAP_ONCE}; join two by a + b"
+                f"{len(inside)} IndexedDataset inside; {_WRAP_ONCE}; join two by a + b; as an "
+                "evaluation set wrap a subset of what is inside: IndexedDataset(Subset(data.dataset"
+                ", subset.indices))"
             )
         if input_tolerance is None:
             source = dataset
@@ -145,7 +145,10 @@ class IndexedDataset(Dataset[Any]):
     @staticmethod
     def collate(samples: Sequence[Any]) -> Any:
         """Collate examples as torch does; examples that were read as one batch stay one."""
-        return samples.batch if isinstance(samples, _Rows) else default_collate(list(samples))
+        if isinstance(samples, _Rows):
+            return samples.batch
+        with torch.device("cpu"):  # for Python numbers, whatever the default device
+            return default_collate(list(samples))
 
 
 class _Rows(Sequence[Batch]):
@@ -160,6 +163,28 @@ class _Rows(Sequence[Batch]):
     def __getitem__(self, index: Any) -> Any:
         rows = Batch(*(field[index] for field in self.batch))
         return _Rows(rows) if isinstance(index, slice) else rows
+
+
+def check_map_style(where: str, dataset: Any) -> None:
+    """Refuse what has no examples at the positions 0 to n - 1; the TypeError says what to do."""
+    layout = getattr(dataset, "format", None)
+    if isinstance(dataset, Mapping):
+        fix = f"give one of its data sets, such as data[{next(iter(dataset), None)!r}]"
+    elif hasattr(dataset, "iloc"):
+        fix = "it is read by column; give its values: TensorDataset(inputs, labels)"
+    elif isinstance(layout, Mapping) and layout.get("type") in ("arrow", "polars"):
+        fix = f"its examples are {layout['type']} tables; give data.with_format('torch')"
+    elif isinstance(dataset, IterableDataset) or not (
+        hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    ):
+        fix = "load the stream into a list or a map-style data set"
+    else:
+        return
+    got = describe(dataset) if isinstance(dataset, Mapping) else type(dataset).__name__
+    raise TypeError(
+        f"{where}: dataset must be map-style (__len__ and __getitem__ by position), got {got}; "
+        + fix
+    )
 
 
 def indexed_inside(dataset: Any) -> list[IndexedDataset]:
@@ -238,28 +263,46 @@ def _labels_of(dataset: Any) -> Tensor:
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
         return _as_labels(dataset.tensors[1], len(dataset), "the second tensor")
     if isinstance(dataset, Subset):
-        return _labels_of(dataset.dataset)[torch.as_tensor(dataset.indices)]
+        return _labels_of(dataset.dataset)[read_column(dataset.indices).long()]
     if isinstance(dataset, ConcatDataset):
         return torch.cat([_labels_of(part) for part in dataset.datasets])
+    columns = getattr(dataset, "column_names", None)  # of Hugging Face data
+    if isinstance(columns, list) and len(dataset):
+        column = next((name for name in _LABEL_COLUMNS if name in columns), None)
+        # Token ids or texts, which have a length, are no classes, and may be long to read.
+        if column is not None and np.ndim(dataset[0][column]) == 0:
+            return _as_labels(dataset[column], len(dataset), f"the column {column!r}")
     raise ValueError(
         f"IndexedDataset: {name} has no attribute labels or targets; pass the labels by labels="
     )
 
 
 def _as_labels(labels: Any, n: int, source: str) -> Tensor:
+    number = "np.unique(labels, return_inverse=True)[1] numbers names"
     try:
-        tensor = torch.as_tensor(labels)
+        tensor = read_column(labels)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"IndexedDataset: {source} must be class indices (n,), got {type(labels).__name__} "
-            f"({error}); pass labels= with integers"
+            f"({error}); pass labels= with integers: {number}"
         ) from error
     if tensor.is_floating_point() or tensor.is_complex() or tensor.shape != (n,):
         raise ValueError(
             f"IndexedDataset: {source} must be integer class indices of shape ({n},), got "
             f"{tensor.dtype} {tuple(tensor.shape)}; pass labels= with one integer an example"
         )
-    return tensor.to("cpu", torch.int64)
+    return tensor.to(torch.int64)
+
+
+def read_column(values: Any) -> Tensor:
+    """Return numbers as a tensor on the CPU, read by position from whatever holds them."""
+    if isinstance(values, Tensor):
+        return values.detach().cpu()
+    # By NumPy: torch reads a pandas Series by its index, and refuses byte orders and strides.
+    array = np.asarray(values[:] if isinstance(values, Sequence) else values)
+    if array.dtype == object:
+        array = np.array(array.tolist())
+    return torch.from_numpy(np.array(array, array.dtype.newbyteorder("="), order="C"))
 
 
 def _with_id(sample: Any, position: int) -> Any:

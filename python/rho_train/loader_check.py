@@ -1,4 +1,4 @@
-"""A check that a DataLoader does not lose the ids."""
+"""A check that a DataLoader keeps the ids, and has the examples of a store."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from rho_train.batch import describe, split
-from rho_train.dataset import check_indexed, indexed_inside
+from rho_train.batch import Fields, describe, split
+from rho_train.dataset import check_indexed, check_map_style, indexed_inside
+from rho_train.il.shards import ILShards
+from rho_train.il.store import ILStore
 from rho_train.rng import global_seed
 
 
-def check_loader(loader: DataLoader[Any]) -> None:
+def check_loader(loader: DataLoader[Any], store: ILStore | ILShards | None = None) -> None:
     """Follow the ids of a first batch through a DataLoader, and name the step that loses them.
 
     For loops of your own, once before training; `Trainer` needs no such check. The random states
@@ -23,10 +25,12 @@ def check_loader(loader: DataLoader[Any]) -> None:
 
     Args:
         loader: a torch DataLoader, or an object with its `dataset`, `collate_fn` and batches.
+        store: irreducible losses, whose labels are compared with those of the first batch.
 
     Raises:
-        TypeError, ValueError: the data set adds no ids, those of several IndexedDatasets would
-            clash, or the collate_fn or the DataLoader loses or changes them.
+        TypeError, ValueError: the data set is a stream or adds no ids, those of several
+            IndexedDatasets would clash, or the collate_fn or the DataLoader loses or changes them;
+            the store was computed for examples with other labels, such as data in another order.
 
     Example:
         >>> from rho_train import IndexedDataset
@@ -39,6 +43,7 @@ def check_loader(loader: DataLoader[Any]) -> None:
 with the ids [0, 1] it makes float32 tensor (2,) with None; collate them as torch.tensor(ids)
     """
     dataset = loader.dataset
+    check_map_style("check_loader", dataset)
     if len(indexed_inside(dataset)) > 1:
         check_indexed("check_loader", dataset)
     own = getattr(loader, "generator", None)
@@ -46,13 +51,15 @@ with the ids [0, 1] it makes float32 tensor (2,) with None; collate them as torc
     devices = range(torch.cuda.device_count())
     try:
         with torch.random.fork_rng(devices=devices), global_seed(0):
-            _follow(loader)
+            first = _follow(loader)
+            if store is not None:
+                store.check_labels(first.ids, first.labels)
     finally:
         if own is not None:
             own.set_state(drawn)
 
 
-def _follow(loader: DataLoader[Any]) -> None:
+def _follow(loader: DataLoader[Any]) -> Fields:
     dataset = loader.dataset
     samples = [dataset[position] for position in range(min(2, len(dataset)))]  # type: ignore[arg-type]
     ids = [_id_of(sample) for sample in samples]
@@ -64,23 +71,26 @@ def _follow(loader: DataLoader[Any]) -> None:
     collate = loader.collate_fn
     name = getattr(collate, "__qualname__", type(collate).__name__).split(".")[-1]
     batch = collate(samples)
-    found = _ids_of(batch)
+    fields = _fields_of(batch)
+    found = None if fields is None else fields.ids.tolist()
     if found != ids:
         raise ValueError(
             f"check_loader: the collate_fn {name} loses or changes the ids: of examples with the "
             f"ids {ids} it makes {describe(batch)} with {found}; collate them as torch.tensor(ids)"
         )
     batch = next(iter(loader))
-    if _ids_of(batch) is None:
+    fields = _fields_of(batch)
+    if fields is None:
         raise ValueError(
             f"check_loader: {type(loader).__name__} loses the ids that the collate_fn {name} "
             f"still has: its batch is {describe(batch)}; keep them in what changes its batches"
         )
+    return fields
 
 
-def _ids_of(batch: Any) -> list[int] | None:
+def _fields_of(batch: Any) -> Fields | None:
     with suppress(ValueError):
-        return split(batch, "check_loader").ids.tolist()
+        return split(batch, "check_loader")
     return None
 
 

@@ -20,7 +20,7 @@ def generator(seed: int, *stream: str | int) -> torch.Generator:
     key = repr((operator.index(seed), *stream)).encode()
     # torch's CPU generator keeps only the low 32 bits of its seed, so they must depend on all.
     low = int.from_bytes(hashlib.sha256(key).digest()[:4], "little")
-    return torch.Generator().manual_seed(low)
+    return torch.Generator("cpu").manual_seed(low)
 
 
 @contextmanager

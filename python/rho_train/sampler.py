@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from rho_train.batch import describe
-from rho_train.dataset import IndexedDataset, SeededIndices, check_indexed
+from rho_train.dataset import IndexedDataset, SeededIndices, check_indexed, read_column
 from rho_train.rng import generator
 
 
@@ -49,7 +49,7 @@ class LargeBatchSampler(Sampler[list[int]]):
 
     def __init__(
         self,
-        ids_or_n: int | Sequence[int] | Tensor | npt.NDArray[np.integer[Any]],
+        ids_or_n: int | Sequence[int] | Tensor | npt.ArrayLike,
         batch_size: int,
         *,
         seed: int,
@@ -97,12 +97,21 @@ class LargeBatchSampler(Sampler[list[int]]):
     def _positions(self) -> Iterator[list[int]]:
         first_epoch, first = divmod(self.start, self.batches_per_epoch)
         for epoch in itertools.count(first_epoch):
-            order = torch.randperm(self.n, generator=generator(self.seed, "large batches", epoch))
+            private = generator(self.seed, "large batches", epoch)
+            order = torch.randperm(self.n, generator=private, dtype=torch.int64, device="cpu")
             if self.positions is not None:
                 order = self.positions[order]
             for batch in range(first, self.batches_per_epoch):
                 yield order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
             first = 0
+
+
+class _Loader(DataLoader[Any]):
+    """A DataLoader that draws the seed of its workers on the CPU, whatever the default device."""
+
+    def __iter__(self) -> Any:
+        with torch.device("cpu"):
+            return super().__iter__()
 
 
 def loader(
@@ -121,7 +130,7 @@ def loader(
     check_indexed("loader", dataset)
     source = dataset.dataset
     on_cuda = isinstance(source, TensorDataset) and any(part.is_cuda for part in source.tensors)
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
@@ -135,7 +144,7 @@ def loader(
 def _as_positions(positions: Any) -> Tensor:
     try:
         # A copy, so that the stream does not change when the caller's tensor does.
-        tensor = torch.as_tensor(positions).detach().clone().cpu()
+        tensor = read_column(positions).clone()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             "LargeBatchSampler: the first argument must be the number of examples or their "
@@ -148,9 +157,10 @@ def _as_positions(positions: Any) -> Tensor:
         raise TypeError(
             f"LargeBatchSampler: positions must be integers (n,), got {describe(tensor)}{fix}"
         )
+    tensor = tensor.to(torch.int64)
     ordered = tensor.sort().values
     if int(ordered[0]) < 0:
         raise ValueError(f"LargeBatchSampler: positions must be at least 0, got {int(ordered[0])}")
     if bool((ordered[1:] == ordered[:-1]).any()):
         raise ValueError("LargeBatchSampler: positions must not repeat; pass positions.unique()")
-    return tensor.to(torch.int64)
+    return tensor

@@ -1,8 +1,9 @@
 """Ids are global however a data set is read, and refused where they would clash."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,15 @@ from torch.utils.data import (
 )
 
 import rho_train
-from rho_train import ILRecipe, Selector, crossfit_il, holdout_il, pretrained_il
+from rho_train import (
+    ILRecipe,
+    ILStore,
+    LargeBatchSampler,
+    Selector,
+    crossfit_il,
+    holdout_il,
+    pretrained_il,
+)
 from rho_train.batch import Batch, split
 from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.loader_check import check_loader
@@ -115,10 +124,14 @@ class Stream(IterableDataset[Any]):
     ("source", "message"),
     [
         (IndexedDataset([(0, 0)]), "IndexedDataset carry ids already, of 1"),
-        (Subset(IndexedDataset([(0, 0)]), [0]), "Subset carry ids already, of 1 IndexedDataset"),
+        (
+            Subset(IndexedDataset([(0, 0)]), [0]),
+            r"Subset carry ids already, of 1 .*evaluation set .*\(Subset\(data.dataset, subset.ind",
+        ),
         (ConcatDataset(2 * [IndexedDataset([(0, 0)])]), r"of 2 .*once.*join two by a \+ b"),
         (Stream(), "map-style.*got Stream"),
         (iter([(0, 0)]), "map-style.*got list_iterator"),
+        ({"train": []}, r"got dict with the keys 'train'; give one of .* data\['train'\]"),
     ],
 )
 def test_a_data_set_without_positions_is_refused(source: Any, message: str) -> None:
@@ -186,6 +199,85 @@ def test_the_fingerprint_is_the_documented_hash_and_sees_every_label() -> None:
 def test_unknown_or_bad_labels_are_refused(source: Any, labels: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _ = IndexedDataset(source, labels=labels).labels
+
+
+class Series:
+    """As of pandas: `series[i]` is the value at the label i of its index, not at position i."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = np.array(values)
+        self.values.flags.writeable = False
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return self.values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, label: int) -> Any:
+        raise KeyError(label)
+
+
+class Column(Sequence[int]):
+    """As of Hugging Face datasets: rows are read one by one, or all by a slice."""
+
+    def __init__(self, values: list[int]) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: Any) -> Any:
+        assert isinstance(index, slice), "read row by row"
+        return self.values[index]
+
+
+class Rows:
+    """As a data set of Hugging Face: rows by position, columns by name."""
+
+    def __init__(self, layout: str | None = None, **columns: list[Any]) -> None:
+        self.columns, self.format = columns, {"type": layout}
+        self.column_names = list(columns)
+
+    def __len__(self) -> int:
+        return len(self.columns["x"])
+
+    def __getitem__(self, key: int | str) -> Any:
+        if isinstance(key, str):
+            return Column(self.columns[key])
+        return {name: values[key] for name, values in self.columns.items()}
+
+
+def test_labels_are_read_by_position_from_whatever_holds_them() -> None:
+    values = Y.numpy()
+    holders: list[Any] = [
+        Series(values),
+        Series(values.astype(object)),
+        Column(Y.tolist()),
+        values.astype(object),
+        values.astype(">i8"),
+        values.astype("uint16"),
+        values[::-1].copy()[::-1],
+        tuple(values),
+        list(Y),
+    ]
+    for labels in holders:
+        dataset = IndexedDataset(Pairs(), labels=labels)
+        assert dataset.labels.tolist() == Y.tolist(), labels
+    positions = Series(np.arange(8, dtype=">i4"))
+    assert sorted(next(iter(LargeBatchSampler(positions, 8, seed=0)))) == list(range(8))
+    # Columns of Hugging Face data; lists of tokens are no classes.
+    x = X.tolist()
+    assert IndexedDataset(Rows(x=x, label=Y.tolist())).labels.tolist() == Y.tolist()
+    for bad in (Rows(x=x, labels=x), Rows(x=x), Rows(x=[], label=[])):
+        with pytest.raises(ValueError, match="Rows has no attribute labels or targets; pass"):
+            _ = IndexedDataset(bad).labels
+    with pytest.raises(TypeError, match=r"arrow tables; give data\.with_format\('torch'\)"):
+        IndexedDataset(Rows("arrow", x=x))
+    frame = Series(values)
+    frame.iloc = None  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match="got Series; it is read by column; give its values"):
+        IndexedDataset(frame)
 
 
 @pytest.mark.parametrize("source", [Pairs(), TensorDataset(X, torch.rand(8))])
@@ -295,6 +387,7 @@ JOINED: Any = ConcatDataset([INDEXED, INDEXED])
             r"changes the ids: of .* \[0, 1\] it makes tuple of 3 elements with \[0, 0\]",
         ),
         (Forgetful(INDEXED, 2), ValueError, "Forgetful loses the ids that the collate_fn default_"),
+        (DataLoader(Stream()), TypeError, "must be map-style .* got Stream; load the stream into"),
     ],
 )
 def test_the_step_that_loses_the_ids_is_named(
@@ -302,6 +395,15 @@ def test_the_step_that_loses_the_ids_is_named(
 ) -> None:
     with pytest.raises(error, match="^check_loader: .*" + message):
         check_loader(loader)
+
+
+def test_a_loader_of_other_examples_than_those_of_the_store_is_refused() -> None:
+    store = ILStore.of(INDEXED, torch.rand(8))
+    check_loader(DataLoader(Subset(INDEXED, [5, 2, 7]), 3, shuffle=True), store)
+    for order in ([1, 0, *range(2, 8)], range(1, 8)):
+        rewrapped = IndexedDataset(Subset(TensorDataset(X, Y), order))
+        with pytest.raises(ValueError, match=r"labels of \d of \d examples are not those"):
+            check_loader(DataLoader(rewrapped, 8), store)
 
 
 @pytest.mark.parametrize(
