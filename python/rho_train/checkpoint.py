@@ -1,11 +1,10 @@
-"""Checkpoints, so that a run resumes as if it had never stopped."""
+"""Checkpoints with a checksum, so that a run resumes as if it had never stopped."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
-import pickle
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,20 @@ from torch import Tensor, nn
 from rho_train.files import atomic_write
 from rho_train.identity import name_of
 
-_VERSION = 5
-_AGAIN = "delete the run's folder to start again"
+_FIX = "restore it from a copy, or delete it: the same command then does its work again"
+_FOOTER = b"rho_ext6"  # with the version of the format
+_PIECE = 1 << 22
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint in one step; the previous one survives any failure, an OSError."""
+    """Write a checkpoint in one step; the previous one survives any failure, an OSError.
+
+    The file is that of `torch.save`, followed by its SHA-256, which `torch.load` ignores.
+    """
     buffer = io.BytesIO()
-    torch.save({"version": _VERSION, **state}, buffer)
-    atomic_write(path, buffer.getbuffer())
+    torch.save(dict(state), buffer)
+    content = buffer.getbuffer()
+    atomic_write(path, [content, _FOOTER + hashlib.sha256(content).digest()])
 
 
 def load_checkpoint(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,17 +38,17 @@ def load_checkpoint(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: it is damaged, of another version, or another run's: the entry is named.
         OSError: it cannot be read.
     """
-    try:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END) - len(_FOOTER) - digest.digest_size
+        file.seek(0)
+        for begin in range(0, size, _PIECE):
+            digest.update(file.read(min(_PIECE, size - begin)))
+        if file.read() != _FOOTER + digest.digest():
+            raise ValueError(f"load_checkpoint: {path} is damaged or of another version; {_FIX}")
+        file.seek(0)
         # weights_only: a checkpoint is data, loading it must not run code.
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        # A file that was cut sends its reader to places that do not exist. Other system errors,
-        # such as a folder that may not be read, say what they are.
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise
-        raise ValueError(f"load_checkpoint: {path} is damaged ({error}); {_AGAIN}") from error
-    if not isinstance(state, dict) or state.get("version") != _VERSION:
-        raise ValueError(f"load_checkpoint: {path} is of another version; {_AGAIN}")
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     for name, wanted in expected.items():
         if (found := state.get(name)) != wanted:
             raise ValueError(

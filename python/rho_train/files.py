@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +18,8 @@ _FIXES = {
     errno.EACCES: "choose a folder that this user may write to",
     errno.EPERM: "choose a folder that this user may write to",
     errno.EROFS: "choose a folder on a disk that is not mounted read-only",
-    errno.ENOENT: "create its folder first",
+    errno.EINVAL: "choose a path of a regular file",
+    errno.ENOENT: "create its folder first, or check the path",
     errno.ENOTDIR: "choose a path whose parent is a folder",
     errno.EEXIST: "choose a path that is not a file",
     errno.EISDIR: "choose a file name that is not a folder",
@@ -32,11 +34,13 @@ def atomic_write(
     """Replace the file `path` by `data` in one step.
 
     Readers, and a run killed at any moment, see either the previous file or the whole new one: a
-    temporary file in the same folder takes its name after it was flushed to the disk. Text is
-    stored as UTF-8. An iterable is written piece by piece.
+    temporary file in the same folder takes its name after it was flushed to the disk. The mode of
+    the previous file is kept, its owner where that is permitted. Through a symlink its target is
+    written. Text is stored as UTF-8. An iterable is written piece by piece.
 
     Raises:
-        OSError: the file cannot be written; the previous one is untouched, no other is left.
+        OSError: the file cannot be written, or the path is a folder, a device, a FIFO or a socket;
+            what was there is untouched, no other file is left.
 
     Example:
         >>> import tempfile
@@ -47,22 +51,41 @@ def atomic_write(
     """
     data = data.encode() if isinstance(data, str) else data
     pieces = [data] if isinstance(data, (bytes, memoryview)) else data
-    temporary = Path(path).parent / f".{secrets.token_hex(8)}.tmp"
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
+        previous = _previous(target)
         try:
             with open(temporary, "xb") as file:
+                if previous is not None:
+                    with contextlib.suppress(OSError):
+                        os.fchmod(file.fileno(), stat.S_IMODE(previous.st_mode))
+                        os.fchown(file.fileno(), previous.st_uid, previous.st_gid)
                 for piece in pieces:
                     file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            os.replace(temporary, target)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
-        _sync_folder(temporary.parent)
+        _sync_folder(target.parent)
     except OSError as error:
-        raise _explained(error, f"atomic_write: cannot write {path}") from error
+        raise explained(error, f"atomic_write: cannot write {path}") from error
+
+
+def _previous(path: Path) -> os.stat_result | None:
+    """Return the status of a file that may be replaced, None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is a device, a FIFO or a socket")
+    return found
 
 
 def _sync_folder(folder: Path) -> None:
@@ -85,11 +108,11 @@ def make_folder(folder: Path, where: str) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise _explained(error, f"{where}: cannot write to the folder {folder}") from error
+        raise explained(error, f"{where}: cannot write to the folder {folder}") from error
 
 
-def _explained(error: OSError, what: str) -> OSError:
-    """Return the error with its cause and fix."""
+def explained(error: OSError, what: str) -> OSError:
+    """Return the error with what failed, the cause and a fix."""
     fix = _FIXES.get(error.errno or 0, "check the disk and the permissions of the folder")
     return OSError(error.errno, f"{what}: {error.strerror or error}; {fix}")
 
@@ -101,7 +124,9 @@ def remove_unfinished(folder: Path, *, below: bool = False) -> None:
 
 
 def error_text(error: Exception) -> str:
-    """Return the text of an error, without Python's "[Errno 28]" where ours says it all."""
-    if isinstance(error, OSError) and error.strerror and error.filename is None:
-        return error.strerror
+    """Return the text of an error; of a system error without "[Errno 28]", and with a fix."""
+    if isinstance(error, OSError) and error.strerror:
+        if error.filename is not None:
+            error = explained(error, f"cannot open {error.filename}")
+        return str(error.strerror)
     return str(error)

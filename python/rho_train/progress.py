@@ -41,8 +41,9 @@ def stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        stop.set()
+        # In this order: a second signal inside `set` would wait for the lock that it holds.
         restore()
+        stop.set()
 
     for number in before:
         signal.signal(number, on_signal)

@@ -3,14 +3,17 @@ import itertools
 import os
 import resource
 import signal
+import socket
+import stat
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
-from rho_train.files import atomic_write, remove_unfinished
+from rho_train.files import atomic_write, error_text, remove_unfinished
 
 
 @pytest.fixture
@@ -39,10 +42,73 @@ def test_the_new_file_replaces_the_previous_one(target: Path) -> None:
     assert os.listdir(target.parent) == [target.name]
 
 
-def test_the_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
-    (tmp_path / "plain").touch()
-    atomic_write(tmp_path / "atomic", "")
-    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+def test_new_files_follow_the_umask_and_others_keep_their_mode(tmp_path: Path) -> None:
+    for umask in (0o022, 0o027, 0o077):
+        before = os.umask(umask)
+        try:
+            atomic_write(tmp_path / f"{umask}", "")
+            assert stat.S_IMODE((tmp_path / f"{umask}").stat().st_mode) == 0o666 & ~umask
+            for mode in (0o640, 0o600, 0o666):
+                path = tmp_path / f"{umask}-{mode}"
+                path.touch()
+                path.chmod(mode)
+                if os.geteuid() == 0:
+                    os.chown(path, 1, 2)
+                owner = path.stat().st_uid, path.stat().st_gid
+                atomic_write(path, "new")
+                assert stat.S_IMODE(path.stat().st_mode) == mode
+                assert (path.stat().st_uid, path.stat().st_gid) == owner
+        finally:
+            os.umask(before)
+
+
+def test_a_symlink_stays_and_its_target_is_written(target: Path) -> None:
+    folder = target.parent / "links"
+    folder.mkdir()
+    (folder / "one").symlink_to("../result.json")
+    (folder / "two").symlink_to("one")
+    (folder / "dangling").symlink_to(target.parent / "made")
+    for link, file in (("one", target), ("two", target), ("dangling", target.parent / "made")):
+        atomic_write(folder / link, link)
+        assert (folder / link).is_symlink()
+        assert file.read_text() == link
+        assert not file.is_symlink()
+    (folder / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match=r"cannot write .*loop: Too many levels"):
+        atomic_write(folder / "loop", "new")
+    assert sorted(os.listdir(folder)) == ["dangling", "loop", "one", "two"]
+    assert sorted(os.listdir(target.parent)) == ["links", "made", "result.json"]
+
+
+def test_what_is_no_file_is_refused_and_stays(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as bound:
+        directory = os.open(tmp_path, os.O_RDONLY)
+        bound.bind(f"/proc/self/fd/{directory}/socket")  # the whole path can be too long
+        os.close(directory)
+    with suppress(PermissionError):  # a null device of our own
+        os.mknod(tmp_path / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    (tmp_path / "link").symlink_to("fifo")
+    before = {path.name: path.lstat().st_mode for path in tmp_path.iterdir()}
+    assert len(before) >= 3
+    for name in before:
+        with pytest.raises(
+            OSError, match=rf"cannot write .*/{name}: it is a device, a FIFO or a socket; choose"
+        ) as caught:
+            atomic_write(tmp_path / name, "new")
+        assert error_text(caught.value).startswith("atomic_write: cannot write")
+    assert {path.name: path.lstat().st_mode for path in tmp_path.iterdir()} == before
+
+
+def test_texts_of_system_errors_have_no_numbers_and_a_fix(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="missing") as caught:
+        (tmp_path / "missing").read_text(encoding="utf-8")
+    text = error_text(caught.value)
+    assert text == (
+        f"cannot open {tmp_path}/missing: No such file or directory; create its folder first, or "
+        "check the path"
+    )
+    assert error_text(ValueError("as it is")) == "as it is"
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
