@@ -58,9 +58,8 @@ def test_tables_texts_and_what_cannot_be_shown() -> None:
 
 
 def run_data(dataset: IndexedDataset, train_ids: Tensor, **options: Any) -> RunData:
-    config = TrainConfig()
     return RunData(
-        dataset=dataset, train_ids=train_ids, eval_set=dataset, config=config, name="a", **options
+        nn.Identity(), dataset, train_ids, dataset, TrainConfig(), "", name="a", **options
     )
 
 
@@ -176,7 +175,7 @@ def test_classes_of_the_last_evaluation(tmp_path: Path) -> None:
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     evals = [one for one in map(json.loads, lines) if one["event"] == "eval"]
     assert ["class_accuracy" in one for one in evals] == [False] * (len(evals) - 1) + [True]
-    x, y = trainer.run.eval_set.dataset.tensors
+    x, y = trainer.eval_set.dataset.tensors
     right = trainer.model(x).argmax(1) == y
     wanted = [float(right[y == c].double().mean()) for c in range(4)]
     assert evals[-1]["class_accuracy"] == wanted

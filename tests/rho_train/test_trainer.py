@@ -138,7 +138,7 @@ def test_a_kill_goes_back_to_the_last_checkpoint(tmp_path: Path, whole: Trainer)
     assert again.step == 11
     again.fit()
     assert torch.equal(weights(again), weights(whole))
-    assert records(tmp_path) == records(whole.folder / ".")
+    assert records(tmp_path) == records(whole.work / ".")
 
 
 def test_metrics_do_not_change_the_run(tmp_path: Path, whole: Trainer) -> None:
@@ -175,7 +175,7 @@ def test_batch_norm_is_recalibrated_over_large_batches(tmp_path: Path) -> None:
     left, selected = run(0)
     trainer, norm = run(6)
     assert torch.equal(weights(left), weights(trainer))
-    data = trainer.run.dataset.dataset.tensors[0].double()
+    data = trainer.dataset.dataset.tensors[0].double()
     sampler = LargeBatchSampler(N, CONFIG.large_batch, seed=3)
     drawn = torch.stack([data[ids] for ids in islice(sampler, 6)])
     assert norm.running_mean is not None
@@ -186,7 +186,7 @@ def test_batch_norm_is_recalibrated_over_large_batches(tmp_path: Path) -> None:
     assert not torch.allclose(selected.running_var, norm.running_var, atol=1e-2)
     # The last evaluation is of the model that is left.
     ended = [record for record in records(tmp_path / "6") if record["event"] == "eval"][-1]
-    found = evaluate(trainer.model, trainer.run.eval_set)
+    found = evaluate(trainer.model, trainer.eval_set)
     assert ended["loss"] == found.loss
 
 
@@ -203,14 +203,14 @@ def test_flags_of_the_trained_examples_are_counted(tmp_path: Path) -> None:
 
 
 def test_records_say_what_happened(whole: Trainer) -> None:
-    model, events = copy.deepcopy(whole.model).eval(), records(whole.folder / ".")
+    model, events = copy.deepcopy(whole.model).eval(), records(whole.work / ".")
     train = [e for e in events if e["event"] == "train"]
     assert [e["step"] for e in train] == [7, 14, 21, 28, 30]
     assert [e["selected"] for e in train] == [56, 56, 56, 56, 16]
     assert all(0 <= e["noisy"] <= e["selected"] for e in train)
     evals = [e for e in events if e["event"] == "eval"]
     assert [e["step"] for e in evals] == [0, 10, 20, 30]
-    x, y = whole.run.eval_set.dataset.tensors
+    x, y = whole.eval_set.dataset.tensors
     assert evals[-1]["accuracy"] == float((model(x).argmax(1) == y).double().mean())
     samples = [e for e in events if e["event"] == "sample"]
     assert [e["step"] for e in samples] == [3, 15, 30]
@@ -262,7 +262,7 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(
     tmp_path: Path, whole: Trainer
 ) -> None:
     checkpoint = tmp_path / "checkpoint.pt"
-    shutil.copytree(whole.folder / ".", tmp_path, dirs_exist_ok=True)
+    shutil.copytree(whole.work / ".", tmp_path, dirs_exist_ok=True)
     assert make_trainer(tmp_path).finished
     with pytest.raises(ValueError, match="another config.*another output folder"):
         make_trainer(tmp_path, config=dataclasses.replace(CONFIG, lr=0.5))
@@ -299,7 +299,7 @@ def test_a_selector_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="another data set.*labels"):
         make_trainer(tmp_path, selector=Selector(il=store, k=8))
     # The same labels, other inputs.
-    dataset = make_trainer(tmp_path / "data").run.dataset
+    dataset = make_trainer(tmp_path / "data").dataset
     other = IndexedDataset(TensorDataset(torch.rand(N, 5), dataset.labels))
     store = ILStore(torch.zeros(N), fingerprint(other), input_checksums=input_checksums(other))
     with pytest.raises(ValueError, match="other inputs: 64 of 64 examples differ"):
@@ -383,8 +383,8 @@ def test_weights_multiply_the_losses_of_their_rows(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, config=config, selector=selector, model=nn.Linear(5, 3))
     model = copy.deepcopy(trainer.model)
     trainer.fit()
-    positions = next(iter(LargeBatchSampler(trainer.run.train_ids, 32, seed=3)))
-    large = trainer.run.dataset.collate(trainer.run.dataset.__getitems__(positions))
+    positions = next(iter(LargeBatchSampler(trainer.train_ids, 32, seed=3)))
+    large = trainer.dataset.collate(trainer.dataset.__getitems__(positions))
     losses = nn.functional.cross_entropy(model(large.x), large.y, reduction="none")
     loss = (losses.sort(descending=True).values[:8] * torch.arange(8.0, 0.0, -1.0)).mean()
     optimizer = adamw(model, config.lr, config.weight_decay)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,9 @@ def records(folder: Path) -> list[dict[str, Any]]:
 def ending(folder: Path) -> dict[str, Any]:
     """Read all that a run left, without the clock; tensors as their SHA-256."""
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
-    assert state.pop("metrics_size") == (folder / "metrics.jsonl").stat().st_size
+    metrics = (folder / "metrics.jsonl").read_bytes()
+    found = state.pop("metrics_size"), state.pop("metrics_crc32")
+    assert found == (len(metrics), zlib.crc32(metrics))
     return {**_plain(state), "records": records(folder)}
 
 

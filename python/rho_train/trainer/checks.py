@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rho_train.checks import check_flags, check_ids
@@ -25,14 +25,16 @@ from rho_train.trainer.evaluation import preview
 _EVAL_EXAMPLES = 32  # that the model is tried on
 
 
-def check_run(model: nn.Module, run: RunData) -> None:
+def check_run(run: RunData) -> None:
     """Refuse what would fail, or silently go wrong, at some later step, by a dry run too."""
-    config, selector = run.config, run.selector
+    model, config, selector = run.model, run.config, run.selector
     check_indexed("Trainer", run.dataset)
     n = len(run.dataset)
     check_ids("Trainer", "train_ids", run.train_ids, n)
     check_flags("Trainer", run.flags, n)
-    if not len(run.eval_set):
+    eval_set = run.eval_set
+    assert isinstance(eval_set, IndexedDataset)
+    if not len(eval_set):
         raise ValueError("Trainer: eval_set must have at least one example, got none")
     wanted = config.bn_recalibration_batches
     if wanted and not any(isinstance(part, _BatchNorm) for part in model.modules()):
@@ -41,14 +43,19 @@ def check_run(model: nn.Module, run: RunData) -> None:
             "BatchNorm; leave it at 0"
         )
     if selector is not None:
-        _check_selector(selector, model, n, config)
+        for misfit in _misfits(selector, n, config):
+            raise ValueError(f"Trainer: {misfit}")
+        for step in selector.ratio.begins if isinstance(selector.ratio, Schedule) else ():
+            selector.size(config.large_batch, step)
+        selector.check(model)
         _check_il(selector, run.dataset, run.train_ids)
     drawn = config.batch if selector is None else config.large_batch
-    first = torch.tensor(next(iter(LargeBatchSampler(run.train_ids, drawn, seed=run.seed))))
+    first = next(iter(LargeBatchSampler(run.train_ids, drawn, seed=run.seed)))
+    positions = torch.tensor(first, dtype=torch.int64, device="cpu")
     ignored = -100 if selector is None else selector.ignore_index
-    batch = dry_run("Trainer", model, run.dataset, first, run.train_ids, ignore_index=ignored)
-    rows = torch.arange(len(run.eval_set))
-    dry_run("Trainer: eval_set", model, run.eval_set, rows[:_EVAL_EXAMPLES], rows)
+    batch = dry_run("Trainer", model, run.dataset, positions, run.train_ids, ignore_index=ignored)
+    rows = torch.arange(len(eval_set), dtype=torch.int64, device="cpu")
+    dry_run("Trainer: eval_set", model, eval_set, rows[:_EVAL_EXAMPLES], rows)
     if selector is not None:
         phases = selector.phases
         if phases is not None:  # the first step that is not uniform
@@ -57,14 +64,6 @@ def check_run(model: nn.Module, run: RunData) -> None:
             preview(selector, model, batch)
         finally:
             selector.steps = 0
-
-
-def _check_selector(selector: Selector, model: nn.Module, n: int, config: TrainConfig) -> None:
-    for misfit in _misfits(selector, n, config):
-        raise ValueError(f"Trainer: {misfit}")
-    for step in selector.ratio.begins if isinstance(selector.ratio, Schedule) else ():
-        selector.size(config.large_batch, step)
-    selector.check(model)
 
 
 def _misfits(selector: Selector, n: int, config: TrainConfig) -> Iterator[str]:
@@ -115,5 +114,5 @@ def _check_il(selector: Selector, dataset: IndexedDataset, train_ids: Tensor) ->
         warnings.warn(
             f"Trainer: the irreducible loss of {unknown} of {len(il)} train_ids is unknown (NaN); "
             "they are never selected. Leave them out: train_ids[store.known[train_ids]]",
-            stacklevel=4,
+            stacklevel=5,
         )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from rho_train.checks import check_adamw, check_counts
 from rho_train.dataset import IndexedDataset
@@ -72,14 +75,17 @@ class TrainConfig:
         check_schedule("TrainConfig", self.schedule)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(eq=False, repr=False)
 class RunData:
-    """Everything that a run is made of but its model and its folder, see `Trainer`."""
+    """What a run is made of, see `Trainer`."""
 
+    model: nn.Module
     dataset: IndexedDataset
     train_ids: Tensor
-    eval_set: IndexedDataset
+    eval_set: Dataset[Any]
     config: TrainConfig
+    folder: str | Path
+    _: KW_ONLY
     name: str
     seed: int = 0
     selector: Selector | None = None

@@ -13,7 +13,6 @@ from torch.utils.data import Dataset, TensorDataset
 
 import rho_ext
 from rho_train.batch import Batch, split, to
-from rho_train.checkpoint import random_state, restore_random_state
 from rho_train.dataset import IndexedDataset
 from rho_train.dry_run import unchanged
 from rho_train.online import OnlineModel
@@ -96,7 +95,7 @@ def _read(data: IndexedDataset, rows: range) -> Any:
     """Read consecutive examples, tensors as views."""
     if tensors := _tensors(data):
         x, y = (tensor[rows.start : rows.stop] for tensor in tensors)
-        return Batch(x, y, torch.arange(rows.start, rows.stop))
+        return Batch(x, y, torch.arange(rows.start, rows.stop, dtype=torch.int64, device="cpu"))
     return data.collate(data.__getitems__(rows))
 
 
@@ -119,21 +118,20 @@ def sample_record(model: nn.Module, run: RunData, selector: Selector) -> dict[st
 
     Examples without a finite loss or irreducible loss are left out: JSON has no NaN.
     """
-    device = device_of(model)
-    state, parts = random_state(device), []
+    device, parts = device_of(model), []
     sampler = LargeBatchSampler(run.train_ids, run.config.large_batch, seed=run.seed)
-    for positions in islice(sampler, min(_SAMPLED_BATCHES, sampler.batches_per_epoch)):
-        batch = to(run.dataset.collate(run.dataset.__getitems__(positions)), device)
-        last = preview(selector, model, batch)
-        losses = last.losses
-        if losses is None:
-            fields = split(batch)
-            with scoring_mode(model) as scorer:
-                logits = logits_of(scorer, fields.inputs)
-            losses = rho_ext.score(logits, fields.labels, None, method="loss").losses
-        selected = torch.zeros_like(last.ids, dtype=torch.bool).index_fill_(0, last.indices, True)
-        parts.append((last.ids, losses, selected))
-    restore_random_state(state, device)
+    with unchanged():  # by code of the data set that draws random numbers
+        for positions in islice(sampler, min(_SAMPLED_BATCHES, sampler.batches_per_epoch)):
+            batch = to(run.dataset.collate(run.dataset.__getitems__(positions)), device)
+            last = preview(selector, model, batch)
+            losses = last.losses
+            if losses is None:
+                fields = split(batch)
+                with scoring_mode(model) as scorer:
+                    logits = logits_of(scorer, fields.inputs)
+                losses = rho_ext.score(logits, fields.labels, None, method="loss").losses
+            selected = torch.zeros_like(last.ids, dtype=torch.bool)
+            parts.append((last.ids, losses, selected.index_fill_(0, last.indices, True)))
     ids, loss, selected = map(torch.cat, zip(*parts, strict=True))
     record = {"ids": ids, "loss": loss, "selected": selected}
     il, noisy, known = selector.il_of(ids), run.flags.get("noisy"), loss.isfinite()

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
-from torch.utils.data import Dataset
 
 from rho_train.async_selector import AsyncSelector
 from rho_train.batch import split, to
 from rho_train.checkpoint import architecture_digest, random_state, restore_random_state
-from rho_train.dataset import IndexedDataset, fingerprint
+from rho_train.dataset import fingerprint
+from rho_train.identity import digest
 from rho_train.optim import adamw, lr_schedule, subnormals_flushed
 from rho_train.progress import OnStep, Stopped, no_op
 from rho_train.run_folder import RunFolder
 from rho_train.sampler import LargeBatchSampler, loader
 from rho_train.scoring import device_of
-from rho_train.selector import Selector
 from rho_train.trainer.checks import check_run
-from rho_train.trainer.config import RunData, TrainConfig
+from rho_train.trainer.config import RunData
 from rho_train.trainer.evaluation import eval_data
 from rho_train.trainer.metrics_logger import MetricsLogger
 from rho_train.trainer.time_breakdown import TimeBreakdown
@@ -36,7 +33,8 @@ _CHECKPOINT = "checkpoint.pt"
 _WAIT = "wait for it, or train in another folder"
 
 
-class Trainer:
+@dataclass(eq=False, repr=False)
+class Trainer(RunData):
     """Train a classifier on some examples of a data set, with metrics and checkpoints in a folder.
 
     With a Selector every step draws a large batch and trains on the examples that it selects, else
@@ -82,42 +80,15 @@ class Trainer:
         (3, 24, 12)
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        dataset: IndexedDataset,
-        train_ids: Tensor,
-        eval_set: Dataset[Any],
-        config: TrainConfig,
-        folder: str | Path,
-        *,
-        name: str,
-        seed: int = 0,
-        selector: Selector | None = None,
-        flags: Mapping[str, Tensor] | None = None,
-        il_seconds: float = 0.0,
-        classes: Sequence[str] = (),
-        show: Callable[[int], object] | None = None,
-    ) -> None:
-        self.model, self.config, self.selector = model, config, selector
+    def __post_init__(self) -> None:
+        model, config, selector = self.model, self.config, self.selector
         self.device = device_of(model)
-        self.run = RunData(
-            dataset=dataset,
-            train_ids=train_ids,
-            eval_set=eval_data(eval_set, self.device),
-            config=config,
-            name=name,
-            seed=seed,
-            selector=selector,
-            flags={
-                name: flag.to(self.device) if isinstance(flag, Tensor) else flag
-                for name, flag in (flags or {}).items()
-            },
-            il_seconds=il_seconds,
-            classes=classes,
-            show=show,
-        )
-        check_run(model, self.run)
+        self.eval_set = eval_data(self.eval_set, self.device)
+        self.flags = {
+            name: flag.to(self.device) if isinstance(flag, Tensor) else flag
+            for name, flag in (self.flags or {}).items()
+        }
+        check_run(self)
         self.optimizer = adamw(model, config.lr, config.weight_decay)
         self.schedule = lr_schedule(self.optimizer, config.schedule, config.steps)
         self.runner: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
@@ -128,23 +99,23 @@ class Trainer:
         self._random_state: dict[str, Any] | None = None
         identity = {
             "config": asdict(config),
-            "name": name,
-            "seed": seed,
-            "data": fingerprint(dataset),
-            "train_ids": hashlib.sha256(train_ids.cpu().numpy().tobytes()).hexdigest(),
+            "name": self.name,
+            "seed": self.seed,
+            "data": fingerprint(self.dataset),
+            "train_ids": digest(self.train_ids),
             "selection": selector and selector.identity(),
             "architecture": architecture_digest(model),
         }
-        self.folder = RunFolder(folder, where="Trainer", identity=identity)
-        with self.folder.lock(_WAIT):
+        self.work = RunFolder(self.folder, where="Trainer", identity=identity)
+        with self.work.lock(_WAIT):
             # Records beyond the checkpoint are cut off, so nobody may write any meanwhile.
-            state = self.folder.load(_CHECKPOINT)
+            state = self.work.load(_CHECKPOINT)
             if state is not None:
                 self.step, self.trained = state["step"], state["trained"]
                 self._random_state = state["random_state"]
                 for key, part in self._parts().items():
                     part.load_state_dict(state[key])
-            self.metrics = MetricsLogger(self.runner, self.run, self.folder, self.times, state)
+            self.metrics = MetricsLogger(self.runner, self, self.times, state)
 
     @property
     def finished(self) -> bool:
@@ -161,11 +132,11 @@ class Trainer:
         """
         if self.finished:
             return
-        self.folder.on_step = on_step
+        self.work.on_step = on_step
         self.times.start()
         with (
-            self.folder.lock(_WAIT),
-            self.folder.stopping_on_signals(),
+            self.work.lock(_WAIT),
+            self.work.stopping_on_signals(),
             subnormals_flushed(),
             closing(self._small_batches()) as batches,
         ):
@@ -174,7 +145,7 @@ class Trainer:
     def _fit(self, batches: Iterator[Any]) -> None:
         config = self.config
         if self._random_state is None:
-            torch.manual_seed(self.run.seed)
+            torch.manual_seed(self.seed)
             self.metrics.evaluate(0)
         else:
             restore_random_state(self._random_state, self.device)
@@ -186,7 +157,7 @@ class Trainer:
             if self.finished and config.bn_recalibration_batches:
                 self._recalibrate_batch_norm()
             self.metrics.write(self.step, self.trained)
-            stop = self.folder.step()
+            stop = self.work.step()
             if self.finished or stop or self.step % config.checkpoint_every == 0:
                 self.save()
             if stop and not self.finished:
@@ -220,14 +191,17 @@ class Trainer:
 
     def _small_batches(self) -> Generator[Any, None, None]:
         """Give the batch that each remaining step trains on."""
-        run, selector = self.run, self.selector
-        drawn = self.config.batch if selector is None else self.config.large_batch
-        sampler = LargeBatchSampler(run.train_ids, drawn, seed=run.seed, start=self.step)
-        batches = iter(loader(run.dataset, sampler, workers=self.config.workers, seed=run.seed))
-        loaded = self._loaded(islice(batches, self.config.steps - self.step))
+        selector, config = self.selector, self.config
+        drawn = config.batch if selector is None else config.large_batch
+        batches = self._loader(drawn, self.step, config.workers)
+        loaded = self._loaded(islice(batches, config.steps - self.step))
         if self._async is not None:
             return self._async(loaded)
         return loaded if selector is None else (selector(self.runner, batch) for batch in loaded)
+
+    def _loader(self, batch_size: int, start: int = 0, workers: int = 0) -> Iterator[Any]:
+        sampler = LargeBatchSampler(self.train_ids, batch_size, seed=self.seed, start=start)
+        return iter(loader(self.dataset, sampler, workers=workers, seed=self.seed))
 
     def _loaded(self, batches: Iterator[Any]) -> Generator[Any, None, None]:
         for batch in batches:
@@ -240,10 +214,8 @@ class Trainer:
 
     def _recalibrate_batch_norm(self) -> None:
         """Recompute the running statistics of BatchNorm over large batches."""
-        config, run = self.config, self.run
-        sampler = LargeBatchSampler(run.train_ids, config.large_batch, seed=run.seed)
-        batches = loader(run.dataset, sampler, seed=run.seed)
-        some = islice(batches, config.bn_recalibration_batches)
+        config = self.config
+        some = islice(self._loader(config.large_batch), config.bn_recalibration_batches)
         inputs = (split(to(batch, self.device), "Trainer").inputs for batch in some)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
             update_bn(inputs, self.model)
@@ -257,12 +229,11 @@ class Trainer:
         state = self.metrics.state_dict(self.step)
         state |= {name: part.state_dict() for name, part in self._parts().items()}
         state |= {"step": self.step, "trained": self.trained, "random_state": self._random_state}
-        self.folder.save(_CHECKPOINT, state)
+        self.work.save(_CHECKPOINT, state)
 
     def _parts(self) -> dict[str, Any]:
         """Return everything with a state of its own."""
         parts = {
-            "times_seconds": self.times,
             "model": self.model,
             "optimizer": self.optimizer,
             "schedule": self.schedule,

@@ -1,10 +1,12 @@
-"""Records that a run writes of itself, as lines of JSON."""
+"""Records that a run writes of itself, as lines of JSON with checksums."""
 
 from __future__ import annotations
 
 import math
 import os
+import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ from torch import Tensor, nn
 
 from rho_train.batch import to
 from rho_train.records import to_line
-from rho_train.run_folder import RunFolder
 from rho_train.scoring import device_of
 from rho_train.trainer.config import RunData
 from rho_train.trainer.evaluation import evaluate, sample_record
@@ -36,11 +37,10 @@ class MetricsLogger:
         self,
         model: nn.Module,
         run: RunData,
-        folder: RunFolder,
         times: TimeBreakdown,
         state: Mapping[str, Any] | None,
     ) -> None:
-        self.model, self.run, self.folder, self.times = model, run, folder, times
+        self.model, self.run, self.times = model, run, times
         self.device = device_of(model)
         # An epoch is one pass of large batches, for every method, as the paper counts.
         self._epoch_steps = max(1, len(run.train_ids) // run.config.large_batch)
@@ -50,19 +50,25 @@ class MetricsLogger:
         # One table (N, F): all flags of a step are counted at once.
         self._flags = torch.stack([*run.flags.values()], 1) if run.flags else None
         self._sums = self._no_sums()
+        size, crc32 = 0, 0
         if state is not None:
             kept = to(state["since_log"], self.device)
             self._sums, self._selected, self._last_selected = kept
-        size = 0 if state is None else state["metrics_size"]
-        common = {"method": run.name, "seed": run.seed}
-        self._file = MetricsFile(folder / "metrics.jsonl", size, common)
+            times.seconds.update(state["part_seconds"])
+            size, crc32 = state["metrics_size"], state["metrics_crc32"]
+        self._file = MetricsFile(Path(run.folder) / "metrics.jsonl", size, crc32)
 
     def state_dict(self, step: int) -> dict[str, Any]:
         """Return the state after `step`, with all records on the disk."""
         _finite("training", float(self._sums["loss"]), step)
-        self._file.flush()
-        kept = [self._sums, self._selected, self._last_selected]
-        return {"since_log": kept, "metrics_size": self._file.size()}
+        file = self._file
+        file.flush()
+        return {
+            "since_log": [self._sums, self._selected, self._last_selected],
+            "part_seconds": dict(self.times.seconds),
+            "metrics_size": file.size,
+            "metrics_crc32": file.crc32,
+        }
 
     def count(self, made: Trained, invalid: int) -> None:
         """Add a step and its examples without a valid score; the sums stay on the device."""
@@ -92,11 +98,11 @@ class MetricsLogger:
             self.times.add("other")
             record = sample_record(self.model, self.run, selector)
             self.times.add("evaluation")
-            self._file.write("sample", step=step, **record)
+            self._write("sample", step=step, **record)
         if not finished:
             return
         if selector is not None and selector.history is not None:
-            save_selected(selector.history, self.run, self.folder)
+            save_selected(selector.history, self.run)
         self.times.add("other")
         noisy = self.run.flags.get("noisy")
         ids = self.run.train_ids.to(self.device)
@@ -105,7 +111,7 @@ class MetricsLogger:
         scored = 0 if selector is None else selector.scored
         cost = {"il_seconds": self.run.il_seconds, "scored": scored, "trained": trained}
         epochs = step / self._epoch_steps
-        self._file.write("end", step=step, epochs=epochs, **sizes, **cost, **self._clock())
+        self._write("end", step=step, epochs=epochs, **sizes, **cost, **self._clock())
 
     def evaluate(self, step: int) -> None:
         """Write accuracy and loss on the evaluation set."""
@@ -117,28 +123,26 @@ class MetricsLogger:
         # By class once a run: with many classes it would be most of the file.
         finished = step >= self.run.config.steps
         by_class = {"class_accuracy": found.class_accuracy} if finished else {}
-        self._file.write("eval", step=step, **record, **by_class)
+        self._write("eval", step=step, **record, **by_class)
 
     def _end_epoch(self, step: int) -> None:
         """Write how many examples the epoch selected, and how many of them the last one did too."""
         now, last, epoch = self._selected, self._last_selected, step // self._epoch_steps
         again = None if last is None else int((now & last).sum())
-        self._file.write("epoch", step=step, epoch=epoch, selected=int(now.sum()), again=again)
+        self._write("epoch", step=step, epoch=epoch, selected=int(now.sum()), again=again)
         self._last_selected, self._selected = now, torch.zeros_like(now)
 
     def _log(self, step: int) -> None:
-        sums, names = self._sums, tuple(self.run.flags)
-        self._file.write(
-            "train",
-            step=step,
-            loss=_finite("training", float(sums["loss"]), step) / sums["steps"],
-            selected=sums["selected"],
-            correct=int(sums["correct"]),
-            **{"noisy": None, **dict(zip(names, sums["flagged"].tolist(), strict=True))},
-            invalid=sums["invalid"],
-            **self._clock(),
-        )
+        sums = self._sums
+        loss = _finite("training", float(sums["loss"]), step) / sums["steps"]
+        counts = {"selected": sums["selected"], "correct": int(sums["correct"]), "noisy": None}
+        counts |= dict(zip(self.run.flags, sums["flagged"].tolist(), strict=True))
+        counts["invalid"] = sums["invalid"]
+        self._write("train", step=step, loss=loss, **counts, **self._clock())
         self._sums = self._no_sums()
+
+    def _write(self, event: str, **values: Any) -> None:
+        self._file.write({"event": event, "method": self.run.name, "seed": self.run.seed, **values})
 
     def _clock(self) -> dict[str, Any]:
         """Return seconds of the steps, and of all parts."""
@@ -154,45 +158,41 @@ class MetricsLogger:
 class MetricsFile:
     """Append-only metrics.jsonl of one run, which a kill can shorten by one line at most.
 
-    It is made, or cut back to `size` bytes, its length at the last checkpoint, because the steps of
-    later records are made again. `common` are fields that every record carries.
+    It is made, or cut back to `size` bytes with the checksum `crc32`, as it was at the last
+    checkpoint, because the steps of later records are made again.
     """
 
-    def __init__(self, path: Path, size: int, common: dict[str, Any]) -> None:
-        self.path, self.common = path, common
+    def __init__(self, path: Path, size: int = 0, crc32: int = 0) -> None:
+        self.path, self.size, self.crc32 = path, size, crc32
         try:
             path.touch()
-            if self.size() < size:
-                raise ValueError(
-                    f"{path} is shorter than its checkpoint says ({self.size()} of {size} bytes); "
-                    "restore it, or delete the run's folder to start again"
-                )
-            os.truncate(path, size)
+            with open(path, "r+b") as file:
+                if zlib.crc32(file.read(size)) != crc32:
+                    raise ValueError(
+                        f"{path} is not what its checkpoint says: it was damaged, cut or edited; "
+                        "restore it, or delete the run's folder to start again"
+                    )
+                file.truncate(size)
         except OSError as error:
             raise self._cannot_write(error) from error
 
-    def write(self, event: str, **values: Any) -> None:
-        """Append one record; it is in the file when this returns."""
-        line = to_line({"event": event, **self.common, **values})
-        size = self.size()
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append a record; it is in the file when this returns."""
+        line = to_line(record).encode()
         try:
-            with open(self.path, "ab", buffering=0) as file:
-                data = memoryview(line.encode())
-                while data:
-                    data = data[file.write(data) :]
+            with open(self.path, "ab") as file:
+                file.write(line)
         except OSError as error:
             # Half a line would make the next record unreadable.
-            os.truncate(self.path, size)
+            with suppress(OSError):
+                os.truncate(self.path, self.size)
             raise self._cannot_write(error) from error
+        self.size, self.crc32 = self.size + len(line), zlib.crc32(line, self.crc32)
 
     def flush(self) -> None:
         """Make all records so far survive a power cut."""
         with open(self.path, "rb") as file:
             os.fsync(file.fileno())
-
-    def size(self) -> int:
-        """Return the length of the file in bytes."""
-        return self.path.stat().st_size
 
     def _cannot_write(self, error: OSError) -> OSError:
         return OSError(

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,17 +20,17 @@ from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.files import atomic_write
 from rho_train.history import History
 from rho_train.records import to_line
-from rho_train.run_folder import RunFolder
 from rho_train.trainer.config import RunData
 
 _SHOWN, _SIDE, _FEATURES, _CHARACTERS, _TOKENS = 12, 32, 64, 240, 48
 
 
-def save_selected(history: History, run: RunData, folder: RunFolder) -> None:
+def save_selected(history: History, run: RunData) -> None:
     """Write history.safetensors, with the fingerprint of the data, and selected.json."""
     columns = {name: column.cpu() for name, column in history.state_dict().items()}
     # One entry: safetensors writes several in any order, and the same run gives the same file.
     entry = {"rho_ext history of": json.dumps(fingerprint(run.dataset))}
+    folder = Path(run.folder)
     atomic_write(folder / "history.safetensors", save(columns, entry))
     assert run.selector is not None
     il = run.selector.il_of(run.train_ids.to(history.seen.device))
@@ -96,7 +97,8 @@ def selected_record(history: History, run: RunData, il: Tensor | None = None) ->
 def _evenly(rows: Tensor, loss: Tensor, count: int) -> Tensor:
     """Return at most `count` of the rows, evenly spaced in the order of their loss."""
     ordered = rows[loss[rows].argsort(stable=True)]
-    places = torch.linspace(0, max(0, len(rows) - 1), min(count, len(rows)))
+    end, shown = max(0, len(rows) - 1), min(count, len(rows))
+    places = torch.linspace(0, end, shown, dtype=torch.float32, device="cpu")
     return ordered[places.round().long()]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 
 STEP_PARTS = ("loading", "scoring", "selecting", "training")
 PARTS = (*STEP_PARTS, "evaluation", "other")
@@ -45,11 +44,3 @@ class TimeBreakdown:
         self.seconds[part] += now - self._last - scoring
         self.seconds["scoring"] += scoring
         self._last = now
-
-    def state_dict(self) -> dict[str, float]:
-        """Return the seconds by part."""
-        return dict(self.seconds)
-
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Resume from what `state_dict` returned."""
-        self.seconds = {part: state[part] for part in PARTS}
