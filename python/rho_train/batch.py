@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 T = TypeVar("T")
 
 _LABEL_KEYS = ("labels", "label", "y")
 _INPUT_KEYS = ("x", "inputs")
+_ATOMS = (str, bytes, int, float, complex, type(None))
 
 
 class Batch(NamedTuple):
@@ -85,51 +85,124 @@ def inputs_of(sample: Any) -> Any:
     return _split_mapping(sample, "inputs_of").inputs if isinstance(sample, Mapping) else sample.x
 
 
-def gather(batch: T, n: int, indices: Tensor) -> T:
+def gather(batch: T, n: int, indices: Tensor, *, whole: object = None) -> T:
     """Return the rows `indices`, int64 (k,), of a batch of n examples, in its structure and type.
 
-    Rows are taken from tensors and arrays of n rows and from lists and tuples of n elements, at any
-    depth of mappings, sequences and dataclasses; other values stay. A mapping whose type no dict
-    can build becomes a dict. A sequence of n tensors with n rows each is ambiguous: a ValueError.
+    Rows are taken from tensors and arrays of n rows, from lists and tuples of n elements and from
+    containers that take them of themselves: a PackedSequence, a TensorDict or tensorclass, a batch
+    of PyTorch Geometric. They may lie at any depth of mappings, sequences and the attributes of
+    objects; other values stay, and the value `whole` does. A mapping whose type no dict can build
+    becomes a dict.
+
+    Raises:
+        ValueError: a sequence of n tensors with n rows each, which is ambiguous.
+        TypeError: a value has n elements, and nobody knows how to take some of them.
 
     Example:
         >>> batch = Batch(torch.zeros(3, 2), torch.tensor([0, 1, 2]), torch.tensor([7, 4, 9]))
         >>> gather(batch, 3, torch.tensor([2, 0])).ids
         tensor([9, 7])
     """
-
-    def pick(values: Any) -> Any:
-        if isinstance(values, Tensor):
-            return values.index_select(0, indices.to(values.device))
-        if isinstance(values, np.ndarray):
-            return values[indices.cpu().numpy()]
-        return [values[i] for i in indices.tolist()]
-
-    return _rows(batch, n, pick)
+    return _rows(batch, n, indices, whole)
 
 
 def part(batch: T, n: int, rows: slice) -> T:
     """Return consecutive rows of a batch of n examples, tensors and arrays as views."""
-    return _rows(batch, n, operator.itemgetter(rows))
+    return _rows(batch, n, rows)
 
 
-def _rows(batch: T, n: int, pick: Callable[[Any], Any]) -> T:
-    """Pick rows of every value that has one for each of the n examples."""
+def _rows(batch: T, n: int, rows: slice | Tensor, whole: object = None) -> T:
+    """Take rows of every value that has one for each of the n examples."""
 
-    def rows(value: Any) -> Any:
-        if isinstance(value, (Tensor, np.ndarray)):
-            return pick(value) if value.shape[:1] == (n,) else value
+    def take(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if value.size()[:1] != (n,) or value is whole:
+                return value
+            if isinstance(rows, slice):
+                return value[rows]
+            return value.index_select(0, rows.to(value.device))
+        if value is whole or isinstance(value, _ATOMS):
+            return value
+        if isinstance(value, np.ndarray):
+            return value[_on_host(rows)] if value.shape[:1] == (n,) else value
+        if isinstance(value, PackedSequence):
+            return _repacked(value, rows) if int(value.batch_sizes[0]) == n else value
+        if _indexes_itself(value):
+            return _indexed(value, n, rows)
         if isinstance(value, (tuple, list)) and not _is_named(value) and len(value) == n:
             if n and all(isinstance(v, Tensor) and v.shape[:1] == (n,) for v in value):
                 raise ValueError(
                     f"a {type(value).__name__} of {n} tensors with {n} rows each may hold "
                     "one tensor an example or one column each; give columns names (a dict)"
                 )
-            return type(value)(pick(value))
-        return _rebuild(value, rows) if _is_structure(value) else value
+            some = value[rows] if isinstance(rows, slice) else [value[i] for i in rows.tolist()]
+            return type(value)(some)
+        if _is_structure(value):
+            return _rebuild(value, take)
+        if isinstance(value, Sized) and not callable(value) and len(value) == n:
+            raise TypeError(
+                f"a {type(value).__name__} of {n} elements in a batch of {n} examples: no rows can "
+                "be taken from it; collate it to a tensor, an array or a list"
+            )
+        return value
 
-    result: T = _rebuild(batch, rows)
+    result: T = take(batch) if _takes_rows(batch) else _rebuild(batch, take)
     return result
+
+
+def _on_host(rows: slice | Tensor) -> Any:
+    return rows if isinstance(rows, slice) else rows.cpu().numpy()
+
+
+def _takes_rows(value: object) -> bool:
+    """Return whether a container takes rows of itself and moves itself to a device."""
+    return isinstance(value, PackedSequence) or _indexes_itself(value)
+
+
+def _indexes_itself(value: object) -> bool:
+    # Those of tensordict and of PyTorch Geometric.
+    size = getattr(value, "batch_size", None)
+    return isinstance(size, torch.Size) or hasattr(type(value), "from_data_list")
+
+
+def _indexed(value: Any, n: int, rows: slice | Tensor) -> Any:
+    if hasattr(type(value), "from_data_list"):
+        if value.num_graphs != n:
+            return value
+        return type(value).from_data_list(value.index_select(rows))
+    if value.batch_size[:1] != (n,):
+        raise ValueError(
+            f"a {type(value).__name__} of batch_size {list(value.batch_size)} in a batch of {n} "
+            f"examples: give it batch_size=[{n}], and its rows can be taken"
+        )
+    if isinstance(rows, Tensor) and value.device is not None:
+        rows = rows.to(value.device)
+    return value[rows]
+
+
+def _repacked(packed: PackedSequence, rows: slice | Tensor) -> PackedSequence:
+    padded, lengths = pad_packed_sequence(packed, batch_first=True)
+    lengths, padded = lengths[rows if isinstance(rows, slice) else rows.cpu()], padded[rows]
+    # What was packed without an order of its own is so again, if the rows allow it.
+    in_order = packed.sorted_indices is None and bool((lengths[1:] <= lengths[:-1]).all())
+    return pack_padded_sequence(padded, lengths, batch_first=True, enforce_sorted=in_order)
+
+
+def leaves(batch: object, n: int, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the names and the values of the fields of a batch of n examples, at any depth."""
+    listed = isinstance(batch, (tuple, list)) and not _is_named(batch) and len(batch) == n
+    if name and (listed or _takes_rows(batch) or not _is_structure(batch)):
+        yield name, batch
+    elif not _takes_rows(batch):
+        for key, value in _items(batch):
+            yield from leaves(value, n, f"{name}.{key}" if name else str(key))
+
+
+def ids_of(batch: Any) -> Tensor:
+    """Return the ids of a batch that `split` has read before, without checks."""
+    if isinstance(batch, Mapping):
+        return batch["ids"]  # type: ignore[no-any-return]
+    return batch.ids if hasattr(batch, "ids") else batch[2]  # type: ignore[no-any-return]
 
 
 def to(batch: T, device: torch.device | str) -> T:
@@ -139,11 +212,11 @@ def to(batch: T, device: torch.device | str) -> T:
     non_blocking = device.type != "cpu"
 
     def move(value: Any) -> Any:
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) or _takes_rows(value):
             return value.to(device, non_blocking=non_blocking)
         return _rebuild(value, move) if _is_structure(value) else value
 
-    result: T = _rebuild(batch, move)
+    result: T = move(batch) if _takes_rows(batch) else _rebuild(batch, move)
     return result
 
 
@@ -159,19 +232,25 @@ def _rebuild(value: Any, change: Callable[[Any], Any]) -> Any:
         return value._make(map(change, value))
     if isinstance(value, (tuple, list)):
         return type(value)(map(change, value))
-    if dataclasses.is_dataclass(value):
-        names = [field.name for field in dataclasses.fields(value)]
-    elif hasattr(value, "__dict__"):
-        names = list(vars(value))
-    else:
-        raise TypeError(
-            f"a batch of type {type(value).__name__} cannot be rebuilt; use a dataclass or a dict"
-        )
     result = copy.copy(value)
-    for name in names:
+    for name, item in _items(value):
         # Frozen dataclasses refuse a plain assignment.
-        object.__setattr__(result, name, change(getattr(value, name)))
+        object.__setattr__(result, name, change(item))
     return result
+
+
+def _items(value: Any) -> list[tuple[Any, Any]]:
+    """Return the names and the values of the parts of a structure."""
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if _is_named(value):
+        return list(zip(value._fields, value, strict=True))
+    if isinstance(value, (tuple, list)):
+        return list(enumerate(value))
+    slots = [one.__dict__.get("__slots__", ()) for one in type(value).__mro__]
+    names = [name for some in slots for name in ([some] if isinstance(some, str) else some)]
+    names = [name for name in names if not name.startswith("__") and hasattr(value, name)]
+    return [*getattr(value, "__dict__", {}).items(), *((n, getattr(value, n)) for n in names)]
 
 
 def _is_named(value: object) -> bool:
@@ -179,10 +258,12 @@ def _is_named(value: object) -> bool:
 
 
 def _is_structure(value: object) -> bool:
-    # An unknown object inside a batch is a value: nobody knows how to rebuild it.
-    return isinstance(value, (Mapping, tuple, list)) or (
-        dataclasses.is_dataclass(value) and not isinstance(value, type)
-    )
+    # An object inside a batch is one if it holds tensors; a model has some that are no examples.
+    if isinstance(value, (Mapping, tuple, list)):
+        return True
+    if isinstance(value, _ATOMS) or callable(value):
+        return False
+    return any(isinstance(item, (Tensor, np.ndarray)) for _, item in _items(value))
 
 
 def _split_mapping(batch: Mapping[Any, Any], where: str) -> Fields:
@@ -209,7 +290,8 @@ def _no_ids(where: str, batch: object) -> ValueError:
     return ValueError(
         f"{where}: the batch has no ids: got {describe(batch)}; wrap the data set in "
         f"rho_train.IndexedDataset before the DataLoader, and keep {keep} in the collate_fn; "
-        "rho_train.check_loader(loader) says where they get lost"
+        "rho_train.check_loader(loader) says where they get lost; a batch that a loop unpacks, "
+        "as in x, y = batch, is passed whole"
     )
 
 

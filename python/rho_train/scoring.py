@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
 from rho_train.batch import describe, gather, part
 from rho_train.checks import check_counts
@@ -206,7 +207,7 @@ def scoring_mode(
         autocast = nullcontext()
     try:
         # FSDP2 keeps the parameters that it gathers for the step, where autograd needs them.
-        no_grad = torch.no_grad() if _sharded(parts) else torch.inference_mode()
+        no_grad = torch.no_grad() if sharded(parts) else torch.inference_mode()
         with modes_set(flipped, train_mode), no_grad, autocast:
             yield module
     finally:
@@ -214,6 +215,23 @@ def scoring_mode(
             torch.default_generator.set_state(cpu_state)
             if cuda_state is not None:
                 torch.cuda.set_rng_state(cuda_state, device)
+
+
+def check_module(where: str, model: object) -> None:
+    """Refuse what is no module, and a module whose parameters have no shape yet."""
+    if not isinstance(model, nn.Module):
+        got = "the class" if isinstance(model, type) else "a"
+        name = model.__name__ if isinstance(model, type) else type(model).__name__
+        raise TypeError(
+            f"{where}: the model must be a torch.nn.Module, got {got} {name}; call "
+            "selector(model, batch) with the model first, and call a factory: make_model(0)"
+        )
+    lazy = [name for name, one in model.named_parameters() if is_lazy(one)]
+    if lazy:
+        raise ValueError(
+            f"{where}: the parameter {lazy[0]} has no shape yet (LazyLinear); call the "
+            "model on one batch before it is given to the optimizer and to the Selector"
+        )
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
@@ -255,7 +273,8 @@ def _set_modes(parts: list[nn.Module], training: bool) -> None:
             one.training = training
 
 
-def _sharded(parts: Iterable[nn.Module]) -> bool:
+def sharded(parts: Iterable[nn.Module]) -> bool:
+    """Return whether `fully_shard` has sharded one of the modules."""
     # A sharded model has imported FSDP; importing it here takes most of a second.
     fsdp = sys.modules.get("torch.distributed.fsdp")
     return fsdp is not None and any(isinstance(one, fsdp.FSDPModule) for one in parts)

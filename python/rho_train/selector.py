@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from rho_train.batch import gather, split
+from rho_train.batch import gather, ids_of, split
+from rho_train.batch_check import check_small_batch
 from rho_train.checks import check_rows
 from rho_train.global_scope import Scope, global_position, select_globally
 from rho_train.history import History
@@ -27,6 +28,7 @@ from rho_train.scoring import (
     LossFunction,
     MicroBatches,
     Scoring,
+    check_module,
     scoring_mode,
     share_of,
 )
@@ -71,6 +73,11 @@ class Selector:
         check_every: selections after which the host reads how many examples were invalid, and warns
             or raises; None: 1 on the CPU and 50 on CUDA, where reading waits for the device. Above
             1 a batch with fewer than k usable examples is filled up with its best one.
+        check_batches: check the first batches: in 8 selections the labels are compared with those
+            that the `il` store was made for, and once the small batch is scored again. It must give
+            the losses that it was selected by, else a field of the batch is not one row an example.
+            A model that draws random numbers, or whose losses depend on the whole batch, is named
+            in a warning. Needs one more forward pass of the model, which changes nothing.
         scope: of several processes (torch.distributed). "local": each rank selects from its own
             large batch. "global": all ranks call together and select what one process would from
             the large batches of all, by a `pointwise` method, see `register`. Each has any number,
@@ -103,6 +110,7 @@ class Selector:
     seed: int = 0
     history: History | None = None
     check_every: int | None = None
+    check_batches: bool = True
     scope: Scope = "local"
     last: LastSelection | None = field(default=None, init=False, repr=False)
     steps: int = field(default=0, init=False)
@@ -120,6 +128,7 @@ class Selector:
         self._il_table = il_table(self.il)
         self._proxy = self.scorer.model if isinstance(self.scorer, OnlineModel) else self.scorer
         self._invalid = InvalidCounter(self.check_every)
+        self._rescored, self._label_checks = not self.check_batches, 8 * self.check_batches
         self._method = method
         if self._proxy is not None:
             self.check(self._proxy)
@@ -196,6 +205,8 @@ class Selector:
 
         `step` is that of the selection, None the next one; `keep_random` is as in `scoring_mode`.
         """
+        if not self._rescored:
+            check_module("Selector", scorer)
         step = self.steps if step is None else step
         parsed, method, needs = split(batch), self._method, self.needs
         ids, n, options = parsed.ids, len(parsed.ids), self.scoring
@@ -239,6 +250,8 @@ class Selector:
                 context.il_values = replace(context, passes=own).score("loss").losses
             context.il_is_per_row, seconds = True, own.seconds
         elif "il" in needs:
+            if self._label_checks:
+                self._check_labels(context)
             context.il_values, context.il_is_per_row = self._fixed_il(ids)
         with scoring_mode(
             scorer, bf16=options.bf16, train_mode=options.train_mode, keep_random=keep_random
@@ -267,6 +280,18 @@ class Selector:
         # In the order of the large batch, so that ratio = 1 is plain training to the bit.
         rows, order = selected.indices.sort()
         small = gather(pending.batch, n, rows)
+        if len(ids_of(small)) != len(rows):
+            raise TypeError(
+                f"Selector: {len(rows)} examples are selected, and a batch of type "
+                f"{type(small).__name__} keeps {len(ids_of(small))} ids: functions compute its "
+                "fields, so that they cannot be cut; collate to a dict, a dataclass or Batch"
+            )
+        if not self._rescored and selected.losses is not None and context.fresh(rows).any():
+            began = time.perf_counter()
+            check_small_batch(context, pending.batch, small, rows)
+            self._rescored = True
+            # `seconds` are those of selection alone.
+            self.seconds -= time.perf_counter() - began
         weights = None if selected.weights is None else selected.weights[order]
         self.last = LastSelection(ids, selected, weights)
         count, scored = 0 if pending.stand_in else len(rows), context.passes.rows
@@ -297,9 +322,17 @@ class Selector:
             self._il_table = self._il_table.to(ids.device)
         return self._il_table, False
 
+    def _check_labels(self, context: ScoringContext) -> None:
+        """Compare the labels of the large batch with those that the store was made for."""
+        labels = context.labels
+        if isinstance(self.il, (ILStore, ILShards)) and labels.ndim == 1:
+            used = ~context.ignored
+            self.il.check_labels(context.ids[used].cpu(), labels[used].cpu())
+        self._label_checks -= 1
+
     def identity(self) -> dict[str, Any]:
         """Return everything that decides what is selected, tables and models as their SHA-256."""
-        deciding = sorted(_SETTINGS - {"il", "forward", "history", "check_every"})
+        deciding = sorted(_SETTINGS - {"il", "forward", "history", "check_every", "check_batches"})
         settings = {name: identity_of(getattr(self, name)) for name in deciding}
         il = self.il if self._il_table is None else self._il_table
         # The values alone decide, whatever else the files say.

@@ -167,6 +167,16 @@ class ScoringContext:
         return self._logits
 
     @property
+    def scored(self) -> bool:
+        """Whether a method has read the scores or logits of all examples."""
+        return bool(self._scores) or self._logits is not None
+
+    def fresh(self, rows: Tensor) -> Tensor:
+        """Return which rows were scored in this step, not in an earlier one, bool (k,)."""
+        scored = self.passes.rows
+        return torch.ones_like(rows, dtype=torch.bool) if scored is None else rows.isin(scored)
+
+    @property
     def classes(self) -> int:
         """C, once something has been scored."""
         return self.logits.shape[1] if self._classes is None else self._classes

@@ -1,0 +1,135 @@
+"""Check once that the small batch gives the losses that it was selected by."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rho_train.batch import describe, gather, leaves, split
+from rho_train.dry_run import unchanged
+from rho_train.methods.context import ScoringContext
+from rho_train.rng import global_seed
+from rho_train.scoring import MicroBatches, device_of, scoring_mode, sharded
+
+_OFF = "Selector(check_batches=False) leaves this check out"
+
+
+def check_small_batch(context: ScoringContext, batch: Any, small: Any, rows: Tensor) -> None:
+    """Score the small batch, `rows` of a large one, in eval mode, and compare the losses.
+
+    If they differ, more passes tell apart models that draw random numbers or mix the examples of a
+    batch, which a warning names, and fields that are not one row an example, a ValueError. Buffers
+    and random states are restored.
+    """
+    module, options = context.passes.module, context.passes.forward_pass.options
+    eager: AbstractContextManager[Any] = nullcontext()
+    if "torch._dynamo" in sys.modules:
+        # Graphs are compiled for the sizes of training. Importing dynamo takes seconds.
+        eager = torch.compiler.set_stance("force_eager")
+    with unchanged(module), global_seed(0), eager, scoring_mode(module, bf16=options.bf16) as own:
+        reason = _Rescoring(context, batch, own).reason(small, rows)
+    if reason is not None:
+        warnings.warn(
+            f"Selector: the small batch cannot be checked: {reason}; {_OFF}", stacklevel=4
+        )
+
+
+class _Rescoring:
+    """Losses of a large batch, and how far those of parts of it are from them."""
+
+    def __init__(self, context: ScoringContext, batch: Any, module: nn.Module) -> None:
+        self.context, self.batch, self.module = context, batch, module
+        self.n = len(context.ids)
+        # Losses of training mode or of several passes with dropout are no losses of eval mode.
+        known = context.scored and not context.passes.forward_pass.options.train_mode
+        self.losses = context.losses if known else self.score(batch)
+        # Rounding errors grow with the roundings in a row. The root of the epsilon is that of
+        # 3,000 of float32 which all go one way, and of 8 million which do not.
+        kinds = {one.dtype for one in module.parameters() if one.is_floating_point()}
+        device = device_of(module).type
+        if torch.is_autocast_enabled(device):
+            kinds.add(torch.get_autocast_dtype(device))
+        epsilons = [torch.finfo(kind).eps for kind in (torch.float32, *kinds)]
+        if device == "cuda":
+            epsilons.append(2.0**-10)  # of TF32, to which convolutions round float32
+        usual = self.losses[self.losses.isfinite()].abs()
+        self.tolerance = max(epsilons) ** 0.5 * max(1.0, float(usual.max()) if len(usual) else 1.0)
+
+    def score(self, batch: Any) -> Tensor:
+        """Return the losses of a batch, float32 (n,)."""
+        context, fields = self.context, split(batch)
+        forward_pass = context.passes.forward_pass
+        examples = batch if forward_pass.takes_batch else fields
+        passes = MicroBatches(forward_pass, self.module, examples, len(fields.ids))
+        one = replace(context, labels=fields.labels, ids=fields.ids, passes=passes)
+        return one.score("loss").losses
+
+    def gap(self, batch: Any, rows: Tensor) -> float:
+        """Return how far the losses of a batch are from those of `rows`, 0 within rounding."""
+        found, wanted = self.score(batch), self.losses[rows]
+        same = (found == wanted) | (found.isnan() & wanted.isnan()) | ~self.context.fresh(rows)
+        gaps = (found - wanted).abs().nan_to_num(torch.inf).masked_fill(same, 0.0)
+        gap = float(gaps.max())
+        return gap if gap > self.tolerance else 0.0
+
+    def reason(self, small: Any, rows: Tensor) -> str | None:
+        """Return why the small batch cannot be checked, None if it is right, else raise."""
+        n, k, error = self.n, len(rows), None
+        try:
+            gap = self.gap(small, rows)
+        except Exception as caught:
+            error, gap = caught, torch.inf
+            what = f"the model fails on them: {type(error).__name__}: {error}"
+        else:
+            what = f"their losses differ by up to {gap:.3g} nats from those that selected them"
+        if gap == 0.0:
+            return None
+        fields = {name: value for name, value in leaves(self.batch, n) if _has_rows(value)}
+        cut = [name for name, value in fields.items() if len(value) == n]
+        whole = [name for name in fields if name not in cut]
+        if not sharded(self.module.modules()):  # all ranks would have to make the same passes
+            indices = torch.arange(n, dtype=torch.int64, device=rows.device)
+            if error is None and self.gap(self.batch, indices):
+                return (
+                    "scored twice, the same large batch gives other losses, so the model draws "
+                    "random numbers or keeps a state"
+                )
+            for name in cut:
+                if self._equal(gather(self.batch, n, rows, whole=fields[name]), rows):
+                    what += f", but not if the field {name} stays whole: all examples share it"
+                    break
+            else:
+                flipped = indices.flip(0)
+                mixes = error is None and self._equal(gather(self.batch, n, flipped), flipped)
+                if mixes or (error is None and not whole):
+                    return (
+                        f"the loss of an example depends on the others of its batch (that of the "
+                        f"{k} selected ones by up to {gap:.3g} nats)"
+                    )
+
+        def listed(names: list[str]) -> str:
+            return ", ".join(f"{name} ({describe(fields[name])})" for name in names) or "nothing"
+
+        raise ValueError(
+            f"Selector: the {k} selected examples of {n} are not cut right from the batch: {what}. "
+            f"Cut as one row an example: {listed(cut)}; left whole: {listed(whole)}. Give every "
+            f"field one row an example in its first dimension, and what all share another length "
+            f"than {n}, or keep it out of the batch; {_OFF}"
+        ) from error
+
+    def _equal(self, batch: Any, rows: Tensor) -> bool:
+        try:
+            return self.gap(batch, rows) == 0.0
+        except Exception:
+            return False
+
+
+def _has_rows(value: object) -> bool:
+    return isinstance(value, (Tensor, np.ndarray, list)) and getattr(value, "ndim", 1) > 0
