@@ -69,6 +69,7 @@ class _Rescoring:
         examples = batch if forward_pass.takes_batch else fields
         passes = MicroBatches(forward_pass, self.module, examples, len(fields.ids))
         one = replace(context, labels=fields.labels, ids=fields.ids, passes=passes)
+        one.il_values, one.il_is_per_row = None, False
         return one.score("loss").losses
 
     def gap(self, batch: Any, rows: Tensor) -> float:

@@ -67,7 +67,7 @@ def select_globally(
     gathered = all_gather(own)
     best = ranked(gathered[:, :k].flatten(), k).indices  # -1 where there are not enough
     owners = best.div(k, rounding_mode="floor")
-    ranks = torch.arange(world, device=owners.device)
+    ranks = torch.arange(world, dtype=torch.int64, device=owners.device)
     counts = (owners == ranks[:, None]).sum(1)
     # The only read by the host.
     counts, stand_ins = torch.stack([counts, gathered[:, k].long()]).tolist()
@@ -85,7 +85,7 @@ def select_globally(
         first = sound.int().argmax()[None]
         none = torch.full_like(first, -torch.inf, dtype=torch.float32)
         return selected._replace(indices=first, values=none, weights=torch.zeros_like(none)), True
-    weights = torch.full((count,), world * count / total, device=selected.values.device)
+    weights = torch.full_like(selected.values[:count], world * count / total)
     selected = selected.rows(slice(count))
     if selected.weights is not None:
         weights *= selected.weights

@@ -29,10 +29,10 @@ class History:
             raise TypeError(f"History: n must be an int, the number of ids, got {n!r}")
         if n < 1:
             raise ValueError(f"History: n must be at least 1, got {n}")
-        self.seen = torch.zeros(n, dtype=torch.int32)
-        self.selected = torch.zeros(n, dtype=torch.int32)
-        self.loss = torch.full((n,), torch.nan)
-        self.step = torch.full((n,), -1, dtype=torch.int32)
+        self.seen = torch.zeros(n, dtype=torch.int32, device="cpu")
+        self.selected = torch.zeros_like(self.seen)
+        self.loss = torch.full((n,), torch.nan, dtype=torch.float32, device="cpu")
+        self.step = torch.full_like(self.seen, -1)
 
     def __len__(self) -> int:
         return len(self.seen)

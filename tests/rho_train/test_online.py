@@ -42,7 +42,7 @@ def test_a_proxy_scores_in_place_of_the_target() -> None:
     # By the proxy the excess is log 4 - log 4, log 2 - 0, log 2 - log 2.
     il = torch.zeros(8)
     il[5], il[7] = torch.tensor([4.0, 2.0]).log()
-    selector = Selector(il=il, k=1, scorer=Fixed(TARGET))
+    selector = Selector(il=il, k=1, scorer=Fixed(TARGET), check_batches=False)
     assert selector(Never(), BATCH).ids.tolist() == [6]
     with pytest.raises(TypeError, match="scorer must be a module or an OnlineModel, got str"):
         Selector(il=il, k=1, scorer="proxy")  # type: ignore[arg-type]
@@ -51,7 +51,7 @@ def test_a_proxy_scores_in_place_of_the_target() -> None:
 def test_online_il_by_hand() -> None:
     # IL is log (4, 2, 1): the excess is (0, 0, log 2).
     il = Fixed(torch.tensor([[0.25, 0.75], [0.5, 0.5], [1.0, 1e-9]]).log())
-    selector = Selector(il=OnlineModel(il), k=1)
+    selector = Selector(il=OnlineModel(il), k=1, check_batches=False)
     assert selector(Fixed(TARGET), BATCH).ids.tolist() == [7]
     assert selector.last is not None
     assert selector.last.values.tolist() == pytest.approx([torch.tensor(2.0).log().item()])
@@ -64,7 +64,7 @@ def test_online_il_is_read_in_eval_mode_and_learns_from_the_small_batch() -> Non
     large = Batch(x, torch.zeros(16, dtype=torch.int64), torch.arange(16))
     target = Fixed(torch.stack([torch.linspace(0, 30, 16).flip(0), torch.zeros(16)], 1))
     state = torch.get_rng_state()
-    selector = Selector(il=online, k=4, seed=7)
+    selector = Selector(il=online, k=4, seed=7, check_batches=False)
     il_before = copy.deepcopy(model).eval()
     small = selector(target, large)
     losses = F.cross_entropy(il_before(large.x), large.y, reduction="none")
@@ -109,7 +109,7 @@ def test_identity_knows_the_models() -> None:
         Selector(il=OnlineModel(network()), k=1).identity(),
         Selector(il=OnlineModel(network(), lr=0.1), k=1).identity(),
         Selector(il=il, k=1, scorer=network()).identity(),
-        Selector(il=il, k=1, scorer=Fixed(TARGET)).identity(),
+        Selector(il=il, k=1, scorer=Fixed(TARGET), check_batches=False).identity(),
         Selector(il=il, k=1, scorer=OnlineModel(network())).identity(),
         Selector(il=il, k=1).identity(),
     ]

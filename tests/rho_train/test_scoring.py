@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from rho_train import (
     paper_mode,
     save_shards,
 )
+from rho_train.methods.classes import ClassQuota, Reducr
 from rho_train.methods.registry import names
 from rho_train.methods.sampling import Boltzmann
 from rho_train.optim import adamw
@@ -77,8 +79,8 @@ def test_micro_batches_select_the_same_with_fewer_rows_at_a_time(il: str) -> Non
                 assert one is two is None, name
         assert parts.invalid == whole.invalid, name
         if name != "uniform":
-            assert model.seen == [40], name
-            assert by_parts.seen == [16, 16, 8], name
+            assert model.seen == [40, 10], name
+            assert by_parts.seen == [16, 16, 8, 10], name
 
 
 def _tolerance(exact: bool) -> dict[str, float]:
@@ -106,7 +108,7 @@ def test_the_oldest_losses_are_refreshed_and_the_others_used_as_they_are() -> No
     assert history.step.tolist() == [2, 2, 1, 1, -1, -1]
     assert history.seen.tolist() == [3, 3, 3, 3, 0, 0]
     assert history.selected.tolist() == [0, 2, 1, 0, 0, 0]
-    assert model.seen == [2, 2, 2]
+    assert model.seen == [2, 1, 2, 2]  # the second is the check of the small batch
     assert selector.scored == 6
 
 
@@ -153,7 +155,7 @@ def test_images_are_scored_channels_last_and_returned_as_they_were() -> None:
     batch = Batch(torch.randn(6, 2, 3, 3), torch.zeros(6, dtype=torch.int64), torch.arange(6))
     selector = Selector(k=2, method="loss", scoring=Scoring(channels_last=True))
     small = selector(Probe(), batch)
-    assert seen == [True]
+    assert seen == [True, True]
     assert small.x.is_contiguous()
     assert torch.equal(small.x, batch.x[small.ids])
 
@@ -364,3 +366,45 @@ def test_what_cannot_work_is_refused() -> None:
     for make, error, message in REFUSED:
         with pytest.raises(error, match=message):
             make()
+
+
+DEFAULTS: dict[str, Any] = {
+    "micro-batches": {"scoring": Scoring(micro_batch=16)},
+    "refresh": {"scoring": Scoring(refresh=0.5)},
+    "losses": {"loss_fn": lambda model, b: F.cross_entropy(model(b.x), b.y, reduction="none")},
+    "classes": {"method": ClassQuota("rho", shares=(1, 2, 3, 2, 1))},
+    "reducr": {"method": Reducr(lr=1.0)},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Selector. examples without a usable score")
+def test_default_dtype_and_device_change_nothing() -> None:
+    model = nn.Sequential(nn.Linear(CLASSES, CLASSES), nn.Dropout(0.3))
+
+    def found() -> list[Any]:
+        values: list[Any] = []
+        for case in (*names(), *DEFAULTS):
+            options = {"il": TABLE, "k": 9, "seed": 1, "history": History(100)}
+            options |= copy.deepcopy(DEFAULTS[case]) if case in DEFAULTS else {"method": case}
+            selector = Selector(**options)
+            for _ in range(2):
+                values.append(selector(model, BATCH).ids.tolist())
+                last = selector.last
+                assert last is not None
+                values += [last.values.dtype, str(last.values.tolist())]
+                if last.losses is not None:
+                    values += [last.losses.dtype, str(last.losses.tolist())]
+            values += [f"{one.dtype} {one.tolist()}" for one in _columns(selector)]
+        return values
+
+    wanted = found()
+    try:
+        for dtype in (torch.float64, torch.bfloat16):
+            torch.set_default_dtype(dtype)
+            assert found() == wanted, dtype
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device("meta")
+        assert found() == wanted
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)

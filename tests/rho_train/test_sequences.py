@@ -127,7 +127,8 @@ def test_a_selector_selects_the_best_sequences(method: str, micro_batch: int | N
     assert set(small.ids.tolist()) == set(batch.ids[scores.topk(6).indices].tolist())
     assert small.y.shape == (6, T)
     assert torch.equal(torch.get_rng_state(), state)
-    assert model.widths == ([24] if micro_batch is None else [5, 5, 5, 5, 4])
+    # The last ones are the small batch, which is checked once.
+    assert model.widths == ([24, 6] if micro_batch is None else [5, 5, 5, 5, 4, 5, 1])
     assert selector.last is not None
     assert selector.last.losses is not None
     torch.testing.assert_close(selector.last.losses, ce.float(), equal_nan=True)
@@ -160,7 +161,7 @@ def test_old_losses_of_sequences_are_refreshed() -> None:
     options = Scoring(refresh=0.5)
     selector = Selector(il=IL, k=4, loss_fn=losses, scoring=options, history=history)
     first, second = selector(model, batch), selector(model, batch)
-    assert model.widths == [options.due(n)] * 2
+    assert model.widths == [options.due(n), 4, options.due(n)]
     excess = ce - IL.double()[batch.ids]
     # Now all losses are known, and the model has not moved.
     assert set(second.ids.tolist()) == set(batch.ids[excess.topk(4).indices].tolist())

@@ -66,9 +66,12 @@ class ClassQuota(Scored):
         # Rows by class, the best first: the rank within a class counts from where it begins.
         by_class = labels.argsort(stable=True)
         grouped = labels[by_class]
-        ranks = torch.arange(len(rows), device=device) - (counts.cumsum(0) - counts)[grouped]
+        ranks = (
+            torch.arange(len(rows), dtype=torch.int64, device=device)
+            - (counts.cumsum(0) - counts)[grouped]
+        )
         seats = torch.empty(len(rows), dtype=torch.float64, device=device)
-        seats[by_class] = (ranks + 0.5) / shares[grouped]
+        seats[by_class] = (ranks.double() + 0.5) / shares[grouped]
         # The rows are in the order of their scores, and a stable sort keeps it among equals.
         best = rows[seats.argsort(stable=True)[: context.k]]
         mask = torch.full_like(scores, -torch.inf).index_fill(0, best, 0)
@@ -138,8 +141,11 @@ class Reducr:
         self.weights = (weights.log() + self.lr * mean).softmax(0)
 
     def _weights(self, context: ScoringContext) -> Tensor:
-        equal = torch.full((context.classes,), 1.0 / context.classes)
-        return (equal if self.weights is None else self.weights).to(context.ids.device)
+        weights, device = self.weights, context.ids.device
+        if weights is not None:
+            return weights.to(device)
+        equal = 1.0 / context.classes
+        return torch.full((context.classes,), equal, dtype=torch.float32, device=device)
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the selection, the table as its SHA-256."""

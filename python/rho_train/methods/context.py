@@ -86,7 +86,9 @@ class InvalidCounter:
             # No shape may depend on what the device has found: the best example fills up.
             padding = selected.indices < 0
             self._empty = self._empty + padding[0]
-            best = torch.arange(len(padding), device=padding.device).masked_fill(padding, 0)
+            best = torch.arange(len(padding), dtype=torch.int64, device=padding.device).masked_fill(
+                padding, 0
+            )
             selected = selected.rows(best)
             selected = selected._replace(indices=selected.indices.clamp_min(0))
         if (step + 1) % every == 0 and (unread := self.read()) and not self._warned:
@@ -174,7 +176,9 @@ class ScoringContext:
     def fresh(self, rows: Tensor) -> Tensor:
         """Return which rows were scored in this step, not in an earlier one, bool (k,)."""
         scored = self.passes.rows
-        return torch.ones_like(rows, dtype=torch.bool) if scored is None else rows.isin(scored)
+        return (
+            torch.ones_like(rows, dtype=torch.bool) if scored is None else torch.isin(rows, scored)
+        )
 
     @property
     def classes(self) -> int:
@@ -274,7 +278,7 @@ class ScoringContext:
 
     def gumbel(self) -> Tensor:
         """Draw standard Gumbel noise, float32 (n,)."""
-        exponential = torch.empty(self.total, dtype=torch.float64)
+        exponential = torch.empty(self.total, dtype=torch.float64, device="cpu")
         exponential.exponential_(generator=self.generator)
         own = exponential[self.begin : self.begin + len(self.ids)]
         return -own.log().float().to(self.ids.device)
@@ -286,7 +290,7 @@ class ScoringContext:
     def _score_pieces(self, method: str) -> rho_ext.Scores:
         known, by_losses = self.passes.known, self.passes.forward_pass.loss_fn is not None
         if known is None:
-            losses, scores = torch.empty(2, len(self.ids), device=self.ids.device).unbind()
+            losses, scores = torch.empty_like(self.ids.expand(2, -1), dtype=torch.float32).unbind()
         else:
             losses = known.clone()
             scores = self._score_losses(method, losses, slice(None))

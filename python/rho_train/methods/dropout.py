@@ -65,8 +65,10 @@ class MonteCarlo:
 
     def __call__(self, context: ScoringContext) -> Selected:
         """Return the k rows with the highest score over the passes."""
-        p, conditional, loss = torch.zeros(3, device=context.ids.device).unbind()
-        seed = int(torch.randint(2**31, (), generator=context.generator))
+        p, conditional, loss = torch.zeros(
+            3, dtype=torch.float32, device=context.ids.device
+        ).unbind()
+        seed = int(torch.randint(2**31, (), generator=context.generator, device="cpu"))
         model = context.passes.module
         # In eval mode an encoder layer may take torch's fast path, which has no dropout.
         encoders = [one for one in model.modules() if isinstance(one, nn.TransformerEncoderLayer)]

@@ -31,7 +31,7 @@ def uniform(context: ScoringContext) -> Selected:
         tensor([0, 1, 2, 3])
     """
     usable = context.usable
-    order = torch.randperm(len(usable), generator=context.generator)[: context.k]
+    order = torch.randperm(len(usable), generator=context.generator, device="cpu")[: context.k]
     indices = usable[order.to(usable.device)]
     return Selected(torch.zeros_like(indices, dtype=torch.float32), indices, None)
 
@@ -134,6 +134,6 @@ class SelectiveBackprop:
         """Return the k rows with the highest log-probability after the noise."""
         losses = context.score("loss").scores
         ranked = losses[losses > -torch.inf].sort().values
-        cdf = torch.searchsorted(ranked, losses, right=True) / max(1, len(ranked))
+        cdf = torch.searchsorted(ranked, losses, right=True).float() / max(1, len(ranked))
         scores = self.power * cdf.log() + context.gumbel()
         return context.top(torch.where(losses.isnan(), torch.nan, scores))
