@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping
+import reprlib
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rho_train.batch import describe
 
@@ -94,3 +98,62 @@ def check_flags(where: str, flags: Mapping[str, Tensor], n: int) -> None:
             raise ValueError(
                 f"{where}: flags must be bool ({n},), by id, got {name!r}: {describe(flag)}"
             )
+
+
+def check_test(where: str, test: int, rows: int) -> None:
+    """Refuse a number of test rows that leaves no row for either part."""
+    if not 1 <= test < rows:
+        raise ValueError(f"{where}: test must lie in [1, {rows}), the number of rows, got {test}")
+
+
+def check_factory(where: str, make_model: object) -> None:
+    """Refuse what is no function of a seed, such as a model."""
+    got = f"a {type(make_model).__name__}"
+    if callable(make_model) and not isinstance(make_model, nn.Module):
+        try:
+            signature = inspect.signature(make_model)
+        except ValueError:
+            return  # some functions of C have none
+        try:
+            signature.bind(0)
+            return
+        except TypeError:
+            got = f"a function of {signature}"
+    raise TypeError(
+        f"{where}: make_model must be a function that builds a model from a seed, got {got}; pass "
+        "lambda seed: Model(...)"
+    )
+
+
+def build_model(where: str, make_model: Any, seed: int) -> nn.Module:
+    """Build a model from a seed, and refuse anything else that a function returns."""
+    check_factory(where, make_model)
+    model = make_model(seed)
+    if not isinstance(model, nn.Module):
+        got = type(model).__name__
+        raise TypeError(f"{where}: make_model must return an nn.Module, got {got}; return it")
+    return model
+
+
+def warn_of_classes(where: str, labels: Tensor, test_labels: Tensor, names: Sequence[str]) -> None:
+    """Warn of classes without training examples; negative labels are of none."""
+    train, test = (set(np.unique(part[part >= 0]).tolist()) for part in (labels, test_labels))
+    seen = train | test
+    count = len(names) or 1 + max(seen, default=-1)
+    if max(seen, default=-1) >= count:
+        raise ValueError(f"{where}: there are {count} names of classes, labels go to {max(seen)}")
+
+    def warn(found: Iterable[int], problem: str) -> None:
+        if classes := [names[c] if names else c for c in found]:
+            problem = problem.format(reprlib.repr(classes))
+            warnings.warn(f"{where}: {problem}", stacklevel=5)
+
+    only = sorted(test - train)
+    row = int((test_labels == only[0]).nonzero()[0]) if only else 0
+    fix = "shuffle the examples before they are split"
+    warn(only, f"only the test set has the classes {{}}, first in its example {row}; {fix}")
+    # Enough numbers for the first seven that are missing.
+    missing = (c for c in range(min(count, len(seen) + 7)) if c not in seen)
+    warn(missing, "the classes {} have no example; number the classes 0, 1, 2, ... without gaps")
+    if len(train) == 1:
+        warn(train, "all training examples are of one class, {}; there is nothing to learn")

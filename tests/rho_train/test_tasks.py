@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import zipfile
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -103,8 +105,8 @@ def test_bad_tables_are_refused(tmp_path: Path) -> None:
     nan = np.full((20, 4), np.nan)
     huge = np.concatenate([rows()["features"][:15], np.full((5, 4), 1e300)])
     for arrays, test, message in (
-        (rows(features=None), 5, r"lacks the array features \(it has: labels\)"),
-        (rows(features=None, labels=None), 5, r"features and labels \(it has: none\)"),
+        (rows(features=None), 5, r"lacks the array features, it has: labels\)"),
+        (rows(features=None, labels=None), 5, r"features and labels, it has: none\)"),
         (rows(features=np.zeros(20)), 5, r"numbers of shape \(n, d\), got float64 \(20,\)"),
         (rows(features=np.zeros((20, 2, 2))), 5, r"reshape each row"),
         (rows(features=np.zeros((20, 0))), 5, r"shape \(n, d\), got float64 \(20, 0\)"),
@@ -114,14 +116,34 @@ def test_bad_tables_are_refused(tmp_path: Path) -> None:
         (rows(features=huge), 5, "too large to standardise"),
         (rows(features=np.full((20, 4), {}, object)), 5, "not a readable .npz file of plain"),
         (rows(labels=np.zeros(19, int)), 5, r"integers of shape \(20,\), got int64 \(19,\)"),
-        (rows(labels=np.zeros(20)), 5, "labels must be integers .* got float64"),
-        (rows(labels=np.arange(20) - 1), 5, r"\[0, 20\), got -1 to 18"),
-        (rows(labels=np.arange(20) * 2), 5, r"\[0, 20\), got 0 to 38"),
+        (rows(labels=np.full(20, "a")), 5, r"labels must be integers .* got <U1"),
+        (rows(labels=np.arange(20) % 2 + 0.5), 5, r"\[0, 20\), got 0.5 in row 0"),
+        (rows(labels=np.full(20, np.nan)), 5, r"\[0, 20\), got nan in row 0"),
+        (rows(labels=np.arange(20) - 1), 5, r"\[0, 20\), got -1 in row 0"),
+        (rows(labels=np.arange(20) * 2), 5, r"\[0, 20\), got 20 in row 10"),
         (rows(), 20, r"test must lie in \[1, 20\), the number of rows, got 20"),
         (rows(), 0, r"test must lie in \[1, 20\), the number of rows, got 0"),
     ):
         with pytest.raises(ValueError, match=r"mine\.npz.*" + message):
             load(tmp_path, arrays, test)
+
+
+def test_labels_of_any_number_type_are_read_and_odd_classes_are_named(tmp_path: Path) -> None:
+    wanted = load(tmp_path, rows()).dataset().labels
+    for dtype in (">i4", ">f8", "f2", "u8", "i1"):
+        arrays = {name: array.astype(dtype) for name, array in rows().items()}
+        assert torch.equal(load(tmp_path, arrays).dataset().labels, wanted), dtype
+    for labels, warning in (
+        (np.arange(20) % 3 + 1, r"classes \[0\] have no example; number the classes 0, 1, 2"),
+        (np.arange(20) % 2 * 3, r"classes \[1, 2\] have no example"),
+        (
+            np.where(np.arange(20) < 17, np.arange(20) % 2, 2),
+            r"only the test set has the classes \[2\], first in its example 2; shuffle",
+        ),
+        (np.zeros(20), r"all training examples are of one class, \[0\]"),
+    ):
+        with pytest.warns(UserWarning, match=r"^Task mine: .*" + warning):
+            load(tmp_path, rows(labels=labels))
 
 
 def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
@@ -136,6 +158,11 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"mine\.npz is not a readable \.npz file"):
             table(path, 5)
+    with zipfile.ZipFile(path, "w") as raw:
+        raw.writestr("features", b"no array")
+        raw.writestr("labels", b"no array")
+    with pytest.raises(ValueError, match=r"mine\.npz is not .* \(a member is no \.npy array\)"):
+        table(path, 5)
     with pytest.raises(FileNotFoundError, match=r"no file .*other\.npz"):
         table(tmp_path / "other.npz", 5)
 
@@ -199,40 +226,88 @@ def test_texts_of_a_file(tmp_path: Path, ending: str) -> None:
     assert test_x.tolist() == [[2, 1, 0]]
     assert made.make_model(0)(train_x).shape == (3, 2)
     for options, message in (
-        ({"text": "text", "label": "stars"}, "no 'text' .*it has id, review, stars"),
-        ({"text": "review", "label": "label"}, "or no 'label'"),
+        ({"text": "text", "label": "stars"}, "'text' must .* the columns id, review, stars; fill"),
+        ({"text": "review", "label": "label"}, "'label' must be a text or a number, got None"),
         ({"text": "review", "label": "stars", "test": 4}, r"test must lie in \[1, 4\)"),
         ({"text": "review", "label": "stars", "min_count": 0}, "min_count must be at least 1"),
         ({"text": "review", "label": "stars", "max_len": 0}, "max_len must be at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
             text(path, **{"test": 1, **options})  # type: ignore[arg-type]
-    for pairs, message in (
-        (ROWS[1:3], "got 9, 10 without 10"),
-        ([ROWS[0]] * 3, "least two, got 10"),
+
+
+MARK, HEAD = b"\xef\xbb\xbf", b"text,label\n"
+FINE = HEAD + b"fine day,1\nbad day,0\nfine bad,1\n"
+JSON = b'{"text": "fine day", "label": 1.0}\n\n{"text": "bad", "label": 0}\n'
+TEXT_FILES: list[tuple[str, bytes, str]] = [
+    ("a.CSV", FINE, "0 1"),
+    ("a.csv", MARK + FINE, "0 1"),
+    ("a.csv", FINE.replace(b"\n", b"\r"), "0 1"),
+    ("a.csv", FINE.replace(b"\n", b"\r\n") + b"\r\n", "0 1"),
+    ("a.csv", FINE.replace(b",", b";"), "0 1"),
+    ("a.tsv", FINE.replace(b",", b"\t").replace(b"label", b'"label"'), "0 1"),
+    ("a.csv", HEAD + b"a,--1\nb,1\nc,\xc2\xb2\na,--1\nb,10\nc,9\nb,9\n", "1 \u00b2 9 10 --1"),
+    ("a.jsonl", MARK + JSON + JSON, "0 1"),
+    ("a.jsonl", b'{"text": "a\xe2\x80\xa8b", "label": true}\n' + JSON + JSON, "0 1 True"),
+    ("a.txt", FINE, r"must end in \.csv, \.tsv or \.jsonl \(one JSON"),
+    ("a.json", FINE, r"must end in \.csv, \.tsv or \.jsonl \(one JSON"),
+    ("a.csv", FINE.decode().encode("utf-16"), "line 1 has the byte 0xff, .* UTF-16.* as UTF-8"),
+    ("a.csv", FINE.decode().encode("utf-16-le"), "line 1 has the byte 0x00, .* as UTF-8"),
+    ("a.csv", FINE.replace(b"bad", b"b\xe9d"), r"line 3 has the byte 0xe9, .*Latin-1.* as UTF-8"),
+    ("a.csv", HEAD + b"fine,1,2\n", "line 2 has more columns than the header"),
+    ("a.csv", HEAD + b"fine\n", "line 2: 'label' must be a text or a number, got None; it has"),
+    ("a.csv", FINE.replace(b",", b":"), "'text' must .* got None; it has the columns text:label;"),
+    ("a.csv", b"text,label,label\nfine,1,2\n", "the header has a column twice: text, label, label"),
+    ("a.csv", HEAD + b'good,1\n"fine,1\n', "line 3: unexpected end of data; check its quot"),
+    ("a.csv", HEAD + b"a" * 200_000 + b",1\n", "line 2: field larger .*or write .jsonl"),
+    ("a.csv", b"", r"test must lie in \[1, 0\), the number of rows"),
+    (
+        "a.jsonl",
+        JSON + b'{"text"\n',
+        r"line 4 is no JSON object \(Expecting ':' delimiter\); w",
+    ),
+    ("a.jsonl", b"[1]\n", "line 1 is no JSON object"),
+    ("a.jsonl", b"[" * 200_000, "line 1 is no JSON object"),
+    ("a.jsonl", JSON + b'{"text": "a", "label": ["b"]}', r"line 4: 'label' must .* got \['b'\]"),
+    ("a.jsonl", b'{"text": "a", "label": NaN}', "line 1: 'label' must be .* got nan"),
+    ("a.jsonl", b'{"text": ["a", "b"], "label": 1}', r"line 1: 'text' must .* got \['a', 'b'\]"),
+]
+
+
+def read_texts(path: Path) -> str:
+    """The classes of a file, or the error."""
+    try:
+        return " ".join(text(path, 1, min_count=1).classes)
+    except ValueError as error:
+        return str(error)
+
+
+def test_files_of_texts_are_read_or_refused_with_the_line_and_the_fix(tmp_path: Path) -> None:
+    for name, content, wanted in TEXT_FILES:
+        path = tmp_path / name
+        path.write_bytes(content)
+        found = read_texts(path)
+        refused = found.startswith(f"text: {path}")
+        assert (re.search if refused else re.fullmatch)(wanted, found), (found, wanted)
+
+
+def test_labels_that_look_alike_are_sorted_by_value_and_named(tmp_path: Path) -> None:
+    labels = ["b", "01", "1", "2", "001", "b "] * 3
+    path = tmp_path / "a.csv"
+    path.write_bytes(HEAD + b"".join(f"a,{label}\n".encode() for label in labels))
+    with pytest.warns(UserWarning, match="different classes: '1', '01', '001'; 'b', 'b '; write"):
+        assert text(path, 1, min_count=1).classes == ("1", "01", "001", "2", "b", "b ")
+    path.write_bytes(HEAD + b"a,x\n" * 3 + b"a,y\na,z\n")
+    with (
+        pytest.warns(UserWarning, match=r"test set has the classes \['y', 'z'\], first in .* 0; s"),
+        pytest.warns(UserWarning, match=r"all training examples are of one class, \['x'\]"),
     ):
-        with pytest.raises(ValueError, match=message):
-            text(write_texts(path, pairs), 1, text="review", label="stars")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.csv", b"text,label\nfine,1,2\n", "line 2 has more columns than the header"),
-        ("a.csv", b"text,label\nfine\n", "line 2 has no 'text' or no 'label'"),
-        ("a.csv", b"text,label\n\xff,1\n", "can't decode byte"),
-        ("a.csv", b'text,label\n"fine,1\n', "unexpected end of data"),
-        ("a.jsonl", b'{"text": "fine", "label": 1}\n{"text"\n', "a.jsonl: Expecting"),
-        ("a.jsonl", b"[1]\n", "line 1 is no JSON object"),
-        ("a.txt", b"", "must end in .csv or .jsonl"),
-    ],
-)
-def test_bad_files_of_texts_are_refused(
-    tmp_path: Path, name: str, content: bytes, message: str
-) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        text(tmp_path / name, 1)
+        text(path, 2, min_count=1)
+    # Sets of texts have another order in every process: 15 labels are never sorted by chance.
+    names = [f"{'0' * zeros}{number}" for number in "123" for zeros in range(5)]
+    path.write_bytes(HEAD + "".join(f"a,{name}\n" for name in names[::-1] * 2).encode())
+    with pytest.warns(UserWarning, match="different classes"):
+        assert text(path, 15, min_count=1).classes == tuple(names)
 
 
 def paint(path: Path, colour: tuple[int, int, int]) -> None:

@@ -6,6 +6,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import TensorDataset
@@ -45,9 +46,9 @@ def letters(
     assert isinstance(clean.train, TensorDataset)
     x, y = clean.train.tensors
     # An example keeps its noise in every run and subset.
-    private = generator(seed, "uniform label noise")
-    hit = torch.randperm(len(y), generator=private)[: round(noise * len(y))]
-    labels = y.index_put((hit,), torch.randint(26, hit.shape, generator=private))
+    draw: Any = {"generator": generator(seed, "uniform label noise"), "dtype": torch.int64}
+    hit = torch.randperm(len(y), device="cpu", **draw)[: round(noise * len(y))]
+    labels = y.index_put((hit,), torch.randint(26, hit.shape, device="cpu", **draw))
     return replace(
         clean,
         name="Letter Recognition",

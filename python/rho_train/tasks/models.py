@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from rho_train.scoring import seeded
 
 _CPU = torch.device("cpu")
+_FLOAT: Any = {"device": _CPU, "dtype": torch.float32}  # whatever the defaults are
 
 
 class Pixels(nn.Module):
@@ -40,10 +42,10 @@ def mlp(
     with seeded(_CPU, seed):
         layers: list[nn.Module] = []
         for a, b in itertools.pairwise(sizes):
-            layers += [nn.Linear(a, b), nn.ReLU()]
+            layers += [nn.Linear(a, b, **_FLOAT), nn.ReLU()]
             if dropout > 0.0:
                 layers.append(nn.Dropout(dropout))
-        return nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
+        return nn.Sequential(*layers, nn.Linear(sizes[-1], classes, **_FLOAT))
 
 
 def cnn(
@@ -70,10 +72,14 @@ def cnn(
     with seeded(_CPU, seed):
         layers: list[nn.Module] = [Pixels()]
         for width in convolutions:
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [
+                nn.Conv2d(channels, width, 3, padding=1, **_FLOAT),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
             channels = width
-        layers += [nn.Flatten(), nn.Linear(channels * pixels, hidden), nn.ReLU()]
-        return nn.Sequential(*layers, nn.Linear(hidden, classes))
+        layers += [nn.Flatten(), nn.Linear(channels * pixels, hidden, **_FLOAT), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Linear(hidden, classes, **_FLOAT))
 
 
 def embedding_bag(
@@ -92,7 +98,7 @@ def embedding_bag(
     """
     check_widths(widths)
     with seeded(_CPU, seed):
-        bag = nn.EmbeddingBag(vocabulary, widths[0], mode="mean", padding_idx=0)
+        bag = nn.EmbeddingBag(vocabulary, widths[0], mode="mean", padding_idx=0, **_FLOAT)
         return nn.Sequential(bag, *mlp(widths[0], widths[1:], classes, seed=seed + 1))
 
 

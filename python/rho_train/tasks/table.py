@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from rho_train.checks import check_test
 from rho_train.tasks.models import mlp
 from rho_train.tasks.task import Task
 
@@ -52,20 +53,20 @@ def table(
     path = Path(path)
     features, labels = _read(path)
     try:
-        _check(features, labels, test)
+        numbers = _checked(features, labels)
+        check_test("table", test, len(numbers))
+        x, train = features.astype(np.float64), len(features) - test
+        mean, deviation = x[:train].mean(axis=0), x[:train].std(axis=0)
+        # Rounding leaves a constant feature a deviation of about 1e-17, not 0.
+        constant = x[:train].min(axis=0) == x[:train].max(axis=0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = ((x - mean) / np.where(constant, 1.0, deviation)).astype(np.float32)
+        if not np.isfinite(x).all():
+            raise ValueError("features are too large to standardise in float32; rescale them")
     except ValueError as error:
         raise ValueError(f"table: {path}: {error}") from error
-    x, train = features.astype(np.float64), len(features) - test
-    mean, deviation = x[:train].mean(axis=0), x[:train].std(axis=0)
-    # Rounding leaves a constant feature a deviation of about 1e-17, not 0.
-    constant = x[:train].min(axis=0) == x[:train].max(axis=0)
-    with np.errstate(over="ignore", invalid="ignore"):
-        x = ((x - mean) / np.where(constant, 1.0, deviation)).astype(np.float32)
-    if not np.isfinite(x).all():
-        problem = "features are too large to standardise in float32; rescale them"
-        raise ValueError(f"table: {path}: {problem}")
-    all_x, all_y = torch.from_numpy(x), torch.from_numpy(labels.astype(np.int64))
-    sizes, classes = x.shape[1], int(labels.max()) + 1
+    all_x, all_y = torch.from_numpy(x), torch.from_numpy(numbers)
+    sizes, classes = x.shape[1], int(numbers.max()) + 1
 
     def make(widths: Sequence[int], seed: int) -> nn.Module:
         return mlp(sizes, widths, classes, seed=seed, dropout=dropout)
@@ -82,36 +83,41 @@ def table(
 def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"table: there is no file {path}; check the path")
-    fix = "write it with np.savez(path, features=features, labels=labels)"
+    fix = "write it with np.savez(path, features=features, labels=labels), both of numbers"
+    wanted = ("features", "labels")
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            missing = " and ".join(sorted({"features", "labels"} - set(arrays)))
-            if not missing:
-                return arrays["features"], arrays["labels"]
+            missing = " and ".join(sorted(set(wanted) - set(arrays)))
             found = ", ".join(arrays) or "none"
+            features, labels = (None if missing else arrays[name] for name in wanted)
+        if missing:
+            raise ValueError(f"it lacks the array {missing}, it has: {found}")
+        if not isinstance(features, np.ndarray) or not isinstance(labels, np.ndarray):
+            raise ValueError("a member is no .npy array")
     except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as bad:
         raise ValueError(
             f"table: {path} is not a readable .npz file of plain arrays ({bad}); {fix}"
         ) from bad
-    raise ValueError(f"table: {path} lacks the array {missing} (it has: {found}); {fix}")
+    return features, labels
 
 
-def _check(features: npt.NDArray[Any], labels: npt.NDArray[Any], test: int) -> None:
+def _checked(features: npt.NDArray[Any], labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return the labels as integers, or refuse the arrays."""
     if features.ndim != 2 or 0 in features.shape or features.dtype.kind not in "biuf":
         got = f"{features.dtype} {features.shape}"
         fix = "reshape each row to one dimension"
         raise ValueError(f"features must be numbers of shape (n, d), got {got}; {fix}")
-    n = len(features)
-    number = "number the classes 0, 1, 2, ..."
-    if labels.shape != (n,) or labels.dtype.kind not in "iu":
+    n, number = len(features), "number the classes 0, 1, 2, ..."
+    if labels.shape != (n,) or labels.dtype.kind not in "biuf":
         got = f"{labels.dtype} {labels.shape}"
         raise ValueError(f"labels must be integers of shape ({n},), got {got}; {number}")
     finite = np.isfinite(features).all(axis=1)
     if not finite.all():
         row = int(np.argmin(finite))
         raise ValueError(f"features must be finite, row {row} is not; remove or fill such rows")
-    low, high = labels.min(), labels.max()
-    if low < 0 or high >= n:
-        raise ValueError(f"labels must be class indices in [0, {n}), got {low} to {high}; {number}")
-    if not 1 <= test < n:
-        raise ValueError(f"test must lie in [1, {n}), the number of rows, got {test}")
+    valid = (labels >= 0) & (labels < n) & (np.rint(labels) == labels)
+    if not valid.all():
+        row = int(np.argmin(valid))
+        got = f"got {labels[row]} in row {row}"
+        raise ValueError(f"labels must be class indices in [0, {n}), {got}; {number}")
+    return labels.astype(np.int64)

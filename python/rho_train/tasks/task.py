@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 from rho_train.batch import describe
 from rho_train.checkpoint import architecture_digest
-from rho_train.checks import check_flags
+from rho_train.checks import build_model, check_factory, check_flags, warn_of_classes
 from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.identity import digest
 from rho_train.il.checksums import input_checksums
@@ -48,8 +48,11 @@ class Task:
         description: one sentence under the title of a report.
         attribution: whom to name when results are shown.
 
+    Warns of classes without training examples.
+
     Raises:
         ValueError: labels, groups or flags do not have one value an example.
+        TypeError: a model is no function of a seed.
 
     Example:
         >>> import torch
@@ -76,23 +79,26 @@ class Task:
     attribution: str = ""
 
     def __post_init__(self) -> None:
-        n = len(self.dataset())
+        where, n, labels = f"Task {self.name}", len(self.dataset()), []
+        for make in (self.make_model, self.make_il_model or self.make_model):
+            check_factory(where, make)
         for option, data in (("labels", self.dataset()), ("test_labels", self.eval_set())):
             try:
-                _ = data.labels
+                labels.append(data.labels)
             except (TypeError, ValueError) as error:
-                raise type(error)(f"Task {self.name}: pass {option}=: {error}") from error
+                raise type(error)(f"{where}: pass {option}=: {error}") from error
         if not n or not len(self.eval_set()):
-            raise ValueError(f"Task {self.name}: train and test must have examples")
+            raise ValueError(f"{where}: train and test must have examples")
         groups = self.groups
         if groups is not None and not (
             isinstance(groups, Tensor) and groups.shape == (n,) and groups.dtype == torch.int64
         ):
+            got = describe(groups)
             raise ValueError(
-                f"Task {self.name}: groups must be int64 ({n},), one number an example, got "
-                f"{describe(groups)}"
+                f"{where}: groups must be int64 ({n},), one number an example, got {got}"
             )
-        check_flags(f"Task {self.name}", self.flags, n)
+        check_flags(where, self.flags, n)
+        warn_of_classes(where, labels[0], labels[1], self.classes)
 
     def dataset(self, rows: Tensor | None = None) -> IndexedDataset:
         """Return the training set with ids, or `rows`, int64 (m,), of it, which get ids from 0."""
@@ -102,9 +108,13 @@ class Task:
         """Return the test set, read as the training set is."""
         return self._indexed(self.test, self.test_labels, None)
 
+    def model(self, seed: int) -> nn.Module:
+        """Build the model that is trained."""
+        return build_model(f"Task {self.name}", self.make_model, seed)
+
     def il_model(self, seed: int) -> nn.Module:
         """Build the model of the irreducible losses."""
-        return (self.make_il_model or self.make_model)(seed)
+        return build_model(f"Task {self.name}", self.make_il_model or self.make_model, seed)
 
     @cached_property
     def data_identity(self) -> dict[str, Any]:
@@ -181,21 +191,18 @@ def load_task(source: TaskSource, options: Mapping[str, Any] | None = None, seed
 
 def _converted(where: str, value: Any, parameter: inspect.Parameter) -> Any:
     """Return the value of an option in the type of its default, or as a Path."""
-    wanted = type(parameter.default)
+    default, wanted = parameter.default, type(parameter.default)
     if isinstance(value, str) and "Path" in str(parameter.annotation):
         return Path(value)
-    if parameter.default in (None, parameter.empty) or isinstance(value, wanted):
-        if isinstance(value, bool) and wanted in (int, float):
-            raise ValueError(f"{where} must be a number, got {value}")
+    if default is None or default is parameter.empty:
         return value
-    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if (wanted is float and isinstance(value, int) and plain) or (wanted is str and plain):
-        return wanted(value)
-    if wanted is tuple and isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(value)
-    raise ValueError(
-        f"{where} must be {wanted.__name__}, as {parameter.default!r} is, got {value!r}"
-    )
+    accepted = {float: (float, int), str: (str, int, float), tuple: (tuple, list)}
+    if not isinstance(value, accepted.get(wanted, wanted)) or (
+        isinstance(value, bool) and wanted is not bool
+    ):
+        got = f"as {default!r} is, got {value!r}"
+        raise ValueError(f"{where} must be {wanted.__name__}, {got}")
+    return value if isinstance(value, wanted) else wanted(value)
 
 
 def plain_options(source: TaskSource, options: Mapping[str, Any]) -> dict[str, str]:

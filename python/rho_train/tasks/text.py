@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
+import reprlib
+import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from rho_train.checks import check_test
 from rho_train.tasks.models import embedding_bag
 from rho_train.tasks.task import Task
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 
 def words_of(text: str) -> list[str]:
@@ -43,11 +53,11 @@ def token_ids(texts: Sequence[str], words: Mapping[str, int], max_len: int) -> T
     """Return the ids of the first `max_len` words of each text, int64 (n, max_len)."""
     if max_len < 1:
         raise ValueError(f"text: max_len must be at least 1, got {max_len}")
-    ids = torch.zeros(len(texts), max_len, dtype=torch.int64)
+    ids = np.zeros((len(texts), max_len), np.int64)
     for row, text in enumerate(texts):
         found = [words.get(word, 1) for word in words_of(text)[:max_len]]
-        ids[row, : len(found)] = torch.tensor(found, dtype=torch.int64)
-    return ids
+        ids[row, : len(found)] = found
+    return torch.from_numpy(ids)
 
 
 def text(
@@ -60,7 +70,10 @@ def text(
     hidden: Sequence[int] = (64,),
     il_hidden: Sequence[int] = (),
 ) -> Task:
-    """Make a task from a CSV file with a header, or from lines of JSON (.jsonl), in UTF-8.
+    """Make a task from a .csv or .tsv file with a header, or from lines of JSON (.jsonl), in UTF-8.
+
+    Columns are separated by whichever of comma, tab, semicolon and bar gives the header its names.
+    Classes are in the order of numbers, then of the alphabet.
 
     Args:
         path: of the file.
@@ -74,8 +87,8 @@ def text(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is neither .csv nor .jsonl, damaged, lacks a column, has a row without text
-            or label, or `test` leaves no row; a class occurs in the test set alone.
+        ValueError: it is of another kind or encoding, damaged, lacks a column, has a row without
+            text or label, or `test` leaves no row; the message names the line and the fix.
 
     Example:
         >>> import tempfile
@@ -86,21 +99,19 @@ def text(
     """
     path = Path(path)
     rows = _read(path, text, label)
-    if not 1 <= test < len(rows):
-        limit = f"[1, {len(rows)}), the number of rows"
-        raise ValueError(f"text: {path}: test must lie in {limit}, got {test}")
+    check_test(f"text: {path}", test, len(rows))
     train, n = rows[:-test], len(rows) - test
-    classes = sorted({label for _, label in rows}, key=_order)
-    missing = set(classes) - {label for _, label in train}
-    if len(classes) < 2 or missing:
-        got = ", ".join(classes) + (f" without {', '.join(missing)}" if missing else "")
-        raise ValueError(
-            f"text: {path}: the training part must have all classes and at least two, got {got}"
+    classes = sorted({label for _, label in rows}, key=lambda name: (*_value(name), name))
+    alike = [list(names) for _, names in groupby(classes, lambda name: _value(name)[:2])]
+    if pairs := [", ".join(map(repr, names)) for names in alike if len(names) > 1]:
+        differ = "labels that differ in spaces or leading zeros alone are different classes"
+        warnings.warn(
+            f"text: {path}: {differ}: {'; '.join(pairs)}; write each class in one way", stacklevel=2
         )
     words = vocabulary((text for text, _ in train), min_count)
     x = token_ids([text for text, _ in rows], words, max_len)
     number = {label: i for i, label in enumerate(classes)}
-    y = torch.tensor([number[label] for _, label in rows])
+    y = torch.tensor([number[label] for _, label in rows], dtype=torch.int64, device="cpu")
     sizes = len(words), len(classes)
     return Task(
         name=path.stem,
@@ -113,41 +124,79 @@ def text(
     )
 
 
-def _order(label: str) -> tuple[int, int, str]:
-    """Sort numbers as numbers, before names."""
-    return (0, int(label), "") if label.lstrip("-").isdecimal() else (1, 0, label)
+def _value(label: str) -> tuple[Decimal, str, int]:
+    """Return what sorts labels: the number that one says, or else its text; then its length."""
+    plain = unicodedata.normalize("NFKC", label).strip()
+    number = bool(_NUMBER.fullmatch(plain))
+    return Decimal(plain if number else "Infinity"), "" if number else plain, len(label)
 
 
 def _read(path: Path, text: str, label: str) -> list[tuple[str, str]]:
+    """Read the texts and labels of a file."""
     if not path.is_file():
         raise FileNotFoundError(f"text: there is no file {path}; check the path")
-    if path.suffix not in (".csv", ".jsonl"):
-        raise ValueError(f"text: {path} must end in .csv or .jsonl")
+    read = {".csv": _csv_rows, ".tsv": _csv_rows, ".jsonl": _json_rows}.get(path.suffix.lower())
+    if read is None:
+        raise ValueError(f"text: {path} must end in .csv, .tsv or .jsonl (one JSON object a line)")
     rows: list[tuple[str, str]] = []
     try:
-        for line, row in _rows(path):
-            if any(row.get(column) in (None, "") for column in (text, label)):
-                has = ", ".join(map(str, row)) or "nothing"
-                raise ValueError(
-                    f"line {line} has no {text!r} or no {label!r} (it has {has}); name the columns"
-                )
-            rows.append((str(row[text]), str(row[label])))
-    except (ValueError, csv.Error) as error:
+        for line, row in read(_decoded(path.read_bytes()), (text, label)):
+            for column in (text, label):
+                value = row.get(column)
+                if not isinstance(value, (str, int, float)) or value == "" or value != value:
+                    raise ValueError(
+                        f"line {line}: {column!r} must be a text or a number, got "
+                        f"{reprlib.repr(value)}; it has the columns {', '.join(map(str, row))}; "
+                        "fill it, or name the columns by text= and label="
+                    )
+            name = row[label]
+            whole = isinstance(name, float) and name.is_integer()  # 1.0 is the class 1
+            rows.append((str(row[text]), str(int(name) if whole else name)))
+    except ValueError as error:
         raise ValueError(f"text: {path}: {error}") from error
     return rows
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    with open(path, encoding="utf-8", newline="") as file:
-        if path.suffix == ".csv":
-            reader = csv.DictReader(file, strict=True)
-            for row in reader:
-                if None in row:
-                    raise ValueError(f"line {reader.line_num} has more columns than the header")
-                yield reader.line_num, dict(row)
-            return
-        for number, line in enumerate(file, start=1):
-            found = json.loads(line) if line.strip() else {}
-            if not isinstance(found, dict):
-                raise ValueError(f"line {number} is no JSON object")
-            yield number, found
+def _decoded(content: bytes) -> str:
+    """Decode UTF-8, with a byte order mark or without."""
+    text = content.decode("utf-8-sig", errors="surrogateescape")
+    if bad := re.search("[\0\udc80-\udcff]", text):
+        line = text.count("\n", 0, bad.start()) + 1
+        raise ValueError(
+            f"line {line} has the byte 0x{ord(bad[0]) & 255:02x}, which is no UTF-8 text (Latin-1? "
+            "UTF-16?); save the file as UTF-8"
+        )
+    return text
+
+
+def _csv_rows(content: str, columns: tuple[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield rows, separated by what gives the header the names of the columns."""
+    header = content[: re.search(r"[\r\n]|$", content).start()]  # type: ignore[union-attr]
+    fits = (c for c in ",\t;|" if set(columns) <= {name.strip('"') for name in header.split(c)})
+    delimiter = next(fits, ",")
+    file = io.StringIO(content, newline="")
+    reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+    try:
+        for row in reader:
+            if None in row:
+                raise ValueError(f"line {reader.line_num} has more columns than the header")
+            yield reader.line_num, row
+    except csv.Error as error:
+        fix = "check its quotation marks, or write .jsonl"
+        raise ValueError(f"line {reader.reader.line_num}: {error}; {fix}") from error
+    names = list(reader.fieldnames or ())
+    if any(names.count(column) > 1 for column in columns):
+        raise ValueError(f"the header has a column twice: {', '.join(names)}; rename one")
+
+
+def _json_rows(content: str, _: tuple[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the objects, one a line."""
+    for number, line in enumerate(content.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, dict(json.loads(line))
+            except (ValueError, TypeError, RecursionError) as error:
+                what = str(error).partition(": line")[0]
+                raise ValueError(
+                    f"line {number} is no JSON object ({what}); write one a line"
+                ) from error
