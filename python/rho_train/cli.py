@@ -151,9 +151,9 @@ def plan(
         train: how the target is trained; large_batch is not used.
     """
     made = load_task(task, task_options)
-    small = load_task(task, {**(task_options or {}), **proxy}).make_model(0) if proxy else None
+    small = load_task(task, {**(task_options or {}), **proxy}).model(0) if proxy else None
     found = measure(
-        made.make_model(0),
+        made.model(0),
         made.dataset(),
         batch=train.batch,
         ratios=ratios,

@@ -184,7 +184,7 @@ def _plan(spec: Spec, out: Path, where: Where) -> tuple[list[Job], dict[str, Any
                     f"variant {variant.name}: its task options change the training data; give "
                     "them to all variants"
                 )
-            model = data.task.make_model(seed)
+            model = data.task.model(seed)
             _check_run(variant, own, data, model)
             if seed == spec.seeds[0]:
                 # By the data of the first seed: one name for all seeds.
@@ -247,7 +247,7 @@ def _identity(spec: Spec, task: Task) -> dict[str, Any]:
         "data": task.data_identity,
         "task_options": plain_options(spec.task, spec.task_options),
         "validation": spec.validation,
-        "model": model_identity(task.make_model(0)),
+        "model": model_identity(task.model(0)),
         "il_model": model_identity(task.il_model(0)),
         "scoring": asdict(spec.scoring),
         "train": asdict(spec.train),

@@ -276,6 +276,21 @@ def by_holdout(ids: Any = FIRST, labels: Tensor = Y) -> object:
             "make_model must build a new model for every fold, got the same one twice",
         ),
         (
+            lambda: crossfit_il(SAME, data(), 2, ILRecipe(epochs=1)),  # type: ignore[arg-type]
+            TypeError,
+            "crossfit_il: make_model must be a function that builds a model .* a Linear; pass lam",
+        ),
+        (
+            lambda: holdout_il(lambda: SAME, data(), FIRST, ILRecipe(epochs=1)),  # type: ignore[arg-type]
+            TypeError,
+            r"holdout_il: make_model must be .* from a seed, got a function of \(\); pass",
+        ),
+        (
+            lambda: crossfit_il(lambda seed: None, data(), 2, ILRecipe(epochs=1)),  # type: ignore[arg-type,return-value]
+            TypeError,
+            "make_model must return an nn.Module, got NoneType; return it",
+        ),
+        (
             lambda: pretrained_il(nn.Linear(5, 2), data()),
             IndexError,
             r"pretrained_il: labels must lie in \[0, 2\).*66 others, the first is 2 of id 2",

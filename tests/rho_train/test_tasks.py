@@ -471,9 +471,15 @@ def test_a_task_that_does_not_fit_itself_is_refused() -> None:
         ({"flags": {"noisy": torch.zeros(12)}}, r"flags must be bool .* float32 tensor \(12,\)"),
         ({"labels": Y[:3]}, r"of shape \(12,\)"),
         ({"test": TensorDataset(X[:0], Y[:0])}, "train and test must have examples"),
+        ({"classes": ["one"]}, "Task t: there are 1 names of classes, labels go to 1"),
+        ({"make_model": nn.Linear(3, 2)}, "Task t: make_model must be .* seed, got a Linear; pass"),
+        ({"make_il_model": lambda: nn.ReLU()}, r"got a function of \(\); pass lambda seed: Model"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, TypeError), match=message):
             Task(**options | changes)
+    for make in ("model", "il_model"):
+        with pytest.raises(TypeError, match="Task t: make_model must return an nn.Module, got str"):
+            getattr(Task(**options | {"make_model": lambda seed: "model"}), make)(0)
 
 
 def test_data_are_told_apart_by_their_content() -> None:

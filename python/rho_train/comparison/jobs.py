@@ -158,7 +158,7 @@ class Run:
             ids = store.known.nonzero().flatten()
         if store is not None and variant.keep < 1.0:
             ids = store.lowest(variant.keep, ids)
-        model = task.make_model(seed)
+        model = task.model(seed)
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "origin.json").exists():
             sizes: dict[str, dict[str, float]] = {"model": {**_size(model, data)}}

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rho_train.checks import check_ids
+from rho_train.checks import build_model, check_ids
 from rho_train.dataset import IndexedDataset, check_indexed
 from rho_train.distributed import rank_and_world
 from rho_train.dry_run import dry_run
@@ -200,7 +200,7 @@ def _by_folds(
 
     def fit(index: int, on_step: OnStep) -> tuple[nn.Module, ILFit]:
         nonlocal latest
-        model = make_model(recipe.seed + index)
+        model = build_model(folder.where, make_model, recipe.seed + index)
         if latest is not None and latest[0] != index and latest[1] is model:
             raise ValueError(
                 "make_model must build a new model for every fold, got the same one twice"
