@@ -15,14 +15,12 @@ from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.history import History
 from rho_train.il import (
     ILRecipe,
-    ILShards,
     ILStore,
     average_il,
     crossfit_il,
     holdout_il,
     input_checksums,
     pretrained_il,
-    save_shards,
     score_examples,
 )
 from rho_train.loader_check import check_loader
@@ -42,7 +40,6 @@ __all__ = [
     "Batch",
     "History",
     "ILRecipe",
-    "ILShards",
     "ILStore",
     "IndexedDataset",
     "JobsFailed",
@@ -67,7 +64,6 @@ __all__ = [
     "plan",
     "pretrained_il",
     "register",
-    "save_shards",
     "score_examples",
     "sequence_losses",
 ]

@@ -6,23 +6,26 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch.distributed as dist
 from tqdm.auto import tqdm
 
 from rho_train.comparison.data import SeedData
-from rho_train.comparison.jobs import compute_il, il_identity, il_steps, open_store
+from rho_train.comparison.jobs import compute_il, il_identity, il_steps
 from rho_train.comparison.spec import Spec, Variant
 from rho_train.dataset import IndexedDataset
-from rho_train.il import ILRecipe, average_il, save_shards
-from rho_train.report.il_page import format_losses, numbers, summarize_losses, write_losses_page
+from rho_train.il import ILRecipe, ILStore, average_il
 from rho_train.run_folder import RunFolder
 from rho_train.tasks.task import load_task
+
+_QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+_BARS, _WIDTH = 20, 40
+_SHOWN = 0.995  # the share of the examples that the bars show one by one
 
 
 def compute(
@@ -60,11 +63,13 @@ def compute(
     spec = Spec(task, (variant,), (seed,), "il", options, il=recipe, holdout=holdout, folds=folds)
     data = SeedData.make(spec, seed)
     made_from = {"seed": seed, "seeds": seeds, **il_identity(spec, data, kind)}
+    target = out.resolve()  # through a link, also one to a file that is not there yet
+    work = target.with_name(f"{target.name}.unfinished")
     if out.exists():
         _check_same(out, data.dataset, made_from)
+        shutil.rmtree(work, ignore_errors=True)  # of a run that was killed at its end
         print(f"{out} is there already")
         return
-    work = out.with_name(f"{out.name}.unfinished")
     steps = seeds * il_steps(spec, kind, len(data.dataset))
     with (
         _ranks() as rank,
@@ -77,8 +82,8 @@ def compute(
 
         folder = RunFolder(work, where="il compute", on_step=on_step)
         # The first rank holds the folder for all.
-        lock = folder.lock("wait for it, or choose another --out") if rank == 0 else nullcontext()
-        with lock, folder.stopping_on_signals():
+        held = folder.lock("wait for it, or choose another --out")
+        with held if rank == 0 else nullcontext(), folder.stopping_on_signals():
             found = [
                 compute_il(spec, data, kind, seed + i, work / f"seed-{i}", folder.step)
                 for i in range(seeds)
@@ -87,25 +92,24 @@ def compute(
             if rank == 0:
                 config = {"task": task, "options": options, **made_from}
                 info = {**store.info, "config": json.dumps(config, default=str)}
-                written = replace(store, info=info)
+                written = store.replace(info=info)
                 # Written where the rest of the work is: a kill leaves nothing beside the store.
                 unnamed = work / "store"
                 shutil.rmtree(unnamed, ignore_errors=True)
-                if rows_a_file:
-                    save_shards(written, unnamed, rows_a_file)
-                else:
-                    written.save(unnamed)
-                os.replace(unnamed, out)
+                written.save(unnamed, rows_a_file)
+                os.replace(unnamed, target)
     if rank == 0:  # and no other rank reads there any more
-        shutil.rmtree(work)
-        print(numbers(summarize_losses(store)))
+        shutil.rmtree(work, ignore_errors=True)
+        print(_numbers(store))
         print(f"store: {out}")
 
 
 def _check_same(path: Path, dataset: IndexedDataset, wanted: dict[str, Any]) -> None:
-    """Refuse a store of other data, or one that was made from something else."""
+    """Refuse a damaged store, one of other data, or one that was made from something else."""
     try:
-        found = json.loads(open_store(path, dataset).info.get("config", "{}"))
+        store = ILStore.load(path, dataset)
+        store.check()
+        found = _config(store)
         differing = "; ".join(
             f"{key}: store has {found[key]}, wanted {value}"
             for key, value in wanted.items()
@@ -120,19 +124,71 @@ def _check_same(path: Path, dataset: IndexedDataset, wanted: dict[str, Any]) -> 
         raise ValueError(f"{path} is there already: {error}") from error
 
 
-def inspect(path: Path, extremes: int = 10, out: Path | None = None) -> None:
+def _config(store: ILStore) -> dict[str, Any]:
+    """Return the settings of `il compute`; a store that it did not make has none."""
+    text = store.info.get("config", "{}")
+    with suppress(ValueError, RecursionError):
+        found = json.loads(text)
+        if isinstance(found, dict) and isinstance(found.get("options", {}), dict):
+            return found
+    raise ValueError(
+        f"the config in the info of a store must be the JSON of its settings, got {text[:40]!r}; "
+        "leave it out of a store of your own"
+    )
+
+
+def inspect(path: Path, extremes: int = 10) -> None:
     """Show the distribution of a store and its extreme examples.
 
     Args:
         path: the store, a file or a folder of shards.
         extremes: how many of the highest and of the lowest irreducible losses are listed.
-        out: write the same as a page there, for example il.html.
     """
-    summary = summarize_losses(open_store(path), extremes)
-    print(format_losses(summary))
-    if out is not None:
-        write_losses_page(summary, path.name, out)
-        print(f"page: {out}")
+    store = ILStore.load(path)
+    print(_numbers(store))
+    il = store.il.numpy()
+    known = il[~np.isnan(il)]
+    count = min(max(extremes, 0), len(known))
+    if len(known):
+        print(_bars(known))
+    for title, sign in (("highest", -1), ("lowest", 1)) if count else ():
+        # Sorting the whole table would take the memory of four.
+        limit = np.partition(sign * known, count - 1)[count - 1]
+        ids = np.flatnonzero(sign * il <= limit)
+        print(f"\n{title}")
+        for id in ids[np.argsort(sign * il[ids], kind="stable")][:count].tolist():
+            fold = "" if store.fold is None else f"  fold {store.fold[id]}"
+            print(f"  id {id:<12} {il[id]:10.4f}{fold}")
+    compared = f"{len(store.input_checksums)} examples, whose inputs a data set must have"
+    inputs = compared if store.input_checksums else "none, inputs are not compared"
+    print("", *(f"{k}: {v}" for k, v in sorted({**store.info, "inputs": inputs}.items())), sep="\n")
+
+
+def _numbers(store: ILStore) -> str:
+    """Return how many examples have an IL, their mean and quantiles, in two lines."""
+    il, n = store.il[store.known].numpy(), len(store)
+    share = len(il) / n if n else 0.0
+    known = f"{len(il):,} of {n:,} examples have an irreducible loss ({share:.1%})"
+    if not len(il):
+        return known
+    values = np.quantile(il, _QUANTILES, method="nearest")
+    quantiles = ", ".join(
+        f"{q:.0%} {value:.4f}" for q, value in zip(_QUANTILES, values, strict=True)
+    )
+    return f"{known}\nmean {il.mean(dtype=np.float64):.4f} nats; quantiles: {quantiles}"
+
+
+def _bars(il: npt.NDArray[np.float32]) -> str:
+    """Return a histogram, whose last bar takes what is higher."""
+    low, high = np.float64(il.min()), np.float64(np.quantile(il, _SHOWN, method="nearest"))
+    counts, edges = np.histogram(il.clip(max=high), _BARS, (low, high))
+    lines = [""]
+    for i, (edge, count) in enumerate(zip(edges, counts, strict=False)):
+        label = f"{'≥ ' if i == _BARS - 1 else ''}{edge:.4f}"
+        lines.append(
+            f"{label:>12}  {'█' * round(_WIDTH * count / counts.max()):<{_WIDTH}} {count:,}"
+        )
+    return "\n".join(lines)
 
 
 def verify(
@@ -150,15 +206,15 @@ def verify(
             --task.path where the file lies now.
         labels: an .npy file with the labels of all examples, for any store.
     """
-    store = open_store(path)
+    store = ILStore.load(path)
     store.check()
-    print(f"content: {len(store.il):,} rows as they were written")
+    print(f"content: {len(store):,} rows as they were written")
     known = int(store.known.sum())
-    print(f"known: {known:,} of {len(store.il):,} ({known / len(store.il):.1%})")
-    config = json.loads(store.info.get("config", "{}"))
+    print(f"known: {known:,} of {len(store):,} ({known / max(len(store), 1):.1%})")
+    config = _config(store)
     source = task or config.get("task", "")
     if labels is not None:
-        replace(store, input_checksums=()).verify(_labelled(labels))
+        store.replace(input_checksums=()).verify(_labelled(labels))
         print("data: count, labels and ids are those that it was made for; inputs not compared")
     elif not source:
         print("data: not compared; give --task or --labels")

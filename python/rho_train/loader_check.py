@@ -12,12 +12,11 @@ from torch.utils.data import DataLoader
 
 from rho_train.batch import Fields, describe, split
 from rho_train.dataset import check_indexed, check_map_style, indexed_inside
-from rho_train.il.shards import ILShards
 from rho_train.il.store import ILStore
 from rho_train.rng import global_seed
 
 
-def check_loader(loader: DataLoader[Any], store: ILStore | ILShards | None = None) -> None:
+def check_loader(loader: DataLoader[Any], store: ILStore | None = None) -> None:
     """Follow the ids of a first batch through a DataLoader, and name the step that loses them.
 
     For loops of your own, once before training; `Trainer` needs no such check. The random states

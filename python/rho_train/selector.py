@@ -14,7 +14,6 @@ from rho_train.checks import check_rows
 from rho_train.global_scope import Scope, global_position, select_globally
 from rho_train.history import History
 from rho_train.identity import identity_of
-from rho_train.il.shards import ILShards
 from rho_train.il.store import ILStore
 from rho_train.methods import registry
 from rho_train.methods.context import InvalidCounter, Method, ScoringContext, Selected
@@ -36,7 +35,7 @@ from rho_train.selection import LastSelection, PendingSelection
 from rho_train.selector_checks import check_batch, check_method, check_options, il_table
 
 T = TypeVar("T")
-ILSource = ILStore | ILShards | Tensor | OnlineModel
+ILSource = ILStore | Tensor | OnlineModel
 """Sources of irreducible losses that `Selector(il=...)` takes."""
 
 _COUNTERS = ("steps", "scored", "selected", "invalid", "seconds", "score_seconds")
@@ -51,8 +50,9 @@ class Selector:
     as they were. The settings cannot be changed later.
 
     Args:
-        il: irreducible losses by id: an ILStore, ILShards (read for every large batch) or a tensor
-            (N,); or an OnlineModel, which computes them. For methods with IL in their formula.
+        il: irreducible losses by id: an ILStore (one in several files is read for every large
+            batch) or a tensor (N,); or an OnlineModel, which computes them. For methods with IL in
+            their formula.
         ratio: share of the large batch, in (0, 1], or a schedule: k = max(1, round(ratio * n)).
         k: number of examples to select; give either `ratio` or `k`.
         method: a name of `rho_train.methods.names()`, an object from `rho_train.methods`, or a
@@ -316,7 +316,7 @@ class Selector:
 
     def _fixed_il(self, ids: Tensor) -> tuple[Tensor | None, bool]:
         """Return the `il` of `rho_ext.select`, and whether it has one value a row."""
-        if isinstance(self.il, ILShards):
+        if isinstance(self.il, ILStore) and self._il_table is None:
             return self.il.gather(ids).to(ids.device), True
         if self._il_table is not None and self._il_table.device != ids.device:
             self._il_table = self._il_table.to(ids.device)
@@ -325,7 +325,7 @@ class Selector:
     def _check_labels(self, context: ScoringContext) -> None:
         """Compare the labels of the large batch with those that the store was made for."""
         labels = context.labels
-        if isinstance(self.il, (ILStore, ILShards)) and labels.ndim == 1:
+        if isinstance(self.il, ILStore) and labels.ndim == 1:
             used = ~context.ignored
             self.il.check_labels(context.ids[used].cpu(), labels[used].cpu())
         self._label_checks -= 1
@@ -336,8 +336,7 @@ class Selector:
         settings = {name: identity_of(getattr(self, name)) for name in deciding}
         il = self.il if self._il_table is None else self._il_table
         # The values alone decide, whatever else the files say.
-        shards = [one.sha256 for one in il.shards] if isinstance(il, ILShards) else None
-        return {**settings, "il": shards or identity_of(il)}
+        return {**settings, "il": il.sha256 if isinstance(il, ILStore) else identity_of(il)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counters, the seconds spent and what methods and models have learnt."""

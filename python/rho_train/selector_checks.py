@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from rho_train.batch import Fields, describe
 from rho_train.checks import check_counts
 from rho_train.history import History
-from rho_train.il.shards import ILShards
 from rho_train.il.store import ILStore
 from rho_train.online import OnlineModel
 from rho_train.schedules import Schedule, UniformPhases, values_of
@@ -82,7 +81,7 @@ def check_method(selector: Selector, found: object) -> None:
                 f"Selector: loss_fn= gives losses alone, and {method} needs "
                 f"{' and '.join(sorted(missing))}; choose a method of losses, as rho or loss"
             )
-    if smoothing and "il" in needs and isinstance(il, (ILStore, ILShards)):
+    if smoothing and "il" in needs and isinstance(il, ILStore):
         # Examples learnt as well as smoothing lets them be would come before others.
         raise ValueError(
             f"Selector: label_smoothing = {smoothing}, and the losses in the store are without; "
@@ -119,12 +118,12 @@ def _check_global(selector: Selector, pointwise: bool) -> None:
 
 def il_table(il: object) -> Tensor | None:
     """Return the table by id of `Selector(il=...)`, (N,); None where there is none."""
-    if il is None or isinstance(il, (ILShards, OnlineModel)):
+    table = il.table if isinstance(il, ILStore) else il
+    if table is None or isinstance(table, OnlineModel):
         return None
-    table = il.il if isinstance(il, ILStore) else il
     if not isinstance(table, Tensor):
         raise TypeError(
-            "Selector: il must be an ILStore, ILShards, a tensor (N,) or an OnlineModel, got "
+            "Selector: il must be an ILStore, a tensor (N,) or an OnlineModel, got "
             f"{type(il).__name__}; a file is read with ILStore.load(path, dataset)"
         )
     if table.ndim != 1 or table.dtype not in (torch.float32, torch.float16, torch.bfloat16):

@@ -238,9 +238,9 @@ def test_a_store_is_checked_before_it_is_measured(
     assert [(row["layout"], row["what"]) for row in rows] == [
         (layout, what)
         for layout in ("file", "shards")
-        for what in ("save", "open", "4096 ids", "check")
+        for what in ("save", "open", "first 4096 ids", "4096 ids", "check")
     ]
-    monkeypatch.setattr(bench.ILShards, "gather", lambda self, ids: torch.zeros(len(ids)))
+    monkeypatch.setattr(bench.ILStore, "gather", lambda self, ids: torch.zeros(len(ids)))
     with pytest.raises(module("common").BenchmarkFailed, match="shards: the store gives other"):
         bench.main([*options, "--providers=shards"])
 

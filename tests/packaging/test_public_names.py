@@ -13,10 +13,10 @@ RHO_EXT = """
     Scores Selection build_info reference score select use_il workspace
 """
 RHO_TRAIN = """
-    AsyncSelector Batch History ILRecipe ILShards ILStore IndexedDataset JobsFailed
+    AsyncSelector Batch History ILRecipe ILStore IndexedDataset JobsFailed
     LargeBatchSampler OnlineModel Scoring Selector Stopped Task TrainConfig Trainer Variant
     average_il check_loader compare crossfit_il fingerprint holdout_il input_checksums loader
-    paper_mode plan pretrained_il register save_shards score_examples sequence_losses
+    paper_mode plan pretrained_il register score_examples sequence_losses
 """
 
 

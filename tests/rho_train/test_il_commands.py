@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,6 @@ from torch.utils.data import TensorDataset
 
 from rho_train import ILStore, IndexedDataset, fingerprint, input_checksums
 from rho_train.cli import main
-from rho_train.report.il_page import format_losses, summarize_losses, write_losses_page
 
 from .command import records, run, train_arguments
 
@@ -103,11 +102,6 @@ def test_a_store_of_changed_data_is_refused(
     assert re.search(r"il\.safetensors: .*other inputs: \d+ of 64", capfd.readouterr().err)
     assert main(["il", "verify", str(path), f"--task.path={table}"]) == 1
     assert "count and labels agree, so examples changed places" in capfd.readouterr().err
-    damaged = bytearray(path.read_bytes())
-    damaged[-5] ^= 1
-    path.write_bytes(damaged)
-    assert main(["il", "verify", str(path), f"--task.path={table}"]) == 1
-    assert "do not match the checksum" in capfd.readouterr().err
 
 
 @pytest.mark.slow
@@ -149,62 +143,109 @@ def test_ctrl_c_leaves_work_that_goes_on(tmp_path: Path, table: Path) -> None:
     assert not work.exists()
 
 
-def test_inspect_draws_the_distribution_and_lists_the_extreme_points(
+def inspect(store: ILStore, folder: Path, capfd: pytest.CaptureFixture[str], *more: str) -> str:
+    store.save(folder / "il.safetensors")
+    assert main(["il", "inspect", str(folder / "il.safetensors"), *more]) == 0
+    return capfd.readouterr().out
+
+
+def test_inspect_shows_the_distribution_and_the_extremes(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     il = torch.linspace(0, 2, 1001)
-    il[[17, 400]] = torch.tensor([9.5, torch.nan])
-    labels = torch.zeros(1001, dtype=torch.int64)
-    print_of = fingerprint(IndexedDataset(TensorDataset(labels, labels)))
-    ILStore(il, print_of, info={"kind": "<made> & up"}).save(tmp_path / "il.safetensors")
-    page = tmp_path / "il.html"
-    command = ["il", "inspect", str(tmp_path / "il.safetensors"), f"--out={page}", "--extremes=2"]
-    assert main(command) == 0
-    printed = capfd.readouterr().out
+    il[[17, 400, 3]] = torch.tensor([9.5, torch.nan, 2.0])
+    print_of = {"n": "1001", "labels": "", "ids": "position"}
+    store = ILStore(il, print_of, torch.arange(1001).int(), {"kind": "made up"})
+    printed = inspect(store, tmp_path, capfd, "--extremes=2")
     assert "1,000 of 1,001 examples have an irreducible loss (99.9%)" in printed
-    assert "inputs: none, inputs are not compared" in printed
-    assert re.search(r"highest\n  id 17 +9\.5000\n  id 1000 +2\.0000\n\nlowest\n  id 0 ", printed)
-    summary = summarize_losses(ILStore.load(tmp_path / "il.safetensors"))
-    assert sum(summary.counts) == summary.known == 1000
-    assert summary.quantiles[0.5] == pytest.approx(1.0, abs=0.01)
     known = il[~il.isnan()]
-    assert summary.mean == pytest.approx(float(known.double().mean()))
-    for low, high, count in zip(
-        summary.edges[:-2], summary.edges[1:-1], summary.counts[:-1], strict=True
-    ):
-        assert count == int(((il >= low) & (il < high)).sum())
-    html = page.read_text()
-    assert "&lt;made&gt; &amp; up" in html
-    assert "http" not in html.replace("http://www.w3.org/2000/svg", "").replace("http-equiv", "")
-    (svg,) = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
-    paths = [path.get("d", "") for path in ElementTree.fromstring(svg).findall(".//{*}path")]
-    corners = max((re.findall(r"([\d.]+) ([\d.]+)", path) for path in paths), key=len)
-    # From the base up to the first bar, then along the top of each.
-    tops = [float(y) for _, y in corners[1:-1:2]]
-    assert len(tops) == len(summary.counts)
-    assert min(tops) == tops[int(np.argmax(summary.counts))]
-    assert sorted(range(len(tops)), key=lambda bar: -tops[bar]) == sorted(
-        range(len(tops)), key=lambda bar: summary.counts[bar]
-    )
+    assert f"mean {known.double().mean():.4f} nats; quantiles: 0% 0.0000, 1% 0.02" in printed
+    assert re.search(r"50% 1\.00\d\d, .*99% 1\.9\d\d\d, 100% 9\.5000\n", printed)
+    bars = re.findall(r"^( *≥)? *([\d.]+)  (█+) +(\d+)$", printed, re.MULTILINE)
+    edges, counts = [float(bar[1]) for bar in bars], [int(bar[3]) for bar in bars]
+    assert len(bars) == 20
+    assert sum(counts) == 1000
+    for low, high, count in zip(edges[:-1], edges[1:], counts[:-1], strict=True):
+        assert abs(count - int(((il >= low) & (il < high)).sum())) <= 1  # edges are rounded
+    assert [len(bar[2]) for bar in bars] == [round(40 * count / max(counts)) for count in counts]
+    top = r"highest\n  id 17 +9\.5000  fold 17\n  id 3 +2\.0000  fold 3\n\nlowest\n  id 0 +0\.0"
+    assert re.search(top, printed)
+    assert re.search(r"\n  id 1 +0\.0020  fold 1\n\ninputs: none, .*\nkind: made up\n$", printed)
+    assert "lowest" not in inspect(store, tmp_path, capfd, "--extremes=0")
 
 
-def test_a_store_that_knows_nothing_can_be_inspected(tmp_path: Path) -> None:
-    store = ILStore(torch.full((3,), torch.nan), {"n": "3", "labels": "", "ids": "position"})
-    summary = summarize_losses(store)
-    assert format_losses(summary).startswith("0 of 3 examples have")
-    write_losses_page(summary, "il", tmp_path / "il.html")
-    assert "<svg" not in (tmp_path / "il.html").read_text()
-
-
-@pytest.mark.parametrize("value", [0.0, 0.7, 2.0, 5.0, 1e6, 1e-30])
-def test_a_store_of_equal_losses_can_be_inspected(tmp_path: Path, value: float) -> None:
+def test_odd_stores_can_be_inspected(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     print_of = {"n": "3", "labels": "", "ids": "position"}
-    summary = summarize_losses(ILStore(torch.full((3,), value), print_of))
-    assert sum(summary.counts) == 3
-    assert len(set(summary.edges)) == len(summary.edges)
-    assert "3 of 3 examples have" in format_losses(summary)
-    write_losses_page(summary, "il", tmp_path / "il.html")
-    assert "<svg" in (tmp_path / "il.html").read_text()
+    for value in (torch.nan, 0.0, 0.7, 5.0, 1e6, 1e-30, 3e38):
+        il = torch.tensor([value, value, torch.nextafter(torch.tensor(value), torch.tensor(0.0))])
+        printed = inspect(ILStore(il, print_of), tmp_path, capfd)
+        if value == value:
+            assert "3 of 3 examples have" in printed
+            assert sum(map(int, re.findall(r"█ +(\d+)$", printed, re.MULTILINE))) == 3
+        else:
+            assert "0 of 3 examples have" in printed
+            assert "█" not in printed
+
+
+def test_a_damaged_store_is_refused_by_every_command(
+    tmp_path: Path, table: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for rows in (0, 250):
+        path = tmp_path / f"il{rows}"
+        command = [*compute_arguments(table, path), f"--rows_a_file={rows}"]
+        assert main(command) == 0
+        file = sorted(path.iterdir())[0] if rows else path
+        whole = bytearray(file.read_bytes())
+        at = len(whole) - (600 if rows == 0 else rows) * (4 + 2 + 1) + 403
+        whole[at] ^= 0x40  # the exponent of an IL
+        file.write_bytes(whole)
+        for arguments in (
+            command,
+            ["il", "inspect", str(path)],
+            ["il", "verify", str(path)],
+            train_arguments(table, tmp_path / "run", f"--il={path}"),
+        ):
+            capfd.readouterr()
+            assert main(arguments) == 1
+            message = rf"il does not match its checksum in rows \d+ to \d+ of {file}: the file is"
+            assert re.search(message, capfd.readouterr().err), arguments
+
+
+def test_what_a_kill_leaves_is_removed_and_links_are_followed(
+    tmp_path: Path, table: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, target = tmp_path / "il", tmp_path / "disk" / "store"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    command = compute_arguments(table, link)
+    with monkeypatch.context() as patch:  # killed at its end
+
+        def kill(folder: Path, **_: object) -> None:
+            if folder.name == "store.unfinished":
+                raise KeyboardInterrupt
+
+        patch.setattr("rho_train.cli_il.shutil.rmtree", kill)
+        with suppress(KeyboardInterrupt):
+            main(command)
+    assert link.is_symlink()
+    assert sorted(os.listdir(target.parent)) == ["store", "store.unfinished"]
+    assert main(command) == 0
+    assert "is there already" in capfd.readouterr().out
+    assert os.listdir(target.parent) == ["store"]
+    assert ILStore.load(target).labels is not None
+
+
+def test_a_config_of_another_form_is_refused(
+    tmp_path: Path, table: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    print_of = {"n": "3", "labels": "", "ids": "position"}
+    for config in ("[1]", "5", "{", "[" * 200_000, '{"options": 3}'):
+        store = ILStore(torch.zeros(3), print_of, info={"config": config})
+        store.save(tmp_path / "il")
+        assert main(["il", "verify", str(tmp_path / "il")]) == 1
+        assert re.search("config .* must be the JSON of its settings", capfd.readouterr().err)
+    assert main(compute_arguments(table, tmp_path / "il")) == 1
+    assert "is there already" in capfd.readouterr().err
 
 
 def test_a_store_is_compared_with_labels_alone(

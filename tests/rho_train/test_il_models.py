@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -220,7 +219,7 @@ def test_seeds_are_averaged_in_float64_and_unknown_stays_unknown() -> None:
     with pytest.raises(ValueError, match=r"stores 0 and 1 belong to different .*labels differ"):
         average_il([seeds[0], other])
     own = pretrained_il(make_model(0), data, loss_fn=lambda model, batch: batch.x.sum(1))
-    unnamed = replace(seeds[0], info={})
+    unnamed = seeds[0].replace(info={})
     assert average_il([unnamed, seeds[0]]).info["loss_function"] == "cross-entropy"
     with pytest.raises(ValueError, match="the stores hold different losses, .*cross-entropy"):
         average_il([unnamed, seeds[0], own])

@@ -15,7 +15,6 @@ from torch.utils.data import TensorDataset
 from rho_train import (
     Batch,
     History,
-    ILShards,
     ILStore,
     IndexedDataset,
     OnlineModel,
@@ -23,7 +22,6 @@ from rho_train import (
     Selector,
     fingerprint,
     paper_mode,
-    save_shards,
 )
 from rho_train.methods.classes import ClassQuota, Reducr
 from rho_train.methods.registry import names
@@ -273,15 +271,16 @@ def test_the_host_reads_seldom_with_check_every() -> None:
 def test_shards_select_as_the_store_does(tmp_path: Path) -> None:
     data = IndexedDataset(TensorDataset(torch.zeros(100, 2), torch.zeros(100).long()))
     store = ILStore(TABLE.nan_to_num(), fingerprint(data))
-    save_shards(store, tmp_path / "il", rows=17)
-    shards = ILShards.load(tmp_path / "il", data)
+    store.save(tmp_path / "il", rows_a_file=17)
+    shards = ILStore.load(tmp_path / "il", data)
+    assert shards.table is None
     one, two = Selector(il=store, k=7), Selector(il=shards, k=7)
     assert torch.equal(one(Widths(), BATCH).ids, two(Widths(), BATCH).ids)
     assert one.last is not None
     assert two.last is not None
     assert torch.equal(one.last.values, two.last.values)
-    save_shards(ILStore(TABLE.nan_to_num() + 1, fingerprint(data)), tmp_path / "other", rows=17)
-    other = Selector(il=ILShards.load(tmp_path / "other", data), k=7)
+    ILStore(TABLE.nan_to_num() + 1, fingerprint(data)).save(tmp_path / "other", rows_a_file=17)
+    other = Selector(il=ILStore.load(tmp_path / "other", data), k=7)
     assert two.identity() == Selector(il=shards, k=7).identity() != other.identity()
 
 

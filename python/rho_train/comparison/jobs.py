@@ -18,10 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from rho_train.batch import split, to
 from rho_train.comparison.data import SeedData
 from rho_train.comparison.spec import Spec, Variant
-from rho_train.dataset import IndexedDataset
 from rho_train.files import atomic_write
 from rho_train.history import History
-from rho_train.il import ILShards, ILStore, crossfit_il, holdout_il
+from rho_train.il import ILStore, crossfit_il, holdout_il
 from rho_train.progress import OnStep
 from rho_train.records import from_line, to_line
 from rho_train.schedules import UniformPhases
@@ -76,15 +75,6 @@ def compute_il(
     return crossfit_il(
         make, dataset, spec.folds, recipe, groups=data.groups, folder=work, on_step=on_step
     )
-
-
-def open_store(path: Path, dataset: IndexedDataset | None = None) -> ILStore:
-    """Open a file, mapped, or a folder of shards, whose values are checked and joined in memory."""
-    if not path.is_dir():
-        return ILStore.load(path, dataset)
-    shards = ILShards.load(path, dataset)
-    shards.check()
-    return shards.join()
 
 
 @dataclass(frozen=True)
@@ -154,7 +144,7 @@ class Run:
             il_seconds = float(store.info["seconds"])
         elif variant.uses_il:
             assert spec.store is not None
-            store = open_store(spec.store, data.dataset)
+            store = ILStore.load(spec.store, data.dataset)
             ids = store.known.nonzero().flatten()
         if store is not None and variant.keep < 1.0:
             ids = store.lowest(variant.keep, ids)

@@ -5,20 +5,17 @@ from rho_train.il.checksums import input_checksums
 from rho_train.il.compute import crossfit_il, holdout_il, pretrained_il
 from rho_train.il.recipe import ILRecipe
 from rho_train.il.score import score_examples
-from rho_train.il.shards import ILShards, save_shards
 from rho_train.il.store import ILStore
 from rho_train.il.train import train_il
 
 __all__ = [
     "ILRecipe",
-    "ILShards",
     "ILStore",
     "average_il",
     "crossfit_il",
     "holdout_il",
     "input_checksums",
     "pretrained_il",
-    "save_shards",
     "score_examples",
     "train_il",
 ]

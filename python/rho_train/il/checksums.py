@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from rho_train.batch import inputs_of
 from rho_train.dataset import IndexedDataset, check_indexed, fingerprint
 from rho_train.files import atomic_write
+from rho_train.records import from_line, to_line
 from rho_train.rng import generator, global_seed
 from rho_train.run_folder import RunFolder
 
@@ -65,11 +66,9 @@ def input_checksums(dataset: IndexedDataset) -> InputChecksums:
     check_indexed("input_checksums", dataset)
     n = len(dataset)
     count = min(_COUNT, n)
-    private = generator(0, "control points")
-    ids = [
-        int(torch.randint(i * n // count, (i + 1) * n // count, (), generator=private))
-        for i in range(count)
-    ]
+    settings = {"generator": generator(0, "control points"), "dtype": torch.int64, "device": "cpu"}
+    bounds = [i * n // count for i in range(count)] + [n]
+    ids = [int(torch.randint(low, high, (), **settings)) for low, high in pairwise(bounds)]  # type: ignore[call-overload]
     with global_seed(0):
         found = _read(dataset, ids)
         return found if found == _read(dataset, ids) else ()
@@ -92,7 +91,7 @@ def check_inputs(wanted: InputChecksums, dataset: IndexedDataset) -> int:
         f"examples differ, the first has id {before.id}{forms}; count and labels agree, so "
         "examples changed places or their inputs changed; recompute the IL, or load the data set "
         "of the store. For another decoder: IndexedDataset(..., input_tolerance=...). For inputs "
-        "prepared otherwise on purpose: dataclasses.replace(store, input_checksums=())"
+        "prepared otherwise on purpose: store.replace(input_checksums=())"
     )
 
 
@@ -119,8 +118,8 @@ def checked_inputs(dataset: IndexedDataset, folder: RunFolder) -> InputChecksums
         return found
     path = folder / "inputs.json"
     if not path.exists():
-        atomic_write(path, json.dumps(found))
-    before = from_json(path.read_text())
+        atomic_write(path, to_line({"inputs": found}))
+    before = from_json(from_line(path.read_bytes(), path)["inputs"])
     count = len(differences(before, found)) if len(before) == len(found) else len(before)
     if count:
         raise ValueError(
@@ -130,15 +129,12 @@ def checked_inputs(dataset: IndexedDataset, folder: RunFolder) -> InputChecksums
     return found
 
 
-def from_json(text: str) -> InputChecksums:
-    """Return checksums from their JSON, that of the plain tuple; a ValueError for other text."""
-    try:
-        return tuple(
-            InputChecksum(id, form, sha256, tuple(map(tuple, values)))
-            for id, form, sha256, values in json.loads(text)
-        )
-    except TypeError as error:
-        raise ValueError(f"its input checksums cannot be read: {error}") from error
+def from_json(rows: Sequence[Any]) -> InputChecksums:
+    """Return checksums from what JSON makes of their tuples."""
+    return tuple(
+        InputChecksum(id, form, sha256, tuple(map(tuple, values)))
+        for id, form, sha256, values in rows
+    )
 
 
 def _read(dataset: IndexedDataset, ids: Sequence[int]) -> InputChecksums:

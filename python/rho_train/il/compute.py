@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -136,7 +135,7 @@ def crossfit_il(
     store = _by_folds(
         kind, make_model, dataset, targets, recipe, work, loss_fn=loss_fn, augmented=augmented
     )
-    return replace(store, fold=fold)
+    return store.replace(fold=fold)
 
 
 def pretrained_il(

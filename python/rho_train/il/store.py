@@ -1,40 +1,39 @@
-"""Per-example IL in one safetensors file, with a fingerprint of its data set."""
+"""Per-example IL in one safetensors file or several, with a fingerprint of its data set."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from rho_train.batch import describe
 from rho_train.checks import check_rows
 from rho_train.dataset import IndexedDataset
 from rho_train.dataset import fingerprint as fingerprint_of
 from rho_train.files import atomic_write
+from rho_train.il.blocks import INTEGERS, Part
 from rho_train.il.checksums import InputChecksums, check_inputs, from_json
+from rho_train.records import from_line, to_line
 
-_FORMAT = "rho_ext.il_store"
-_VERSION = 3
+_FORMAT = "rho_ext.il_store 4"
 _FINGERPRINT = {"n": "count", "labels": "labels in their order (SHA-256)", "ids": "id scheme"}
-_DTYPES = {torch.float32: "F32", torch.int32: "I32", torch.int16: "I16"}
-LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
-_RECOMPUTE = "recompute the IL for this data set"
-_PIECE = 1 << 22
+_NAMES = dict(zip((torch.float32, *INTEGERS), ("F32", "U8", "I16", "I32", "I64"), strict=True))
+_INDEX = "index.json"
 
 
-@dataclass(frozen=True, eq=False)
 class ILStore:
     """The irreducible loss (IL) of every example, indexed by id, bound to its data set.
 
-    The values are read, and infinite ones refused, by `save` and `check` alone.
+    `ILStore.of` makes one with what it needs of a data set. Values of a file are compared with
+    their checksums when they are first used. `il`, `fold`, `labels`, `known` and `lowest` of a
+    store in several files read them into memory; `gather` reads what a batch needs.
 
     Args:
         il: float32 (N,) in nats; NaN means unknown.
@@ -42,8 +41,7 @@ class ILStore:
         fold: int16 or int32 (N,), the cross-fit fold that left the example out.
         info: how the IL was made: model and its weight hash, recipe, holdout loss.
         input_checksums: see `rho_train.input_checksums`; empty: inputs are not compared.
-        sha256: of the content, from the file that the store was loaded from.
-        labels: integers (N,), those of the data set, see `ILStore.check_labels`.
+        labels: uint8, int16, int32 or int64 (N,), see `check_labels`; None: not compared.
 
     Raises:
         ValueError: wrong shapes, dtypes or devices, an incomplete fingerprint.
@@ -51,55 +49,108 @@ class ILStore:
 
     Example:
         >>> data = IndexedDataset([(0.5, 0), (0.7, 1)], labels=[0, 1])
-        >>> store = ILStore(torch.tensor([0.3, float("nan")]), fingerprint_of(data))
+        >>> store = ILStore.of(data, torch.tensor([0.3, float("nan")]))
         >>> store.verify(data)
         0
         >>> store.known
         tensor([ True, False])
     """
 
-    il: Tensor
-    fingerprint: Mapping[str, str]
-    fold: Tensor | None = None
-    info: Mapping[str, str] = field(default_factory=dict)
-    input_checksums: InputChecksums = field(default=(), repr=False)
-    sha256: str | None = None
-    labels: Tensor | None = field(default=None, repr=False)
+    def __init__(
+        self,
+        il: Tensor,
+        fingerprint: Mapping[str, str],
+        fold: Tensor | None = None,
+        info: Mapping[str, str] | None = None,
+        input_checksums: InputChecksums = (),
+        labels: Tensor | None = None,
+    ) -> None:
+        given = {"il": il, "fold": fold, "labels": labels}
+        parts = {k: [Part(k, t)] for k, t in given.items() if t is not None or k == "il"}
+        self._fill(parts, fingerprint, info or {}, input_checksums)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "fingerprint", dict(self.fingerprint))
-        object.__setattr__(self, "info", dict(self.info))
-        _check_table("il", self.il, (torch.float32,))
-        if self.fold is not None:
-            _check_table("fold", self.fold, (torch.int16, torch.int32))
-            if self.fold.shape != self.il.shape:
+    def _fill(
+        self,
+        parts: Mapping[str, list[Part]],
+        fingerprint: Mapping[str, str],
+        info: Mapping[str, str],
+        input_checksums: InputChecksums,
+    ) -> None:
+        self.fingerprint, self.info = dict(fingerprint), dict(info)
+        self.input_checksums, self._parts = input_checksums, dict(parts)
+        self._joined: dict[str, Tensor] = {}
+        sizes = [len(part) for part in parts["il"]]
+        for name, column in parts.items():
+            if (found := [len(part) for part in column]) != sizes:
                 raise ValueError(
-                    f"ILStore: fold must have the shape of il, {tuple(self.il.shape)}, "
-                    f"got {tuple(self.fold.shape)}"
+                    f"ILStore: {name} must have the shape of il, ({sum(sizes)},), got {found}"
                 )
-        if self.labels is not None:
-            _check_table("labels", self.labels, LABEL_DTYPES)
-        for name in ("fingerprint", "info"):
-            for key, value in getattr(self, name).items():
-                if not isinstance(key, str) or not isinstance(value, str):
-                    raise TypeError(
-                        f"ILStore: {name} must map text to text, got {key!r}: {value!r}; use str()"
-                    )
+        for key, value in [*self.fingerprint.items(), *self.info.items()]:
+            if not isinstance(key, str) or not isinstance(value, str):
+                raise TypeError(
+                    "ILStore: fingerprint and info must map text to text, got "
+                    f"{key!r}: {value!r}; use str()"
+                )
         if set(self.fingerprint) != set(_FINGERPRINT):
             raise ValueError(
                 f"ILStore: fingerprint must have the keys {', '.join(_FINGERPRINT)}, got "
                 f"{', '.join(self.fingerprint)}; make it with rho_train.fingerprint(dataset)"
             )
-        if self.fingerprint["n"] != str(len(self.il)):
+        if self.fingerprint["n"] != str(sum(sizes)):
             raise ValueError(
-                f"ILStore: il has {len(self.il)} rows for a data set of {self.fingerprint['n']}; "
+                f"ILStore: il has {sum(sizes)} rows for a data set of {self.fingerprint['n']}; "
                 "give one row an example, NaN where the IL is unknown"
             )
+
+    @classmethod
+    def of(cls, dataset: IndexedDataset, il: Tensor, **more: Any) -> ILStore:
+        """Return a store with the fingerprint and the labels of a data set, and more arguments."""
+        made_from, labels = fingerprint_of(dataset), None
+        if made_from["labels"] != "none":
+            labels = dataset.labels
+            low, high = map(int, labels.aminmax()) if len(labels) else (0, 0)
+            fits = [t for t in INTEGERS if torch.iinfo(t).min <= low <= high <= torch.iinfo(t).max]
+            labels = labels.to("cpu", fits[0]).contiguous()
+        return cls(il, made_from, labels=labels, **more)
+
+    def replace(self, **changes: Any) -> ILStore:
+        """Return a store in which some of its arguments have other values."""
+        names = ("il", "fingerprint", "fold", "info", "input_checksums", "labels")
+        return ILStore(**{**{name: getattr(self, name) for name in names}, **changes})
+
+    def __len__(self) -> int:
+        return int(self.fingerprint["n"])
+
+    @property
+    def il(self) -> Tensor:
+        """The irreducible losses, float32 (N,); NaN means unknown."""
+        return self._whole("il")
+
+    @property
+    def fold(self) -> Tensor | None:
+        """The cross-fit fold that left each example out, int16 or int32 (N,)."""
+        return self._whole("fold") if "fold" in self._parts else None
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The labels that the IL was computed for, integers (N,)."""
+        return self._whole("labels") if "labels" in self._parts else None
 
     @property
     def known(self) -> Tensor:
         """True for examples that have an IL, bool (N,)."""
         return ~torch.isnan(self.il)
+
+    @property
+    def table(self) -> Tensor | None:
+        """As `il`; None if the values lie in several files, and nothing has joined them yet."""
+        return self.il if "il" in self._joined or len(self._parts["il"]) == 1 else None
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the checksums of the irreducible losses."""
+        found = [part.checksums() for part in self._parts["il"]]
+        return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
     def lowest(self, share: float, ids: Tensor | None = None) -> Tensor:
         """Return the ids of the examples with the lowest IL, int64 (round(share * n),), ascending.
@@ -130,18 +181,27 @@ class ILStore:
             )
         return examples[losses.argsort(stable=True)[:count]].sort().values
 
-    def check_labels(self, ids: Tensor, labels: Tensor) -> None:
-        """Refuse labels of examples that are not those that the IL was computed for.
-
-        Does nothing if the store knows no labels, or `labels` are no integers (n,), one an id.
-
-        Args:
-            ids: integers (n,), as the data set gave them.
-            labels: (n,), as the data set gave them.
+    def gather(self, ids: Tensor) -> Tensor:
+        """Return the IL of ids, float32 (n,) on the CPU.
 
         Raises:
             IndexError: an id is out of range.
-            ValueError: labels differ; the message names the first id that does.
+            ValueError: the file is damaged where they lie.
+        """
+        return self._rows("il", ids)
+
+    def check_labels(self, ids: Tensor, labels: Tensor) -> None:
+        """Refuse labels of examples that are not those that the IL was computed for.
+
+        Does nothing if the store knows no labels, or `labels` are no integers, one an id.
+
+        Args:
+            ids: integers (n,).
+            labels: (n,).
+
+        Raises:
+            IndexError: an id is out of range.
+            ValueError: labels differ, or the file is damaged where those of the store lie.
 
         Example:
             >>> data = IndexedDataset([(0.5, 0), (0.7, 1)], labels=[0, 1])
@@ -151,24 +211,21 @@ class ILStore:
             Traceback (most recent call last):
             ValueError: ILStore: the labels of 1 of 1 examples are not those ...
         """
-        if self.labels is not None and comparable(ids, labels):
-            check_rows("ILStore", ids, len(self.il), "give ids of its data set")
-            compare_labels(ids, labels, self.labels[ids.cpu()])
-
-    @classmethod
-    def of(
-        cls,
-        dataset: IndexedDataset,
-        il: Tensor,
-        *,
-        fold: Tensor | None = None,
-        info: Mapping[str, str] | None = None,
-        input_checksums: InputChecksums = (),
-    ) -> ILStore:
-        """Return the store of a data set, with its fingerprint and its labels if it shows some."""
-        made_from = fingerprint_of(dataset)
-        labels = None if made_from["labels"] == "none" else smallest(dataset.labels)
-        return cls(il, made_from, fold, info or {}, input_checksums, labels=labels)
+        mixed = labels.is_floating_point() or labels.is_complex() or labels.shape != ids.shape
+        if "labels" not in self._parts or mixed or ids.ndim != 1:
+            return
+        wanted, labels = self._rows("labels", ids).long(), labels.to("cpu", torch.int64)
+        if not wanted.equal(labels):
+            differing = (wanted != labels).nonzero().flatten()
+            first = int(differing[0])
+            raise ValueError(
+                f"ILStore: the labels of {len(differing)} of {len(ids)} examples are not those "
+                f"that the irreducible losses were computed for: id {int(ids[first])} has label "
+                f"{int(labels[first])}, and had {int(wanted[first])}; the data was reordered, "
+                "filtered or wrapped again, so its ids belong to other examples: use the "
+                "IndexedDataset that the store was computed with, or take subsets of it, which "
+                "keep its ids"
+            )
 
     def verify(self, dataset: IndexedDataset) -> int:
         """Check that the store was made for this data set; only 64 of its examples are read.
@@ -180,180 +237,167 @@ class ILStore:
         Raises:
             ValueError: count, labels, id scheme or inputs differ; the message lists which.
         """
-        return compare(self.fingerprint, self.input_checksums, dataset)
+        theirs = fingerprint_of(dataset)
+        if theirs["labels"] == "none" != self.fingerprint["labels"]:
+            _ = dataset.labels  # which raises, and says how the data set can show them
+        differences = [
+            f"{meaning}: store has {self.fingerprint[key]}, data set has {theirs[key]}"
+            for key, meaning in _FINGERPRINT.items()
+            if self.fingerprint[key] != theirs[key]
+        ]
+        if differences:
+            raise ValueError(
+                f"ILStore: the store belongs to another data set ({'; '.join(differences)}); "
+                "recompute the IL for this data set, or load the data set of the store"
+            )
+        return check_inputs(self.input_checksums, dataset)
 
     def check(self) -> None:
         """Read all values; raise a ValueError if one is infinite or has changed since saving."""
-        # In pieces: a test of the whole table would allocate the table once more.
-        for begin in range(0, len(self.il), _PIECE):
-            infinite = self.il[begin : begin + _PIECE].isinf().nonzero()
-            if len(infinite):
+        for part in (part for column in self._parts.values() for part in column):
+            part.check()
+        begin = 0
+        for part in self._parts["il"]:
+            il = part.all().numpy()
+            # Neither takes the memory of another table, and both ignore NaN.
+            if np.isinf([np.fmin.reduce(il, initial=0.0), np.fmax.reduce(il, initial=0.0)]).any():
                 raise ValueError(
                     "ILStore: il must be finite or NaN (unknown), got an infinite value at id "
-                    f"{begin + int(infinite[0])}; the IL model has diverged, lower its rate"
+                    f"{begin + np.isinf(il).argmax()}; the IL model has diverged, lower its rate"
                 )
-        if self.sha256 is not None and self.sha256 != self._digest():
-            raise ValueError(
-                "ILStore: the values do not match the checksum of their file: restore it from a "
-                "copy; or they were changed after loading, then keep them in a new ILStore"
-            )
+            begin += len(part)
 
-    def save(self, path: str | Path) -> None:
-        """Write the store as one safetensors file, in one step and without a copy in memory.
+    def save(self, path: str | Path, rows_a_file: int = 0) -> None:
+        """Write the store as one safetensors file, or as a folder of files of `rows_a_file` ids.
+
+        A file is written in one step and without a copy in memory. In a folder the index comes
+        last.
 
         Raises:
-            ValueError: see `check`.
-            OSError: the file cannot be written; an earlier file is untouched.
+            ValueError: see `check`; or the folder holds a store already.
+            OSError: a file cannot be written; an earlier one is untouched.
         """
         self.check()
-        metadata = {
-            "format": _FORMAT,
-            "version": str(_VERSION),
-            **{f"fingerprint.{key}": value for key, value in self.fingerprint.items()},
-            **{f"info.{key}": value for key, value in self.info.items()},
-            "input_checksums": json.dumps(self.input_checksums),
-            "sha256": self.sha256 or self._digest(),
-        }
-        metadata["header_sha256"] = json_digest(metadata)
-        header: dict[str, object] = {"__metadata__": metadata}
-        offset = 0
-        for name, tensor in self._tensors().items():
-            end = offset + tensor.nbytes
-            dtype, shape = _DTYPES[tensor.dtype], list(tensor.shape)
-            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
-            offset = end
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
-        size = len(text).to_bytes(8, "little")
-        atomic_write(path, [size, text, *map(_bytes, self._tensors().values())])
+        path, step = Path(path), rows_a_file or max(len(self), 1)
+        index, begins = path / _INDEX, range(0, max(len(self), 1), step)
+        if index.exists():
+            raise ValueError(f"ILStore.save: {path} holds a store already; choose another folder")
+        # As safetensors orders them, so that each begins at a multiple of its element size.
+        names = sorted(self._parts, key=lambda name: -self._whole(name).element_size())
+        files = [{k: Part(k, self._whole(k)[i : i + step]) for k in names} for i in begins]
+        record = to_line(
+            {
+                "format": _FORMAT,
+                "fingerprint": self.fingerprint,
+                "info": self.info,
+                "input_checksums": self.input_checksums,
+                "files": [{k: part.checksums() for k, part in file.items()} for file in files],
+            }
+        )
+        if not rows_a_file:
+            return _write(path, files[0], {"record": record})
+        path.mkdir(parents=True, exist_ok=True)
+        for file, parts in zip(_files(path, len(files)), files, strict=True):
+            _write(file, parts, {})
+        atomic_write(index, record)
+        return None
 
     @classmethod
     def load(cls, path: str | Path, dataset: IndexedDataset | None = None) -> ILStore:
-        """Map a store into memory; check its structure, metadata and `dataset`, but not its values.
+        """Map a file or folder into memory; values are checked when used, `dataset` at once.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the file is cut, damaged, no IL store, of another format version, or of
+            FileNotFoundError: there is no such file, or a folder lacks one.
+            ValueError: a file is cut, damaged, no IL store, of another format version, or of
                 another data set.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"ILStore.load: there is no file {path}; check the path or compute the IL first"
-            )
+        path = file = Path(path)
+        files, store, parts = [path], object.__new__(cls), dict[str, list[Part]]()
         try:
-            with safe_open(os.fspath(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            wrote = metadata.get("format"), metadata.get("version")
-            if wrote != (_FORMAT, str(_VERSION)):
-                raise ValueError(
-                    f"format {wrote[0]!r} version {wrote[1]!r}, wanted {_FORMAT} version {_VERSION}"
-                )
-            if metadata.pop("header_sha256", None) != json_digest(metadata):
-                raise ValueError("its metadata do not match their checksum")
-            if not {"il"} <= set(found) <= {"il", "fold"}:
-                raise ValueError(f"its tensors must be il and fold, got {', '.join(found)}")
-            store = cls(
-                found["il"],
-                _with_prefix(metadata, "fingerprint."),
-                found.get("fold"),
-                _with_prefix(metadata, "info."),
-                from_json(metadata.get("input_checksums", "[]")),
-                metadata.get("sha256", ""),
-            )
-        except (SafetensorError, ValueError) as error:
+            if path.is_dir():
+                file = path / _INDEX
+                record = _record(_existing(file).read_bytes())
+                files = _files(path, len(record["files"]))
+            else:
+                with safe_open(_existing(path), framework="pt") as opened:
+                    record = _record((opened.metadata() or {}).get("record", "").encode())
+            for file, checksums in zip(files, record["files"], strict=True):
+                with safe_open(_existing(file), framework="pt") as opened:
+                    tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+                if set(tensors) != set(checksums):
+                    raise ValueError(f"its tensors are {', '.join(tensors)}")
+                for name, tensor in tensors.items():
+                    part = Part(name, tensor, file, checksums[name])
+                    parts.setdefault(name, []).append(part)
+            inputs = from_json(record["input_checksums"])
+            store._fill(parts, record["fingerprint"], record["info"], inputs)
+        except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(
-                f"ILStore.load: {path} is cut, damaged or no IL store of this version ({error}); "
-                f"restore it from a copy or {_RECOMPUTE}"
+                f"ILStore.load: {file} is cut, damaged or no IL store of this version ({error}); "
+                "restore it from a copy or compute the IL again"
             ) from error
-        if dataset is not None:
-            try:
+        try:
+            if dataset is not None:
                 store.verify(dataset)
-            except ValueError as error:
-                raise ValueError(f"ILStore.load: {path}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"ILStore.load: {path}: {error}") from error
         return store
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return {"il": self.il} if self.fold is None else {"il": self.il, "fold": self.fold}
+    def _whole(self, name: str) -> Tensor:
+        if name not in self._joined:
+            found = [part.all() for part in self._parts[name]]
+            self._joined[name] = found[0] if len(found) == 1 else torch.cat(found)
+        return self._joined[name]
 
-    def _digest(self) -> str:
-        digest = hashlib.sha256()
-        for name, tensor in self._tensors().items():
-            digest.update(f"{name} {tensor.dtype} {len(tensor)}".encode())
-            digest.update(_bytes(tensor))
-        return digest.hexdigest()
+    def _rows(self, name: str, ids: Tensor) -> Tensor:
+        ids, parts = ids.to("cpu", torch.int64), self._parts[name]
+        check_rows("ILStore", ids, len(self), "give ids of its data set")
+        if len(parts) == 1:
+            return parts[0].rows(ids)
+        ordered, order = ids.sort()
+        begins = list(accumulate(map(len, parts), initial=0))
+        bounds = torch.tensor(begins, dtype=torch.int64, device="cpu")
+        cuts: list[int] = torch.searchsorted(ordered, bounds).tolist()
+        found = [
+            part.rows(ordered[cuts[i] : cuts[i + 1]] - begins[i])
+            for i, part in enumerate(parts)
+            if i == 0 or cuts[i] < cuts[i + 1]
+        ]
+        rows = torch.cat(found)
+        return torch.empty_like(rows).index_copy_(0, order, rows)
 
 
-def compare(
-    fingerprint: Mapping[str, str], checksums: InputChecksums, dataset: IndexedDataset
-) -> int:
-    """Refuse a data set with another fingerprint or other inputs; see `ILStore.verify`."""
-    theirs = fingerprint_of(dataset)
-    if theirs["labels"] == "none" != fingerprint["labels"]:
-        _ = dataset.labels  # which raises, and says how the data set can show them
-    differences = [
-        f"{meaning}: store has {fingerprint[key]}, data set has {theirs[key]}"
-        for key, meaning in _FINGERPRINT.items()
-        if fingerprint[key] != theirs[key]
-    ]
-    if differences:
-        raise ValueError(
-            f"ILStore: the store belongs to another data set ({'; '.join(differences)}); "
-            f"{_RECOMPUTE}, or load the data set of the store"
+def _files(folder: Path, count: int) -> list[Path]:
+    return [folder / f"il-{number:05}-of-{count:05}.safetensors" for number in range(count)]
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"ILStore.load: there is no file {path}; check the path, or compute the IL first"
         )
-    return check_inputs(checksums, dataset)
+    return path
 
 
-def comparable(ids: Tensor, labels: Tensor) -> bool:
-    """Return whether labels are class indices, one an id."""
-    floating = labels.is_floating_point() or labels.is_complex()
-    return not floating and labels.shape == ids.shape and ids.ndim == 1
+def _record(line: bytes) -> dict[str, Any]:
+    try:
+        record = from_line(line, "")
+    except ValueError:
+        raise ValueError("the checksum of its record is missing or wrong") from None
+    if record.get("format") != _FORMAT:
+        raise ValueError(f"its format is {record.get('format')!r}, wanted {_FORMAT!r}")
+    return record
 
 
-def compare_labels(ids: Tensor, labels: Tensor, wanted: Tensor) -> None:
-    """Refuse labels that differ from the `wanted` ones on the CPU, see `check_labels`."""
-    labels, wanted = labels.to("cpu", torch.int64), wanted.long()
-    if wanted.equal(labels):
-        return
-    differing = (wanted != labels).nonzero().flatten()
-    first = int(differing[0])
-    raise ValueError(
-        f"ILStore: the labels of {len(differing)} of {len(ids)} examples are not those that the "
-        f"irreducible losses were computed for: id {int(ids[first])} has label "
-        f"{int(labels[first])}, and had {int(wanted[first])}; the data was reordered, filtered or "
-        "wrapped again, so its ids belong to other examples: use the IndexedDataset that the store "
-        "was computed with, or take subsets of it, which keep its ids"
-    )
-
-
-def smallest(labels: Tensor) -> Tensor:
-    """Return labels in the smallest integer type that holds them."""
-    low, high = map(int, labels.aminmax()) if len(labels) else (0, 0)
-    fitting = (t for t in LABEL_DTYPES if torch.iinfo(t).min <= low and high <= torch.iinfo(t).max)
-    return labels.to("cpu", next(fitting)).contiguous()
-
-
-def _check_table(name: str, table: Any, dtypes: tuple[torch.dtype, ...]) -> None:
-    if not isinstance(table, Tensor) or table.dtype not in dtypes or table.ndim != 1:
-        wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-        raise ValueError(f"ILStore: {name} must be a {wanted} tensor (N,), got {describe(table)}")
-    if table.device.type != "cpu" or table.requires_grad or not table.is_contiguous():
-        raise ValueError(
-            f"ILStore: {name} must be a contiguous CPU tensor without gradient, "
-            f"pass {name}.detach().cpu().contiguous()"
-        )
-
-
-def json_digest(value: object) -> str:
-    """Return the SHA-256 of plain JSON values."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _with_prefix(metadata: Mapping[str, str], prefix: str) -> dict[str, str]:
-    return {k.removeprefix(prefix): v for k, v in metadata.items() if k.startswith(prefix)}
-
-
-def _bytes(table: Tensor) -> memoryview:
-    array = table.numpy()
-    return array.astype(array.dtype.newbyteorder("<"), copy=False).data
+def _write(path: Path, parts: Mapping[str, Part], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file; its own writer would copy the values."""
+    header: dict[str, object] = {"__metadata__": metadata}
+    tensors = {name: part.all() for name, part in parts.items()}
+    ends = list(accumulate((tensor.nbytes for tensor in tensors.values()), initial=0))
+    for i, (name, tensor) in enumerate(tensors.items()):
+        dtype, shape = _NAMES[tensor.dtype], list(tensor.shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": ends[i : i + 2]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    values = (tensor.numpy().data for tensor in tensors.values())
+    atomic_write(path, [len(text).to_bytes(8, "little"), text, *values])

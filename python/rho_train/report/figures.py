@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from rho_train.report.drawing import (
     COLOURS,
-    PAPER,
     SOFT,
     Curves,
     Figure,
@@ -48,16 +47,6 @@ def draw_figures(
             _classes(experiment, classes),
         ]
     return {figure.name: figure for figure in figures if figure is not None}
-
-
-def histogram(edges: Sequence[float], counts: Sequence[int], x: str, words: str) -> str:
-    """Return a histogram as an SVG element: `counts[i]` from `edges[i]` to `edges[i + 1]`."""
-    with our_style():
-        axes = make_axes(0, left=0.9)
-        axes.stairs(counts, edges, fill=True, facecolor=COLOURS[1], edgecolor=PAPER)
-        axes.set(xlabel=x, title="Examples", xlim=(edges[0], edges[-1]))
-        axes.yaxis.set_major_formatter("{x:,.0f}")
-        return to_svg(axes, "histogram", words)
 
 
 def _curves(experiment: Experiment, of_run: Callable[[Run], Mapping[int, float]]) -> Curves:

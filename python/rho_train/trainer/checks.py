@@ -12,7 +12,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from rho_train.checks import check_flags, check_ids
 from rho_train.dataset import IndexedDataset, check_indexed
 from rho_train.dry_run import dry_run
-from rho_train.il.shards import ILShards
 from rho_train.il.store import ILStore
 from rho_train.methods.registry import needs_of
 from rho_train.online import OnlineModel
@@ -88,7 +87,7 @@ def _misfits(selector: Selector, n: int, config: TrainConfig) -> Iterator[str]:
 
 def _check_il(selector: Selector, dataset: IndexedDataset, train_ids: Tensor) -> None:
     """Refuse irreducible losses of other data, and warn of examples without one."""
-    if isinstance(selector.il, (ILStore, ILShards)):
+    if isinstance(selector.il, ILStore):
         selector.il.verify(dataset)
     if "il" not in needs_of(selector.method) or isinstance(selector.il, OnlineModel):
         return
