@@ -33,7 +33,8 @@ def subnormals_flushed() -> Iterator[None]:
         ...     torch.tensor(2e-38) / 4
         tensor(0.)
     """
-    before = bool(torch.tensor(2e-38) / 4 == 0)
+    tiny = torch.tensor(2e-38, dtype=torch.float32, device="cpu")
+    before = bool(tiny / 4 == 0)
     # False where the processor has no such mode, which is as good.
     torch.set_flush_denormal(True)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -67,23 +67,14 @@ def holdout_il(
     check_indexed("holdout_il", dataset)
     n = len(dataset)
     check_ids("holdout_il", "holdout_ids", holdout_ids, n)
-    held_out = torch.zeros(n, dtype=torch.bool)
-    held_out[holdout_ids] = True
-    if held_out.all():
+    fold = torch.zeros(n, dtype=torch.int16, device="cpu")
+    fold[holdout_ids] = -1
+    if not (fold == 0).any():
         raise ValueError(
             f"holdout_il: all {n} examples are held out; leave some, half is a good start"
         )
     work = RunFolder(folder, where="holdout_il", on_step=on_step)
-    return _by_folds(
-        "holdout",
-        make_model,
-        dataset,
-        [~held_out],
-        recipe,
-        work,
-        loss_fn=loss_fn,
-        augmented=augmented,
-    )
+    return _by_folds("holdout", make_model, dataset, fold, recipe, work, loss_fn, augmented)
 
 
 def crossfit_il(
@@ -119,23 +110,20 @@ def crossfit_il(
     n = len(dataset)
     if not 2 <= folds <= n:
         raise ValueError(f"crossfit_il: folds must lie in [2, {n}], got {folds}")
-    groups = torch.arange(n) if groups is None else groups
+    groups = torch.arange(n, dtype=torch.int64, device="cpu") if groups is None else groups.cpu()
     if groups.shape != (n,):
         raise ValueError(f"crossfit_il: groups must have shape ({n},), got {tuple(groups.shape)}")
     found, group = groups.unique(return_inverse=True)  # type: ignore[no-untyped-call]
     count = len(found)
     if count < folds:
         raise ValueError(f"crossfit_il: {folds} folds need as many groups, got {count}")
-    order = torch.randperm(count, generator=generator(recipe.seed, "cross-fit folds"))
-    fold_of = torch.empty(count, dtype=torch.int16)
-    fold_of[order] = (torch.arange(count) % folds).to(torch.int16)
-    fold = fold_of[group]
-    kind, targets = f"cross-fit, {folds} folds", [fold == f for f in range(folds)]
+    private = generator(recipe.seed, "cross-fit folds")
+    order = torch.randperm(count, generator=private, dtype=torch.int64, device="cpu")
+    fold_of = torch.empty(count, dtype=torch.int16, device="cpu")
+    fold_of[order] = (torch.arange(count, device="cpu") % folds).to(torch.int16)
+    kind, fold = f"cross-fit, {folds} folds", fold_of[group]
     work = RunFolder(folder, where="crossfit_il", on_step=on_step)
-    store = _by_folds(
-        kind, make_model, dataset, targets, recipe, work, loss_fn=loss_fn, augmented=augmented
-    )
-    return store.replace(fold=fold)
+    return _by_folds(kind, make_model, dataset, fold, recipe, work, loss_fn, augmented)
 
 
 def pretrained_il(
@@ -162,19 +150,14 @@ def pretrained_il(
     """
     started = time.perf_counter()
     check_indexed("pretrained_il", dataset)
-    ids = torch.arange(len(dataset))
+    ids = torch.arange(len(dataset), dtype=torch.int64, device="cpu")
     dry_run("pretrained_il", model, dataset, ids[:32], ids, loss_fn=loss_fn)
     inputs = checked_inputs(dataset, RunFolder(folder, where="pretrained_il"))
     il = score_examples(
         model, dataset, ids, loss_fn=loss_fn, batch_size=batch_size, folder=folder, on_step=on_step
     )
-    info = {
-        "kind": "pretrained",
-        **_describe(model),
-        **loss_identity(loss_fn),
-        "weights_sha256": module_digest(model),
-        "seconds": f"{time.perf_counter() - started:.3f}",
-    }
+    weights, seconds = module_digest(model), time.perf_counter() - started
+    info = _info("pretrained", model, loss_fn, weights_sha256=weights, seconds=f"{seconds:.3f}")
     return ILStore.of(dataset, il, info=info, input_checksums=inputs)
 
 
@@ -182,62 +165,64 @@ def _by_folds(
     kind: str,
     make_model: MakeModel,
     dataset: IndexedDataset,
-    targets: Sequence[Tensor],
+    fold: Tensor,
     recipe: ILRecipe,
     folder: RunFolder,
-    *,
     loss_fn: LossFunction | None,
     augmented: IndexedDataset | None,
 ) -> ILStore:
-    """Train a model on all but each of the targets, masks of the examples, and score the target."""
+    """Train model f on all examples but those of fold f, and score these; fold -1 has no model."""
     inputs = checked_inputs(dataset, folder)
     rank, world = (0, 1) if folder.path is None else rank_and_world()
-    ids = [target.nonzero().flatten() for target in targets]
-    paths = [None if folder.path is None else folder / f"model-{i}" for i in range(len(ids))]
+    folds = range(int(fold.max()) + 1)
+    paths = [None if folder.path is None else folder / f"model-{f}" for f in folds]
     latest: tuple[int, nn.Module] | None = None
     train = partial(train_il, loss_fn=loss_fn, augmented=augmented)
 
-    def fit(index: int, on_step: OnStep) -> tuple[nn.Module, ILFit]:
+    def fit(f: int, on_step: OnStep) -> tuple[nn.Module, ILFit]:
         nonlocal latest
-        model = build_model(folder.where, make_model, recipe.seed + index)
-        if latest is not None and latest[0] != index and latest[1] is model:
+        model = build_model(folder.where, make_model, recipe.seed + f)
+        if latest is not None and latest[0] != f and latest[1] is model:
             raise ValueError(
                 "make_model must build a new model for every fold, got the same one twice"
             )
-        latest = index, model
-        sets = (~targets[index]).nonzero().flatten(), ids[index]
-        return model, train(model, dataset, *sets, recipe, folder=paths[index], on_step=on_step)
+        latest = f, model
+        sets = (fold != f).nonzero().flatten(), (fold == f).nonzero().flatten()
+        return model, train(model, dataset, *sets, recipe, folder=paths[f], on_step=on_step)
 
     if world > 1:
-        for index in range(rank, len(ids), world):
-            fit(index, folder.step)
-    il = torch.full((len(dataset),), torch.nan)
+        for f in folds[rank::world]:
+            fit(f, folder.step)
+    il = torch.full((len(dataset),), torch.nan, dtype=torch.float32, device="cpu")
     fits, weights, seconds = [], [], 0.0
-    for index, (target, path) in enumerate(zip(ids, paths, strict=True)):
+    for f, path in zip(folds, paths, strict=True):
         if path is not None and world > 1:
             wait_for(path / BEST, folder.step)
         # Steps that this rank has reported above are not reported again.
-        reported = world > 1 and index % world == rank
-        model, result = fit(index, (lambda _: folder.step(0)) if reported else folder.step)
+        reported = world > 1 and f % world == rank
+        model, result = fit(f, (lambda _: folder.step(0)) if reported else folder.step)
         started = time.perf_counter()
+        target = (fold == f).nonzero().flatten()
         score = partial(score_examples, batch_size=recipe.scoring_batch, on_step=folder.step)
         il[target] = score(model, dataset, target, loss_fn=loss_fn, folder=path)
         seconds += result.seconds + time.perf_counter() - started
         fits.append(result)
         weights.append(module_digest(model))
-    info = {
-        "kind": kind,
-        **_describe(model),
-        "weights_sha256": ", ".join(weights),
-        "recipe": repr(recipe),
-        **loss_identity(loss_fn),
-        "holdout_loss": ", ".join(f"{fit.loss:.6f}" for fit in fits),
-        "best_epoch": ", ".join(str(fit.epoch) for fit in fits),
-        "seconds": f"{seconds:.3f}",
-    }
-    return ILStore.of(dataset, il, info=info, input_checksums=inputs)
+    info = _info(
+        kind,
+        model,
+        loss_fn,
+        weights_sha256=", ".join(weights),
+        recipe=repr(recipe),
+        holdout_loss=", ".join(f"{fit.loss:.6f}" for fit in fits),
+        best_epoch=", ".join(str(fit.epoch) for fit in fits),
+        seconds=f"{seconds:.3f}",
+    )
+    crossfit = fold if len(folds) > 1 else None
+    return ILStore.of(dataset, il, fold=crossfit, info=info, input_checksums=inputs)
 
 
-def _describe(model: nn.Module) -> dict[str, str]:
+def _info(kind: str, model: nn.Module, loss_fn: LossFunction | None, **more: str) -> dict[str, str]:
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return {"model": f"{type(model).__name__}, {parameters} parameters"}
+    described = f"{type(model).__name__}, {parameters} parameters"
+    return {"kind": kind, "model": described, **loss_identity(loss_fn), **more}

@@ -23,6 +23,7 @@ SCORING_BATCH = 4096
 _IGNORED = -100
 _BATCHES = 16  # in a piece, which is what a kill can cost
 _POLL_SECONDS = 0.1
+_NONE = torch.empty(0, dtype=torch.float32, device="cpu")
 
 
 def score_examples(
@@ -64,7 +65,7 @@ def score_examples(
     device = device_of(model)
 
     def scored(ids: Tensor) -> Tensor:
-        found = [torch.empty(0)]
+        found = [_NONE]
         begins = range(0, len(ids), batch_size)
         for batch in loader(dataset, (ids[i : i + batch_size].tolist() for i in begins)):
             batch = to(batch, device)
@@ -101,7 +102,7 @@ def score_examples(
         if not path.exists():
             found = scored(ids[begin : begin + rows])
             save_checkpoint(path, {**identity, "begin": begin, "losses": found})
-    losses = [torch.empty(0)]
+    losses = [_NONE]
     for begin, path in pieces:
         wait_for(path, on_step)
         losses.append(load_checkpoint(path, {**identity, "begin": begin})["losses"])

@@ -128,11 +128,13 @@ def train_il(
             "train_il: the loss on the target's examples was never finite; lower ILRecipe.lr"
         )
     model.load_state_dict(fit.best_state)
-    return fit.best._replace(seconds=fit.seconds)
+    return ILFit(*fit.best, fit.seconds)
 
 
 class _Fit:
-    """The state of a training, in memory and in its folder."""
+    """A training, whose state is in memory and in its folder."""
+
+    _STATE = ("step", "epoch", "seconds", "best", "best_state", "random_state")
 
     def __init__(
         self,
@@ -143,29 +145,20 @@ class _Fit:
         folder: RunFolder,
     ) -> None:
         self.model, self.recipe, self.loss_fn, self.folder = model, recipe, loss_fn, folder
-        self.device, steps = device_of(model), recipe.steps(examples)
         optimizer = adamw(model, recipe.lr, recipe.weight_decay)
-        schedule = lr_schedule(optimizer, recipe.schedule, steps)
+        schedule = lr_schedule(optimizer, recipe.schedule, recipe.steps(examples))
         self.parts: list[Any] = [model, optimizer, schedule]
         self.step, self.epoch, self.seconds = 0, 0, 0.0
-        self.best = ILFit(math.inf, 0)
+        self.best = math.inf, 0
         self.best_state: dict[str, Any] | None = None
         self.random_state: dict[str, Any] | None = None
-        finished = folder.load(BEST)
-        state = finished or folder.load(_TRAINING)
-        if state is None:
-            return
-        self.seconds, self.best_state = state["seconds"], state["best_state"]
-        self.best = ILFit(*state["best"])
-        if finished:
-            self.epoch = recipe.epochs
-            folder.step(steps)
-            return
-        self.step, self.epoch = state["step"], state["epoch"]
-        folder.step(self.step)
-        self.random_state = state["random_state"]
-        for part, saved in zip(self.parts, state["parts"], strict=True):
-            part.load_state_dict(saved)
+        state = folder.load(BEST) or folder.load(_TRAINING)
+        if state is not None:
+            for name in self._STATE:
+                setattr(self, name, state[name])
+            for part, saved in zip(self.parts, state["parts"], strict=False):
+                part.load_state_dict(saved)
+            folder.step(self.step)
 
     def run(
         self, dataset: IndexedDataset, train_ids: Tensor, evaluate: Callable[[], float]
@@ -175,47 +168,42 @@ class _Fit:
         seed, batch_size = self.recipe.seed, min(self.recipe.batch_size, len(train_ids))
         sampler = LargeBatchSampler(train_ids, batch_size, seed=seed, start=self.step)
         batches = iter(loader(dataset, sampler, seed=seed))
+        device = device_of(self.model)
         if self.random_state is None:
             torch.manual_seed(seed)
         else:
-            restore_random_state(self.random_state, self.device)
+            restore_random_state(self.random_state, device)
         self.model.train()
         try:
             while self.epoch < self.recipe.epochs:
                 end = (self.epoch + 1) * sampler.batches_per_epoch
                 for batch in islice(batches, end - self.step):
-                    self._train_step(to(batch, self.device))
+                    self._train_step(to(batch, device))
                 loss = evaluate()
                 self.epoch += 1
-                if loss < self.best.loss:
-                    self.best = ILFit(loss, self.epoch)
+                if loss < self.best[0]:
+                    self.best = loss, self.epoch
                     self.best_state = copy.deepcopy(self.model.state_dict())
         except Stopped:
-            self._save()
+            self._save(_TRAINING)
             raise
-        self._save(finished=True)
+        self._save(BEST)
+        if self.folder.path is not None:
+            (self.folder / _TRAINING).unlink(missing_ok=True)
 
     def _train_step(self, batch: Any) -> None:
-        model, *rest = self.parts
-        training_step(model, batch, *rest, where="train_il", loss_fn=self.loss_fn)
+        training_step(self.model, batch, *self.parts[1:], where="train_il", loss_fn=self.loss_fn)
         self.step += 1
         if self.folder.step():
             raise Stopped("the training of the IL model was stopped")
         if time.perf_counter() >= self.due:
-            self._save()
+            self._save(_TRAINING)
 
-    def _save(self, *, finished: bool = False) -> None:
+    def _save(self, name: str) -> None:
         began = time.perf_counter()
         self.seconds = began - self.started
-        if self.folder.path is None:
-            return
-        state = {"seconds": self.seconds, "best": self.best[:2], "best_state": self.best_state}
-        if finished:
-            self.folder.save(BEST, state)
-            (self.folder / _TRAINING).unlink(missing_ok=True)
-            return
-        state |= {"step": self.step, "epoch": self.epoch, "random_state": random_state(self.device)}
-        state["parts"] = [part.state_dict() for part in self.parts]
-        self.folder.save(_TRAINING, state)
+        self.random_state = random_state(device_of(self.model))
+        parts = [] if name == BEST else [part.state_dict() for part in self.parts]
+        self.folder.save(name, {**{key: getattr(self, key) for key in self._STATE}, "parts": parts})
         now = time.perf_counter()
         self.due = now + max(_CHECKPOINT_SECONDS, 20 * (now - began))
