@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from rho_train.comparison.jobs import run_path
+from rho_train.records import to_line
 
 NASTY = 'Loss <b> & "quotes"'
 FIVE = {
@@ -17,10 +19,9 @@ FIVE = {
     "holdout": "RHO-LOSS, holdout IL",
     "crossfit": NASTY,
 }
-# Those of folders that were written before runs kept time by part and what they selected.
-WITHOUT_RECORDS = {"accuracy-steps", "accuracy-seconds", "noisy", "correct"}
-FLAGS = {"less_relevant", "redundant", "unsure"}
-FIGURES = {*WITHOUT_RECORDS, *FLAGS, "overlap", "time", "classes"}
+# Those of a comparison without selection, whose examples have no flags.
+PLAIN = {"accuracy-steps", "accuracy-seconds", "correct", "time", "classes"}
+FIGURES = {*PLAIN, "noisy", "less_relevant", "redundant", "unsure", "overlap"}
 # A red pixel.
 PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4z8AAAAMBAQD3"
@@ -29,33 +30,52 @@ PIXEL = (
 QUADRANTS = {"quadrant-3", "quadrant-4"}
 
 
+DATA = {"task": "made up", "train": {"n": "900", "labels": "0"}, "test": {"n": "90"}, "flags": {}}
+
+
+def write(path: Path, values: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(to_line(values), encoding="utf-8")
+
+
 def write_plan(
     out: Path, methods: dict[str, str], seeds: Sequence[int], *, baseline: str, steps: int
 ) -> None:
     plan = {
         "title": "RHO-LOSS on <synthetic> & noisy data",
         "description": "Made up.",
-        "methods": [{"name": name, "label": label} for name, label in methods.items()],
+        "methods": [{"name": n, "label": label, "steps": None} for n, label in methods.items()],
         "seeds": list(seeds),
         "baseline": baseline,
         "steps": steps,
-        "config": {"selection": {"large_batch": 320, "ratio": 0.1}, "model": "x" * 120},
+        "config": {"data": DATA, "validation": 0.0, "train": {"batch": 32}, "model": "x" * 120},
         "environment": {"python": "3.11", "threads": 2},
     }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "experiment.json").write_text(json.dumps(plan))
+    write(out / "experiment.json", plan)
 
 
 def write_run(out: Path, method: str, seed: int, records: Sequence[dict[str, Any]]) -> Path:
-    path = out / "runs" / f"{method}-{seed}" / "metrics.jsonl"
+    """Write the metrics of a run and, if it is finished, the result on the test set."""
+    path = run_path(out, method, seed) / "metrics.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(record | {"method": method, "seed": seed}) for record in records]
-    path.write_text("\n".join(lines) + "\n")
+    lines = (to_line({**record, "method": method, "seed": seed}) for record in records)
+    path.write_text("".join(lines), encoding="utf-8")
+    if records[-1]["event"] == "end":
+        accuracy = next(one["accuracy"] for one in records[::-1] if one["event"] == "eval")
+        by_class = [accuracy, 0.5 * accuracy, None, accuracy**2]
+        write(path.with_name("test.json"), {"accuracy": accuracy, "class_accuracy": by_class})
     return path
 
 
-def end(step: int, il_seconds: float = 0.0) -> dict[str, Any]:
-    return {"event": "end", "step": step, "seconds": 0.1 * step, "il_seconds": il_seconds}
+def end(step: int, il_seconds: float = 0.0, place: int = 0) -> dict[str, Any]:
+    """The last record of a run; its scoring takes longer with its place."""
+    parts = {"loading": 1.0, "scoring": 2.0 * place, "selecting": 1.0, "training": 4.0}
+    return {
+        **{"event": "end", "step": step, "seconds": 0.1 * step, "il_seconds": il_seconds},
+        "part_seconds": {**parts, "evaluation": 3.0, "other": 0.5},
+        **{"epochs": step / 50, "batch": 32, "large_batch": 320},
+        **{"scored": 320 * step, "trained": 32 * step, "noisy": None},
+    }
 
 
 def hand_checkable(out: Path) -> None:
@@ -87,50 +107,40 @@ def synthetic(
     *,
     seeds: int = 3,
     noise_known: bool = True,
-    with_il: bool = True,
+    selecting: bool = True,
     steps: int = 2000,
-    with_records: bool = True,
 ) -> None:
-    """Something like the demo; the last two methods have IL, losses hold NaN, infinity and null.
-
-    Without records it is what a run wrote before it kept time by part and what it selected.
-    """
+    """Something like the demo; the last two methods have IL, the first two do not select."""
     write_plan(out, methods, range(seeds), baseline=list(methods)[1 % len(methods)], steps=steps)
     for place, method in enumerate(methods):
-        rho = with_il and place >= len(methods) - 2
+        selects = selecting and (place > 1 or len(methods) == 1)
+        rho = selects and place >= len(methods) - 2
         for seed in range(seeds):
             rng = random.Random(100 * place + seed)
             records: list[dict[str, Any]] = []
             for index in range(41):
-                step, seconds = index * steps // 40, 0.1 * index * (1 + rho)
+                step = index * steps // 40
+                seconds = 0.1 * step * (1 + rho)
                 if index:
                     noisy = min(160, int(16 * (1 + place) * rng.uniform(0.8, 1.2)))
                     correct = int(160 * (1 - math.exp(-index / 10)) * rng.uniform(0.9, 1.0))
-                    counts: dict[str, Any] = {"selected": 160, "correct": correct}
-                    counts["noisy"] = noisy if noise_known else None
-                    if with_records:
-                        counts |= {"less_relevant": noisy // 2, "redundant": noisy // 3}
-                        counts["unsure"] = noisy // 4
+                    counts: dict[str, Any] = {"selected": 160, "correct": correct, "noisy": None}
+                    if noise_known:
+                        counts |= {"noisy": noisy, "less_relevant": noisy // 2}
+                        counts |= {"redundant": noisy // 3, "unsure": noisy // 4}
                     records.append({"event": "train", "step": step, "loss": 1.0, **counts})
                 level = 0.9 + 0.01 * place - 0.3 * (place == 2)
                 accuracy = level * (1 - 0.96 * math.exp(-index / 4)) + rng.uniform(-0.01, 0.01)
                 accuracy = min(1.0, max(0.0, accuracy))
-                evaluation = {
-                    "event": "eval",
-                    "step": step,
-                    "accuracy": accuracy,
-                    "seconds": seconds,
-                }
-                if with_records and index == 40:
-                    evaluation["class_accuracy"] = [accuracy, 0.5 * accuracy, None, accuracy**2]
-                records.append(evaluation)
-                if with_records and place > 1 and index in (8, 16, 24, 32):
+                records.append(
+                    {"event": "eval", "step": step, "accuracy": accuracy, "seconds": seconds}
+                )
+                if selects and index in (8, 16, 24, 32):
                     counts = {"selected": 300, "again": 200 - 5 * index if index > 8 else None}
                     records.append({"event": "epoch", "step": step, "epoch": index // 8, **counts})
-                if index in (20, 40):
+                if selects and index in (20, 40):
                     il = [rng.expovariate(2.0) for _ in range(320)]
-                    loss: list[Any] = [value + rng.gauss(0.2, 0.2) for value in il]
-                    loss[:3] = [math.nan, math.inf, None]
+                    loss = [value + rng.gauss(0.2, 0.2) for value in il]
                     selected = [i % 10 == 0 for i in range(320)]
                     records.append(
                         {
@@ -143,26 +153,11 @@ def synthetic(
                             "noisy": [i % 9 == 0 for i in range(320)] if noise_known else None,
                         }
                     )
-            last = end(steps, 4.0 * rho)
-            if with_records:
-                last |= totals(place, steps) | {"noisy": 1 / 9 if noise_known else None}
+            last = end(steps, 4.0 * rho, place) | {"seconds": 0.1 * steps * (1 + rho)}
+            last["noisy"] = 1 / 9 if noise_known else None
             path = write_run(out, method, seed, [*records, last])
-            if with_records and place > 1:
-                path.with_name("selected.json").write_text(json.dumps(what_was_selected()))
-
-
-def totals(place: int, steps: int) -> dict[str, Any]:
-    """The times and counts of an end record."""
-    parts = {"loading": 1.0, "scoring": 2.0 * place, "selecting": 1.0, "training": 4.0}
-    parts |= {"evaluation": 3.0, "other": 0.5}
-    return {
-        "part_seconds": parts,
-        "epochs": steps / 50,
-        "batch": 32,
-        "large_batch": 320,
-        "scored": 320 * steps,
-        "trained": 32 * steps,
-    }
+            if selects:
+                write(path.with_name("selected.json"), what_was_selected())
 
 
 def what_was_selected() -> dict[str, Any]:
@@ -178,6 +173,7 @@ def what_was_selected() -> dict[str, Any]:
         "selected": [100, 600, 0, 300],
         "never": 40,
         "never_noisy": 10,
+        "tied": 1,
         "most_selected": [{"id": i, "label": i, **known, **v} for i, v in enumerate(views)],
         "never_selected": [{"id": 9, "label": 2 * i, **unknown, **v} for i, v in enumerate(views)],
     }

@@ -6,7 +6,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -53,11 +53,12 @@ _WIDTH = 4.8  # inches of 72 units, about the pixels of a phone: fonts keep thei
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing, an SVG element, and the facts that its title and caption need."""
+    """A drawing, an SVG element, with what stands above and below it."""
 
     name: str
     svg: str
-    facts: Mapping[str, Any]
+    title: str
+    caption: str
 
 
 def styles(experiment: Experiment) -> dict[str, int]:
@@ -129,19 +130,18 @@ Curves = dict[str, tuple[Any, Any]]
 def line_figure(
     experiment: Experiment,
     curves: Curves,
-    reference: tuple[str, float] | None = None,
-    *,
+    reference: tuple[str, float] | None,
     name: str,
+    *,
+    title: str,
+    caption: str,
     x: str,
     y: str,
-    begin: float = 0.0,
-    end: float | None = None,
-    low: float = 0.0,
-    high: float | None = None,
-    **facts: object,
+    xlim: tuple[float, float | None] = (0.0, None),
+    ylim: tuple[float, float | None] = (0.0, None),
 ) -> Figure | None:
     """Return curves of means with bands from the lowest to the highest seed, None without curves;
-    without ends the axes hold all values; `facts` are for the caption."""
+    an axis without an end holds all values."""
     if not curves:
         return None
     axes = make_axes(len(curves) + (reference is not None))
@@ -155,6 +155,7 @@ def line_figure(
             axes.fill_between(at, *band, color=line.get_color(), alpha=0.16, linewidth=0)
     if reference is not None:
         axes.axhline(reference[1], color=SOFT, ls="--", lw=1.3, label=reference[0])
+    (begin, end), (low, high) = xlim, ylim
     end = max(1e-3, *(at[-1] for at, _ in curves.values())) if end is None else end
     if high is None:
         marked = reference[1] if reference else low
@@ -166,7 +167,7 @@ def line_figure(
     add_legend(axes)
     ends = (f"{experiment.labels[m]} {v[-1].mean():.1%}" for m, (_, v) in curves.items())
     svg = to_svg(axes, name, f"{y}. Last values: {'; '.join(ends)}.")
-    return Figure(name, svg, {"low": low, **facts})
+    return Figure(name, svg, title, caption)
 
 
 def rounded(low: float, high: float) -> tuple[float, float]:

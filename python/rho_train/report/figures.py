@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import chain
 
 import numpy as np
 
@@ -21,30 +22,40 @@ from rho_train.report.drawing import (
     styles,
     to_svg,
 )
-from rho_train.report.read import FLAGS, Experiment, Record, Run
-from rho_train.report.summary import Classes, Summary
+from rho_train.report.read import Experiment, Record, Run
+from rho_train.report.summary import Summary
 
 _WARMUP = 0.4  # share of the training in which the curves rise; the axis shows the rest
 _IN_MINUTES = 600.0  # seconds from which an axis has minutes
 _WINDOWS = 25  # means that a curve of shares has
+# Parts of the time of a run with their colours, in the order of the bars.
+_PARTS = {"IL": 7, "training": 0, "scoring": 2, "selecting": 3, "loading": 6, "other": 5}
+# Flags of the selected examples that training records count.
+_FLAGS = {
+    "noisy": ("Wrong labels", "Above the dashed line a method seeks wrong labels out."),
+    "correct": ("Already correct", "The model classified these correctly before the step."),
+    "less_relevant": ("Less relevant examples", "Of classes that are rare in the test set too."),
+    "redundant": ("Copies of other examples", "The model could learn the same from another one."),
+    "unsure": ("Doubtful labels", "Annotators had a confidence below 70%: these may be wrong."),
+}
+_TIME = (
+    "Wall-clock of a whole run, mean over the seeds. IL is the time to compute the irreducible "
+    "losses; with precomputed IL a bar begins behind it. The number at the right is the sum "
+    "without evaluation. “other”, records and checkpoints, is not part of the seconds in the table "
+    "and the curves."
+)
 
 
-def draw_figures(
-    experiment: Experiment,
-    summary: Summary,
-    times: Mapping[str, Mapping[str, float]],
-    classes: Mapping[str, tuple[Classes, Classes]],
-) -> dict[str, Figure]:
+def draw_figures(experiment: Experiment, summary: Summary) -> dict[str, Figure]:
     """Return all figures that the comparison has data for, by name, in reading order."""
     with our_style():
         figures = [
-            _accuracy(experiment, summary, timed=False),
-            _accuracy(experiment, summary, timed=True),
-            *(_share(experiment, summary, flag) for flag in FLAGS),
+            *_accuracies(experiment, summary),
+            *(_share(experiment, summary, flag) for flag in _FLAGS),
             _overlap(experiment),
             *_quadrants(experiment),
-            _times(experiment, times),
-            _classes(experiment, classes),
+            _times(summary),
+            _classes(experiment, summary),
         ]
     return {figure.name: figure for figure in figures if figure is not None}
 
@@ -52,7 +63,7 @@ def draw_figures(
 def _curves(experiment: Experiment, of_run: Callable[[Run], Mapping[int, float]]) -> Curves:
     """Return the values of `of_run` by method, at the places that all its runs have."""
     curves = {}
-    for method, runs in experiment.finished():
+    for method, runs in experiment.runs.items():
         found = [of_run(run) for run in runs]
         if places := sorted(set.intersection(*map(set, found))):
             values = [[of[place] for of in found] for place in places]
@@ -60,68 +71,89 @@ def _curves(experiment: Experiment, of_run: Callable[[Run], Mapping[int, float]]
     return curves
 
 
-def _accuracy(experiment: Experiment, summary: Summary, *, timed: bool) -> Figure | None:
-    """Return the curves of accuracy against steps, or against seconds with IL cost included."""
-    longest = max(run.end["il_seconds"] + run.end["seconds"] for run in experiment.runs)
-    unit, units = (60.0, "Minutes") if longest > _IN_MINUTES else (1.0, "Seconds")
+def _accuracies(experiment: Experiment, summary: Summary) -> list[Figure | None]:
+    """Return the curves of accuracy against steps, and against seconds with IL cost included."""
     curves = _curves(experiment, lambda run: {one["step"]: one["accuracy"] for one in run.eval})
-    several = len(experiment.labels) > 1 and summary.target is not None
-    best = ("baseline's best", summary.target or 0.0) if several else None
+    seconds = _curves(experiment, lambda run: {one["step"]: one["seconds"] for one in run.eval})
+    timed = {}
+    for method, (_, values) in curves.items():
+        il = np.mean([run.end["il_seconds"] for run in experiment.runs[method]])
+        timed[method] = il + seconds[method][1].mean(1), values
+    unit, units = 1.0, "Seconds"
+    if max((x[-1] for x, _ in timed.values()), default=0.0) > _IN_MINUTES:
+        unit, units = 60.0, "Minutes"
     late = [v[steps >= _WARMUP * steps[-1]] for steps, v in curves.values()]
-    settled = np.concatenate([[summary.target or 0.0] * several, *(v.ravel() for v in late)])
-    low, high = rounded(min((v.min() for v in late), default=0.0), settled.max(initial=0.0))
-    if timed:
-        seconds = _curves(experiment, lambda run: {one["step"]: one["seconds"] for one in run.eval})
-        for method, (_, values) in curves.items():
-            il = np.mean([run.end["il_seconds"] for run in experiment.of(method).values()])
-            curves[method] = (il + seconds[method][1].mean(1)) / unit, values
-    else:
-        # A baseline with the same minutes goes on to the right of the steps of the others.
-        inside = ((m, x <= experiment.steps, x, v) for m, (x, v) in curves.items())
-        curves = {m: (x[rows], v[rows]) for m, rows, x, v in inside if rows.any()}
-    return line_figure(
-        experiment,
-        curves,
-        best,
-        name="accuracy-seconds" if timed else "accuracy-steps",
-        x=f"{units}, IL cost included" if timed else "Steps",
-        y=f"{experiment.watched.capitalize()} accuracy",
-        end=None if timed else experiment.steps,
-        low=low,
-        high=high,
-        units=units,
-        best=several,
-        bands=any(values.shape[1] > 1 for _, values in curves.values()),
-    )
+    best = None if math.isnan(summary.target) else ("baseline's best", summary.target)
+    highest = max([*(v.max() for v in late), best[1] if best else 0.0])
+    low, high = rounded(min((v.min() for v in late), default=0.0), highest)
+
+    y, axis = f"{experiment.watched.capitalize()} accuracy", _axis(low)
+    bands = any(values.shape[1] > 1 for _, values in curves.values())
+    parts = ["Lines: mean over the seeds; bands: from the lowest to the highest seed."]
+    parts = parts if bands else ["One seed."]
+    if best:
+        parts.append(
+            f"The dashed line is the best of “{summary.baseline.label}” (mean over the seeds): a "
+            "method that crosses it early needs fewer steps."
+        )
+    # A baseline with the same minutes goes on to the right of the steps of the others.
+    if longer := [m for m, steps in summary.other_steps.items() if steps > summary.steps]:
+        names = ", ".join(f"“{experiment.labels[method]}”" for method in longer)
+        parts.append(f"{names} goes on to step {max(summary.other_steps[m] for m in longer):,}.")
+    return [
+        line_figure(
+            *(experiment, curves, best, "accuracy-steps"),
+            title=f"{y} against steps",
+            caption=" ".join([*parts, axis]),
+            x="Steps",
+            y=y,
+            xlim=(0, experiment.steps),
+            ylim=(low, high),
+        ),
+        line_figure(
+            experiment,
+            {method: (x / unit, values) for method, (x, values) in timed.items()},
+            *(best, "accuracy-seconds"),
+            title=f"{y} against {units.lower()}, IL cost included",
+            caption=f"{units} of wall-clock without evaluation, mean over the seeds. A curve "
+            f"starts when its irreducible losses are computed. {axis}",
+            x=f"{units}, IL cost included",
+            y=y,
+            ylim=(low, high),
+        ),
+    ]
+
+
+def _axis(low: float) -> str:
+    return f"The axis begins at {100 * low:g}%."
 
 
 def _share(experiment: Experiment, summary: Summary, flag: str) -> Figure | None:
     """Return the share of the selected examples with a flag over the steps."""
-    steps = ([0, *(record["step"] for record in run.train)] for run in experiment.runs)
+    runs = chain(*experiment.runs.values())
+    steps = ([0, *(record["step"] for record in run.train)] for run in runs)
     spacing = max(int(np.diff(found).max(initial=1)) for found in steps)
     # A window holds whole records.
     window = spacing * math.ceil(experiment.steps / _WINDOWS / spacing)
 
     def shares(run: Run) -> dict[int, float]:
-        sums: dict[int, list[int]] = {}
-        for record in run.train:
-            index = max(0, record["step"] - 1) // window
-            if record[flag] is not None and record["selected"] and index * window < summary.steps:
-                hits, selected = sums.get(index, (0, 0))
-                sums[index] = [hits + record[flag], selected + record["selected"]]
-        return {index: hits / selected for index, (hits, selected) in sums.items()}
+        known = [one for one in run.train if one.get(flag) is not None]
+        index = np.array([(one["step"] - 1) // window for one in known], dtype=int)
+        hits, selected = (np.bincount(index, [o[k] for o in known]) for k in (flag, "selected"))
+        return {int(i): hits[i] / selected[i] for i in np.flatnonzero(selected)}
 
-    found = _curves(experiment, shares)
-    rate = summary.noisy if flag == "noisy" else None
+    rate = summary.noisy if flag == "noisy" else math.nan
+    title, meaning = _FLAGS[flag]
     return line_figure(
         experiment,
-        {m: (np.minimum((x + 0.5) * window, summary.steps), v) for m, (x, v) in found.items()},
-        None if rate is None else (f"all examples: {rate:.1%}", rate),
-        name=flag,
+        {m: ((x + 0.5) * window, v) for m, (x, v) in _curves(experiment, shares).items()},
+        None if math.isnan(rate) else (f"all examples: {rate:.1%}", rate),
+        flag,
+        title=f"{title} among the selected examples",
+        caption=f"{meaning} Each value is the mean of {window:,} steps.",
         x="Steps",
         y="Share of the selected examples",
-        end=experiment.steps,
-        window=window,
+        xlim=(0, experiment.steps),
     )
 
 
@@ -133,39 +165,41 @@ def _overlap(experiment: Experiment) -> Figure | None:
         return {one["epoch"]: one["again"] / max(1, one["selected"]) for one in known}
 
     curves = {m: curve for m, curve in _curves(experiment, shares).items() if len(curve[0]) > 1}
-    ends = (run.end for run in experiment.runs if run.method in curves)
-    rates = {(end["batch"] or 0) / (end["large_batch"] or 1) for end in ends}
+    ends = (run.end for method in curves for run in experiment.runs[method])
+    rates = {end["batch"] / end["large_batch"] for end in ends}
     rate = rates.pop() if len(rates) == 1 else 0.0
+    dashed = "The dashed line is what a random selection has. " if rate else ""
     return line_figure(
         experiment,
         curves,
         (f"at random: {rate:.0%}", rate) if rate else None,
-        name="overlap",
+        "overlap",
+        title="Selected again in the next epoch",
+        caption="Of the examples selected in one pass of large batches, the share that was "
+        f"selected in the pass before as well. {dashed}A falling curve: examples are "
+        "left aside once they are learnt.",
         x="Epochs (passes of large batches)",
         y="Share selected again",
-        rate=rate,
     )
 
 
 def _quadrants(experiment: Experiment) -> list[Figure]:
     """Return loss against IL for each method with IL, from the middle of the training."""
     found: list[tuple[str, int, Record]] = []
-    for method, runs in experiment.finished():
-        if samples := [sample for sample in runs[0].sample if sample["il"] is not None]:
+    for method, (run, *_) in experiment.runs.items():
+        if samples := [sample for sample in run.sample if sample["il"] is not None]:
             middle = min(samples, key=lambda sample: abs(sample["step"] - experiment.steps / 2))
-            found.append((method, runs[0].seed, middle))
-    values = np.array([v for *_, s in found for v in (*s["loss"], *s["il"])], dtype=float)
-    values = values[np.isfinite(values)]
-    high = rounded(0.0, values.max(initial=0.0))[1]
-    return [_quadrant(experiment, *one, high) for one in found] if len(values) else []
+            found.append((method, run.seed, middle))
+    values = [value for *_, sample in found for value in (*sample["loss"], *sample["il"])]
+    high = rounded(0.0, max(values, default=0.0))[1]
+    return [_quadrant(experiment, *one, high) for one in found] if values else []
 
 
 def _quadrant(
     experiment: Experiment, method: str, seed: int, sample: Record, high: float
 ) -> Figure:
-    loss, il = (np.array(sample[key], dtype=float) for key in ("loss", "il"))
-    selected = np.array(sample["selected"], dtype=bool)
-    noisy = np.array(sample["noisy"] or [False] * len(loss), dtype=bool)
+    loss, il, selected = (np.array(sample[key]) for key in ("loss", "il", "selected"))
+    noisy = np.array(sample["noisy"] or [False] * len(loss))
     axes = make_axes(3 if noisy.any() else 2, height=3.0)
     for wrong, marker, label in ((False, "o", ""), (True, "X", ", wrong label")):
         for rows, name, size, colour, alpha in (
@@ -196,61 +230,59 @@ def _quadrant(
     ):
         axes.text(x, y, text, transform=axes.transAxes, style="italic", zorder=4)
     add_legend(axes, columns=2)
-    known = sample["noisy"] is not None and selected.any()
-    facts = {
-        "title": f"{experiment.labels[method]}: loss against IL at step {sample['step']:,}",
-        "selected": f"{selected.sum():,} of {len(loss):,} examples in large batches of seed {seed}",
-        "noisy": (noisy[selected].mean(), noisy.mean()) if known else None,
-    }
     name = f"quadrant-{styles(experiment)[method]}"
-    svg = to_svg(axes, name, f"{facts['title']}. {facts['selected']} are selected.")
-    return Figure(name, svg, facts)
+    title = f"{experiment.labels[method]}: loss against IL at step {sample['step']:,}"
+    count = f"{selected.sum():,} of {len(loss):,} examples in large batches of seed {seed}"
+    caption = (
+        f"{count} are selected. The height above the diagonal is the training loss in excess of "
+        "the irreducible loss. Both axes have square-root steps."
+    )
+    if sample["noisy"] and selected.any():
+        share, of_all = noisy[selected].mean(), noisy.mean()
+        caption += f" Of the selected ones {share:.0%} have a wrong label, of all {of_all:.0%}."
+    svg = to_svg(axes, name, f"{title}. {count} are selected.")
+    return Figure(name, svg, title, caption)
 
 
-def _times(experiment: Experiment, times: Mapping[str, Mapping[str, float]]) -> Figure | None:
-    """Return the seconds by part as a stacked bar for each method; None without data."""
-    if not times:
-        return None
-    axes = make_axes(3, height=0.5 * len(times), left=0.15)
-    places, reached = np.arange(len(times))[::-1], np.zeros(len(times))
-    parts = ("IL", "training", "scoring", "selecting", "loading", "other", "evaluation")
-    for part, style in zip(parts, (7, 0, 2, 3, 6, 5, None), strict=True):
-        sizes = np.array([row[part] for row in times.values()])
-        colour, alpha = (SOFT, 0.45) if style is None else (COLOURS[style], 1.0)
-        label = f"{part}, not counted" if style is None else part
+def _times(summary: Summary) -> Figure:
+    """Return the seconds by part as a stacked bar for each method."""
+    rows = [row for row in summary.methods if row.times]
+    axes = make_axes(3, height=0.5 * len(rows), left=0.15)
+    places, reached = np.arange(len(rows))[::-1], np.zeros(len(rows))
+    looks = {part: (part, COLOURS[style], 1.0) for part, style in _PARTS.items()}
+    looks["evaluation"] = "evaluation, not counted", SOFT, 0.45
+    for part, (label, colour, alpha) in looks.items():
+        sizes = np.array([row.times[part] for row in rows])
         axes.barh(places, sizes, 0.4, reached, color=colour, alpha=alpha, label=label)
         reached = reached + sizes
-    totals = [(experiment.labels[method], f"{row['sum']:,.1f} s") for method, row in times.items()]
-    for place, (label, total) in zip(places, totals, strict=True):
-        axes.text(0, place + 0.3, plain(label, 38))
+    totals = [f"{row.times['sum']:,.1f} s" for row in rows]
+    for place, row, total in zip(places, rows, totals, strict=True):
+        axes.text(0, place + 0.3, plain(row.label, 38))
         axes.text(reached.max(), place + 0.3, total, ha="right")
-    axes.set(xlim=(0, max(1e-3, reached.max())), ylim=(-0.3, len(times) - 0.2), yticks=[])
+    axes.set(xlim=(0, max(1e-3, reached.max())), ylim=(-0.3, len(rows) - 0.2), yticks=[])
     axes.set_xlabel("Seconds")
     axes.grid(axis="x")
     add_legend(axes, columns=3)
-    words = "; ".join(f"{label}: {total}" for label, total in totals)
-    return Figure("time", to_svg(axes, "time", words), {})
+    words = "; ".join(f"{row.label}: {total}" for row, total in zip(rows, totals, strict=True))
+    return Figure("time", to_svg(axes, "time", words), "Where the seconds went", _TIME)
 
 
-def _classes(
-    experiment: Experiment, classes: Mapping[str, tuple[Classes, Classes]]
-) -> Figure | None:
+def _classes(experiment: Experiment, summary: Summary) -> Figure | None:
     """Return the accuracy of the worst, the second worst, ... class of each method; for two classes
     the table tells more."""
-    ordered = {m: np.sort([v for v in found if v is not None]) for m, (found, _) in classes.items()}
-    curves = {
-        m: (np.arange(1, len(values) + 1), values[:, None])
-        for m, values in ordered.items()
-        if len(values) > 2
-    }
+    curves = {}
+    for row in summary.methods:
+        values = np.sort([value for value in row.accuracies if not math.isnan(value)])
+        if len(values) > 2:
+            curves[row.method] = np.arange(1, len(values) + 1), values[:, None]
     low = rounded(min((values.min() for _, values in curves.values()), default=0.0), 1.0)[0]
     return line_figure(
-        experiment,
-        curves,
-        name="classes",
+        *(experiment, curves, None, "classes"),
+        title="Test accuracy by class, from the worst to the best",
+        caption="Each method has its classes in its own order, so the left end is its worst class. "
+        f"Means over the seeds after the last step. {_axis(low)}",
         x="Classes, the worst first",
         y="Test accuracy of the class",
-        begin=1.0,
-        low=low,
-        high=1.0,
+        xlim=(1.0, None),
+        ylim=(low, 1.0),
     )

@@ -6,9 +6,9 @@ import math
 from importlib.resources import files
 from pathlib import Path
 
-from rho_train.files import atomic_write
+from rho_train.files import atomic_write, make_folder
 from rho_train.report.read import read_experiments
-from rho_train.report.summary import as_csv, by_class, costs, leaders, ranked, summarize, time_parts
+from rho_train.report.summary import as_csv, leaders, ranked, summarize
 from rho_train.report.table import columns, percent, target_meaning
 
 _LISTED = 30  # classes in the long table
@@ -40,19 +40,21 @@ def write_report(*folders: Path, out: Path | None = None) -> Path:
         raise ValueError(f"report: {len(folders)} folders need an output folder; give --out")
     out = Path(folders[0] if out is None else out)
     experiment = read_experiments(folders)
-    summary, times, classes = summarize(experiment), time_parts(experiment), by_class(experiment)
-    figures = draw_figures(experiment, summary, times, classes)
+    summary = summarize(experiment)
+    figures = draw_figures(experiment, summary)
     shown = columns(summary)
+    first = {method: run for method, (run, *_) in experiment.runs.items()}
     galleries = {
         method: (run.seed, found)
-        for method, (run, *_) in experiment.finished()
-        if (found := run.selections) and (found["most_selected"] or found["never_selected"])
+        for method, run in first.items()
+        if (found := run.selected) and (found["most_selected"] or found["never_selected"])
     }
-    named = (run.selections["classes"] for run in experiment.runs if run.selections)
+    named = (run.selected["classes"] for run in first.values() if run.selected)
     names = max(named, key=len, default=())
-    first = classes.get(experiment.baseline) or next(iter(classes.values()), ((), ()))
-    worst = ranked(first[0])
-    accuracy = {row.method: row.accuracy or 0.0 for row in summary.methods}
+    finished = [row for row in summary.methods if row.finished]
+    accuracy = {row.method: row.accuracy for row in finished}
+    reference = summary.baseline if summary.baseline.finished else finished[0]
+    worst = ranked(reference.accuracies)
     page = render(
         "template.html",
         experiment=experiment,
@@ -60,14 +62,12 @@ def write_report(*folders: Path, out: Path | None = None) -> Path:
         **leaders(summary),
         columns=shown,
         rows={row.method: [column.cell(row) for column in shown] for row in summary.methods},
+        finished=finished,
+        reference=reference,
         marks={m: (_MARKS[(s + s // 8) % 8], s % 8) for m, s in styles(experiment).items()},
         target=target_meaning(summary),
         figures=figures,
-        costs=costs(experiment),
-        infinity=math.inf,
-        times=times,
-        classes=classes,
-        class_heads=[experiment.labels[method] for method in classes],
+        known=math.isfinite,
         ranked=ranked,
         class_name=lambda c: names[c] if c < len(names) else str(c),
         listed=sorted(worst) if len(worst) <= _LISTED else worst[:_LISTED],
@@ -76,7 +76,8 @@ def write_report(*folders: Path, out: Path | None = None) -> Path:
         opened=max(galleries, key=accuracy.__getitem__, default=""),
         percent=percent,
     )
-    (out / "figures").mkdir(parents=True, exist_ok=True)
+    for folder in (out, out / "figures"):
+        make_folder(folder, "report")
     palette = _packaged("page.css").partition("/* The page. */")[0]
     for name, figure in figures.items():
         drawing = figure.svg.replace(">", f"><style>{palette}</style>", 1)

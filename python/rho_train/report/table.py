@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,25 +22,24 @@ class Column:
     cell: Callable[[MethodSummary], str]
 
 
-def percent(mean: float | None, error: float | None = None) -> str:
+def percent(mean: float, error: float = math.nan) -> str:
     """Return a mean with its standard error, in percent.
 
     Example:
-        >>> percent(0.8125, 0.004), percent(0.8125), percent(None)
+        >>> percent(0.8125, 0.004), percent(0.8125), percent(math.nan)
         ('81.2 ± 0.4', '81.2', '-')
     """
-    if mean is None:
-        return "-"
-    return f"{100 * mean:.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
+    spread = "" if math.isnan(error) else f" ± {100 * error:.1f}"
+    return "-" if math.isnan(mean) else f"{100 * mean:.1f}{spread}"
 
 
-def _number(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None else f"{value:,.{digits if value < 100 else 0}f}"
+def _number(value: float, digits: int = 1) -> str:
+    return f"{value:,.{digits if value < 100 else 0}f}" if math.isfinite(value) else "-"
 
 
 def columns(summary: Summary) -> list[Column]:
     """Return the columns in which a method has a value; one method has no target."""
-    several, validated = len(summary.methods) > 1, summary.watched == "validation"
+    validated = summary.watched == "validation"
     mean = "after the last step: mean ± standard error over the finished seeds."
     found = {
         "Test accuracy, %": (
@@ -53,11 +53,11 @@ def columns(summary: Summary) -> list[Column]:
         "Steps to target": (
             f"Steps until the {summary.watched} accuracy first meets the target: median over the "
             "seeds, where a seed that never meets it is the latest (-: the median seed).",
-            lambda row: _number(row.steps, 0) if several else "-",
+            lambda row: _number(row.against.steps, 0),
         ),
         "Target reached": (
             "Seeds in which the target is met at all.",
-            lambda row: f"{row.reached} of {row.paired}" if row.paired and several else "-",
+            lambda row: f"{row.reached} of {row.paired}" if row.paired else "-",
         ),
         "Wrong labels, %": (
             "Share of the selected examples that carry a wrong label, over the whole run.",
@@ -77,7 +77,7 @@ def columns(summary: Summary) -> list[Column]:
         ),
         "Seconds to target": (
             "Seconds until the target is met, IL cost included; median as for the steps.",
-            lambda row: _number(row.target_seconds) if several else "-",
+            lambda row: _number(row.against.target_seconds),
         ),
     }
     shown = [Column(head, *rest) for head, rest in found.items()]
@@ -86,11 +86,10 @@ def columns(summary: Summary) -> list[Column]:
 
 def target_meaning(summary: Summary) -> str:
     """Return what the target is, in words; empty for one method."""
-    if len(summary.methods) == 1:
+    if math.isnan(summary.target):
         return ""
-    mean = "" if summary.target is None else f" ({percent(summary.target)}% on average)"
     best = f"the best {summary.watched} accuracy of “{summary.baseline.label}”"
-    return f"{best} with the same seed{mean}"
+    return f"{best} with the same seed ({percent(summary.target)}% on average)"
 
 
 def format_table(summary: Summary) -> str:
@@ -116,7 +115,6 @@ def format_table(summary: Summary) -> str:
     lines[-1] = f"{'Method':<{first}}{lines[-1][first:]}"
     lines.append("-" * len(lines[-1]))
     lines += map(line, names, cells)
-    target = target_meaning(summary)
-    notes = [f"Target: {target}."] * bool(target)
+    notes = [f"Target: {target}."] if (target := target_meaning(summary)) else []
     notes += [f"Left out: {text}." for text in summary.left_out]
     return "\n".join([*lines, *(part for note in notes for part in textwrap.wrap(note, _WIDTH))])
