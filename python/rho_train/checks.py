@@ -154,6 +154,9 @@ def warn_of_classes(where: str, labels: Tensor, test_labels: Tensor, names: Sequ
     warn(only, f"only the test set has the classes {{}}, first in its example {row}; {fix}")
     # Enough numbers for the first seven that are missing.
     missing = (c for c in range(min(count, len(seen) + 7)) if c not in seen)
-    warn(missing, "the classes {} have no example; number the classes 0, 1, 2, ... without gaps")
+    warn(
+        missing,
+        "the classes {} have no example; add some, or number classes 0, 1, 2, ... without gaps",
+    )
     if len(train) == 1:
         warn(train, "all training examples are of one class, {}; there is nothing to learn")

@@ -284,7 +284,7 @@ def test_folders_are_classes_and_images_are_read_late(tmp_path: Path) -> None:
     assert [int(image[2, -1, -1]) for image in taken.train_x] == [3, 6]
     (tmp_path / "train/dog/b.png").write_bytes(b"no image")
     for read in (lambda: load_cinic10(tmp_path, size=size), lambda: dataset[2]):
-        with pytest.raises(ValueError, match=r"b\.png is no readable image"):
+        with pytest.raises(ValueError, match=r"readable image(?s:.*)b\.png|b\.png is no readable"):
             read()
 
 
@@ -300,7 +300,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         load_cinic10(tmp_path)
     write_folders(tmp_path)
     paint(tmp_path / "test/owl/o.png", (0, 0, 0))
-    with pytest.raises(ValueError, match="classes that train has not: owl"):
+    with pytest.warns(UserWarning, match="only the test set has the classes .'owl'."):
         load_cinic10(tmp_path)
     with pytest.raises(ValueError, match="at least 1 pixel, got 0"):
         ImageFiles([], size=0)

@@ -134,7 +134,7 @@ def test_labels_of_any_number_type_are_read_and_odd_classes_are_named(tmp_path: 
         arrays = {name: array.astype(dtype) for name, array in rows().items()}
         assert torch.equal(load(tmp_path, arrays).dataset().labels, wanted), dtype
     for labels, warning in (
-        (np.arange(20) % 3 + 1, r"classes \[0\] have no example; number the classes 0, 1, 2"),
+        (np.arange(20) % 3 + 1, r"classes \[0\] have no example; add some, or number classes 0, 1"),
         (np.arange(20) % 2 * 3, r"classes \[1, 2\] have no example"),
         (
             np.where(np.arange(20) < 17, np.arange(20) % 2, 2),
@@ -341,17 +341,88 @@ def test_images_of_folders(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             images(tmp_path, **bad)  # type: ignore[arg-type]
-    # Before any training, and each of them.
-    (tmp_path / "test/dog/u.png").write_bytes(b"no image")
-    (tmp_path / "test/dog/v.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"u\.png is no readable image .* \(1 more\)"):
-        images(tmp_path, size=8)
     (tmp_path / "train/cat/deeper/a.PNG").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"a\.PNG is no readable image"):
         dataset[0]
-    paint(tmp_path / "test/owl/o.png", (0, 0, 0))
-    with pytest.raises(ValueError, match="classes that train has not: owl"):
-        images(tmp_path)
+
+
+def test_all_images_are_decoded_before_training_but_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in ("train/cat/a.png", "train/dog/b.png", "test/cat/c.png", "test/dog/d.png"):
+        paint(tmp_path / path, (1, 2, 3))
+    for hidden in ("train/cat/._a.png", "test/dog/.trash/x.png", "train/__MACOSX/a.png"):
+        (tmp_path / hidden).parent.mkdir(exist_ok=True)
+        (tmp_path / hidden).write_bytes(b"no image")
+    (tmp_path / "train/.ipynb_checkpoints").mkdir()
+    (tmp_path / "train/cat/folder.png").mkdir()
+    opened: list[Path] = []
+    whole = Image.open
+    monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or whole(path))
+    for _ in range(2):
+        assert images(tmp_path, size=4).classes == ("cat", "dog")
+    assert sorted(path.name for path in opened) == ["a.png", "b.png", "c.png", "d.png"]
+    # Each of the bad files is named, and how many there are.
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "test/dog/cut.jpg")
+    content = (tmp_path / "test/dog/cut.jpg").read_bytes()
+    (tmp_path / "test/dog/cut.jpg").write_bytes(content[: len(content) // 2])
+    Image.fromarray(noise).save(tmp_path / "test/dog/cut.png")
+    content = (tmp_path / "test/dog/cut.png").read_bytes()
+    (tmp_path / "test/dog/cut.png").write_bytes(content[: len(content) // 2])
+    (tmp_path / "test/cat/link.png").symlink_to(tmp_path / "gone.png")
+    Image.new("F", (4, 4), 0.5).save(tmp_path / "test/cat/float.tif")
+    Image.new("1", (80, 80)).save(tmp_path / "test/cat/bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
+    with pytest.raises(ValueError, match="5 of 7 files are no readable images; restore") as error:
+        images(tmp_path, size=4)
+    message = str(error.value)
+    for part in ("bomb.png: Image size (6400 pixels)", "float.tif: pixels of mode F have no known"):
+        assert part in message
+    for name in ("link.png: ", "cut.jpg: image file is truncated", "cut.png: "):
+        assert name in message
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
+    with pytest.raises(ValueError, match=r"bomb\.png is no readable image \(Image size \(6400"):
+        ImageFiles([tmp_path / "test/cat/bomb.png"], 4)[0]
+
+
+def test_classes_without_training_images_are_named(tmp_path: Path) -> None:
+    for path in ("train/cat/a.png", "train/dog/b.png", "test/owl/c.png"):
+        paint(tmp_path / path, (1, 2, 3))
+    (tmp_path / "train/empty").mkdir()
+    with (
+        pytest.warns(UserWarning, match=r"only the test set has the classes \['owl'\]"),
+        pytest.warns(UserWarning, match=r"the classes \['empty'\] have no example; add some"),
+    ):
+        assert images(tmp_path, size=4).classes == ("cat", "dog", "empty", "owl")
+
+
+def test_pixels_are_those_that_people_see(tmp_path: Path) -> None:
+    deep = np.array([[0, 257 * 9], [257 * 128 + 100, 65535]], np.uint16)
+    grey, clear = np.array([[0, 9], [128, 255]], np.uint8), np.full((2, 2), 255, np.uint8)
+    half = np.array([[0, 255], [255, 0]], np.uint8)
+    on_white = np.where(half == 0, 255, grey)
+    palette = Image.fromarray(grey).convert("P")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the camera was turned to the left
+    alpha = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(half)])
+    for name, image, options, wanted in (
+        ("deep.png", Image.fromarray(deep), {}, grey),
+        ("deep.tif", Image.fromarray(deep), {}, grey),
+        ("grey.png", Image.fromarray(grey), {}, grey),
+        ("palette.png", palette, {}, grey),
+        ("bytes.png", palette, {"transparency": bytes([0] * 9 + [255] * 247)}, None),
+        ("alpha.png", alpha, {}, on_white),
+        ("rgba.png", alpha.convert("RGBA"), {}, on_white),
+        ("opaque.png", Image.merge("LA", [Image.fromarray(a) for a in (grey, clear)]), {}, grey),
+        ("turned.png", Image.fromarray(grey), {"exif": turned}, np.rot90(grey, -1)),
+    ):
+        image.save(tmp_path / name, **options)
+        (found,) = ImageFiles([tmp_path / name], size=2)
+        if wanted is None:
+            wanted = np.where(grey < 9, 255, grey)
+        for channel in found.numpy():
+            np.testing.assert_array_equal(channel, wanted, name)
 
 
 def test_the_middle_of_an_image_is_cut_out(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def load_cinic10(folder: Path, *, size: int = 32) -> ClassificationData:
 
     Raises:
         FileNotFoundError: a folder is missing, or there is no image in one of the parts.
-        ValueError: a class of the test set has no folder in train, or a file is no image.
+        ValueError: a file is no image.
         ImportError: Pillow is missing.
 
     Example:

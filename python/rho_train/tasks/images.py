@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import operator
+import os
+import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,8 @@ from rho_train.tasks.models import Pixels, cnn, mlp
 from rho_train.tasks.task import Task
 
 _IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_BAD_SHOWN = 20
+_PROBED: set[int] = set()  # hashes of the paths, times and sizes of files that were readable
 
 
 def images(
@@ -29,6 +35,9 @@ def images(
 ) -> Task:
     """Make a task from train/CLASS/FILE and test/CLASS/FILE, in subfolders of a class too.
 
+    Files and folders whose names begin with a dot, and __MACOSX, are left out. All files are
+    decoded here once, see `ImageFiles.probe`.
+
     Args:
         folder: that holds the folders train and test.
         size: height and width that images are cut to, in pixels.
@@ -39,8 +48,7 @@ def images(
 
     Raises:
         FileNotFoundError: a folder is missing, or there is no image in one of them.
-        ValueError: a class of the test set is not in train, a file is no image (all are opened
-            here), or the model does not fit.
+        ValueError: a file is no image, or the model does not fit.
         ImportError: Pillow is missing.
 
     Example:
@@ -51,15 +59,13 @@ def images(
     if model == "cnn" and dropout:
         raise ValueError(f"images: the cnn has no dropout, got {dropout}; choose model = mlp, or 0")
     folder = Path(folder)
-    for part in (folder / "train", folder / "test"):
+    parts = folder / "train", folder / "test"
+    for part in parts:
         if not part.is_dir():
             raise FileNotFoundError(f"images: there is no folder {part}; wanted train and test")
-    classes = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
-    others = {path.name for path in (folder / "test").iterdir() if path.is_dir()} - set(classes)
-    if others:
-        names = ", ".join(sorted(others))
-        raise ValueError(f"images: the test set has classes that train has not: {names}")
-    train, test = (_Images.read(folder / part, classes, size) for part in ("train", "test"))
+    folders = {path.name: path for part in parts for path in part.iterdir() if path.is_dir()}
+    classes = sorted(name for name in folders if _is_shown(name))
+    train, test = (_Images.read(part, classes, size) for part in parts)
 
     def make(widths: Sequence[int], seed: int) -> nn.Module:
         if model == "cnn":
@@ -91,6 +97,8 @@ class _Images(StackDataset[Any]):
             for label, name in enumerate(classes)
             for path in sorted((folder / name).rglob("*"))
             if path.suffix.lower() in _IMAGES
+            and all(map(_is_shown, path.relative_to(folder).parts))
+            and not path.is_dir()
         ]
         if not found:
             raise FileNotFoundError(f"images: there is no image in the folders of {folder}")
@@ -103,7 +111,8 @@ class ImageFiles(Sequence[Tensor]):
     """Image files as a sequence of tensors uint8 (3, size, size), read with Pillow on access.
 
     The shorter side is scaled to `size` and the middle cut out, as in the paper's appendix B for
-    Clothing-1M. A tensor of rows gives the files of these rows.
+    Clothing-1M. Images are turned as their EXIF tag says; 16-bit grey is scaled to 8 bits; white
+    is put behind what is transparent. A tensor of rows gives the files of these rows.
 
     Args:
         paths: of the files, JPEG or PNG or what else Pillow reads.
@@ -142,27 +151,78 @@ class ImageFiles(Sequence[Tensor]):
 
         if isinstance(index, Tensor):
             return ImageFiles([self.paths[row] for row in index.tolist()], self.size)
+        path = self.paths[index]
         try:
-            with Image.open(self.paths[index]) as image:
-                fitted = ImageOps.fit(image.convert("RGB"), (self.size, self.size))
-        except OSError as error:
-            raise _unreadable(self.paths[index], error) from error
+            with Image.open(path) as image:
+                fitted = ImageOps.fit(_rgb(image), (self.size, self.size))
+        except Exception as error:  # Pillow raises errors of many types for damaged files
+            problem = f"{path} is no readable image ({error})"
+            raise ValueError(f"ImageFiles: {problem}; restore it or take it out") from error
         return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).contiguous()
 
     def probe(self) -> None:
-        """Open every file and read its header; name the first that is no readable image."""
+        """Decode every file, on all cores, and name those that are no readable images.
+
+        Not again in this process while paths, times and sizes stay, nor in its child processes.
+        """
         from PIL import Image
 
-        bad = []
-        for path in self.paths:
-            try:
-                Image.open(path).close()
-            except OSError as error:
-                bad.append(_unreadable(path, error))
+        key = hash(tuple(map(_stamp, self.paths)))
+        if key in _PROBED or parent_process() is not None:
+            return
+        cores = os.cpu_count() or 1
+        with warnings.catch_warnings(), ThreadPoolExecutor(cores) as pool:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            shares = [self.paths[core::cores] for core in range(cores)]
+            bad = sorted(problem for found in pool.map(_problems, shares) for problem in found)
         if bad:
-            raise ValueError(f"{bad[0]}" + (f" ({len(bad) - 1} more)" if len(bad) > 1 else ""))
+            shown = "\n".join(bad[:_BAD_SHOWN]) + ("\n..." if len(bad) > _BAD_SHOWN else "")
+            raise ValueError(
+                f"ImageFiles: {len(bad)} of {len(self)} files are no readable images; restore them "
+                f"or take them out:\n{shown}"
+            )
+        _PROBED.add(key)
 
 
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    fix = "restore it or take it out"
-    return ValueError(f"ImageFiles: {path} is no readable image ({error}); {fix}")
+def _rgb(image: Any) -> Any:
+    """Return an image upright in 8-bit RGB, on white where it is transparent."""
+    from PIL import Image, ImageOps
+
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        # Pillow's own conversion turns all above 255 to white.
+        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} have no known range; save 8 or 16 bits")
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _problems(paths: Sequence[Path]) -> list[str]:
+    """Name the files that cannot be decoded, and why."""
+    from PIL import Image
+
+    found = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                image.draft(None, (1, 1))  # a JPEG at an eighth of its size: its data are all read
+                _rgb(image)
+        except Exception as error:
+            found.append(f"{path}: {error}")
+    return found
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return str(path), 0, 0
+    return str(path), found.st_mtime_ns, found.st_size
+
+
+def _is_shown(name: str) -> bool:
+    """Tell names from those that systems hide, such as ._a.png, .DS_Store and __MACOSX."""
+    return not name.startswith(".") and name != "__MACOSX"
