@@ -116,8 +116,11 @@ def _rows(batch: T, n: int, rows: slice | Tensor, whole: object = None) -> T:
 
     def take(value: Any) -> Any:
         if isinstance(value, Tensor):
-            if value.size()[:1] != (n,) or value is whole:
+            if value is whole or value.ndim == 0 or value.size(0) != n:
                 return value
+            if value.is_nested:
+                some = value.unbind()[rows] if isinstance(rows, slice) else [value[i] for i in rows]
+                return torch.nested.as_nested_tensor(list(some), layout=value.layout)
             if isinstance(rows, slice):
                 return value[rows]
             return value.index_select(0, rows.to(value.device))
