@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
-from rho_ext import _autograd, _meta  # noqa: F401  (they register themselves)
+from rho_ext import _meta
+from rho_ext._autograd import may_differentiate, refuse_derivatives
 from rho_ext._library import METHODS, NEEDS_IL, WORKSPACE_WORDS, cuda_missing
 
 _select = torch.ops.rho_ext.select.default
@@ -217,7 +218,8 @@ def select(
         ValueError: shape, dtype, device or range of an argument, or il is missing.
         IndexError: a label or an id is out of range (on the CPU). On CUDA the check would
             wait for the device, so such a row is counted in `invalid`.
-        RuntimeError: logits are on CUDA, and torch or this build of rho_ext has none.
+        RuntimeError: logits are on CUDA, and torch or this build of rho_ext has none; or logits,
+            il or bias is being differentiated by `torch.func` or forward-mode AD.
 
     Example:
         >>> import torch, rho_ext
@@ -231,6 +233,8 @@ def select(
     number = method_number("select", method)
     if il is None:
         il = active_il("select", method, ids)
+    if may_differentiate():
+        refuse_derivatives("select", logits=logits, il=il, bias=bias)
     try:
         if workspace is None or not getattr(logits, "is_cuda", False):
             # Calling `_op` skips a layer of Python, 0.3 microseconds. torch.compile traces the op.
@@ -275,6 +279,8 @@ def score(
     number = method_number("score", method)
     if il is None:
         il = active_il("score", method, ids)
+    if may_differentiate():
+        refuse_derivatives("score", logits=logits, il=il, bias=bias)
     try:
         call = _score if is_dynamo_compiling() else _score._op
         results = call(logits, labels, ids, il, number, bias, ignore_index, label_smoothing)

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <iterator>
+#include <limits>
 
 #include "common/host_device.h"
 #include "common/row_stats.h"
@@ -17,6 +18,13 @@ inline constexpr int64_t kMethodCount = std::size(kMethodNames);
 
 RHO_HOST_DEVICE constexpr bool uses_il(Method method) {
   return method == Method::kRho || method == Method::kNegIl;
+}
+
+// Replace any NaN by torch.nan. The sum of two NaN is either of them, as the compiler chose.
+template <class Real>
+RHO_HOST_DEVICE Real canonical_nan(Real x) {
+  constexpr Real kNaN = std::numeric_limits<Real>::quiet_NaN();
+  return x == x ? x : kNaN;
 }
 
 // Return the larger value. `Real` may be a vector, here, in gap_of and in cross_entropy.

@@ -51,10 +51,10 @@ void score_by_loss(Method method, const double* losses, const float* il, int64_t
 }
 
 template <class Real>
-void ignore_rows(const int64_t* labels, int64_t rows, Real* loss, Real* score) {
+void finish_rows(const int64_t* labels, int64_t rows, Real* loss, Real* score) {
   for (int64_t i = 0; i < rows; ++i) {
-    score[i] = labels[i] < 0 ? -static_cast<Real>(__builtin_inf()) : score[i];
-    loss[i] = labels[i] < 0 ? Real{0} : loss[i];
+    score[i] = labels[i] < 0 ? -static_cast<Real>(__builtin_inf()) : canonical_nan(score[i]);
+    loss[i] = labels[i] < 0 ? Real{0} : canonical_nan(loss[i]);
   }
 }
 

@@ -78,15 +78,16 @@ __device__ __forceinline__ void score_row(const KernelParams& params, const RowI
 template <bool kNeedsMoments>
 __device__ __forceinline__ void finish_row(const KernelParams& params, int64_t row,
                                            const RowInputs& inputs, const RowSums& sums) {
-  float loss = 0.0f;
-  float score = -INFINITY;
-  if (inputs.kind == RowKind::kInvalid) {
-    loss = NAN;
-    score = NAN;
+  float loss = NAN;
+  float score = NAN;
+  if (inputs.kind == RowKind::kIgnored) {
+    loss = 0.0f;
+    score = -INFINITY;
   } else if (inputs.kind == RowKind::kScored) {
     score_row<kNeedsMoments>(params, inputs, sums, loss, score);
   }
-  params.outputs.losses[row] = loss;
+  score = canonical_nan(score);
+  params.outputs.losses[row] = canonical_nan(loss);
   if (params.plan.top_k_stage == TopKStage::kNone) {
     params.outputs.scores[row] = score;
     return;

@@ -7,12 +7,15 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
+from torch.autograd import forward_ad
 
 import rho_ext
 from rho_ext import _autograd, score, select
@@ -170,6 +173,46 @@ def test_outputs_never_require_grad(mode: str, device: torch.device) -> None:
             for a, b in zip(results, others, strict=True):
                 assert not a.requires_grad
                 assert same_bits(a.detach(), b)
+
+
+F = torch.func
+# What differentiates a function of one tensor, each of which would give zeros.
+DERIVATIVES: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], object]] = {
+    "grad": lambda f, x: F.grad(f)(x),
+    "jvp": lambda f, x: F.jvp(f, (x,), (x,)),
+    "hessian": lambda f, x: F.hessian(f)(x),
+    "grad in vmap": lambda f, x: F.vmap(F.grad(f))(x[None]),
+    "vmap in grad": lambda f, x: F.grad(lambda x: F.vmap(f)(x[None]).sum())(x),
+    "vmap in jvp": lambda f, x: F.jvp(lambda x: F.vmap(f)(x[None]).sum(), (x,), (x,)),
+    "compiled grad": lambda f, x: torch.compile(F.grad(f), backend="aot_eager")(x),
+    "dual": lambda f, x: f(forward_ad.make_dual(x, x)),
+}
+
+
+@on("cpu")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script.*` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("kind", DERIVATIVES)
+def test_derivatives_are_refused(kind: str, device: torch.device) -> None:
+    """As backward() refuses them, but not where nothing of the op is differentiated."""
+    inputs = Case("derivatives", n=4, classes=3, id_dtype=None, bias=True).inputs(device)
+    ops = {"score": score, "select": partial(select, k=2)}
+    for (op, call), name in product(ops.items(), ("logits", "il", "bias")):
+
+        def losses(x: Tensor, call: Any = call, name: str = name) -> Tensor:
+            return (x * 2).sum() + call(**inputs | {name: x}).losses.sum()
+
+        def detached(x: Tensor, losses: Any = losses) -> Tensor:
+            # As torch.inference_mode, in which torch.func.vmap fails.
+            with torch.no_grad(), forward_ad._set_fwd_grad_enabled(False):
+                constant = losses(x)
+            return (x * 2).sum() + losses(x.detach()) + constant
+
+        with forward_ad.dual_level() if kind == "dual" else contextlib.nullcontext():
+            message = f"{op}: {name} must not be differentiated .* pass {name}.detach()"
+            with pytest.raises(RuntimeError, match=re.escape(message).replace(r"\.\*", ".*")):
+                DERIVATIVES[kind](losses, inputs[name])
+            DERIVATIVES[kind](detached, inputs[name])
+            F.vmap(losses)(inputs[name][None])
 
 
 def test_selecting_leaves_the_gradient_of_the_step_alone(device: torch.device) -> None:

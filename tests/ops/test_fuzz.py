@@ -251,16 +251,16 @@ def table_rows(inputs: Inputs) -> Tensor:
 
 def check_scores(inputs: Inputs, method: str) -> Scores:
     """Hold losses and scores to the truth, and return them."""
-    got = score(**inputs, method=method)
+    got, classes = score(**inputs, method=method), inputs["logits"].shape[1]
     free = inputs | {"bias": None}
     exact = free | {"logits": inputs["logits"].double()}
     plain, truth = reference.score(**free, method=method), reference.score(**exact, method=method)
-    assert_accurate(got.losses, plain.losses, truth.losses)
+    assert_accurate(got.losses, plain.losses, truth.losses, classes)
     ignored = inputs["labels"] == inputs["ignore_index"]
     in_double = inputs["logits"].dtype == torch.float64
     scores = score(**free, method=method).scores
     if in_double or method in ("grad_norm", "entropy"):
-        assert_accurate(scores, plain.scores, truth.scores)
+        assert_accurate(scores, plain.scores, truth.scores, classes)
     else:
         row_il = table_rows(inputs)
         parts = {"rho": got.losses - row_il, "loss": got.losses, "neg_il": -row_il}
@@ -269,7 +269,7 @@ def check_scores(inputs: Inputs, method: str) -> Scores:
         before = truth.scores if in_double else scores
         scores = (before + inputs["bias"]).masked_fill(ignored, -INF)
     if in_double:
-        assert_accurate(got.scores, scores, scores)
+        assert_accurate(got.scores, scores, scores, classes)
     else:
         assert same_bits(got.scores, scores)
     return got

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+import rho_ext
 from rho_ext import reference, score
 
 from ..backends import Backend, on
@@ -21,6 +24,7 @@ from .cases import (
     WITHOUT_IL,
     Case,
     Combine,
+    Inputs,
     assert_accurate,
     cases,
     combined,
@@ -43,8 +47,8 @@ def test_scores_and_losses_are_accurate(cases: list[Case], backend: Backend) -> 
             plain = reference.score(**inputs, method=method)
             # For float64 logits this is what plain torch gives: only our rounding remains.
             truth = reference.score(**exact, method=method)
-            assert_accurate(ours.losses, plain.losses, truth.losses)
-            assert_accurate(ours.scores, plain.scores, truth.scores)
+            assert_accurate(ours.losses, plain.losses, truth.losses, case.classes)
+            assert_accurate(ours.scores, plain.scores, truth.scores, case.classes)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 26, 1000, 1025, 5000])
@@ -106,7 +110,7 @@ def test_rows_that_rise_are_accurate(backend: Backend) -> None:
         labels = torch.tensor([0, 1500, 2999] * 2, device=backend.device)
         plain = F.cross_entropy(logits.float(), labels, reduction="none")
         truth = F.cross_entropy(logits.double(), labels, reduction="none")
-        assert_accurate(score(logits, labels, None, method="loss").losses, plain, truth)
+        assert_accurate(score(logits, labels, None, method="loss").losses, plain, truth, 3000)
 
 
 @on("cpu")
@@ -118,7 +122,7 @@ def test_rows_of_equal_logits_are_accurate(classes: int, device: torch.device) -
     labels = torch.zeros(len(logits), dtype=torch.int64, device=device)
     plain = F.cross_entropy(logits, labels, reduction="none")
     truth = F.cross_entropy(logits.double(), labels, reduction="none")
-    assert_accurate(score(logits, labels, None, method="loss").losses, plain, truth)
+    assert_accurate(score(logits, labels, None, method="loss").losses, plain, truth, classes)
 
 
 @combined
@@ -204,8 +208,8 @@ def test_float64_logits_are_computed_in_float64(device: torch.device) -> None:
     for method in METHODS:
         got = score(logits, labels, None, il=il, method=method)
         truth = reference.score(logits, labels, None, il=il, method=method)
-        assert_accurate(got.scores, truth.scores, truth.scores)
-        assert_accurate(got.losses, truth.losses, truth.losses)
+        assert_accurate(got.scores, truth.scores, truth.scores, 2)
+        assert_accurate(got.losses, truth.losses, truth.losses, 2)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -277,6 +281,35 @@ def test_inputs_are_not_changed(backend: Backend) -> None:
             for name in ("logits", "labels", "ids", "il", "bias"):
                 a, b = inputs[name], before[name]
                 assert a is None or torch.equal(a.nan_to_num(7), b.nan_to_num(7)), name
+
+
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float64, "meta"], ids=str)
+def test_torch_defaults_change_nothing(default: Any, backend: Backend) -> None:
+    def run(inputs: Inputs) -> list[Tensor]:
+        results = [rho_ext.workspace(backend.device)]
+        for ops in (rho_ext, reference):
+            for method in METHODS:
+                results += ops.score(**inputs, method=method)
+                results += ops.select(**inputs, method=method, k=len(inputs["logits"]) // 2)
+        return results
+
+    for case in FEW_CASES:
+        if case.dtype in backend.dtypes:
+            inputs = case.inputs(backend.device)
+            expected = run(inputs)
+            try:
+                if default == "meta":
+                    torch.set_default_device(default)
+                else:
+                    torch.set_default_dtype(default)
+                got = run(inputs)
+            finally:
+                torch.set_default_device(None)
+                torch.set_default_dtype(torch.float32)
+            for a, b in zip(got, expected, strict=True):
+                assert a.device == b.device
+                assert a.dtype == b.dtype
+                assert torch.equal(a.nan_to_num(7), b.nan_to_num(7))
 
 
 @on("cpu", "cuda")

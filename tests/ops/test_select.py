@@ -186,15 +186,16 @@ def test_same_bits_for_every_number_of_threads_and_run(
         dtype=backend.dtypes,
         size=((640, 1000), (70_000, 5)),
         content=("", "bad-rows"),
+        bias=(False, True),
     ):
-        n, classes = row["size"]
-        kind = {"dtype": row["dtype"], "content": row["content"]}
-        inputs = Case("threads", n=n, classes=classes, ignored=True, **kind).inputs(backend.device)
+        n, classes = row.pop("size")
+        method = row.pop("method")
+        inputs = Case("threads", n=n, classes=classes, ignored=True, **row).inputs(backend.device)
         expected: tuple[Tensor, ...] = ()
         for count in (1, 2, 3, 3):
             torch.set_num_threads(count)
-            selection = select(**inputs, k=n // 3, method=row["method"])
-            got = (*selection, *score(**inputs, method=row["method"]))
+            selection = select(**inputs, k=n // 3, method=method)
+            got = (*selection, *score(**inputs, method=method))
             expected = expected or got
             for name, a, b in zip(fields, got, expected, strict=True):
                 assert same_bits(a, b), f"{count} threads: {name} differs"
