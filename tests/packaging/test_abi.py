@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shutil
@@ -108,7 +109,7 @@ ROOT = Path(__file__).parents[2]
 NEEDS_TORCH = "rho_ext needs torch 2.10 or newer to build: pip install 'torch>=2.10'"
 
 
-def configure(folder: Path, *options: str) -> str:
+def configure(folder: Path, *options: str, **variables: str) -> str:
     """Return what CMake says to a build that cannot be; lines and margins are CMake's own."""
     # Those beside this Python, from the test extra: the system's may be too old or missing.
     cmake, ninja = (Path(sys.executable).with_name(name) for name in ("cmake", "ninja"))
@@ -118,7 +119,8 @@ def configure(folder: Path, *options: str) -> str:
     project = ("-DSKBUILD=2", "-DSKBUILD_PROJECT_NAME=rho_ext", "-DSKBUILD_PROJECT_VERSION=0.0")
     command = [str(cmake), "-S", str(ROOT), "-B", str(folder / "build"), *generator, *project]
     command += options
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | variables
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert result.returncode != 0
     return " ".join(result.stderr.split())
 
@@ -130,6 +132,10 @@ def test_builds_that_cannot_be_stop(tmp_path: Path) -> None:
     no_cuda = "-DRHO_EXT_CUDA=OFF"
     message = "RHO_EXT_CUDA must be AUTO, ON or OFF, got 'yes'"
     assert message in configure(tmp_path, "-DRHO_EXT_CUDA=yes")
+    for name in ("CXX", "CXXFLAGS", "LDFLAGS", "CUDACXX", "CUDAFLAGS", "CUDAARCHS"):
+        kept = configure(tmp_path, no_cuda, **{name: "changed"})
+        assert f"{name}='changed'" in kept
+        assert f"remove the folder ({tmp_path / 'build'}), or choose another with -C" in kept
     for choice in ("addres", "address;undefined", "thread", "ON"):
         message = "RHO_EXT_SANITIZE must be address, undefined or address,undefined, got"
         wrong = f"-DRHO_EXT_SANITIZE={choice}"
