@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from platform import python_version
 
 import rho_ext
 
@@ -29,20 +30,20 @@ import torch
 
 try:
     from rho_ext import _C
-except ImportError as error:
+
+    # The CUDA ops need a torch with CUDA. They touch no GPU until they are called.
+    _CUDA = Path(_C.__file__).with_name("_cuda.so")
+    if torch.version.cuda is not None and _CUDA.exists():
+        torch.ops.load_library(str(_CUDA))
+    METHODS: dict[str, int] = _C.methods()
+    NEEDS_IL = frozenset(_C.needs_il())
+    WORKSPACE_WORDS: int = _C.workspace_words
+except (ImportError, OSError, AttributeError) as error:
     raise ImportError(
-        f"rho_ext: the compiled library does not load with torch {torch.__version__}; it needs "
-        f"torch 2.10 or newer. Update torch, or build rho_ext again with 'pip install .'. ({error})"
+        f"rho_ext: the compiled library does not fit Python {python_version()}, torch "
+        f"{torch.__version__} and the sources in {rho_ext.__path__[0]}. Update torch to 2.10 or "
+        f"newer, or build rho_ext again with 'pip install .' ({error})"
     ) from error
-
-# The CUDA ops need a torch with CUDA. They touch no GPU until they are called.
-_CUDA = Path(_C.__file__).with_name("_cuda.so")
-if torch.version.cuda is not None and _CUDA.exists():
-    torch.ops.load_library(str(_CUDA))
-
-METHODS: dict[str, int] = _C.methods()
-NEEDS_IL = frozenset(_C.needs_il())
-WORKSPACE_WORDS: int = _C.workspace_words
 
 
 def build_info() -> dict[str, str | list[str]]:

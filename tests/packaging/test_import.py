@@ -7,11 +7,14 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import torch
 
 import rho_ext
 from rho_ext import _C
@@ -125,11 +128,14 @@ def test_import_in_a_fresh_interpreter_takes_no_gpu_and_no_training_layer() -> N
     assert result.stderr == ""
 
 
-def test_a_clone_uses_the_installed_library(tmp_path: Path) -> None:
-    """There the folder of the sources hides the installed package."""
-    clone, site = tmp_path / "clone", tmp_path / "site"
+def clone(folder_: Path) -> Path:
+    """Copy the sources of rho_ext, which hide the installed package for a Python in `folder_`."""
     nothing = shutil.ignore_patterns("*.so", "__pycache__")
-    shutil.copytree(folder("rho_ext"), clone / "rho_ext", ignore=nothing)
+    return Path(shutil.copytree(folder("rho_ext"), folder_ / "rho_ext", ignore=nothing))
+
+
+def test_a_clone_uses_the_installed_library(tmp_path: Path) -> None:
+    sources, site = clone(tmp_path / "clone"), tmp_path / "site"
     (site / "rho_ext").mkdir(parents=True)
     library = Path(_C.__file__)
     shutil.copy(library, site / "rho_ext")
@@ -140,11 +146,11 @@ def test_a_clone_uses_the_installed_library(tmp_path: Path) -> None:
         metadata = f"Metadata-Version: 2.1\nName: rho-ext\nVersion: {version}\n"
         (site / "rho_ext.dist-info" / "METADATA").write_text(metadata)
         code = "import rho_ext; print(rho_ext.__file__, rho_ext._library._C.__file__)"
-        return run(code, cwd=clone, PYTHONPATH=str(site))
+        return run(code, cwd=sources.parent, PYTHONPATH=str(site))
 
     result = installed(rho_ext.__version__)
     assert result.returncode == 0, result.stderr
-    used = [str(clone / "rho_ext" / "__init__.py"), str(site / "rho_ext" / library.name)]
+    used = [str(sources / "__init__.py"), str(site / "rho_ext" / library.name)]
     assert result.stdout.split() == used
     assert (
         f"ImportError: rho_ext: this source folder is version {rho_ext.__version__}, and the "
@@ -152,19 +158,32 @@ def test_a_clone_uses_the_installed_library(tmp_path: Path) -> None:
     ) in installed("0.0.9").stderr
 
 
-def test_a_source_folder_without_an_installed_package_says_so(tmp_path: Path) -> None:
-    nothing = shutil.ignore_patterns("*.so", "__pycache__")
-    shutil.copytree(folder("rho_ext"), tmp_path / "rho_ext", ignore=nothing)
-    # As if no package were installed: this Python may have it.
-    result = run(
+def test_libraries_that_do_not_fit_say_so(tmp_path: Path) -> None:
+    """None, one that does not load, one of other sources, CUDA kernels that do not load."""
+    sources = clone(tmp_path)
+    nothing_installed = (
         "import importlib.metadata as m\n"
         "def distribution(name): raise m.PackageNotFoundError(name)\n"
         "m.distribution = distribution\n"
-        "import rho_ext",
-        cwd=tmp_path,
-        PYTHONPATH="",
     )
-    assert result.stderr.strip().splitlines()[-1] == (
-        "ImportError: rho_ext: the compiled library is missing, and rho_ext is not installed; run "
-        "'pip install .'"
+    missing = "compiled library is missing, and rho_ext is not installed; run 'pip install .'"
+    unfit = (
+        f"compiled library does not fit Python {platform.python_version()}, torch "
+        f"{torch.__version__} and the sources in {sources}. Update torch to 2.10 or newer, or "
+        "build rho_ext again with 'pip install .' ("
     )
+    library = sources / Path(_C.__file__).name
+    for code, files, message in (
+        (nothing_installed, {}, missing),
+        ("", {library: b"no library"}, f"{unfit}{library}"),
+        ("", {sources / "_C.py": b""}, f"{unfit}module 'rho_ext._C' has no attribute"),
+        ("import torch; torch.version.cuda = '13.0'\n",
+         {library: Path(_C.__file__).read_bytes(), sources / "_cuda.so": b"no library"},
+         f"{unfit}Could not load this library: {sources / '_cuda.so'}"),
+    ):  # fmt: skip
+        for file, content in files.items():
+            file.write_bytes(content)
+        error = run(f"{code}import rho_ext", cwd=tmp_path, PYTHONPATH="").stderr.splitlines()
+        assert error[-1].startswith(f"ImportError: rho_ext: the {message}"), error
+        for file in files:
+            file.unlink()
