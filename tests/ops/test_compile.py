@@ -60,6 +60,8 @@ def test_opcheck(combine: Combine, backend: Backend) -> None:
         case = row["case"]
         inputs = case.inputs(backend.device)
         inputs["il"].nan_to_num_(0)
+        if case.bias:
+            inputs["bias"].nan_to_num_(0)
         inputs["logits"].requires_grad_(row["requires_grad"])
         method = METHODS[len(case.name) % 5]
         arguments = op_arguments(row["op"], inputs, method, case.n // 2)
