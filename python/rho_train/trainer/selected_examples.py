@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save
@@ -129,7 +130,8 @@ def render(x: object) -> dict[str, Any]:
     if isinstance(x, str):
         return {"text": x if len(x) <= _CHARACTERS else f"{x[: _CHARACTERS - 1]}…"}
     try:
-        tensor = torch.as_tensor(x).detach().cpu()
+        x = x if isinstance(x, Tensor) else np.asarray(x)
+        tensor = torch.as_tensor(x, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError):
         return {"text": f"({type(x).__name__})"}
     image = _as_image(tensor)
