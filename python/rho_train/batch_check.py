@@ -96,18 +96,20 @@ class _Rescoring:
         cut = [name for name, value in fields.items() if len(value) == n]
         whole = [name for name in fields if name not in cut]
         if not sharded(self.module.modules()):  # all ranks would have to make the same passes
-            indices = torch.arange(n, dtype=torch.int64, device=rows.device)
-            if error is None and self.gap(self.batch, indices):
+            scored = self.context.passes.rows
+            if scored is None:
+                scored = torch.arange(n, dtype=torch.int64, device=rows.device)
+            if error is None and self.gap(gather(self.batch, n, scored), scored):
                 return (
-                    "scored twice, the same large batch gives other losses, so the model draws "
-                    "random numbers or keeps a state"
+                    "scored twice, the same examples have other losses, so the model draws random "
+                    "numbers or keeps a state"
                 )
             for name in cut:
                 if self._equal(gather(self.batch, n, rows, whole=fields[name]), rows):
                     what += f", but not if the field {name} stays whole: all examples share it"
                     break
             else:
-                flipped = indices.flip(0)
+                flipped = scored.flip(0)
                 mixes = error is None and self._equal(gather(self.batch, n, flipped), flipped)
                 if mixes or (error is None and not whole):
                     return (

@@ -170,7 +170,7 @@ def test_fields_that_are_not_one_row_an_example_are_refused(case: str) -> None:
 
 
 def test_models_that_cannot_be_checked_are_named_once() -> None:
-    draws = "scored twice, the same large batch gives other losses, so the model draws"
+    draws = "scored twice, the same examples have other losses, so the model draws"
     mixes = "the loss of an example depends on the others of its batch"
     cases = [(Noise(), draws), (CountsCalls(), draws), (Centred(), mixes), (Experts(), mixes)]
     for model, message in cases:

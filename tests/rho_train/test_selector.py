@@ -131,7 +131,7 @@ def test_scoring_leaves_the_model_and_the_random_state_alone() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [part.training for part in model.modules()]
     random_state = torch.get_rng_state()
-    with pytest.warns(UserWarning, match="gives other losses, so the model draws"):
+    with pytest.warns(UserWarning, match="have other losses, so the model draws"):
         batch = Selector(il=TABLE, k=2)(model, Batch(X, Y, IDS))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert [part.training for part in model.modules()] == modes
