@@ -130,8 +130,8 @@ def render(x: object) -> dict[str, Any]:
     if isinstance(x, str):
         return {"text": x if len(x) <= _CHARACTERS else f"{x[: _CHARACTERS - 1]}…"}
     try:
-        x = x if isinstance(x, Tensor) else np.asarray(x)
-        tensor = torch.as_tensor(x, device="cpu").detach()
+        plain = x if isinstance(x, Tensor) else np.asarray(x)
+        tensor = torch.as_tensor(plain, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError):
         return {"text": f"({type(x).__name__})"}
     image = _as_image(tensor)
