@@ -77,11 +77,10 @@ class IndexedDataset(Dataset[Any]):
     ) -> None:
         check_map_style("IndexedDataset", dataset)
         if inside := indexed_inside(dataset):
+            of = f"{type(dataset).__name__} carry ids already, of {len(inside)} IndexedDataset"
             raise TypeError(
-                f"IndexedDataset: the examples of {type(dataset).__name__} carry ids already, of "
-                f"{len(inside)} IndexedDataset inside; {_WRAP_ONCE}; join two by a + b; as an "
-                "evaluation set wrap a subset of what is inside: IndexedDataset(Subset(data.dataset"
-                ", subset.indices))"
+                f"IndexedDataset: the examples of {of} inside; {_WRAP_ONCE}; join two by a + b; as "
+                "an evaluation set give IndexedDataset(Subset(data.dataset, subset.indices))"
             )
         if input_tolerance is None:
             source = dataset
@@ -89,10 +88,8 @@ class IndexedDataset(Dataset[Any]):
                 source = source.dataset
             input_tolerance = float(getattr(source, "input_tolerance", 0.0))
         if not 0.0 <= input_tolerance < math.inf:
-            raise ValueError(
-                "IndexedDataset: input_tolerance must be finite and at least 0, got "
-                f"{input_tolerance}"
-            )
+            wanted = "input_tolerance must be finite and at least 0"
+            raise ValueError(f"IndexedDataset: {wanted}, got {input_tolerance}")
         self.dataset, self.input_tolerance = dataset, input_tolerance
         self._labels = None if labels is None else _as_labels(labels, len(dataset), "labels=")
 
@@ -135,12 +132,10 @@ class IndexedDataset(Dataset[Any]):
             else:
                 samples = [self.dataset[position] for position in positions]
             if len(samples) != len(positions):
-                raise ValueError(
-                    f"IndexedDataset: {type(self.dataset).__name__}.__getitems__ returned "
-                    f"{len(samples)} examples for {len(positions)} indices"
-                )
-            found = [_with_id(*pair) for pair in zip(samples, positions, strict=True)]
-        return found
+                got = f"returned {len(samples)} examples for {len(positions)} indices"
+                name = type(self.dataset).__name__
+                raise ValueError(f"IndexedDataset: {name}.__getitems__ {got}")
+            return [_with_id(*pair) for pair in zip(samples, positions, strict=True)]
 
     @staticmethod
     def collate(samples: Sequence[Any]) -> Any:
@@ -168,23 +163,18 @@ class _Rows(Sequence[Batch]):
 def check_map_style(where: str, dataset: Any) -> None:
     """Refuse what has no examples at the positions 0 to n - 1; the TypeError says what to do."""
     layout = getattr(dataset, "format", None)
-    if isinstance(dataset, Mapping):
-        fix = f"give one of its data sets, such as data[{next(iter(dataset), None)!r}]"
-    elif hasattr(dataset, "iloc"):
-        fix = "it is read by column; give its values: TensorDataset(inputs, labels)"
-    elif isinstance(layout, Mapping) and layout.get("type") in ("arrow", "polars"):
-        fix = f"its examples are {layout['type']} tables; give data.with_format('torch')"
-    elif isinstance(dataset, IterableDataset) or not (
-        hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    of_tables = isinstance(layout, Mapping) and layout.get("type") in ("arrow", "polars")
+    has_rows = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    for wrong, fix in (
+        (isinstance(dataset, Mapping), "give one of its data sets, such as data['train']"),
+        (hasattr(dataset, "iloc"), "a frame is read by column; give a TensorDataset of its values"),
+        (of_tables, "its examples are tables; give data.with_format('torch')"),
+        (isinstance(dataset, IterableDataset) or not has_rows, "load the stream into a list"),
     ):
-        fix = "load the stream into a list or a map-style data set"
-    else:
-        return
-    got = describe(dataset) if isinstance(dataset, Mapping) else type(dataset).__name__
-    raise TypeError(
-        f"{where}: dataset must be map-style (__len__ and __getitem__ by position), got {got}; "
-        + fix
-    )
+        if wrong:
+            wanted = "map-style (__len__ and __getitem__ by position)"
+            got = describe(dataset)
+            raise TypeError(f"{where}: dataset must be {wanted}, got {got}; {fix}")
 
 
 def indexed_inside(dataset: Any) -> list[IndexedDataset]:
@@ -202,15 +192,14 @@ def check_indexed(where: str, dataset: Any) -> None:
     """Refuse what is no whole data set with ids; the TypeError says how to get one."""
     if isinstance(dataset, IndexedDataset):
         return
-    count = len(indexed_inside(dataset))
-    fix = "wrap it: rho_train.IndexedDataset(dataset)"
-    if count > 1:
+    inside, fix = len(indexed_inside(dataset)), "wrap it: rho_train.IndexedDataset(dataset)"
+    if inside == 1:
+        fix = "pass the whole IndexedDataset that it was taken from, and the ids of the subset"
+    elif inside:
         fix = (
-            f"the ids of the {count} IndexedDatasets inside would clash, each begins at 0: join "
+            f"the ids of the {inside} IndexedDatasets inside would clash, each begins at 0: join "
             "them by a + b, or wrap once: rho_train.IndexedDataset(ConcatDataset(parts))"
         )
-    elif count:
-        fix = "pass the whole IndexedDataset that it was taken from, and the ids of the subset"
     raise TypeError(
         f"{where}: dataset must be an IndexedDataset, got {type(dataset).__name__}; {fix}"
     )
@@ -245,12 +234,9 @@ def _position(index: int, n: int) -> int:
 def _positions(indices: Sequence[int], n: int) -> Tensor:
     # At every step: NumPy reads a list of integers ten times as fast as torch.
     ids = torch.from_numpy(np.array(indices, dtype=np.int64))
-    if len(ids) == 0:
-        return ids
-    low, high = (int(bound) for bound in ids.aminmax())
-    for bound in (low, high):
-        _position(bound, n)
-    return ids if low >= 0 else ids % n
+    for bound in ids.aminmax() if len(ids) else ():
+        _position(int(bound), n)
+    return ids % max(n, 1)
 
 
 def _labels_of(dataset: Any) -> Tensor:
@@ -278,19 +264,16 @@ def _labels_of(dataset: Any) -> Tensor:
 
 
 def _as_labels(labels: Any, n: int, source: str) -> Tensor:
-    number = "np.unique(labels, return_inverse=True)[1] numbers names"
+    wanted = f"IndexedDataset: {source} must be integer class indices of shape ({n},)"
     try:
         tensor = read_column(labels)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"IndexedDataset: {source} must be class indices (n,), got {type(labels).__name__} "
-            f"({error}); pass labels= with integers: {number}"
-        ) from error
+        got = f"{describe(labels)} ({str(error).partition('. ')[0]})"
+        fix = "names are numbered by np.unique(labels, return_inverse=True)[1]"
+        raise ValueError(f"{wanted}, got {got}; {fix}") from error
     if tensor.is_floating_point() or tensor.is_complex() or tensor.shape != (n,):
-        raise ValueError(
-            f"IndexedDataset: {source} must be integer class indices of shape ({n},), got "
-            f"{tensor.dtype} {tuple(tensor.shape)}; pass labels= with one integer an example"
-        )
+        fix = "pass labels= with one integer an example"
+        raise ValueError(f"{wanted}, got {describe(tensor)}; {fix}")
     return tensor.to(torch.int64)
 
 
@@ -310,9 +293,8 @@ def _with_id(sample: Any, position: int) -> Any:
         raise TypeError(f"IndexedDataset: the examples carry ids already; {_WRAP_ONCE}")
     if isinstance(sample, Mapping):
         if "ids" in sample:
-            raise TypeError(
-                "IndexedDataset: the examples have a key 'ids' already; rename it in the data set"
-            )
+            problem = "the examples have a key 'ids' already; rename it in the data set"
+            raise TypeError(f"IndexedDataset: {problem}")
         return {**sample, "ids": position}
     if isinstance(sample, (tuple, list)) and len(sample) == 2:
         return Batch(sample[0], sample[1], position)

@@ -63,23 +63,20 @@ class LargeBatchSampler(Sampler[list[int]]):
         self.batch_size, self.seed, self.start, self.rank, self.world = map(
             operator.index, (batch_size, seed, start, rank, world)
         )
-        if self.n < 1:
-            raise ValueError(f"LargeBatchSampler: there are no examples to draw from, n = {self.n}")
-        if not 1 <= self.batch_size <= self.n:
-            raise ValueError(
-                f"LargeBatchSampler: batch_size must lie in [1, {self.n}], got {self.batch_size}"
-            )
-        if self.start < 0:
-            raise ValueError(f"LargeBatchSampler: start must be at least 0, got {self.start}")
-        if not 0 <= self.rank < self.world:
-            raise ValueError(
-                f"LargeBatchSampler: rank must lie in [0, {self.world}), got {self.rank}"
-            )
-        if self.batch_size < self.world:
-            raise ValueError(
-                f"LargeBatchSampler: a large batch of {self.batch_size} cannot be shared among "
-                f"{self.world} ranks; choose a larger batch_size, it is of all ranks together"
-            )
+        n, size, ranks = self.n, self.batch_size, self.world
+        for valid, problem in (
+            (n >= 1, f"there are no examples to draw from, n = {n}"),
+            (1 <= size <= n, f"batch_size must lie in [1, {n}], got {size}"),
+            (self.start >= 0, f"start must be at least 0, got {self.start}"),
+            (0 <= self.rank < ranks, f"rank must lie in [0, {ranks}), got {self.rank}"),
+            (
+                size >= ranks,
+                f"a large batch of {size} cannot be shared among {ranks} ranks; choose a larger "
+                "batch_size, it is of all ranks together",
+            ),
+        ):
+            if not valid:
+                raise ValueError(f"LargeBatchSampler: {problem}")
 
     @property
     def batches_per_epoch(self) -> int:
@@ -142,25 +139,22 @@ def loader(
 
 
 def _as_positions(positions: Any) -> Tensor:
+    where = "LargeBatchSampler: positions must"
     try:
         # A copy, so that the stream does not change when the caller's tensor does.
         tensor = read_column(positions).clone()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            "LargeBatchSampler: the first argument must be the number of examples or their "
-            f"positions, got {type(positions).__name__}; of a data set, pass len(dataset)"
-        ) from error
+        got = f"{type(positions).__name__}; of a data set, pass len(dataset)"
+        raise TypeError(f"{where} be integers (n,), or their number, got {got}") from error
     if tensor.numel() == 0:
         return tensor.flatten()  # which the caller refuses
     if tensor.dtype == torch.bool or tensor.dtype.is_floating_point or tensor.ndim != 1:
-        fix = "; pass mask.nonzero().flatten()" if tensor.dtype == torch.bool else ""
-        raise TypeError(
-            f"LargeBatchSampler: positions must be integers (n,), got {describe(tensor)}{fix}"
-        )
+        fix = "mask.nonzero().flatten()" if tensor.dtype == torch.bool else "integers"
+        raise TypeError(f"{where} be integers (n,), got {describe(tensor)}; pass {fix}")
     tensor = tensor.to(torch.int64)
     ordered = tensor.sort().values
     if int(ordered[0]) < 0:
-        raise ValueError(f"LargeBatchSampler: positions must be at least 0, got {int(ordered[0])}")
+        raise ValueError(f"{where} be at least 0, got {int(ordered[0])}")
     if bool((ordered[1:] == ordered[:-1]).any()):
-        raise ValueError("LargeBatchSampler: positions must not repeat; pass positions.unique()")
+        raise ValueError(f"{where} not repeat; pass positions.unique()")
     return tensor

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.util import find_spec
 from multiprocessing import parent_process
 from pathlib import Path
@@ -58,8 +59,7 @@ def images(
         raise ValueError(f"images: model must be cnn or mlp, got {model!r}")
     if model == "cnn" and dropout:
         raise ValueError(f"images: the cnn has no dropout, got {dropout}; choose model = mlp, or 0")
-    folder = Path(folder)
-    parts = folder / "train", folder / "test"
+    parts = Path(folder) / "train", Path(folder) / "test"
     for part in parts:
         if not part.is_dir():
             raise FileNotFoundError(f"images: there is no folder {part}; wanted train and test")
@@ -74,7 +74,7 @@ def images(
         return nn.Sequential(Pixels(), nn.Flatten(), *layers)
 
     return Task(
-        name=folder.resolve().name,
+        name=Path(folder).resolve().name,
         train=train,
         test=test,
         labels=train.datasets[1],
@@ -104,7 +104,8 @@ class _Images(StackDataset[Any]):
             raise FileNotFoundError(f"images: there is no image in the folders of {folder}")
         files = ImageFiles([path for path, _ in found], size)
         files.probe()
-        return cls(files, torch.tensor([label for _, label in found]))  # type: ignore[arg-type]
+        labels = torch.tensor([label for _, label in found], dtype=torch.int64, device="cpu")
+        return cls(files, labels)  # type: ignore[arg-type]
 
 
 class ImageFiles(Sequence[Tensor]):
@@ -147,17 +148,11 @@ class ImageFiles(Sequence[Tensor]):
         return len(self.paths)
 
     def __getitem__(self, index: int | Tensor) -> Any:  # type: ignore[override]
-        from PIL import Image, ImageOps
+        from PIL import ImageOps
 
         if isinstance(index, Tensor):
             return ImageFiles([self.paths[row] for row in index.tolist()], self.size)
-        path = self.paths[index]
-        try:
-            with Image.open(path) as image:
-                fitted = ImageOps.fit(_rgb(image), (self.size, self.size))
-        except Exception as error:  # Pillow raises errors of many types for damaged files
-            problem = f"{path} is no readable image ({error})"
-            raise ValueError(f"ImageFiles: {problem}; restore it or take it out") from error
+        fitted = ImageOps.fit(_decoded(self.paths[index]), (self.size, self.size))
         return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).contiguous()
 
     def probe(self) -> None:
@@ -176,51 +171,54 @@ class ImageFiles(Sequence[Tensor]):
             shares = [self.paths[core::cores] for core in range(cores)]
             bad = sorted(problem for found in pool.map(_problems, shares) for problem in found)
         if bad:
-            shown = "\n".join(bad[:_BAD_SHOWN]) + ("\n..." if len(bad) > _BAD_SHOWN else "")
-            raise ValueError(
-                f"ImageFiles: {len(bad)} of {len(self)} files are no readable images; restore them "
-                f"or take them out:\n{shown}"
-            )
+            shown = "\n".join([*bad[:_BAD_SHOWN], "..."][: len(bad)])
+            problem = f"{len(bad)} of {len(self)} files are no readable images"
+            raise ValueError(f"ImageFiles: {problem}; restore them or take them out:\n{shown}")
         _PROBED.add(key)
 
 
-def _rgb(image: Any) -> Any:
-    """Return an image upright in 8-bit RGB, on white where it is transparent."""
+def _decoded(path: Path, *, small: bool = False) -> Any:
+    """Read an image upright in 8-bit RGB, on white where it is transparent.
+
+    `small`: a JPEG at an eighth of its size, which is faster and reads all of the file too.
+    """
     from PIL import Image, ImageOps
 
-    ImageOps.exif_transpose(image, in_place=True)
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        # Pillow's own conversion turns all above 255 to white.
-        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode} have no known range; save 8 or 16 bits")
-    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    try:
+        with Image.open(path) as image:
+            if small:
+                image.draft(None, (1, 1))
+            with suppress(Exception):  # a damaged EXIF block turns nothing
+                ImageOps.exif_transpose(image, in_place=True)
+            mode, shown = image.mode, image
+            if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
+                # Pillow's own conversion turns all above 255 to white.
+                shown = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+            elif mode in ("I", "F"):
+                raise ValueError(f"pixels of mode {mode} have no known range; save 8 or 16 bits")
+            elif mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+                white = Image.new("RGBA", image.size, "white")
+                shown = Image.alpha_composite(white, image.convert("RGBA"))
+            return shown.convert("RGB")
+    except Exception as error:  # Pillow raises errors of many types for damaged files
+        problem = f"{path} is no readable image ({error})"
+        raise ValueError(f"ImageFiles: {problem}; restore it or take it out") from error
 
 
 def _problems(paths: Sequence[Path]) -> list[str]:
     """Name the files that cannot be decoded, and why."""
-    from PIL import Image
-
     found = []
     for path in paths:
         try:
-            with Image.open(path) as image:
-                image.draft(None, (1, 1))  # a JPEG at an eighth of its size: its data are all read
-                _rgb(image)
-        except Exception as error:
-            found.append(f"{path}: {error}")
+            _decoded(path, small=True)
+        except ValueError as error:
+            found.append(f"{path}: {error.__cause__}")
     return found
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:
-    try:
-        found = path.stat()
-    except OSError:
-        return str(path), 0, 0
-    return str(path), found.st_mtime_ns, found.st_size
+    found = path.stat() if path.exists() else None
+    return str(path), found.st_mtime_ns if found else 0, found.st_size if found else 0
 
 
 def _is_shown(name: str) -> bool:

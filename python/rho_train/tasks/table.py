@@ -66,10 +66,10 @@ def table(
     except ValueError as error:
         raise ValueError(f"table: {path}: {error}") from error
     all_x, all_y = torch.from_numpy(x), torch.from_numpy(numbers)
-    sizes, classes = x.shape[1], int(numbers.max()) + 1
+    sizes = x.shape[1], int(numbers.max()) + 1
 
     def make(widths: Sequence[int], seed: int) -> nn.Module:
-        return mlp(sizes, widths, classes, seed=seed, dropout=dropout)
+        return mlp(sizes[0], widths, sizes[1], seed=seed, dropout=dropout)
 
     return Task(
         name=path.stem,
@@ -83,34 +83,29 @@ def table(
 def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"table: there is no file {path}; check the path")
-    fix = "write it with np.savez(path, features=features, labels=labels), both of numbers"
-    wanted = ("features", "labels")
+    errors = ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            missing = " and ".join(sorted(set(wanted) - set(arrays)))
-            found = ", ".join(arrays) or "none"
-            features, labels = (None if missing else arrays[name] for name in wanted)
-        if missing:
-            raise ValueError(f"it lacks the array {missing}, it has: {found}")
-        if not isinstance(features, np.ndarray) or not isinstance(labels, np.ndarray):
-            raise ValueError("a member is no .npy array")
-    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as bad:
-        raise ValueError(
-            f"table: {path} is not a readable .npz file of plain arrays ({bad}); {fix}"
-        ) from bad
-    return features, labels
+            missing = " and ".join(sorted({"features", "labels"} - set(arrays)))
+            if missing:
+                found = ", ".join(arrays) or "none"
+                raise ValueError(f"it lacks the array {missing}, it has: {found}")
+            return np.asarray(arrays["features"]), np.asarray(arrays["labels"])
+    except errors as error:
+        fix = "write it with np.savez(path, features=features, labels=labels), both of numbers"
+        problem = f"is not a readable .npz file of plain arrays ({error})"
+        raise ValueError(f"table: {path} {problem}; {fix}") from error
 
 
 def _checked(features: npt.NDArray[Any], labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Return the labels as integers, or refuse the arrays."""
     if features.ndim != 2 or 0 in features.shape or features.dtype.kind not in "biuf":
-        got = f"{features.dtype} {features.shape}"
-        fix = "reshape each row to one dimension"
-        raise ValueError(f"features must be numbers of shape (n, d), got {got}; {fix}")
+        got = f"{features.dtype} {features.shape}; reshape each row to one dimension"
+        raise ValueError(f"features must be numbers of shape (n, d), got {got}")
     n, number = len(features), "number the classes 0, 1, 2, ..."
     if labels.shape != (n,) or labels.dtype.kind not in "biuf":
-        got = f"{labels.dtype} {labels.shape}"
-        raise ValueError(f"labels must be integers of shape ({n},), got {got}; {number}")
+        got = f"{labels.dtype} {labels.shape}; {number}"
+        raise ValueError(f"labels must be integers of shape ({n},), got {got}")
     finite = np.isfinite(features).all(axis=1)
     if not finite.all():
         row = int(np.argmin(finite))
@@ -118,6 +113,6 @@ def _checked(features: npt.NDArray[Any], labels: npt.NDArray[Any]) -> npt.NDArra
     valid = (labels >= 0) & (labels < n) & (np.rint(labels) == labels)
     if not valid.all():
         row = int(np.argmin(valid))
-        got = f"got {labels[row]} in row {row}"
-        raise ValueError(f"labels must be class indices in [0, {n}), {got}; {number}")
+        got = f"{labels[row]} in row {row}; {number}"
+        raise ValueError(f"labels must be class indices in [0, {n}), got {got}")
     return labels.astype(np.int64)
