@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -16,75 +17,99 @@ _DTYPES = {"il": (torch.float32,), "fold": INTEGERS[1:3], "labels": INTEGERS}
 _ROWS = 1 << 16  # of a block
 
 
-class Part:
-    """Rows of a column, (m,) on the CPU; each block of 65,536 has a CRC-32.
+class Column:
+    """A column by id, (N,), as tensors of consecutive ids: in memory, or mapped from files.
 
-    Args:
-        name: of the column.
-        tensor: its values.
-        file: that the values are mapped from; empty: they were made in this process.
-        checksums: of the blocks, as the file has them. A block is compared once, before the first
-            of its rows is used, so that opening a file takes no time.
+    Each block of 65,536 rows of a file has a CRC-32. It is compared once, before the first of its
+    rows is used, so that opening a file takes no time.
 
     Raises:
-        ValueError: a tensor of another shape, dtype or device.
+        ValueError: a tensor has another shape, dtype or device; later: a block is damaged.
     """
 
     def __init__(
-        self, name: str, tensor: Any, file: object = "", checksums: Sequence[int] = ()
+        self,
+        name: str,
+        tensors: Sequence[Any],
+        files: Sequence[object] = (),
+        checksums: Sequence[Sequence[int]] = (),
     ) -> None:
-        if not isinstance(tensor, Tensor) or tensor.dtype not in _DTYPES[name] or tensor.ndim != 1:
-            wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES[name])
-            raise ValueError(
-                f"ILStore: {name} must be a {wanted} tensor (N,), got {describe(tensor)}"
-            )
-        if tensor.device.type != "cpu" or tensor.requires_grad or not tensor.is_contiguous():
-            raise ValueError(
-                f"ILStore: {name} must be a contiguous CPU tensor without gradient, "
-                f"pass {name}.detach().cpu().contiguous()"
-            )
-        self._name, self._tensor, self._file, self._checksums = name, tensor, file, checksums
-        self._unread = set(range(len(checksums)))
-
-    def __len__(self) -> int:
-        return len(self._tensor)
+        for tensor in tensors:
+            if (
+                not isinstance(tensor, Tensor)
+                or tensor.dtype not in _DTYPES[name]
+                or tensor.ndim != 1
+            ):
+                wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES[name])
+                raise ValueError(
+                    f"ILStore: {name} must be a {wanted} tensor (N,), got {describe(tensor)}"
+                )
+            if tensor.device.type != "cpu" or tensor.requires_grad or not tensor.is_contiguous():
+                raise ValueError(
+                    f"ILStore: {name} must be a contiguous CPU tensor without gradient, "
+                    f"pass {name}.detach().cpu().contiguous()"
+                )
+        self.tensors: Sequence[Tensor] = tensors
+        self._name, self._files, self._checksums = name, files, checksums
+        self.ends = list(accumulate(map(len, tensors), initial=0))
+        self._blocks = [(i, j) for i, found in enumerate(checksums) for j in range(len(found))]
+        self._unread = set(self._blocks)
+        self.joined: Tensor | None = tensors[0] if len(tensors) == 1 else None
 
     def all(self) -> Tensor:
-        """Return all values, (m,)."""
-        for block in sorted(self._unread):
-            self._check(block)
-        return self._tensor
+        """Return all values, (N,), those of several files joined in memory."""
+        for part, block in sorted(self._unread):
+            self._check(part, block)
+        if self.joined is None:
+            self.joined = torch.cat(list(self.tensors))
+        return self.joined
 
-    def rows(self, rows: Tensor) -> Tensor:
-        """Return the values of rows, int64 (n,) in [0, m); other blocks are not read."""
-        if self._unread:
-            asked = (rows // _ROWS).unique().tolist()  # type: ignore[no-untyped-call]
-            for block in self._unread.intersection(asked):
-                self._check(block)
-        return self._tensor[rows]
+    def rows(self, ids: Tensor) -> Tensor:
+        """Return the values of ids, int64 (n,) in [0, N) on the CPU; other blocks are not read."""
+        if len(self.tensors) == 1:
+            return self._rows(0, ids)
+        ordered, order = ids.sort()
+        ends = torch.tensor(self.ends, dtype=torch.int64, device="cpu")
+        cuts: list[int] = torch.searchsorted(ordered, ends).tolist()
+        found = [
+            self._rows(i, ordered[cuts[i] : cuts[i + 1]] - self.ends[i])
+            for i in range(len(self.tensors))
+            if i == 0 or cuts[i] < cuts[i + 1]
+        ]
+        rows = torch.cat(found)
+        return torch.empty_like(rows).index_copy_(0, order, rows)
 
-    def checksums(self) -> list[int]:
-        """Return the checksums of the blocks, those of the file if there is one."""
-        found = self._checksums or map(self._checksum, range(-(-len(self) // _ROWS)))
-        return list(found)
+    def checksums(self) -> Sequence[Sequence[int]]:
+        """Return the checksums of the blocks of each tensor, those of the files if there are."""
+        return self._checksums or [
+            [self._checksum(part, i) for i in range(-(-len(tensor) // _ROWS))]
+            for part, tensor in enumerate(self.tensors)
+        ]
 
     def check(self) -> None:
-        """Read all values; a ValueError if they do not match the checksums of the file."""
-        for block in range(len(self._checksums)):
-            self._check(block)
+        """Read all values, again if they were."""
+        for part, block in self._blocks:
+            self._check(part, block)
 
-    def _checksum(self, block: int) -> int:
-        rows = self._tensor[block * _ROWS : (block + 1) * _ROWS]
+    def _rows(self, part: int, rows: Tensor) -> Tensor:
+        if self._unread:
+            asked: list[int] = (rows // _ROWS).unique().tolist()  # type: ignore[no-untyped-call]
+            for block in self._unread.intersection((part, i) for i in asked):
+                self._check(*block)
+        return self.tensors[part][rows]
+
+    def _checksum(self, part: int, block: int) -> int:
+        rows = self.tensors[part][block * _ROWS : (block + 1) * _ROWS]
         # Of the type as well, so that no other reading of the same bytes passes.
         start = zlib.crc32(f"{self._name} {rows.dtype}".encode())
         return zlib.crc32(rows.numpy().data, start)
 
-    def _check(self, block: int) -> None:
-        if self._checksum(block) != self._checksums[block]:
+    def _check(self, part: int, block: int) -> None:
+        if self._checksum(part, block) != self._checksums[part][block]:
             raise ValueError(
                 f"ILStore: {self._name} does not match its checksum in rows {block * _ROWS} to "
-                f"{min((block + 1) * _ROWS, len(self)) - 1} of {self._file}: the file is damaged, "
-                "restore it from a copy or compute the IL again; or the values were changed after "
-                "loading, then keep them in a new ILStore"
+                f"{min((block + 1) * _ROWS, len(self.tensors[part])) - 1} of {self._files[part]}: "
+                "the file is damaged, restore it from a copy or compute the IL again; or the "
+                "values were changed after loading, then keep them in a new ILStore"
             )
-        self._unread.discard(block)
+        self._unread.discard((part, block))

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -18,14 +16,14 @@ from rho_train.checks import check_rows
 from rho_train.dataset import IndexedDataset
 from rho_train.dataset import fingerprint as fingerprint_of
 from rho_train.files import atomic_write
-from rho_train.il.blocks import INTEGERS, Part
+from rho_train.il.blocks import INTEGERS, Column
 from rho_train.il.checksums import InputChecksums, check_inputs, from_json
 from rho_train.records import from_line, to_line
 
 _FORMAT = "rho_ext.il_store 4"
 _FINGERPRINT = {"n": "count", "labels": "labels in their order (SHA-256)", "ids": "id scheme"}
-_NAMES = dict(zip((torch.float32, *INTEGERS), ("F32", "U8", "I16", "I32", "I64"), strict=True))
-_INDEX = "index.json"
+_DTYPES = dict(zip((torch.float32, *INTEGERS), ("F32", "U8", "I16", "I32", "I64"), strict=True))
+_FILES = "il-*-of-*.safetensors"
 
 
 class ILStore:
@@ -65,25 +63,20 @@ class ILStore:
         input_checksums: InputChecksums = (),
         labels: Tensor | None = None,
     ) -> None:
-        given = {"il": il, "fold": fold, "labels": labels}
-        parts = {k: [Part(k, t)] for k, t in given.items() if t is not None or k == "il"}
-        self._fill(parts, fingerprint, info or {}, input_checksums)
-
-    def _fill(
-        self,
-        parts: Mapping[str, list[Part]],
-        fingerprint: Mapping[str, str],
-        info: Mapping[str, str],
-        input_checksums: InputChecksums,
-    ) -> None:
-        self.fingerprint, self.info = dict(fingerprint), dict(info)
-        self.input_checksums, self._parts = input_checksums, dict(parts)
-        self._joined: dict[str, Tensor] = {}
-        sizes = [len(part) for part in parts["il"]]
-        for name, column in parts.items():
-            if (found := [len(part) for part in column]) != sizes:
+        self.fingerprint, self.info = dict(fingerprint), dict(info or {})
+        self.input_checksums = input_checksums
+        given: dict[str, Any] = {"il": il, "fold": fold, "labels": labels}
+        self._columns = {
+            name: column if isinstance(column, Column) else Column(name, [column])
+            for name, column in given.items()
+            if column is not None or name == "il"
+        }
+        ends = self._columns["il"].ends
+        for name, column in self._columns.items():
+            if column.ends != ends:
                 raise ValueError(
-                    f"ILStore: {name} must have the shape of il, ({sum(sizes)},), got {found}"
+                    f"ILStore: {name} must have the shape of il, ({ends[-1]},), got "
+                    f"({column.ends[-1]},)"
                 )
         for key, value in [*self.fingerprint.items(), *self.info.items()]:
             if not isinstance(key, str) or not isinstance(value, str):
@@ -96,9 +89,9 @@ class ILStore:
                 f"ILStore: fingerprint must have the keys {', '.join(_FINGERPRINT)}, got "
                 f"{', '.join(self.fingerprint)}; make it with rho_train.fingerprint(dataset)"
             )
-        if self.fingerprint["n"] != str(sum(sizes)):
+        if self.fingerprint["n"] != str(ends[-1]):
             raise ValueError(
-                f"ILStore: il has {sum(sizes)} rows for a data set of {self.fingerprint['n']}; "
+                f"ILStore: il has {ends[-1]} rows for a data set of {self.fingerprint['n']}; "
                 "give one row an example, NaN where the IL is unknown"
             )
 
@@ -124,17 +117,17 @@ class ILStore:
     @property
     def il(self) -> Tensor:
         """The irreducible losses, float32 (N,); NaN means unknown."""
-        return self._whole("il")
+        return self._columns["il"].all()
 
     @property
     def fold(self) -> Tensor | None:
         """The cross-fit fold that left each example out, int16 or int32 (N,)."""
-        return self._whole("fold") if "fold" in self._parts else None
+        return self._columns["fold"].all() if "fold" in self._columns else None
 
     @property
     def labels(self) -> Tensor | None:
         """The labels that the IL was computed for, integers (N,)."""
-        return self._whole("labels") if "labels" in self._parts else None
+        return self._columns["labels"].all() if "labels" in self._columns else None
 
     @property
     def known(self) -> Tensor:
@@ -144,13 +137,13 @@ class ILStore:
     @property
     def table(self) -> Tensor | None:
         """As `il`; None if the values lie in several files, and nothing has joined them yet."""
-        return self.il if "il" in self._joined or len(self._parts["il"]) == 1 else None
+        return None if self._columns["il"].joined is None else self.il
 
     @property
     def sha256(self) -> str:
         """The SHA-256 of the checksums of the irreducible losses."""
-        found = [part.checksums() for part in self._parts["il"]]
-        return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+        found = json.dumps(self._columns["il"].checksums())
+        return hashlib.sha256(found.encode()).hexdigest()
 
     def lowest(self, share: float, ids: Tensor | None = None) -> Tensor:
         """Return the ids of the examples with the lowest IL, int64 (round(share * n),), ascending.
@@ -188,7 +181,7 @@ class ILStore:
             IndexError: an id is out of range.
             ValueError: the file is damaged where they lie.
         """
-        return self._rows("il", ids)
+        return self._columns["il"].rows(self._in_range(ids))
 
     def check_labels(self, ids: Tensor, labels: Tensor) -> None:
         """Refuse labels of examples that are not those that the IL was computed for.
@@ -212,9 +205,10 @@ class ILStore:
             ValueError: ILStore: the labels of 1 of 1 examples are not those ...
         """
         mixed = labels.is_floating_point() or labels.is_complex() or labels.shape != ids.shape
-        if "labels" not in self._parts or mixed or ids.ndim != 1:
+        if "labels" not in self._columns or mixed or ids.ndim != 1:
             return
-        wanted, labels = self._rows("labels", ids).long(), labels.to("cpu", torch.int64)
+        wanted = self._columns["labels"].rows(self._in_range(ids)).long()
+        labels = labels.to("cpu", torch.int64)
         if not wanted.equal(labels):
             differing = (wanted != labels).nonzero().flatten()
             first = int(differing[0])
@@ -254,83 +248,93 @@ class ILStore:
 
     def check(self) -> None:
         """Read all values; raise a ValueError if one is infinite or has changed since saving."""
-        for part in (part for column in self._parts.values() for part in column):
-            part.check()
-        begin = 0
-        for part in self._parts["il"]:
-            il = part.all().numpy()
-            # Neither takes the memory of another table, and both ignore NaN.
-            if np.isinf([np.fmin.reduce(il, initial=0.0), np.fmax.reduce(il, initial=0.0)]).any():
-                raise ValueError(
-                    "ILStore: il must be finite or NaN (unknown), got an infinite value at id "
-                    f"{begin + np.isinf(il).argmax()}; the IL model has diverged, lower its rate"
-                )
-            begin += len(part)
+        for column in self._columns.values():
+            column.check()
+        infinite = self.il.isinf().nonzero()
+        if len(infinite):
+            raise ValueError(
+                "ILStore: il must be finite or NaN (unknown), got an infinite value at id "
+                f"{int(infinite[0])}; the IL model has diverged, lower its rate"
+            )
 
     def save(self, path: str | Path, rows_a_file: int = 0) -> None:
         """Write the store as one safetensors file, or as a folder of files of `rows_a_file` ids.
 
-        A file is written in one step and without a copy in memory. In a folder the index comes
-        last.
+        Each file is written in one step and without a copy in memory.
 
         Raises:
             ValueError: see `check`; or the folder holds a store already.
             OSError: a file cannot be written; an earlier one is untouched.
         """
         self.check()
-        path, step = Path(path), rows_a_file or max(len(self), 1)
-        index, begins = path / _INDEX, range(0, max(len(self), 1), step)
-        if index.exists():
-            raise ValueError(f"ILStore.save: {path} holds a store already; choose another folder")
+        path, step = Path(path), max(rows_a_file or len(self), 1)
         # As safetensors orders them, so that each begins at a multiple of its element size.
-        names = sorted(self._parts, key=lambda name: -self._whole(name).element_size())
-        files = [{k: Part(k, self._whole(k)[i : i + step]) for k in names} for i in begins]
-        record = to_line(
-            {
-                "format": _FORMAT,
-                "fingerprint": self.fingerprint,
-                "info": self.info,
-                "input_checksums": self.input_checksums,
-                "files": [{k: part.checksums() for k, part in file.items()} for file in files],
-            }
+        wide_first = sorted(
+            ((name, column.all()) for name, column in self._columns.items()),
+            key=lambda item: -item[1].element_size(),
         )
-        if not rows_a_file:
-            return _write(path, files[0], {"record": record})
-        path.mkdir(parents=True, exist_ok=True)
-        for file, parts in zip(_files(path, len(files)), files, strict=True):
-            _write(file, parts, {})
-        atomic_write(index, record)
-        return None
+        columns = {name: Column(name, values.split(step)) for name, values in wide_first}  # type: ignore[no-untyped-call]
+        record = {
+            "format": _FORMAT,
+            "fingerprint": self.fingerprint,
+            "info": self.info,
+            "input_checksums": self.input_checksums,
+            "checksums": {name: column.checksums() for name, column in columns.items()},
+        }
+        metadata, files = {"record": to_line(record)}, [path]
+        if rows_a_file:
+            path.mkdir(parents=True, exist_ok=True)
+            if next(path.glob(_FILES), None):
+                raise ValueError(f"ILStore.save: {path} holds a store already; give a new folder")
+            count = len(columns["il"].tensors)
+            files = [path / f"il-{i:05}-of-{count:05}.safetensors" for i in range(count)]
+        for i, file in enumerate(files):
+            header: dict[str, object] = {"__metadata__": metadata}
+            values, end = [column.tensors[i] for column in columns.values()], 0
+            for name, tensor in zip(columns, values, strict=True):
+                begin, end = end, end + tensor.nbytes
+                dtype, shape = _DTYPES[tensor.dtype], [len(tensor)]
+                header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+            text = json.dumps(header).encode()
+            text += b" " * (-len(text) % 8)
+            content = (tensor.numpy().data for tensor in values)
+            atomic_write(file, [len(text).to_bytes(8, "little"), text, *content])
 
     @classmethod
     def load(cls, path: str | Path, dataset: IndexedDataset | None = None) -> ILStore:
         """Map a file or folder into memory; values are checked when used, `dataset` at once.
 
         Raises:
-            FileNotFoundError: there is no such file, or a folder lacks one.
-            ValueError: a file is cut, damaged, no IL store, of another format version, or of
-                another data set.
+            FileNotFoundError: there is no such file, or none in the folder.
+            ValueError: a file is cut, damaged, no IL store, of another format version, of another
+                store or of another data set.
         """
-        path = file = Path(path)
-        files, store, parts = [path], object.__new__(cls), dict[str, list[Part]]()
+        path = Path(path)
+        files = sorted(path.glob(_FILES)) if path.is_dir() else [path] * path.is_file()
+        if not files:
+            raise FileNotFoundError(
+                f"ILStore.load: there is no store {path}; check the path, or compute the IL first"
+            )
+        tensors: dict[str, list[Tensor]] = {}
+        lines, columns = [], dict[str, Any]()
         try:
-            if path.is_dir():
-                file = path / _INDEX
-                record = _record(_existing(file).read_bytes())
-                files = _files(path, len(record["files"]))
-            else:
-                with safe_open(_existing(path), framework="pt") as opened:
-                    record = _record((opened.metadata() or {}).get("record", "").encode())
-            for file, checksums in zip(files, record["files"], strict=True):
-                with safe_open(_existing(file), framework="pt") as opened:
-                    tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-                if set(tensors) != set(checksums):
-                    raise ValueError(f"its tensors are {', '.join(tensors)}")
-                for name, tensor in tensors.items():
-                    part = Part(name, tensor, file, checksums[name])
-                    parts.setdefault(name, []).append(part)
+            for file in files:
+                with safe_open(file, framework="pt") as opened:
+                    lines.append((opened.metadata() or {}).get("record", ""))
+                    for name in opened.keys():  # noqa: SIM118
+                        tensors.setdefault(name, []).append(opened.get_tensor(name))
+                record = _record(lines[-1])
+                if lines[-1] != lines[0]:
+                    raise ValueError(f"it belongs to another store than {files[0].name}")
+            for name, checksums in record["checksums"].items():
+                if len(tensors.get(name, ())) != len(checksums):
+                    raise ValueError(f"of {len(checksums)} files {len(files)} are there")
+                columns[name] = Column(name, tensors.pop(name), files, checksums)
+            if tensors:
+                raise ValueError(f"it should not have {', '.join(tensors)}")
             inputs = from_json(record["input_checksums"])
-            store._fill(parts, record["fingerprint"], record["info"], inputs)
+            about = {"fingerprint": record["fingerprint"], "info": record["info"]}
+            store = cls(**columns, **about, input_checksums=inputs)
         except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(
                 f"ILStore.load: {file} is cut, damaged or no IL store of this version ({error}); "
@@ -343,61 +347,17 @@ class ILStore:
             raise ValueError(f"ILStore.load: {path}: {error}") from error
         return store
 
-    def _whole(self, name: str) -> Tensor:
-        if name not in self._joined:
-            found = [part.all() for part in self._parts[name]]
-            self._joined[name] = found[0] if len(found) == 1 else torch.cat(found)
-        return self._joined[name]
-
-    def _rows(self, name: str, ids: Tensor) -> Tensor:
-        ids, parts = ids.to("cpu", torch.int64), self._parts[name]
+    def _in_range(self, ids: Tensor) -> Tensor:
+        ids = ids.to("cpu", torch.int64)
         check_rows("ILStore", ids, len(self), "give ids of its data set")
-        if len(parts) == 1:
-            return parts[0].rows(ids)
-        ordered, order = ids.sort()
-        begins = list(accumulate(map(len, parts), initial=0))
-        bounds = torch.tensor(begins, dtype=torch.int64, device="cpu")
-        cuts: list[int] = torch.searchsorted(ordered, bounds).tolist()
-        found = [
-            part.rows(ordered[cuts[i] : cuts[i + 1]] - begins[i])
-            for i, part in enumerate(parts)
-            if i == 0 or cuts[i] < cuts[i + 1]
-        ]
-        rows = torch.cat(found)
-        return torch.empty_like(rows).index_copy_(0, order, rows)
+        return ids
 
 
-def _files(folder: Path, count: int) -> list[Path]:
-    return [folder / f"il-{number:05}-of-{count:05}.safetensors" for number in range(count)]
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"ILStore.load: there is no file {path}; check the path, or compute the IL first"
-        )
-    return path
-
-
-def _record(line: bytes) -> dict[str, Any]:
+def _record(line: str) -> dict[str, Any]:
     try:
-        record = from_line(line, "")
+        record = from_line(line.encode(), "")
     except ValueError:
         raise ValueError("the checksum of its record is missing or wrong") from None
     if record.get("format") != _FORMAT:
         raise ValueError(f"its format is {record.get('format')!r}, wanted {_FORMAT!r}")
     return record
-
-
-def _write(path: Path, parts: Mapping[str, Part], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file; its own writer would copy the values."""
-    header: dict[str, object] = {"__metadata__": metadata}
-    tensors = {name: part.all() for name, part in parts.items()}
-    ends = list(accumulate((tensor.nbytes for tensor in tensors.values()), initial=0))
-    for i, (name, tensor) in enumerate(tensors.items()):
-        dtype, shape = _NAMES[tensor.dtype], list(tensor.shape)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": ends[i : i + 2]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    values = (tensor.numpy().data for tensor in tensors.values())
-    atomic_write(path, [len(text).to_bytes(8, "little"), text, *values])
