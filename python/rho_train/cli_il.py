@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch.distributed as dist
 from tqdm.auto import tqdm
 
@@ -51,7 +50,7 @@ def compute(
         task_options: options of the task, as --task.noise 0.1 or --task.path mine.npz.
         holdout: share of the training examples that a holdout IL model trains on.
         folds: of the cross-fit.
-        rows_a_file: write a folder of shards with so many rows each; 0: one file.
+        rows_a_file: write a folder of files with so many rows each; 0: one file.
         recipe: how the IL models are trained.
     """
     if seeds < 1 or rows_a_file < 0:
@@ -92,11 +91,10 @@ def compute(
             if rank == 0:
                 config = {"task": task, "options": options, **made_from}
                 info = {**store.info, "config": json.dumps(config, default=str)}
-                written = store.replace(info=info)
                 # Written where the rest of the work is: a kill leaves nothing beside the store.
                 unnamed = work / "store"
                 shutil.rmtree(unnamed, ignore_errors=True)
-                written.save(unnamed, rows_a_file)
+                store.replace(info=info).save(unnamed, rows_a_file)
                 os.replace(unnamed, target)
     if rank == 0:  # and no other rank reads there any more
         shutil.rmtree(work, ignore_errors=True)
@@ -109,16 +107,13 @@ def _check_same(path: Path, dataset: IndexedDataset, wanted: dict[str, Any]) -> 
     try:
         store = ILStore.load(path, dataset)
         store.check()
-        found = _config(store)
-        differing = "; ".join(
-            f"{key}: store has {found[key]}, wanted {value}"
-            for key, value in wanted.items()
-            if found.get(key, value) != value
-        )
-        if differing:
+        found = {**wanted, **_config(store)}
+        if other := [
+            f"{k}: store has {found[k]}, wanted {v}" for k, v in wanted.items() if found[k] != v
+        ]:
             raise ValueError(
-                f"the store was made from something else ({differing}); recompute it, or give "
-                "another file"
+                f"the store was made from something else ({'; '.join(other)}); recompute it, or "
+                "give another file"
             )
     except ValueError as error:
         raise ValueError(f"{path} is there already: {error}") from error
@@ -141,54 +136,44 @@ def inspect(path: Path, extremes: int = 10) -> None:
     """Show the distribution of a store and its extreme examples.
 
     Args:
-        path: the store, a file or a folder of shards.
+        path: the store, a file or a folder of files.
         extremes: how many of the highest and of the lowest irreducible losses are listed.
     """
     store = ILStore.load(path)
-    print(_numbers(store))
+    print(_numbers(store), end="\n\n")
     il = store.il.numpy()
-    known = il[~np.isnan(il)]
-    count = min(max(extremes, 0), len(known))
+    known = il[store.known]
     if len(known):
-        print(_bars(known))
-    for title, sign in (("highest", -1), ("lowest", 1)) if count else ():
-        # Sorting the whole table would take the memory of four.
-        limit = np.partition(sign * known, count - 1)[count - 1]
-        ids = np.flatnonzero(sign * il <= limit)
+        top = np.quantile(known, _SHOWN, method="nearest")
+        bounds = np.float64(known.min()), np.float64(top)
+        counts, edges = np.histogram(known.clip(max=top), _BARS, bounds)
+        for i, (edge, count) in enumerate(zip(edges, counts, strict=False)):
+            bar = "█" * round(_WIDTH * count / counts.max())
+            print(f"{'≥' * (i == _BARS - 1):>2}{edge:12.4f}  {bar:<{_WIDTH}} {count:,}")
+    # NaN comes last in either order.
+    for title, losses in (("highest", -il), ("lowest", il)):
         print(f"\n{title}")
-        for id in ids[np.argsort(sign * il[ids], kind="stable")][:count].tolist():
+        shown = max(0, min(extremes, len(known)))
+        for id in np.argsort(losses, kind="stable")[:shown].tolist():
             fold = "" if store.fold is None else f"  fold {store.fold[id]}"
             print(f"  id {id:<12} {il[id]:10.4f}{fold}")
-    compared = f"{len(store.input_checksums)} examples, whose inputs a data set must have"
-    inputs = compared if store.input_checksums else "none, inputs are not compared"
-    print("", *(f"{k}: {v}" for k, v in sorted({**store.info, "inputs": inputs}.items())), sep="\n")
+    count = len(store.input_checksums)
+    inputs = f"{count} examples, whose inputs a data set must have" if count else "not compared"
+    for key, text in sorted({**store.info, "inputs": inputs}.items()):
+        print(f"\n{key}: {text}", end="")
+    print()
 
 
 def _numbers(store: ILStore) -> str:
     """Return how many examples have an IL, their mean and quantiles, in two lines."""
     il, n = store.il[store.known].numpy(), len(store)
-    share = len(il) / n if n else 0.0
-    known = f"{len(il):,} of {n:,} examples have an irreducible loss ({share:.1%})"
+    known = f"{len(il):,} of {n:,} examples have an irreducible loss ({len(il) / max(n, 1):.1%})"
     if not len(il):
         return known
     values = np.quantile(il, _QUANTILES, method="nearest")
-    quantiles = ", ".join(
-        f"{q:.0%} {value:.4f}" for q, value in zip(_QUANTILES, values, strict=True)
-    )
-    return f"{known}\nmean {il.mean(dtype=np.float64):.4f} nats; quantiles: {quantiles}"
-
-
-def _bars(il: npt.NDArray[np.float32]) -> str:
-    """Return a histogram, whose last bar takes what is higher."""
-    low, high = np.float64(il.min()), np.float64(np.quantile(il, _SHOWN, method="nearest"))
-    counts, edges = np.histogram(il.clip(max=high), _BARS, (low, high))
-    lines = [""]
-    for i, (edge, count) in enumerate(zip(edges, counts, strict=False)):
-        label = f"{'≥ ' if i == _BARS - 1 else ''}{edge:.4f}"
-        lines.append(
-            f"{label:>12}  {'█' * round(_WIDTH * count / counts.max()):<{_WIDTH}} {count:,}"
-        )
-    return "\n".join(lines)
+    quantiles = (f"{q:.0%} {value:.4f}" for q, value in zip(_QUANTILES, values, strict=True))
+    mean = il.mean(dtype=np.float64)
+    return f"{known}\nmean {mean:.4f} nats; quantiles: {', '.join(quantiles)}"
 
 
 def verify(
@@ -200,7 +185,7 @@ def verify(
     """Check every value of a store, and that it belongs to its data.
 
     Args:
-        path: the store, a file or a folder of shards.
+        path: the store, a file or a folder of files.
         task: the task that it belongs to; empty: the one that it was computed for.
         task_options: options of the task that differ from those that it was computed with, such as
             --task.path where the file lies now.
@@ -214,7 +199,14 @@ def verify(
     config = _config(store)
     source = task or config.get("task", "")
     if labels is not None:
-        store.replace(input_checksums=()).verify(_labelled(labels))
+        try:
+            wanted = np.load(labels, allow_pickle=False)
+            data = IndexedDataset(range(len(wanted)), labels=wanted)
+        except (ValueError, TypeError, EOFError) as error:
+            raise ValueError(
+                f"{labels} is no .npy file of labels ({error}); write it with np.save(path, labels)"
+            ) from error
+        store.replace(input_checksums=()).verify(data)
         print("data: count, labels and ids are those that it was made for; inputs not compared")
     elif not source:
         print("data: not compared; give --task or --labels")
@@ -224,16 +216,6 @@ def verify(
         compared = store.verify(load_task(source, options, config.get("seed", 0)).dataset())
         print("data: count, labels and ids are those that it was computed from")
         print(f"inputs: {compared} of {len(store.input_checksums)} examples compared")
-
-
-def _labelled(path: Path) -> IndexedDataset:
-    try:
-        labels = np.load(path, allow_pickle=False)
-        return IndexedDataset(range(len(labels)), labels=labels)
-    except (ValueError, TypeError, EOFError) as error:
-        raise ValueError(
-            f"{path} is no .npy file of labels ({error}); write it with np.save(path, labels)"
-        ) from error
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from rho_train import (
     input_checksums,
     pretrained_il,
 )
-from rho_train.il.checksums import from_json
+from rho_train.il.checksums import from_rows
 
 N = 1000
 GENERATOR = torch.Generator().manual_seed(0)
@@ -308,7 +308,7 @@ def test_every_kind_of_input_has_a_form() -> None:
         for tolerance, suffix in ((0.0, ""), (0.5, " within 0.5")):
             found = input_checksums(IndexedDataset(Examples(read), input_tolerance=tolerance))
             assert {one.form.replace(suffix, "") for one in found} == {form}
-            assert from_json(json.loads(json.dumps(found))) == found
+            assert from_rows(json.loads(json.dumps(found))) == found
 
 
 def test_only_the_inputs_of_a_dict_count() -> None:

@@ -170,8 +170,10 @@ def test_inspect_shows_the_distribution_and_the_extremes(
     assert [len(bar[2]) for bar in bars] == [round(40 * count / max(counts)) for count in counts]
     top = r"highest\n  id 17 +9\.5000  fold 17\n  id 3 +2\.0000  fold 3\n\nlowest\n  id 0 +0\.0"
     assert re.search(top, printed)
-    assert re.search(r"\n  id 1 +0\.0020  fold 1\n\ninputs: none, .*\nkind: made up\n$", printed)
-    assert "lowest" not in inspect(store, tmp_path, capfd, "--extremes=0")
+    assert re.search(
+        r"\n  id 1 +0\.0020  fold 1\n\ninputs: not compared\nkind: made up\n$", printed
+    )
+    assert "  id " not in inspect(store, tmp_path, capfd, "--extremes=-1")
 
 
 def test_odd_stores_can_be_inspected(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,8 @@ def average_il(stores: Sequence[ILStore]) -> ILStore:
     """Average the irreducible losses of several seeds: il_i = (1/S) sum_s il_i^(s), in float64.
 
     An example that is unknown (NaN) in one store stays unknown. The result has `fold` if all stores
-    agree, input checksums if all have them, the texts of all `info`, and the sum of "seconds".
+    agree, input checksums if all have them, the labels of the first that has some, the texts of all
+    `info`, and the sum of "seconds".
 
     Raises:
         ValueError: no store, or stores of different data sets or losses.
@@ -28,37 +29,40 @@ def average_il(stores: Sequence[ILStore]) -> ILStore:
     if not stores:
         raise ValueError("average_il: there must be at least one store, got none")
     first = stores[0]
-    checksums = [store.input_checksums for store in stores if store.input_checksums]
+    inputs = [store.input_checksums for store in stores if store.input_checksums]
     for number, store in enumerate(stores):
         differing = [k for k, v in first.fingerprint.items() if store.fingerprint[k] != v]
-        inputs = store.input_checksums
-        if not differing and inputs and differences(checksums[0], inputs):
+        if (
+            not differing
+            and store.input_checksums
+            and differences(inputs[0], store.input_checksums)
+        ):
             differing = ["inputs"]
         if differing:
             raise ValueError(
                 f"average_il: stores 0 and {number} belong to different data sets "
                 f"({', '.join(differing)} differ); average stores of one data set"
             )
-    # Stores made elsewhere may not name their loss.
-    names = {store.info["loss_function"] for store in stores if "loss_function" in store.info}
-    if len(names) > 1:
-        raise ValueError(
-            f"average_il: the stores hold different losses, {', '.join(sorted(names))}; give one"
-        )
-    total = torch.zeros(len(first.il), dtype=torch.float64, device="cpu")
+    info = {"stores": str(len(stores))}
+    for key in dict.fromkeys(key for store in stores for key in store.info):
+        texts = [store.info.get(key, "") for store in stores]
+        if key == "loss_function":  # stores made elsewhere may not name theirs
+            texts = [text for text in texts if text]
+            if len(set(texts)) > 1:
+                names = ", ".join(sorted(set(texts)))
+                raise ValueError(f"average_il: the stores hold different losses, {names}; give one")
+        info[key] = texts[0] if len(set(texts)) == 1 else "; ".join(texts)
+    info["seconds"] = f"{sum(float(store.info.get('seconds', 0)) for store in stores):.3f}"
+    total = torch.zeros(len(first), dtype=torch.float64, device="cpu")
     for store in stores:
         total += store.il
     folds = [store.fold for store in stores if store.fold is not None]
     agree = len(folds) == len(stores) and all(fold.equal(folds[0]) for fold in folds)
-    info = {"stores": str(len(stores))}
-    for key in dict.fromkeys(key for store in stores for key in store.info):
-        texts = [store.info.get(key, "") for store in stores]
-        info[key] = texts[0] if len(set(texts)) == 1 else "; ".join(texts)
-    if names:
-        info["loss_function"] = names.pop()
-    info["seconds"] = f"{sum(float(store.info.get('seconds', 0)) for store in stores):.3f}"
-    inputs = checksums[0] if len(checksums) == len(stores) else ()
-    fold = folds[0] if agree else None
-    labels = next((store.labels for store in stores if store.labels is not None), None)
-    il = (total / len(stores)).float()
-    return ILStore(il, first.fingerprint, fold, info, inputs, labels=labels)
+    return ILStore(
+        (total / len(stores)).float(),
+        first.fingerprint,
+        folds[0] if agree else None,
+        info,
+        inputs[0] if len(inputs) == len(stores) else (),
+        next((store.labels for store in stores if store.labels is not None), None),
+    )

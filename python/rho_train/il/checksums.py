@@ -34,7 +34,7 @@ class InputChecksum(NamedTuple):
     id: int
     form: str
     sha256: str
-    values: tuple[tuple[float, ...], ...] = ()
+    values: Sequence[Sequence[float]] = ()
 
 
 InputChecksums = tuple[InputChecksum, ...]
@@ -98,12 +98,12 @@ def check_inputs(wanted: InputChecksums, dataset: IndexedDataset) -> int:
 def differences(one: InputChecksums, other: InputChecksums) -> list[int]:
     """Return the places at which the checksums of the same ids differ by more than tolerated."""
 
-    def same(a: InputChecksum, b: InputChecksum) -> bool:
-        values = zip(a.values, b.values, strict=True)
-        return a[:3] == b[:3] and all(math.dist(x, y) <= len(x) ** 0.5 for x, y in values)
-
-    pairs = zip(one, other, strict=True)
-    return [place for place, (a, b) in enumerate(pairs) if not same(a, b)]
+    return [
+        place
+        for place, (a, b) in enumerate(zip(one, other, strict=True))
+        if a[:3] != b[:3]
+        or any(math.dist(x, y) > len(x) ** 0.5 for x, y in zip(a.values, b.values, strict=True))
+    ]
 
 
 def checked_inputs(dataset: IndexedDataset, folder: RunFolder) -> InputChecksums:
@@ -114,27 +114,22 @@ def checked_inputs(dataset: IndexedDataset, folder: RunFolder) -> InputChecksums
             "the data set gives other inputs when it is read again, so it augments; IL is scored "
             "without: pass the plain data set, and the other as augmented= to train on it"
         )
-    if folder.path is None:
-        return found
-    path = folder / "inputs.json"
-    if not path.exists():
-        atomic_write(path, to_line({"inputs": found}))
-    before = from_json(from_line(path.read_bytes(), path)["inputs"])
-    count = len(differences(before, found)) if len(before) == len(found) else len(before)
-    if count:
-        raise ValueError(
-            f"{folder.path} holds unfinished irreducible losses of other inputs: {count} of "
-            f"{len(before)} examples differ; give their data set, or delete the folder"
-        )
+    if folder.path is not None:
+        path = folder / "inputs.json"
+        if not path.exists():
+            atomic_write(path, to_line({"inputs": found}))
+        before = from_rows(from_line(path.read_bytes(), path)["inputs"])
+        if len(before) != len(found) or differences(before, found):
+            raise ValueError(
+                f"{folder.path} holds unfinished irreducible losses of other inputs; give their "
+                "data set, or delete the folder"
+            )
     return found
 
 
-def from_json(rows: Sequence[Any]) -> InputChecksums:
-    """Return checksums from what JSON makes of their tuples."""
-    return tuple(
-        InputChecksum(id, form, sha256, tuple(map(tuple, values)))
-        for id, form, sha256, values in rows
-    )
+def from_rows(rows: Sequence[Any]) -> InputChecksums:
+    """Return checksums from what JSON makes of them."""
+    return tuple(InputChecksum(*row) for row in rows)
 
 
 def _read(dataset: IndexedDataset, ids: Sequence[int]) -> InputChecksums:
@@ -149,7 +144,7 @@ def _read(dataset: IndexedDataset, ids: Sequence[int]) -> InputChecksums:
             sample = tuple(sample)  # a Batch, whose field names are not part of the form
         content = _Content(dataset.input_tolerance)
         form = content.add(sample)
-        found.append(InputChecksum(id, form, content.sha256.hexdigest(), tuple(content.values)))
+        found.append(InputChecksum(id, form, content.sha256.hexdigest(), content.values))
     return tuple(found)
 
 
@@ -159,7 +154,7 @@ class _Content:
     def __init__(self, tolerance: float) -> None:
         self.tolerance = tolerance
         self.sha256 = hashlib.sha256()
-        self.values: list[tuple[float, ...]] = []
+        self.values: list[list[float]] = []
 
     def add(self, value: Any) -> str:
         if isinstance(value, Tensor):
@@ -200,7 +195,7 @@ class _Content:
             self.sha256.update(np.packbits(finite).data)
             places = np.linspace(0, len(values) - 1, min(_VALUES, len(values)))
             shown = np.where(finite, values, 0.0)[places.round().astype(np.int64)] / self.tolerance
-            self.values.append(tuple(float(f"{value:.9g}") for value in shown))
+            self.values.append([float(f"{value:.9g}") for value in shown])
             return f"{name} {array.shape} within {self.tolerance:g}"
         self.sha256.update(array.astype("<f8" if kind == "f" else "<i8").tobytes())
         return f"{name} {array.shape}"

@@ -17,7 +17,7 @@ from rho_train.dataset import IndexedDataset
 from rho_train.dataset import fingerprint as fingerprint_of
 from rho_train.files import atomic_write
 from rho_train.il.blocks import INTEGERS, Column
-from rho_train.il.checksums import InputChecksums, check_inputs, from_json
+from rho_train.il.checksums import InputChecksums, check_inputs, from_rows
 from rho_train.records import from_line, to_line
 
 _FORMAT = "rho_ext.il_store 4"
@@ -332,7 +332,7 @@ class ILStore:
                 columns[name] = Column(name, tensors.pop(name), files, checksums)
             if tensors:
                 raise ValueError(f"it should not have {', '.join(tensors)}")
-            inputs = from_json(record["input_checksums"])
+            inputs = from_rows(record["input_checksums"])
             about = {"fingerprint": record["fingerprint"], "info": record["info"]}
             store = cls(**columns, **about, input_checksums=inputs)
         except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
