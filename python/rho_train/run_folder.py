@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,7 @@ class RunFolder:
         self.path = None if path is None else Path(path)
         self.where, self.on_step = where, on_step
         self.identity = dict(identity or {})
+        self._stop = threading.Event()
         if self.path is not None:
             make_folder(self.path, where)
 
@@ -60,7 +62,7 @@ class RunFolder:
 
     def step(self, count: int = 1) -> bool:
         """Report steps that were just made, and return whether the work should stop."""
-        return self.on_step(count)
+        return self.on_step(count) or self._stop.is_set()
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
         """Write a checkpoint with the identity, see `save_checkpoint`."""
@@ -80,7 +82,7 @@ class RunFolder:
         If another process holds it, a ValueError ends in `fix`.
         """
         folder = self / "."
-        with open(folder / ".lock", "w") as lock:
+        with open(folder / ".lock", "wb") as lock:
             try:
                 # Not flock: workers that a killed process leaves for a while would hold it too.
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -94,14 +96,9 @@ class RunFolder:
     @contextmanager
     def stopping_on_signals(self) -> Iterator[None]:
         """Let `step` ask to stop after the first Ctrl-C or SIGTERM, see `stop_signals`."""
-
-        def on_step(count: int) -> bool:
-            return inner(count) or signalled.is_set()
-
-        inner = self.on_step
-        with stop_signals() as signalled:
-            self.on_step = on_step
+        before = self._stop
+        with stop_signals() as self._stop:
             try:
                 yield
             finally:
-                self.on_step = inner
+                self._stop = before

@@ -48,13 +48,21 @@ def holdout_il(
         make_model: builds the model from `recipe.seed`.
         dataset: all examples, without augmentation (paper, Appendix B).
         holdout_ids: int64 (m,), the examples to train on.
-        recipe, loss_fn, augmented, on_step: see `train_il`.
+        recipe: epochs, batch size, AdamW.
+        loss_fn: for examples that are no classification, see `Selector`.
+        augmented: the same examples with augmentation, to train on (paper, Appendix B).
         folder: for checkpoints: after a kill the same call resumes and gives the same bits; under
             an initialised process group the ranks share the work. Delete it afterwards.
+        on_step: called with the number of steps that were made, 0 while examples are scored;
+            returns whether to stop.
 
     Raises:
-        ValueError: the holdout has all examples, `dataset` augments, or the folder has other work.
-            The other errors are those of `train_il`.
+        TypeError, IndexError: the ids, labels, model or factory do not fit the data set.
+        ValueError: the holdout has all examples, `dataset` augments, `augmented` has others, or the
+            folder has other or damaged work.
+        FloatingPointError: the loss on the target's examples was never finite.
+        OSError: the folder cannot be written.
+        Stopped: `on_step` asked for it; without a folder the work is lost.
 
     Example:
         >>> from torch.utils.data import TensorDataset

@@ -65,26 +65,17 @@ def train_il(
 
     Args:
         model: trained in place; it ends with the weights of the best epoch.
-        dataset: holds all examples.
         train_ids: int64 (m,), the examples that the model trains on.
         target_ids: int64 (n,), the examples whose irreducible loss is wanted.
-        recipe: epochs, batch size, AdamW.
-        loss_fn: for examples that are no classification, see `Selector`.
-        augmented: the same examples with augmentation, to train on (paper, Appendix B); `dataset`
-            is scored.
-        folder: for checkpoints; the same call after a kill resumes and ends with the same bits.
-        on_step: called with the number of steps that were made, 0 while examples are scored;
-            returns whether to stop.
+        dataset, recipe, loss_fn, augmented, folder, on_step: as in `holdout_il`.
 
     Raises:
         TypeError, IndexError, ValueError: the ids, labels, model or `augmented` do not fit the data
             set; the two sets share an example; or the folder holds another training.
-        FloatingPointError: the loss on the target's examples was never finite.
-        OSError: the folder cannot be written.
-        Stopped: `on_step` asked for it; without a folder the work is lost.
+        FloatingPointError, OSError, Stopped: as in `holdout_il`.
     """
-    check_ids("train_il", "train_ids", train_ids, len(dataset))
-    check_ids("train_il", "target_ids", target_ids, len(dataset))
+    for name, ids in (("train_ids", train_ids), ("target_ids", target_ids)):
+        check_ids("train_il", name, ids, len(dataset))
     shared = train_ids[torch.isin(train_ids, target_ids)]
     if len(shared):
         raise ValueError(

@@ -14,6 +14,7 @@ from rho_train.checks import check_adamw, check_counts
 from rho_train.dataset import IndexedDataset
 from rho_train.optim import LRSchedule, check_schedule
 from rho_train.selector import Selector
+from rho_train.trainer.time_breakdown import TimeBreakdown
 
 
 @dataclass(frozen=True)
@@ -93,3 +94,5 @@ class RunData:
     il_seconds: float = 0.0
     classes: Sequence[str] = ()
     show: Callable[[int], object] | None = None
+    times: TimeBreakdown = field(default_factory=TimeBreakdown, init=False)
+    runner: nn.Module = field(init=False)  # the model, compiled if so configured

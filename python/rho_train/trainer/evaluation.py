@@ -113,12 +113,12 @@ def preview(selector: Selector, model: nn.Module, batch: Any) -> LastSelection:
         return selector.preview(model, batch)
 
 
-def sample_record(model: nn.Module, run: RunData, selector: Selector) -> dict[str, Any]:
+def sample_record(run: RunData, selector: Selector) -> dict[str, Any]:
     """Return what the Selector would select of the first large batches of a run, as lists.
 
     Examples without a finite loss or irreducible loss are left out: JSON has no NaN.
     """
-    device, parts = device_of(model), []
+    model, device, parts = run.runner, device_of(run.model), []
     sampler = LargeBatchSampler(run.train_ids, run.config.large_batch, seed=run.seed)
     with unchanged():  # by code of the data set that draws random numbers
         for positions in islice(sampler, min(_SAMPLED_BATCHES, sampler.batches_per_epoch)):
@@ -133,12 +133,9 @@ def sample_record(model: nn.Module, run: RunData, selector: Selector) -> dict[st
             selected = torch.zeros_like(last.ids, dtype=torch.bool)
             parts.append((last.ids, losses, selected.index_fill_(0, last.indices, True)))
     ids, loss, selected = map(torch.cat, zip(*parts, strict=True))
-    record = {"ids": ids, "loss": loss, "selected": selected}
     il, noisy, known = selector.il_of(ids), run.flags.get("noisy"), loss.isfinite()
     if il is not None:
-        record["il"] = il
         known &= il.isfinite()
-    if noisy is not None:
-        record["noisy"] = noisy[ids]
-    lists = {name: value[known].tolist() for name, value in record.items()}
-    return {"il": None, "noisy": None, **lists}
+    flags = None if noisy is None else noisy[ids]
+    record = {"il": il, "noisy": flags, "ids": ids, "loss": loss, "selected": selected}
+    return {name: None if v is None else v[known].tolist() for name, v in record.items()}

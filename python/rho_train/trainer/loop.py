@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from rho_train.async_selector import AsyncSelector
@@ -26,7 +26,6 @@ from rho_train.trainer.checks import check_run
 from rho_train.trainer.config import RunData
 from rho_train.trainer.evaluation import eval_data
 from rho_train.trainer.metrics_logger import MetricsLogger
-from rho_train.trainer.time_breakdown import TimeBreakdown
 from rho_train.training_step import training_step
 
 _CHECKPOINT = "checkpoint.pt"
@@ -91,9 +90,8 @@ class Trainer(RunData):
         check_run(self)
         self.optimizer = adamw(model, config.lr, config.weight_decay)
         self.schedule = lr_schedule(self.optimizer, config.schedule, config.steps)
-        self.runner: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
+        self.runner = torch.compile(model) if config.compile else model  # type: ignore[assignment]
         self.step = self.trained = 0
-        self.times = TimeBreakdown()
         ahead = selector if config.async_selection else None
         self._async = None if ahead is None else AsyncSelector(ahead, model)
         self._random_state: dict[str, Any] | None = None
@@ -115,7 +113,7 @@ class Trainer(RunData):
                 self._random_state = state["random_state"]
                 for key, part in self._parts().items():
                     part.load_state_dict(state[key])
-            self.metrics = MetricsLogger(self.runner, self, self.times, state)
+            self.metrics = MetricsLogger(self, state)
 
     @property
     def finished(self) -> bool:

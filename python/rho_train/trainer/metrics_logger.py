@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rho_train.batch import to
 from rho_train.records import to_line
@@ -19,7 +19,6 @@ from rho_train.scoring import device_of
 from rho_train.trainer.config import RunData
 from rho_train.trainer.evaluation import evaluate, sample_record
 from rho_train.trainer.selected_examples import save_selected
-from rho_train.trainer.time_breakdown import TimeBreakdown
 from rho_train.training_step import Trained
 
 
@@ -33,15 +32,8 @@ class MetricsLogger:
     that were written later are cut off. A loss that is NaN or infinite is a FloatingPointError.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        run: RunData,
-        times: TimeBreakdown,
-        state: Mapping[str, Any] | None,
-    ) -> None:
-        self.model, self.run, self.times = model, run, times
-        self.device = device_of(model)
+    def __init__(self, run: RunData, state: Mapping[str, Any] | None) -> None:
+        self.run, self.times, self.device = run, run.times, device_of(run.model)
         # An epoch is one pass of large batches, for every method, as the paper counts.
         self._epoch_steps = max(1, len(run.train_ids) // run.config.large_batch)
         # The examples selected in this epoch and in the last one, bool (N,).
@@ -54,7 +46,7 @@ class MetricsLogger:
         if state is not None:
             kept = to(state["since_log"], self.device)
             self._sums, self._selected, self._last_selected = kept
-            times.seconds.update(state["part_seconds"])
+            self.times.seconds.update(state["part_seconds"])
             size, crc32 = state["metrics_size"], state["metrics_crc32"]
         self._file = MetricsFile(Path(run.folder) / "metrics.jsonl", size, crc32)
 
@@ -96,7 +88,7 @@ class MetricsLogger:
             self.evaluate(step)
         if selector is not None and step in (config.steps // 10, config.steps // 2, config.steps):
             self.times.add("other")
-            record = sample_record(self.model, self.run, selector)
+            record = sample_record(self.run, selector)
             self.times.add("evaluation")
             self._write("sample", step=step, **record)
         if not finished:
@@ -116,14 +108,14 @@ class MetricsLogger:
     def evaluate(self, step: int) -> None:
         """Write accuracy and loss on the evaluation set."""
         self.times.add("other")
-        found = evaluate(self.model, self.run.eval_set, bf16=self.run.config.bf16)
+        found = evaluate(self.run.runner, self.run.eval_set, bf16=self.run.config.bf16)
         self.times.add("evaluation")
-        loss = _finite("evaluation", found.loss, step)
-        record = {"accuracy": found.accuracy, "loss": loss, "seconds": self.times.step_seconds}
-        # By class once a run: with many classes it would be most of the file.
-        finished = step >= self.run.config.steps
-        by_class = {"class_accuracy": found.class_accuracy} if finished else {}
-        self._write("eval", step=step, **record, **by_class)
+        _finite("evaluation", found.loss, step)
+        record = found._asdict()
+        if step < self.run.config.steps:
+            # By class once a run: with many classes it would be most of the file.
+            del record["class_accuracy"]
+        self._write("eval", step=step, **record, seconds=self.times.step_seconds)
 
     def _end_epoch(self, step: int) -> None:
         """Write how many examples the epoch selected, and how many of them the last one did too."""
@@ -151,8 +143,8 @@ class MetricsLogger:
 
     def _no_sums(self) -> dict[str, Any]:
         flagged = torch.zeros(len(self.run.flags), dtype=torch.int64, device=self.device)
-        counts = {"steps": 0, "selected": 0, "invalid": 0, "loss": 0.0, "correct": 0}
-        return {**counts, "flagged": flagged}
+        counts = dict.fromkeys(("steps", "selected", "invalid", "correct"), 0)
+        return {**counts, "loss": 0.0, "flagged": flagged}
 
 
 class MetricsFile:
