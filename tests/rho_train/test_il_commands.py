@@ -53,7 +53,7 @@ def test_computed_once_and_used_by_many_targets(
     assert f"{known} of 600 examples" in capfd.readouterr().out
     assert sorted(os.listdir(tmp_path)) == ["il", "table.npz"]
     files = [path] if rows == 0 else sorted(path.iterdir())
-    assert len(files) == (1 if rows == 0 else 3 + 1)
+    assert len(files) == (1 if rows == 0 else 3)
     written = [file.read_bytes() for file in files]
     assert main(command) == 0
     assert "is there already" in capfd.readouterr().out
