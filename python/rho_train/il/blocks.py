@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,14 +53,14 @@ class Column:
         self.tensors: Sequence[Tensor] = tensors
         self._name, self._files, self._checksums = name, files, checksums
         self.ends = list(accumulate(map(len, tensors), initial=0))
-        self._blocks = [(i, j) for i, found in enumerate(checksums) for j in range(len(found))]
-        self._unread = set(self._blocks)
+        self._unread = [np.ones(len(found), dtype=np.bool_) for found in checksums]
+        self._left = sum(map(len, checksums))
         self.joined: Tensor | None = tensors[0] if len(tensors) == 1 else None
 
     def all(self) -> Tensor:
         """Return all values, (N,), those of several files joined in memory."""
-        for part, block in sorted(self._unread):
-            self._check(part, block)
+        if self._left:
+            self.check()
         if self.joined is None:
             self.joined = torch.cat(list(self.tensors))
         return self.joined
@@ -88,14 +89,15 @@ class Column:
 
     def check(self) -> None:
         """Read all values, again if they were."""
-        for part, block in self._blocks:
-            self._check(part, block)
+        for part, found in enumerate(self._checksums):
+            for block in range(len(found)):
+                self._check(part, block)
 
     def _rows(self, part: int, rows: Tensor) -> Tensor:
-        if self._unread:
-            asked: list[int] = (rows // _ROWS).unique().tolist()  # type: ignore[no-untyped-call]
-            for block in self._unread.intersection((part, i) for i in asked):
-                self._check(*block)
+        if self._left:
+            blocks = rows.numpy() // _ROWS
+            for block in np.unique(blocks[self._unread[part][blocks]]).tolist():
+                self._check(part, block)
         return self.tensors[part][rows]
 
     def _checksum(self, part: int, block: int) -> int:
@@ -112,4 +114,5 @@ class Column:
                 "the file is damaged, restore it from a copy or compute the IL again; or the "
                 "values were changed after loading, then keep them in a new ILStore"
             )
-        self._unread.discard((part, block))
+        self._left -= int(self._unread[part][block])
+        self._unread[part][block] = False

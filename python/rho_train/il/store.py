@@ -323,9 +323,9 @@ class ILStore:
                     lines.append((opened.metadata() or {}).get("record", ""))
                     for name in opened.keys():  # noqa: SIM118
                         tensors.setdefault(name, []).append(opened.get_tensor(name))
-                record = _record(lines[-1])
                 if lines[-1] != lines[0]:
                     raise ValueError(f"it belongs to another store than {files[0].name}")
+            record = _record(lines[0])
             for name, checksums in record["checksums"].items():
                 if len(tensors.get(name, ())) != len(checksums):
                     raise ValueError(f"of {len(checksums)} files {len(files)} are there")
