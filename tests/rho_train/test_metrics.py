@@ -193,13 +193,16 @@ def test_full_disk_leaves_whole_records(tmp_path: Path, monkeypatch: pytest.Monk
 
     class Full:
         def __init__(self, path: Path) -> None:
-            self.file = real_open(path, "ab", buffering=0)
+            self.file = real_open(path, "r+b", buffering=0)
 
         def __enter__(self) -> Full:
             return self
 
         def __exit__(self, *error: object) -> None:
             self.file.close()
+
+        def seek(self, position: int) -> None:
+            self.file.seek(position)
 
         def write(self, data: memoryview) -> int:
             self.file.write(data[:5])  # and the file system is full
@@ -210,6 +213,11 @@ def test_full_disk_leaves_whole_records(tmp_path: Path, monkeypatch: pytest.Monk
         metrics.write({"event": "eval"})
     monkeypatch.undo()
     assert metrics.path.read_bytes() == before
+    with metrics.path.open("ab") as file:
+        file.write(b'{"event": "interr')
+    metrics.write({"event": "eval"})
+    assert metrics.path.read_bytes() == before + before
+    assert MetricsFile(metrics.path, metrics.size, metrics.crc32).size == 2 * len(before)
 
 
 def test_metrics_that_were_damaged_cut_or_edited_are_refused(tmp_path: Path, clock: Clock) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -88,4 +89,19 @@ def test_a_second_ctrl_c_acts_at_once() -> None:
         assert not inner.is_set()
         with pytest.raises(KeyboardInterrupt):
             press()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_ctrl_c_inside_the_first_does_not_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Slow(threading.Event):
+        def set(self) -> None:
+            with self._cond:  # type: ignore[attr-defined]
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(threading, "Event", Slow)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), stop_signals():
+        os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before

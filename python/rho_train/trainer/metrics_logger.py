@@ -172,8 +172,10 @@ class MetricsFile:
         """Append a record; it is in the file when this returns."""
         line = to_line(record).encode()
         try:
-            with open(self.path, "ab") as file:
+            with open(self.path, "r+b") as file:
+                file.seek(self.size)
                 file.write(line)
+                file.truncate()  # what an interrupted write left
         except OSError as error:
             # Half a line would make the next record unreadable.
             with suppress(OSError):
