@@ -6,7 +6,7 @@ import inspect
 import math
 import reprlib
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,23 +106,19 @@ def check_test(where: str, test: int, rows: int) -> None:
         raise ValueError(f"{where}: test must lie in [1, {rows}), the number of rows, got {test}")
 
 
-def check_factory(where: str, make_model: object) -> None:
+def check_factory(where: str, make_model: Any) -> None:
     """Refuse what is no function of a seed, such as a model."""
     got = f"a {type(make_model).__name__}"
-    if callable(make_model) and not isinstance(make_model, nn.Module):
+    if not isinstance(make_model, nn.Module):
         try:
-            signature = inspect.signature(make_model)
-        except ValueError:
-            return  # some functions of C have none
-        try:
-            signature.bind(0)
+            inspect.signature(make_model).bind(0)
             return
-        except TypeError:
-            got = f"a function of {signature}"
-    raise TypeError(
-        f"{where}: make_model must be a function that builds a model from a seed, got {got}; pass "
-        "lambda seed: Model(...)"
-    )
+        except ValueError:
+            return  # a function of C, whose arguments are not known
+        except TypeError as error:
+            got = f"{got} ({error})"
+    wanted = "make_model must be a function that builds a model from a seed"
+    raise TypeError(f"{where}: {wanted}, got {got}; pass lambda seed: Model(...)")
 
 
 def build_model(where: str, make_model: Any, seed: int) -> nn.Module:
@@ -130,33 +126,27 @@ def build_model(where: str, make_model: Any, seed: int) -> nn.Module:
     check_factory(where, make_model)
     model = make_model(seed)
     if not isinstance(model, nn.Module):
-        got = type(model).__name__
-        raise TypeError(f"{where}: make_model must return an nn.Module, got {got}; return it")
+        got = f"{type(model).__name__}; return the model"
+        raise TypeError(f"{where}: make_model must return an nn.Module, got {got}")
     return model
 
 
 def warn_of_classes(where: str, labels: Tensor, test_labels: Tensor, names: Sequence[str]) -> None:
     """Warn of classes without training examples; negative labels are of none."""
     train, test = (set(np.unique(part[part >= 0]).tolist()) for part in (labels, test_labels))
-    seen = train | test
-    count = len(names) or 1 + max(seen, default=-1)
-    if max(seen, default=-1) >= count:
-        raise ValueError(f"{where}: there are {count} names of classes, labels go to {max(seen)}")
-
-    def warn(found: Iterable[int], problem: str) -> None:
-        if classes := [names[c] if names else c for c in found]:
-            problem = problem.format(reprlib.repr(classes))
-            warnings.warn(f"{where}: {problem}", stacklevel=5)
-
-    only = sorted(test - train)
-    row = int((test_labels == only[0]).nonzero()[0]) if only else 0
-    fix = "shuffle the examples before they are split"
-    warn(only, f"only the test set has the classes {{}}, first in its example {row}; {fix}")
+    largest = max(train | test, default=-1)
+    count = len(names) or largest + 1
+    if largest >= count:
+        raise ValueError(f"{where}: there are {count} names of classes, the labels go to {largest}")
+    only = test - train
+    first = int((test_labels == min(only, default=0)).int().argmax())
     # Enough numbers for the first seven that are missing.
-    missing = (c for c in range(min(count, len(seen) + 7)) if c not in seen)
-    warn(
-        missing,
-        "the classes {} have no example; add some, or number classes 0, 1, 2, ... without gaps",
-    )
-    if len(train) == 1:
-        warn(train, "all training examples are of one class, {}; there is nothing to learn")
+    some = range(min(count, len(train | test) + 7))
+    for found, problem in (
+        (only, f"only in the test set, first in its example {first}; shuffle before the split"),
+        (set(some) - train - test, "without an example; add some, or number classes 0, 1, 2, ..."),
+        (train if len(train) == 1 else (), "all that is trained on; there is nothing to learn"),
+    ):
+        if found:
+            shown = reprlib.repr([names[c] if names else c for c in sorted(found)])
+            warnings.warn(f"{where}: the classes {shown} are {problem}", stacklevel=4)

@@ -39,7 +39,7 @@ def check_loader(loader: DataLoader[Any], store: ILStore | None = None) -> None:
         >>> check_loader(DataLoader(data, batch_size=2, collate_fn=drop))
         Traceback (most recent call last):
         ValueError: check_loader: the collate_fn <lambda> loses or changes the ids: of examples \
-with the ids [0, 1] it makes float32 tensor (2,) with None; collate them as torch.tensor(ids)
+with the ids [0, 1] it makes float32 tensor (2,) with None; keep them, as torch.tensor(ids)
     """
     dataset = loader.dataset
     check_map_style("check_loader", dataset)
@@ -59,38 +59,31 @@ with the ids [0, 1] it makes float32 tensor (2,) with None; collate them as torc
 
 
 def _follow(loader: DataLoader[Any]) -> Fields:
+    """Return the fields of the first batch."""
     dataset = loader.dataset
     samples = [dataset[position] for position in range(min(2, len(dataset)))]  # type: ignore[arg-type]
     ids = [_id_of(sample) for sample in samples]
     if None in ids:
-        raise TypeError(
-            f"check_loader: the data set adds no ids: an example of {type(dataset).__name__} is "
-            f"{describe(samples[0])}; wrap it: rho_train.IndexedDataset(dataset)"
-        )
+        got = f"an example of {type(dataset).__name__} is {describe(samples[0])}"
+        fix = "wrap it: rho_train.IndexedDataset(dataset)"
+        raise TypeError(f"check_loader: the data set adds no ids: {got}; {fix}")
     collate = loader.collate_fn
     name = getattr(collate, "__qualname__", type(collate).__name__).split(".")[-1]
-    batch = collate(samples)
-    fields = _fields_of(batch)
-    found = None if fields is None else fields.ids.tolist()
-    if found != ids:
-        raise ValueError(
-            f"check_loader: the collate_fn {name} loses or changes the ids: of examples with the "
-            f"ids {ids} it makes {describe(batch)} with {found}; collate them as torch.tensor(ids)"
-        )
-    batch = next(iter(loader))
-    fields = _fields_of(batch)
-    if fields is None:
-        raise ValueError(
-            f"check_loader: {type(loader).__name__} loses the ids that the collate_fn {name} "
-            f"still has: its batch is {describe(batch)}; keep them in what changes its batches"
-        )
+    fields: Fields | None = None
+    for step, batch, wanted in (
+        (f"the collate_fn {name}", collate(samples), ids),
+        (type(loader).__name__, next(iter(loader)), None),
+    ):
+        fields = None
+        with suppress(ValueError):
+            fields = split(batch, "check_loader")
+        found = None if fields is None else fields.ids.tolist()
+        if found is None or wanted not in (None, found):
+            got = f"of examples with the ids {ids} it makes {describe(batch)} with {found}"
+            fix = "keep them, as torch.tensor(ids)"
+            raise ValueError(f"check_loader: {step} loses or changes the ids: {got}; {fix}")
+    assert fields is not None
     return fields
-
-
-def _fields_of(batch: Any) -> Fields | None:
-    with suppress(ValueError):
-        return split(batch, "check_loader")
-    return None
 
 
 def _id_of(sample: Any) -> int | None:

@@ -283,12 +283,12 @@ def by_holdout(ids: Any = FIRST, labels: Tensor = Y) -> object:
         (
             lambda: holdout_il(lambda: SAME, data(), FIRST, ILRecipe(epochs=1)),  # type: ignore[arg-type]
             TypeError,
-            r"holdout_il: make_model must be .* from a seed, got a function of \(\); pass",
+            r"holdout_il: make_model must be .* from a seed, got a function \(too many .*\); pass",
         ),
         (
             lambda: crossfit_il(lambda seed: None, data(), 2, ILRecipe(epochs=1)),  # type: ignore[arg-type,return-value]
             TypeError,
-            "make_model must return an nn.Module, got NoneType; return it",
+            "make_model must return an nn.Module, got NoneType; return the model",
         ),
         (
             lambda: pretrained_il(nn.Linear(5, 2), data()),

@@ -390,7 +390,11 @@ JOINED: Any = ConcatDataset([INDEXED, INDEXED])
             ValueError,
             r"changes the ids: of .* \[0, 1\] it makes tuple of 3 elements with \[0, 0\]",
         ),
-        (Forgetful(INDEXED, 2), ValueError, "Forgetful loses the ids that the collate_fn default_"),
+        (
+            Forgetful(INDEXED, 2),
+            ValueError,
+            r"Forgetful loses or changes the ids: .* with None",
+        ),
         (DataLoader(Stream()), TypeError, "must be map-style .* got Stream; load the stream into"),
     ],
 )

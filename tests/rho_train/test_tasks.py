@@ -134,13 +134,16 @@ def test_labels_of_any_number_type_are_read_and_odd_classes_are_named(tmp_path: 
         arrays = {name: array.astype(dtype) for name, array in rows().items()}
         assert torch.equal(load(tmp_path, arrays).dataset().labels, wanted), dtype
     for labels, warning in (
-        (np.arange(20) % 3 + 1, r"classes \[0\] have no example; add some, or number classes 0, 1"),
-        (np.arange(20) % 2 * 3, r"classes \[1, 2\] have no example"),
+        (
+            np.arange(20) % 3 + 1,
+            r"classes \[0\] are without an example; add some, or number classes 0",
+        ),
+        (np.arange(20) % 2 * 3, r"classes \[1, 2\] are without an example"),
         (
             np.where(np.arange(20) < 17, np.arange(20) % 2, 2),
-            r"only the test set has the classes \[2\], first in its example 2; shuffle",
+            r"classes \[2\] are only in the test set, first in its example 2; shuffle",
         ),
-        (np.zeros(20), r"all training examples are of one class, \[0\]"),
+        (np.zeros(20), r"classes \[0\] are all that is trained on"),
     ):
         with pytest.warns(UserWarning, match=r"^Task mine: .*" + warning):
             load(tmp_path, rows(labels=labels))
@@ -257,7 +260,7 @@ TEXT_FILES: list[tuple[str, bytes, str]] = [
     ("a.csv", HEAD + b"fine,1,2\n", "line 2 has more columns than the header"),
     ("a.csv", HEAD + b"fine\n", "line 2: 'label' must be a text or a number, got None; it has"),
     ("a.csv", FINE.replace(b",", b":"), "'text' must .* got None; it has the columns text:label;"),
-    ("a.csv", b"text,label,label\nfine,1,2\n", "the header has a column twice: text, label, label"),
+    ("a.csv", b"text,label,label\nfine,1,2\n", "the header has a column twice: text,label,label"),
     ("a.csv", HEAD + b'good,1\n"fine,1\n', "line 3: unexpected end of data; check its quot"),
     ("a.csv", HEAD + b"a" * 200_000 + b",1\n", "line 2: field larger .*or write .jsonl"),
     ("a.csv", b"", r"test must lie in \[1, 0\), the number of rows"),
@@ -295,12 +298,12 @@ def test_labels_that_look_alike_are_sorted_by_value_and_named(tmp_path: Path) ->
     labels = ["b", "01", "1", "2", "001", "b "] * 3
     path = tmp_path / "a.csv"
     path.write_bytes(HEAD + b"".join(f"a,{label}\n".encode() for label in labels))
-    with pytest.warns(UserWarning, match="different classes: '1', '01', '001'; 'b', 'b '; write"):
+    with pytest.warns(UserWarning, match=r"\[\['1', '01', '001'\], \['b', 'b '\]\]; write"):
         assert text(path, 1, min_count=1).classes == ("1", "01", "001", "2", "b", "b ")
     path.write_bytes(HEAD + b"a,x\n" * 3 + b"a,y\na,z\n")
     with (
-        pytest.warns(UserWarning, match=r"test set has the classes \['y', 'z'\], first in .* 0; s"),
-        pytest.warns(UserWarning, match=r"all training examples are of one class, \['x'\]"),
+        pytest.warns(UserWarning, match=r"classes \['y', 'z'\] are only in the test set, .* 0; s"),
+        pytest.warns(UserWarning, match=r"classes \['x'\] are all that is trained on; there"),
     ):
         text(path, 2, min_count=1)
     # Sets of texts have another order in every process: 15 labels are never sorted by chance.
@@ -391,8 +394,8 @@ def test_classes_without_training_images_are_named(tmp_path: Path) -> None:
         paint(tmp_path / path, (1, 2, 3))
     (tmp_path / "train/empty").mkdir()
     with (
-        pytest.warns(UserWarning, match=r"only the test set has the classes \['owl'\]"),
-        pytest.warns(UserWarning, match=r"the classes \['empty'\] have no example; add some"),
+        pytest.warns(UserWarning, match=r"classes \['owl'\] are only in the test set"),
+        pytest.warns(UserWarning, match=r"classes \['empty'\] are without an example"),
     ):
         assert images(tmp_path, size=4).classes == ("cat", "dog", "empty", "owl")
 
@@ -465,6 +468,34 @@ def test_models_learn_and_their_weights_are_those_of_a_seed(name: str) -> None:
             assert all(p.grad is not None and bool(p.grad.any()) for p in model.parameters())
         optimizer.step()
     assert model(x).argmax(1).equal(y)
+
+
+def test_tasks_are_the_same_with_any_default_dtype_and_device(tmp_path: Path) -> None:
+    for place in ("train/cat/a.png", "train/dog/b.png", "test/cat/c.png", "test/dog/d.png"):
+        paint(tmp_path / place, (1, 2, 3))
+    (tmp_path / "a.csv").write_bytes(FINE * 2)
+
+    def made() -> list[torch.Tensor]:
+        tasks = [letters(noise=0.1), images(tmp_path, size=8), images(tmp_path, 8, "mlp")]
+        tasks.append(text(tmp_path / "a.csv", 1, label="label", min_count=1))
+        found = []
+        for task in tasks:
+            data = task.dataset()
+            batch = data.collate(data.__getitems__([0, 1]))
+            model = nn.utils.parameters_to_vector(task.model(0).parameters()).detach()
+            found += [batch.x, batch.y, batch.ids, data.labels, model, task.eval_set().labels]
+        return found
+
+    wanted = made()
+    try:
+        torch.set_default_dtype(torch.float64)
+        with torch.device("meta"):
+            found = made()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(wanted, found, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
 
 
 def test_models_that_do_not_fit_are_refused() -> None:
@@ -543,9 +574,12 @@ def test_a_task_that_does_not_fit_itself_is_refused() -> None:
         ({"flags": {"noisy": torch.zeros(12)}}, r"flags must be bool .* float32 tensor \(12,\)"),
         ({"labels": Y[:3]}, r"of shape \(12,\)"),
         ({"test": TensorDataset(X[:0], Y[:0])}, "train and test must have examples"),
-        ({"classes": ["one"]}, "Task t: there are 1 names of classes, labels go to 1"),
+        ({"classes": ["one"]}, "Task t: there are 1 names of classes, the labels go to 1"),
         ({"make_model": nn.Linear(3, 2)}, "Task t: make_model must be .* seed, got a Linear; pass"),
-        ({"make_il_model": lambda: nn.ReLU()}, r"got a function of \(\); pass lambda seed: Model"),
+        (
+            {"make_il_model": lambda: nn.ReLU()},
+            r"got a function \(too many pos.*\); pass lambda seed: Model",
+        ),
     ):
         with pytest.raises((ValueError, TypeError), match=message):
             Task(**options | changes)

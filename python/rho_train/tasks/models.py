@@ -43,8 +43,7 @@ def mlp(
         layers: list[nn.Module] = []
         for a, b in itertools.pairwise(sizes):
             layers += [nn.Linear(a, b, **_FLOAT), nn.ReLU()]
-            if dropout > 0.0:
-                layers.append(nn.Dropout(dropout))
+            layers += [nn.Dropout(dropout)] if dropout else []
         return nn.Sequential(*layers, nn.Linear(sizes[-1], classes, **_FLOAT))
 
 
@@ -72,11 +71,8 @@ def cnn(
     with seeded(_CPU, seed):
         layers: list[nn.Module] = [Pixels()]
         for width in convolutions:
-            layers += [
-                nn.Conv2d(channels, width, 3, padding=1, **_FLOAT),
-                nn.ReLU(),
-                nn.MaxPool2d(2),
-            ]
+            convolution = nn.Conv2d(channels, width, 3, padding=1, **_FLOAT)
+            layers += [convolution, nn.ReLU(), nn.MaxPool2d(2)]
             channels = width
         layers += [nn.Flatten(), nn.Linear(channels * pixels, hidden, **_FLOAT), nn.ReLU()]
         return nn.Sequential(*layers, nn.Linear(hidden, classes, **_FLOAT))

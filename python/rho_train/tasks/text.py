@@ -103,11 +103,9 @@ def text(
     train, n = rows[:-test], len(rows) - test
     classes = sorted({label for _, label in rows}, key=lambda name: (*_value(name), name))
     alike = [list(names) for _, names in groupby(classes, lambda name: _value(name)[:2])]
-    if pairs := [", ".join(map(repr, names)) for names in alike if len(names) > 1]:
-        differ = "labels that differ in spaces or leading zeros alone are different classes"
-        warnings.warn(
-            f"text: {path}: {differ}: {'; '.join(pairs)}; write each class in one way", stacklevel=2
-        )
+    if alike := [names for names in alike if len(names) > 1]:
+        problem = f"labels that differ in spaces or zeros alone are different classes: {alike}"
+        warnings.warn(f"text: {path}: {problem}; write each class in one way", stacklevel=2)
     words = vocabulary((text for text, _ in train), min_count)
     x = token_ids([text for text, _ in rows], words, max_len)
     number = {label: i for i, label in enumerate(classes)}
@@ -144,11 +142,10 @@ def _read(path: Path, text: str, label: str) -> list[tuple[str, str]]:
             for column in (text, label):
                 value = row.get(column)
                 if not isinstance(value, (str, int, float)) or value == "" or value != value:
-                    raise ValueError(
-                        f"line {line}: {column!r} must be a text or a number, got "
-                        f"{reprlib.repr(value)}; it has the columns {', '.join(map(str, row))}; "
-                        "fill it, or name the columns by text= and label="
-                    )
+                    got = f"{reprlib.repr(value)}; it has the columns {', '.join(map(str, row))}"
+                    wanted = f"{column!r} must be a text or a number"
+                    fix = "fill it, or name the columns by text= and label="
+                    raise ValueError(f"line {line}: {wanted}, got {got}; {fix}")
             name = row[label]
             whole = isinstance(name, float) and name.is_integer()  # 1.0 is the class 1
             rows.append((str(row[text]), str(int(name) if whole else name)))
@@ -162,31 +159,27 @@ def _decoded(content: bytes) -> str:
     text = content.decode("utf-8-sig", errors="surrogateescape")
     if bad := re.search("[\0\udc80-\udcff]", text):
         line = text.count("\n", 0, bad.start()) + 1
-        raise ValueError(
-            f"line {line} has the byte 0x{ord(bad[0]) & 255:02x}, which is no UTF-8 text (Latin-1? "
-            "UTF-16?); save the file as UTF-8"
-        )
+        problem = f"the byte 0x{ord(bad[0]) & 255:02x}, which is no UTF-8 text (Latin-1? UTF-16?)"
+        raise ValueError(f"line {line} has {problem}; save the file as UTF-8")
     return text
 
 
 def _csv_rows(content: str, columns: tuple[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield rows, separated by what gives the header the names of the columns."""
     header = content[: re.search(r"[\r\n]|$", content).start()]  # type: ignore[union-attr]
-    fits = (c for c in ",\t;|" if set(columns) <= {name.strip('"') for name in header.split(c)})
-    delimiter = next(fits, ",")
-    file = io.StringIO(content, newline="")
-    reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+    names = {c: [name.strip('"') for name in header.split(c)] for c in ",\t;|"}
+    delimiter = next((c for c, found in names.items() if set(columns) <= set(found)), ",")
+    if any(names[delimiter].count(column) > 1 for column in columns):
+        raise ValueError(f"the header has a column twice: {header}; rename one")
+    reader = csv.DictReader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
     try:
         for row in reader:
             if None in row:
                 raise ValueError(f"line {reader.line_num} has more columns than the header")
             yield reader.line_num, row
     except csv.Error as error:
-        fix = "check its quotation marks, or write .jsonl"
-        raise ValueError(f"line {reader.reader.line_num}: {error}; {fix}") from error
-    names = list(reader.fieldnames or ())
-    if any(names.count(column) > 1 for column in columns):
-        raise ValueError(f"the header has a column twice: {', '.join(names)}; rename one")
+        problem = f"{error}; check its quotation marks, or write .jsonl"
+        raise ValueError(f"line {reader.reader.line_num}: {problem}") from error
 
 
 def _json_rows(content: str, _: tuple[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -196,7 +189,5 @@ def _json_rows(content: str, _: tuple[str, str]) -> Iterator[tuple[int, dict[str
             try:
                 yield number, dict(json.loads(line))
             except (ValueError, TypeError, RecursionError) as error:
-                what = str(error).partition(": line")[0]
-                raise ValueError(
-                    f"line {number} is no JSON object ({what}); write one a line"
-                ) from error
+                problem = f"is no JSON object ({str(error).partition(': line')[0]}); write one"
+                raise ValueError(f"line {number} {problem} a line") from error
