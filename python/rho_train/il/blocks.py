@@ -54,13 +54,11 @@ class Column:
         self._name, self._files, self._checksums = name, files, checksums
         self.ends = list(accumulate(map(len, tensors), initial=0))
         self._unread = [np.ones(len(found), dtype=np.bool_) for found in checksums]
-        self._left = sum(map(len, checksums))
         self.joined: Tensor | None = tensors[0] if len(tensors) == 1 else None
 
     def all(self) -> Tensor:
         """Return all values, (N,), those of several files joined in memory."""
-        if self._left:
-            self.check()
+        self._check_unread()
         if self.joined is None:
             self.joined = torch.cat(list(self.tensors))
         return self.joined
@@ -89,16 +87,20 @@ class Column:
 
     def check(self) -> None:
         """Read all values, again if they were."""
-        for part, found in enumerate(self._checksums):
-            for block in range(len(found)):
-                self._check(part, block)
+        self._unread = [np.ones(len(found), dtype=np.bool_) for found in self._checksums]
+        self._check_unread()
 
     def _rows(self, part: int, rows: Tensor) -> Tensor:
-        if self._left:
+        if self._unread:
             blocks = rows.numpy() // _ROWS
             for block in np.unique(blocks[self._unread[part][blocks]]).tolist():
                 self._check(part, block)
         return self.tensors[part][rows]
+
+    def _check_unread(self) -> None:
+        for part, unread in enumerate(self._unread):
+            for block in np.flatnonzero(unread).tolist():
+                self._check(part, block)
 
     def _checksum(self, part: int, block: int) -> int:
         rows = self.tensors[part][block * _ROWS : (block + 1) * _ROWS]
@@ -114,5 +116,4 @@ class Column:
                 "the file is damaged, restore it from a copy or compute the IL again; or the "
                 "values were changed after loading, then keep them in a new ILStore"
             )
-        self._left -= int(self._unread[part][block])
         self._unread[part][block] = False
