@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import inspect
+import itertools
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +22,9 @@ from rho_train import cli_il
 from rho_train.compare import compare
 from rho_train.comparison.runner import JobsFailed
 from rho_train.comparison.spec import Variant
-from rho_train.files import error_text
+from rho_train.config_file import ConfigFile
+from rho_train.console import tolerant_streams
+from rho_train.files import error_text, make_folder
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import names, needs_of
 from rho_train.optim import adamw
@@ -30,9 +35,23 @@ from rho_train.report import write_report
 from rho_train.tasks.task import BUILT_IN, load_task, options_of, task_function
 from rho_train.trainer import TrainConfig
 
-_REPORT = Path("rho-report")
 _STOPPED = 130  # as a shell reports Ctrl-C
 _ERRORS = (ValueError, IndexError, OSError, FloatingPointError, ImportError, JobsFailed)
+
+# Options that several commands have; what their own docstrings explain goes first.
+_HELP = {
+    "out": "output folder; interrupted work goes on there.",
+    "seed": "of noise, split, weights and order.",
+    "task": "letters, table, images, text, or module:function that returns a rho_train.Task.",
+    "task_options": "options of the task, as --task.noise 0.1 or --task.path mine.npz.",
+    "holdout": "share of the training examples that a holdout IL model trains on.",
+    "folds": "of the cross-fit.",
+    "train": "how the target is trained.",
+    "il": "how the IL models are trained.",
+    "recipe": "how the IL models are trained.",
+}
+# 1:30 is 90 for some readers of YAML.
+_BASE_60 = re.compile(r"(?:.*=)?([-+]?\d[\d_]*(?::[0-5]?\d)+(?:\.\d*)?)")
 
 # The baselines come first, and "uniform on all data" is what a user would do otherwise.
 DEMO = (
@@ -56,13 +75,9 @@ def demo(
     """Train on real data with RHO-LOSS beside its baselines, and write a report.
 
     Args:
-        out: output folder; an interrupted demo goes on there.
-        task: letters, table, images, text, or module:function that returns a rho_train.Task.
         task_options: options of the task, as --task.noise 0.2; letters have noise 0.1 by default.
         seeds: how often every method is repeated, each time with other noise, split and weights.
         processes: how many runs at a time; 0: one for each core.
-        train: how the target is trained.
-        il: how the models of the irreducible loss are trained.
     """
     options = {"noise": 0.1} if task == "letters" else {}
     options |= task_options or {}
@@ -98,19 +113,11 @@ def train(
     """Train one model with one method, and write its metrics and report.
 
     Args:
-        out: output folder; an interrupted run goes on there.
         method: uniform, rho, loss, neg_il, grad_norm, entropy, importance, boltzmann,
             selective_backprop, class_quota or reducr; with dropout also bald, predictive_entropy,
             conditional_entropy, loss_minus_entropy or loss_plus_entropy.
         il: source of irreducible losses, for methods that need them: holdout, crossfit, or a store
             that `rho-ext il compute` wrote, whose seconds are not included.
-        seed: of noise, split, weights and order.
-        task: letters, table, images, text, or module:function that returns a rho_train.Task.
-        task_options: options of the task, as --task.noise 0.1 or --task.path mine.npz.
-        holdout: share of the training examples that a holdout IL model trains on.
-        folds: of the cross-fit.
-        train: how the target is trained.
-        recipe: how the IL models are trained.
     """
     needs_il = method in names() and "il" in needs_of(method)
     kind = ("stored" if isinstance(il, Path) else il) if needs_il else "none"
@@ -140,8 +147,6 @@ def plan(
     """Measure what a step with selection costs here, and how many steps it must save to pay.
 
     Args:
-        task: letters, table, images, text, or module:function that returns a rho_train.Task.
-        task_options: options of the task, as --task.hidden [512,512].
         proxy: options that make the model of the task one that could score in its place, as
             --proxy.hidden [32]; none: no proxy is measured.
         ratios: sizes of the large batch, in times train.batch.
@@ -174,9 +179,16 @@ def report(runs: list[Path], out: Path | None = None) -> None:
     Args:
         runs: output folders of `demo` or `train`; of several, made on the same data, the methods
             stand side by side, and the first folder has the baseline.
-        out: where to write; by default into the folder if it is one, else into rho-report.
+        out: folder that gets report.html; by default that of the run if it is one, else rho-report.
     """
-    print(f"report: {write_report(*runs, out=out or _REPORT if len(runs) > 1 else out)}")
+    if out is None:
+        out = runs[0] if len(runs) == 1 else Path("rho-report")
+    elif out.suffix in (".html", ".htm"):
+        fix = f"as {out.with_suffix('')}, which gets report.html"
+        raise ValueError(f"report: --out must be a folder, {fix}; got {out}")
+    else:
+        make_folder(out, "report")
+    print(f"report: {write_report(*runs, out=out)}")
 
 
 def doctor() -> None:
@@ -191,14 +203,17 @@ def _compare(out: Path, *arguments: Any, **options: Any) -> None:
             "one process trains one model in this version; start it without torchrun. In a loop of "
             "your own several can: rho_train.Selector(scope='global'), see docs/processes.md"
         )
+    table: object = ""
     try:
-        print(compare(*arguments, out=out, **options))
+        table = compare(*arguments, out=out, **options)
     except JobsFailed:
         # A report on the runs that are finished is of use all the same.
         with contextlib.suppress(ValueError):
             print(f"report: {write_report(out)}")
         raise
-    print(f"report: {write_report(out)}")
+    # The table comes after the page, so that no terminal can cost it.
+    page = write_report(out)
+    print(f"{table}\nreport: {page}")
 
 
 _COMMANDS: dict[str, Any] = {
@@ -211,29 +226,43 @@ _COMMANDS: dict[str, Any] = {
 }
 
 
-def _add_commands(parser: ArgumentParser, functions: Mapping[str, Any]) -> None:
+def _parser(**options: Any) -> ArgumentParser:
+    return ArgumentParser(exit_on_error=False, allow_abbrev=False, **options)
+
+
+def _add_commands(parser: ArgumentParser, functions: Mapping[str, Any]) -> dict[str, Any]:
+    """Add a parser for each function, and return them by command."""
     commands = parser.add_subcommands(required=True, dest="command")
     options = (f"{name}: {', '.join(options_of(task_function(name)))}" for name in BUILT_IN)
     tasks = "options of the tasks, given as --task.OPTION: " + "; ".join(options)
+    parsers = dict[str, Any]()
     for name, function in functions.items():
-        nested = isinstance(function, dict)
-        summary = ((cli_il if nested else function).__doc__ or "").partition("\n")[0]
-        has_task = not nested and "task" in inspect.signature(function).parameters
-        command = ArgumentParser(
-            description=summary, epilog=tasks if has_task else None, exit_on_error=False
-        )
-        commands.add_subcommand(name, command, help=summary)
-        if nested:
-            _add_commands(command, function)
+        summary = ((cli_il if isinstance(function, dict) else function).__doc__ or "").partition(
+            "\n"
+        )[0]
+        if isinstance(function, dict):
+            command = _parser(description=summary)
+            commands.add_subcommand(name, command, help=summary)
+            parsers |= {name: command, **_add_commands(command, function)}
             continue
+        parameters = inspect.signature(function).parameters
+        summary, _, explained = f"{inspect.getdoc(function)}".partition("\n\nArgs:")
+        lines = (
+            f"    {p}: {_HELP[p]}" for p in parameters if p in _HELP and f" {p}: " not in explained
+        )
+        function.__doc__ = "\n".join([f"{summary}\n\nArgs:{explained}", *lines])
+        has_task = "task" in parameters
+        command = parsers[name] = _parser(description=summary, epilog=tasks if has_task else None)
+        commands.add_subcommand(name, command, help=summary)
         if has_task:
-            command.add_argument("--config", action="config", help="YAML file with options")
+            command.add_argument("--config", action=ConfigFile, help="YAML file with options")
         skipped: set[str | int] = set()
         if function is report:
             # Of a list, jsonargparse would make one argument in JSON.
             command.add_argument("runs", nargs="+", type=Path, help="folders of demo or train")
             skipped = {"runs"}
         command.add_function_arguments(function, as_group=False, as_positional=True, skip=skipped)
+    return parsers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -241,31 +270,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done; 1: an error, named on standard error; 2: wrong arguments; 130: stopped, resumable.
     """
+    with tolerant_streams():
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(given: list[str]) -> int:
     logging.basicConfig(format="%(message)s")
-    given = list(sys.argv[1:] if arguments is None else arguments)
     # Options of a task belong to another function, so jsonargparse takes them as a mapping.
     given = [re.sub(r"^--task\.", "--task_options.", argument) for argument in given]
-    parser = ArgumentParser(
+    parser = _parser(
         prog="rho-ext",
         description="Train on the examples that are learnable, worth learning and not yet learnt.",
         epilog="examples: 'rho-ext demo', 'rho-ext train --method rho --train.steps 5000'",
         version=rho_ext.__version__,
-        exit_on_error=False,
     )
-    _add_commands(parser, _COMMANDS)
+    parsers = _add_commands(parser, _COMMANDS)
     try:
+        for argument in given:
+            if found := _BASE_60.fullmatch(argument):
+                raise ArgumentError(
+                    None, f"{found[1]} is a number to base 60 in YAML; write another"
+                )
         ready: Namespace = parser.instantiate(parser.parse_args(given))
         function: Any = _COMMANDS
         while isinstance(function, dict):
             function, ready = function[ready.command], ready[ready.command]
         function(**{k: v for k, v in vars(ready).items() if k != "config"})
-    except Stopped as stopped:
-        again = "" if "again" in str(stopped) else "; run the same command again to go on"
-        print(f"rho-ext: {stopped}{again}", file=sys.stderr)
+    except (Stopped, KeyboardInterrupt) as stopped:
+        # One Ctrl-C more would only add a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        said = f"{stopped}" or "stopped"
+        again = "" if "again" in said else "; run the same command again to go on"
+        print(f"rho-ext: {said}{again}", file=sys.stderr)
         return _STOPPED
     except ArgumentError as error:
-        print(f"rho-ext: error: {error}", file=sys.stderr)
-        print("see rho-ext --help, or rho-ext COMMAND --help", file=sys.stderr)
+        commands = list(itertools.takewhile(parsers.__contains__, given))
+        options = parsers[commands[-1]]._option_string_actions if commands else ()
+        text = " ".join(f"{error}".split())
+        unknown = re.search(r"(?:unrecognized arguments: |accept option ')(?:--)?([\w.-]+)", text)
+        near = difflib.get_close_matches(f"--{unknown[1]}", options, 1) if unknown else []
+        print(
+            f"rho-ext: error: {text}",
+            *(f"did you mean {o}?" for o in near),
+            sep="; ",
+            file=sys.stderr,
+        )
+        print(f"see {' '.join(['rho-ext', *commands])} --help", file=sys.stderr)
         return 2
     except _ERRORS as error:
         for line in error_text(error).splitlines():

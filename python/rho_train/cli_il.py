@@ -15,7 +15,7 @@ import torch.distributed as dist
 from tqdm.auto import tqdm
 
 from rho_train.comparison.data import SeedData
-from rho_train.comparison.jobs import compute_il, il_identity, il_steps
+from rho_train.comparison.jobs import ILWork
 from rho_train.comparison.spec import Spec, Variant
 from rho_train.dataset import IndexedDataset
 from rho_train.il import ILRecipe, ILStore, average_il
@@ -61,7 +61,8 @@ def compute(
     options = task_options or {}
     spec = Spec(task, (variant,), (seed,), "il", options, il=recipe, holdout=holdout, folds=folds)
     data = SeedData.make(spec, seed)
-    made_from = {"seed": seed, "seeds": seeds, **il_identity(spec, data, kind)}
+    il = ILWork(spec, data, kind)
+    made_from = {"seed": seed, "seeds": seeds, **il.identity()}
     target = out.resolve()  # through a link, also one to a file that is not there yet
     work = target.with_name(f"{target.name}.unfinished")
     if out.exists():
@@ -69,7 +70,7 @@ def compute(
         shutil.rmtree(work, ignore_errors=True)  # of a run that was killed at its end
         print(f"{out} is there already")
         return
-    steps = seeds * il_steps(spec, kind, len(data.dataset))
+    steps = seeds * il.steps()
     with (
         _ranks() as rank,
         tqdm(total=steps, unit="step", dynamic_ncols=True, disable=rank > 0 or None) as bar,
@@ -83,10 +84,7 @@ def compute(
         # The first rank holds the folder for all.
         held = folder.lock("wait for it, or choose another --out")
         with held if rank == 0 else nullcontext(), folder.stopping_on_signals():
-            found = [
-                compute_il(spec, data, kind, seed + i, work / f"seed-{i}", folder.step)
-                for i in range(seeds)
-            ]
+            found = [il.compute(seed + i, work / f"seed-{i}", folder.step) for i in range(seeds)]
             store = average_il(found)
             if rank == 0:
                 config = {"task": task, "options": options, **made_from}

@@ -6,7 +6,7 @@ import os
 import pickle
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -19,18 +19,18 @@ from tqdm.auto import tqdm
 
 import rho_ext
 from rho_train.comparison.data import SeedData
-from rho_train.comparison.jobs import Run, il_name, il_steps, run_path
+from rho_train.comparison.jobs import ILWork, Run, run_path
 from rho_train.comparison.runner import Job, JobsFailed, run_jobs
 from rho_train.comparison.spec import Spec, Variant, variants_of
 from rho_train.files import atomic_write
-from rho_train.il import ILRecipe
+from rho_train.il import ILRecipe, ILStore
 from rho_train.methods.registry import needs_of
 from rho_train.progress import stop_signals
 from rho_train.records import from_line, to_line
 from rho_train.report import format_table, read_experiment, summarize, write_report
 from rho_train.run_folder import RunFolder
 from rho_train.scoring import Scoring
-from rho_train.tasks.task import Task, TaskSource, load_task, model_identity, plain_options
+from rho_train.tasks.task import TaskSource, load_task, model_identity
 from rho_train.trainer import TrainConfig
 
 Where = Mapping[str, str | int]
@@ -134,15 +134,25 @@ def compare(
     processes = min(processes or cores or 1, len(variants) * len(spec.seeds))
     threads = torch.get_num_threads() if processes == 1 else max(1, (cores or 1) // processes)
     where = {**_environment(processes, threads), **(origin or {})}
-    jobs, plan = _plan(spec, out, where)
-    first = load_task(task, task_options, spec.seeds[0])
-    plan["title"] = title or f"{', '.join(v.label for v in variants)} on {first.name}"
-    plan["description"] = description or f"{first.description} {first.attribution}".strip()
+    jobs, entries = _plan(spec, out, where)
+    made = load_task(task, task_options, spec.seeds[0])
+    about = description or f"{made.description} {made.attribution}".strip()
     if validation > 0:
-        plan["description"] += (
+        about += (
             f" Curves over time and targets are of a validation split: {100 * validation:.0f} % of "
             "the training examples, with labels as given. The test set was read once, at the end."
         )
+    described = {
+        "title": title or f"{', '.join(v.label for v in variants)} on {made.name}",
+        "description": about,
+        "methods": entries,
+        "validation": validation,
+        "seeds": list(spec.seeds),
+        "baseline": spec.baseline,
+        "steps": spec.train.steps,
+        "config": spec.identity(made),
+        "environment": where,
+    }
     if processes > 1:
         try:
             pickle.dumps([job.work for job in jobs])
@@ -153,24 +163,26 @@ def compare(
             ) from error
     # Of runs with a budget the steps are not known yet.
     steps = sum(job.steps for job in jobs if isinstance(job.steps, int))
+    runs = [run_path(out, variant.name, seed) for seed in spec.seeds for variant in variants]
     with (
         RunFolder(out, where="compare").lock("wait for it, or choose another --out", below=True),
         stop_signals() as stop,
         tqdm(total=steps, unit="step", dynamic_ncols=True, disable=None) as bar,
     ):
-        _describe(spec, out, {**plan, "config": _identity(spec, first), "environment": where})
+        finished = all((run / "test.json").exists() for run in runs)
+        _describe(out / "experiment.json", described, finished)
         failed = run_jobs(jobs, bar, stop, processes, threads)
-        runs = [run_path(out, v.name, s) / "metrics.jsonl" for s in spec.seeds for v in variants]
-        atomic_write(out / "metrics.jsonl", (run.read_bytes() for run in runs if run.exists()))
+        records = (path for run in runs if (path := run / "metrics.jsonl").exists())
+        atomic_write(out / "metrics.jsonl", (path.read_bytes() for path in records))
     if failed:
         raise JobsFailed("\n".join(f"{name}: {error}" for name, error in failed.items()))
     return Comparison(out)
 
 
-def _plan(spec: Spec, out: Path, where: Where) -> tuple[list[Job], dict[str, Any]]:
-    """Make and check the data and models of all runs; return the jobs and experiment.json."""
-    il_jobs, run_jobs, names = dict[str, Job](), list[Job](), dict[str, str]()
-    models: dict[str, set[str]] = {}
+def _plan(spec: Spec, out: Path, where: Where) -> tuple[list[Job], list[dict[str, Any]]]:
+    """Make and check data and models; return the jobs, and each method for experiment.json."""
+    il_jobs, run_jobs = dict[str, Job](), list[Job]()
+    il_names, models = dict[str, str](), dict[str, set[str]]()
     for seed in spec.seeds:
         loaded: dict[str, SeedData] = {}
         for variant in spec.variants:
@@ -186,44 +198,41 @@ def _plan(spec: Spec, out: Path, where: Where) -> tuple[list[Job], dict[str, Any
                 )
             model = data.task.model(seed)
             _check_run(variant, own, data, model)
+            il = ILWork(own, data, variant.il)
             if seed == spec.seeds[0]:
                 # By the data of the first seed: one name for all seeds.
-                names[variant.name] = il_name(own, data, variant.il)
-                models.setdefault(names[variant.name], set()).add(model_identity(model)["digest"])
-            run = Run(spec, out, variant, seed, names[variant.name])
+                name = variant.il if variant.il in ("none", "stored") else il.name()
+                il_names[variant.name] = name
+                models.setdefault(name, set()).add(model_identity(model)["digest"])
+            run = Run(own, out, variant, seed, il_names[variant.name])
             budget, needs = variant.budget, set[str]()
             if variant.computes_il:
-                il = f"{run.il}-{seed}"
-                needs.add(il)
-                count = il_steps(own, variant.il, len(data.dataset))
-                il_jobs.setdefault(il, Job(il, run.compute_il, count))
+                needs.add(needed := f"{run.il}-{seed}")
+                il_jobs.setdefault(needed, Job(needed, run.compute_il, il.steps()))
             if budget is not None:
                 needs |= {f"{needed}-{seed}" for needed in budget.needs}
             steps = own.train.steps if budget is None else run.steps
             work = partial(run.train, where)
             run_jobs.append(Job(f"{variant.name}-{seed}", work, steps, frozenset(needs)))
-    methods = [
+    entries = [
         {
             "name": variant.name,
             "label": variant.label,
             "steps": None if variant.budget else spec.of(variant).train.steps,
-            "il": names[variant.name],
+            "il": il_names[variant.name],
             # Models that train with the same irreducible losses.
-            "targets": 0 if variant.il == "none" else len(models[names[variant.name]]),
+            "targets": 0 if variant.il == "none" else len(models[il_names[variant.name]]),
         }
         for variant in spec.variants
     ]
-    return [*il_jobs.values(), *run_jobs], {
-        "methods": methods,
-        "validation": spec.validation,
-        "seeds": list(spec.seeds),
-        "baseline": spec.baseline,
-        "steps": spec.train.steps,
-    }
+    return [*il_jobs.values(), *run_jobs], entries
 
 
 def _check_run(variant: Variant, spec: Spec, data: SeedData, model: nn.Module) -> None:
     """Refuse what no run could do before hours go into irreducible losses."""
+    if variant.uses_il and variant.il == "stored":
+        assert spec.store is not None
+        ILStore.load(spec.store, data.dataset).check()
     examples = round(variant.keep * len(data.train_ids(variant)))
     name = "batch" if variant.method == "uniform" else "large_batch"
     if (drawn := getattr(spec.train, name)) > examples:
@@ -238,42 +247,21 @@ def _check_run(variant: Variant, spec: Spec, data: SeedData, model: nn.Module) -
         )
 
 
-def _identity(spec: Spec, task: Task) -> dict[str, Any]:
-    """Return what decides the numbers, as plain values; titles and labels do not."""
-    return {
-        "methods": {variant.name: f"{variant}" for variant in spec.variants},
-        "baseline": spec.baseline,
-        "seeds": list(spec.seeds),
-        "data": task.data_identity,
-        "task_options": plain_options(spec.task, spec.task_options),
-        "validation": spec.validation,
-        "model": model_identity(task.model(0)),
-        "il_model": model_identity(task.il_model(0)),
-        "scoring": asdict(spec.scoring),
-        "train": asdict(spec.train),
-        "il": asdict(spec.il),
-        "holdout": spec.holdout,
-        "folds": spec.folds,
-    }
-
-
-def _describe(spec: Spec, out: Path, described: dict[str, Any]) -> None:
+def _describe(path: Path, described: dict[str, Any], finished: bool) -> None:
     """Write experiment.json, or compare with the one that is there."""
-    path, wanted, where = out / "experiment.json", described["config"], described["environment"]
+    wanted, where = described["config"], described["environment"]
     if path.exists():
         found = from_line(path.read_bytes(), path)
         before = found["environment"]
         differing = ", ".join(k for k in sorted(wanted) if found["config"].get(k) != wanted[k])
         if differing:
             fix = "choose another --out, or delete that folder"
-            raise ValueError(f"{out} holds another comparison: {differing} differ; {fix}")
+            problem = f"{path.parent} holds another comparison: {differing} differ"
+            raise ValueError(f"{problem}; {fix}")
         # Seconds come from every machine that had a part in the runs.
-        changed = {k: v for k, v in where.items() if k != "date" and before.get(k) != v}
-        runs = (run_path(out, v.name, seed) for v in spec.variants for seed in spec.seeds)
-        if changed and not all((run / "test.json").exists() for run in runs):
-            before[f"resumed {where['date']} with"] = "; ".join(
-                f"{k} {changed[k]}" for k in changed
-            )
+        changed = [f"{k} {v}" for k, v in where.items() if k != "date" and before.get(k) != v]
+        if changed and not finished:
+            before[f"resumed {where['date']} with"] = "; ".join(changed)
         # Titles and labels may be others now.
         described = {**described, "environment": before}
     atomic_write(path, to_line(described))
@@ -282,7 +270,7 @@ def _describe(spec: Spec, out: Path, described: dict[str, Any]) -> None:
 def _environment(processes: int, threads: int) -> dict[str, str | int]:
     """Describe machine and software, for the report."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text("utf-8", "replace").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),

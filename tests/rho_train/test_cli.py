@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,12 +96,75 @@ def test_more_processes_than_one_are_refused_and_not_trained_apart(
 
 def test_config_file_and_override(tmp_path: Path, table: Path, unreported: None) -> None:
     config = tmp_path / "run.yaml"
-    config.write_text("method: uniform\ntrain:\n  steps: 7\n  lr: 0.01\n")
+    # With a BOM, and a number that YAML 1.1 takes as a text.
+    text = "method: uniform\ntrain:\n  steps: 7\n  lr: 0.01\n  weight_decay: 1e-3\n"
+    config.write_text(text, encoding="utf-8-sig")
     arguments = train_arguments(table, tmp_path / "run")
     kept = [a for a in arguments if not a.startswith("--train.steps")]
     assert main([*kept[:1], f"--config={config}", *kept[1:], "--train.lr=0.02"]) == 0
     found = json.loads((tmp_path / "run" / "experiment.json").read_text())["config"]
     assert (found["train"]["steps"], found["train"]["lr"]) == (7, 0.02)
+    assert found["train"]["weight_decay"] == 0.001
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"train:\n  lr: 1\n  steps: 9\n  lr: 2", "line 4: the key lr is given again, .* line 2"),
+        (b"train: {steps: 1:30}", "line 1: 1:30 is a text for some .* int for others; .* quote it"),
+        (b"train:\n  compile: yes", "line 2: yes is a text for some .* bool for others"),
+        (b"train: {steps: 010}", "line 1: 010 is a text"),
+        (b"out: 2024-01-01", "2024-01-01 is a text for some .* timestamp for others"),
+        (b"train: {step: 9}", "does not accept option 'train.step'; did you mean --train.steps"),
+        (b"train:\n\tlr: 1", r"found character '\\t' .* line 2"),
+        (b"- 1", "must hold options by name"),
+        (b"", "must hold options by name"),
+        (b"out: \xe4", "is no UTF-8 text"),
+        (b"out: " + b"[" * 100_000, "recursion"),
+        (b"out: !!python/name:os.system", "could not determine a constructor"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_a_config_file_means_one_thing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], content: bytes | None, message: str
+) -> None:
+    config = tmp_path / "run.yaml"
+    if content is not None:
+        config.write_bytes(content)
+    assert main(["train", f"--config={config}", f"--out={tmp_path / 'run'}"]) == 2
+    errors = capfd.readouterr().err
+    assert re.match(f"rho-ext: error: .*{message}", errors), errors
+    assert errors.endswith("\nsee rho-ext train --help\n")
+    assert len(errors) < 400
+
+
+def test_no_terminal_costs_the_work(
+    tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def folder(**options: Any) -> Path:
+        out = tmp_path / f"Größe-{len(list(tmp_path.iterdir()))}"
+        with monkeypatch.context() as patched:
+            for name, stream in options.items():
+                patched.setattr(sys, name, stream)
+            assert main(train_arguments(table, out, "--il=none", "--method=uniform")) == 0
+        assert (out / "report.html").exists()
+        return out
+
+    ascii_only = io.TextIOWrapper(io.BytesIO(), "ascii")
+    out = folder(stdout=ascii_only)
+    ascii_only.flush()
+    assert b"Gr??e-" in ascii_only.buffer.getvalue()  # type: ignore[attr-defined]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", buffering=1) as broken:
+        folder(stdout=broken)
+        # What is left in its buffer must not fail when Python ends.
+        broken.flush()
+        assert main(["report", str(out)]) == 0
+    folder(stdout=None, stderr=None)
+    closed = io.StringIO()
+    closed.close()
+    folder(stdout=closed, stderr=closed)
 
 
 @pytest.mark.parametrize(
@@ -118,8 +184,12 @@ def test_config_file_and_override(tmp_path: Path, table: Path, unreported: None)
         ("--train.large_batch=700", "rho draws 700 examples .* from 600; .*train.large_batch"),
         ("--il=holdout --train.large_batch=301", "rho draws 301 examples .* from 300"),
         ("--recipe.lr=0", "lr must be positive"),
-        ("--train.stepz=3", "stepz"),
-        ("--train.steps=many", "steps"),
+        (
+            "--train.step=3",
+            r"--train.step=3; did you mean --train.steps\? see rho-ext train",
+        ),
+        ("--train.steps=many", "steps.* Got value: many"),
+        ("--train.steps=1:30", "1:30 is a number to base 60"),
     ],
 )
 def test_bad_options_are_named(
@@ -218,6 +288,9 @@ def test_report_of_several_runs(
     assert main(["report", str(one), f"--out={tmp_path / 'alone'}"]) == 0
     assert (tmp_path / "alone" / "report.html").exists()
     capfd.readouterr()
+    assert main(["report", str(one), f"--out={tmp_path / 'page.html'}"]) == 1
+    assert "--out must be a folder" in capfd.readouterr().err
+    assert not (tmp_path / "page.html").exists()
     assert main(["report", str(one), str(three)]) == 1
     assert "were made on other data (" in capfd.readouterr().err
 

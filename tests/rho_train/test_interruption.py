@@ -56,6 +56,27 @@ def press_ctrl_c(process: subprocess.Popen[str]) -> None:
     assert printed == ""
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_second_ctrl_c_ends_work_that_does_not_stop(processes: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("deaf_program.py")), processes],
+        cwd=sys.prefix,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    for seen in ("step\n", "stopping\n"):
+        while (line := process.stdout.readline()) != seen:
+            assert line, process.communicate()
+        os.killpg(process.pid, signal.SIGINT)
+    # Workers hold the pipes too, so this returns when all have ended.
+    _, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert errors == "rho-ext: stopped; run the same command again to go on\n"
+
+
 @pytest.mark.slow
 def test_ctrl_c_is_no_error(tmp_path: Path, module_table: Path) -> None:
     long = train_arguments(module_table, tmp_path, "--train.steps=100000")

@@ -31,23 +31,48 @@ from rho_train.trainer import Trainer
 from rho_train.trainer.evaluation import evaluate
 
 
-def il_identity(spec: Spec, data: SeedData, kind: str) -> dict[str, Any]:
-    """Return what determines irreducible losses, as plain values."""
-    return {
-        "kind": kind,
-        **({"holdout": spec.holdout} if kind == "holdout" else {"folds": spec.folds}),
-        "data": digest_of(data.task.data_identity),
-        "validation": spec.validation,
-        "model": model_identity(data.task.il_model(0))["digest"],
-        "recipe": repr(spec.il),
-    }
+@dataclass(frozen=True)
+class ILWork:
+    """The computation of irreducible losses, of the kind "holdout" or "crossfit", for a seed."""
 
+    spec: Spec
+    data: SeedData
+    kind: str
 
-def il_name(spec: Spec, data: SeedData, kind: str) -> str:
-    """Return a name for irreducible losses: the same when they are the same."""
-    if kind in ("none", "stored"):
-        return kind
-    return f"{kind}-{digest_of(il_identity(spec, data, kind))[:8]}"
+    def identity(self) -> dict[str, Any]:
+        """Return what determines the losses, as plain values."""
+        option = "holdout" if self.kind == "holdout" else "folds"
+        return {
+            "kind": self.kind,
+            option: getattr(self.spec, option),
+            "data": digest_of(self.data.task.data_identity),
+            "validation": self.spec.validation,
+            "model": model_identity(self.data.task.il_model(0))["digest"],
+            "recipe": repr(self.spec.il),
+        }
+
+    def name(self) -> str:
+        """Return a name: the same when the losses are the same."""
+        return f"{self.kind}-{digest_of(self.identity())[:8]}"
+
+    def steps(self) -> int:
+        """Return the training steps that it takes."""
+        n, spec = len(self.data.dataset), self.spec
+        if self.kind == "holdout":
+            return spec.il.steps(round(spec.holdout * n))
+        sizes = (n - len(range(fold, n, spec.folds)) for fold in range(spec.folds))
+        return sum(spec.il.steps(size) for size in sizes)
+
+    def compute(self, seed: int, work: Path, on_step: OnStep) -> ILStore:
+        """Compute, resumed from the folder `work`; weights and order by `seed`."""
+        spec, data = self.spec, self.data
+        # The target has the seed itself: its IL model must not start from the same weights.
+        recipe = replace(spec.il, seed=spec.il.seed + 1000 * (seed + 1))
+        model = data.task.il_model
+        options: dict[str, Any] = {"folder": work, "on_step": on_step}
+        if self.kind == "holdout":
+            return holdout_il(model, data.dataset, data.held_out, recipe, **options)
+        return crossfit_il(model, data.dataset, spec.folds, recipe, groups=data.groups, **options)
 
 
 def run_path(out: Path, name: str, seed: int) -> Path:
@@ -55,33 +80,12 @@ def run_path(out: Path, name: str, seed: int) -> Path:
     return out / "runs" / f"{name}-seed{seed}"
 
 
-def il_steps(spec: Spec, kind: str, n: int) -> int:
-    """Return the training steps that irreducible losses of n examples take."""
-    if kind == "holdout":
-        return spec.il.steps(round(spec.holdout * n))
-    sizes = [n - len(range(fold, n, spec.folds)) for fold in range(spec.folds)]
-    return sum(spec.il.steps(size) for size in sizes)
-
-
-def compute_il(
-    spec: Spec, data: SeedData, kind: str, seed: int, work: Path, on_step: OnStep
-) -> ILStore:
-    """Compute irreducible losses, resumed from the folder `work`; weights and order by `seed`."""
-    # The target has the seed itself: its IL model must not start from the same weights.
-    recipe = replace(spec.il, seed=spec.il.seed + 1000 * (seed + 1))
-    make, dataset = data.task.il_model, data.dataset
-    if kind == "holdout":
-        return holdout_il(make, dataset, data.held_out, recipe, folder=work, on_step=on_step)
-    return crossfit_il(
-        make, dataset, spec.folds, recipe, groups=data.groups, folder=work, on_step=on_step
-    )
-
-
 @dataclass(frozen=True)
 class Run:
     """One variant with one seed, in a comparison whose output folder is `out`."""
 
-    whole: Spec
+    spec: Spec
+    """Its own, with the overrides in place."""
     out: Path
     variant: Variant
     seed: int
@@ -100,24 +104,20 @@ class Run:
 
     def compute_il(self, on_step: OnStep) -> None:
         """Compute its irreducible losses, unless the store is there already."""
-        spec, kind, work = (
-            self.whole.of(self.variant),
-            self.variant.il,
-            self.store.with_suffix(".unfinished"),
-        )
-        data = SeedData.make(spec, self.seed)
+        data = SeedData.make(self.spec, self.seed)
+        il, work = ILWork(self.spec, data, self.variant.il), self.store.with_suffix(".unfinished")
         if self.store.exists():
             ILStore.load(self.store, data.dataset).check()
-            on_step(il_steps(spec, kind, len(data.dataset)))
+            on_step(il.steps())
         else:
-            compute_il(spec, data, kind, self.seed, work, on_step).save(self.store)
+            il.compute(self.seed, work, on_step).save(self.store)
         shutil.rmtree(work, ignore_errors=True)
 
     def steps(self) -> int:
         """Return its steps; those of a budget are kept in plan.json, for seconds vary."""
         path, budget = self.folder / "plan.json", self.variant.budget
         if budget is None:
-            return self.whole.of(self.variant).train.steps
+            return self.spec.train.steps
         if path.exists():
             plan = from_line(path.read_bytes(), path)
             if plan["budget"] != repr(budget):
@@ -134,8 +134,7 @@ class Run:
 
     def train(self, where: Mapping[str, str | int], on_step: OnStep) -> None:
         """Train, and write origin.json first and test.json at the end."""
-        variant, folder, seed = self.variant, self.folder, self.seed
-        spec = self.whole.of(variant)
+        spec, variant, folder, seed = self.spec, self.variant, self.folder, self.seed
         train = replace(spec.train, steps=self.steps())
         data = SeedData.make(spec, seed)
         task, store, ids, il_seconds = data.task, None, data.train_ids(variant), 0.0

@@ -22,7 +22,7 @@ from rho_train.progress import OnStep, Stopped, leave_with_parent
 
 _POLL_SECONDS = 0.2
 # What bad input, a full disk or a diverged model raise; other errors come with their traceback.
-_EXPECTED = (ValueError, IndexError, OSError, FloatingPointError)
+EXPECTED = (ValueError, IndexError, OSError, FloatingPointError)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _ready(waiting: list[Job], done: set[str], failed: dict[str, str], bar: tqdm
 
 
 def _text(error: Exception) -> str:
-    if isinstance(error, _EXPECTED):
+    if isinstance(error, EXPECTED):
         return error_text(error)
     return "".join(traceback.format_exception(error)).rstrip()
 
@@ -130,16 +130,35 @@ def _pool(processes: int, threads: int) -> Iterator[_Executor]:
     progress, stop_all = context.Queue(), context.Event()
     start = (threads, progress, stop_all)
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=start)
+    others = {*multiprocessing.active_children()}
+
+    def submit(job: Job) -> Future[None]:
+        # Ctrl-C goes to the whole process group; the parent alone decides, so new workers, which
+        # inherit the mask, never see it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            return pool.submit(_work, job.work)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
     try:
-        yield lambda job: pool.submit(_work, job.work), progress
+        try:
+            yield submit, progress
+        except Exception:
+            stop_all.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+        pool.shutdown()
     except BrokenProcessPool as error:
         raise JobsFailed(
             "a worker process was killed, perhaps for lack of memory (use fewer --processes), or "
             "could not start (a script needs 'if __name__ == \"__main__\":'); run it again to go on"
         ) from error
-    finally:
-        stop_all.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+    except KeyboardInterrupt:
+        # A second Ctrl-C waits for no step. What is written is whole, so work goes on from there.
+        for worker in {*multiprocessing.active_children()} - others:
+            worker.kill()
+        raise
 
 
 # In a worker process:
@@ -151,8 +170,6 @@ def _start(threads: int, progress: Any, stop_all: Any) -> None:
     global _progress, _stop_all
     _progress, _stop_all = progress, stop_all
     torch.set_num_threads(threads)
-    # Ctrl-C goes to the whole process group; the parent alone decides, through stop_all.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     leave_with_parent()
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import names, needs_of
 from rho_train.scoring import Scoring
-from rho_train.tasks.task import TaskSource
+from rho_train.tasks.task import Task, TaskSource, model_identity, plain_options
 from rho_train.trainer import TrainConfig
 
 ILKind = Literal["none", "holdout", "crossfit", "stored"]
-_OWN_PARTS = ("train", "il", "task", "scoring")
+_PARTS = ("train", "il", "scoring")
 _OWN = ("holdout", "folds", "warmup", "anneal")
 
 
@@ -152,18 +152,31 @@ class Spec:
             if part == "task" and option:
                 now = changes.get("task_options", self.task_options)
                 changes["task_options"] = {**now, option: value}
-            elif part in _OWN_PARTS and option:
+            elif part in _PARTS and option:
                 now = changes.get(part, getattr(self, part))
                 changes[part] = _changed(now, part, option, value)
             elif name in _OWN:
                 changes[name] = value
             else:
-                known = ", ".join([*(f"{part}.OPTION" for part in _OWN_PARTS), *_OWN])
+                known = ", ".join([*(f"{part}.OPTION" for part in (*_PARTS, "task")), *_OWN])
                 raise ValueError(
                     f"overrides: {name!r} is the same for all variants; choose among {known}"
                 )
         alone = replace(variant, overrides={}, budget=None)
         return replace(self, variants=(alone,), baseline=variant.name, **changes)
+
+    def identity(self, task: Task) -> dict[str, Any]:
+        """Return what decides the numbers, as plain values; titles and labels do not."""
+        return {
+            **{part: asdict(getattr(self, part)) for part in _PARTS},
+            **{name: getattr(self, name) for name in ("baseline", "validation", *_OWN)},
+            "seeds": list(self.seeds),
+            "methods": {variant.name: f"{variant}" for variant in self.variants},
+            "data": task.data_identity,
+            "task_options": plain_options(self.task, self.task_options),
+            "model": model_identity(task.model(0)),
+            "il_model": model_identity(task.il_model(0)),
+        }
 
 
 def _check_one_of(what: str, value: object, known: Sequence[str]) -> None:

@@ -1,0 +1,40 @@
+"""A program whose jobs never stop when they are asked to, as in a very long step."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+from tqdm.auto import tqdm
+
+from rho_train import cli
+from rho_train.comparison.runner import Job, run_jobs
+from rho_train.progress import stop_signals
+
+
+class Bar(tqdm):  # type: ignore[type-arg]
+    """Says when a step was made."""
+
+    def update(self, n: float | None = 1) -> bool | None:
+        print("step", flush=True)
+        return None
+
+
+def deaf(on_step: Callable[[int], bool]) -> None:
+    told = False
+    while True:
+        if on_step(50) and not told:
+            told = True
+            print("stopping", flush=True)
+        time.sleep(0.01)
+
+
+def doctor() -> None:
+    with stop_signals() as stop:
+        run_jobs([Job(n, deaf, 1) for n in "ab"], Bar(disable=True), stop, int(sys.argv[1]), 1)
+
+
+if __name__ == "__main__":
+    cli._COMMANDS["doctor"] = doctor
+    sys.exit(cli.main(["doctor"]))
