@@ -96,9 +96,12 @@ def test_a_second_ctrl_c_inside_the_first_does_not_wait_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Slow(threading.Event):
+        entered = False
+
         def set(self) -> None:
-            with self._cond:  # type: ignore[attr-defined]
-                os.kill(os.getpid(), signal.SIGINT)
+            assert not self.entered, "it would wait for the lock of the first"
+            self.entered = True
+            os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(threading, "Event", Slow)
     before = signal.getsignal(signal.SIGINT)
