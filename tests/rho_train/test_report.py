@@ -106,7 +106,7 @@ def test_numbers_by_hand_are_paired_by_seed(hand: Path) -> None:
     assert base.against.target_seconds == pytest.approx(3.0)
     assert fast.accuracy == pytest.approx(0.75)
     assert fast.accuracy_error == pytest.approx(math.sqrt(0.035 / 2 / 3))
-    assert fast.against.gain == pytest.approx(0.1)
+    assert fast.gain == pytest.approx(0.1)
     assert fast.ahead == 2
     assert fast.noisy == pytest.approx(0.1)
     assert fast.correct == pytest.approx(0.5)
@@ -211,7 +211,7 @@ def test_run_without_its_baseline_seed_is_not_compared(tmp_path: Path) -> None:
     _, fast, _ = summarize(read_experiment(tmp_path)).methods
     assert (fast.finished, fast.paired, fast.reached) == (3, 2, 1)
     assert fast.against.steps == inf
-    assert fast.against.gain == pytest.approx((-0.05 + 0.1) / 2)
+    assert fast.gain == pytest.approx((-0.05 + 0.1) / 2)
 
 
 def test_run_that_ended_early_is_left_out(tmp_path: Path) -> None:
@@ -570,17 +570,18 @@ def test_a_method_may_have_steps_of_its_own(tmp_path: Path) -> None:
 
 def on(out: Path, **data: object) -> Path:
     """A comparison on other data."""
-    synthetic(
-        out, {"all": "All", "rho": NASTY}, seeds=1, steps=40, noise_known=False, selecting=False
-    )
+    methods = {"all": "All", "rho": NASTY}
+    synthetic(out, methods, seeds=2, steps=40, noise_known=False, selecting=False)
     change_plan(out, lambda plan: plan["config"].update(data=DATA | data))
+    change_plan(out, lambda plan: plan.update(seeds=[0]))
     return out
 
 
 def test_several_folders_stand_side_by_side(tmp_path: Path) -> None:
     one = on(tmp_path / "one")
-    # Noise of other seeds.
+    # The noise of another seed.
     two = on(tmp_path / "two", train={"n": "900", "labels": "1"}, flags={"noisy": "2"})
+    change_plan(two, lambda plan: plan.update(seeds=[1, 0]))
     experiment = read_experiments([one, two])
     assert list(experiment.labels) == ["one/all", "one/rho", "two/all", "two/rho"]
     assert experiment.labels["one/rho"] == f"{NASTY} (one)"
@@ -599,14 +600,41 @@ def test_several_folders_stand_side_by_side(tmp_path: Path) -> None:
         write_report(one, two)
 
 
+def test_folders_may_have_any_name_and_be_links(tmp_path: Path) -> None:
+    real = tmp_path / "a [b] * ? 'ü' {} %s"
+    synthetic(real, {"half": "Half", "all": NASTY + "\ud800"}, seeds=1, steps=40, selecting=False)
+    (tmp_path / "link").symlink_to(real)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "to").symlink_to(tmp_path / "out")
+    for folder in (real, tmp_path / "link"):
+        page = write_report(folder, out=tmp_path / "to")
+        assert page == tmp_path / "to" / "report.html"
+        assert (tmp_path / "out" / "report.html").read_text("utf-8") == page.read_text("utf-8")
+        assert "Half" in (tmp_path / "out" / "summary.csv").read_text("utf-8")
+    with pytest.raises(ValueError, match="give one or more different folders"):
+        write_report(real, tmp_path / "link", out=tmp_path / "to")
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    synthetic(tmp_path / "run", {"half": "Half"}, seeds=1, steps=40, selecting=False)
+    (tmp_path / "file").write_text("mine", "utf-8")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OSError, match=r"report: cannot write to the folder .*file.*choose a"):
+            write_report(tmp_path / "run", out=out)
+    assert (tmp_path / "file").read_text("utf-8") == "mine"
+
+
 def test_folders_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     one = on(tmp_path / "one")
     other = on(tmp_path / "other", test={"n": "91"})
     more = on(tmp_path / "more", train={"n": "901"})
+    noisier = on(tmp_path / "noisier", train={"n": "900", "labels": "2"})
     with pytest.raises(ValueError, match=r"one and .*other were made on other data \(test: .*91"):
         read_experiments([one, other])
     with pytest.raises(ValueError, match=r"more were made on other data \(n: 900 and 901"):
         read_experiments([one, more])
+    with pytest.raises(ValueError, match=r"other data \(train of seed 0: .*'labels': '2'"):
+        read_experiments([one, noisier])
     with pytest.raises(ValueError, match="one or more different folders, got .*other"):
         read_experiments([one, tmp_path / "other" / ".." / "one"])
     with pytest.raises(ValueError, match=r"one or more different folders, got \[\]"):

@@ -129,19 +129,19 @@ Curves = dict[str, tuple[Any, Any]]
 
 def line_figure(
     experiment: Experiment,
-    curves: Curves,
-    reference: tuple[str, float] | None,
     name: str,
-    *,
+    curves: Curves,
     title: str,
     caption: str,
     x: str,
     y: str,
+    *,
+    reference: tuple[str, float] | None = None,
     xlim: tuple[float, float | None] = (0.0, None),
     ylim: tuple[float, float | None] = (0.0, None),
 ) -> Figure | None:
     """Return curves of means with bands from the lowest to the highest seed, None without curves;
-    an axis without an end holds all values."""
+    `reference` is a dashed line with its label, an axis without an end holds all values."""
     if not curves:
         return None
     axes = make_axes(len(curves) + (reference is not None))
@@ -153,13 +153,13 @@ def line_figure(
         if values.shape[1] > 1:
             band = values.min(1), values.max(1)
             axes.fill_between(at, *band, color=line.get_color(), alpha=0.16, linewidth=0)
+    tops = [values.max() for _, values in curves.values()]
     if reference is not None:
         axes.axhline(reference[1], color=SOFT, ls="--", lw=1.3, label=reference[0])
+        tops.append(reference[1])
     (begin, end), (low, high) = xlim, ylim
     end = max(1e-3, *(at[-1] for at, _ in curves.values())) if end is None else end
-    if high is None:
-        marked = reference[1] if reference else low
-        high = rounded(low, max(marked, *(values.max() for _, values in curves.values())))[1]
+    high = rounded(low, max(tops))[1] if high is None else high
     axes.set(xlabel=x, title=y, xlim=(begin, end), ylim=(low, high))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer="seconds" not in name))
     axes.xaxis.set_major_formatter("{x:,g}" if end < 1000 else "{x:,.0f}")
@@ -167,6 +167,7 @@ def line_figure(
     add_legend(axes)
     ends = (f"{experiment.labels[m]} {v[-1].mean():.1%}" for m, (_, v) in curves.items())
     svg = to_svg(axes, name, f"{y}. Last values: {'; '.join(ends)}.")
+    caption += f" The axis begins at {100 * low:g}%." if low else ""
     return Figure(name, svg, title, caption)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from rho_train.report.summary import Summary
 _WARMUP = 0.4  # share of the training in which the curves rise; the axis shows the rest
 _IN_MINUTES = 600.0  # seconds from which an axis has minutes
 _WINDOWS = 25  # means that a curve of shares has
-# Parts of the time of a run with their colours, in the order of the bars.
+# Parts of the time of a run in the order of the bars; evaluation is not counted.
 _PARTS = {"IL": 7, "training": 0, "scoring": 2, "selecting": 3, "loading": 6, "other": 5}
 # Flags of the selected examples that training records count.
 _FLAGS = {
@@ -38,12 +39,6 @@ _FLAGS = {
     "redundant": ("Copies of other examples", "The model could learn the same from another one."),
     "unsure": ("Doubtful labels", "Annotators had a confidence below 70%: these may be wrong."),
 }
-_TIME = (
-    "Wall-clock of a whole run, mean over the seeds. IL is the time to compute the irreducible "
-    "losses; with precomputed IL a bar begins behind it. The number at the right is the sum "
-    "without evaluation. “other”, records and checkpoints, is not part of the seconds in the table "
-    "and the curves."
-)
 
 
 def draw_figures(experiment: Experiment, summary: Summary) -> dict[str, Figure]:
@@ -60,7 +55,7 @@ def draw_figures(experiment: Experiment, summary: Summary) -> dict[str, Figure]:
     return {figure.name: figure for figure in figures if figure is not None}
 
 
-def _curves(experiment: Experiment, of_run: Callable[[Run], Mapping[int, float]]) -> Curves:
+def _curves(experiment: Experiment, of_run: Callable[[Run], Mapping[Any, float]]) -> Curves:
     """Return the values of `of_run` by method, at the places that all its runs have."""
     curves = {}
     for method, runs in experiment.runs.items():
@@ -73,59 +68,46 @@ def _curves(experiment: Experiment, of_run: Callable[[Run], Mapping[int, float]]
 
 def _accuracies(experiment: Experiment, summary: Summary) -> list[Figure | None]:
     """Return the curves of accuracy against steps, and against seconds with IL cost included."""
-    curves = _curves(experiment, lambda run: {one["step"]: one["accuracy"] for one in run.eval})
-    seconds = _curves(experiment, lambda run: {one["step"]: one["seconds"] for one in run.eval})
-    timed = {}
-    for method, (_, values) in curves.items():
-        il = np.mean([run.end["il_seconds"] for run in experiment.runs[method]])
-        timed[method] = il + seconds[method][1].mean(1), values
-    unit, units = 1.0, "Seconds"
-    if max((x[-1] for x, _ in timed.values()), default=0.0) > _IN_MINUTES:
-        unit, units = 60.0, "Minutes"
+    curves = _curves(experiment, lambda run: {e["step"]: e["accuracy"] for e in run.eval})
+    timed = _curves(
+        experiment,
+        lambda run: {e["step"]: e["seconds"] + run.end["il_seconds"] for e in run.eval},
+    )
+    longest = max((seconds[-1].mean() for _, seconds in timed.values()), default=0.0)
+    unit, units = (60.0, "Minutes") if longest > _IN_MINUTES else (1.0, "Seconds")
+    by_time = {m: (s.mean(1) / unit, curves[m][1]) for m, (_, s) in timed.items()}
     late = [v[steps >= _WARMUP * steps[-1]] for steps, v in curves.values()]
     best = None if math.isnan(summary.target) else ("baseline's best", summary.target)
     highest = max([*(v.max() for v in late), best[1] if best else 0.0])
-    low, high = rounded(min((v.min() for v in late), default=0.0), highest)
-
-    y, axis = f"{experiment.watched.capitalize()} accuracy", _axis(low)
+    ylim = rounded(min((v.min() for v in late), default=0.0), highest)
     bands = any(values.shape[1] > 1 for _, values in curves.values())
-    parts = ["Lines: mean over the seeds; bands: from the lowest to the highest seed."]
-    parts = parts if bands else ["One seed."]
+    caption = "Lines: mean over the seeds; bands: from the lowest to the highest seed."
+    caption = caption if bands else "One seed."
     if best:
-        parts.append(
-            f"The dashed line is the best of “{summary.baseline.label}” (mean over the seeds): a "
-            "method that crosses it early needs fewer steps."
-        )
+        of = f"the best of “{summary.baseline.label}” (mean over the seeds)"
+        caption += f" The dashed line is {of}: a method that crosses it early needs fewer steps."
     # A baseline with the same minutes goes on to the right of the steps of the others.
-    if longer := [m for m, steps in summary.other_steps.items() if steps > summary.steps]:
+    longer = {m: steps for m, steps in summary.other_steps.items() if steps > experiment.steps}
+    if longer:
         names = ", ".join(f"“{experiment.labels[method]}”" for method in longer)
-        parts.append(f"{names} goes on to step {max(summary.other_steps[m] for m in longer):,}.")
+        caption += f" {names} goes on to step {max(longer.values()):,}."
+    y, il = f"{experiment.watched.capitalize()} accuracy", f"{units}, IL cost included"
     return [
         line_figure(
-            *(experiment, curves, best, "accuracy-steps"),
-            title=f"{y} against steps",
-            caption=" ".join([*parts, axis]),
-            x="Steps",
-            y=y,
+            *(experiment, "accuracy-steps", curves, f"{y} against steps", caption, "Steps", y),
+            reference=best,
             xlim=(0, experiment.steps),
-            ylim=(low, high),
+            ylim=ylim,
         ),
         line_figure(
-            experiment,
-            {method: (x / unit, values) for method, (x, values) in timed.items()},
-            *(best, "accuracy-seconds"),
-            title=f"{y} against {units.lower()}, IL cost included",
-            caption=f"{units} of wall-clock without evaluation, mean over the seeds. A curve "
-            f"starts when its irreducible losses are computed. {axis}",
-            x=f"{units}, IL cost included",
-            y=y,
-            ylim=(low, high),
+            *(experiment, "accuracy-seconds", by_time, f"{y} against {il[0].lower()}{il[1:]}"),
+            f"{units} of wall-clock without evaluation, mean over the seeds. A curve starts when "
+            "its irreducible losses are computed.",
+            *(il, y),
+            reference=best,
+            ylim=ylim,
         ),
     ]
-
-
-def _axis(low: float) -> str:
-    return f"The axis begins at {100 * low:g}%."
 
 
 def _share(experiment: Experiment, summary: Summary, flag: str) -> Figure | None:
@@ -136,23 +118,19 @@ def _share(experiment: Experiment, summary: Summary, flag: str) -> Figure | None
     # A window holds whole records.
     window = spacing * math.ceil(experiment.steps / _WINDOWS / spacing)
 
-    def shares(run: Run) -> dict[int, float]:
+    def shares(run: Run) -> dict[float, float]:
         known = [one for one in run.train if one.get(flag) is not None]
         index = np.array([(one["step"] - 1) // window for one in known], dtype=int)
         hits, selected = (np.bincount(index, [o[k] for o in known]) for k in (flag, "selected"))
-        return {int(i): hits[i] / selected[i] for i in np.flatnonzero(selected)}
+        return {(i + 0.5) * window: hits[i] / selected[i] for i in np.flatnonzero(selected)}
 
-    rate = summary.noisy if flag == "noisy" else math.nan
     title, meaning = _FLAGS[flag]
+    known = flag == "noisy" and not math.isnan(summary.noisy)
     return line_figure(
-        experiment,
-        {m: ((x + 0.5) * window, v) for m, (x, v) in _curves(experiment, shares).items()},
-        None if math.isnan(rate) else (f"all examples: {rate:.1%}", rate),
-        flag,
-        title=f"{title} among the selected examples",
-        caption=f"{meaning} Each value is the mean of {window:,} steps.",
-        x="Steps",
-        y="Share of the selected examples",
+        *(experiment, flag, _curves(experiment, shares), f"{title} among the selected examples"),
+        f"{meaning} Each value is the mean of {window:,} steps.",
+        *("Steps", "Share of the selected examples"),
+        reference=(f"all examples: {summary.noisy:.1%}", summary.noisy) if known else None,
         xlim=(0, experiment.steps),
     )
 
@@ -167,19 +145,14 @@ def _overlap(experiment: Experiment) -> Figure | None:
     curves = {m: curve for m, curve in _curves(experiment, shares).items() if len(curve[0]) > 1}
     ends = (run.end for method in curves for run in experiment.runs[method])
     rates = {end["batch"] / end["large_batch"] for end in ends}
-    rate = rates.pop() if len(rates) == 1 else 0.0
-    dashed = "The dashed line is what a random selection has. " if rate else ""
+    rate = rates.pop() if len(rates) == 1 else None
     return line_figure(
-        experiment,
-        curves,
-        (f"at random: {rate:.0%}", rate) if rate else None,
-        "overlap",
-        title="Selected again in the next epoch",
-        caption="Of the examples selected in one pass of large batches, the share that was "
-        f"selected in the pass before as well. {dashed}A falling curve: examples are "
-        "left aside once they are learnt.",
-        x="Epochs (passes of large batches)",
-        y="Share selected again",
+        *(experiment, "overlap", curves, "Selected again in the next epoch"),
+        "Of the examples selected in one pass of large batches, the share that was selected in the "
+        f"pass before as well. {'The dashed line is what a random selection has. ' if rate else ''}"
+        "A falling curve: examples are left aside once they are learnt.",
+        *("Epochs (passes of large batches)", "Share selected again"),
+        reference=None if rate is None else (f"at random: {rate:.0%}", rate),
     )
 
 
@@ -249,9 +222,9 @@ def _times(summary: Summary) -> Figure:
     rows = [row for row in summary.methods if row.times]
     axes = make_axes(3, height=0.5 * len(rows), left=0.15)
     places, reached = np.arange(len(rows))[::-1], np.zeros(len(rows))
-    looks = {part: (part, COLOURS[style], 1.0) for part, style in _PARTS.items()}
-    looks["evaluation"] = "evaluation, not counted", SOFT, 0.45
-    for part, (label, colour, alpha) in looks.items():
+    bars = [(part, part, COLOURS[style], 1.0) for part, style in _PARTS.items()]
+    bars.append(("evaluation", "evaluation, not counted", SOFT, 0.45))
+    for part, label, colour, alpha in bars:
         sizes = np.array([row.times[part] for row in rows])
         axes.barh(places, sizes, 0.4, reached, color=colour, alpha=alpha, label=label)
         reached = reached + sizes
@@ -264,7 +237,13 @@ def _times(summary: Summary) -> Figure:
     axes.grid(axis="x")
     add_legend(axes, columns=3)
     words = "; ".join(f"{row.label}: {total}" for row, total in zip(rows, totals, strict=True))
-    return Figure("time", to_svg(axes, "time", words), "Where the seconds went", _TIME)
+    caption = (
+        "Wall-clock of a whole run, mean over the seeds. IL is the time to compute the irreducible "
+        "losses; with precomputed IL a bar begins behind it. The number at the right is the sum "
+        "without evaluation. “other”, records and checkpoints, is not part of the seconds in the "
+        "table and the curves."
+    )
+    return Figure("time", to_svg(axes, "time", words), "Where the seconds went", caption)
 
 
 def _classes(experiment: Experiment, summary: Summary) -> Figure | None:
@@ -277,12 +256,10 @@ def _classes(experiment: Experiment, summary: Summary) -> Figure | None:
             curves[row.method] = np.arange(1, len(values) + 1), values[:, None]
     low = rounded(min((values.min() for _, values in curves.values()), default=0.0), 1.0)[0]
     return line_figure(
-        *(experiment, curves, None, "classes"),
-        title="Test accuracy by class, from the worst to the best",
-        caption="Each method has its classes in its own order, so the left end is its worst class. "
-        f"Means over the seeds after the last step. {_axis(low)}",
-        x="Classes, the worst first",
-        y="Test accuracy of the class",
+        *(experiment, "classes", curves, "Test accuracy by class, from the worst to the best"),
+        "Each method has its classes in its own order, so the left end is its worst class. Means "
+        "over the seeds after the last step.",
+        *("Classes, the worst first", "Test accuracy of the class"),
         xlim=(1.0, None),
         ylim=(low, 1.0),
     )

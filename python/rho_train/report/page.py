@@ -33,6 +33,8 @@ def write_report(*folders: Path, out: Path | None = None) -> Path:
         PosixPath('runs/demo/report.html')
     """
     # matplotlib takes half a second to import.
+    from jinja2 import Environment, StrictUndefined
+
     from rho_train.report.drawing import styles
     from rho_train.report.figures import draw_figures
 
@@ -43,20 +45,18 @@ def write_report(*folders: Path, out: Path | None = None) -> Path:
     summary = summarize(experiment)
     figures = draw_figures(experiment, summary)
     shown = columns(summary)
-    first = {method: run for method, (run, *_) in experiment.runs.items()}
-    galleries = {
-        method: (run.seed, found)
-        for method, run in first.items()
-        if (found := run.selected) and (found["most_selected"] or found["never_selected"])
-    }
-    named = (run.selected["classes"] for run in first.values() if run.selected)
-    names = max(named, key=len, default=())
+    galleries = {method: run for method, (run, *_) in experiment.runs.items() if run.selected}
+    names = max((run.selected["classes"] for run in galleries.values()), key=len, default=())
     finished = [row for row in summary.methods if row.finished]
     accuracy = {row.method: row.accuracy for row in finished}
     reference = summary.baseline if summary.baseline.finished else finished[0]
     worst = ranked(reference.accuracies)
-    page = render(
-        "template.html",
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    style = _packaged("page.css")
+    page = environment.from_string(_packaged("template.html")).render(
+        css=style,
         experiment=experiment,
         summary=summary,
         **leaders(summary),
@@ -71,36 +71,20 @@ def write_report(*folders: Path, out: Path | None = None) -> Path:
         ranked=ranked,
         class_name=lambda c: names[c] if c < len(names) else str(c),
         listed=sorted(worst) if len(worst) <= _LISTED else worst[:_LISTED],
-        all_listed=len(worst) <= _LISTED,
         galleries=galleries,
         opened=max(galleries, key=accuracy.__getitem__, default=""),
         percent=percent,
     )
     for folder in (out, out / "figures"):
         make_folder(folder, "report")
-    palette = _packaged("page.css").partition("/* The page. */")[0]
+    palette = style.partition("/* The page. */")[0]
     for name, figure in figures.items():
         drawing = figure.svg.replace(">", f"><style>{palette}</style>", 1)
         atomic_write(out / "figures" / f"{name}.svg", drawing.encode("utf-8", "replace"))
-    atomic_write(out / "summary.csv", as_csv(summary))
-    atomic_write(out / "report.html", page)
-    return out / "report.html"
-
-
-def render(template: str, **values: object) -> bytes:
-    """Return a page of this package; every text in `values` is escaped."""
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FunctionLoader(_packaged),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     # JSON may hold lone surrogates, which UTF-8 has not.
-    page = environment.get_template(template).render(css=_packaged("page.css"), **values)
-    return page.encode("utf-8", "replace")
+    for name, text in (("summary.csv", as_csv(summary)), ("report.html", page)):
+        atomic_write(out / name, text.encode("utf-8", "replace"))
+    return out / "report.html"
 
 
 def _packaged(name: str) -> str:

@@ -24,10 +24,9 @@ _PNG = re.compile("data:image/png;base64,[A-Za-z0-9+/]+=*")  # nothing else may 
 class Run:
     """A finished run: its records by event, and `end`, the last one.
 
-    `test` is the result on the test set; `selected` what selected.json says, None without one.
+    `test` is the result on the test set; `selected` what selected.json says, empty without one.
     """
 
-    method: str
     seed: int
     train: Sequence[Record]
     eval: Sequence[Record]
@@ -35,12 +34,12 @@ class Run:
     sample: Sequence[Record]
     end: Record
     test: Record
-    selected: Record | None
+    selected: Record
 
     @property
-    def best(self) -> float:
-        """Highest accuracy of the curve."""
-        return float(max(record["accuracy"] for record in self.eval))
+    def best(self) -> Record:
+        """The first evaluation with the highest accuracy."""
+        return max(self.eval, key=lambda record: record["accuracy"])
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,8 @@ def read_experiments(folders: Sequence[Path]) -> Experiment:
     read = [read_experiment(folder) for folder in folders]
     first, *others = map(_data, read)
     for folder, other in zip(folders[1:], others, strict=True):
-        keys = (key for key in {**first, **other} if first.get(key) != other.get(key))
-        if told := "; ".join(f"{key}: {first.get(key)} and {other.get(key)}" for key in keys):
+        keys = (key for key in first if key in other and first[key] != other[key])
+        if told := "; ".join(f"{key}: {first[key]} and {other[key]}" for key in keys):
             both = f"{folders[0]} and {folder}"
             raise ValueError(f"report: {both} were made on other data ({told}); give others")
     if (n := sum(len(one.labels) for one in read)) > MAX_METHODS:
@@ -149,11 +148,12 @@ def read_experiments(folders: Sequence[Path]) -> Experiment:
 
 def _data(experiment: Experiment) -> dict[str, object]:
     """Return what comparisons side by side must share: the data, and the examples of the curves."""
-    data = experiment.config["data"]
-    # Noise may differ by seed, so labels, flags and all that depends on them do not count.
+    config, seed = experiment.config, experiment.seeds[0]
+    # Noise is drawn by seed, and with it labels, flags and all that depends on them.
     by_seed = ("train", "content", "groups", "flags")
-    same = {key: value for key, value in data.items() if key not in by_seed}
-    return {**same, "n": data["train"]["n"], "validation": experiment.config["validation"]}
+    named = ((f"{k} of seed {seed}" if k in by_seed else k, v) for k, v in config["data"].items())
+    n = config["data"]["train"]["n"]
+    return {"n": n, "validation": config["validation"], **dict(named)}
 
 
 def _read_run(folder: Path, method: str, seed: int, steps: int) -> Run | str:
@@ -183,25 +183,28 @@ def _read_run(folder: Path, method: str, seed: int, steps: int) -> Run | str:
     if not (test := folder / "test.json").exists():
         return "not tested"
     return Run(
-        method,
-        seed,
+        seed=seed,
         train=events["train"],
         eval=events["eval"],
         epoch=events["epoch"],
         sample=events["sample"],
         end=events["end"][0],
         test=from_line(test.read_bytes(), test),
-        selected=_read_selected(file) if (file := folder / "selected.json").exists() else None,
+        selected=_read_selected(folder / "selected.json"),
     )
 
 
 def _read_selected(path: Path) -> Record:
     """Return what selected.json says, with the names of the classes as labels."""
+    if not path.exists():
+        return {}
     found = from_line(path.read_bytes(), path)
     names = found["classes"] or [str(label) for label in range(len(found["examples"]))]
     for one in (*found["most_selected"], *found["never_selected"]):
         if "image" in one and not _PNG.fullmatch(one["image"]):
-            raise ValueError(f"read_experiment: {path}: image of example {one['id']} is no PNG")
+            raise ValueError(
+                f"read_experiment: {path}: image of example {one['id']} is no PNG; restore the file"
+            )
         label = one["label"]
         one["label"] = names[label] if 0 <= label < len(names) else str(label)
     return {**found, "classes": names}

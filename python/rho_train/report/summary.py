@@ -6,41 +6,32 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from statistics import fmean, median, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from rho_train.report.read import Experiment, Record, Run
 
-_NAN = math.nan
-_CSV = (
-    "method finished accuracy accuracy_error test test_error gain ahead paired reached steps noisy "
-    "correct seconds seconds_with_il target_seconds target_seconds_precomputed step_seconds had "
-    "needs needs_precomputed pays pays_precomputed target"
-)
 
-
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """A run beside the baseline's with the same seed, whose best accuracy is the target.
 
-    `steps` and `target_seconds` (IL cost included; `_precomputed`: without) lead to the first
-    evaluation that meets the target, infinite if none does. In times fewer steps to the target
-    than the baseline, `had` is what the run made, 0 if it never met it, and `needs` what a step of
+    The first evaluation that meets it is at `steps` and `target_seconds` (IL cost included, or
+    `precomputed`), infinite if none does. In times fewer steps to the target than the baseline,
+    `had` is what the run made, 0 if it never met the target, and `needs` what a step of
     `step_seconds` asks for to be as early: infinite if the IL takes longer than the baseline.
-    `pays` is had / needs: the run is earlier than the baseline if it is above 1.
+    `pays` is had / needs: above 1 the run is earlier.
     """
 
-    gain: float = _NAN
-    steps: float = _NAN
-    target_seconds: float = _NAN
-    target_seconds_precomputed: float = _NAN
-    step_seconds: float = _NAN
-    had: float = _NAN
-    needs: float = _NAN
-    needs_precomputed: float = _NAN
-    pays: float = _NAN
-    pays_precomputed: float = _NAN
+    steps: float
+    target_seconds: float
+    target_seconds_precomputed: float
+    step_seconds: float
+    had: float
+    needs: float
+    needs_precomputed: float
+    pays: float
+    pays_precomputed: float
 
 
 @dataclass(frozen=True)
@@ -48,11 +39,11 @@ class MethodSummary:
     """One method over its finished seeds; NaN where there is nothing to measure.
 
     Accuracies and shares (`noisy`, `correct`: of the selected examples) lie in [0, 1], errors are
-    standard errors of the mean. `against`
-    has medians over the `paired` seeds, which the baseline finished too, and the mean gain; in
-    `reached` of these the target is met, in `ahead` the run ends above the baseline. `times` are
-    mean seconds by part and counts; `accuracies` and `favours`, of the classes, are NaN without
-    examples. A favour is the share of a class among the selected examples over its share of all.
+    standard errors of the mean. Of the `paired` seeds, which the baseline finished too, the method
+    meets the target in `reached`, ends above the baseline in `ahead`, by `gain` in the mean, and
+    `against` has the medians. `times` are mean seconds by part and counts. `accuracies` and
+    `favours` are of the classes: a favour is the share of a class among the selected examples over
+    its share of all.
     """
 
     method: str
@@ -67,8 +58,9 @@ class MethodSummary:
     seconds: float
     seconds_with_il: float
     paired: int
-    ahead: int
     reached: int
+    ahead: int
+    gain: float
     against: Pair
     times: Mapping[str, float]
     accuracies: Sequence[float]
@@ -81,12 +73,11 @@ class Summary:
 
     `target` is the baseline's best accuracy (mean over seeds), NaN for one method; `noisy` the
     share of wrong labels in its training examples; `other_steps` the most steps of each method
-    that does not make `steps`.
+    that makes others than the comparison says.
     """
 
     methods: Sequence[MethodSummary]
     baseline: MethodSummary
-    steps: int
     other_steps: Mapping[str, int]
     target: float
     noisy: float
@@ -109,9 +100,8 @@ def summarize(experiment: Experiment) -> Summary:
     return Summary(
         methods=list(rows.values()),
         baseline=rows[experiment.baseline],
-        steps=experiment.steps,
         other_steps={name: most for name, most in steps.items() if most != experiment.steps},
-        target=_mean(run.best for run in base.values()),
+        target=_mean(run.best["accuracy"] for run in base.values()),
         noisy=_mean(run.end["noisy"] for run in own),
         left_out=[f"{experiment.labels[m]}, seed {s}: {why}" for m, s, why in experiment.left_out],
         watched=experiment.watched,
@@ -126,31 +116,29 @@ def leaders(summary: Summary) -> dict[str, Any]:
     steps, `soonest` in seconds, IL cost included.
     """
     others = [row for row in summary.methods if row is not summary.baseline and row.paired]
-    there = [row for row in others if math.isfinite(row.against.steps)]
+    met = [row for row in others if math.isfinite(row.against.steps)]
+    by_time = {row.method: (row.against.pays, -row.against.target_seconds) for row in met}
     return {
-        "best": max(others, key=lambda row: row.against.gain, default=None),
-        "below": [row for row in others if row.against.gain < 0],
-        "first": max(there, key=lambda r: (r.against.had, -r.against.steps), default=None),
-        "soonest": max(
-            there, key=lambda r: (r.against.pays, -r.against.target_seconds), default=None
-        ),
+        "best": max(others, key=lambda row: row.gain, default=None),
+        "below": [row for row in others if row.gain < 0],
+        "first": max(met, key=lambda row: (row.against.had, -row.against.steps), default=None),
+        "soonest": max(met, key=lambda row: by_time[row.method], default=None),
     }
 
 
 def _method(experiment: Experiment, name: str, baseline: Mapping[int, Run]) -> MethodSummary:
     runs = experiment.runs.get(name, ())
-    pairs = [_pair(run, baseline[run.seed]) for run in runs if run.seed in baseline]
-    over = {f.name: [getattr(pair, f.name) for pair in pairs] for f in fields(Pair)}
-    medians = {key: median(values or [_NAN]) for key, values in over.items()}
-    ends = [run.eval[-1]["accuracy"] for run in runs]
+    ends = {run.seed: run.eval[-1]["accuracy"] for run in runs}
     tests = [run.test["accuracy"] for run in runs]
+    gains = [ends[s] - base.eval[-1]["accuracy"] for s, base in baseline.items() if s in ends]
+    pairs = [_pair(run, baseline[run.seed]) for run in runs if run.seed in baseline]
     times = [_times(run.end) for run in runs]
     return MethodSummary(
         method=name,
         label=experiment.labels[name],
         finished=len(runs),
-        accuracy=_mean(ends),
-        accuracy_error=_error(ends),
+        accuracy=_mean(ends.values()),
+        accuracy_error=_error([*ends.values()]),
         test=_mean(tests),
         test_error=_error(tests),
         noisy=_mean(_share(run, "noisy") for run in runs),
@@ -158,9 +146,10 @@ def _method(experiment: Experiment, name: str, baseline: Mapping[int, Run]) -> M
         seconds=_mean(run.end["seconds"] for run in runs),
         seconds_with_il=_mean(run.end["seconds"] + run.end["il_seconds"] for run in runs),
         paired=len(pairs),
-        ahead=sum(pair.gain > 0 for pair in pairs),
         reached=sum(pair.had > 0 for pair in pairs),
-        against=Pair(**medians | {"gain": _mean(over["gain"])}),
+        ahead=sum(gain > 0 for gain in gains),
+        gain=_mean(gains),
+        against=Pair(*map(median, zip(*pairs or [Pair(*[math.nan] * 9)], strict=True))),
         times={key: _mean(each[key] for each in times) for key in next(iter(times), ())},
         accuracies=_by_class([run.test["class_accuracy"] for run in runs]),
         favours=_by_class([_favour(run.selected) for run in runs if run.selected]),
@@ -168,31 +157,24 @@ def _method(experiment: Experiment, name: str, baseline: Mapping[int, Run]) -> M
 
 
 def _pair(run: Run, base: Run) -> Pair:
-    met = [next((e for e in of.eval if e["accuracy"] >= base.best), None) for of in (run, base)]
-    mine, theirs = met
-    assert theirs is not None, "a run meets its own best accuracy"
-    # A clock may not have moved in a run of a few steps.
+    theirs, il, base_il = base.best, run.end["il_seconds"], base.end["il_seconds"]
+    mine = next((e for e in run.eval if e["accuracy"] >= theirs["accuracy"]), None)
     at = mine or run.end
+    # A clock may not have moved in a run of a few steps.
     seconds, base_seconds = (max(one["seconds"], 1e-9) for one in (at, theirs))
     steps, base_steps = (max(1, one["step"]) for one in (at, theirs))
-    il = run.end["il_seconds"] - base.end["il_seconds"]
-    had = base_steps / steps if mine else 0.0
-    # As many of its steps as fit into the seconds of the baseline.
-    needs = [
-        base_steps * seconds / (steps * left) if left > 0 else math.inf
-        for left in (base_seconds - il, base_seconds)
-    ]
+    # What the baseline leaves for steps, IL cost included or precomputed.
+    given = base_seconds + base_il - il, base_seconds
+    needs = (base_steps * seconds / (steps * left) if left > 0 else math.inf for left in given)
+    pays = (max(0.0, left) / seconds if mine else 0.0 for left in given)
     return Pair(
-        gain=run.eval[-1]["accuracy"] - base.eval[-1]["accuracy"],
-        steps=mine["step"] if mine else math.inf,
-        target_seconds=mine["seconds"] + run.end["il_seconds"] if mine else math.inf,
-        target_seconds_precomputed=mine["seconds"] if mine else math.inf,
-        step_seconds=seconds / steps,
-        had=had,
-        needs=needs[0],
-        needs_precomputed=needs[1],
-        pays=had / needs[0],
-        pays_precomputed=had / needs[1],
+        mine["step"] if mine else math.inf,
+        mine["seconds"] + il if mine else math.inf,
+        mine["seconds"] if mine else math.inf,
+        seconds / steps,
+        base_steps / steps if mine else 0.0,
+        *needs,
+        *pays,
     )
 
 
@@ -207,7 +189,11 @@ def _favour(selected: Record) -> list[float]:
     examples, chosen = selected["examples"], selected["selected"]
     n, k = sum(examples), sum(chosen)
     pairs = zip(examples, chosen, strict=True)
-    return [(own / k) / (size / n) if size and k else _NAN for size, own in pairs]
+    return [(own / k) / (size / n) if size and k else math.nan for size, own in pairs]
+
+
+def _by_class(seeds: Sequence[Sequence[float | None]]) -> list[float]:
+    return [_mean(values) for values in zip(*seeds, strict=False)]
 
 
 def ranked(values: Sequence[float]) -> list[int]:
@@ -223,24 +209,22 @@ def _share(run: Run, flag: str) -> float | None:
 
 def _mean(values: Iterable[float | None]) -> float:
     known = [value for value in values if value is not None and not math.isnan(value)]
-    return fmean(known) if known else _NAN
-
-
-def _by_class(seeds: Sequence[Sequence[float | None]]) -> list[float]:
-    return [_mean(values) for values in zip(*seeds, strict=False)]
+    return fmean(known) if known else math.nan
 
 
 def _error(values: Sequence[float]) -> float:
-    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else _NAN
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
 def as_csv(summary: Summary) -> str:
-    """Return the numbers of the table, unrounded, a method a line; empty where there is none."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _CSV.split(), "", "ignore", lineterminator="\n")
-    writer.writeheader()
+    """Return the numbers, unrounded, a method a line; empty where there is none."""
+    rows = []
     for row in summary.methods:
-        values = {**vars(row), **vars(row.against), "target": summary.target}
-        known = (k for k, v in values.items() if not isinstance(v, float) or math.isfinite(v))
-        writer.writerow({key: values[key] for key in known})
+        values = {**vars(row), **row.against._asdict(), "target": summary.target}
+        numbers = {k: v for k, v in values.items() if isinstance(v, (str, int, float))}
+        rows.append({k: "" if v != v or v == math.inf else v for k, v in numbers.items()})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from itertools import zip_longest
+from collections.abc import Callable
+from typing import NamedTuple
 
 from rho_train.report.summary import MethodSummary, Summary
 
 _WIDTH = 110
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """One column of the table: its head, what it means, and the text of a row's cell."""
 
     head: str
@@ -95,26 +93,21 @@ def target_meaning(summary: Summary) -> str:
 def format_table(summary: Summary) -> str:
     """Return the table for a console, at most 110 columns wide, with the numbers of the page."""
     shown = columns(summary)
-    cells = [[column.cell(row) for column in shown] for row in summary.methods]
-    widths = [
-        max(7, *map(len, [*column.head.split(), *texts]))
-        for column, texts in zip(shown, zip(*cells, strict=True), strict=True)
-    ]
-    room = _WIDTH - sum(width + 2 for width in widths)
-    names = [row.label for row in summary.methods]
-    names = [name if len(name) <= room else f"{name[: room - 1]}…" for name in names]
+    cells = [[column.cell(row) for row in summary.methods] for column in shown]
+    words = [[*column.head.split(), *texts] for column, texts in zip(shown, cells, strict=True)]
+    widths = [max(7, *map(len, texts)) for texts in words]
+    heads = [textwrap.wrap(c.head, width) for c, width in zip(shown, widths, strict=True)]
+    height, room = max(map(len, heads)), _WIDTH - sum(widths) - 2 * len(widths)
+    labels = [row.label for row in summary.methods]
+    names = [label if len(label) <= room else f"{label[: room - 1]}…" for label in labels]
     first = max(map(len, ["Method", *names]))
-    wrapped = [textwrap.wrap(c.head, width) for c, width in zip(shown, widths, strict=True)]
-    heads = [*zip_longest(*(head[::-1] for head in wrapped), fillvalue="")][::-1]
-
-    def line(name: str, values: Iterable[str]) -> str:
-        right = (f"  {value:>{width}}" for value, width in zip(values, widths, strict=True))
-        return f"{name:<{first}}{''.join(right)}"
-
-    lines = [line("", head) for head in heads]
-    lines[-1] = f"{'Method':<{first}}{lines[-1][first:]}"
-    lines.append("-" * len(lines[-1]))
-    lines += map(line, names, cells)
+    above = [[""] * (height - len(head)) + head for head in heads]
+    table = zip(*(head + texts for head, texts in zip(above, cells, strict=True)), strict=True)
+    lines = [
+        "  ".join([name.ljust(first), *map(str.rjust, texts, widths)])
+        for name, texts in zip([""] * (height - 1) + ["Method", *names], table, strict=True)
+    ]
+    lines.insert(height, "-" * len(lines[0]))
     notes = [f"Target: {target}."] if (target := target_meaning(summary)) else []
     notes += [f"Left out: {text}." for text in summary.left_out]
     return "\n".join([*lines, *(part for note in notes for part in textwrap.wrap(note, _WIDTH))])
