@@ -288,12 +288,15 @@ def test_a_file_that_is_not_this_store_is_refused(path: Path) -> None:
     whole = file.read_bytes()
     n = N if path.is_file() else 7
     changed: list[tuple[dict[str, Tensor], str]] = [
-        ({"extra": torch.zeros(N)}, "it should not have extra"),
-        ({"fold": torch.empty(0)}, r"of \d files \d are there"),
+        ({"extra": torch.zeros(N)}, "its files hold .*extra.*, wanted"),
+        ({"fold": torch.empty(0)}, "its files hold"),
         ({"il": torch.zeros(n + 1)}, r"fold must have the shape of il, |labels must have"),
-        ({"il": torch.zeros(n, 1)}, rf"il must be a float32 tensor \(N,\), got .*\({n}, 1\)"),
+        (
+            {"il": torch.zeros(n, 1)},
+            rf"il must be .* tensor \(N,\) .*, got .*\({n}, 1\)",
+        ),
         ({"il": torch.zeros(n, dtype=torch.float64)}, "il must be .* got float64"),
-        ({"fold": torch.zeros(n)}, "fold must be a int16 or int32"),
+        ({"fold": torch.zeros(n)}, "fold must be a contiguous int16 or int32"),
         ({"il": torch.zeros(n)}, ""),
         ({"fold": torch.zeros(n, dtype=torch.int16)}, ""),
         ({"fold": (torch.arange(n) % 2).int()}, ""),
@@ -320,7 +323,7 @@ def test_a_record_of_another_form_is_refused(path: Path) -> None:
     for key, values in {
         "format": (None, "rho_ext.il_store 3"),
         "fingerprint": ({}, [], "text", {**record["fingerprint"], "n": "49"}, {"n": 1}),
-        "info": ([1], {"a": 1}, "text", [["a"]]),
+        "info": ([1], "text", [["a"]]),
         "input_checksums": (5, [[1]]),
         "checksums": ([], 3, {}, {"il": [[5]] * 9}, {"il": 3}, {"other": [[1]]}, None),
     }.items():
@@ -367,7 +370,7 @@ def test_files_of_another_store_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"rows 0 to 6 of .*{name}: the file is damaged"):
         store.gather(torch.tensor([6, 7]))
     (tmp_path / "il" / name).unlink()
-    with pytest.raises(ValueError, match="of 8 files 7 are there"):
+    with pytest.raises(ValueError, match="its files hold .*7.*, wanted .*8"):
         ILStore.load(tmp_path / "il")
     (tmp_path / "il" / name).write_bytes(whole)
     assert not refused(tmp_path / "il", 0)
@@ -393,32 +396,25 @@ def test_a_store_of_another_data_set_is_refused(path: Path) -> None:
         foreign.verify(DATA)
 
 
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"il": [0.0] * N}, ValueError, r"il must be a float32 tensor \(N,\), got list of 50 el"),
-        ({"il": torch.zeros(N).half()}, ValueError, "got float16"),
-        ({"il": torch.zeros(1, N)}, ValueError, r"\(1, 50\)"),
-        (
-            {"il": torch.zeros(N - 1), "fold": None, "labels": None},
-            ValueError,
-            "49 rows for a data set of 50",
-        ),
-        ({"il": torch.zeros(2 * N)[::2]}, ValueError, r"pass il\.detach\(\)\.cpu\(\)\.contig"),
-        ({"il": torch.zeros(N, requires_grad=True)}, ValueError, "without gradient"),
-        ({"il": torch.zeros(N, device="meta")}, ValueError, "CPU tensor"),
-        ({"fold": torch.zeros(N, dtype=torch.int64)}, ValueError, "fold must be .* got int64"),
-        ({"fold": torch.zeros(N - 1, dtype=torch.int16)}, ValueError, "fold must have the shape"),
-        ({"fingerprint": {"n": "50"}}, ValueError, "keys n, labels, ids, got n; make it with"),
-        ({"fingerprint": fingerprint(DATA) | {"n": 50}}, TypeError, "'n': 50; use str"),
-        ({"info": {"loss": 0.3}}, TypeError, r"info must map text to text, got 'loss': 0\.3"),
-    ],
-)
-def test_bad_stores_cannot_be_made(
-    changes: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match="^ILStore: .*" + message):
-        make(**changes)
+def test_bad_stores_cannot_be_made() -> None:
+    form = r"il must be a contiguous float32 tensor \(N,\) on the CPU without gradient, got "
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"il": [0.0] * N}, form + "list of 50 el"),
+        ({"il": None}, form + "None"),
+        ({"il": torch.zeros(N).half()}, form + "float16"),
+        ({"il": torch.zeros(1, N)}, form + r".*\(1, 50\)"),
+        ({"il": torch.zeros(2 * N)[::2]}, r"pass il\.detach\(\)\.cpu\(\)\.contig"),
+        ({"il": torch.zeros(N, requires_grad=True)}, form),
+        ({"il": torch.zeros(N, device="meta")}, form),
+        ({"fold": torch.zeros(N, dtype=torch.int64)}, "fold must be .* got int64"),
+        ({"fold": torch.zeros(N - 1, dtype=torch.int16)}, "fold must have the shape"),
+        ({"labels": torch.zeros(N)}, "labels must be .* got float32"),
+        ({"il": torch.zeros(N - 1), "fold": None, "labels": None}, "n = 49 as there are 49 rows"),
+        ({"fingerprint": {"n": "50"}}, r"keys n, labels, ids, .*got {'n': '50'}; make it with"),
+    ]
+    for changes, message in cases:
+        with pytest.raises(ValueError, match="^ILStore: .*" + message):
+            make(**changes)
 
 
 def test_a_store_keeps_its_texts_when_the_callers_change() -> None:
@@ -426,6 +422,7 @@ def test_a_store_keeps_its_texts_when_the_callers_change() -> None:
     store = make(info=info)
     info["model"] = "other"
     assert store.info == INFO
+    assert make(info={"loss": 0.3}).info == {"loss": "0.3"}
 
 
 def test_nothing_is_pickled(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

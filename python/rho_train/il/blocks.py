@@ -35,20 +35,14 @@ class Column:
         files: Sequence[object] = (),
         checksums: Sequence[Sequence[int]] = (),
     ) -> None:
+        wanted = _DTYPES[name]
         for tensor in tensors:
-            if (
-                not isinstance(tensor, Tensor)
-                or tensor.dtype not in _DTYPES[name]
-                or tensor.ndim != 1
-            ):
-                wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES[name])
+            plain = isinstance(tensor, Tensor) and tensor.dtype in wanted and tensor.ndim == 1
+            if not plain or not tensor.is_cpu or tensor.requires_grad or not tensor.is_contiguous():
+                dtypes = " or ".join(str(dtype).removeprefix("torch.") for dtype in wanted)
                 raise ValueError(
-                    f"ILStore: {name} must be a {wanted} tensor (N,), got {describe(tensor)}"
-                )
-            if tensor.device.type != "cpu" or tensor.requires_grad or not tensor.is_contiguous():
-                raise ValueError(
-                    f"ILStore: {name} must be a contiguous CPU tensor without gradient, "
-                    f"pass {name}.detach().cpu().contiguous()"
+                    f"ILStore: {name} must be a contiguous {dtypes} tensor (N,) on the CPU without "
+                    f"gradient, got {describe(tensor)}; pass {name}.detach().cpu().contiguous()"
                 )
         self.tensors: Sequence[Tensor] = tensors
         self._name, self._files, self._checksums = name, files, checksums

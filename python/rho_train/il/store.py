@@ -42,8 +42,7 @@ class ILStore:
         labels: uint8, int16, int32 or int64 (N,), see `check_labels`; None: not compared.
 
     Raises:
-        ValueError: wrong shapes, dtypes or devices, an incomplete fingerprint.
-        TypeError: metadata that is not text.
+        ValueError: wrong shapes, dtypes or devices, or a fingerprint of other data.
 
     Example:
         >>> data = IndexedDataset([(0.5, 0), (0.7, 1)], labels=[0, 1])
@@ -63,7 +62,8 @@ class ILStore:
         input_checksums: InputChecksums = (),
         labels: Tensor | None = None,
     ) -> None:
-        self.fingerprint, self.info = dict(fingerprint), dict(info or {})
+        self.fingerprint = {str(key): str(value) for key, value in fingerprint.items()}
+        self.info = {str(key): str(value) for key, value in (info or {}).items()}
         self.input_checksums = input_checksums
         given: dict[str, Any] = {"il": il, "fold": fold, "labels": labels}
         self._columns = {
@@ -78,21 +78,12 @@ class ILStore:
                     f"ILStore: {name} must have the shape of il, ({ends[-1]},), got "
                     f"({column.ends[-1]},)"
                 )
-        for key, value in [*self.fingerprint.items(), *self.info.items()]:
-            if not isinstance(key, str) or not isinstance(value, str):
-                raise TypeError(
-                    "ILStore: fingerprint and info must map text to text, got "
-                    f"{key!r}: {value!r}; use str()"
-                )
-        if set(self.fingerprint) != set(_FINGERPRINT):
+        n = ends[-1]
+        if set(self.fingerprint) != set(_FINGERPRINT) or self.fingerprint["n"] != str(n):
             raise ValueError(
-                f"ILStore: fingerprint must have the keys {', '.join(_FINGERPRINT)}, got "
-                f"{', '.join(self.fingerprint)}; make it with rho_train.fingerprint(dataset)"
-            )
-        if self.fingerprint["n"] != str(ends[-1]):
-            raise ValueError(
-                f"ILStore: il has {ends[-1]} rows for a data set of {self.fingerprint['n']}; "
-                "give one row an example, NaN where the IL is unknown"
+                f"ILStore: fingerprint must have the keys {', '.join(_FINGERPRINT)}, n = {n} as "
+                f"there are {n} rows of il, got {self.fingerprint}; make it with "
+                "rho_train.fingerprint(dataset), and give one row an example, NaN where unknown"
             )
 
     @classmethod
@@ -326,12 +317,12 @@ class ILStore:
                 if lines[-1] != lines[0]:
                     raise ValueError(f"it belongs to another store than {files[0].name}")
             record = _record(lines[0])
-            for name, checksums in record["checksums"].items():
-                if len(tensors.get(name, ())) != len(checksums):
-                    raise ValueError(f"of {len(checksums)} files {len(files)} are there")
-                columns[name] = Column(name, tensors.pop(name), files, checksums)
-            if tensors:
-                raise ValueError(f"it should not have {', '.join(tensors)}")
+            checksums = record["checksums"]
+            wanted = {name: len(of_files) for name, of_files in checksums.items()}
+            if (found := {name: len(parts) for name, parts in tensors.items()}) != wanted:
+                raise ValueError(f"its files hold {found}, wanted {wanted}")
+            for name, parts in tensors.items():
+                columns[name] = Column(name, parts, files, checksums[name])
             inputs = from_rows(record["input_checksums"])
             about = {"fingerprint": record["fingerprint"], "info": record["info"]}
             store = cls(**columns, **about, input_checksums=inputs)
