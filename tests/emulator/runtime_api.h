@@ -38,15 +38,9 @@ struct cudaLaunchConfig_t {
   unsigned numAttrs = 0;
 };
 
-enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-
 enum cudaDeviceAttr {
-  cudaDevAttrMaxSharedMemoryPerBlock = 8,
   cudaDevAttrMultiProcessorCount = 16,
-  cudaDevAttrComputeCapabilityMajor = 75,
-  cudaDevAttrComputeCapabilityMinor = 76,
   cudaDevAttrCooperativeLaunch = 95,
-  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
 };
 
 enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0 };
@@ -54,18 +48,14 @@ enum cudaStreamCaptureMode { cudaStreamCaptureModeRelaxed = 2 };
 
 extern "C" {
 cudaError_t cudaGetLastError();
-cudaError_t cudaPeekAtLastError();
 // Return the message of the last launch failure.
 const char* cudaGetErrorString(cudaError_t error);
-const char* cudaGetErrorName(cudaError_t error);
 cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaMalloc(void** data, size_t bytes);
 cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode);
 cudaError_t cudaMemsetAsync(void* address, int value, size_t bytes, cudaStream_t stream);
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
-cudaError_t cudaStreamSynchronize(cudaStream_t stream);
-cudaError_t cudaDeviceSynchronize();
 
 // Configure the next launches. order: 0 forward, 1 reverse, 2 random. resident: blocks in flight,
 // which is the number of multiprocessors that the device reports. parallel: 1 if blocks run at the
@@ -76,7 +66,6 @@ void emulator_configure(unsigned long long seed, int order, int resident, int pa
 
 namespace emulator {
 
-cudaError_t set_max_dynamic_shared(const void* kernel, cudaFuncAttribute attribute, int bytes);
 cudaError_t occupancy(int* blocks, int threads, size_t dynamic_shared_bytes);
 cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, void (*call)(const void*),
                    const void* argument);
@@ -87,12 +76,6 @@ const void* address_of(void (*kernel)(Parameters...)) {
 }
 
 }  // namespace emulator
-
-template <class... Parameters>
-inline cudaError_t cudaFuncSetAttribute(void (*kernel)(Parameters...), cudaFuncAttribute attribute,
-                                        int value) {
-  return emulator::set_max_dynamic_shared(emulator::address_of(kernel), attribute, value);
-}
 
 template <class... Parameters>
 inline cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks,

@@ -15,7 +15,6 @@ from .build import EMULATOR, Variant, build, environment
 SOURCES = sorted((EMULATOR / "selftest").glob("*.c*"))
 RIGHT = (
     "shuffles",
-    "votes",
     "barriers",
     "atomics",
     "shared_memory",

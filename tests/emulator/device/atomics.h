@@ -29,64 +29,19 @@ inline T read_modify_write(T* address, Update update) {
   return from_bits<T>(old);
 }
 
-// Sums wrap around, as on the device.
-template <class T>
-inline T wrapping_sum(T a, T b) {
-  if constexpr (std::is_integral_v<T>) {
-    using Unsigned = std::make_unsigned_t<T>;
-    return static_cast<T>(static_cast<Unsigned>(a) + static_cast<Unsigned>(b));
-  } else {
-    return a + b;
-  }
-}
-
 }  // namespace emulator
 
 template <class T>
 inline T atomicAdd(T* address, std::type_identity_t<T> value) {
-  return emulator::read_modify_write(address,
-                                     [value](T old) { return emulator::wrapping_sum(old, value); });
-}
-template <class T>
-inline T atomicSub(T* address, std::type_identity_t<T> value) {
   static_assert(std::is_unsigned_v<T>);
-  return emulator::read_modify_write(address, [value](T old) { return T(old - value); });
+  return emulator::read_modify_write(address, [value](T old) { return T(old + value); });
 }
 template <class T>
 inline T atomicExch(T* address, std::type_identity_t<T> value) {
   return emulator::read_modify_write(address, [value](T) { return value; });
 }
-template <class T>
-inline T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T> value) {
-  return emulator::read_modify_write(
-      address, [expected, value](T old) { return old == expected ? value : old; });
-}
-template <class T>
-inline T atomicMin(T* address, std::type_identity_t<T> value) {
-  return emulator::read_modify_write(address, [value](T old) { return value < old ? value : old; });
-}
-template <class T>
-inline T atomicMax(T* address, std::type_identity_t<T> value) {
-  return emulator::read_modify_write(address, [value](T old) { return old < value ? value : old; });
-}
-template <class T>
-inline T atomicOr(T* address, std::type_identity_t<T> value) {
-  return emulator::read_modify_write(address, [value](T old) { return T(old | value); });
-}
-template <class T>
-inline T atomicAnd(T* address, std::type_identity_t<T> value) {
-  return emulator::read_modify_write(address, [value](T old) { return T(old & value); });
-}
-template <class T>
-inline T atomicXor(T* address, std::type_identity_t<T> value) {
-  return emulator::read_modify_write(address, [value](T old) { return T(old ^ value); });
-}
 // Counts 0, 1, ..., limit and then 0 again.
 inline unsigned atomicInc(unsigned* address, unsigned limit) {
   return emulator::read_modify_write(address,
                                      [limit](unsigned old) { return old >= limit ? 0 : old + 1; });
-}
-inline unsigned atomicDec(unsigned* address, unsigned limit) {
-  return emulator::read_modify_write(
-      address, [limit](unsigned old) { return old == 0 || old > limit ? limit : old - 1; });
 }

@@ -13,8 +13,9 @@ bool same_place(const Where& a, const Where& b) {
          std::strcmp(a.file_name(), b.file_name()) == 0;
 }
 
-// Wait for the others. Return the index of the barrier's set that holds the votes.
-unsigned arrive(bool vote, Where where) {
+}  // namespace
+
+void block_barrier(Where where) {
   Block& block = current_block();
   Barrier& barrier = block.barrier;
   if (barrier.arrived > 0 && !same_place(barrier.where, where)) {
@@ -29,33 +30,12 @@ unsigned arrive(bool vote, Where where) {
     tsan_release(&barrier.orders[parity]);
     block.current()->fences.arrive_at_barrier(block.fences);
   }
-  barrier.votes[parity] += vote;
   if (++barrier.arrived == block.live()) {
     block.wake_barrier();
   } else {
     block.suspend(State::kAtBarrier);
   }
   tsan_acquire(&barrier.orders[parity]);
-  return parity;
-}
-
-}  // namespace
-
-void block_barrier(Where where) { arrive(false, where); }
-
-int block_vote(Vote vote, bool predicate, Where where) {
-  const unsigned parity = arrive(predicate, where);
-  const Barrier& barrier = current_block().barrier;
-  const unsigned votes = barrier.votes[parity];
-  switch (vote) {
-    case Vote::kCount:
-      return static_cast<int>(votes);
-    case Vote::kAnd:
-      return votes == barrier.voters[parity];
-    case Vote::kOr:
-      return votes > 0;
-  }
-  __builtin_unreachable();
 }
 
 void grid_barrier(Where where) {

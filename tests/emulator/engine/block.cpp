@@ -217,10 +217,8 @@ void Block::wake_barrier() {
   if (under_tsan()) {
     fences.complete_barrier();
   }
-  barrier.voters[barrier.generation & 1] = barrier.arrived;
   barrier.arrived = 0;
   ++barrier.generation;
-  barrier.votes[barrier.generation & 1] = 0;
   for (Fiber& fiber : fibers_) {
     if (fiber.state == State::kAtBarrier) {
       wake(fiber);

@@ -57,14 +57,12 @@ struct Fiber {
   int lane() const { return static_cast<int>(rank % 32); }
 };
 
-// Two sets of votes and orders, because fast threads may be at the next barrier while slow ones
+// Two orders, because fast threads may be at the next barrier while slow ones
 // have not left the last.
 struct Barrier {
   unsigned generation = 0;
   unsigned arrived = 0;
   Where where;
-  std::array<unsigned, 2> votes{};
-  std::array<unsigned, 2> voters{};
   std::array<char, 2> orders{};
 };
 

@@ -10,22 +10,15 @@ namespace emulator {
 
 using Where = std::source_location;
 
-enum class Vote { kCount, kAnd, kOr };
 void block_barrier(Where where);
-int block_vote(Vote vote, bool predicate, Where where);
 void grid_barrier(Where where);
 
-// Exchange bits among the lanes of the mask. Return the lanes that took part: those of the mask
-// that have not exited.
-enum class Collective { kSyncWarp, kShuffle, kBallot, kMatch, kReduce };
-unsigned meet(Collective collective, unsigned mask, uint64_t bits, uint64_t* all, Where where);
-// Return the bits of the source lane.
+// Wait for the lanes of the mask that have not exited.
+enum class Collective { kSyncWarp, kShuffle };
+void sync_warp(unsigned mask, Where where);
+// Exchange bits among them. Return those of the source lane.
 uint64_t shuffle(unsigned mask, uint64_t bits, int source, Where where);
-// Return the lanes whose predicate holds, or the lanes with the caller's bits.
-unsigned ballot(unsigned mask, bool predicate, Where where);
-unsigned match(unsigned mask, uint64_t bits, Where where);
 int lane_of_caller();
-unsigned lanes_alive();
 
 void fence();
 // Called before and after every atomic: two halves of a fence, and a chance for others to run.

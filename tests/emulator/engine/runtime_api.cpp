@@ -16,24 +16,19 @@ constexpr unsigned kMostThreads = 1024;
 constexpr unsigned kMostThreadsZ = 64;
 constexpr unsigned kMostBlocksYZ = 65535;
 
-struct Kernel {
-  StaticShared static_shared;
-  size_t max_dynamic_shared = DynamicShared::kDefaultBytes;
-};
-
 // The process has one. A launch holds the mutex, so launches run one after another.
 struct Device {
   std::mutex mutex;
   Config config;
   Grid grid;
-  std::unordered_map<const void*, Kernel> kernels;
+  std::unordered_map<const void*, StaticShared> kernels;
   cudaError_t last_error = cudaSuccess;
   std::string failure = "unspecified launch failure";
 
-  Kernel& kernel(const void* address) {
-    const auto [found, is_new] = kernels.try_emplace(address);
+  const StaticShared& static_shared(const void* kernel) {
+    const auto [found, is_new] = kernels.try_emplace(kernel);
     if (is_new) {
-      found->second.static_shared = static_shared_of(address);
+      found->second = static_shared_of(kernel);
     }
     return found->second;
   }
@@ -70,21 +65,11 @@ bool is_valid(const Launch& launch) {
 
 }  // namespace
 
-cudaError_t set_max_dynamic_shared(const void* kernel, cudaFuncAttribute attribute, int bytes) {
-  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || bytes < 0 ||
-      static_cast<size_t>(bytes) > DynamicShared::kMaxBytes) {
-    return report(cudaErrorInvalidValue);
-  }
-  std::lock_guard lock(device().mutex);
-  device().kernel(kernel).max_dynamic_shared = static_cast<size_t>(bytes);
-  return cudaSuccess;
-}
-
 cudaError_t occupancy(int* blocks, int threads, size_t dynamic_shared_bytes) {
   if (threads < 1 || threads > static_cast<int>(kMostThreads)) {
     return report(cudaErrorInvalidValue);
   }
-  *blocks = dynamic_shared_bytes <= DynamicShared::kMaxBytes ? 1 : 0;
+  *blocks = dynamic_shared_bytes <= DynamicShared::kBytes ? 1 : 0;
   return cudaSuccess;
 }
 
@@ -92,7 +77,6 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* address, void (
                    const void* argument) {
   Device& gpu = device();
   std::lock_guard lock(gpu.mutex);
-  const Kernel& kernel = gpu.kernel(address);
   Launch launch;
   launch.grid = config.gridDim;
   launch.block = config.blockDim;
@@ -100,11 +84,11 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* address, void (
   launch.cooperative = is_cooperative(config);
   launch.call = call;
   launch.argument = argument;
-  launch.static_shared = kernel.static_shared;
+  launch.static_shared = gpu.static_shared(address);
   if (!is_valid(launch)) {
     return report(cudaErrorInvalidConfiguration);
   }
-  if (launch.dynamic_shared_bytes > kernel.max_dynamic_shared) {
+  if (launch.dynamic_shared_bytes > DynamicShared::kBytes) {
     return report(cudaErrorInvalidValue);
   }
   if (launch.cooperative && launch.blocks() > gpu.config.resident) {
@@ -130,8 +114,6 @@ cudaError_t cudaGetLastError() {
   return error;
 }
 
-cudaError_t cudaPeekAtLastError() { return device().last_error; }
-
 const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
     case cudaSuccess:
@@ -148,22 +130,6 @@ const char* cudaGetErrorString(cudaError_t error) {
   return "unrecognized error code";
 }
 
-const char* cudaGetErrorName(cudaError_t error) {
-  switch (error) {
-    case cudaSuccess:
-      return "cudaSuccess";
-    case cudaErrorInvalidValue:
-      return "cudaErrorInvalidValue";
-    case cudaErrorInvalidConfiguration:
-      return "cudaErrorInvalidConfiguration";
-    case cudaErrorLaunchFailure:
-      return "cudaErrorLaunchFailure";
-    case cudaErrorCooperativeLaunchTooLarge:
-      return "cudaErrorCooperativeLaunchTooLarge";
-  }
-  return "unrecognized error code";
-}
-
 cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
@@ -171,20 +137,8 @@ cudaError_t cudaGetDevice(int* device) {
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
-    case cudaDevAttrMaxSharedMemoryPerBlock:
-      *value = emulator::DynamicShared::kDefaultBytes;
-      return cudaSuccess;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      *value = emulator::DynamicShared::kMaxBytes;
-      return cudaSuccess;
     case cudaDevAttrMultiProcessorCount:
       *value = device().config.resident;
-      return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMajor:
-      *value = 9;
-      return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMinor:
-      *value = 0;
       return cudaSuccess;
     case cudaDevAttrCooperativeLaunch:
       *value = 1;
@@ -214,10 +168,6 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status)
   *status = cudaStreamCaptureStatusNone;
   return cudaSuccess;
 }
-
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-
-cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 
 void emulator_configure(unsigned long long seed, int order, int resident, int parallel,
                         int yield_permille) {

@@ -62,20 +62,20 @@ void fill_static_shared(const StaticShared& shared) {
 }
 
 // Separate pages: TSan forgets them when they are unmapped.
-DynamicShared::DynamicShared() : data_(static_cast<unsigned char*>(map_pages(kMaxBytes))) {}
+DynamicShared::DynamicShared() : data_(static_cast<unsigned char*>(map_pages(kBytes))) {}
 
-DynamicShared::~DynamicShared() { unmap_pages(data_, kMaxBytes); }
+DynamicShared::~DynamicShared() { unmap_pages(data_, kBytes); }
 
 void DynamicShared::open(size_t bytes) {
   std::memset(data_, kGarbage, bytes);
   if (under_asan()) {
-    __asan_poison_memory_region(data_ + bytes, kMaxBytes - bytes);
+    __asan_poison_memory_region(data_ + bytes, kBytes - bytes);
   }
 }
 
 void DynamicShared::close() {
   if (under_asan()) {
-    __asan_unpoison_memory_region(data_, kMaxBytes);
+    __asan_unpoison_memory_region(data_, kBytes);
   }
 }
 

@@ -16,9 +16,8 @@ void fill_static_shared(const StaticShared& shared);
 
 class DynamicShared {
  public:
-  static constexpr size_t kMaxBytes = size_t{227} << 10;
-  // The limit for a kernel without cudaFuncSetAttribute.
-  static constexpr size_t kDefaultBytes = size_t{48} << 10;
+  // The limit for a kernel that asks for no more.
+  static constexpr size_t kBytes = size_t{48} << 10;
 
   DynamicShared();
   ~DynamicShared();

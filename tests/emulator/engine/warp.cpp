@@ -73,7 +73,7 @@ const Meeting& attend(Collective collective, unsigned mask, uint64_t bits, Where
   meeting.arrived |= 1u << fiber.lane();
   meeting.bits[fiber.lane()] = bits;
   fiber.where = where;
-  // Shuffles and votes order no memory.
+  // Shuffles order no memory.
   const bool orders_memory = collective == Collective::kSyncWarp;
   char* const order = meeting.order;
   if (orders_memory) {
@@ -91,18 +91,6 @@ const Meeting& attend(Collective collective, unsigned mask, uint64_t bits, Where
   return meeting;
 }
 
-template <class Holds>
-unsigned lanes_where(const Meeting& meeting, Holds holds) {
-  unsigned found = 0;
-  for (unsigned lanes = meeting.arrived; lanes != 0; lanes &= lanes - 1) {
-    const int lane = __builtin_ctz(lanes);
-    if (holds(meeting.bits[lane])) {
-      found |= 1u << lane;
-    }
-  }
-  return found;
-}
-
 }  // namespace
 
 void Block::leave_warp(Fiber& fiber) {
@@ -113,17 +101,7 @@ void Block::leave_warp(Fiber& fiber) {
   }
 }
 
-unsigned meet(Collective collective, unsigned mask, uint64_t bits, uint64_t* all, Where where) {
-  const Meeting& meeting = attend(collective, mask, bits, where);
-  if (all != nullptr) {
-    // Not std::copy: it ends in memmove, which TSan would see.
-    for (unsigned lanes = meeting.arrived; lanes != 0; lanes &= lanes - 1) {
-      const int lane = __builtin_ctz(lanes);
-      all[lane] = meeting.bits[lane];
-    }
-  }
-  return meeting.arrived;
-}
+void sync_warp(unsigned mask, Where where) { attend(Collective::kSyncWarp, mask, 0, where); }
 
 uint64_t shuffle(unsigned mask, uint64_t bits, int source, Where where) {
   const Meeting& meeting = attend(Collective::kShuffle, mask, bits, where);
@@ -134,18 +112,6 @@ uint64_t shuffle(unsigned mask, uint64_t bits, int source, Where where) {
   return meeting.bits[source];
 }
 
-unsigned ballot(unsigned mask, bool predicate, Where where) {
-  return lanes_where(attend(Collective::kBallot, mask, predicate, where),
-                     [](uint64_t bits) { return bits != 0; });
-}
-
-unsigned match(unsigned mask, uint64_t bits, Where where) {
-  return lanes_where(attend(Collective::kMatch, mask, bits, where),
-                     [bits](uint64_t other) { return other == bits; });
-}
-
 int lane_of_caller() { return current_block().current()->lane(); }
-
-unsigned lanes_alive() { return current_block().current()->warp->alive; }
 
 }  // namespace emulator

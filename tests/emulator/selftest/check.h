@@ -43,8 +43,7 @@ cudaError_t launch(const Shape& shape, void (*kernel)(Parameters...), Arguments.
 // Return the message of a launch that must fail.
 template <class... Parameters, class... Arguments>
 std::string failure(const Shape& shape, void (*kernel)(Parameters...), Arguments... arguments) {
-  const cudaError_t error = launch(shape, kernel, arguments...);
-  return error == cudaErrorLaunchFailure ? cudaGetErrorString(error) : cudaGetErrorName(error);
+  return cudaGetErrorString(launch(shape, kernel, arguments...));
 }
 
 inline bool contains(const std::string& text, const std::string& part) {

@@ -2,7 +2,6 @@
 #include <cooperative_groups.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <vector>
 
@@ -17,24 +16,23 @@ namespace cg = cooperative_groups;
 // Every block sums the values that all blocks wrote in the previous round.
 __global__ void sum_in_rounds(int* values, int* sums) {
   __shared__ int sum;
-  const cg::grid_group grid = cg::this_grid();
   const unsigned blocks = gridDim.x;
   for (int round = 0; round < 5; ++round) {
-    if (cg::this_thread_block().thread_rank() == 0) {
+    if (threadIdx.x == 0) {
       values[blockIdx.x] = round + static_cast<int>(blockIdx.x);
     }
-    grid.sync();
+    cg::this_grid().sync();
     if (threadIdx.x == 1) {
       sum = 0;
       for (unsigned b = 0; b < blocks; ++b) {
         sum += values[b];
       }
     }
-    cg::this_thread_block().sync();
+    __syncthreads();
     if (threadIdx.x == 2) {
       sums[blockIdx.x * 5 + round] = sum;
     }
-    grid.sync();
+    cg::this_grid().sync();
   }
 }
 __global__ void sync_grid() { cg::this_grid().sync(); }
@@ -144,30 +142,6 @@ std::vector<unsigned> order_of(const Schedule& schedule) {
 __global__ void nothing() {}
 __global__ void trap() { __trap(); }
 
-__global__ void ten_barriers(float* out) {
-  __shared__ float values[512];
-  float value = static_cast<float>(threadIdx.x);
-  for (int i = 0; i < 5; ++i) {
-    values[threadIdx.x] = value;
-    __syncthreads();
-    value += values[(threadIdx.x + 1) % blockDim.x];
-    __syncthreads();
-  }
-  out[blockIdx.x * blockDim.x + threadIdx.x] = value;
-}
-__global__ void ten_shuffles(float* out) {
-  float value = static_cast<float>(threadIdx.x);
-  for (int i = 0; i < 10; ++i) {
-    value += __shfl_xor_sync(0xffffffffu, value, 1 << i % 5);
-  }
-  out[blockIdx.x * blockDim.x + threadIdx.x] = value;
-}
-__global__ void ten_grid_syncs(float*) {
-  for (int i = 0; i < 10; ++i) {
-    cg::this_grid().sync();
-  }
-}
-
 }  // namespace
 
 void grid_sync() {
@@ -240,13 +214,8 @@ void runtime_api() {
   std::free(memory);
   int word = 0;
   CHECK(cudaMemsetAsync(&word, 0xff, sizeof word, nullptr) == cudaSuccess && word == -1);
-  // More than 48 KB need the attribute.
-  const Shape large{.dynamic_shared = 100 << 10};
-  CHECK(launch(large, nothing) == cudaErrorInvalidValue);
-  const auto attribute = cudaFuncAttributeMaxDynamicSharedMemorySize;
-  CHECK(cudaFuncSetAttribute(nothing, attribute, 228 << 10) == cudaErrorInvalidValue);
-  CHECK(cudaFuncSetAttribute(nothing, attribute, 100 << 10) == cudaSuccess);
-  CHECK(launch(large, nothing) == cudaSuccess);
+  // More than 48 KB would need an attribute of the kernel.
+  CHECK(launch({.dynamic_shared = 49 << 10}, nothing) == cudaErrorInvalidValue);
   CHECK(cudaGetLastError() == cudaErrorInvalidValue);
   CHECK(cudaGetLastError() == cudaSuccess);
 }
@@ -276,30 +245,5 @@ void mistake_race() {
 void mistake_release_fence() { run_ticket(sum_by_last_block<false, true>); }
 
 void mistake_acquire_fence() { run_ticket(sum_by_last_block<true, false>); }
-
-void speed() {
-  std::vector<float> out(40 * 512);
-  use({.resident = 40});
-  const auto report = [&](const char* name, void (*kernel)(float*), const Shape& shape) {
-    double best = 1e9;
-    for (int repeat = 0; repeat < 100; ++repeat) {
-      const auto start = std::chrono::steady_clock::now();
-      CHECK(launch(shape, kernel, out.data()) == cudaSuccess);
-      const std::chrono::duration<double, std::micro> time =
-          std::chrono::steady_clock::now() - start;
-      best = std::min(best, time.count());
-    }
-    std::printf("%2u blocks of %3u threads, %s: %.0f us\n", shape.grid.x, shape.block.x, name,
-                best);
-  };
-  for (unsigned blocks : {1, 4, 40}) {
-    for (unsigned threads : {64, 128, 512}) {
-      report("ten barriers", ten_barriers, {.grid = blocks, .block = threads});
-      report("ten shuffles", ten_shuffles, {.grid = blocks, .block = threads});
-      report("ten grid syncs", ten_grid_syncs,
-             {.grid = blocks, .block = threads, .cooperative = true});
-    }
-  }
-}
 
 }  // namespace selftest

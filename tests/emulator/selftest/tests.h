@@ -4,7 +4,6 @@
 namespace selftest {
 
 void shuffles();
-void votes();
 void barriers();
 void atomics();
 void shared_memory();
@@ -22,7 +21,6 @@ void mistake_release_fence();
 void mistake_acquire_fence();
 void mistake_global();
 void mistake_dynamic_shared();
-void speed();
 
 struct Test {
   const char* name;
@@ -30,7 +28,6 @@ struct Test {
 };
 inline constexpr Test kTests[] = {
     {"shuffles", shuffles},
-    {"votes", votes},
     {"barriers", barriers},
     {"atomics", atomics},
     {"shared_memory", shared_memory},
@@ -48,7 +45,6 @@ inline constexpr Test kTests[] = {
     {"mistake_acquire_fence", mistake_acquire_fence},
     {"mistake_global", mistake_global},
     {"mistake_dynamic_shared", mistake_dynamic_shared},
-    {"speed", speed},
 };
 
 }  // namespace selftest
