@@ -111,9 +111,9 @@ class Steps:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=1e-3, weight_decay=0.01, fused=True
         )
-        self.x = torch.randn(EXAMPLES, *task.shape, device=device)
+        self.x = torch.randn(EXAMPLES, *task.shape, dtype=torch.float32, device=device)
         self.y = torch.randint(task.classes, (EXAMPLES,), device=device)
-        self.il = torch.rand(EXAMPLES, device=device)
+        self.il = torch.rand(EXAMPLES, dtype=torch.float32, device=device)
         self.selectors = {
             name: Selector(
                 il=self.il,

@@ -98,9 +98,9 @@ class Inputs:
         self.dtype, self.device, self.pool_bytes = dtype, device, pool_bytes
         values = pool_bytes // dtype.itemsize
         torch.manual_seed(0)
-        block = (3 * torch.randn(min(_BLOCK, values), device=device)).to(dtype)
-        self._pool = _repeated(block, values)
-        self.il = torch.rand(EXAMPLES, device=device) * 2
+        block = torch.randn(min(_BLOCK, values), dtype=torch.float32, device=device)
+        self._pool = _repeated((3 * block).to(dtype), values)
+        self.il = 2 * torch.rand(EXAMPLES, dtype=torch.float32, device=device)
 
     def sets(self, n: int, classes: int, k: int, *, hot: bool = False) -> list[Arguments]:
         """Return as many sets as the pool holds; one if `hot`."""

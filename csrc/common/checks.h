@@ -26,18 +26,11 @@ struct ScoreArguments {
 };
 
 // torch turns these into ValueError and IndexError; STD_TORCH_CHECK only gives RuntimeError.
-template <class... Parts>
+template <class Error = std::invalid_argument, class... Parts>
 [[noreturn]] void value_error(const Parts&... parts) {
   std::ostringstream text;
   (text << ... << parts);
-  throw std::invalid_argument(text.str());
-}
-
-template <class... Parts>
-[[noreturn]] void index_error(const Parts&... parts) {
-  std::ostringstream text;
-  (text << ... << parts);
-  throw std::out_of_range(text.str());
+  throw Error(text.str());
 }
 
 inline void check_device(const char* op, const char* name, const Tensor& tensor,

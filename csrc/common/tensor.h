@@ -6,10 +6,12 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
 #include <cctype>
 #include <cstdint>
 #include <initializer_list>
 #include <string>
+#include <utility>
 
 namespace rho_ext {
 
@@ -40,41 +42,28 @@ inline DeviceNumber device_of(const Tensor& tensor) {
 
 // Return the name that Python prints: errors of C++ and of fake kernels must be the same.
 inline std::string dtype_name(const Tensor& tensor) {
-  switch (dtype_of(tensor)) {
-    case ScalarType::Float:
-      return "float32";
-    case ScalarType::Double:
-      return "float64";
-    case ScalarType::Half:
-      return "float16";
-    case ScalarType::BFloat16:
-      return "bfloat16";
-    case ScalarType::Long:
-      return "int64";
-    case ScalarType::Int:
-      return "int32";
-    case ScalarType::Short:
-      return "int16";
-    case ScalarType::Char:
-      return "int8";
-    case ScalarType::Byte:
-      return "uint8";
-    case ScalarType::Bool:
-      return "bool";
-    case ScalarType::ComplexFloat:
-      return "complex64";
-    case ScalarType::ComplexDouble:
-      return "complex128";
-    case ScalarType::ComplexHalf:
-      return "complex32";
-    default: {
-      std::string name = torch::headeronly::toString(dtype_of(tensor));
-      for (char& letter : name) {
-        letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
-      }
+  using enum ScalarType;
+  static constexpr std::pair<ScalarType, const char*> kNames[] = {{Float, "float32"},
+                                                                  {Double, "float64"},
+                                                                  {Half, "float16"},
+                                                                  {Long, "int64"},
+                                                                  {Int, "int32"},
+                                                                  {Short, "int16"},
+                                                                  {Char, "int8"},
+                                                                  {Byte, "uint8"},
+                                                                  {ComplexFloat, "complex64"},
+                                                                  {ComplexDouble, "complex128"},
+                                                                  {ComplexHalf, "complex32"}};
+  const ScalarType dtype = dtype_of(tensor);
+  for (const auto& [other, name] : kNames) {
+    if (dtype == other) {
       return name;
     }
   }
+  std::string name = torch::headeronly::toString(dtype);
+  std::transform(name.begin(), name.end(), name.begin(),
+                 [](unsigned char c) { return std::tolower(c); });
+  return name;
 }
 
 inline std::string shape_text(const Tensor& tensor) {

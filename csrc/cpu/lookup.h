@@ -90,11 +90,12 @@ class Lookup {
   [[noreturn]] void fail(const char* op, int64_t row) const {
     const int64_t label = labels_[row];
     if (label < 0 || label >= classes_) {
-      index_error(op, ": labels must be in [0, ", classes_, ") or equal to ignore_index (",
-                  ignore_index_, "), got ", label, " at row ", row);
+      value_error<std::out_of_range>(op, ": labels must be in [0, ", classes_,
+                                     ") or equal to ignore_index (", ignore_index_, "), got ",
+                                     label, " at row ", row);
     }
-    index_error(op, ": ids must be in [0, ", il_size_, "), the rows of il, got ", (*ids_)[row],
-                " at row ", row);
+    value_error<std::out_of_range>(op, ": ids must be in [0, ", il_size_, "), the rows of il, got ",
+                                   (*ids_)[row], " at row ", row);
   }
 
  private:

@@ -61,7 +61,8 @@ struct ScoreKernels {
   // Convert losses to the type of the scores, and compute the scores of rho, loss and neg_il.
   void (*score)(Method method, const double* losses, const float* il, int64_t rows, Real* loss,
                 Real* score);
-  // Set the score of rows with a negative label to -inf and their loss to 0, and any NaN to torch.nan.
+  // Set the score of rows with a negative label to -inf and their loss to 0, and any NaN to
+  // torch.nan.
   void (*finish)(const int64_t* labels, int64_t rows, Real* loss, Real* score);
   // Write the ordered bits of scores and return the number of NaN.
   int64_t (*order)(const Real* scores, int64_t rows, bits_t<Real>* ordered);
