@@ -15,9 +15,12 @@
 namespace rho_ext {
 namespace {
 
-[[noreturn]] void cuda_error(const char* op, const Tensor& logits, const char* what) {
-  throw std::runtime_error(std::string(op) + ": CUDA failed for logits of shape " +
-                           shape_text(logits) + ", " + dtype_name(logits) + ": " + what);
+// Throw if there is an error: the functions of ops.h return its text, or null.
+void check(const char* error, const char* op, const Tensor& logits) {
+  if (error != nullptr) {
+    throw std::runtime_error(std::string(op) + ": CUDA failed for logits of shape " +
+                             shape_text(logits) + ", " + dtype_name(logits) + ": " + error);
+  }
 }
 
 FloatType float_type(const Tensor& tensor) {
@@ -65,9 +68,7 @@ Batch batch_of(const ScoreArguments& in, const Tensor& logits) {
 
 Tensor zero_state(const char* op, const Tensor& logits, void* stream) {
   Tensor state = new_empty(logits, {static_cast<int64_t>(kStateBytes / 4)}, ScalarType::Int);
-  if (const char* error = set_zero(state.mutable_data_ptr(), kStateBytes, stream)) {
-    cuda_error(op, logits, error);
-  }
+  check(set_zero(state.mutable_data_ptr(), kStateBytes, stream), op, logits);
   return state;
 }
 
@@ -81,10 +82,9 @@ void* state_of_stream(const char* op, const Tensor& logits, const DeviceAndStrea
   const std::lock_guard<std::mutex> lock(mutex);
   void*& state = states[{target.device(), target.stream()}];
   if (state == nullptr && allocate(&state, kStateBytes) == nullptr) {
-    if (const char* error = set_zero(state, kStateBytes, target.stream())) {
-      state = nullptr;
-      cuda_error(op, logits, error);
-    }
+    const char* error = set_zero(state, kStateBytes, target.stream());
+    state = error == nullptr ? state : nullptr;
+    check(error, op, logits);
   }
   return state;
 }
@@ -96,9 +96,7 @@ void* state_for(const char* op, const Tensor& logits, const DeviceAndStream& tar
     return workspace->mutable_data_ptr();
   }
   bool capturing = false;
-  if (const char* error = is_capturing(target.stream(), capturing)) {
-    cuda_error(op, logits, error);
-  }
+  check(is_capturing(target.stream(), capturing), op, logits);
   if (!capturing) {
     if (void* state = state_of_stream(op, logits, target)) {
       return state;
@@ -123,9 +121,7 @@ void run(const char* op, const ScoreArguments& in, Outputs outputs, const Device
          const Tensor* workspace) {
   if (in.logits.size(0) == 0) {
     if (outputs.invalid != nullptr) {
-      if (const char* error = set_zero(outputs.invalid, sizeof(int32_t), target.stream())) {
-        cuda_error(op, in.logits, error);
-      }
+      check(set_zero(outputs.invalid, sizeof(int32_t), target.stream()), op, in.logits);
     }
     return;
   }
@@ -133,9 +129,7 @@ void run(const char* op, const ScoreArguments& in, Outputs outputs, const Device
                             ? in.logits
                             : torch::stable::contiguous(in.logits);
   DeviceLimits limits;
-  if (const char* error = device_limits(limits)) {
-    cuda_error(op, logits, error);
-  }
+  check(device_limits(limits), op, logits);
   const Sizes sizes{logits.size(0), logits.size(1), static_cast<int64_t>(logits.element_size()),
                     outputs.k};
   const Plan plan = choose_plan(sizes, limits);
@@ -143,10 +137,9 @@ void run(const char* op, const ScoreArguments& in, Outputs outputs, const Device
   void* state = plan.needs_state() ? state_for(op, logits, target, workspace, own) : nullptr;
   const Tensor scratch =
       new_empty(logits, {static_cast<int64_t>(plan.scratch_bytes / 8)}, ScalarType::Long);
-  if (const char* error = launch(batch_of(in, logits), outputs, plan,
-                                 {state, scratch.mutable_data_ptr()}, target.stream())) {
-    cuda_error(op, logits, error);
-  }
+  check(launch(batch_of(in, logits), outputs, plan, {state, scratch.mutable_data_ptr()},
+               target.stream()),
+        op, logits);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> select(const ScoreArguments& in, int64_t k,

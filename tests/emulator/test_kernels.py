@@ -59,15 +59,8 @@ def test_the_ops_on_tensors_of_their_exact_size() -> None:
     """Run the ops under AddressSanitizer, which guards torch tensors: all layouts and plans."""
     files = ("test_score.py", "test_plan.py", "test_bad_inputs.py")
     kept = "emulated and (layout or strided or workspace or on_a_gpu or every_plan)"
-    options = [
-        "-q",
-        "-n0",
-        "--tb=short",
-        "--no-showlocals",
-        "-p",
-        "no:cacheprovider",
-        "--capture=sys",
-    ]
+    options = ["-q", "-n0", "--tb=short", "--no-showlocals", "-p", "no:cacheprovider"]
+    options += ["--capture=sys"]
     tests = [str(EMULATOR.parent / "ops" / name) for name in files]
     result = subprocess.run(
         [sys.executable, "-m", "pytest", *options, "-k", kept, *tests],

@@ -1,10 +1,11 @@
-// Checks, launches and schedules for the emulator's own tests.
+// Tests, checks, launches and schedules for the emulator's own tests.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <cstdio>
 #include <functional>
+#include <map>
 #include <string>
 
 namespace selftest {
@@ -18,6 +19,16 @@ inline int failures = 0;
       ++selftest::failures;                                       \
     }                                                             \
   } while (0)
+
+inline std::map<std::string, void (*)()>& tests() {
+  static std::map<std::string, void (*)()> all;
+  return all;
+}
+
+#define TEST(name)                                                                    \
+  void name();                                                                        \
+  [[maybe_unused]] const bool name##_is_listed = tests().emplace(#name, name).second; \
+  void name()
 
 struct Shape {
   dim3 grid = 1;

@@ -2,7 +2,6 @@
 #include <vector>
 
 #include "selftest/check.h"
-#include "selftest/tests.h"
 
 namespace selftest {
 namespace {
@@ -88,7 +87,7 @@ __global__ void at_different_warp_functions() {
 
 }  // namespace
 
-void shuffles() {
+TEST(shuffles) {
   in_all_schedules([] {
     for (int threads : {32, 64, 40}) {
       std::vector<Shuffled> out(threads);
@@ -107,7 +106,7 @@ void shuffles() {
   });
 }
 
-void barriers() {
+TEST(barriers) {
   in_all_schedules([] {
     std::vector<int> rotated(5 * 128);
     CHECK(launch({.grid = 5, .block = 128}, rotate, rotated.data()) == cudaSuccess);
@@ -117,7 +116,7 @@ void barriers() {
   });
 }
 
-void wrong_collectives() {
+TEST(wrong_collectives) {
   in_all_schedules([] {
     const Shape two_warps{.block = 64};
     CHECK(contains(failure(two_warps, at_different_barriers), "different barriers"));

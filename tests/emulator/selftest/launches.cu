@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "selftest/check.h"
-#include "selftest/tests.h"
 
 namespace selftest {
 namespace {
@@ -144,7 +143,7 @@ __global__ void trap() { __trap(); }
 
 }  // namespace
 
-void grid_sync() {
+TEST(grid_sync) {
   in_all_schedules([] {
     std::vector<int> values(4);
     std::vector<int> sums(4 * 5);
@@ -156,7 +155,7 @@ void grid_sync() {
   });
 }
 
-void polling() {
+TEST(polling) {
   in_all_schedules([] {
     std::vector<unsigned> flags(21);
     std::vector<int> values(21);
@@ -168,14 +167,14 @@ void polling() {
   });
 }
 
-void ticket() {
+TEST(ticket) {
   in_all_schedules([] {
     run_ticket(sum_by_last_block<true, true>);
     run_ticket(sum_by_last_block_with_few_fences);
   });
 }
 
-void schedules() {
+TEST(schedules) {
   const std::vector<unsigned> forward = order_of({.order = 0});
   CHECK(std::is_sorted(forward.begin(), forward.end()));
   const std::vector<unsigned> reverse = order_of({.order = 1});
@@ -194,7 +193,7 @@ void schedules() {
   CHECK(switches > 50);
 }
 
-void runtime_api() {
+TEST(runtime_api) {
   use({.resident = 3});
   int value = 0;
   CHECK(cudaGetDevice(&value) == cudaSuccess && value == 0);
@@ -220,7 +219,7 @@ void runtime_api() {
   CHECK(cudaGetLastError() == cudaSuccess);
 }
 
-void wrong_launches() {
+TEST(wrong_launches) {
   in_all_schedules([] {
     CHECK(launch({.block = 1025}, nothing) == cudaErrorInvalidConfiguration);
     CHECK(launch({.grid = 0}, nothing) == cudaErrorInvalidConfiguration);
@@ -237,13 +236,13 @@ void wrong_launches() {
   CHECK(contains(failure({.grid = 2}, wait_for_last, &flag), "livelock"));
 }
 
-void mistake_race() {
+TEST(mistake_race) {
   std::vector<int> out(64);
   launch({.block = 64}, read_without_barrier, out.data());
 }
 
-void mistake_release_fence() { run_ticket(sum_by_last_block<false, true>); }
+TEST(mistake_release_fence) { run_ticket(sum_by_last_block<false, true>); }
 
-void mistake_acquire_fence() { run_ticket(sum_by_last_block<true, false>); }
+TEST(mistake_acquire_fence) { run_ticket(sum_by_last_block<true, false>); }
 
 }  // namespace selftest

@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "selftest/check.h"
-#include "selftest/tests.h"
 
 namespace selftest {
 namespace {
@@ -85,7 +84,7 @@ __global__ void copy_one_too_many(const float* in, float* out, int count) {
 
 }  // namespace
 
-void atomics() {
+TEST(atomics) {
   in_all_schedules([] {
     Atoms out;
     CHECK(launch({.block = 64}, atoms, &out) == cudaSuccess);
@@ -95,7 +94,7 @@ void atomics() {
   });
 }
 
-void shared_memory() {
+TEST(shared_memory) {
   in_all_schedules([] {
     constexpr int kThreads = 64;
     constexpr int kBlocks = 9;
@@ -112,14 +111,14 @@ void shared_memory() {
   });
 }
 
-void intrinsics() {
+TEST(intrinsics) {
   const std::vector<uint4> in(1, make_uint4(1, 2, 3, 4));
   std::vector<unsigned> out(3);
   CHECK(launch({.block = 1}, load_and_compute, in.data(), out.data()) == cudaSuccess);
   CHECK((out == std::vector<unsigned>{6, 0x40400000u, 9}));
 }
 
-void wrong_memory() {
+TEST(wrong_memory) {
   in_all_schedules([] {
     alignas(16) unsigned char bytes[64] = {};
     CHECK(contains(failure({}, load_at, bytes + 8), "misaligned load of 16 bytes"));
@@ -128,12 +127,12 @@ void wrong_memory() {
   });
 }
 
-void mistake_global() {
+TEST(mistake_global) {
   std::vector<float> in(40);
   std::vector<float> out(40);
   launch({}, copy_one_too_many, in.data(), out.data(), 40);
 }
 
-void mistake_dynamic_shared() { launch({.block = 1, .dynamic_shared = 64}, write_dynamic, 17); }
+TEST(mistake_dynamic_shared) { launch({.block = 1, .dynamic_shared = 64}, write_dynamic, 17); }
 
 }  // namespace selftest
