@@ -12,6 +12,8 @@ import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from json import dumps
 from pathlib import Path
 from typing import Any, Literal
 
@@ -170,7 +172,7 @@ def plan(
         steps=train.steps,
         seconds=seconds,
     )
-    print(found.to_json() if json else found)
+    print(dumps(asdict(found), indent=2) if json else found)
 
 
 def report(runs: list[Path], out: Path | None = None) -> None:

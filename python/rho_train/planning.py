@@ -1,17 +1,15 @@
-"""Measurement of the loader, the uniform step, and the step with every scoring option."""
+"""The cost of a training step with selection, measured before a run is paid for."""
 
 from __future__ import annotations
 
 import copy
 import itertools
 import math
-import os
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -26,7 +24,6 @@ from rho_train.dataset import IndexedDataset
 from rho_train.files import error_text
 from rho_train.history import History
 from rho_train.optim import adamw
-from rho_train.planning.plan import Plan, PlanRow
 from rho_train.sampler import LargeBatchSampler, loader
 from rho_train.scoring import ForwardFunction, Scoring, device_of
 from rho_train.selector import Selector
@@ -36,8 +33,6 @@ RATIOS = (2, 3, 5, 10)
 _POOL = 2  # batches that the steps are measured on
 _REPEATS = 3  # at least
 _LOADER_SHARE = 0.15  # of the seconds
-# Cores that other work may use: threads that share a core with it wait for each other.
-_BUSY = 0.2
 # Of one loop of an AsyncSelector, at least: a new thread shares a core with the old one at first.
 _LOOP, _LOOP_SECONDS = 4, 0.1
 _OPTIONS = {
@@ -49,6 +44,91 @@ _OPTIONS = {
     "proxy": Scoring(),
     "async": Scoring(),
 }
+_SECONDS = ("load", "score", "select", "train", "step")
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """Median seconds of a step, for one scoring option and one size of the large batch.
+
+    `load` is for loading n_B examples, `score` for the forward passes, `select` for the rest of the
+    Selector, `train` for the step on n_b examples, `step` for all, where workers may load beside
+    the rest. On CUDA `score` only launches the passes. `cost` is c, the step in uniform steps: to
+    break even, selection must need that many times fewer. `with_il` is the same with the IL cost
+    included, c / (1 - T_il / (S t_u)) for S uniform steps of t_u seconds; None: it never pays.
+    """
+
+    option: str
+    ratio: int
+    large_batch: int
+    load: float
+    score: float
+    select: float
+    train: float
+    step: float
+    cost: float
+    with_il: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Measurements of `plan`, printed as a table.
+
+    `small_batch` is n_b; `load`, `train` and `uniform` are the seconds of a uniform step;
+    `il_seconds` is the IL cost over `steps` of them; `notes` say what was not measured, and why.
+    """
+
+    small_batch: int
+    load: float
+    train: float
+    uniform: float
+    il_seconds: float
+    steps: int
+    rows: tuple[PlanRow, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def first(self) -> PlanRow:
+        """The row to try first: with n_B of 3 to 5 times n_b, the first within 5 % of the lowest.
+
+        In a first comparison selection won in time at these sizes.
+        """
+        usual = [row for row in self.rows if 3 <= row.ratio <= 5] or self.rows
+        # Options that differ by less are within what the same measurement differs by.
+        return next(row for row in usual if row.step <= 1.05 * min(one.step for one in usual))
+
+    def __str__(self) -> str:
+        parts = "".join(f"{name:>9}" for name in _SECONDS)
+        head = f"{'scoring':<13}{'n_B':>6}{parts}{'x uniform':>11}{'with IL':>9}"
+        lines = [
+            f"A uniform step on {self.small_batch} examples takes {_ms(self.uniform)} ms: loading "
+            f"{_ms(self.load)}, training {_ms(self.train)}.\n",
+            f"{head}   (milliseconds)",
+            "-" * len(head),
+        ]
+        for row in self.rows:
+            times = "".join(f"{_ms(getattr(row, name)):>9}" for name in _SECONDS)
+            with_il = "never" if row.with_il is None else f"{row.with_il:.2f}"
+            lines.append(
+                f"{row.option:<13}{row.large_batch:>6}{times}{row.cost:>11.2f}{with_il:>9}"
+            )
+        first = self.first
+        lines += [
+            "\nx uniform: cost in uniform steps; selection pays if it needs that many times fewer",
+            f"with IL: with the IL cost of {self.il_seconds:g} s in {self.steps:,} uniform steps\n",
+            *self.notes,
+        ]
+        if first.load > first.score + first.select + first.train:
+            lines.append(
+                "The loader is slower than the rest of a step: make it faster first (more workers, "
+                "data in memory)"
+            )
+        advice = f"Try first: large batches of {first.large_batch}, {first.option} scoring"
+        return "\n".join([*lines, advice])
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.{3 if seconds < 1e-2 else 1}f}"
 
 
 def plan(
@@ -71,9 +151,9 @@ def plan(
 
     Each option and each size of the large batch makes whole steps, in turn with the uniform step
     and in another order at every repeat. Times are medians. That of the training step is of all
-    options but `async` (see `rho_train.AsyncSelector`), in which it shares the machine with
-    scoring. A copy of the model makes the steps, and the random state is restored. An option that
-    does not run here is left out, and `Plan.notes` says why.
+    options but `async` (see `rho_train.AsyncSelector`), whose scoring runs beside it. A copy of the
+    model makes the steps, and the random state is restored. An option that is not for this
+    model, or does not run here, is left out; `Plan.notes` says why. Other work makes times too long.
 
     Args:
         model: what will be trained, on the device of its parameters.
@@ -122,8 +202,11 @@ def plan(
         assert dataset is not None
         return loader(dataset, LargeBatchSampler(len(dataset), size, seed=0), workers=workers)
 
+    def whole(load: float, work: float) -> float:
+        return max(load, work) if workers else load + work
+
     device, sizes = device_of(model), sorted([batch, *(ratio * batch for ratio in ratios)])
-    share, busy, state = _LOADER_SHARE * seconds / len(sizes), busy_cores(), random_state(device)
+    share, state = _LOADER_SHARE * seconds / len(sizes), random_state(device)
     loads, pool = {}, list[Any]()
     try:
         for size in sizes:
@@ -136,30 +219,41 @@ def plan(
         uniform = StepTimer(target, train, _cut(pool, batch))
         uniform.step()
         timers, notes = _timers(uniform, pool, ratios, proxy, forward)
-        _repeat([uniform, *timers], (1.0 - _LOADER_SHARE) * seconds)
+        everything, shuffle = [uniform, *timers], random.Random(0).shuffle
+        end = time.perf_counter() + (1.0 - _LOADER_SHARE) * seconds
+        for repeat in itertools.count():
+            if repeat >= _REPEATS and time.perf_counter() >= end:
+                break
+            shuffle(everything)
+            for timer in everything:
+                if len(timer.seconds) <= repeat:
+                    timer.step()
     finally:
         restore_random_state(state, device)
-    if busy > _BUSY:
-        note = f"Other work keeps {busy:.1f} cores busy: these times are too long"
-        notes.insert(0, f"{note}; repeat it on an idle machine")
-
-    def whole(load: float, work: float) -> float:
-        return max(load, work) if workers else load + work
-
     trained = uniform.medians()[2]
     base = whole(loads[batch], trained)
+    left = 1.0 - il_seconds / (steps * base)
     # However a batch was selected, the step is the same work: one median of all is steadier.
     after = median(one[2] for t in timers if t.option != "async" for one in t.seconds)
     rows = []
     for timer in timers:
-        size, (score, select, beside) = timer.ratio * batch, timer.medians()
+        score, select, beside = timer.medians()
         step = beside if timer.option == "async" else after
-        times = {"load": loads[size], "score": score, "select": select, "train": step}
-        times |= {"step": whole(loads[size], score + select + step), "uniform": base}
-        rows.append(PlanRow(option=timer.option, ratio=timer.ratio, large_batch=size, **times))
-    times = {"load": loads[batch], "train": trained, "uniform": base, "il_seconds": il_seconds}
-    found: dict[str, Any] = {**times, "rows": tuple(rows), "notes": tuple(notes)}
-    return Plan(small_batch=batch, workers=workers, steps=steps, **found)
+        size, loading = timer.ratio * batch, loads[timer.ratio * batch]
+        spent = whole(loading, score + select + step)
+        with_il = spent / base / left if left > 0.0 else None
+        times = (loading, score, select, step, spent, spent / base, with_il)
+        rows.append(PlanRow(timer.option, timer.ratio, size, *times))
+    return Plan(
+        small_batch=batch,
+        load=loads[batch],
+        train=trained,
+        uniform=base,
+        il_seconds=il_seconds,
+        steps=steps,
+        rows=tuple(rows),
+        notes=tuple(notes),
+    )
 
 
 @dataclass(eq=False)
@@ -172,21 +266,19 @@ class StepTimer:
     option: str = "uniform"
     ratio: int = 1
     selector: Selector | None = None
-    calls: int = field(default=0, init=False)
     seconds: list[tuple[float, float, float]] = field(default_factory=list, init=False)
 
     def step(self) -> None:
-        """Make a step and note its seconds; with `async` several, unless there are enough."""
-        self.calls += 1
+        """Make a step and note its seconds; with `async` several."""
         if self.option == "async":
-            if len(self.seconds) < self.calls:
-                self._async_steps()
-            return
-        device, batch = device_of(self.model), self.batches[self.calls % len(self.batches)]
-        began, score = _now(device), self._spent()[0]
+            return self._async_steps()
+        device, batch = device_of(self.model), self.batches[len(self.seconds) % len(self.batches)]
+        began, score = _now(device), 0.0
         if self.selector is not None:
+            score -= self.selector.score_seconds
             batch = self.selector(self.model, batch)
-        selected, score = _now(device), self._spent()[0] - score
+            score += self.selector.score_seconds
+        selected = _now(device)
         self.train(batch)
         self.seconds.append((score, selected - began - score, _now(device) - selected))
 
@@ -195,22 +287,14 @@ class StepTimer:
         assert self.selector is not None
         noted: list[tuple[float, float, float]] = []
         began = ended = time.perf_counter()
-        before = self._spent()
         for batch in AsyncSelector(self.selector, self.model)(itertools.cycle(self.batches)):
             self.train(batch)
-            # Not before the step: it would wait for the scores too.
-            now, after = _now(device_of(self.model)), self._spent()
-            score, selection = after[0] - before[0], after[1] - before[1]
-            noted.append((score, selection - score, now - ended - selection))
+            now = _now(device_of(self.model))
+            noted.append((0.0, 0.0, now - ended))
             if len(noted) >= _LOOP and now - began >= _LOOP_SECONDS:
                 break
-            ended, before = now, after
+            ended = now
         self.seconds += noted[len(noted) // 2 :]
-
-    def _spent(self) -> tuple[float, float]:
-        """Return the seconds of the Selector so far: scoring, and everything."""
-        one = self.selector
-        return (0.0, 0.0) if one is None else (one.score_seconds, one.seconds)
 
     def medians(self) -> list[float]:
         """Return the median of each part."""
@@ -229,20 +313,22 @@ def _timers(
     batch = len(split(uniform.batches[0], "plan").ids)
     n, inputs = 1 + max(int(one.ids.max()) for one in fields), fields[0].inputs
     images = isinstance(inputs, Tensor) and inputs.ndim == 4 and forward is None
+    il = torch.zeros(n, dtype=torch.float32, device="cpu")
     timers, notes = list[StepTimer](), list[str]()
     for option, scoring in _OPTIONS.items():
-        if option == "proxy" and proxy is None:
-            continue
-        if option == "channels_last" and not images:
-            notes.append("channels_last: left out, it is for models called on images (n, C, H, W)")
+        if (option == "proxy" and proxy is None) or (option == "channels_last" and not images):
             continue
         started, made = time.perf_counter(), list[StepTimer]()
         try:
             for ratio in ratios:
-                options: dict[str, Any] = {"scoring": scoring, "forward": forward}
-                options["scorer"] = proxy if option == "proxy" else None
-                options["history"] = History(n) if scoring.refresh < 1.0 else None
-                selector = Selector(il=torch.zeros(n), k=batch, **options)
+                selector = Selector(
+                    il=il,
+                    k=batch,
+                    scoring=scoring,
+                    forward=forward,
+                    scorer=proxy if option == "proxy" else None,
+                    history=History(n) if scoring.refresh < 1.0 else None,
+                )
                 timer = replace(uniform, option=option, ratio=ratio, selector=selector)
                 timer.batches = _cut(pool, ratio * batch)
                 timer.step()
@@ -259,17 +345,6 @@ def _timers(
             spent = time.perf_counter() - started
             notes.append(f"{option}: compiling took {spent:.0f} s, which no step includes")
     return timers, notes
-
-
-def _repeat(timers: list[StepTimer], seconds: float) -> None:
-    """Let every timer make steps in turn until the seconds are over."""
-    shuffle, end = random.Random(0).shuffle, time.perf_counter() + seconds
-    for repeat in itertools.count():
-        if repeat >= _REPEATS and time.perf_counter() >= end:
-            return
-        shuffle(timers)
-        for timer in timers:
-            timer.step()
 
 
 def _measure_loader(
@@ -305,19 +380,3 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def busy_cores() -> float:
-    """Return how many cores other work keeps busy in half a second; 0 where nobody knows."""
-
-    def ticks() -> Tensor:
-        return torch.tensor([int(count) for count in stat.read_text().split()[1:9]])
-
-    stat = Path("/proc/stat")
-    if not stat.exists():
-        return 0.0
-    before = ticks()
-    time.sleep(0.5)
-    spent: list[float] = (ticks() - before).tolist()
-    idle = (spent[3] + spent[4]) / sum(spent)  # doing nothing, and waiting for a disk
-    return max(0.0, 1.0 - idle) * (os.cpu_count() or 1)
