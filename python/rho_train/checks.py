@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import reprlib
 import warnings
 from collections.abc import Mapping, Sequence
@@ -25,14 +24,6 @@ def check_counts(config: object, *names: str, least: int = 1) -> None:
             raise TypeError(f"{where}: {name} must be an int, got {value!r}")
         if value < least:
             raise ValueError(f"{where}: {name} must be at least {least}, got {value}")
-
-
-def check_adamw(where: str, lr: float, weight_decay: float) -> None:
-    """Refuse a learning rate or a weight decay that AdamW cannot train with."""
-    if not 0.0 < lr < math.inf:
-        raise ValueError(f"{where}: lr must be positive and finite, got {lr}")
-    if not 0.0 <= weight_decay < math.inf:
-        raise ValueError(f"{where}: weight_decay must be finite and at least 0, got {weight_decay}")
 
 
 def check_ids(where: str, name: str, ids: Any, n: int) -> None:

@@ -43,8 +43,12 @@ def subnormals_flushed() -> Iterator[None]:
         torch.set_flush_denormal(before)
 
 
-def check_schedule(where: str, schedule: str) -> None:
-    """Refuse a schedule that `lr_schedule` does not know, by a ValueError."""
+def check_adamw(where: str, lr: float, weight_decay: float, schedule: str = "constant") -> None:
+    """Refuse settings that AdamW cannot train with, and schedules that are unknown."""
+    if not 0.0 < lr < math.inf:
+        raise ValueError(f"{where}: lr must be positive and finite, got {lr}")
+    if not 0.0 <= weight_decay < math.inf:
+        raise ValueError(f"{where}: weight_decay must be finite and at least 0, got {weight_decay}")
     if schedule not in get_args(LRSchedule):
         raise ValueError(
             f"{where}: schedule must be one of {', '.join(get_args(LRSchedule))}, got {schedule!r}"
@@ -60,5 +64,4 @@ def lr_schedule(optimizer: Optimizer, schedule: LRSchedule, steps: int) -> Lambd
             return 1.0 - done
         return 0.5 * (1.0 + math.cos(math.pi * done)) if schedule == "cosine" else 1.0
 
-    check_schedule("lr_schedule", schedule)
     return LambdaLR(optimizer, factor)

@@ -3,10 +3,9 @@
 from rho_train.il.average import average_il
 from rho_train.il.checksums import input_checksums
 from rho_train.il.compute import crossfit_il, holdout_il, pretrained_il
-from rho_train.il.recipe import ILRecipe
 from rho_train.il.score import score_examples
 from rho_train.il.store import ILStore
-from rho_train.il.train import train_il
+from rho_train.il.train import ILRecipe, train_il
 
 __all__ = [
     "ILRecipe",

@@ -16,10 +16,9 @@ from rho_train.distributed import rank_and_world
 from rho_train.dry_run import dry_run
 from rho_train.identity import module_digest
 from rho_train.il.checksums import checked_inputs
-from rho_train.il.recipe import ILRecipe
 from rho_train.il.score import SCORING_BATCH, loss_identity, score_examples, wait_for
 from rho_train.il.store import ILStore
-from rho_train.il.train import BEST, ILFit, train_il
+from rho_train.il.train import BEST, ILFit, ILRecipe, train_il
 from rho_train.progress import OnStep, no_op
 from rho_train.rng import generator
 from rho_train.run_folder import RunFolder

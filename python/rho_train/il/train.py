@@ -1,4 +1,4 @@
-"""Training of one IL model: it ends with its best epoch, and a kill costs seconds."""
+"""Training of one IL model by a recipe: it ends with its best epoch, and a kill costs seconds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,13 +17,12 @@ from torch import Tensor, nn
 
 from rho_train.batch import to
 from rho_train.checkpoint import architecture_digest, random_state, restore_random_state
-from rho_train.checks import check_ids
+from rho_train.checks import check_counts, check_ids
 from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.dry_run import dry_run
 from rho_train.identity import digest, module_digest
-from rho_train.il.recipe import ILRecipe
 from rho_train.il.score import SCORING_BATCH, loss_identity, score_examples
-from rho_train.optim import adamw, lr_schedule, subnormals_flushed
+from rho_train.optim import LRSchedule, adamw, check_adamw, lr_schedule, subnormals_flushed
 from rho_train.progress import OnStep, Stopped, no_op
 from rho_train.run_folder import RunFolder
 from rho_train.sampler import LargeBatchSampler, loader
@@ -36,6 +35,40 @@ BEST = "best.pt"
 _TRAINING = "training.pt"
 # A checkpoint is due after this time, and later if writing one takes more than 1/20 of it.
 _CHECKPOINT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class ILRecipe:
+    """The training settings of an irreducible-loss model.
+
+    With a model that has not converged RHO-LOSS is worse than uniform selection. The best epoch is
+    used, so too many cost time only; with a rate that decays, fewer do as well.
+
+    Args:
+        epochs: passes over the examples that the IL model trains on.
+        batch_size: examples a step.
+        lr: AdamW learning rate at the start.
+        schedule: `constant`, or a decay to zero over all steps: `linear`, or half a `cosine`.
+        weight_decay: of AdamW.
+        seed: of initial weights, order and folds.
+        scoring_batch: examples that are scored at once; fewer take less memory.
+    """
+
+    epochs: int = 20
+    batch_size: int = 64
+    lr: float = 3e-3
+    schedule: LRSchedule = "cosine"
+    weight_decay: float = 0.1
+    seed: int = 0
+    scoring_batch: int = SCORING_BATCH
+
+    def __post_init__(self) -> None:
+        check_counts(self, "epochs", "batch_size", "scoring_batch")
+        check_adamw("ILRecipe", self.lr, self.weight_decay, self.schedule)
+
+    def steps(self, examples: int) -> int:
+        """Return the training steps for a number of examples."""
+        return self.epochs * (examples // min(self.batch_size, examples))
 
 
 class ILFit(NamedTuple):

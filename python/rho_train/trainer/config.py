@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from rho_train.checks import check_adamw, check_counts
+from rho_train.checks import check_counts
 from rho_train.dataset import IndexedDataset
-from rho_train.optim import LRSchedule, check_schedule
+from rho_train.optim import LRSchedule, check_adamw
 from rho_train.selector import Selector
 from rho_train.trainer.time_breakdown import TimeBreakdown
 
@@ -72,8 +72,7 @@ class TrainConfig:
                 f"TrainConfig: batch = {self.batch} must not be larger than large_batch = "
                 f"{self.large_batch}, which it is selected from"
             )
-        check_adamw("TrainConfig", self.lr, self.weight_decay)
-        check_schedule("TrainConfig", self.schedule)
+        check_adamw("TrainConfig", self.lr, self.weight_decay, self.schedule)
 
 
 @dataclass(eq=False, repr=False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 import rho_ext
-from rho_train.batch import Batch, split, to
+from rho_train.batch import split, to
 from rho_train.dataset import IndexedDataset
 from rho_train.dry_run import unchanged
 from rho_train.online import OnlineModel
@@ -60,7 +60,8 @@ def evaluate(model: nn.Module, dataset: Dataset[Any], *, bf16: bool | None = Non
     found, wanted, loss, classes = [], [], 0.0, 0
     with scoring_mode(model, bf16=bf16) as scorer:
         for begin in range(0, n, rows):
-            batch = to(_read(data, range(begin, min(begin + rows, n))), device)
+            examples = data.__getitems__(range(begin, min(begin + rows, n)))
+            batch = to(data.collate(examples), device)
             fields = split(batch, "evaluate")
             logits = logits_of(scorer, fields.inputs).float()
             loss += float(F.cross_entropy(logits, fields.labels.long(), reduction="sum"))
@@ -78,29 +79,15 @@ def evaluate(model: nn.Module, dataset: Dataset[Any], *, bf16: bool | None = Non
 def eval_data(dataset: Dataset[Any], device: torch.device | None = None) -> IndexedDataset:
     """Wrap an evaluation set; tensors that are read as they are move to the device once."""
     data = dataset if isinstance(dataset, IndexedDataset) else IndexedDataset(dataset)
-    tensors = _tensors(data)
-    if device is None or tensors is None:
-        return data
-    return IndexedDataset(TensorDataset(*(tensor.to(device) for tensor in tensors)))
-
-
-def _tensors(data: IndexedDataset) -> tuple[Tensor, ...] | None:
-    """Return inputs and labels of a data set that holds nothing else."""
     inner = data.dataset
     plain = type(inner) is TensorDataset and data.collate is IndexedDataset.collate
-    return inner.tensors if plain and len(inner.tensors) == 2 else None
-
-
-def _read(data: IndexedDataset, rows: range) -> Any:
-    """Read consecutive examples, tensors as views."""
-    if tensors := _tensors(data):
-        x, y = (tensor[rows.start : rows.stop] for tensor in tensors)
-        return Batch(x, y, torch.arange(rows.start, rows.stop, dtype=torch.int64, device="cpu"))
-    return data.collate(data.__getitems__(rows))
+    if device is None or not plain or len(inner.tensors) != 2:
+        return data
+    return IndexedDataset(TensorDataset(*(tensor.to(device) for tensor in inner.tensors)))
 
 
 def _batch_rows(data: IndexedDataset) -> int:
-    inputs = split(_read(data, range(1)), "evaluate").inputs
+    inputs = split(data.collate(data.__getitems__([0])), "evaluate").inputs
     tensors = inputs.values() if isinstance(inputs, Mapping) else [inputs]
     numbers = max((t.numel() for t in tensors if isinstance(t, Tensor)), default=1)
     return max(1, min(_EVAL_ROWS, _EVAL_NUMBERS // max(1, numbers)))

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from rho_train.batch import split
-from rho_train.dataset import IndexedDataset, fingerprint
+from rho_train.dataset import fingerprint
 from rho_train.files import atomic_write
 from rho_train.history import History
 from rho_train.records import to_line
@@ -47,7 +46,14 @@ def selected_record(history: History, run: RunData, il: Tensor | None = None) ->
     `never_selected` are 12 of the others. Where some stand for all that tie, or that were never
     selected, they lie evenly in the order of their last loss. `il`, (n,), is of the training ids.
     """
-    show = partial(_input_of, run.dataset) if run.show is None else run.show
+
+    def show(position: int) -> object:
+        """Return what people see of an example, else the first input that a model gets."""
+        if run.show is not None:
+            return run.show(position)
+        inputs = split(run.dataset.collate(run.dataset.__getitems__([position])), "Trainer").inputs
+        return (next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)[0]
+
     ids, order = run.train_ids.cpu().sort()
     columns = {name: column.cpu()[ids] for name, column in history.state_dict().items()}
     seen, selected, loss = columns["seen"], columns["selected"], columns["loss"]
@@ -106,12 +112,6 @@ def _evenly(rows: Tensor, loss: Tensor, count: int) -> Tensor:
 def _finite(value: Tensor) -> float | None:
     """Return the number, None for what JSON cannot hold."""
     return float(value) if bool(value.isfinite()) else None
-
-
-def _input_of(dataset: IndexedDataset, position: int) -> object:
-    """Return what a model gets of one example: a tensor, or the first of several inputs."""
-    inputs = split(dataset.collate(dataset.__getitems__([position])), "Trainer").inputs
-    return (next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)[0]
 
 
 def render(x: object) -> dict[str, Any]:
