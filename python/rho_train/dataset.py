@@ -234,9 +234,10 @@ def _position(index: int, n: int) -> int:
 def _positions(indices: Sequence[int], n: int) -> Tensor:
     # At every step: NumPy reads a list of integers ten times as fast as torch.
     ids = torch.from_numpy(np.array(indices, dtype=np.int64))
-    for bound in ids.aminmax() if len(ids) else ():
-        _position(int(bound), n)
-    return ids % max(n, 1)
+    bounds = [int(bound) for bound in ids.aminmax()] if len(ids) else []
+    for bound in bounds:
+        _position(bound, n)
+    return ids % n if min(bounds, default=0) < 0 else ids
 
 
 def _labels_of(dataset: Any) -> Tensor:
