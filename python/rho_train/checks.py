@@ -109,7 +109,7 @@ def check_factory(where: str, make_model: Any) -> None:
         except TypeError as error:
             got = f"{got} ({error})"
     wanted = "make_model must be a function that builds a model from a seed"
-    raise TypeError(f"{where}: {wanted}, got {got}; pass lambda seed: Model(...)")
+    raise ValueError(f"{where}: {wanted}, got {got}; pass lambda seed: Model(...)")
 
 
 def build_model(where: str, make_model: Any, seed: int) -> nn.Module:
@@ -118,7 +118,7 @@ def build_model(where: str, make_model: Any, seed: int) -> nn.Module:
     model = make_model(seed)
     if not isinstance(model, nn.Module):
         got = f"{type(model).__name__}; return the model"
-        raise TypeError(f"{where}: make_model must return an nn.Module, got {got}")
+        raise ValueError(f"{where}: make_model must return an nn.Module, got {got}")
     return model
 
 

@@ -153,7 +153,7 @@ def plan(
     and in another order at every repeat. Times are medians. That of the training step is of all
     options but `async` (see `rho_train.AsyncSelector`), whose scoring runs beside it. A copy of the
     model makes the steps, and the random state is restored. An option that is not for this
-    model, or does not run here, is left out; `Plan.notes` says why. Other work makes times too long.
+    model, or does not run here, is left out; `Plan.notes` says why. Other work adds to the times.
 
     Args:
         model: what will be trained, on the device of its parameters.

@@ -277,17 +277,17 @@ def by_holdout(ids: Any = FIRST, labels: Tensor = Y) -> object:
         ),
         (
             lambda: crossfit_il(SAME, data(), 2, ILRecipe(epochs=1)),  # type: ignore[arg-type]
-            TypeError,
+            ValueError,
             "crossfit_il: make_model must be a function that builds a model .* a Linear; pass lam",
         ),
         (
             lambda: holdout_il(lambda: SAME, data(), FIRST, ILRecipe(epochs=1)),  # type: ignore[arg-type]
-            TypeError,
+            ValueError,
             r"holdout_il: make_model must be .* from a seed, got a function \(too many .*\); pass",
         ),
         (
             lambda: crossfit_il(lambda seed: None, data(), 2, ILRecipe(epochs=1)),  # type: ignore[arg-type,return-value]
-            TypeError,
+            ValueError,
             "make_model must return an nn.Module, got NoneType; return the model",
         ),
         (

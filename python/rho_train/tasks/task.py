@@ -51,8 +51,8 @@ class Task:
     Warns of classes without training examples.
 
     Raises:
-        ValueError: labels, groups or flags do not have one value an example.
-        TypeError: a model is no function of a seed.
+        ValueError: a data set is not map-style; labels, groups or flags do not have one value an
+            example; `make_model` is no function of a seed.
 
     Example:
         >>> import torch
@@ -79,15 +79,19 @@ class Task:
     attribution: str = ""
 
     def __post_init__(self) -> None:
-        where, n, labels = f"Task {self.name}", len(self.dataset()), []
+        where, labels = f"Task {self.name}", []
         for make in (self.make_model, self.make_il_model or self.make_model):
             check_factory(where, make)
-        for option, data in (("labels", self.dataset()), ("test_labels", self.eval_set())):
+        for options, read in (
+            ("train, labels", self.dataset),
+            ("test, test_labels", self.eval_set),
+        ):
             try:
-                labels.append(data.labels)
+                labels.append(read().labels)
             except (TypeError, ValueError) as error:
-                raise type(error)(f"{where}: pass {option}=: {error}") from error
-        if not n or not len(self.eval_set()):
+                raise ValueError(f"{where}: {options}: {error}") from error
+        n = len(labels[0])
+        if not n or not len(labels[1]):
             raise ValueError(f"{where}: train and test must have examples")
         groups = self.groups
         if groups is not None and not (
