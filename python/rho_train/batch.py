@@ -34,7 +34,7 @@ class Fields(NamedTuple):
     ids: Tensor
 
 
-def split(batch: object, where: str = "Selector") -> Fields:
+def split(batch: Any, where: str = "Selector") -> Fields:
     """Return the inputs, the labels (n, ...) and the ids (n,), int64 or int32, of a batch.
 
     A batch is a structure with the fields x, y and ids (named tuple, dataclass, object); a tuple or
@@ -53,7 +53,7 @@ def split(batch: object, where: str = "Selector") -> Fields:
         fields = _split_mapping(batch, where)
     elif all(hasattr(batch, name) for name in Batch._fields):
         fields = Fields(*(getattr(batch, name) for name in Batch._fields))
-    elif isinstance(batch, (tuple, list)) and not _is_named(batch) and len(batch) == 3:
+    elif _is_plain(batch) and len(batch) == 3:
         fields = Fields(*batch)
     else:
         raise _no_ids(where, batch)
@@ -85,12 +85,12 @@ def inputs_of(sample: Any) -> Any:
     return _split_mapping(sample, "inputs_of").inputs if isinstance(sample, Mapping) else sample.x
 
 
-def gather(batch: T, n: int, indices: Tensor, *, whole: object = None) -> T:
-    """Return the rows `indices`, int64 (k,), of a batch of n examples, in its structure and type.
+def gather(batch: T, n: int, rows: Tensor | slice, *, whole: object = None) -> T:
+    """Return `rows`, int64 (k,) or a slice, of a batch of n examples, in its structure and type.
 
     Rows are taken from tensors and arrays of n rows, from lists and tuples of n elements and from
-    containers that take them of themselves: a PackedSequence, a TensorDict or tensorclass, a batch
-    of PyTorch Geometric. They may lie at any depth of mappings, sequences and the attributes of
+    containers that know their examples: a PackedSequence, a TensorDict or tensorclass, a batch of
+    PyTorch Geometric. They may lie at any depth of mappings, sequences and the attributes of
     objects; other values stay, and the value `whole` does. A mapping whose type no dict can build
     becomes a dict.
 
@@ -103,100 +103,79 @@ def gather(batch: T, n: int, indices: Tensor, *, whole: object = None) -> T:
         >>> gather(batch, 3, torch.tensor([2, 0])).ids
         tensor([9, 7])
     """
-    return _rows(batch, n, indices, whole)
-
-
-def part(batch: T, n: int, rows: slice) -> T:
-    """Return consecutive rows of a batch of n examples, tensors and arrays as views."""
-    return _rows(batch, n, rows)
-
-
-def _rows(batch: T, n: int, rows: slice | Tensor, whole: object = None) -> T:
-    """Take rows of every value that has one for each of the n examples."""
 
     def take(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            if value is whole or value.ndim == 0 or value.size(0) != n:
+        if isinstance(value, Tensor) and not value.is_nested:
+            if value is whole or value.shape[:1] != (n,):
                 return value
-            if value.is_nested:
-                some = value.unbind()[rows] if isinstance(rows, slice) else [value[i] for i in rows]
-                return torch.nested.as_nested_tensor(list(some), layout=value.layout)
             if isinstance(rows, slice):
                 return value[rows]
             return value.index_select(0, rows.to(value.device))
         if value is whole or isinstance(value, _ATOMS):
             return value
         if isinstance(value, np.ndarray):
-            return value[_on_host(rows)] if value.shape[:1] == (n,) else value
-        if isinstance(value, PackedSequence):
-            return _repacked(value, rows) if int(value.batch_sizes[0]) == n else value
-        if _indexes_itself(value):
-            return _indexed(value, n, rows)
-        if isinstance(value, (tuple, list)) and not _is_named(value) and len(value) == n:
+            return value[_numbers(n, rows)] if value.shape[:1] == (n,) else value
+        if (own := _own_count(value)) == n:
+            return _own_rows(value, n, rows)
+        if _is_plain(value) and len(value) == n:
             if n and all(isinstance(v, Tensor) and v.shape[:1] == (n,) for v in value):
                 raise ValueError(
                     f"a {type(value).__name__} of {n} tensors with {n} rows each may hold "
                     "one tensor an example or one column each; give columns names (a dict)"
                 )
-            some = value[rows] if isinstance(rows, slice) else [value[i] for i in rows.tolist()]
-            return type(value)(some)
-        if _is_structure(value):
+            return type(value)([value[i] for i in _numbers(n, rows)])
+        if isinstance(value, Mapping) or (own is None and _is_structure(value)):
             return _rebuild(value, take)
-        if isinstance(value, Sized) and not callable(value) and len(value) == n:
+        if own is None and isinstance(value, Sized) and not callable(value) and len(value) == n:
             raise TypeError(
                 f"a {type(value).__name__} of {n} elements in a batch of {n} examples: no rows can "
                 "be taken from it; collate it to a tensor, an array or a list"
             )
         return value
 
-    result: T = take(batch) if _takes_rows(batch) else _rebuild(batch, take)
+    result: T = take(batch) if _own_count(batch) == n else _rebuild(batch, take)
     return result
 
 
-def _on_host(rows: slice | Tensor) -> Any:
-    return rows if isinstance(rows, slice) else rows.cpu().numpy()
+def _numbers(n: int, rows: Tensor | slice) -> list[int]:
+    return list(range(n)[rows]) if isinstance(rows, slice) else rows.tolist()
 
 
-def _takes_rows(value: object) -> bool:
-    """Return whether a container takes rows of itself and moves itself to a device."""
-    return isinstance(value, PackedSequence) or _indexes_itself(value)
+def _own_count(value: Any) -> int | None:
+    """Return how many examples a container knows that it has, None if it is no such container."""
+    if isinstance(value, PackedSequence):
+        return int(value.batch_sizes[0])
+    if isinstance(value, Tensor):
+        return value.size(0) if value.is_nested else None
+    if hasattr(type(value), "from_data_list"):  # a batch of PyTorch Geometric
+        return int(value.num_graphs)
+    size = getattr(value, "batch_size", None)  # of a TensorDict or a tensorclass
+    return (size[0] if size else -1) if isinstance(size, torch.Size) else None
 
 
-def _indexes_itself(value: object) -> bool:
-    # Those of tensordict and of PyTorch Geometric.
-    size = getattr(value, "batch_size", None)
-    return isinstance(size, torch.Size) or hasattr(type(value), "from_data_list")
+def _own_rows(value: Any, n: int, rows: Tensor | slice) -> Any:
+    """Take rows of a container that knows its examples, by its own means."""
+    if isinstance(getattr(value, "batch_size", None), torch.Size):
+        return value[rows]
+    numbers = _numbers(n, rows)
+    if isinstance(value, PackedSequence):
+        padded, lengths = pad_packed_sequence(value, batch_first=True)
+        lengths = lengths[numbers]
+        # Packed without an order of its own, it is so again if the rows allow it.
+        sort = value.sorted_indices is not None or bool((lengths[1:] > lengths[:-1]).any())
+        return pack_padded_sequence(padded[numbers], lengths, True, enforce_sorted=not sort)
+    some = [value[i] for i in numbers]
+    if isinstance(value, Tensor):
+        return torch.nested.as_nested_tensor(some, layout=value.layout)
+    return type(value).from_data_list(some)
 
 
-def _indexed(value: Any, n: int, rows: slice | Tensor) -> Any:
-    if hasattr(type(value), "from_data_list"):
-        if value.num_graphs != n:
-            return value
-        return type(value).from_data_list(value.index_select(rows))
-    if value.batch_size[:1] != (n,):
-        raise ValueError(
-            f"a {type(value).__name__} of batch_size {list(value.batch_size)} in a batch of {n} "
-            f"examples: give it batch_size=[{n}], and its rows can be taken"
-        )
-    if isinstance(rows, Tensor) and value.device is not None:
-        rows = rows.to(value.device)
-    return value[rows]
-
-
-def _repacked(packed: PackedSequence, rows: slice | Tensor) -> PackedSequence:
-    padded, lengths = pad_packed_sequence(packed, batch_first=True)
-    lengths, padded = lengths[rows if isinstance(rows, slice) else rows.cpu()], padded[rows]
-    # What was packed without an order of its own is so again, if the rows allow it.
-    in_order = packed.sorted_indices is None and bool((lengths[1:] <= lengths[:-1]).all())
-    return pack_padded_sequence(padded, lengths, batch_first=True, enforce_sorted=in_order)
-
-
-def leaves(batch: object, n: int, name: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(batch: Any, n: int, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the names and the values of the fields of a batch of n examples, at any depth."""
-    listed = isinstance(batch, (tuple, list)) and not _is_named(batch) and len(batch) == n
-    if name and (listed or _takes_rows(batch) or not _is_structure(batch)):
+    values = _is_plain(batch) and len(batch) == n
+    if name and (values or _own_count(batch) is not None or not _is_structure(batch)):
         yield name, batch
-    elif not _takes_rows(batch):
+    else:
         for key, value in _items(batch):
             yield from leaves(value, n, f"{name}.{key}" if name else str(key))
 
@@ -215,30 +194,29 @@ def to(batch: T, device: torch.device | str) -> T:
     non_blocking = device.type != "cpu"
 
     def move(value: Any) -> Any:
-        if isinstance(value, Tensor) or _takes_rows(value):
+        if isinstance(value, Tensor) or _own_count(value) is not None:
             return value.to(device, non_blocking=non_blocking)
-        return _rebuild(value, move) if _is_structure(value) else value
+        return _rebuild(value, move) if value is batch or _is_structure(value) else value
 
-    result: T = move(batch) if _takes_rows(batch) else _rebuild(batch, move)
+    result: T = move(batch)
     return result
 
 
 def _rebuild(value: Any, change: Callable[[Any], Any]) -> Any:
     """Return a copy of a structure with every part changed."""
+    parts = [(name, change(item)) for name, item in _items(value)]
     if isinstance(value, Mapping):
-        items = {key: change(item) for key, item in value.items()}
         try:
-            return type(value)(items)  # type: ignore[call-arg]
+            return type(value)(dict(parts))  # type: ignore[call-arg]
         except TypeError:
-            return items
-    if _is_named(value):
-        return value._make(map(change, value))
+            return dict(parts)
     if isinstance(value, (tuple, list)):
-        return type(value)(map(change, value))
+        changed = [item for _, item in parts]
+        return type(value)(changed) if _is_plain(value) else value._make(changed)  # type: ignore[union-attr]
     result = copy.copy(value)
-    for name, item in _items(value):
+    for name, item in parts:
         # Frozen dataclasses refuse a plain assignment.
-        object.__setattr__(result, name, change(item))
+        object.__setattr__(result, name, item)
     return result
 
 
@@ -246,22 +224,21 @@ def _items(value: Any) -> list[tuple[Any, Any]]:
     """Return the names and the values of the parts of a structure."""
     if isinstance(value, Mapping):
         return list(value.items())
-    if _is_named(value):
-        return list(zip(value._fields, value, strict=True))
     if isinstance(value, (tuple, list)):
-        return list(enumerate(value))
+        return list(zip(getattr(value, "_fields", range(len(value))), value, strict=True))
     slots = [one.__dict__.get("__slots__", ()) for one in type(value).__mro__]
     names = [name for some in slots for name in ([some] if isinstance(some, str) else some)]
-    names = [name for name in names if not name.startswith("__") and hasattr(value, name)]
-    return [*getattr(value, "__dict__", {}).items(), *((n, getattr(value, n)) for n in names)]
+    names += getattr(value, "__dict__", ())
+    return [(one, getattr(value, one)) for one in names if hasattr(value, one) and one[:2] != "__"]
 
 
-def _is_named(value: object) -> bool:
-    return isinstance(value, tuple) and hasattr(value, "_fields")
+def _is_plain(value: Any) -> bool:
+    """Return whether a value is a list or a tuple without names."""
+    return isinstance(value, (tuple, list)) and not hasattr(value, "_fields")
 
 
 def _is_structure(value: object) -> bool:
-    # An object inside a batch is one if it holds tensors; a model has some that are no examples.
+    """Return whether parts of a value may be fields: an object has some if it holds tensors."""
     if isinstance(value, (Mapping, tuple, list)):
         return True
     if isinstance(value, _ATOMS) or callable(value):
@@ -305,8 +282,11 @@ def describe(value: object) -> str:
     name = type(value).__name__
     if isinstance(value, Mapping):
         return f"{name} with the keys {', '.join(map(repr, value))}"
-    if _is_named(value):
-        return f"{name} with the fields {', '.join(getattr(value, '_fields', ()))}"
     if isinstance(value, (tuple, list)):
-        return f"{name} of {len(value)} elements"
+        names = getattr(value, "_fields", None)
+        return (
+            f"{name} with the fields {', '.join(names)}"
+            if names
+            else f"{name} of {len(value)} elements"
+        )
     return name

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rho_train.async_selector import AsyncSelector
-from rho_train.batch import part, split, to
+from rho_train.batch import gather, split, to
 from rho_train.checkpoint import random_state, restore_random_state
 from rho_train.dataset import IndexedDataset
 from rho_train.files import error_text
@@ -372,7 +372,7 @@ def _measure_loader(
 
 
 def _cut(pool: list[Any], size: int) -> list[Any]:
-    return [part(one, len(split(one, "plan").ids), slice(size)) for one in pool]
+    return [gather(one, len(split(one, "plan").ids), slice(size)) for one in pool]
 
 
 def _now(device: torch.device) -> float:

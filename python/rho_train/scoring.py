@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
-from rho_train.batch import describe, gather, part
+from rho_train.batch import describe, gather
 from rho_train.checks import check_counts
 
 ForwardFunction = Callable[[nn.Module, Any], Tensor]
@@ -148,7 +148,7 @@ class MicroBatches:
         size = self.forward_pass.options.micro_batch or n
         for begin in range(0, n, size):
             here = slice(begin, min(begin + size, n))
-            piece = part(examples, n, here) if size < n else examples
+            piece = gather(examples, n, here) if size < n else examples
             output = self._output(piece, here.stop - begin)
             yield here if self.rows is None else self.rows[here], output
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
 from rho_train import Selector
-from rho_train.batch import Batch, gather, ids_of, part, split, to
+from rho_train.batch import Batch, gather, ids_of, split, to
 
 X = torch.arange(40, dtype=torch.float32).reshape(8, 5)
 Y = torch.tensor([3, 0, 2, 2, 1, 0, 3, 1])
@@ -111,7 +111,7 @@ def test_gather_gives_the_batch_of_the_rows(data: st.DataObject, kind: str, n: i
     picks = data.draw(st.lists(st.integers(0, n - 1), max_size=10)) if n else []
     taken = gather(batch, n, torch.tensor(picks, dtype=torch.int64))
     assert equal(taken, build(kind, [rows[pick] for pick in picks]))
-    assert equal(part(batch, n, slice(1, 3)), build(kind, rows[1:3]))
+    assert equal(gather(batch, n, slice(1, 3)), build(kind, rows[1:3]))
     assert equal(batch, build(kind, rows))
 
 
@@ -140,12 +140,12 @@ class Graphs:
         self.x, self.y, self.ids = (
             torch.cat([getattr(one, name) for one in graphs]) for name in ("x", "y", "ids")
         )
-        self.graphs, self.num_graphs = graphs, len(graphs)
+        self.graphs, self.num_graphs, self.batch_size = graphs, len(graphs), len(graphs)
 
     from_data_list = classmethod(lambda cls, graphs: cls(graphs))
 
-    def index_select(self, rows: Any) -> list[Any]:
-        return [self.graphs[i] for i in torch.arange(self.num_graphs)[rows].tolist()]
+    def __getitem__(self, row: int) -> Any:
+        return self.graphs[row]
 
     def to(self, device: Any, **_: Any) -> Graphs:
         moved = [{k: v.to(device) for k, v in vars(one).items()} for one in self.graphs]
@@ -224,7 +224,10 @@ def test_rows_of_containers_that_take_them_of_themselves() -> None:
     rows = torch.tensor([6, 1, 3])
     for case, (make, read) in ITSELF.items():
         batch = make()
-        for taken, wanted in ((gather(batch, 8, rows), rows), (part(batch, 8, slice(2, 5)), None)):
+        for taken, wanted in (
+            (gather(batch, 8, rows), rows),
+            (gather(batch, 8, slice(2, 5)), None),
+        ):
             values, count = read(taken)
             assert torch.equal(values, X[2:5] if wanted is None else X[wanted]), case
             assert count == 3, case
@@ -260,13 +263,15 @@ def test_what_cannot_be_cut_is_refused() -> None:
     refused: list[tuple[Any, str]] = [
         ({"x": X, "ids": ids, "group": range(8)}, "a range of 8 elements in a batch of 8 examples"),
         ({"x": X, "ids": ids, "names": set("abcdefgh")}, "a set of 8 elements"),
-        ({"x": Columns({"a": X}, []), "ids": ids}, r"a Columns of batch_size \[\] in a batch of 8"),
     ]
     for batch, message in refused:
         with pytest.raises((TypeError, ValueError), match=message):
             gather(batch, 8, rows)
     with pytest.raises(TypeError, match="batch of type Computed keeps 8 ids: functions compute"):
         Selector(k=2, method="loss")(torch.nn.Identity(), Computed(**FIELDS))
+    # What says that it has no batch is a mapping as others.
+    bare = gather({"x": Columns({"a": X}, []), "ids": ids}, 8, rows)
+    assert torch.equal(bare["x"]["a"], X[rows])
     # A text and a model that have n elements by chance are values.
     layers = torch.nn.Sequential(*[torch.nn.Identity()] * 8)
     kept = gather({"x": X, "ids": ids, "kind": "training", "model": layers}, 8, rows)
