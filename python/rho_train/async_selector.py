@@ -80,12 +80,11 @@ class AsyncSelector:
         Raises what `Selector.__call__` raises, when the batch is due; a RuntimeError if the
         Selector has selected elsewhere in between; a ValueError if the model draws while it scores.
         """
-        batches, pending = iter(loader), None
+        pending = None
         with self._thread() as thread:
-            for batch in batches:
+            for batch in loader:
                 small = None if pending is None else self._finish(pending)
-                begin = self._begin if self._checked else self._begin_checked
-                pending = begin(thread, batch)
+                pending = self._begin(thread, batch)
                 if small is not None:
                     yield small
             if pending is not None:
@@ -119,21 +118,10 @@ class AsyncSelector:
             self._join_streams()
             torch.set_num_threads(threads)
 
-    def _begin_checked(self, thread: ThreadPoolExecutor, batch: T) -> Future[PendingSelection[T]]:
-        """Score a batch before anything trains beside it, and check that nothing is drawn."""
-        before = _random_states(self._device)
-        future = self._begin(thread, batch)
-        # An error is raised again when the batch is due.
-        with suppress(Exception):
-            # Uniform steps score nothing.
-            self._checked = self._wait(future).selected.losses is not None
-        if not all(map(torch.equal, before, _random_states(self._device))):
-            raise ValueError(f"AsyncSelector: scoring {_DRAWS}; {_ITSELF}")
-        return future
-
     def _begin(self, thread: ThreadPoolExecutor, batch: T) -> Future[PendingSelection[T]]:
         """Let the thread select from a batch with the present weights."""
-        started = time.perf_counter()
+        started, checked = time.perf_counter(), self._checked
+        before = [] if checked else _random_states(self._device)
         if not self._restored:
             with torch.no_grad():
                 torch._foreach_copy_(self._weights, _tensors(self._source))
@@ -145,6 +133,13 @@ class AsyncSelector:
         autocast = torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=enabled)
         future = thread.submit(self._select, batch, self.selector.steps, autocast)
         self.selector.seconds += time.perf_counter() - started
+        if not checked:
+            # Nothing trains beside the first pass. An error is raised again when it is due.
+            with suppress(Exception):
+                # Uniform steps score nothing.
+                self._checked = self._wait(future).selected.losses is not None
+            if not all(map(torch.equal, before, _random_states(self._device))):
+                raise ValueError(f"AsyncSelector: scoring {_DRAWS}; {_ITSELF}")
         return future
 
     def _select(self, batch: T, step: int, autocast: torch.autocast) -> PendingSelection[T]:

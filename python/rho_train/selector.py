@@ -32,7 +32,7 @@ from rho_train.scoring import (
     share_of,
 )
 from rho_train.selection import LastSelection, PendingSelection
-from rho_train.selector_checks import check_batch, check_method, check_options, il_table
+from rho_train.selector_checks import check_batch, check_settings, il_table
 
 T = TypeVar("T")
 ILSource = ILStore | Tensor | OnlineModel
@@ -120,10 +120,9 @@ class Selector:
     score_seconds: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        check_options(self)
         method = registry.find(self.method)
         self.needs = frozenset(registry.needs_of(method))
-        check_method(self, method)
+        check_settings(self, method)
         self._forward_pass = ForwardPass(self.scoring, self.forward, self.loss_fn)
         self._il_table = il_table(self.il)
         self._proxy = self.scorer.model if isinstance(self.scorer, OnlineModel) else self.scorer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,101 +19,91 @@ if TYPE_CHECKING:
     from rho_train.selector import Selector
 
 _KINDS: dict[str, tuple[Any, str]] = {
+    "ratio": ((int, float, Schedule), "a number or a Schedule"),
     "phases": (UniformPhases, "UniformPhases"),
     "history": (History, "a History"),
     "scorer": ((nn.Module, OnlineModel), "a module or an OnlineModel"),
     "loss_fn": (Callable, "a function of the model and a batch"),
+    "seed": (int, "an int"),
+    "check_batches": (bool, "True or False"),
 }
 
 
-def check_options(selector: Selector) -> None:
-    """Refuse values that would fail at the first batch only."""
-    ratio, k, smoothing = selector.ratio, selector.k, selector.label_smoothing
-    if (ratio is None) == (k is None):
-        raise ValueError(f"Selector: give either ratio or k, got ratio={ratio} and k={k}")
-    if ratio is not None:
-        if isinstance(ratio, bool) or not isinstance(ratio, (int, float, Schedule)):
-            raise TypeError(f"Selector: ratio must be a number or a Schedule, got {ratio!r}")
-        if not all(0.0 < value <= 1.0 for value in values_of(ratio)):
-            raise ValueError(
-                f"Selector: ratio must lie in (0, 1], got {ratio}; for a number of examples use k="
-            )
-    if isinstance(k, float):
-        raise TypeError(f"Selector: k must be an int, got {k!r}; for a share use ratio=")
+def check_settings(selector: Selector, method: object) -> None:
+    """Refuse values that would fail at the first batch only, or lack the needs of the method."""
+    for name, (kind, wanted) in _KINDS.items():
+        value = getattr(selector, name)
+        wrong = not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
+        if wrong and value is not None:
+            got = repr(value) if isinstance(value, (bool, float, str)) else type(value).__name__
+            raise TypeError(f"Selector: {name} must be {wanted}, got {got}")
+    if isinstance(selector.k, float):
+        raise TypeError(f"Selector: k must be an int, got {selector.k!r}; for a share use ratio=")
     given = [name for name in ("k", "check_every") if getattr(selector, name) is not None]
     check_counts(selector, *given)
-    if type(selector.seed) is not int:
-        raise TypeError(f"Selector: seed must be an int, got {selector.seed!r}")
-    if not 0.0 <= smoothing <= 1.0:
-        raise ValueError(f"Selector: label_smoothing must lie in [0, 1], got {smoothing}")
-    for name, (kind, wanted) in _KINDS.items():
-        part = getattr(selector, name)
-        if part is not None and not isinstance(part, kind):
-            raise TypeError(f"Selector: {name} must be {wanted}, got {type(part).__name__}")
+    for fault in _faults(selector, pointwise=getattr(method, "pointwise", False)):
+        raise ValueError(f"Selector: {fault}")
 
 
-def check_method(selector: Selector, found: object) -> None:
-    """Refuse settings that lack the needs of the method that was found."""
+def _faults(selector: Selector, pointwise: bool) -> Iterator[str]:
+    """Yield what is wrong with the settings, and how to mend it."""
     needs, il, smoothing = selector.needs, selector.il, selector.label_smoothing
-    scoring, forward, method = selector.scoring, selector.forward, f"method {selector.method!r}"
+    ratio, scoring, method = selector.ratio, selector.scoring, f"method {selector.method!r}"
+    if (ratio is None) == (selector.k is None):
+        yield f"give either ratio or k, got ratio={ratio} and k={selector.k}"
+    if ratio is not None and not all(0.0 < value <= 1.0 for value in values_of(ratio)):
+        yield f"ratio must lie in (0, 1], got {ratio}; for a number of examples use k="
+    if not 0.0 <= smoothing <= 1.0:
+        yield f"label_smoothing must lie in [0, 1], got {smoothing}"
     if "il" in needs and il is None:
-        raise ValueError(
-            f"Selector: {method} needs irreducible losses; pass il=, an ILStore "
-            "(rho_train.holdout_il or rho_train.crossfit_il make one) or a tensor by id"
+        yield (
+            f"{method} needs irreducible losses; pass il=, an ILStore (rho_train.holdout_il or "
+            "rho_train.crossfit_il make one) or a tensor by id"
         )
-    if scoring.refresh < 1.0:
-        refresh = f"Selector: Scoring(refresh={scoring.refresh})"
-        if selector.history is None:
-            raise ValueError(f"{refresh} needs the last losses; pass history=History(len(dataset))")
-        if {"logits", "dropout"} & needs:
-            raise ValueError(
-                f"{refresh} knows losses alone, and {method} needs the logits of all examples; "
-                "choose another method, or refresh=1"
-            )
+    refresh = f"Scoring(refresh={scoring.refresh})"
+    if scoring.refresh < 1.0 and selector.history is None:
+        yield f"{refresh} needs the last losses; pass history=History(len(dataset))"
+    if scoring.refresh < 1.0 and {"logits", "dropout"} & needs:
+        yield (
+            f"{refresh} knows losses alone, and {method} needs the logits of all examples; choose "
+            "another method, or refresh=1"
+        )
     if selector.loss_fn is not None:
-        if forward is not None or smoothing:
-            raise ValueError(
-                "Selector: loss_fn= calls the model itself and gives the losses as they are; leave "
-                f"{'label_smoothing' if forward is None else 'forward'} out, and do it there"
+        if selector.forward is not None or smoothing:
+            yield (
+                "loss_fn= calls the model itself and gives the losses as they are; leave "
+                f"{'forward' if selector.forward else 'label_smoothing'} out, and do it there"
             )
         if missing := {"logits", "dropout", "classes"} & needs:
-            raise ValueError(
-                f"Selector: loss_fn= gives losses alone, and {method} needs "
+            yield (
+                f"loss_fn= gives losses alone, and {method} needs "
                 f"{' and '.join(sorted(missing))}; choose a method of losses, as rho or loss"
             )
     if smoothing and "il" in needs and isinstance(il, ILStore):
         # Examples learnt as well as smoothing lets them be would come before others.
-        raise ValueError(
-            f"Selector: label_smoothing = {smoothing}, and the losses in the store are without; "
-            "leave it out, or give a smoothed loss_fn= to the store's function and to the Selector"
+        yield (
+            f"label_smoothing = {smoothing}, and the losses in the store are without; leave it "
+            "out, or give a smoothed loss_fn= to the store's function and to the Selector"
         )
-    if selector.scope == "global":
-        _check_global(selector, pointwise=getattr(found, "pointwise", False))
-    elif selector.scope != "local":
-        raise ValueError(f"Selector: scope must be 'local' or 'global', got {selector.scope!r}")
-
-
-def _check_global(selector: Selector, pointwise: bool) -> None:
-    """Refuse settings with which several ranks would not select as one process does."""
-    parts = {"il": selector.il, "scorer": selector.scorer, "phases": selector.phases}
-    own = [name for name, one in parts.items() if isinstance(one, (OnlineModel, UniformPhases))]
-    reason = None
-    if not pointwise:
-        reason = (
+    if selector.scope not in ("local", "global"):
+        yield f"scope must be 'local' or 'global', got {selector.scope!r}"
+    scope = "scope='global' {}, or choose scope='local'"
+    if selector.scope == "global" and not pointwise:
+        yield scope.format(
             f"needs a method that scores each example for itself, and {selector.method!r} does not "
             "say so; choose rho or loss, register(name, pointwise=True) a method that does"
         )
-    elif selector.scoring.refresh < 1.0 or selector.scoring.train_mode:
-        reason = (
+    if selector.scope == "global" and (scoring.refresh < 1.0 or scoring.train_mode):
+        yield scope.format(
             "needs scores that do not depend on the rank; leave Scoring(refresh=..., "
             "train_mode=...) at their defaults"
         )
-    elif own:
-        # Every rank would train its own model, or draw its own uniform selection.
-        kind = type(parts[own[0]]).__name__
-        reason = f"does not go with {own[0]}={kind}(...), which is of one rank; leave it out"
-    if reason is not None:
-        raise ValueError(f"Selector: scope='global' {reason}, or choose scope='local'")
+    own = {"il": il, "scorer": selector.scorer, "phases": selector.phases}
+    for name, one in own.items():
+        # Each rank would train its own model, or draw its own uniform selection.
+        if selector.scope == "global" and isinstance(one, (OnlineModel, UniformPhases)):
+            kind = f"{name}={type(one).__name__}(...)"
+            yield scope.format(f"does not go with {kind}, which is of one rank; leave it out")
 
 
 def il_table(il: object) -> Tensor | None:
