@@ -16,7 +16,7 @@ from rho_train.batch import describe, gather, leaves, split
 from rho_train.dry_run import unchanged
 from rho_train.methods.context import ScoringContext
 from rho_train.rng import global_seed
-from rho_train.scoring import MicroBatches, device_of, scoring_mode, sharded
+from rho_train.scoring import device_of, scoring_mode, sharded
 
 _OFF = "Selector(check_batches=False) leaves this check out"
 
@@ -28,7 +28,7 @@ def check_small_batch(context: ScoringContext, batch: Any, small: Any, rows: Ten
     batch, which a warning names, and fields that are not one row an example, a ValueError. Buffers
     and random states are restored.
     """
-    module, options = context.passes.module, context.passes.forward_pass.options
+    module, options = context.passes.module, context.passes.options
     eager: AbstractContextManager[Any] = nullcontext()
     if "torch._dynamo" in sys.modules:
         # Graphs are compiled for the sizes of training. Importing dynamo takes seconds.
@@ -48,7 +48,7 @@ class _Rescoring:
         self.context, self.batch, self.module = context, batch, module
         self.n = len(context.ids)
         # Losses of training mode or of several passes with dropout are no losses of eval mode.
-        known = context.scored and not context.passes.forward_pass.options.train_mode
+        known = context.scored and not context.passes.options.train_mode
         self.losses = context.losses if known else self.score(batch)
         # Rounding errors grow with the roundings in a row. The root of the epsilon is that of
         # 3,000 of float32 which all go one way, and of 8 million which do not.
@@ -65,9 +65,7 @@ class _Rescoring:
     def score(self, batch: Any) -> Tensor:
         """Return the losses of a batch, float32 (n,)."""
         context, fields = self.context, split(batch)
-        forward_pass = context.passes.forward_pass
-        examples = batch if forward_pass.takes_batch else fields
-        passes = MicroBatches(forward_pass, self.module, examples, len(fields.ids))
+        passes = context.passes.of(self.module, batch, fields)
         one = replace(context, labels=fields.labels, ids=fields.ids, passes=passes)
         one.il_values, one.il_is_per_row = None, False
         return one.score("loss").losses

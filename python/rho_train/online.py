@@ -46,7 +46,6 @@ class OnlineModel:
     def train_step(self, batch: object, weights: Tensor | None, context: ScoringContext) -> None:
         """Take one step on a small batch; dropout draws from the seed and the step."""
         seed = generator(context.seed, "online model", context.step).initial_seed()
-        forward_pass = context.passes.forward_pass
         with seeded(device_of(self.model), seed):
             training_step(
                 self.model,
@@ -54,8 +53,8 @@ class OnlineModel:
                 self.optimizer,
                 where="OnlineModel",
                 weights=weights,
-                forward=forward_pass.forward,
-                loss_fn=forward_pass.loss_fn,
+                forward=context.passes.forward,
+                loss_fn=context.passes.loss_fn,
                 label_smoothing=context.label_smoothing,
             )
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
-from rho_train.batch import describe, gather
+from rho_train.batch import Fields, describe, gather
 from rho_train.checks import check_counts
 
 ForwardFunction = Callable[[nn.Module, Any], Tensor]
@@ -88,51 +88,20 @@ def share_of(n: int, share: float) -> int:
     return max(1, math.floor(share * n + 0.5))
 
 
-class ForwardPass:
-    """One forward pass as a Selector makes it: of the model, or by `forward` or `loss_fn`."""
-
-    def __init__(
-        self, options: Scoring, forward: ForwardFunction | None, loss_fn: LossFunction | None
-    ) -> None:
-        self.options, self.forward, self.loss_fn = options, forward, loss_fn
-        self.takes_batch = not (forward is None and loss_fn is None)
-        if options.channels_last and self.takes_batch:
-            raise ValueError(
-                "Selector: Scoring(channels_last=True) converts the inputs of the model, and "
-                f"{'loss_fn=' if forward is None else 'forward='} calls it itself; convert there"
-            )
-        self.whole = options.whole and loss_fn is None
-        self._compiled: dict[nn.Module, Any] = {}
-
-    def __call__(self, module: nn.Module, examples: Any, n: int) -> Tensor:
-        """Return logits (n, C), or losses (n,) of `loss_fn`; see `MicroBatches.examples`."""
-        options = self.options
-        if options.compile:
-            if module not in self._compiled:
-                mode = options.compile if isinstance(options.compile, str) else None
-                self._compiled[module] = torch.compile(module, mode=mode)
-            module = self._compiled[module]
-        if self.loss_fn is not None:
-            return losses_of("Selector", module, examples, self.loss_fn, n)
-        if self.forward is not None:
-            return self.forward(module, examples)
-        inputs = examples.inputs
-        if options.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return logits_of(module, inputs)
-
-
 @dataclass(slots=True, eq=False)
 class MicroBatches:
     """The forward passes of a module over one large batch of n examples.
 
-    `examples` is the batch where `forward_pass.takes_batch`, else its `Fields`; `rows` int64 are
-    those that are scored, ascending, None for all, and with them `known` float32 (n,) is the last
-    loss of every example, NaN for none. `seconds` are those of the host: on CUDA it launches the
-    passes and does not wait for them.
+    `examples` is the batch for `forward` and `loss_fn`, else its `Fields`; `compiled` holds the
+    modules that `torch.compile` has seen; `rows` int64 are those that are scored, ascending, None
+    for all, and with them `known` float32 (n,) is the last loss of every example, NaN for none.
+    `seconds` are those of the host: on CUDA it launches the passes and does not wait for them.
     """
 
-    forward_pass: ForwardPass
+    options: Scoring
+    forward: ForwardFunction | None
+    loss_fn: LossFunction | None
+    compiled: dict[nn.Module, Any]
     module: nn.Module
     examples: Any
     n: int
@@ -140,35 +109,58 @@ class MicroBatches:
     known: Tensor | None = None
     seconds: float = field(default=0.0, init=False)
 
+    def of(self, module: nn.Module, batch: Any, fields: Fields) -> MicroBatches:
+        """Return such passes of a module over all examples of another batch."""
+        own = batch if self.forward or self.loss_fn else fields
+        n = len(fields.ids)
+        return replace(self, module=module, examples=own, n=n, rows=None, known=None)
+
     def __iter__(self) -> Iterator[tuple[slice | Tensor, Tensor]]:
         """Yield rows of the large batch, as an index, and their logits or losses."""
-        n, examples = self.n, self.examples
-        if self.rows is not None:
-            examples, n = gather(examples, n, self.rows), len(self.rows)
-        size = self.forward_pass.options.micro_batch or n
+        n, examples, rows = self.n, self.examples, self.rows
+        if rows is not None:
+            examples, n = gather(examples, n, rows), len(rows)
+        size = self.options.micro_batch or n
         for begin in range(0, n, size):
             here = slice(begin, min(begin + size, n))
             piece = gather(examples, n, here) if size < n else examples
-            output = self._output(piece, here.stop - begin)
-            yield here if self.rows is None else self.rows[here], output
+            yield here if rows is None else rows[here], self._output(piece, here.stop - begin)
 
-    def _output(self, examples: Any, n: int) -> Tensor:
-        started = time.perf_counter()
-        output = self.forward_pass(self.module, examples, n)
-        self.seconds += time.perf_counter() - started
-        return output
+    @property
+    def whole(self) -> bool:
+        """True if one pass gives the logits of all examples."""
+        return self.options.whole and self.loss_fn is None
 
     def logits(self) -> Tensor:
         """Return the logits (n, C) of all examples, if all are scored and have some."""
-        if self.forward_pass.whole:
+        if self.whole:
             return self._output(self.examples, self.n)
-        by_losses = self.forward_pass.loss_fn is not None
-        if by_losses or self.rows is not None:
+        if self.loss_fn is not None or self.rows is not None:
             raise ValueError(
-                f"Selector: {'loss_fn=' if by_losses else 'Scoring(refresh=...)'} gives losses "
+                f"Selector: {'loss_fn=' if self.loss_fn else 'Scoring(refresh=...)'} gives losses "
                 "alone, and this method asks for logits; choose a method of losses, as rho"
             )
         return torch.cat([logits for _, logits in self])
+
+    def _output(self, examples: Any, n: int) -> Tensor:
+        """Return logits (n, C), or losses (n,) of `loss_fn`."""
+        started, options, module = time.perf_counter(), self.options, self.module
+        if options.compile:
+            if module not in self.compiled:
+                mode = options.compile if isinstance(options.compile, str) else None
+                self.compiled[module] = torch.compile(module, mode=mode)
+            module = self.compiled[module]
+        if self.loss_fn is not None:
+            output = losses_of("Selector", module, examples, self.loss_fn, n)
+        elif self.forward is not None:
+            output = self.forward(module, examples)
+        else:
+            inputs = examples.inputs
+            if options.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
+            output = logits_of(module, inputs)
+        self.seconds += time.perf_counter() - started
+        return output
 
 
 @contextmanager
@@ -192,9 +184,8 @@ def scoring_mode(
     """
     inner = uncompiled(model)
     module = inner.module if isinstance(inner, DistributedDataParallel) else model
-    parts = list(module.modules())
+    parts, device = list(module.modules()), device_of(module)
     flipped = [] if train_mode and module.training else parts
-    device = device_of(module)
     cpu_state = torch.default_generator.get_state()
     cuda_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     if bf16 is not None or torch.is_autocast_enabled(device.type):
@@ -256,21 +247,19 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
 def modes_set(parts: Iterable[nn.Module], training: bool) -> Iterator[None]:
     """Set the mode of each module, without its children, and restore it."""
     flipped = [one for one in parts if one.training != training]
-    _set_modes(flipped, training)
+
+    def set_modes(training: bool) -> None:
+        # nn.Module looks through its parameters and submodules before it sets a flag, a microsecond
+        # for every module and step. Script modules keep the flag elsewhere.
+        for one in flipped:
+            plain = type(one).__setattr__ is nn.Module.__setattr__
+            (object.__setattr__ if plain else setattr)(one, "training", training)
+
+    set_modes(training)
     try:
         yield
     finally:
-        _set_modes(flipped, not training)
-
-
-def _set_modes(parts: list[nn.Module], training: bool) -> None:
-    # nn.Module looks through its parameters and submodules before it sets a flag, a microsecond
-    # for every module and step. Script modules keep the flag elsewhere.
-    for one in parts:
-        if type(one).__setattr__ is nn.Module.__setattr__:
-            object.__setattr__(one, "training", training)
-        else:
-            one.training = training
+        set_modes(not training)
 
 
 def sharded(parts: Iterable[nn.Module]) -> bool:
@@ -298,9 +287,7 @@ def logits_of(model: nn.Module, inputs: Any) -> Tensor:
     output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
     if isinstance(output, Tensor):
         return output
-    if isinstance(output, Mapping):
-        output = output.get("logits", output)
-    logits = getattr(output, "logits", output)
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", 0)
     if not isinstance(logits, Tensor):
         raise TypeError(
             f"Selector: the model returned {type(output).__name__}, wanted a tensor of logits "

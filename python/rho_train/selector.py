@@ -23,7 +23,6 @@ from rho_train.online import OnlineModel
 from rho_train.schedules import Schedule, UniformPhases, value_at
 from rho_train.scoring import (
     ForwardFunction,
-    ForwardPass,
     LossFunction,
     MicroBatches,
     Scoring,
@@ -123,7 +122,7 @@ class Selector:
         method = registry.find(self.method)
         self.needs = frozenset(registry.needs_of(method))
         check_settings(self, method)
-        self._forward_pass = ForwardPass(self.scoring, self.forward, self.loss_fn)
+        self._compiled: dict[nn.Module, Any] = {}
         self._il_table = il_table(self.il)
         self._proxy = self.scorer.model if isinstance(self.scorer, OnlineModel) else self.scorer
         self._invalid = InvalidCounter(self.check_every)
@@ -228,8 +227,9 @@ class Selector:
             settings = (step, self.seed, self.k or 0, value_at(self.ratio or 0.0, step))
             rank, (begin, total) = 0, global_position(n, settings, ids.device)
         size = self.size(total, step)
-        examples = batch if self._forward_pass.takes_batch else parsed
-        passes, seconds = MicroBatches(self._forward_pass, scorer, examples, n, rows, known), 0.0
+        examples, seconds = batch if self.forward or self.loss_fn else parsed, 0.0
+        functions = options, self.forward, self.loss_fn, self._compiled
+        passes = MicroBatches(*functions, scorer, examples, n, rows, known)
         context = ScoringContext(
             labels=parsed.labels,
             ids=ids,
@@ -245,7 +245,7 @@ class Selector:
         )
         if "il" in needs and isinstance(self.il, OnlineModel):
             with scoring_mode(self.il.model, bf16=options.bf16) as module:
-                own = MicroBatches(self._forward_pass, module, examples, n)
+                own = passes.of(module, batch, parsed)
                 context.il_values = replace(context, passes=own).score("loss").losses
             context.il_is_per_row, seconds = True, own.seconds
         elif "il" in needs:

@@ -79,6 +79,11 @@ def _faults(selector: Selector, pointwise: bool) -> Iterator[str]:
                 f"loss_fn= gives losses alone, and {method} needs "
                 f"{' and '.join(sorted(missing))}; choose a method of losses, as rho or loss"
             )
+    if scoring.channels_last and (selector.forward or selector.loss_fn):
+        yield (
+            "Scoring(channels_last=True) converts the inputs of the model, and "
+            f"{'forward' if selector.forward else 'loss_fn'}= calls it itself; convert there"
+        )
     if smoothing and "il" in needs and isinstance(il, ILStore):
         # Examples learnt as well as smoothing lets them be would come before others.
         yield (

@@ -44,7 +44,7 @@ def test_a_proxy_scores_in_place_of_the_target() -> None:
     il[5], il[7] = torch.tensor([4.0, 2.0]).log()
     selector = Selector(il=il, k=1, scorer=Fixed(TARGET), check_batches=False)
     assert selector(Never(), BATCH).ids.tolist() == [6]
-    with pytest.raises(TypeError, match="scorer must be a module or an OnlineModel, got str"):
+    with pytest.raises(TypeError, match="scorer must be a module or an OnlineModel, got 'proxy'"):
         Selector(il=il, k=1, scorer="proxy")  # type: ignore[arg-type]
 
 

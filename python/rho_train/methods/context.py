@@ -207,7 +207,7 @@ class ScoringContext:
     @property
     def ignored(self) -> Tensor:
         """Rows whose label is `ignore_index`, bool (n,); none with `loss_fn=`."""
-        if self.passes.forward_pass.loss_fn is not None:
+        if self.passes.loss_fn is not None:
             return torch.zeros_like(self.ids, dtype=torch.bool)
         return self.labels == self.ignore_index
 
@@ -285,10 +285,10 @@ class ScoringContext:
 
     @property
     def _in_pieces(self) -> bool:
-        return self._logits is None and not self.passes.forward_pass.whole
+        return self._logits is None and not self.passes.whole
 
     def _score_pieces(self, method: str) -> rho_ext.Scores:
-        known, by_losses = self.passes.known, self.passes.forward_pass.loss_fn is not None
+        known, by_losses = self.passes.known, self.passes.loss_fn is not None
         if known is None:
             losses, scores = torch.empty_like(self.ids.expand(2, -1), dtype=torch.float32).unbind()
         else:
