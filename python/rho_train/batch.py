@@ -143,10 +143,12 @@ def _numbers(n: int, rows: Tensor | slice) -> list[int]:
 
 def _own_count(value: Any) -> int | None:
     """Return how many examples a container knows that it has, None if it is no such container."""
-    if isinstance(value, PackedSequence):
-        return int(value.batch_sizes[0])
     if isinstance(value, Tensor):
         return value.size(0) if value.is_nested else None
+    if isinstance(value, PackedSequence):
+        return int(value.batch_sizes[0])
+    if isinstance(value, (dict, tuple, list)):
+        return None
     if hasattr(type(value), "from_data_list"):  # a batch of PyTorch Geometric
         return int(value.num_graphs)
     size = getattr(value, "batch_size", None)  # of a TensorDict or a tensorclass
@@ -182,9 +184,9 @@ def leaves(batch: Any, n: int, name: str = "") -> Iterator[tuple[str, Any]]:
 
 def ids_of(batch: Any) -> Tensor:
     """Return the ids of a batch that `split` has read before, without checks."""
-    if isinstance(batch, Mapping):
-        return batch["ids"]  # type: ignore[no-any-return]
-    return batch.ids if hasattr(batch, "ids") else batch[2]  # type: ignore[no-any-return]
+    if hasattr(batch, "ids"):
+        return batch.ids  # type: ignore[no-any-return]
+    return batch["ids" if isinstance(batch, Mapping) else 2]  # type: ignore[no-any-return]
 
 
 def to(batch: T, device: torch.device | str) -> T:
@@ -204,19 +206,19 @@ def to(batch: T, device: torch.device | str) -> T:
 
 def _rebuild(value: Any, change: Callable[[Any], Any]) -> Any:
     """Return a copy of a structure with every part changed."""
-    parts = [(name, change(item)) for name, item in _items(value)]
     if isinstance(value, Mapping):
+        items = {key: change(item) for key, item in value.items()}
         try:
-            return type(value)(dict(parts))  # type: ignore[call-arg]
+            return type(value)(items)  # type: ignore[call-arg]
         except TypeError:
-            return dict(parts)
+            return items
     if isinstance(value, (tuple, list)):
-        changed = [item for _, item in parts]
-        return type(value)(changed) if _is_plain(value) else value._make(changed)  # type: ignore[union-attr]
+        make = getattr(value, "_make", type(value))
+        return make(map(change, value))
     result = copy.copy(value)
-    for name, item in parts:
+    for name, item in _items(value):
         # Frozen dataclasses refuse a plain assignment.
-        object.__setattr__(result, name, item)
+        object.__setattr__(result, name, change(item))
     return result
 
 

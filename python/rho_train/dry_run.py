@@ -20,7 +20,8 @@ from rho_train.scoring import LossFunction, device_of, logits_of, losses_of, sco
 def unchanged(*models: nn.Module) -> Iterator[None]:
     """Restore torch's random state and the buffers of models afterwards."""
     buffers = [(buffer, buffer.clone()) for model in models for buffer in model.buffers()]
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    devices = {device_of(model) for model in models}
+    with torch.random.fork_rng(devices=[one for one in devices if one.type == "cuda"]):
         yield
     with torch.no_grad():
         for buffer, before in buffers:

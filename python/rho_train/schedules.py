@@ -34,10 +34,10 @@ class Schedule:
     def __call__(self, step: int) -> float:
         """Return the number at a step, counted from 0."""
         stage = min(step * self.stages // self.steps, self.stages - 1)
-        return self._between(stage / (self.stages - 1))
+        return self.between(stage / (self.stages - 1))
 
-    def _between(self, done: float) -> float:
-        # When a share `done` of the stages is over, exact at both ends.
+    def between(self, done: float) -> float:
+        """Return the number when a share `done` of the stages is over, exact at both ends."""
         raise NotImplementedError
 
 
@@ -49,7 +49,8 @@ class Linear(Schedule):
         [1.0, 1.0, 0.6, 0.2, 0.2]
     """
 
-    def _between(self, done: float) -> float:
+    def between(self, done: float) -> float:
+        """Return the weighted mean of both ends."""
         return self.start * (1.0 - done) + self.end * done
 
 
@@ -63,11 +64,12 @@ class Geometric(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not min(self.start, self.end) > 0.0:
-            got = f"{self.start}, {self.end}"
-            raise ValueError(f"Geometric: start and end must be positive, got {got}")
+        start, end = self.start, self.end
+        if not (start > 0.0 and end > 0.0):
+            raise ValueError(f"Geometric: start and end must be positive, got {start}, {end}")
 
-    def _between(self, done: float) -> float:
+    def between(self, done: float) -> float:
+        """Return the weighted geometric mean of both ends."""
         return math.pow(self.start, 1.0 - done) * math.pow(self.end, done)
 
 

@@ -93,15 +93,17 @@ class MicroBatches:
     """The forward passes of a module over one large batch of n examples.
 
     `examples` is the batch for `forward` and `loss_fn`, else its `Fields`; `compiled` holds the
-    modules that `torch.compile` has seen; `rows` int64 are those that are scored, ascending, None
-    for all, and with them `known` float32 (n,) is the last loss of every example, NaN for none.
-    `seconds` are those of the host: on CUDA it launches the passes and does not wait for them.
+    modules that `torch.compile` has seen; `whole` says that one pass gives all logits. `rows` int64
+    are those that are scored, ascending, None for all, and with them `known` float32 (n,) is the
+    last loss of every example, NaN for none. `seconds` are those of the host: on CUDA it launches
+    the passes and does not wait for them.
     """
 
     options: Scoring
     forward: ForwardFunction | None
     loss_fn: LossFunction | None
     compiled: dict[nn.Module, Any]
+    whole: bool
     module: nn.Module
     examples: Any
     n: int
@@ -111,7 +113,7 @@ class MicroBatches:
 
     def of(self, module: nn.Module, batch: Any, fields: Fields) -> MicroBatches:
         """Return such passes of a module over all examples of another batch."""
-        own = batch if self.forward or self.loss_fn else fields
+        own = fields if self.forward is self.loss_fn is None else batch
         n = len(fields.ids)
         return replace(self, module=module, examples=own, n=n, rows=None, known=None)
 
@@ -125,11 +127,6 @@ class MicroBatches:
             here = slice(begin, min(begin + size, n))
             piece = gather(examples, n, here) if size < n else examples
             yield here if rows is None else rows[here], self._output(piece, here.stop - begin)
-
-    @property
-    def whole(self) -> bool:
-        """True if one pass gives the logits of all examples."""
-        return self.options.whole and self.loss_fn is None
 
     def logits(self) -> Tensor:
         """Return the logits (n, C) of all examples, if all are scored and have some."""

@@ -122,7 +122,8 @@ class Selector:
         method = registry.find(self.method)
         self.needs = frozenset(registry.needs_of(method))
         check_settings(self, method)
-        self._compiled: dict[nn.Module, Any] = {}
+        whole = self.scoring.whole and self.loss_fn is None
+        self._passes = self.scoring, self.forward, self.loss_fn, dict[nn.Module, Any](), whole
         self._il_table = il_table(self.il)
         self._proxy = self.scorer.model if isinstance(self.scorer, OnlineModel) else self.scorer
         self._invalid = InvalidCounter(self.check_every)
@@ -227,9 +228,8 @@ class Selector:
             settings = (step, self.seed, self.k or 0, value_at(self.ratio or 0.0, step))
             rank, (begin, total) = 0, global_position(n, settings, ids.device)
         size = self.size(total, step)
-        examples, seconds = batch if self.forward or self.loss_fn else parsed, 0.0
-        functions = options, self.forward, self.loss_fn, self._compiled
-        passes = MicroBatches(*functions, scorer, examples, n, rows, known)
+        examples, seconds = parsed if self.forward is self.loss_fn is None else batch, 0.0
+        passes = MicroBatches(*self._passes, scorer, examples, n, rows, known)
         context = ScoringContext(
             labels=parsed.labels,
             ids=ids,
@@ -279,9 +279,9 @@ class Selector:
         # In the order of the large batch, so that ratio = 1 is plain training to the bit.
         rows, order = selected.indices.sort()
         small = gather(pending.batch, n, rows)
-        if len(ids_of(small)) != len(rows):
+        if len(ids_of(small)) != (k := len(rows)):
             raise TypeError(
-                f"Selector: {len(rows)} examples are selected, and a batch of type "
+                f"Selector: {k} examples are selected, and a batch of type "
                 f"{type(small).__name__} keeps {len(ids_of(small))} ids: functions compute its "
                 "fields, so that they cannot be cut; collate to a dict, a dataclass or Batch"
             )
@@ -293,7 +293,7 @@ class Selector:
             self.seconds -= time.perf_counter() - began
         weights = None if selected.weights is None else selected.weights[order]
         self.last = LastSelection(ids, selected, weights)
-        count, scored = 0 if pending.stand_in else len(rows), context.passes.rows
+        count, scored = 0 if pending.stand_in else k, context.passes.rows
         if self.history is not None:
             self.history.add(step, ids, ids[rows[:count]], selected.losses, scored)
         if hasattr(method, "update"):

@@ -86,9 +86,7 @@ class InvalidCounter:
             # No shape may depend on what the device has found: the best example fills up.
             padding = selected.indices < 0
             self._empty = self._empty + padding[0]
-            best = torch.arange(len(padding), dtype=torch.int64, device=padding.device).masked_fill(
-                padding, 0
-            )
+            best = ((~padding).cumsum(0) - 1).masked_fill(padding, 0)
             selected = selected.rows(best)
             selected = selected._replace(indices=selected.indices.clamp_min(0))
         if (step + 1) % every == 0 and (unread := self.read()) and not self._warned:
