@@ -191,9 +191,7 @@ def verify(
     """
     store = ILStore.load(path)
     store.check()
-    print(f"content: {len(store):,} rows as they were written")
-    known = int(store.known.sum())
-    print(f"known: {known:,} of {len(store):,} ({known / max(len(store), 1):.1%})")
+    print(f"content: {len(store):,} rows as they were written\n{_numbers(store)}")
     config = _config(store)
     source = task or config.get("task", "")
     if labels is not None:

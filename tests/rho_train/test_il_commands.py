@@ -68,7 +68,7 @@ def test_computed_once_and_used_by_many_targets(
     assert "inputs: 64 examples, whose inputs" in printed
     assert main(["il", "verify", str(path), f"--task.path={table}"]) == 0
     printed = capfd.readouterr().out
-    assert f"known: {known} of 600" in printed
+    assert f"{known} of 600 examples have" in printed
     assert "labels and ids are those" in printed
     assert "inputs: 64 of 64 examples compared" in printed
     for steps in (40, 60):
