@@ -69,6 +69,7 @@ class Trainer(RunData):
     Example:
         >>> import tempfile
         >>> from torch.utils.data import TensorDataset
+        >>> from torch import nn
         >>> from rho_train import IndexedDataset, Selector, TrainConfig
         >>> data = TensorDataset(torch.randn(64, 2), torch.arange(64) % 2)
         >>> config = TrainConfig(steps=3, large_batch=8, batch=4)
