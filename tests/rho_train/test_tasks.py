@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import re
 import zipfile
@@ -384,6 +385,10 @@ def test_all_images_are_decoded_before_training_but_once(
         assert part in message
     for name in ("link.png: ", "cut.jpg: image file is truncated", "cut.png: "):
         assert name in message
+    # A child process reads what its parent has decoded.
+    module = importlib.import_module("rho_train.tasks.images")
+    monkeypatch.setattr(module, "parent_process", lambda: "parent")
+    assert len(images(tmp_path, size=4).eval_set()) == 7
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
     with pytest.raises(ValueError, match=r"bomb\.png is no readable image \(Image size \(6400"):
         ImageFiles([tmp_path / "test/cat/bomb.png"], 4)[0]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import operator
-import os
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.util import find_spec
 from multiprocessing import parent_process
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -165,11 +164,10 @@ class ImageFiles(Sequence[Tensor]):
         key = hash(tuple(map(_stamp, self.paths)))
         if key in _PROBED or parent_process() is not None:
             return
-        cores = os.cpu_count() or 1
-        with warnings.catch_warnings(), ThreadPoolExecutor(cores) as pool:
+        with warnings.catch_warnings(), ThreadPool() as pool:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            shares = [self.paths[core::cores] for core in range(cores)]
-            bad = sorted(problem for found in pool.map(_problems, shares) for problem in found)
+            found = pool.imap_unordered(_problem, self.paths, chunksize=64)
+            bad = sorted(problem for problem in found if problem is not None)
         if bad:
             shown = "\n".join([*bad[:_BAD_SHOWN], "..."][: len(bad)])
             problem = f"{len(bad)} of {len(self)} files are no readable images"
@@ -205,15 +203,13 @@ def _decoded(path: Path, *, small: bool = False) -> Any:
         raise ValueError(f"ImageFiles: {problem}; restore it or take it out") from error
 
 
-def _problems(paths: Sequence[Path]) -> list[str]:
-    """Name the files that cannot be decoded, and why."""
-    found = []
-    for path in paths:
-        try:
-            _decoded(path, small=True)
-        except ValueError as error:
-            found.append(f"{path}: {error.__cause__}")
-    return found
+def _problem(path: Path) -> str | None:
+    """Return why a file cannot be decoded, None if it can."""
+    try:
+        _decoded(path, small=True)
+    except ValueError as error:
+        return f"{path}: {error.__cause__}"
+    return None
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:
