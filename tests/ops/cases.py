@@ -93,9 +93,7 @@ def _masked_start(logits: Tensor, labels: Tensor) -> Tensor:
 def _lowest_start(logits: Tensor, labels: Tensor) -> Tensor:
     """Like masked-start, with the lowest finite number in place of -inf; labels are not masked."""
     keep = logits.gather(1, labels[:, None])
-    masked = logits.clone()
-    masked[:, : logits.shape[1] // 2] = -INF
-    return masked.scatter(1, labels[:, None], keep)
+    return _masked_start(logits, labels).scatter(1, labels[:, None], keep)
 
 
 def _masked_label(logits: Tensor, labels: Tensor) -> Tensor:

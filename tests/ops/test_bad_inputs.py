@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import float64, int64
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rho_ext
@@ -25,8 +26,8 @@ N, C, EXAMPLES = 320, 10, 1000
 def good(device: torch.device) -> dict[str, Any]:
     return {
         "logits": torch.zeros(N, C, device=device),
-        "labels": torch.zeros(N, dtype=torch.int64, device=device),
-        "ids": torch.zeros(N, dtype=torch.int64, device=device),
+        "labels": torch.zeros(N, dtype=int64, device=device),
+        "ids": torch.zeros(N, dtype=int64, device=device),
         "k": 32,
         "il": torch.zeros(EXAMPLES, device=device),
         "bias": torch.zeros(N, device=device),
@@ -80,7 +81,7 @@ TENSOR_RULES: dict[str, tuple[Change, str]] = {
     "logits 1-D": ({"logits": zeros(N)}, "logits must have shape (n, C), got (320,)"),
     "logits 3-D": ({"logits": zeros(N, 2, 5)}, "logits must have shape (n, C), got (320, 2, 5)"),
     "logits 0-D": ({"logits": zeros()}, "logits must have shape (n, C), got ()"),
-    "logits int64": ({"logits": zeros(N, C, dtype=torch.int64)}, LOGITS_TYPES + "int64"),
+    "logits int64": ({"logits": zeros(N, C, dtype=int64)}, LOGITS_TYPES + "int64"),
     "logits bool": ({"logits": zeros(N, C, dtype=torch.bool)}, LOGITS_TYPES + "bool"),
     "logits complex": ({"logits": zeros(N, C, dtype=torch.complex64)}, LOGITS_TYPES + "complex64"),
     "logits float8": (
@@ -101,58 +102,43 @@ TENSOR_RULES: dict[str, tuple[Change, str]] = {
     ),
     "no class": ({"logits": zeros(N, 0)}, "logits must have at least one class, got (320, 0)"),
     "labels short": (
-        {"labels": zeros(32, dtype=torch.int64)},
+        {"labels": zeros(32, dtype=int64)},
         "labels must have shape (320,), got (32,)",
     ),
     "labels one-hot": ({"labels": zeros(N, C)}, "labels must have shape (320,), got (320, 10)"),
-    "labels 0-D": (
-        {"labels": zeros(dtype=torch.int64)},
-        "labels must have shape (320,), got ()",
-    ),
+    "labels 0-D": ({"labels": zeros(dtype=int64)}, "labels must have shape (320,), got ()"),
     "labels float32": ({"labels": zeros(N)}, "labels must be int64 or int32, got float32"),
     "labels uint16": (
         {"labels": zeros(N, dtype=torch.uint16)},
         "labels must be int64 or int32, got uint16",
     ),
     "labels elsewhere": (
-        {"labels": zeros(N, dtype=torch.int64, device="meta")},
+        {"labels": zeros(N, dtype=int64, device="meta")},
         "labels must be on the device of logits; move it with labels.to(logits.device)",
     ),
-    "ids long": (
-        {"ids": zeros(N + 1, dtype=torch.int64)},
-        "ids must have shape (320,), got (321,)",
-    ),
-    "ids 2-D": (
-        {"ids": zeros(N, 1, dtype=torch.int64)},
-        "ids must have shape (320,), got (320, 1)",
-    ),
-    "ids int16": (
-        {"ids": zeros(N, dtype=torch.int16)},
-        "ids must be int64 or int32, got int16",
-    ),
+    "ids long": ({"ids": zeros(N + 1, dtype=int64)}, "ids must have shape (320,), got (321,)"),
+    "ids 2-D": ({"ids": zeros(N, 1, dtype=int64)}, "ids must have shape (320,), got (320, 1)"),
+    "ids int16": ({"ids": zeros(N, dtype=torch.int16)}, "ids must be int64 or int32, got int16"),
     "ids elsewhere": (
-        {"ids": zeros(N, dtype=torch.int64, device="meta")},
+        {"ids": zeros(N, dtype=int64, device="meta")},
         "ids must be on the device of logits; move it with ids.to(logits.device)",
     ),
     "no il": ({"il": None}, "method 'rho' " + NEEDS),
     "no il for neg_il": ({"il": None, "method": "neg_il"}, "method 'neg_il' " + NEEDS),
     "il 2-D": ({"il": zeros(EXAMPLES, 1)}, "il must have shape (N,), got (1000, 1)"),
-    "il float64": ({"il": zeros(EXAMPLES, dtype=torch.float64)}, IL_TYPES + "float64"),
-    "il int64": ({"il": zeros(EXAMPLES, dtype=torch.int64)}, IL_TYPES + "int64"),
+    "il float64": ({"il": zeros(EXAMPLES, dtype=float64)}, IL_TYPES + "float64"),
+    "il int64": ({"il": zeros(EXAMPLES, dtype=int64)}, IL_TYPES + "int64"),
     "il elsewhere": (
         {"il": zeros(EXAMPLES, device="meta")},
         "il must be on the device of logits; move it with il.to(logits.device)",
     ),
     "whole table without ids": ({"ids": None}, "il must have shape (320,), got (1000,)"),
     "unread il float64": (
-        {"method": "loss", "il": zeros(EXAMPLES, dtype=torch.float64)},
+        {"method": "loss", "il": zeros(EXAMPLES, dtype=float64)},
         IL_TYPES + "float64",
     ),
     "bias short": ({"bias": zeros(1)}, "bias must have shape (320,), got (1,)"),
-    "bias float16": (
-        {"bias": zeros(N, dtype=torch.float16)},
-        "bias must be float32, got float16",
-    ),
+    "bias float16": ({"bias": zeros(N, dtype=torch.float16)}, "bias must be float32, got float16"),
     "bias elsewhere": (
         {"bias": zeros(N, device="meta")},
         "bias must be on the device of logits; move it with bias.to(logits.device)",
@@ -178,7 +164,7 @@ SELECT_RULES: dict[str, tuple[Change, str]] = {
 # What csrc/cuda computes is less.
 GPU_RULES: dict[str, tuple[Change, str]] = {
     "logits float64": (
-        {"logits": zeros(N, C, dtype=torch.float64)},
+        {"logits": zeros(N, C, dtype=float64)},
         "logits on a GPU must be float32, float16 or bfloat16, got float64, which only the CPU "
         "computes; convert them with logits.float()",
     ),
@@ -361,7 +347,7 @@ def test_the_first_bad_row_is_named_whatever_the_threads(
 ) -> None:
     n = 20_000
     logits = torch.zeros(n, C, device=device)
-    labels = torch.zeros(n, dtype=torch.int64, device=device)
+    labels = torch.zeros(n, dtype=int64, device=device)
     ids, il = labels.clone(), torch.zeros(EXAMPLES, device=device)
     labels[[19_999, 15_003, 9_001, 3_333, 3_332]] = torch.tensor([11, 12, 13, 14, 15])
     ids[[18_000, 12_000, 3_331, 3_332]] = torch.tensor([-2, -3, -4, -5])

@@ -57,12 +57,7 @@ def test_select_from_the_root_of_the_repository(
     ]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     result = subprocess.run(
-        command,
-        cwd=BENCHMARKS.parent,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+        command, cwd=BENCHMARKS.parent, env=environment, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
     rows = read(out)
