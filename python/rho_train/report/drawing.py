@@ -22,7 +22,7 @@ from rho_train.report.read import Experiment
 # Placeholder colours: in the SVG each becomes the variable of the style sheet.
 COLOURS = [f"#0000c{style}" for style in range(8)]
 _NAMED = {"#0000e0": "soft", "#0000e1": "grid", "#0000e2": "paper", "#0000e3": "ink"}
-SOFT, _GRID, PAPER, _INK = _NAMED
+SOFT, _GRID, _PAPER, _INK = _NAMED
 _VARIABLES = {**_NAMED, **{colour: f"c{style}" for style, colour in enumerate(COLOURS)}}
 _MARKERS = "os^DvPX*"
 _STYLE = {
@@ -30,7 +30,7 @@ _STYLE = {
     "svg.hashsalt": "rho_ext",
     "text.color": _INK,
     "grid.color": _GRID,
-    "lines.markeredgecolor": PAPER,
+    "lines.markeredgecolor": _PAPER,
     "lines.linewidth": 2,
     "lines.markersize": 7,
     "axes.titlelocation": "left",

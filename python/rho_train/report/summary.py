@@ -109,16 +109,17 @@ def summarize(experiment: Experiment) -> Summary:
 
 
 def leaders(summary: Summary) -> dict[str, Any]:
-    """Return the rows that the result in words is about, None where there is none.
+    """Return the rows that are `compared` with the baseline, and what the result in words is about.
 
-    `best` ends highest of those that are no baseline, `below` end lower than the baseline; of
-    those that meet the target in the median seed, `first` is the earliest beside the baseline in
-    steps, `soonest` in seconds, IL cost included.
+    `best` ends highest of them, `below` end lower than the baseline; of those that meet the target
+    in the median seed, `first` is the earliest beside the baseline in steps, `soonest` in seconds,
+    IL cost included. None where there is none.
     """
     others = [row for row in summary.methods if row is not summary.baseline and row.paired]
     met = [row for row in others if math.isfinite(row.against.steps)]
     by_time = {row.method: (row.against.pays, -row.against.target_seconds) for row in met}
     return {
+        "compared": others,
         "best": max(others, key=lambda row: row.gain, default=None),
         "below": [row for row in others if row.gain < 0],
         "first": max(met, key=lambda row: (row.against.had, -row.against.steps), default=None),
