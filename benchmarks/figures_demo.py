@@ -36,12 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def read(folder: Path) -> dict[str, Curve]:
     """Return the curve of every method by its label."""
-    plan = json.loads((folder / "experiment.json").read_text())
+    plan = json.loads((folder / "experiment.json").read_text("utf-8"))
     curves = {}
     for method in plan["methods"]:
         runs: list[dict[int, float]] = []
         for seed in plan["seeds"]:
-            lines = (folder / "runs" / f"{method['name']}-seed{seed}" / "metrics.jsonl").read_text()
+            lines = (folder / "runs" / f"{method['name']}-seed{seed}" / "metrics.jsonl").read_text(
+                "utf-8"
+            )
             records = [json.loads(line) for line in lines.splitlines()]
             runs.append({r["step"]: r["accuracy"] for r in records if r["event"] == "eval"})
         shared = sorted(set.intersection(*(set(run) for run in runs)))

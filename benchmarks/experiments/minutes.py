@@ -58,7 +58,7 @@ class SameMinutes:
 
 def _end(run: Path) -> dict[str, Any]:
     path = run / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
     last: dict[str, Any] = json.loads(lines[-1]) if lines else {}
     if last.get("event") != "end":
         raise ValueError(f"{run} holds no finished run; its minutes are not known")

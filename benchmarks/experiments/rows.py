@@ -23,7 +23,7 @@ def read(folder: Path, *, tuning: bool = False) -> tuple[list[Row], list[Row]]:
     plan = folder / "experiment.json"
     if not plan.exists():
         return [], []
-    described = json.loads(plan.read_text())
+    described = json.loads(plan.read_text("utf-8"))
     labels = {method["name"]: method["label"] for method in described["methods"]}
     runs: dict[tuple[str, int], _Run] = {}
     for name in labels:
@@ -49,15 +49,15 @@ class _Run:
     """The records of a finished run."""
 
     def __init__(self, folder: Path) -> None:
-        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
         records = [json.loads(line) for line in lines]
         if not records or records[-1]["event"] != "end":
             raise ValueError(f"{folder / 'metrics.jsonl'} does not end with the end of the run")
         self.end: dict[str, Any] = records[-1]
         self.evaluations = [record for record in records if record["event"] == "eval"]
         self.counts = [record for record in records if record["event"] == "train"]
-        self.test: dict[str, Any] = json.loads((folder / "test.json").read_text())
-        self.origin: dict[str, Any] = json.loads((folder / "origin.json").read_text())
+        self.test: dict[str, Any] = json.loads((folder / "test.json").read_text("utf-8"))
+        self.origin: dict[str, Any] = json.loads((folder / "origin.json").read_text("utf-8"))
 
     def row(self, target: float | None, *, validated: bool, tuning: bool) -> Row:
         """Return the fields of a row."""

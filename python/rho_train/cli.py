@@ -239,20 +239,16 @@ def _add_commands(parser: ArgumentParser, functions: Mapping[str, Any]) -> dict[
     tasks = "options of the tasks, given as --task.OPTION: " + "; ".join(options)
     parsers = dict[str, Any]()
     for name, function in functions.items():
-        summary = ((cli_il if isinstance(function, dict) else function).__doc__ or "").partition(
-            "\n"
-        )[0]
         if isinstance(function, dict):
-            command = _parser(description=summary)
-            commands.add_subcommand(name, command, help=summary)
-            parsers |= {name: command, **_add_commands(command, function)}
+            parsers[name] = command = _parser(description=cli_il.__doc__)
+            commands.add_subcommand(name, command, help=cli_il.__doc__)
+            parsers |= _add_commands(command, function)
             continue
         parameters = inspect.signature(function).parameters
-        summary, _, explained = f"{inspect.getdoc(function)}".partition("\n\nArgs:")
-        lines = (
-            f"    {p}: {_HELP[p]}" for p in parameters if p in _HELP and f" {p}: " not in explained
-        )
-        function.__doc__ = "\n".join([f"{summary}\n\nArgs:{explained}", *lines])
+        summary, _, own = f"{inspect.getdoc(function)}".partition("\n\nArgs:")
+        shared = [name for name in parameters if name in _HELP and f" {name}: " not in own]
+        lines = (f"    {name}: {_HELP[name]}" for name in shared)
+        function.__doc__ = "\n".join([f"{summary}\n\nArgs:{own}", *lines])
         has_task = "task" in parameters
         command = parsers[name] = _parser(description=summary, epilog=tasks if has_task else None)
         commands.add_subcommand(name, command, help=summary)

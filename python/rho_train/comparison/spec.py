@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import names, needs_of
 from rho_train.scoring import Scoring
-from rho_train.tasks.task import Task, TaskSource, model_identity, plain_options
+from rho_train.tasks.task import Task, TaskSource, converted, model_identity, plain_options
 from rho_train.trainer import TrainConfig
 
 ILKind = Literal["none", "holdout", "crossfit", "stored"]
@@ -185,16 +186,11 @@ def _check_one_of(what: str, value: object, known: Sequence[str]) -> None:
 
 
 def _changed(part: Any, prefix: str, option: str, value: Any) -> Any:
-    known = [field.name for field in fields(part)]
+    known = inspect.signature(type(part)).parameters
     if option not in known:
         has = f"{prefix} has {', '.join(known)}"
         raise ValueError(f"overrides: there is no option '{prefix}.{option}'; {has}")
-    now = getattr(part, option)
-    if type(now) is float and type(value) is int:
-        value = float(value)
-    if now is not None and type(value) is not type(now):
-        wanted = f"{type(now).__name__}, as {now!r} is"
-        raise ValueError(f"overrides: {prefix}.{option} must be {wanted}, got {value!r}")
+    value = converted(f"overrides: {prefix}.{option}", value, known[option])
     return replace(part, **{option: value})
 
 

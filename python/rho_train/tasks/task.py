@@ -178,7 +178,7 @@ def load_task(source: TaskSource, options: Mapping[str, Any] | None = None, seed
     signature = inspect.signature(function)
     for option, value in options.items():
         if parameter := signature.parameters.get(option):
-            options[option] = _converted(f"task {name}: {option}", value, parameter)
+            options[option] = converted(f"task {name}: {option}", value, parameter)
     if "seed" in signature.parameters:
         options.setdefault("seed", seed)
     try:
@@ -193,7 +193,7 @@ def load_task(source: TaskSource, options: Mapping[str, Any] | None = None, seed
     return made
 
 
-def _converted(where: str, value: Any, parameter: inspect.Parameter) -> Any:
+def converted(where: str, value: Any, parameter: inspect.Parameter) -> Any:
     """Return the value of an option in the type of its default, or as a Path."""
     default, wanted = parameter.default, type(parameter.default)
     if isinstance(value, str) and "Path" in str(parameter.annotation):
