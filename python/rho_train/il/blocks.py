@@ -95,6 +95,7 @@ class Column:
         for part, unread in enumerate(self._unread):
             for block in np.flatnonzero(unread).tolist():
                 self._check(part, block)
+        self._unread = []
 
     def _checksum(self, part: int, block: int) -> int:
         rows = self.tensors[part][block * _ROWS : (block + 1) * _ROWS]
