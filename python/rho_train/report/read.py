@@ -103,7 +103,7 @@ def read_experiment(out: Path) -> Experiment:
         **{key: plan[key] for key in kept},
         labels={method["name"]: method["label"] for method in plan["methods"]},
         watched="validation" if plan["config"]["validation"] > 0 else "test",
-        runs=runs,
+        runs=dict(runs),
         left_out=left_out,
     )
 
