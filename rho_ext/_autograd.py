@@ -19,11 +19,6 @@ for _op in FALL_THROUGH:
     _fall_through.impl(_op, torch.library.fallthrough_kernel, "Autograd")
 
 
-def may_differentiate() -> bool:
-    """Return whether a torch.func transform or forward-mode AD is active."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-
-
 def _is_differentiated(tensor: Tensor) -> bool:
     functorch = torch._C._functorch
     # The last one may require a gradient of backward(), which is an error by itself.

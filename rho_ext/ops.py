@@ -7,15 +7,19 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.compiler import is_dynamo_compiling
 
 from rho_ext import _meta
-from rho_ext._autograd import may_differentiate, refuse_derivatives
+from rho_ext._autograd import refuse_derivatives
 from rho_ext._library import METHODS, NEEDS_IL, WORKSPACE_WORDS, cuda_missing
 
 _select = torch.ops.rho_ext.select.default
 _select_workspace = torch.ops.rho_ext.select.workspace
 _score = torch.ops.rho_ext.score.default
+
+# Bound once: every call asks.
+_transforms_active = torch._C._are_functorch_transforms_active
 
 _active_il: Tensor | None = None
 
@@ -233,7 +237,7 @@ def select(
     number = method_number("select", method)
     if il is None:
         il = active_il("select", method, ids)
-    if may_differentiate():
+    if _transforms_active() or forward_ad._current_level >= 0:
         refuse_derivatives("select", logits=logits, il=il, bias=bias)
     try:
         if workspace is None or not getattr(logits, "is_cuda", False):
@@ -279,7 +283,7 @@ def score(
     number = method_number("score", method)
     if il is None:
         il = active_il("score", method, ids)
-    if may_differentiate():
+    if _transforms_active() or forward_ad._current_level >= 0:
         refuse_derivatives("score", logits=logits, il=il, bias=bias)
     try:
         call = _score if is_dynamo_compiling() else _score._op
