@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sized
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -34,12 +34,13 @@ class Fields(NamedTuple):
     ids: Tensor
 
 
-def split(batch: Any, where: str = "Selector") -> Fields:
+def split(batch: Any, where: str = "Selector", *, needs_ids: bool = True) -> Fields:
     """Return the inputs, the labels (n, ...) and the ids (n,), int64 or int32, of a batch.
 
     A batch is a structure with the fields x, y and ids (named tuple, dataclass, object); a tuple or
     list (x, y, ids); or a mapping with "ids", the labels under "labels", "label" or "y", and the
-    inputs under "x" or "inputs", or else under all other keys, as keyword arguments.
+    inputs under "x" or "inputs", or else under all other keys, as keyword arguments. The ids of a
+    batch that needs none are those that it has, else its rows.
 
     Raises:
         ValueError: the batch has no ids, labels or inputs, or their lengths differ.
@@ -50,14 +51,17 @@ def split(batch: Any, where: str = "Selector") -> Fields:
         tensor([7, 4])
     """
     if isinstance(batch, Mapping):
-        fields = _split_mapping(batch, where)
-    elif all(hasattr(batch, name) for name in Batch._fields):
-        fields = Fields(*(getattr(batch, name) for name in Batch._fields))
-    elif _is_plain(batch) and len(batch) == 3:
-        fields = Fields(*batch)
+        inputs, labels, ids = _split_mapping(batch, where)
+    elif hasattr(batch, "x") and hasattr(batch, "y"):
+        inputs, labels, ids = batch.x, batch.y, getattr(batch, "ids", None)
+    elif _is_plain(batch) and len(batch) in (2, 3):
+        inputs, labels, ids = (*batch, None)[:3]
     else:
         raise _no_ids(where, batch)
-    ids, labels = fields.ids, fields.labels
+    if ids is None and needs_ids:
+        raise _no_ids(where, batch)
+    if ids is None and isinstance(labels, Tensor) and labels.ndim:
+        ids = torch.arange(len(labels), dtype=torch.int64, device=labels.device)
     if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32):
         raise TypeError(
             f"{where}: ids must be an int64 or int32 tensor (n,), got {describe(ids)}; "
@@ -77,12 +81,38 @@ def split(batch: Any, where: str = "Selector") -> Fields:
             f"{where}: labels and ids must have one row an example, got labels "
             f"{tuple(labels.shape)} and ids {tuple(ids.shape)}; check the collate_fn"
         )
-    return fields
+    return Fields(inputs, labels, ids)
+
+
+def take_il(batch: Any, name: str) -> tuple[Any, Tensor]:
+    """Return a batch without its irreducible losses, and these, floating point (n,).
+
+    They are the value `name` of a mapping, the last element of a tuple or list, or the attribute
+    `name` of an object, which keeps it. A ValueError if they are not there.
+
+    Example:
+        >>> take_il((torch.zeros(2, 3), torch.tensor([0, 1]), torch.tensor([0.1, 0.2])), "il")[1]
+        tensor([0.1000, 0.2000])
+    """
+    rest = batch
+    if isinstance(batch, Mapping):
+        rest = copy.copy(batch) if isinstance(batch, MutableMapping) else dict(batch)
+        il = rest.pop(name, None)
+    elif _is_plain(batch):
+        rest, il = batch[:-1], batch[-1] if batch else None
+    else:
+        il = getattr(batch, name, None)
+    if not isinstance(il, Tensor) or il.ndim != 1 or not il.is_floating_point():
+        raise ValueError(
+            f"Selector: il={name!r} names irreducible losses in the batch, floating point (n,), "
+            f"got {describe(il)} in {describe(batch)}; keep the column in the collate_fn"
+        )
+    return rest, il
 
 
 def inputs_of(sample: Any) -> Any:
     """Return the inputs of one example of an IndexedDataset, as `split` finds those of a batch."""
-    return _split_mapping(sample, "inputs_of").inputs if isinstance(sample, Mapping) else sample.x
+    return _split_mapping(sample, "inputs_of")[0] if isinstance(sample, Mapping) else sample.x
 
 
 def gather(batch: T, n: int, rows: Tensor | slice, *, whole: object = None) -> T:
@@ -182,11 +212,11 @@ def leaves(batch: Any, n: int, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(value, n, f"{name}.{key}" if name else str(key))
 
 
-def ids_of(batch: Any) -> Tensor:
-    """Return the ids of a batch that `split` has read before, without checks."""
-    if hasattr(batch, "ids"):
-        return batch.ids  # type: ignore[no-any-return]
-    return batch["ids" if isinstance(batch, Mapping) else 2]  # type: ignore[no-any-return]
+def ids_of(batch: Any) -> Any:
+    """Return the ids, else the labels, of a batch that `split` has read before, without checks."""
+    if isinstance(batch, Mapping):
+        return next(batch[key] for key in ("ids", *_LABEL_KEYS) if key in batch)
+    return getattr(batch, "ids", batch.y) if hasattr(batch, "y") else batch[-1]
 
 
 def to(batch: T, device: torch.device | str) -> T:
@@ -248,9 +278,7 @@ def _is_structure(value: object) -> bool:
     return any(isinstance(item, (Tensor, np.ndarray)) for _, item in _items(value))
 
 
-def _split_mapping(batch: Mapping[Any, Any], where: str) -> Fields:
-    if "ids" not in batch:
-        raise _no_ids(where, batch)
+def _split_mapping(batch: Mapping[Any, Any], where: str) -> tuple[Any, Any, Any]:
     label = next((key for key in _LABEL_KEYS if key in batch), None)
     if label is None:
         raise ValueError(
@@ -262,7 +290,7 @@ def _split_mapping(batch: Mapping[Any, Any], where: str) -> Fields:
         raise ValueError(
             f"{where}: the batch has no inputs: got {describe(batch)}; add x or keyword arguments"
         )
-    return Fields(inputs, batch[label], batch["ids"])
+    return inputs, batch[label], batch.get("ids")
 
 
 def _no_ids(where: str, batch: object) -> ValueError:

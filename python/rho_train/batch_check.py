@@ -64,7 +64,7 @@ class _Rescoring:
 
     def score(self, batch: Any) -> Tensor:
         """Return the losses of a batch, float32 (n,)."""
-        context, fields = self.context, split(batch)
+        context, fields = self.context, split(batch, needs_ids=False)
         passes = context.passes.of(self.module, batch, fields)
         one = replace(context, labels=fields.labels, ids=fields.ids, passes=passes)
         one.il_values, one.il_is_per_row = None, False

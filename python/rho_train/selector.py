@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from rho_train.batch import gather, ids_of, split
+from rho_train.batch import describe, gather, ids_of, split, take_il
 from rho_train.batch_check import check_small_batch
 from rho_train.checks import check_rows
 from rho_train.global_scope import Scope, global_position, select_globally
@@ -34,7 +34,7 @@ from rho_train.selection import LastSelection, PendingSelection
 from rho_train.selector_checks import check_batch, check_settings, il_table
 
 T = TypeVar("T")
-ILSource = ILStore | Tensor | OnlineModel
+ILSource = ILStore | Tensor | OnlineModel | str
 """Sources of irreducible losses that `Selector(il=...)` takes."""
 
 _COUNTERS = ("steps", "scored", "selected", "invalid", "seconds", "score_seconds")
@@ -50,8 +50,10 @@ class Selector:
 
     Args:
         il: irreducible losses by id: an ILStore (one in several files is read for every large
-            batch) or a tensor (N,); or an OnlineModel, which computes them. For methods with IL in
-            their formula.
+            batch) or a tensor (N,); or an OnlineModel, which computes them; or the name of a field
+            that holds those of the examples, as "il", float (n,), which the small batch and the
+            model do not get: a key of a dict, an attribute, or the last element of a tuple. For
+            methods with IL in their formula.
         ratio: share of the large batch, in (0, 1], or a schedule: k = max(1, round(ratio * n)).
         k: number of examples to select; give either `ratio` or `k`.
         method: a name of `rho_train.methods.names()`, an object from `rho_train.methods`, or a
@@ -142,6 +144,32 @@ class Selector:
         super().__setattr__(name, value)
 
     @property
+    def needs_ids(self) -> bool:
+        """True if the batches must have ids: for a table, a History, an OnlineModel, a method."""
+        online = isinstance(self.il, OnlineModel) or isinstance(self.scorer, OnlineModel)
+        table = "il" in self.needs and not isinstance(self.il, str)
+        return online or table or self.history is not None or "ids" in self.needs
+
+    def metrics(self) -> dict[str, float]:
+        """Return numbers for any logger, by names that begin with "selection/".
+
+        The counters and seconds, and of the last selection the mean losses of the large batch and
+        of its selected examples, NaN where nothing was scored. Reads the device.
+
+        Example:
+            >>> selector = Selector(method="loss", ratio=0.5)
+            >>> selector.metrics()["selection/steps"]  # writer.add_scalar(name, value, step)
+            0.0
+        """
+        self._invalid.read()
+        found = {name: float(getattr(self, name)) for name in _COUNTERS}
+        losses = None if self.last is None else self.last.losses
+        if self.last is not None and losses is not None:
+            found["large_batch_loss"] = float(losses.nanmean())
+            found["small_batch_loss"] = float(losses[self.last.indices].nanmean())
+        return {f"selection/{name}": value for name, value in found.items()}
+
+    @property
     def invalid(self) -> int:
         """Examples without a usable score, as of the last check."""
         return self._invalid.invalid
@@ -206,8 +234,15 @@ class Selector:
         """
         if not self._rescored:
             check_module("Selector", scorer)
-        step = self.steps if step is None else step
-        parsed, method, needs = split(batch), self._method, self.needs
+        step, method, needs, column = (
+            self.steps if step is None else step,
+            self._method,
+            self.needs,
+            None,
+        )
+        if isinstance(self.il, str):
+            batch, column = take_il(batch, self.il)
+        parsed = split(batch, needs_ids=self.needs_ids)
         ids, n, options = parsed.ids, len(parsed.ids), self.scoring
         if step == 0 or parsed.labels.ndim != 1:
             check_batch(batch, parsed, classes=self.loss_fn is None, first=step == 0)
@@ -248,6 +283,13 @@ class Selector:
                 own = passes.of(module, batch, parsed)
                 context.il_values = replace(context, passes=own).score("loss").losses
             context.il_is_per_row, seconds = True, own.seconds
+        elif "il" in needs and column is not None:
+            if column.shape != ids.shape:
+                raise ValueError(
+                    f"Selector: il must have one row an example, got {describe(column)} for {n} "
+                    "examples; check the collate_fn"
+                )
+            context.il_values, context.il_is_per_row = column.float(), True
         elif "il" in needs:
             if self._label_checks:
                 self._check_labels(context)

@@ -114,12 +114,14 @@ def _faults(selector: Selector, pointwise: bool) -> Iterator[str]:
 def il_table(il: object) -> Tensor | None:
     """Return the table by id of `Selector(il=...)`, (N,); None where there is none."""
     table = il.table if isinstance(il, ILStore) else il
-    if table is None or isinstance(table, OnlineModel):
+    named = isinstance(table, str) and table.isidentifier()
+    if table is None or isinstance(table, OnlineModel) or named:
         return None
     if not isinstance(table, Tensor):
+        got = repr(il) if isinstance(il, str) else type(il).__name__
         raise TypeError(
-            "Selector: il must be an ILStore, a tensor (N,) or an OnlineModel, got "
-            f"{type(il).__name__}; a file is read with ILStore.load(path, dataset)"
+            "Selector: il must be an ILStore, a tensor (N,), an OnlineModel or the name of a field "
+            f"of the batch, got {got}; a file is read with ILStore.load(path, dataset)"
         )
     if table.ndim != 1 or table.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(

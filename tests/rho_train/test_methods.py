@@ -350,7 +350,7 @@ def test_a_method_of_ones_own() -> None:
     with pytest.raises(TypeError, match="must return Selected.*got Tensor"):
         select(Selector(k=1, method=lambda c: c.logits), batch)
     with pytest.raises(
-        ValueError, match=r"needs must be some of il, dropout, logits, classes, got proxy"
+        ValueError, match=r"needs must be some of il, ids, dropout, logits, classes, got proxy"
     ):
         register("other", needs=["proxy"])
     with pytest.raises(ValueError, match="letters, digits and underscores, got 'a b'"):

@@ -315,7 +315,7 @@ BAD_ARGUMENTS: list[tuple[Any, type[Exception], str]] = [
         r"il must be \(N,\) of float32.*got float64 tensor \(8,\)",
     ),
     ({"k": 1, "il": None}, ValueError, "needs irreducible losses; pass il="),
-    ({"k": 1, "il": "store.safetensors"}, TypeError, "got str; a file is read with ILStore"),
+    ({"k": 1, "il": "store.safetensors"}, TypeError, "got 'store.safetensors'; a file is read"),
 ]
 
 

@@ -113,7 +113,7 @@ class Reducr:
             )
         self.lr, self.class_il = lr, class_il
         self.weights: Tensor | None = None
-        self.needs = ("classes",) if class_il is not None else ("il", "classes")
+        self.needs = ("ids" if class_il is not None else "il", "classes")
 
     def __call__(self, context: ScoringContext) -> Selected:
         """Return the k rows with the highest weighted excess."""

@@ -9,7 +9,7 @@ from rho_train.methods.context import Method
 
 M = TypeVar("M", bound=Callable[..., Any])
 
-NEEDS = ("il", "dropout", "logits", "classes")
+NEEDS = ("il", "ids", "dropout", "logits", "classes")
 _METHODS: dict[str, Any] = {}
 
 
@@ -20,9 +20,10 @@ def register(
 
     Args:
         name: new, of letters, digits and underscores.
-        needs: of a function: `il`, irreducible losses; `dropout`, dropout layers in the model;
-            `logits`, those of all examples, which `Scoring(refresh=...)` does not have; `classes`,
-            labels that are classes. `Selector(loss_fn=...)` has neither logits nor classes.
+        needs: of a function: `il`, irreducible losses; `ids`, those of the data set (else it sees
+            rows where a batch has no ids); `dropout`, dropout layers in the model; `logits`, those
+            of all examples, which `Scoring(refresh=...)` does not have; `classes`, labels that are
+            classes. `Selector(loss_fn=...)` has neither logits nor classes.
         pointwise: of a function: it selects the highest scores, and the score of an example does
             not depend on the others, as `Selector(scope="global")` wants.
 
