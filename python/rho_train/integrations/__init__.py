@@ -1,0 +1,82 @@
+"""Selection inside training frameworks: transformers and TRL, Lightning, Accelerate."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rho_train.batch import gather, to
+from rho_train.distributed import rank_and_world
+from rho_train.selector import Selector
+
+T = TypeVar("T")
+
+# The first version and the first that is not known, as in the extras of pyproject.toml. Before 5.15
+# transformers count the items of smoothed and of shifted labels otherwise.
+VERSIONS = {"transformers": ((5, 15), (6, 0)), "lightning": ((2, 5), (3, 0))}
+
+
+def check_framework(name: str) -> None:
+    """Raise an ImportError if a framework is missing, or its hooks are not known."""
+    (low, high), version = VERSIONS[name], "none"
+    try:
+        version = importlib.metadata.version(name)
+        known = low <= tuple(int(number) for number in version.split(".")[:2]) < high
+    except importlib.metadata.PackageNotFoundError:
+        known = False
+    if not known:
+        raise ImportError(
+            f"rho_train.integrations.{name} needs {name} from {low[0]}.{low[1]} and below "
+            f"{high[0]}.{high[1]}, got {version}; pip install 'rho-ext[{name}]'"
+        )
+
+
+def weighted_loss(loss_of: Callable[[T], Tensor], batch: T, weights: Tensor) -> Tensor:
+    """Return the mean of `weights * losses` over a batch, from a framework's own mean loss.
+
+    Equal weights, as of `scope="global"`, scale it. Others need a forward pass of each example.
+    """
+    if bool((weights == weights[0]).all()):
+        return weights[0] * loss_of(batch)
+    n = len(weights)
+    losses = [loss_of(gather(batch, n, slice(row, row + 1))) for row in range(n)]
+    return (weights * torch.stack(losses)).mean()
+
+
+class EveryRank:
+    """The state of a Selector on every rank, for what saves the state of rank 0 alone.
+
+    All ranks call `state_dict` together.
+
+    Example:
+        >>> state = EveryRank(Selector(method="loss", ratio=0.1))
+        >>> state.load_state_dict(state.state_dict())  # or register_for_checkpointing(state)
+    """
+
+    def __init__(self, selector: Selector) -> None:
+        self.selector = selector
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of all ranks, with their tensors on the CPU."""
+        _, world = rank_and_world()
+        states: list[Any] = [to(self.selector.state_dict(), "cpu")] * world
+        if world > 1:
+            dist.all_gather_object(states, states[0])
+        return {"ranks": states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state of this rank; a warning if there were more or fewer ranks."""
+        states, (rank, world) = state["ranks"], rank_and_world()
+        if len(states) != world:
+            warnings.warn(
+                f"Selector: {len(states)} ranks saved their states and {world} load them, so its "
+                "counters and History are those of other ranks; resume with as many",
+                stacklevel=2,
+            )
+        self.selector.load_state_dict(states[rank % len(states)])

@@ -1,0 +1,104 @@
+"""SelectionTrainer on several ranks, for test_transformers: torchrun two_ranks.py FOLDER."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from rho_train import History, Selector
+from rho_train.schedules import UniformPhases
+from tests.rho_train.integrations.test_transformers import (
+    Recorded,
+    arguments,
+    bert,
+    data,
+    llama,
+    lm_losses,
+    losses_by_hand,
+    pad,
+    pad_lm,
+    weights,
+)
+
+N = 320
+
+
+def run(model: nn.Module, folder: Path, selector: Selector, **options: Any) -> Recorded:
+    resume = options.pop("resume", None)
+    language = selector.loss_fn is not None
+    trainer = Recorded(
+        model,
+        arguments(folder, per_device_train_batch_size=16, **options),
+        train_dataset=data(N).add_column("ids", list(range(N))),
+        data_collator=pad_lm if language else pad,
+        selector=selector,
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def check_one_step(folder: Path) -> None:
+    """The step is that of the mean loss over the selected examples of both ranks."""
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("rho", {}),
+        ("rho", {"scope": "global"}),
+        ("importance", {}),
+        ("rho", {"loss_fn": lm_losses}),
+    ]
+    for method, settings in cases:
+        language = "loss_fn" in settings
+        selector = Selector(il="il", method=method, k=4, **settings)
+        options = {"max_steps": 1, "optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0}
+        found = run(llama() if language else bert(dropout=0.0), folder, selector, **options)
+        model, (small,) = llama() if language else bert(dropout=0.0), found.small
+        losses = losses_by_hand(model, small)
+        if "selection_weights" in small:
+            losses = losses * small["selection_weights"]
+        # DistributedDataParallel takes the mean of the ranks' gradients. The mean over tokens is
+        # that of all ranks, equally many here or not.
+        count = torch.tensor(float(len(losses)))
+        dist.all_reduce(count)
+        loss = losses.sum() / count if language else losses.mean() / dist.get_world_size()
+        loss.backward()
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad)
+                parameter.data -= 0.1 * parameter.grad
+        torch.testing.assert_close(weights(found.model), weights(model), rtol=1e-4, atol=1e-6)
+
+
+def check_resume(folder: Path) -> None:
+    def go(where: str, **options: Any) -> tuple[Tensor, dict[str, Any]]:
+        phases = UniformPhases(steps=4, warmup=2, anneal=0.0)
+        selector = Selector(
+            il="il", method="boltzmann", ratio=0.25, history=History(N), phases=phases
+        )
+        trainer = run(bert(), folder / where, selector, max_steps=4, **options)
+        return weights(trainer.model), selector.state_dict()
+
+    straight, state = go("straight", save_strategy="steps", save_steps=2)
+    dist.barrier()
+    resumed, again = go("resumed", resume=str(folder / "straight" / "checkpoint-2"))
+    assert torch.equal(straight, resumed)
+    assert state["steps"] == again["steps"] == 4
+    for name, column in state["history"].items():
+        assert torch.equal(column.nan_to_num(), again["history"][name].nan_to_num()), name
+    # The ranks saw other examples.
+    both = state["history"]["seen"].clone()
+    dist.all_reduce(both)
+    assert int(both.max()) == 1
+    assert int(both.sum()) == 4 * 32
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    check_one_step(Path(sys.argv[1]) / "one")
+    check_resume(Path(sys.argv[1]))
+    print("both ranks agree")
