@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rho_train.distributed import rank_and_world
 from rho_train.online import OnlineModel
-from rho_train.scoring import device_of, uncompiled
+from rho_train.scoring import check_module, device_of, uncompiled
 from rho_train.selection import PendingSelection
 from rho_train.selector import Selector
 
@@ -55,6 +55,7 @@ class AsyncSelector:
 
     def __init__(self, selector: Selector, model: nn.Module) -> None:
         _check(selector)
+        check_module("AsyncSelector", model)
         inner = uncompiled(selector.scorer_for(model))
         self.selector = selector
         self._source = inner.module if isinstance(inner, DistributedDataParallel) else inner

@@ -13,7 +13,14 @@ from rho_train.batch import split, to
 from rho_train.checks import check_labels
 from rho_train.dataset import IndexedDataset
 from rho_train.rng import global_seed
-from rho_train.scoring import LossFunction, device_of, logits_of, losses_of, scoring_mode
+from rho_train.scoring import (
+    LossFunction,
+    check_module,
+    device_of,
+    logits_of,
+    losses_of,
+    scoring_mode,
+)
 
 
 @contextmanager
@@ -42,6 +49,7 @@ def dry_run(
     Refuse logits that are not (b, C), labels that the data set does not show, and labels of `ids`
     without a class; with `loss_fn`, losses of which none is finite. The random state is restored.
     """
+    check_module(where, model)
     with unchanged(model), global_seed(0):
         samples = dataset.__getitems__(positions.tolist())
         batch = to(dataset.collate(samples), device_of(model))

@@ -10,7 +10,7 @@ from rho_train.identity import module_digest
 from rho_train.methods.context import ScoringContext
 from rho_train.optim import adamw, check_adamw
 from rho_train.rng import generator
-from rho_train.scoring import device_of, seeded
+from rho_train.scoring import check_module, device_of, seeded
 from rho_train.training_step import training_step
 
 
@@ -38,6 +38,7 @@ class OnlineModel:
     """
 
     def __init__(self, model: nn.Module, *, lr: float = 1e-5, weight_decay: float = 0.01) -> None:
+        check_module("OnlineModel", model)
         check_adamw("OnlineModel", lr, weight_decay)
         self.model = model.train()
         self.optimizer = adamw(model, lr, weight_decay)

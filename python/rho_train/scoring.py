@@ -208,11 +208,10 @@ def scoring_mode(
 def check_module(where: str, model: object) -> None:
     """Refuse what is no module, and a module whose parameters have no shape yet."""
     if not isinstance(model, nn.Module):
-        got = "the class" if isinstance(model, type) else "a"
-        name = model.__name__ if isinstance(model, type) else type(model).__name__
+        got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise TypeError(
-            f"{where}: the model must be a torch.nn.Module, got {got} {name}; call "
-            "selector(model, batch) with the model first, and call a factory: make_model(0)"
+            f"{where}: the model must be a torch.nn.Module, got {got}; call selector(model, batch) "
+            "with the model first, and give a model in place of the function that makes it"
         )
     lazy = [name for name, one in model.named_parameters() if is_lazy(one)]
     if lazy:

@@ -20,6 +20,7 @@ from rho_train import (
     History,
     ILStore,
     IndexedDataset,
+    OnlineModel,
     Scoring,
     Selector,
 )
@@ -282,11 +283,12 @@ def test_no_graph_is_compiled_for_the_small_batch() -> None:
     assert sizes == [8]
 
 
-def test_labels_of_other_examples_are_refused_in_the_first_selections() -> None:
+def test_labels_of_other_examples_are_refused_in_the_first_selections(tmp_path: Any) -> None:
     data = IndexedDataset(TensorDataset(X, Y))
     store = ILStore.of(data, IL)
     moved = Batch(X.roll(1, 0), Y.roll(1), IDS)
-    for source in (store,):
+    store.save(tmp_path / "il", rows_a_file=3)
+    for source in (store, ILStore.load(tmp_path / "il", data)):
         selector = Selector(il=source, k=K)
         with pytest.raises(ValueError, match="labels of 8 of 8 examples are not those"):
             selector(linear(), moved)
@@ -301,11 +303,16 @@ def test_labels_of_other_examples_are_refused_in_the_first_selections() -> None:
 
 def test_what_is_no_model_or_has_no_parameters_yet_is_named() -> None:
     cases: list[tuple[Any, Any, type[Exception], str]] = [
-        (BATCH, linear(), TypeError, r"Module, got a Batch; call selector\(model, batch\) with"),
-        (linear, BATCH, TypeError, "got a function; .*call a factory"),
+        (BATCH, linear(), TypeError, r"Module, got Batch; call selector\(model, batch\) with"),
+        (linear, BATCH, TypeError, "got function; .*in place of the function"),
         (nn.Linear, BATCH, TypeError, "got the class Linear"),
         (nn.LazyLinear(3), BATCH, ValueError, "parameter weight has no shape yet"),
     ]
     for model, batch, error, message in cases:
         with pytest.raises(error, match=f"^Selector: .*{message}"):
             Selector(il=IL, k=K)(model, batch)
+        if batch is BATCH:
+            with pytest.raises(error, match=message):
+                AsyncSelector(Selector(il=IL, k=K), model)
+            with pytest.raises(error, match=message):
+                OnlineModel(model)
