@@ -41,10 +41,9 @@ def read(folder: Path) -> dict[str, Curve]:
     for method in plan["methods"]:
         runs: list[dict[int, float]] = []
         for seed in plan["seeds"]:
-            lines = (folder / "runs" / f"{method['name']}-seed{seed}" / "metrics.jsonl").read_text(
-                "utf-8"
-            )
-            records = [json.loads(line) for line in lines.splitlines()]
+            run = folder / "runs" / f"{method['name']}-seed{seed}"
+            lines = (run / "metrics.jsonl").read_text("utf-8").splitlines()
+            records = [json.loads(line) for line in lines]
             runs.append({r["step"]: r["accuracy"] for r in records if r["event"] == "eval"})
         shared = sorted(set.intersection(*(set(run) for run in runs)))
         curves[method["label"]] = [

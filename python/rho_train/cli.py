@@ -246,7 +246,7 @@ def _add_commands(parser: ArgumentParser, functions: Mapping[str, Any]) -> dict[
             continue
         parameters = inspect.signature(function).parameters
         summary, _, own = f"{inspect.getdoc(function)}".partition("\n\nArgs:")
-        shared = [name for name in parameters if name in _HELP and f" {name}: " not in own]
+        shared = [name for name in parameters if name in _HELP and f"\n    {name}: " not in own]
         lines = (f"    {name}: {_HELP[name]}" for name in shared)
         function.__doc__ = "\n".join([f"{summary}\n\nArgs:{own}", *lines])
         has_task = "task" in parameters

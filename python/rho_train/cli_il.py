@@ -46,12 +46,7 @@ def compute(
         kind: holdout: losses of the examples that are not held out; crossfit: of all.
         seeds: how many IL models, or sets of them, are averaged.
         seed: of noise, split and weights, as in `rho-ext train`.
-        task: letters, table, images, text, or module:function that returns a rho_train.Task.
-        task_options: options of the task, as --task.noise 0.1 or --task.path mine.npz.
-        holdout: share of the training examples that a holdout IL model trains on.
-        folds: of the cross-fit.
         rows_a_file: write a folder of files with so many rows each; 0: one file.
-        recipe: how the IL models are trained.
     """
     if seeds < 1 or rows_a_file < 0:
         raise ValueError(

@@ -350,3 +350,10 @@ def test_a_task_of_your_own(
     capfd.readouterr()
     assert main(["train", *given, *small, "--seed=1", f"--il={store}", "--out=other"]) == 1
     assert "belongs to another data set" in capfd.readouterr().err
+    damaged = bytearray(store.read_bytes())
+    damaged[-300] ^= 1
+    store.write_bytes(damaged)
+    assert main(["train", *given, *small, f"--il={store}", "--out=other"]) == 1
+    assert "checksum" in capfd.readouterr().err
+    # Before any training.
+    assert not (tmp_path / "other").exists()
