@@ -54,7 +54,7 @@ def split(batch: Any, where: str = "Selector", *, needs_ids: bool = True) -> Fie
         inputs, labels, ids = _split_mapping(batch, where)
     elif hasattr(batch, "x") and hasattr(batch, "y"):
         inputs, labels, ids = batch.x, batch.y, getattr(batch, "ids", None)
-    elif _is_plain(batch) and len(batch) in (2, 3):
+    elif is_plain(batch) and len(batch) in (2, 3):
         inputs, labels, ids = (*batch, None)[:3]
     else:
         raise _no_ids(where, batch)
@@ -98,7 +98,7 @@ def take_il(batch: Any, name: str) -> tuple[Any, Tensor]:
     if isinstance(batch, Mapping):
         rest = copy.copy(batch) if isinstance(batch, MutableMapping) else dict(batch)
         il = rest.pop(name, None)
-    elif _is_plain(batch):
+    elif is_plain(batch):
         rest, il = batch[:-1], batch[-1] if batch else None
     else:
         il = getattr(batch, name, None)
@@ -147,7 +147,7 @@ def gather(batch: T, n: int, rows: Tensor | slice, *, whole: object = None) -> T
             return value[_numbers(n, rows)] if value.shape[:1] == (n,) else value
         if (own := _own_count(value)) == n:
             return _own_rows(value, n, rows)
-        if _is_plain(value) and len(value) == n:
+        if is_plain(value) and len(value) == n:
             if n and all(isinstance(v, Tensor) and v.shape[:1] == (n,) for v in value):
                 raise ValueError(
                     f"a {type(value).__name__} of {n} tensors with {n} rows each may hold "
@@ -204,7 +204,7 @@ def _own_rows(value: Any, n: int, rows: Tensor | slice) -> Any:
 
 def leaves(batch: Any, n: int, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the names and the values of the fields of a batch of n examples, at any depth."""
-    values = _is_plain(batch) and len(batch) == n
+    values = is_plain(batch) and len(batch) == n
     if name and (values or _own_count(batch) is not None or not _is_structure(batch)):
         yield name, batch
     else:
@@ -264,7 +264,7 @@ def _items(value: Any) -> list[tuple[Any, Any]]:
     return [(one, getattr(value, one)) for one in names if hasattr(value, one) and one[:2] != "__"]
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     """Return whether a value is a list or a tuple without names."""
     return isinstance(value, (tuple, list)) and not hasattr(value, "_fields")
 

@@ -36,9 +36,8 @@ def check_small_batch(context: ScoringContext, batch: Any, small: Any, rows: Ten
     with unchanged(module), global_seed(0), eager, scoring_mode(module, bf16=options.bf16) as own:
         reason = _Rescoring(context, batch, own).reason(small, rows)
     if reason is not None:
-        warnings.warn(
-            f"Selector: the small batch cannot be checked: {reason}; {_OFF}", stacklevel=4
-        )
+        warning = f"Selector: the small batch cannot be checked: {reason}; {_OFF}"
+        warnings.warn(warning, stacklevel=4)
 
 
 class _Rescoring:
@@ -46,7 +45,6 @@ class _Rescoring:
 
     def __init__(self, context: ScoringContext, batch: Any, module: nn.Module) -> None:
         self.context, self.batch, self.module = context, batch, module
-        self.n = len(context.ids)
         # Losses of training mode or of several passes with dropout are no losses of eval mode.
         known = context.scored and not context.passes.options.train_mode
         self.losses = context.losses if known else self.score(batch)
@@ -74,13 +72,12 @@ class _Rescoring:
         """Return how far the losses of a batch are from those of `rows`, 0 within rounding."""
         found, wanted = self.score(batch), self.losses[rows]
         same = (found == wanted) | (found.isnan() & wanted.isnan()) | ~self.context.fresh(rows)
-        gaps = (found - wanted).abs().nan_to_num(torch.inf).masked_fill(same, 0.0)
-        gap = float(gaps.max())
+        gap = float((found - wanted).abs().nan_to_num(torch.inf).masked_fill(same, 0.0).max())
         return gap if gap > self.tolerance else 0.0
 
     def reason(self, small: Any, rows: Tensor) -> str | None:
         """Return why the small batch cannot be checked, None if it is right, else raise."""
-        n, k, error = self.n, len(rows), None
+        n, k, error = len(self.context.ids), len(rows), None
         try:
             gap = self.gap(small, rows)
         except Exception as caught:
@@ -90,7 +87,9 @@ class _Rescoring:
             what = f"their losses differ by up to {gap:.3g} nats from those that selected them"
         if gap == 0.0:
             return None
-        fields = {name: value for name, value in leaves(self.batch, n) if _has_rows(value)}
+        kinds = Tensor, np.ndarray, list
+        fields = {name: one for name, one in leaves(self.batch, n) if isinstance(one, kinds)}
+        fields = {name: one for name, one in fields.items() if getattr(one, "ndim", 1)}
         cut = [name for name, value in fields.items() if len(value) == n]
         whole = [name for name in fields if name not in cut]
         if not sharded(self.module.modules()):  # all ranks would have to make the same passes
@@ -130,7 +129,3 @@ class _Rescoring:
             return self.gap(batch, rows) == 0.0
         except Exception:
             return False
-
-
-def _has_rows(value: object) -> bool:
-    return isinstance(value, (Tensor, np.ndarray, list)) and getattr(value, "ndim", 1) > 0

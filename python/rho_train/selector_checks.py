@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rho_train.batch import Fields, describe
+from rho_train.batch import Fields, describe, is_plain
 from rho_train.checks import check_counts
 from rho_train.history import History
 from rho_train.il.store import ILStore
@@ -137,8 +137,7 @@ def check_batch(batch: object, fields: Fields, *, classes: bool, first: bool) ->
             "Selector: labels must have shape (n,), one class an example, got "
             f"{tuple(fields.labels.shape)}; for sequences give loss_fn=, the loss of each"
         )
-    plain = first and isinstance(batch, (tuple, list)) and not hasattr(batch, "_fields")
-    if plain and len(fields.ids.unique()) < len(fields.ids):  # type: ignore[no-untyped-call]
+    if first and is_plain(batch) and len(fields.ids.unique()) < len(fields.ids):  # type: ignore[no-untyped-call]
         raise ValueError(
             f"Selector: the third element of a {type(batch).__name__} repeats, so it holds no ids: "
             "keep those of IndexedDataset there, or put examples drawn twice into a rho_train.Batch"

@@ -66,10 +66,8 @@ class ClassQuota(Scored):
         # Rows by class, the best first: the rank within a class counts from where it begins.
         by_class = labels.argsort(stable=True)
         grouped = labels[by_class]
-        ranks = (
-            torch.arange(len(rows), dtype=torch.int64, device=device)
-            - (counts.cumsum(0) - counts)[grouped]
-        )
+        ranks = torch.arange(len(rows), dtype=torch.int64, device=device)
+        ranks -= (counts.cumsum(0) - counts)[grouped]
         seats = torch.empty(len(rows), dtype=torch.float64, device=device)
         seats[by_class] = (ranks.double() + 0.5) / shares[grouped]
         # The rows are in the order of their scores, and a stable sort keeps it among equals.
@@ -141,11 +139,10 @@ class Reducr:
         self.weights = (weights.log() + self.lr * mean).softmax(0)
 
     def _weights(self, context: ScoringContext) -> Tensor:
-        weights, device = self.weights, context.ids.device
-        if weights is not None:
-            return weights.to(device)
-        equal = 1.0 / context.classes
-        return torch.full((context.classes,), equal, dtype=torch.float32, device=device)
+        if self.weights is not None:
+            return self.weights.to(context.ids.device)
+        ones = torch.ones(context.classes, dtype=torch.float32, device=context.ids.device)
+        return ones / context.classes
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the selection, the table as its SHA-256."""

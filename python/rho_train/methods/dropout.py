@@ -65,9 +65,7 @@ class MonteCarlo:
 
     def __call__(self, context: ScoringContext) -> Selected:
         """Return the k rows with the highest score over the passes."""
-        p, conditional, loss = torch.zeros(
-            3, dtype=torch.float32, device=context.ids.device
-        ).unbind()
+        p = conditional = loss = torch.zeros_like(context.ids[0], dtype=torch.float32)
         seed = int(torch.randint(2**31, (), generator=context.generator, device="cpu"))
         model = context.passes.module
         # In eval mode an encoder layer may take torch's fast path, which has no dropout.
