@@ -91,7 +91,7 @@ def compare(
         folds: of the cross-fit.
         validation: share of the training examples that curves are of, and nothing trains on; the
             test set is then read once, at the end of a run. 0: curves are of the test set.
-        store: irreducible losses for variants with `il="stored"`: a file or a folder of shards.
+        store: irreducible losses for variants with `il="stored"`: a file, or a folder of several.
         processes: how many runs at a time; 0: one for each core. A script that asks for more than
             one needs `if __name__ == "__main__":`.
         title, description: of the report; empty: those of the task.
