@@ -122,8 +122,14 @@ class IndexedDataset(Dataset[Any]):
         n = len(self)
         # A subclass may transform what it returns, so only the class itself is read in one go.
         if type(self.dataset) is TensorDataset and len(self.dataset.tensors) == 2:
+            x, y = self.dataset.tensors
+            rows = indices if isinstance(indices, range) else range(0)
+            if rows.step == 1 and 0 <= rows.start < rows.stop <= n:
+                here = slice(rows.start, rows.stop)  # as evaluations read, without a copy
+                ids = torch.arange(rows.start, rows.stop, dtype=torch.int64, device="cpu")
+                return _Rows(Batch(x[here], y[here], ids))
             ids = _positions(indices, n)
-            x, y = (part.index_select(0, ids.to(part.device)) for part in self.dataset.tensors)
+            x, y = (part.index_select(0, ids.to(part.device)) for part in (x, y))
             return _Rows(Batch(x, y, ids))
         positions = [_position(index, n) for index in indices]
         with global_seed(indices.seed) if isinstance(indices, SeededIndices) else nullcontext():

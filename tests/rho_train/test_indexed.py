@@ -436,3 +436,19 @@ def test_only_a_whole_data_set_with_ids_is_taken(dataset: Any, message: str) -> 
     for take_it in takers:
         with pytest.raises(TypeError, match=message):
             take_it()
+
+
+def test_a_range_of_positions_reads_as_a_list_of_them() -> None:
+    data = IndexedDataset(TensorDataset(torch.arange(10.0), torch.arange(10)))
+    for rows in (
+        range(2, 5),
+        range(0),
+        range(5, 2),
+        range(-3, -1),
+        range(0, 10, 3),
+        range(5, 2, -1),
+    ):
+        found, wanted = (data.collate(data.__getitems__(r)) for r in (rows, list(rows)))
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True)), rows
+    with pytest.raises(IndexError, match="11 is outside"):
+        data.__getitems__(range(8, 12))
