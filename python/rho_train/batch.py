@@ -60,7 +60,12 @@ def split(batch: Any, where: str = "Selector", *, needs_ids: bool = True) -> Fie
         raise _no_ids(where, batch)
     if ids is None and needs_ids:
         raise _no_ids(where, batch)
-    if ids is None and isinstance(labels, Tensor) and labels.ndim:
+    if not isinstance(labels, Tensor) or not labels.ndim:
+        raise TypeError(
+            f"{where}: labels must be a tensor with a row an example, got {describe(labels)}; "
+            "collate them to one tensor"
+        )
+    if ids is None:
         ids = torch.arange(len(labels), dtype=torch.int64, device=labels.device)
     if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32):
         raise TypeError(
@@ -70,11 +75,6 @@ def split(batch: Any, where: str = "Selector", *, needs_ids: bool = True) -> Fie
     if ids.ndim != 1:
         raise ValueError(
             f"{where}: ids must have shape (n,), got {tuple(ids.shape)}; collate one id an example"
-        )
-    if not isinstance(labels, Tensor):
-        raise TypeError(
-            f"{where}: labels must be a tensor of {len(ids)} rows, got {describe(labels)}; "
-            "collate them to one tensor"
         )
     if labels.shape[:1] != ids.shape:
         raise ValueError(
@@ -193,7 +193,7 @@ def _own_rows(value: Any, n: int, rows: Tensor | slice) -> Any:
     if isinstance(value, PackedSequence):
         padded, lengths = pad_packed_sequence(value, batch_first=True)
         lengths = lengths[numbers]
-        # Packed without an order of its own, it is so again if the rows allow it.
+        # Only sequences that are in order of length can be packed without sorting.
         sort = value.sorted_indices is not None or bool((lengths[1:] > lengths[:-1]).any())
         return pack_padded_sequence(padded[numbers], lengths, True, enforce_sorted=not sort)
     some = [value[i] for i in numbers]
@@ -215,8 +215,9 @@ def leaves(batch: Any, n: int, name: str = "") -> Iterator[tuple[str, Any]]:
 def ids_of(batch: Any) -> Any:
     """Return the ids, else the labels, of a batch that `split` has read before, without checks."""
     if isinstance(batch, Mapping):
-        return next(batch[key] for key in ("ids", *_LABEL_KEYS) if key in batch)
-    return getattr(batch, "ids", batch.y) if hasattr(batch, "y") else batch[-1]
+        return next(batch[key] for key in ("ids", *_LABEL_KEYS) if batch.get(key) is not None)
+    found = getattr(batch, "ids", None) if hasattr(batch, "y") else batch[-1]
+    return found if found is not None else batch.y if hasattr(batch, "y") else batch[1]
 
 
 def to(batch: T, device: torch.device | str) -> T:

@@ -21,7 +21,7 @@ from rho_train.scoring import device_of, scoring_mode, sharded
 _OFF = "Selector(check_batches=False) leaves this check out"
 
 
-def check_small_batch(context: ScoringContext, batch: Any, small: Any, rows: Tensor) -> None:
+def check_small_batch(context: ScoringContext, batch: Any, small: Any, rows: Tensor) -> bool:
     """Score the small batch, `rows` of a large one, in eval mode, and compare the losses.
 
     If they differ, more passes tell apart models that draw random numbers or mix the examples of a
@@ -33,11 +33,16 @@ def check_small_batch(context: ScoringContext, batch: Any, small: Any, rows: Ten
     if "torch._dynamo" in sys.modules:
         # Graphs are compiled for the sizes of training. Importing dynamo takes seconds.
         eager = torch.compiler.set_stance("force_eager")
-    with unchanged(module), global_seed(0), eager, scoring_mode(module, bf16=options.bf16) as own:
-        reason = _Rescoring(context, batch, own).reason(small, rows)
+    scoring = scoring_mode(module, bf16=options.bf16)
+    # What the model keeps for this batch size must be able to enter autograd in the step.
+    plain = torch.inference_mode(False), torch.no_grad()
+    with unchanged(module), global_seed(0), eager, scoring as own, plain[0], plain[1]:
+        check = _Rescoring(context, batch, own)
+        reason, tells = check.reason(small, rows), check.tells
     if reason is not None:
         warning = f"Selector: the small batch cannot be checked: {reason}; {_OFF}"
         warnings.warn(warning, stacklevel=4)
+    return reason is not None or tells
 
 
 class _Rescoring:
@@ -45,11 +50,11 @@ class _Rescoring:
 
     def __init__(self, context: ScoringContext, batch: Any, module: nn.Module) -> None:
         self.context, self.batch, self.module = context, batch, module
+        self.sharded = sharded(module.modules())
         # Losses of training mode or of several passes with dropout are no losses of eval mode.
         known = context.scored and not context.passes.options.train_mode
         self.losses = context.losses if known else self.score(batch)
-        # Rounding errors grow with the roundings in a row. The root of the epsilon is that of
-        # 3,000 of float32 which all go one way, and of 8 million which do not.
+        # Errors of rounding add up in long sums: at worst 3,000 of float32 reach this root.
         kinds = {one.dtype for one in module.parameters() if one.is_floating_point()}
         device = device_of(module).type
         if torch.is_autocast_enabled(device):
@@ -58,12 +63,19 @@ class _Rescoring:
         if device == "cuda":
             epsilons.append(2.0**-10)  # of TF32, to which convolutions round float32
         usual = self.losses[self.losses.isfinite()].abs()
-        self.tolerance = max(epsilons) ** 0.5 * max(1.0, float(usual.max()) if len(usual) else 1.0)
+        typical = max(1.0, float(usual.median())) if len(usual) else 1.0
+        self.tolerance = max(epsilons) ** 0.5 * self.losses.abs().clamp_min(typical)
+        # Before a model has learnt, all examples can have one loss, whatever was cut. All ranks of
+        # a sharded model must check the same selections.
+        spread = float(usual.std()) if len(usual) > 1 else 0.0
+        self.tells = self.sharded or spread > 4 * max(epsilons) ** 0.5 * typical
 
     def score(self, batch: Any) -> Tensor:
         """Return the losses of a batch, float32 (n,)."""
         context, fields = self.context, split(batch, needs_ids=False)
         passes = context.passes.of(self.module, batch, fields)
+        if self.sharded:  # as many passes on all ranks, whatever their k
+            passes.options = replace(passes.options, micro_batch=None)
         one = replace(context, labels=fields.labels, ids=fields.ids, passes=passes)
         one.il_values, one.il_is_per_row = None, False
         return one.score("loss").losses
@@ -72,14 +84,16 @@ class _Rescoring:
         """Return how far the losses of a batch are from those of `rows`, 0 within rounding."""
         found, wanted = self.score(batch), self.losses[rows]
         same = (found == wanted) | (found.isnan() & wanted.isnan()) | ~self.context.fresh(rows)
-        gap = float((found - wanted).abs().nan_to_num(torch.inf).masked_fill(same, 0.0).max())
-        return gap if gap > self.tolerance else 0.0
+        gaps = (found - wanted).abs().nan_to_num(torch.inf)
+        return float(gaps.masked_fill(same | (gaps <= self.tolerance[rows]), 0.0).max())
 
     def reason(self, small: Any, rows: Tensor) -> str | None:
         """Return why the small batch cannot be checked, None if it is right, else raise."""
         n, k, error = len(self.context.ids), len(rows), None
         try:
             gap = self.gap(small, rows)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as caught:
             error, gap = caught, torch.inf
             what = f"the model fails on them: {type(error).__name__}: {error}"
@@ -92,27 +106,28 @@ class _Rescoring:
         fields = {name: one for name, one in fields.items() if getattr(one, "ndim", 1)}
         cut = [name for name, value in fields.items() if len(value) == n]
         whole = [name for name in fields if name not in cut]
-        if not sharded(self.module.modules()):  # all ranks would have to make the same passes
-            scored = self.context.passes.rows
-            if scored is None:
-                scored = torch.arange(n, dtype=torch.int64, device=rows.device)
-            if error is None and self.gap(gather(self.batch, n, scored), scored):
+        if error is None and self.sharded:  # all ranks would have to make the same passes
+            return f"{what}, and why is not known of a sharded model"
+        scored = self.context.passes.rows
+        if scored is None:
+            scored = torch.arange(n, dtype=torch.int64, device=rows.device)
+        if error is None and self.gap(gather(self.batch, n, scored), scored):
+            return (
+                "scored twice, the same examples have other losses, so the model draws random "
+                "numbers or keeps a state"
+            )
+        for name in () if self.sharded else cut:
+            if self._equal(gather(self.batch, n, rows, whole=fields[name]), rows):
+                what += f", but not if the field {name} stays whole: all examples share it"
+                break
+        else:
+            flipped = scored.flip(0)
+            mixes = error is None and self._equal(gather(self.batch, n, flipped), flipped)
+            if mixes or (error is None and not whole):
                 return (
-                    "scored twice, the same examples have other losses, so the model draws random "
-                    "numbers or keeps a state"
+                    f"the loss of an example depends on the others of its batch (that of the "
+                    f"{k} selected ones by up to {gap:.3g} nats)"
                 )
-            for name in cut:
-                if self._equal(gather(self.batch, n, rows, whole=fields[name]), rows):
-                    what += f", but not if the field {name} stays whole: all examples share it"
-                    break
-            else:
-                flipped = scored.flip(0)
-                mixes = error is None and self._equal(gather(self.batch, n, flipped), flipped)
-                if mixes or (error is None and not whole):
-                    return (
-                        f"the loss of an example depends on the others of its batch (that of the "
-                        f"{k} selected ones by up to {gap:.3g} nats)"
-                    )
 
         def listed(names: list[str]) -> str:
             return ", ".join(f"{name} ({describe(fields[name])})" for name in names) or "nothing"

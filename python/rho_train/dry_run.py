@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rho_train.batch import split, to
+from rho_train.batch import Fields, split, to
 from rho_train.checks import check_labels
-from rho_train.dataset import IndexedDataset
+from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.rng import global_seed
 from rho_train.scoring import (
     LossFunction,
@@ -29,10 +29,12 @@ def unchanged(*models: nn.Module) -> Iterator[None]:
     buffers = [(buffer, buffer.clone()) for model in models for buffer in model.buffers()]
     devices = {device_of(model) for model in models}
     with torch.random.fork_rng(devices=[one for one in devices if one.type == "cuda"]):
-        yield
-    with torch.no_grad():
-        for buffer, before in buffers:
-            buffer.copy_(before)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
 
 
 def dry_run(
@@ -65,19 +67,26 @@ def dry_run(
                 f"{where}: none of the losses of the first {len(positions)} examples is finite, "
                 f"got {losses[:3].tolist()}; check loss_fn="
             )
+        plain = fields.labels.ndim == 1 and not fields.labels.is_floating_point()
+        if plain and fingerprint(dataset)["labels"] != "none":
+            _check_shown(where, fields, dataset.labels)
         return batch
     if logits.ndim != 2 or len(logits) != len(positions):
         raise ValueError(
             f"{where}: the model must return logits ({len(positions)}, C), got "
             f"{tuple(logits.shape)}; for examples that are no classification give loss_fn="
         )
-    shown = dataset.labels[fields.ids.cpu().long()]
+    _check_shown(where, fields, dataset.labels)
+    for rows in ids:
+        check_labels(where, dataset.labels[rows], rows, logits.shape[1], ignore_index)
+    return batch
+
+
+def _check_shown(where: str, fields: Fields, labels: Tensor) -> None:
+    shown = labels[fields.ids.cpu().long()]
     if not torch.equal(fields.labels.cpu().long(), shown):
         raise ValueError(
             f"{where}: the labels that IndexedDataset shows are not those of its examples: of the "
             f"ids {fields.ids[:3].tolist()} it shows {shown[:3].tolist()}, their batch has "
             f"{fields.labels[:3].tolist()}; pass those: IndexedDataset(dataset, labels=labels)"
         )
-    for rows in ids:
-        check_labels(where, dataset.labels[rows], rows, logits.shape[1], ignore_index)
-    return batch

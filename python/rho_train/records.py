@@ -17,7 +17,7 @@ def to_line(values: Mapping[str, Any]) -> str:
 
     Raises:
         ValueError: a number is NaN or infinite, which JSON has not.
-        TypeError: a value is not of JSON.
+        TypeError: JSON has no form for a value.
 
     Example:
         >>> to_line({"step": 5, "loss": 0.25})

@@ -112,7 +112,7 @@ class MicroBatches:
     seconds: float = field(default=0.0, init=False)
 
     def of(self, module: nn.Module, batch: Any, fields: Fields) -> MicroBatches:
-        """Return such passes of a module over all examples of another batch."""
+        """Return the same passes, by a module, over all examples of another batch."""
         own = fields if self.forward is self.loss_fn is None else batch
         n = len(fields.ids)
         return replace(self, module=module, examples=own, n=n, rows=None, known=None)

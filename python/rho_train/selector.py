@@ -51,8 +51,8 @@ class Selector:
     Args:
         il: irreducible losses by id: an ILStore (one in several files is read for every large
             batch) or a tensor (N,); or an OnlineModel, which computes them; or the name of a field
-            that holds those of the examples, as "il", float (n,), which the small batch and the
-            model do not get: a key of a dict, an attribute, or the last element of a tuple. For
+            that holds those of the examples, as "il", float (n,): an attribute, or a key of a
+            dict or the last element of a tuple, which the small batch and the model do not get. For
             methods with IL in their formula.
         ratio: share of the large batch, in (0, 1], or a schedule: k = max(1, round(ratio * n)).
         k: number of examples to select; give either `ratio` or `k`.
@@ -129,7 +129,9 @@ class Selector:
         self._il_table = il_table(self.il)
         self._proxy = self.scorer.model if isinstance(self.scorer, OnlineModel) else self.scorer
         self._invalid = InvalidCounter(self.check_every)
-        self._rescored, self._label_checks = not self.check_batches, 8 * self.check_batches
+        # The number of the next selection that scores, 0 once the check of batches has told.
+        self._unchecked, self._label_checks = int(self.check_batches), 8 * self.check_batches
+        self._module_checked = False
         self._method = method
         if self._proxy is not None:
             self.check(self._proxy)
@@ -232,8 +234,9 @@ class Selector:
 
         `step` is that of the selection, None the next one; `keep_random` is as in `scoring_mode`.
         """
-        if not self._rescored:
+        if not self._module_checked:
             check_module("Selector", scorer)
+            self._module_checked = True
         step, method, needs, column = (
             self.steps if step is None else step,
             self._method,
@@ -327,12 +330,14 @@ class Selector:
                 f"{type(small).__name__} keeps {len(ids_of(small))} ids: functions compute its "
                 "fields, so that they cannot be cut; collate to a dict, a dataclass or Batch"
             )
-        if not self._rescored and selected.losses is not None and context.fresh(rows).any():
-            began = time.perf_counter()
-            check_small_batch(context, pending.batch, small, rows)
-            self._rescored = True
-            # `seconds` are those of selection alone.
-            self.seconds -= time.perf_counter() - began
+        if self._unchecked and selected.losses is not None and context.fresh(rows).any():
+            told = False
+            if not self._unchecked & (self._unchecked - 1):  # the 1st, 2nd, 4th, 8th, ...
+                began = time.perf_counter()
+                told = check_small_batch(context, pending.batch, small, rows)
+                # `seconds` are those of selection alone.
+                self.seconds -= time.perf_counter() - began
+            self._unchecked = 0 if told else self._unchecked + 1
         weights = None if selected.weights is None else selected.weights[order]
         self.last = LastSelection(ids, selected, weights)
         count, scored = 0 if pending.stand_in else k, context.passes.rows
@@ -367,8 +372,12 @@ class Selector:
         """Compare the labels of the large batch with those that the store was made for."""
         labels = context.labels
         if isinstance(self.il, ILStore) and labels.ndim == 1:
-            used = ~context.ignored
-            self.il.check_labels(context.ids[used].cpu(), labels[used].cpu())
+            used = labels != self.ignore_index
+            try:
+                self.il.check_labels(context.ids[used].cpu(), labels[used].cpu())
+            except ValueError as error:
+                off = "labels that change on purpose need Selector(check_batches=False)"
+                raise ValueError(f"{error}; {off}") from None
         self._label_checks -= 1
 
     def identity(self) -> dict[str, Any]:

@@ -316,3 +316,82 @@ def test_what_is_no_model_or_has_no_parameters_yet_is_named() -> None:
                 AsyncSelector(Selector(il=IL, k=K), model)
             with pytest.raises(error, match=message):
                 OnlineModel(model)
+
+
+class Memory(nn.Module):
+    """Attends over a memory that all examples share."""
+
+    def __init__(self, spread: float) -> None:
+        super().__init__()
+        self.head = nn.Linear(F_IN, CLASSES)
+        nn.init.normal_(self.head.weight, std=spread, generator=torch.Generator().manual_seed(1))
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, features: Tensor, memory: Tensor) -> Any:
+        return self.head((features @ memory.T).softmax(1) @ memory)
+
+
+def test_a_model_that_has_not_learnt_yet_is_checked_again() -> None:
+    memory = 5 * torch.randn(N, F_IN, generator=torch.Generator().manual_seed(2))
+    batch = {"features": X, "memory": memory, "labels": Y, "ids": IDS}
+    model, selector = Memory(0.0), Selector(k=K, method="loss")
+    for _ in range(3):  # all losses are log 3, whatever is cut
+        selector(model, batch)
+    model.head = Memory(1.0).head
+    with pytest.raises(ValueError, match="but not if the field memory stays whole"):
+        selector(model, batch)
+
+
+def test_one_large_loss_does_not_hide_the_others() -> None:
+    memory = 5 * torch.randn(N, F_IN, generator=torch.Generator().manual_seed(2))
+
+    def loss_fn(model: nn.Module, batch: Any) -> Tensor:
+        losses = F.cross_entropy(
+            model(batch["features"], batch["memory"]), batch["labels"], reduction="none"
+        )
+        return torch.where(batch["ids"] == 7, 1e6, losses)
+
+    batch = {"features": X, "memory": memory, "labels": Y, "ids": IDS}
+    with pytest.raises(ValueError, match="not cut right"):
+        Selector(k=K, method="loss", loss_fn=loss_fn)(Memory(1.0), batch)
+
+
+def test_what_a_model_keeps_by_batch_size_can_be_trained_with() -> None:
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.kept = linear(), dict[int, Tensor]()
+
+        def forward(self, x: Tensor) -> Any:
+            if len(x) not in self.kept:
+                self.kept[len(x)] = torch.ones(len(x), 1)
+            return self.linear(x) * self.kept[len(x)]
+
+    model = Keeps()
+    small = Selector(k=K, method="loss")(model, BATCH)
+    F.cross_entropy(model(small.x), small.y).backward()  # type: ignore[no-untyped-call]
+
+
+def test_errors_of_the_device_and_labels_changed_on_purpose_say_what_they_are() -> None:
+    class Full(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            if len(x) < N:
+                raise torch.OutOfMemoryError("out of memory")
+            return x
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Selector(k=K, method="loss")(Full(), BATCH)
+    store = ILStore.of(IndexedDataset(TensorDataset(X, Y)), IL)
+    with pytest.raises(ValueError, match=r"need Selector\(check_batches=False\)"):
+        Selector(il=store, k=K)(linear(), BATCH._replace(y=Y.flip(0)))
+    # Examples without a label are ignored, with a loss function too.
+    some = BATCH._replace(y=Y.index_fill(0, torch.tensor([1, 2]), -100))
+    losses = Selector(il=store, k=K, loss_fn=lambda model, batch: model(batch.x).square().sum(1))
+    assert len(losses(linear(), some).ids) == K
+
+
+def test_ids_of_none_are_no_ids() -> None:
+    selector = Selector(k=K, method="loss")
+    for batch in (BATCH._replace(ids=None), (X, Y, None), {"x": X, "labels": Y, "ids": None}):  # type: ignore[arg-type]
+        selector(linear(), batch)
+    assert selector.selected == 3 * K

@@ -5,6 +5,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -495,3 +496,26 @@ def test_labels_of_other_examples_are_refused() -> None:
         store.check_labels(torch.tensor([3]), torch.tensor([44], dtype=torch.uint8))
     make(labels=None).check_labels(ids, wrong)
     assert ILStore.of(IndexedDataset([(0, [0, 1])] * 2), torch.zeros(2)).labels is None
+
+
+def test_the_identity_of_a_store_is_that_of_its_values(tmp_path: Path) -> None:
+    make().save(tmp_path / "one")
+    make(info={"other": "text"}).save(tmp_path / "many", rows_a_file=9)
+    one, many, read = (ILStore.load(tmp_path / name) for name in ("one", "many", "many"))
+    _ = read.known
+    assert one.sha256 == many.sha256 == read.sha256 == make().sha256
+    other = make().il.clone()
+    other[3] += 1
+    assert make(il=other).sha256 != one.sha256
+
+
+def test_threads_may_use_a_store_at_once(tmp_path: Path) -> None:
+    make().save(tmp_path / "many", rows_a_file=9)
+    ids = torch.randperm(N, generator=torch.Generator().manual_seed(0))
+    wanted = make().gather(ids)
+    for _ in range(20):
+        store = ILStore.load(tmp_path / "many")
+        with ThreadPoolExecutor(4) as pool:
+            found = [pool.submit(store.gather, ids) for _ in range(8)]
+            pool.submit(lambda store=store: store.known).result()
+            assert all(bits(one.result()) == bits(wanted) for one in found)

@@ -15,7 +15,7 @@ from rho_train.batch import describe
 
 INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 _DTYPES = {"il": (torch.float32,), "fold": INTEGERS[1:3], "labels": INTEGERS}
-_ROWS = 1 << 16  # of a block
+_ROWS = 1 << 16  # in each block
 
 
 class Column:
@@ -59,6 +59,8 @@ class Column:
 
     def rows(self, ids: Tensor) -> Tensor:
         """Return the values of ids, int64 (n,) in [0, N) on the CPU; other blocks are not read."""
+        if self.joined is not None and not self._unread:
+            return self.joined[ids]
         if len(self.tensors) == 1:
             return self._rows(0, ids)
         ordered, order = ids.sort()
@@ -85,10 +87,12 @@ class Column:
         self._check_unread()
 
     def _rows(self, part: int, rows: Tensor) -> Tensor:
-        if self._unread:
+        if unread := self._unread:  # another thread may end it meanwhile
             blocks = rows.numpy() // _ROWS
-            for block in np.unique(blocks[self._unread[part][blocks]]).tolist():
+            found = blocks[unread[part][blocks]]
+            for block in np.unique(found).tolist() if len(found) else ():
                 self._check(part, block)
+                unread[part][block] = False
         return self.tensors[part][rows]
 
     def _check_unread(self) -> None:
@@ -109,4 +113,3 @@ class Column:
                 "the file is damaged, restore it from a copy or compute the IL again; or the "
                 "values were changed after loading, then keep them in a new ILStore"
             )
-        self._unread[part][block] = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from rho_train.checks import check_rows
 from rho_train.dataset import IndexedDataset
 from rho_train.dataset import fingerprint as fingerprint_of
 from rho_train.files import atomic_write
+from rho_train.identity import digest
 from rho_train.il.blocks import INTEGERS, Column
 from rho_train.il.checksums import InputChecksums, check_inputs, from_rows
 from rho_train.records import from_line, to_line
@@ -132,9 +132,10 @@ class ILStore:
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of the checksums of the irreducible losses."""
-        found = json.dumps(self._columns["il"].checksums())
-        return hashlib.sha256(found.encode()).hexdigest()
+        """The SHA-256 of the irreducible losses, however many files hold them."""
+        column = self._columns["il"]
+        column.check()
+        return digest(*column.tensors)
 
     def lowest(self, share: float, ids: Tensor | None = None) -> Tensor:
         """Return the ids of the examples with the lowest IL, int64 (round(share * n),), ascending.

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from rho_train.batch import gather, to
 from rho_train.distributed import rank_and_world
@@ -37,13 +38,21 @@ def check_framework(name: str) -> None:
         )
 
 
-def weighted_loss(loss_of: Callable[[T], Tensor], batch: T, weights: Tensor) -> Tensor:
+def weighted_loss(
+    model: nn.Module, loss_of: Callable[[T], Tensor], batch: T, weights: Tensor
+) -> Tensor:
     """Return the mean of `weights * losses` over a batch, from a framework's own mean loss.
 
-    Equal weights, as of `scope="global"`, scale it. Others need a forward pass of each example.
+    Equal weights, as of `scope="global"`, scale it. Others need a forward pass of each example,
+    which a model with BatchNorm cannot make: a ValueError.
     """
     if bool((weights == weights[0]).all()):
         return weights[0] * loss_of(batch)
+    if any(isinstance(one, _BatchNorm) and one.training for one in model.modules()):
+        raise ValueError(
+            "Selector: a method with weights needs a forward pass of each example here, and "
+            "BatchNorm needs them together; choose another method, or a training loop of your own"
+        )
     n = len(weights)
     losses = [loss_of(gather(batch, n, slice(row, row + 1))) for row in range(n)]
     return (weights * torch.stack(losses)).mean()

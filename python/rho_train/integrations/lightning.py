@@ -72,7 +72,9 @@ class SelectionCallback(Callback):
                     f"SelectionCallback: method {selector.method!r} gives weights, which cannot "
                     "enter a loss that the module optimises manually; choose another method"
                 )
-            return weighted_loss(lambda rows: _loss(step(rows, *args, **kwargs)), small, weights)
+            return weighted_loss(
+                pl_module, lambda rows: _loss(step(rows, *args, **kwargs)), small, weights
+            )
 
         self._own = {key: own for key, own in vars(pl_module).items() if key == "training_step"}
         pl_module.training_step = training_step

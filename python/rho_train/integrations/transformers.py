@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +83,7 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
         weights, loss_of = inputs.pop(_WEIGHTS, None), super().compute_loss
         if weights is None:
             return loss_of(model, inputs, *args, **kwargs)
-        loss = weighted_loss(lambda rows: loss_of(model, rows), inputs, weights)
+        loss = weighted_loss(model, lambda rows: loss_of(model, rows), inputs, weights)
         # Some losses the Trainer takes for means over all accumulated batches.
         scaled = self.compute_loss_func or getattr(self, "loss_is_scaled_for_ga", False)
         return loss / self.current_gradient_accumulation_steps if scaled else loss
@@ -191,7 +191,14 @@ def add_il(
     il = torch.full((n,), torch.nan, dtype=torch.float32, device="cpu")
     for fold in range(folds):
         scored = set(order[fold::folds].tolist())
-        trainer = make_trainer(dataset.select([row for row in range(n) if row not in scored]))
+        part = dataset.select([row for row in range(n) if row not in scored])
+        trainer = make_trainer(part)
+        data = getattr(trainer, "train_dataset", None)
+        if data is None or (isinstance(data, Sized) and len(data) > len(part)):
+            raise ValueError(
+                "add_il: make_trainer must return a Trainer of the data that it is given, else the "
+                "model sees the examples that it scores; pass them on as train_dataset"
+            )
         if any(trainer.model is model for model in models):
             raise ValueError("add_il: make_trainer must make a new model each time, got one twice")
         models.append(trainer.model)

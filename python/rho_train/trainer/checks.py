@@ -71,6 +71,8 @@ def _misfits(selector: Selector, n: int, config: TrainConfig) -> Iterator[str]:
     smoothing, k = selector.label_smoothing, selector.size(batch)
     if selector.loss_fn is not None:
         yield "it trains by cross-entropy; call a Selector with loss_fn= in a loop of your own"
+    if isinstance(selector.il, str):
+        yield f"its batches have no field {selector.il!r}; give il= a store or a table by id"
     if selector.steps:
         yield f"the Selector has made {selector.steps} selections in another run; make a new one"
     if smoothing:

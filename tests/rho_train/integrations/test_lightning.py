@@ -183,6 +183,8 @@ def test_bad_input() -> None:
     assert "training_step" not in vars(module)
     with pytest.raises(ValueError, match="method 'importance' gives weights"):
         fit(Selector(method="importance", k=8), Manual())
+    with pytest.raises(ValueError, match="BatchNorm needs them together"):
+        fit(Selector(method="importance", k=8))
 
 
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

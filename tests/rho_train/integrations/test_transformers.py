@@ -309,7 +309,9 @@ def test_add_il_is_cross_fit_by_the_users_trainer(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="got 'il' beside the columns text, labels, input_ids, il"):
         add_il(found, make)
     with pytest.raises(ValueError, match="must make a new model each time"):
-        add_il(rows, lambda _: made[0])
+        add_il(rows, lambda _: made[0], folds=3)
+    with pytest.raises(ValueError, match="a Trainer of the data that it is given"):
+        add_il(rows, lambda _: make(rows))
     with pytest.raises(TypeError, match="must be a datasets.Dataset, got list"):
         add_il([{"text": "a"}], make)
 
