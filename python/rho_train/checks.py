@@ -93,6 +93,8 @@ def check_flags(where: str, flags: Mapping[str, Tensor], n: int) -> None:
 
 def check_test(where: str, test: int, rows: int) -> None:
     """Refuse a number of test rows that leaves no row for either part."""
+    if rows < 2:
+        raise ValueError(f"{where}: there are {rows} rows; at least 2 are needed, one for the test")
     if not 1 <= test < rows:
         raise ValueError(f"{where}: test must lie in [1, {rows}), the number of rows, got {test}")
 

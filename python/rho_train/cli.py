@@ -11,8 +11,9 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from argparse import SUPPRESS
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from json import dumps
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from rho_train import cli_il
 from rho_train.compare import compare
 from rho_train.comparison.runner import JobsFailed
 from rho_train.comparison.spec import Variant
-from rho_train.config_file import ConfigFile
+from rho_train.config_file import MODE, ConfigFile
 from rho_train.console import tolerant_streams
 from rho_train.files import error_text, make_folder
 from rho_train.il import ILRecipe
@@ -123,6 +124,8 @@ def train(
     """
     needs_il = method in names() and "il" in needs_of(method)
     kind = ("stored" if isinstance(il, Path) else il) if needs_il else "none"
+    if kind == "stored" and not Path(il).exists():
+        raise ValueError(f"there is no store {il}; check --il, or give none, holdout or crossfit")
     variant = Variant(method, method, method, kind, "rest" if kind == "holdout" else "all")
     _compare(
         *(out, task, [variant], [seed]),
@@ -229,7 +232,7 @@ _COMMANDS: dict[str, Any] = {
 
 
 def _parser(**options: Any) -> ArgumentParser:
-    return ArgumentParser(exit_on_error=False, allow_abbrev=False, **options)
+    return ArgumentParser(exit_on_error=False, allow_abbrev=False, parser_mode=MODE, **options)
 
 
 def _add_commands(parser: ArgumentParser, functions: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,7 +263,30 @@ def _add_commands(parser: ArgumentParser, functions: Mapping[str, Any]) -> dict[
             command.add_argument("runs", nargs="+", type=Path, help="folders of demo or train")
             skipped = {"runs"}
         command.add_function_arguments(function, as_group=False, as_positional=True, skip=skipped)
+        for option in (f"--{p.name}" for p in parameters.values() if is_dataclass(p.default)):
+            # jsonargparse would read a file here too; --config alone does, with its checks.
+            command._option_string_actions.pop(option).help = SUPPRESS
     return parsers
+
+
+def _fixes(text: str, given: list[str], options: list[str]) -> Iterator[str]:
+    """Say what may have been meant instead of what an ArgumentError names."""
+    if given and given[0].startswith("-"):
+        yield "the command comes first, as in 'rho-ext demo --seeds 1'"
+    if found := re.search(r"'tuple'>. Got value: (\d+)$", text):
+        yield f"write [{found[1]}]"
+    if unknown := re.search(r"(?:unrecognized arguments: |accept option ')(?:--)?([\w.-]+)", text):
+        name = f"--{unknown[1]}"
+        if any(option.startswith(f"{name}.") for option in options):
+            yield f"give {name}.OPTION, or a file with --config"
+            return
+        tasks = (options_of(task_function(task)) for task in BUILT_IN if "--task" in options)
+        known = [*options, *(f"--task.{o.partition('=')[0]}" for task in tasks for o in task)]
+        # Also by the last part alone; an option that is called so goes first.
+        spelled = {f"--{o.lstrip('-').rpartition('.')[2]}": o for o in known}
+        spelled |= {option: option for option in known}
+        for near in difflib.get_close_matches(name, spelled, 1):
+            yield f"did you mean {spelled[near]}?"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -303,21 +329,14 @@ def _main(given: list[str]) -> int:
         return _STOPPED
     except ArgumentError as error:
         commands = list(itertools.takewhile(parsers.__contains__, given))
-        options = parsers[commands[-1]]._option_string_actions if commands else ()
+        options = list(parsers[commands[-1]]._option_string_actions) if commands else []
         text = " ".join(f"{error}".split())
-        unknown = re.search(r"(?:unrecognized arguments: |accept option ')(?:--)?([\w.-]+)", text)
-        near = difflib.get_close_matches(f"--{unknown[1]}", options, 1) if unknown else []
-        print(
-            f"rho-ext: error: {text}",
-            *(f"did you mean {o}?" for o in near),
-            sep="; ",
-            file=sys.stderr,
-        )
+        fixes = _fixes(text, given, options)
+        print("; ".join([f"rho-ext: error: {text}", *fixes]), file=sys.stderr)
         print(f"see {' '.join(['rho-ext', *commands])} --help", file=sys.stderr)
         return 2
     except _ERRORS as error:
-        for line in error_text(error).splitlines():
-            print(f"rho-ext: error: {line}", file=sys.stderr)
+        print(f"rho-ext: error: {error_text(error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
+from jsonargparse import ActionConfigFile, set_loader  # type: ignore[attr-defined]
 
 _FLOAT = r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?|[-+]?\.inf|\.nan"
 _CLEAR = re.compile(f"true|false|null|~||{_FLOAT}", re.IGNORECASE)
@@ -44,6 +44,11 @@ _Loader.add_implicit_resolver(
 )
 
 
+# Lists and mappings on the command line are read so too; one that means two things stays a text.
+MODE = "rho-ext"
+set_loader(MODE, lambda text: yaml.load(text, _Loader), (yaml.YAMLError, RecursionError))
+
+
 class ConfigFile(ActionConfigFile):
     """The action of `--config FILE`."""
 
@@ -53,6 +58,9 @@ class ConfigFile(ActionConfigFile):
             options = yaml.load(Path(values).read_text("utf-8-sig"), _Loader)
             if not isinstance(options, dict):
                 raise ValueError("must hold options by name, as 'method: rho'")
+            if dotted := [f"{key}" for key in options if "." in f"{key}"]:
+                fix = "nest it, as 'train: {steps: 9}'; options of the task are in task_options"
+                raise ValueError(f"the key {dotted[0]} has a dot; {fix}")
         except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
             reason = error.strerror if isinstance(error, OSError) else " ".join(f"{error}".split())
             if isinstance(error, UnicodeDecodeError):

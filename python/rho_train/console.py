@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
@@ -29,9 +30,19 @@ class _Stream:
         return getattr(self._stream, name)
 
 
+warned = set[str]()  # the texts that are said already
+
+
+def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print the text of a warning once, in place of `warnings.showwarning`."""
+    if f"{message}" not in warned:
+        warned.add(f"{message}")
+        print(f"rho-ext: warning: {message}", file=sys.stderr)
+
+
 @contextmanager
 def tolerant_streams() -> Iterator[None]:
-    """Let whatever is printed to standard output and error raise nothing."""
+    """Let whatever is printed to standard output and error raise nothing; say a warning once."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -40,7 +51,9 @@ def tolerant_streams() -> Iterator[None]:
             os.open(os.devnull, os.O_RDWR)
     before = sys.stdout, sys.stderr
     usable = [stream for stream in before if stream is not None and not stream.closed]
-    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, warnings.catch_warnings():
+        warned.clear()
+        warnings.showwarning = show_warning
         streams: Any = [_Stream(stream if stream in usable else nowhere) for stream in before]
         sys.stdout, sys.stderr = streams
         try:

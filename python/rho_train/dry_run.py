@@ -37,6 +37,19 @@ def unchanged(*models: nn.Module) -> Iterator[None]:
                     buffer.copy_(before)
 
 
+@contextmanager
+def takes_the_batch(where: str) -> Iterator[None]:
+    """Name a model that its first batch does not fit."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise ValueError(
+            f"{where}: the model cannot take the batch ({error}); check shapes and dtypes"
+        ) from error
+
+
 def dry_run(
     where: str,
     model: nn.Module,
@@ -56,7 +69,7 @@ def dry_run(
         samples = dataset.__getitems__(positions.tolist())
         batch = to(dataset.collate(samples), device_of(model))
         fields = split(batch, where)
-        with scoring_mode(model) as scorer:
+        with scoring_mode(model) as scorer, takes_the_batch(where):
             if loss_fn is None:
                 logits = logits_of(scorer, fields.inputs)
             else:

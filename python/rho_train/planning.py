@@ -21,6 +21,7 @@ from rho_train.async_selector import AsyncSelector
 from rho_train.batch import gather, split, to
 from rho_train.checkpoint import random_state, restore_random_state
 from rho_train.dataset import IndexedDataset
+from rho_train.dry_run import takes_the_batch
 from rho_train.files import error_text
 from rho_train.history import History
 from rho_train.optim import adamw
@@ -217,7 +218,8 @@ def plan(
             training_step, target, optimizer=made, where="plan", forward=forward, bf16=bf16
         )
         uniform = StepTimer(target, train, _cut(pool, batch))
-        uniform.step()
+        with takes_the_batch("plan"):
+            uniform.step()
         timers, notes = _timers(uniform, pool, ratios, proxy, forward)
         everything, shuffle = [uniform, *timers], random.Random(0).shuffle
         end = time.perf_counter() + (1.0 - _LOADER_SHARE) * seconds

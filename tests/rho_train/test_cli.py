@@ -115,6 +115,10 @@ def test_config_file_and_override(tmp_path: Path, table: Path, unreported: None)
         (b"train:\n  compile: yes", "line 2: yes is a text for some .* bool for others"),
         (b"train: {steps: 010}", "line 1: 010 is a text"),
         (b"out: 2024-01-01", "2024-01-01 is a text for some .* timestamp for others"),
+        (
+            b"task: letters\ntask.noise: 1",
+            "key task.noise has a dot; .* of the task are in task_opt",
+        ),
         (b"train: {step: 9}", "does not accept option 'train.step'; did you mean --train.steps"),
         (b"train:\n\tlr: 1", r"found character '\\t' .* line 2"),
         (b"- 1", "must hold options by name"),
@@ -190,6 +194,12 @@ def test_no_terminal_costs_the_work(
         ),
         ("--train.steps=many", "steps.* Got value: many"),
         ("--train.steps=1:30", "1:30 is a number to base 60"),
+        ("--task.hidden=[16,1:3]", r"hidden must be tuple, as .* got '\[16,1:3\]'"),
+        ("--task.hidden=16", r"hidden must be tuple, .* got 16; write \[16\]"),
+        ("--il=holdot", "there is no store holdot; check --il, or give none, holdout or crossfit"),
+        ("--dropout=0.1", r"did you mean --task.dropout\?"),
+        ("--steps=9", r"did you mean --train.steps\?"),
+        ('--task_options={"test":9,"test":3}', 'Given value: {"test":9,"test":3}'),
     ],
 )
 def test_bad_options_are_named(
@@ -205,6 +215,27 @@ def test_bad_options_are_named(
     assert "Traceback" not in errors
 
 
+def test_only_config_reads_options_from_a_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text("steps: 2:0")
+    for command, option in (
+        ("train", "train"),
+        ("train", "recipe"),
+        ("demo", "il"),
+        ("plan", "train"),
+        ("il compute", "recipe"),
+    ):
+        for value in (f"{file}", "{steps: 2:0}", "missing.yaml"):
+            for given in ([f"--{option}={value}"], [f"--{option}", value]):
+                assert main([*command.split(), *given]) == 2
+                said = capfd.readouterr().err
+                assert f"give --{option}.OPTION, or a file with --config" in said, said
+        assert _exit_code([*command.split(), "--help"]) == 0
+        assert f"--{option} " not in capfd.readouterr().out
+
+
 def _exit_code(arguments: list[str]) -> str | int | None:
     try:
         return main(arguments)
@@ -216,6 +247,12 @@ def test_unknown_commands_are_errors(capfd: pytest.CaptureFixture[str]) -> None:
     for arguments in (["tarin"], [], ["il"], ["report"]):
         assert _exit_code(arguments) == 2
         assert capfd.readouterr().err.startswith("rho-ext: error: ")
+    for arguments, fix in (
+        (["--seeds", "2"], "the command comes first, as in 'rho-ext demo --seeds 1'"),
+        (["plan", "--ratios", "2"], "write [2]"),
+    ):
+        assert main(arguments) == 2
+        assert f"; {fix}\n" in capfd.readouterr().err
 
 
 COMMANDS = ("demo", "train", "plan", "report", "doctor", "il compute", "il inspect", "il verify")
@@ -357,3 +394,36 @@ def test_a_task_of_your_own(
     assert "checksum" in capfd.readouterr().err
     # Before any training.
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.filterwarnings("default")
+def test_mistakes_in_a_task_are_named_and_a_warning_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "odd_task.py").write_text(
+        "import torch\n"
+        "from torch.utils.data import TensorDataset\n"
+        "from rho_train import Task\n"
+        "def task():\n"
+        "    data = TensorDataset(torch.zeros(100, 3), torch.arange(100) % 2 * 2)\n"
+        "    make = lambda seed: torch.nn.Linear(4, 3)\n"
+        "    return Task(name='odd', train=data, test=data, make_model=make)\n"
+    )
+    (tmp_path / "broken_task.py").write_text("def task(:")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    odd = ["--task=odd_task:task", "--train.batch=4"]
+    demo = ["demo", *odd, "--seeds=1", "--train.large_batch=8", "--processes=2"]
+    cannot = r"the model cannot take the batch \(.* shapes .*\); check shapes and dtypes"
+    for arguments, warned, message in (
+        (demo, 1, f"uniform_half-0: compare: {cannot}"),
+        (["plan", *odd, "--ratios=[2]"], 1, f"plan: {cannot}"),
+        (["train", "--task=broken_task:task"], 0, r"invalid syntax \(broken_task.py, line 1\)"),
+    ):
+        assert main(arguments) == 1
+        said = capfd.readouterr().err
+        assert re.search(message, said), said
+        # The workers of a demo make the task too.
+        assert said.count("rho-ext: warning: Task odd: the classes [1] are without") == warned, said
+        assert (said.count("without an example"), said.count("rho-ext: error: ")) == (warned, 1)
+        assert "Traceback" not in said

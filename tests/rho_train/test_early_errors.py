@@ -100,6 +100,7 @@ TRAINER: list[tuple[Callable[[], dict[str, Any]], type[Exception], str]] = [
         ValueError,
         "Trainer: the batch has no labels: got dict with the keys 'x', 'ids'",
     ),
+    (lambda: {"model": nn.Linear(4, 3)}, ValueError, "Trainer: the model cannot take the .*32x5"),
     (lambda: {"model": Rows(5, 3)}, ValueError, r"must return logits \(32, C\).*got \(32,\)"),
     (lambda: {"selector": used()}, ValueError, "has made 1 selections in another run"),
     (

@@ -165,7 +165,7 @@ def test_images_and_nothing_is_left_behind() -> None:
 
 
 def test_a_model_that_does_not_run_is_no_note() -> None:
-    with pytest.raises(RuntimeError, match="shapes"):
+    with pytest.raises(ValueError, match="plan: the model cannot take the batch .*shapes"):
         plan(nn.Linear(7, 3), data(2), batch=4, ratios=[2], seconds=0.05)
 
 

@@ -349,6 +349,17 @@ def test_a_method_pays_by_the_seed_and_not_by_medians_taken_apart(tmp_path: Path
     assert (found.had, found.needs, found.pays) == (2.0, 1.5, 0.8)
 
 
+def test_half_of_the_seeds_that_never_meet_the_target_are_most(tmp_path: Path) -> None:
+    write_plan(tmp_path, {"base": "B", "rho": "R"}, [0, 1], baseline="base", steps=40)
+    for seed, best in enumerate((0.9, 0.5)):
+        timed_run(tmp_path, "base", seed, 0.0, (0, 0.1, 0.0), (20, 0.9, 2.0), (40, 0.8, 4.0))
+        timed_run(tmp_path, "rho", seed, 0.0, (0, 0.1, 0.0), (10, best, 0.5), (40, 0.5, 2.0))
+    found = summarize(read_experiment(tmp_path)).methods[1].against
+    assert (found.steps, found.had, found.pays, found.pays_precomputed) == (inf, 0.0, 0.0, 0.0)
+    (row,) = cells(write_report(tmp_path).read_text("utf-8"), "cost")
+    assert row[-3:] == ["never", "no", "no"]
+
+
 def test_time_by_part_is_the_mean_over_seeds_and_drawn_to_scale(whole: Path) -> None:
     rows = [row.times for row in summarize(read_experiment(whole)).methods]
     assert [row["scoring"] for row in rows] == [0.0, 2.0, 4.0, 6.0, 8.0]

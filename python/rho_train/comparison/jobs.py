@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rho_train.batch import split, to
 from rho_train.comparison.data import SeedData
 from rho_train.comparison.spec import Spec, Variant
+from rho_train.dry_run import takes_the_batch
 from rho_train.files import atomic_write
 from rho_train.history import History
 from rho_train.il import ILStore, crossfit_il, holdout_il
@@ -192,7 +193,8 @@ def _size(model: nn.Module, data: SeedData) -> dict[str, int]:
     torch counts matrix products and convolutions, a multiplication and an addition as two.
     """
     batch = to(data.dataset.collate(data.dataset.__getitems__([0])), device_of(model))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    counter = FlopCounterMode(display=False)
+    with takes_the_batch("compare"), counter, torch.no_grad():
         logits_of(model.eval(), split(batch, "compare").inputs)
     model.train()
     return {

@@ -7,6 +7,7 @@ import queue
 import signal
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +18,7 @@ from typing import Any, TypeAlias
 import torch
 from tqdm.auto import tqdm
 
+from rho_train import console
 from rho_train.files import error_text
 from rho_train.progress import OnStep, Stopped, leave_with_parent
 
@@ -128,7 +130,7 @@ def _pool(processes: int, threads: int) -> Iterator[_Executor]:
     # Spawned, not forked: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     progress, stop_all = context.Queue(), context.Event()
-    start = (threads, progress, stop_all)
+    start = (threads, progress, stop_all, console.warned)
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=start)
     others = {*multiprocessing.active_children()}
 
@@ -166,10 +168,12 @@ _progress: Any = None
 _stop_all: Any = None
 
 
-def _start(threads: int, progress: Any, stop_all: Any) -> None:
+def _start(threads: int, progress: Any, stop_all: Any, warned: set[str]) -> None:
     global _progress, _stop_all
     _progress, _stop_all = progress, stop_all
     torch.set_num_threads(threads)
+    console.warned |= warned
+    warnings.showwarning = console.show_warning
     leave_with_parent()
 
 

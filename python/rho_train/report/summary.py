@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median, stdev
+from statistics import fmean, median, median_low, stdev
 from typing import Any, NamedTuple
 
 from rho_train.report.read import Experiment, Record, Run
@@ -150,7 +150,7 @@ def _method(experiment: Experiment, name: str, baseline: Mapping[int, Run]) -> M
         reached=sum(pair.had > 0 for pair in pairs),
         ahead=sum(gain > 0 for gain in gains),
         gain=_mean(gains),
-        against=Pair(*map(median, zip(*pairs or [Pair(*[math.nan] * 9)], strict=True))),
+        against=Pair(**_medians(pairs or [Pair(*[math.nan] * 9)])),
         times={key: _mean(each[key] for each in times) for key in next(iter(times), ())},
         accuracies=_by_class([run.test["class_accuracy"] for run in runs]),
         favours=_by_class([_favour(run.selected) for run in runs if run.selected]),
@@ -177,6 +177,13 @@ def _pair(run: Run, base: Run) -> Pair:
         *needs,
         *pays,
     )
+
+
+def _medians(pairs: Sequence[Pair]) -> dict[str, float]:
+    # Between a seed that never meets the target and one that does there is no number of times.
+    low = ("had", "pays", "pays_precomputed")
+    values = zip(Pair._fields, zip(*pairs, strict=True), strict=True)
+    return {name: (median_low if name in low else median)(each) for name, each in values}
 
 
 def _times(end: Record) -> dict[str, float]:

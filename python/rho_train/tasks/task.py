@@ -204,7 +204,8 @@ def converted(where: str, value: Any, parameter: inspect.Parameter) -> Any:
     if not isinstance(value, accepted.get(wanted, wanted)) or (
         isinstance(value, bool) and wanted is not bool
     ):
-        got = f"as {default!r} is, got {value!r}"
+        fix = f"; write [{value}]" if wanted is tuple and type(value) is int else ""
+        got = f"as {default!r} is, got {value!r}{fix}"
         raise ValueError(f"{where} must be {wanted.__name__}, {got}")
     return value if isinstance(value, wanted) else wanted(value)
 
@@ -241,7 +242,7 @@ def task_function(source: TaskSource) -> Callable[..., Task]:
         sys.path.insert(0, here)
     try:
         function: Any = getattr(importlib.import_module(module_name), name, None)
-    except ImportError as error:
+    except (ImportError, SyntaxError) as error:
         raise ValueError(f"task {source}: {error}") from error
     if not callable(function):
         raise ValueError(f"task {source}: {module_name} has no function {name!r}")
