@@ -42,6 +42,7 @@ def test_example(
     assert float(accuracy) > 35.0
 
 
+@pytest.mark.slow
 def test_two_processes() -> None:
     pytest.importorskip("accelerate", reason="no accelerate: pip install 'rho-ext[transformers]'")
     done = launch(2, EXAMPLES / "accelerate_two_processes.py")

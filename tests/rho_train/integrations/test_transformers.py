@@ -385,6 +385,7 @@ def characters() -> Any:
     )
 
 
+@pytest.mark.slow
 def test_two_ranks(tmp_path: Path) -> None:
     program = Path(__file__).with_name("two_ranks.py")
     done = launch(2, program, tmp_path)
