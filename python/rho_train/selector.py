@@ -75,10 +75,10 @@ class Selector:
             or raises; None: 1 on the CPU and 50 on CUDA, where reading waits for the device. Above
             1 a batch with fewer than k usable examples is filled up with its best one.
         check_batches: check the first batches: in 8 selections the labels are compared with those
-            that the `il` store was made for, and once the small batch is scored again. It must give
-            the losses that it was selected by, else a field of the batch is not one row an example.
-            A model that draws random numbers, or whose losses depend on the whole batch, is named
-            in a warning. Needs one more forward pass of the model, which changes nothing.
+            that the `il` store was made for. In the first, and until losses differ in the second,
+            fourth, ..., the small batch is scored again. It must give the losses that it was
+            selected by, else a field is not one row an example. A model that draws random numbers,
+            or whose losses depend on the whole batch, is named in a warning.
         scope: of several processes (torch.distributed). "local": each rank selects from its own
             large batch. "global": all ranks call together and select what one process would from
             the large batches of all, by a `pointwise` method, see `register`. Each has any number,
