@@ -30,8 +30,13 @@ Combine = Callable[..., list[Row]]
 
 
 def every(**factors: Sequence[Any]) -> list[Row]:
-    """Return every combination of the values."""
-    return [dict(zip(factors, values, strict=True)) for values in product(*factors.values())]
+    """Return every combination of the values; if there are over 500, a third of them.
+
+    In these, all values of the other factors meet, whichever factor of three values is left out.
+    """
+    indices = list(product(*(range(len(values)) for values in factors.values())))
+    some = [row for row in indices if sum(row) % 3 == 0] if len(indices) > 500 else indices
+    return [{name: factors[name][i] for name, i in zip(factors, row, strict=True)} for row in some]
 
 
 def pairwise(**factors: Sequence[Any]) -> list[Row]:
