@@ -21,7 +21,9 @@ from rho_train.scoring import device_of, scoring_mode, sharded
 _OFF = "Selector(check_batches=False) leaves this check out"
 
 
-def check_small_batch(context: ScoringContext, batch: Any, small: Any, rows: Tensor) -> bool:
+def check_small_batch(
+    context: ScoringContext, batch: Any, small: Any, rows: Tensor, *, proxy: bool
+) -> bool:
     """Score the small batch, `rows` of a large one, in eval mode, and compare the losses.
 
     If they differ, more passes tell apart models that draw random numbers or mix the examples of a
@@ -38,7 +40,7 @@ def check_small_batch(context: ScoringContext, batch: Any, small: Any, rows: Ten
     plain = torch.inference_mode(False), torch.no_grad()
     with unchanged(module), global_seed(0), eager, scoring as own, plain[0], plain[1]:
         check = _Rescoring(context, batch, own)
-        reason, tells = check.reason(small, rows), check.tells
+        reason, tells = check.reason(small, rows, proxy), check.tells
     if reason is not None:
         warning = f"Selector: the small batch cannot be checked: {reason}; {_OFF}"
         warnings.warn(warning, stacklevel=4)
@@ -87,7 +89,7 @@ class _Rescoring:
         gaps = (found - wanted).abs().nan_to_num(torch.inf)
         return float(gaps.masked_fill(same | (gaps <= self.tolerance[rows]), 0.0).max())
 
-    def reason(self, small: Any, rows: Tensor) -> str | None:
+    def reason(self, small: Any, rows: Tensor, proxy: bool) -> str | None:
         """Return why the small batch cannot be checked, None if it is right, else raise."""
         n, k, error = len(self.context.ids), len(rows), None
         try:
@@ -97,6 +99,8 @@ class _Rescoring:
         except Exception as caught:
             error, gap = caught, torch.inf
             what = f"the model fails on them: {type(error).__name__}: {error}"
+            if proxy:  # which need not take small batches
+                return what
         else:
             what = f"their losses differ by up to {gap:.3g} nats from those that selected them"
         if gap == 0.0:

@@ -334,7 +334,8 @@ class Selector:
             told = False
             if not self._unchecked & (self._unchecked - 1):  # the 1st, 2nd, 4th, 8th, ...
                 began = time.perf_counter()
-                told = check_small_batch(context, pending.batch, small, rows)
+                proxy = self._proxy is not None
+                told = check_small_batch(context, pending.batch, small, rows, proxy=proxy)
                 # `seconds` are those of selection alone.
                 self.seconds -= time.perf_counter() - began
             self._unchecked = 0 if told else self._unchecked + 1

@@ -395,3 +395,15 @@ def test_ids_of_none_are_no_ids() -> None:
     for batch in (BATCH._replace(ids=None), (X, Y, None), {"x": X, "labels": Y, "ids": None}):  # type: ignore[arg-type]
         selector(linear(), batch)
     assert selector.selected == 3 * K
+
+
+def test_a_proxy_need_not_take_small_batches() -> None:
+    class Fixed(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return x.view(N, F_IN)
+
+    with pytest.warns(UserWarning, match="the model fails on them"):
+        small = Selector(k=K, method="loss", scorer=Fixed())(linear(), BATCH)
+    assert len(small.ids) == K
+    with pytest.raises(ValueError, match="not cut right"):
+        Selector(k=K, method="loss")(Fixed(), BATCH)
