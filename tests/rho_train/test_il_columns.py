@@ -30,7 +30,7 @@ class WithIL:
 
 
 def test_il_may_be_a_field_of_the_batch() -> None:
-    """Of any structure, without ids; the model and the small batch do not get it."""
+    """A column of any batch structure needs no ids; model and small batch do not get it."""
     il = TABLE[IDS]
     wanted = Selector(il=TABLE, k=2)(nn.Identity(), Batch(X, Y, IDS))
     rows = [IDS.tolist().index(i) for i in wanted.ids]

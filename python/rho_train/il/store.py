@@ -127,7 +127,7 @@ class ILStore:
 
     @property
     def table(self) -> Tensor | None:
-        """As `il`; None if the values lie in several files, and nothing has joined them yet."""
+        """The losses as `il`; None while the values lie in several files that nothing joined."""
         return None if self._columns["il"].joined is None else self.il
 
     @property

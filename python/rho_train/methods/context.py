@@ -168,7 +168,7 @@ class ScoringContext:
 
     @property
     def scored(self) -> bool:
-        """Whether a method has read the scores or logits of all examples."""
+        """True if a method has read the scores or logits of all examples."""
         return bool(self._scores) or self._logits is not None
 
     def fresh(self, rows: Tensor) -> Tensor:

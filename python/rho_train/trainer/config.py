@@ -77,7 +77,7 @@ class TrainConfig:
 
 @dataclass(eq=False, repr=False)
 class RunData:
-    """What a run is made of, see `Trainer`."""
+    """The parts of a run, see `Trainer`."""
 
     model: nn.Module
     dataset: IndexedDataset
