@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from rho_train.checks import check_counts
+from rho_train.cost import Costs
 from rho_train.dataset import IndexedDataset
 from rho_train.optim import LRSchedule, check_adamw
 from rho_train.selector import Selector
@@ -91,6 +92,7 @@ class RunData:
     selector: Selector | None = None
     flags: Mapping[str, Tensor] = field(default_factory=dict)
     il_seconds: float = 0.0
+    costs: Costs | None = None
     classes: Sequence[str] = ()
     show: Callable[[int], object] | None = None
     times: TimeBreakdown = field(default_factory=TimeBreakdown, init=False)

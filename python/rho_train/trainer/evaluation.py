@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -11,21 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-import rho_ext
 from rho_train.batch import split, to
 from rho_train.dataset import IndexedDataset
 from rho_train.dry_run import unchanged
 from rho_train.online import OnlineModel
-from rho_train.sampler import LargeBatchSampler
 from rho_train.scoring import device_of, logits_of, scoring_mode
 from rho_train.selection import LastSelection
 from rho_train.selector import Selector
-from rho_train.trainer.config import RunData
 
 # Limits of one batch: examples, and numbers in their inputs, of which convolutions make many.
 _EVAL_ROWS = 4096
 _EVAL_NUMBERS = 1 << 18
-_SAMPLED_BATCHES = 4
 
 
 class Evaluation(NamedTuple):
@@ -98,31 +93,3 @@ def preview(selector: Selector, model: nn.Module, batch: Any) -> LastSelection:
     scorer = selector.scorer.model if isinstance(selector.scorer, OnlineModel) else selector.scorer
     with unchanged(model if scorer is None else scorer):
         return selector.preview(model, batch)
-
-
-def sample_record(run: RunData, selector: Selector) -> dict[str, Any]:
-    """Return what the Selector would select of the first large batches of a run, as lists.
-
-    Examples without a finite loss or irreducible loss are left out: JSON has no NaN.
-    """
-    model, device, parts = run.runner, device_of(run.model), []
-    sampler = LargeBatchSampler(run.train_ids, run.config.large_batch, seed=run.seed)
-    with unchanged():  # by code of the data set that draws random numbers
-        for positions in islice(sampler, min(_SAMPLED_BATCHES, sampler.batches_per_epoch)):
-            batch = to(run.dataset.collate(run.dataset.__getitems__(positions)), device)
-            last = preview(selector, model, batch)
-            losses = last.losses
-            if losses is None:
-                fields = split(batch)
-                with scoring_mode(model) as scorer:
-                    logits = logits_of(scorer, fields.inputs)
-                losses = rho_ext.score(logits, fields.labels, None, method="loss").losses
-            selected = torch.zeros_like(last.ids, dtype=torch.bool)
-            parts.append((last.ids, losses, selected.index_fill_(0, last.indices, True)))
-    ids, loss, selected = map(torch.cat, zip(*parts, strict=True))
-    il, noisy, known = selector.il_of(ids), run.flags.get("noisy"), loss.isfinite()
-    if il is not None:
-        known &= il.isfinite()
-    flags = None if noisy is None else noisy[ids]
-    record = {"il": il, "noisy": flags, "ids": ids, "loss": loss, "selected": selected}
-    return {name: None if v is None else v[known].tolist() for name, v in record.items()}

@@ -52,7 +52,8 @@ class Trainer(RunData):
         seed: of the order of the batches.
         selector: selects from large batches; None: plain training.
         flags: known properties of all examples by id, such as `noisy`; records count them.
-        il_seconds: cost of the irreducible losses, for the records only.
+        il_seconds: time that the irreducible losses took, for the records only.
+        costs: counted cost of an example, see `rho_train.cost`, for the records only.
         classes: names of the classes, for the records only.
         show: returns what people see of the example with an id, a text or a tensor; None: what the
             model gets.

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from rho_train.batch import to
 from rho_train.records import to_line
 from rho_train.scoring import device_of
 from rho_train.trainer.config import RunData
-from rho_train.trainer.evaluation import evaluate, sample_record
+from rho_train.trainer.evaluation import evaluate
 from rho_train.trainer.selected_examples import save_selected
 from rho_train.training_step import Trained
 
@@ -26,26 +25,19 @@ class MetricsLogger:
     """Metrics of a run; none of what is done here changes the run.
 
     `count` takes each step, `write` writes what is due after it: `train` every `config.log_every`
-    steps, with sums since the last one; `epoch` after each pass of large batches; `eval` every
-    `config.eval_every` steps; `sample` after a tenth, half and all of the steps; `end`, with the
+    steps, with sums since the last one; `eval` every `config.eval_every` steps; `end`, with the
     files of `save_selected` if there is a History. With `state`, the checkpoint of the run, records
     that were written later are cut off. A loss that is NaN or infinite is a FloatingPointError.
     """
 
     def __init__(self, run: RunData, state: Mapping[str, Any] | None) -> None:
         self.run, self.times, self.device = run, run.times, device_of(run.model)
-        # An epoch is one pass of large batches, for every method, as the paper counts.
-        self._epoch_steps = max(1, len(run.train_ids) // run.config.large_batch)
-        # The examples selected in this epoch and in the last one, bool (N,).
-        self._selected = torch.zeros(len(run.dataset), dtype=torch.bool, device=self.device)
-        self._last_selected: Tensor | None = None
         # One table (N, F): all flags of a step are counted at once.
         self._flags = torch.stack([*run.flags.values()], 1) if run.flags else None
         self._sums = self._no_sums()
         size, crc32 = 0, 0
         if state is not None:
-            kept = to(state["since_log"], self.device)
-            self._sums, self._selected, self._last_selected = kept
+            self._sums = to(state["since_log"], self.device)
             self.times.seconds.update(state["part_seconds"])
             size, crc32 = state["metrics_size"], state["metrics_crc32"]
         self._file = MetricsFile(Path(run.folder) / "metrics.jsonl", size, crc32)
@@ -56,7 +48,7 @@ class MetricsLogger:
         file = self._file
         file.flush()
         return {
-            "since_log": [self._sums, self._selected, self._last_selected],
+            "since_log": self._sums,
             "part_seconds": dict(self.times.seconds),
             "metrics_size": file.size,
             "metrics_crc32": file.crc32,
@@ -73,8 +65,6 @@ class MetricsLogger:
         sums["correct"] = sums["correct"] + (made.logits.argmax(1) == fields.labels).sum()
         if self._flags is not None:
             sums["flagged"] = sums["flagged"] + self._flags[fields.ids].sum(0)
-        if self.run.selector is not None:
-            self._selected.index_fill_(0, fields.ids.long(), True)
 
     def write(self, step: int, trained: int) -> None:
         """Write what is due after `step`."""
@@ -82,15 +72,8 @@ class MetricsLogger:
         finished = step >= config.steps
         if step % config.log_every == 0 or finished:
             self._log(step)
-        if selector is not None and step % self._epoch_steps == 0:
-            self._end_epoch(step)
         if step % config.eval_every == 0 or finished:
-            self.evaluate(step)
-        if selector is not None and step in (config.steps // 10, config.steps // 2, config.steps):
-            self.times.add("other")
-            record = sample_record(self.run, selector)
-            self.times.add("evaluation")
-            self._write("sample", step=step, **record)
+            self.evaluate(step, trained)
         if not finished:
             return
         if selector is not None and selector.history is not None:
@@ -99,14 +82,15 @@ class MetricsLogger:
         noisy = self.run.flags.get("noisy")
         ids = self.run.train_ids.to(self.device)
         share = None if noisy is None else float(noisy[ids].double().mean())
-        sizes = {"batch": config.batch, "large_batch": config.large_batch, "noisy": share}
         scored = 0 if selector is None else selector.scored
-        cost = {"il_seconds": self.run.il_seconds, "scored": scored, "trained": trained}
-        epochs = step / self._epoch_steps
-        self._write("end", step=step, epochs=epochs, **sizes, **cost, **self._clock())
+        # An epoch is one pass of large batches, for every method, as the paper counts.
+        epochs = step / max(1, len(ids) // config.large_batch)
+        counts = {"epochs": epochs, "scored": scored, "trained": trained, "noisy": share}
+        times = {"il_seconds": self.run.il_seconds, **self._clock()}
+        self._write("end", step=step, **counts, cost=self._cost(step, trained), **times)
 
-    def evaluate(self, step: int) -> None:
-        """Write accuracy and loss on the evaluation set."""
+    def evaluate(self, step: int, trained: int = 0) -> None:
+        """Write accuracy and loss on the evaluation set, and what the steps have cost."""
         self.times.add("other")
         found = evaluate(self.run.runner, self.run.eval_set, bf16=self.run.config.bf16)
         self.times.add("evaluation")
@@ -115,14 +99,17 @@ class MetricsLogger:
         if step < self.run.config.steps:
             # By class once a run: with many classes it would be most of the file.
             del record["class_accuracy"]
-        self._write("eval", step=step, **record, seconds=self.times.step_seconds)
+        spent = {"cost": self._cost(step, trained), "seconds": self.times.step_seconds}
+        self._write("eval", step=step, **record, **spent)
 
-    def _end_epoch(self, step: int) -> None:
-        """Write how many examples the epoch selected, and how many of them the last one did too."""
-        now, last, epoch = self._selected, self._last_selected, step // self._epoch_steps
-        again = None if last is None else int((now & last).sum())
-        self._write("epoch", step=step, epoch=epoch, selected=int(now.sum()), again=again)
-        self._last_selected, self._selected = now, torch.zeros_like(now)
+    def _cost(self, step: int, trained: int) -> dict[str, float] | None:
+        """Return the counted cost by part, None where nobody has counted that of an example."""
+        config, selector, costs = self.run.config, self.run.selector, self.run.costs
+        if costs is None:
+            return None
+        last = config.large_batch * config.bn_recalibration_batches
+        scored = 0 if selector is None else selector.scored
+        return costs.spent(trained, scored, last if step >= config.steps else 0)
 
     def _log(self, step: int) -> None:
         sums = self._sums

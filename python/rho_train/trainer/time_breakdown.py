@@ -18,7 +18,7 @@ class TimeBreakdown:
       the wait for them,
     - `selecting`: everything else of the Selector,
     - `training`: forward and backward pass on the small batch, optimizer, running sums,
-    - `evaluation`: evaluations and previews of selections; no part of the step,
+    - `evaluation`: evaluations; no part of the step,
     - `other`: records, checkpoints, callbacks.
 
     On CUDA the host launches work and goes on, so a part holds the time in which the host was busy
