@@ -25,6 +25,10 @@ class Batch(NamedTuple):
     y: Any
     ids: Any
 
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on a device; from page-locked memory the host does not wait."""
+        return to(self, device)
+
 
 class Fields(NamedTuple):
     """The parts of a batch that selection needs; a dict of inputs holds keyword arguments."""

@@ -98,7 +98,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Restore the global generators to what `random_state` returned."""
+    """Restore the global generators to what `random_state` returned, there or on another device."""
     torch.set_rng_state(state["cpu"])
-    if state["cuda"] is not None:
+    if state["cuda"] is not None and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)

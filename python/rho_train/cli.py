@@ -27,6 +27,7 @@ from rho_train.comparison.runner import JobsFailed
 from rho_train.comparison.spec import Variant
 from rho_train.config_file import MODE, ConfigFile
 from rho_train.console import tolerant_streams
+from rho_train.distributed import device_named
 from rho_train.files import error_text, make_folder
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import names, needs_of
@@ -44,6 +45,7 @@ _ERRORS = (ValueError, IndexError, OSError, FloatingPointError, ImportError, Job
 # Options that several commands have; what their own docstrings explain goes first.
 _HELP = {
     "out": "output folder; interrupted work goes on there.",
+    "device": "cpu, cuda, cuda:N, or auto: a GPU if there is one.",
     "seed": "of noise, split, weights and order.",
     "task": "letters, table, images, text, or module:function that returns a rho_train.Task.",
     "task_options": "options of the task, as --task.noise 0.1 or --task.path mine.npz.",
@@ -72,6 +74,7 @@ def demo(
     task_options: dict[str, Any] | None = None,
     seeds: int = 3,
     processes: int = 0,
+    device: str = "auto",
     train: TrainConfig = TrainConfig(),  # noqa: B008 (frozen)
     il: ILRecipe = ILRecipe(),  # noqa: B008 (frozen)
 ) -> None:
@@ -80,7 +83,7 @@ def demo(
     Args:
         task_options: options of the task, as --task.noise 0.2; letters have noise 0.1 by default.
         seeds: how often every method is repeated, each time with other noise, split and weights.
-        processes: how many runs at a time; 0: one for each core.
+        processes: how many runs at a time; 0: one for each core, one on a GPU.
     """
     options = {"noise": 0.1} if task == "letters" else {}
     options |= task_options or {}
@@ -98,6 +101,7 @@ def demo(
         train=train,
         il=il,
         processes=processes,
+        device=device,
     )
 
 
@@ -110,6 +114,7 @@ def train(
     task_options: dict[str, Any] | None = None,
     holdout: float = 0.5,
     folds: int = 2,
+    device: str = "auto",
     train: TrainConfig = TrainConfig(),  # noqa: B008 (frozen)
     recipe: ILRecipe = ILRecipe(),  # noqa: B008 (frozen)
 ) -> None:
@@ -136,6 +141,7 @@ def train(
         folds=folds,
         store=il if kind == "stored" else None,
         processes=1,
+        device=device,
     )
 
 
@@ -147,6 +153,7 @@ def plan(
     il_seconds: float = 0.0,
     seconds: float = 8.0,
     json: bool = False,
+    device: str = "auto",
     train: TrainConfig = TrainConfig(),  # noqa: B008 (frozen)
 ) -> None:
     """Measure what a step with selection costs here, and how many steps it must save to pay.
@@ -161,9 +168,10 @@ def plan(
         train: how the target is trained; large_batch is not used.
     """
     made = load_task(task, task_options)
-    small = load_task(task, {**(task_options or {}), **proxy}).model(0) if proxy else None
+    where = device_named(device)
+    small = load_task(task, {**(task_options or {}), **proxy}).model(0).to(where) if proxy else None
     found = measure(
-        made.model(0),
+        made.model(0).to(where),
         made.dataset(),
         batch=train.batch,
         ratios=ratios,

@@ -18,6 +18,7 @@ from rho_train.comparison.data import SeedData
 from rho_train.comparison.jobs import ILWork
 from rho_train.comparison.spec import Spec, Variant
 from rho_train.dataset import IndexedDataset
+from rho_train.distributed import device_named
 from rho_train.il import ILRecipe, ILStore, average_il
 from rho_train.run_folder import RunFolder
 from rho_train.tasks.task import load_task
@@ -37,6 +38,7 @@ def compute(
     holdout: float = 0.5,
     folds: int = 2,
     rows_a_file: int = 0,
+    device: str = "auto",
     recipe: ILRecipe = ILRecipe(),  # noqa: B008 (frozen)
 ) -> None:
     """Compute irreducible losses that many runs can use.
@@ -54,7 +56,9 @@ def compute(
         )
     variant = Variant("il", "", "rho", kind, "rest" if kind == "holdout" else "all")
     options = task_options or {}
-    spec = Spec(task, (variant,), (seed,), "il", options, il=recipe, holdout=holdout, folds=folds)
+    parts: dict[str, Any] = {"il": recipe, "holdout": holdout, "folds": folds}
+    where = device_named(device)
+    spec = Spec(task, (variant,), (seed,), "il", options, **parts, device=where)
     data = SeedData.make(spec, seed)
     il = ILWork(spec, data, kind)
     made_from = {"seed": seed, "seeds": seeds, **il.identity()}

@@ -22,6 +22,7 @@ from rho_train.comparison.data import SeedData
 from rho_train.comparison.jobs import ILWork, Run, run_path
 from rho_train.comparison.runner import Job, JobsFailed, run_jobs
 from rho_train.comparison.spec import Spec, Variant, variants_of
+from rho_train.distributed import device_named
 from rho_train.files import atomic_write
 from rho_train.il import ILRecipe, ILStore
 from rho_train.methods.registry import needs_of
@@ -66,6 +67,7 @@ def compare(
     validation: float = 0.0,
     store: str | Path | None = None,
     processes: int = 0,
+    device: str = "auto",
     title: str = "",
     description: str = "",
     origin: Where | None = None,
@@ -92,8 +94,9 @@ def compare(
         validation: share of the training examples that curves are of, and nothing trains on; the
             test set is then read once, at the end of a run. 0: curves are of the test set.
         store: irreducible losses for variants with `il="stored"`: a file, or a folder of several.
-        processes: how many runs at a time; 0: one for each core. A script that asks for more than
-            one needs `if __name__ == "__main__":`.
+        processes: how many runs at a time; 0: one for each core, one on a GPU. A script that asks
+            for more than one needs `if __name__ == "__main__":`.
+        device: cpu, cuda, cuda:N, or auto: a GPU if there is one.
         title, description: of the report; empty: those of the task.
         origin: what else to record of where the numbers come from, such as a commit.
 
@@ -128,12 +131,14 @@ def compare(
         folds=folds,
         validation=validation,
         store=None if store is None else Path(store),
+        device=device_named(device),
     )
     out = Path(out)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    processes = min(processes or cores or 1, len(variants) * len(spec.seeds))
+    on_gpu = spec.device.type == "cuda"
+    processes = min(processes or (1 if on_gpu else cores) or 1, len(variants) * len(spec.seeds))
     threads = torch.get_num_threads() if processes == 1 else max(1, (cores or 1) // processes)
-    where = {**_environment(processes, threads), **(origin or {})}
+    where = {**_environment(processes, threads, spec.device), **(origin or {})}
     jobs, entries = _plan(spec, out, where)
     made = load_task(task, task_options, spec.seeds[0])
     about = description or f"{made.description} {made.attribution}".strip()
@@ -267,14 +272,16 @@ def _describe(path: Path, described: dict[str, Any], finished: bool) -> None:
     atomic_write(path, to_line(described))
 
 
-def _environment(processes: int, threads: int) -> dict[str, str | int]:
+def _environment(processes: int, threads: int, device: torch.device) -> dict[str, str | int]:
     """Describe machine and software, for the report."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text("utf-8", "replace").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": names[0] if names else platform.processor() or "unknown",
+        "device": f"{device}{gpu}",
         "processes": processes,
         "threads per process": threads,
         "instruction set": str(rho_ext.build_info()["isa"]),

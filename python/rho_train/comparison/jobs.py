@@ -69,8 +69,11 @@ class ILWork:
         spec, data = self.spec, self.data
         # The target has the seed itself: its IL model must not start from the same weights.
         recipe = replace(spec.il, seed=spec.il.seed + 1000 * (seed + 1))
-        model = data.task.il_model
         options: dict[str, Any] = {"folder": work, "on_step": on_step}
+
+        def model(seed: int) -> nn.Module:
+            return data.task.il_model(seed).to(spec.device)
+
         if self.kind == "holdout":
             return holdout_il(model, data.dataset, data.held_out, recipe, **options)
         return crossfit_il(model, data.dataset, spec.folds, recipe, groups=data.groups, **options)
@@ -148,7 +151,7 @@ class Run:
             ids = store.known.nonzero().flatten()
         if store is not None and variant.keep < 1.0:
             ids = store.lowest(variant.keep, ids)
-        model = task.model(seed)
+        model = task.model(seed).to(spec.device)
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "origin.json").exists():
             sizes: dict[str, dict[str, float]] = {"model": {**_size(model, data)}}

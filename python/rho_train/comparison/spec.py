@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
+import torch
+
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import names, needs_of
 from rho_train.scoring import Scoring
@@ -104,7 +106,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Spec:
-    """All arguments of `rho_train.compare` that decide the numbers, see there."""
+    """All arguments of `rho_train.compare` that decide the numbers, and the device, see there."""
 
     task: TaskSource
     variants: tuple[Variant, ...]
@@ -120,6 +122,7 @@ class Spec:
     warmup: int = 0
     anneal: float = 0.0
     store: Path | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants]

@@ -50,6 +50,7 @@ class ILRecipe:
         lr: AdamW learning rate at the start.
         schedule: `constant`, or a decay to zero over all steps: `linear`, or half a `cosine`.
         weight_decay: of AdamW.
+        bf16: train under bfloat16 autocast; examples are scored without.
         seed: of initial weights, order and folds.
         scoring_batch: examples that are scored at once; fewer take less memory.
     """
@@ -59,6 +60,7 @@ class ILRecipe:
     lr: float = 3e-3
     schedule: LRSchedule = "cosine"
     weight_decay: float = 0.1
+    bf16: bool = False
     seed: int = 0
     scoring_batch: int = SCORING_BATCH
 
@@ -216,7 +218,12 @@ class _Fit:
             (self.folder / _TRAINING).unlink(missing_ok=True)
 
     def _train_step(self, batch: Any) -> None:
-        training_step(self.model, batch, *self.parts[1:], where="train_il", loss_fn=self.loss_fn)
+        training_step(
+            *(self.model, batch, *self.parts[1:]),
+            where="train_il",
+            loss_fn=self.loss_fn,
+            bf16=self.recipe.bf16 or None,
+        )
         self.step += 1
         if self.folder.step():
             raise Stopped("the training of the IL model was stopped")

@@ -1,0 +1,103 @@
+"""A GPU that is not there: tensors that say they are on cuda:0, and ops that refuse to mix them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+from unittest import mock
+
+import torch
+import torch._dynamo  # before anything is patched
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.weak import WeakIdKeyDictionary
+
+GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
+_DEVICE = (Tensor.device, Tensor.is_cuda, Tensor.is_cpu)
+_MOVES = (Tensor.copy_, torch._foreach_copy_, torch._has_compatible_shallow_copy_type)
+
+
+class PretendGPU(TorchFunctionMode):
+    """Every tensor stays where it is, but has a device to show.
+
+    Results are on the device of the arguments, or of the keyword `device`. An op whose tensors are
+    on both raises, but for scalars and copies.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_gpu = WeakIdKeyDictionary()
+        self.ops = 0
+
+    def device(self, tensor: Tensor) -> torch.device:
+        return GPU if tensor in self.on_gpu else CPU
+
+    def mark(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            self.on_gpu[value] = True
+        return value
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
+        tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+        here = {self.device(one) for one in tensors}
+        if name == "__get__" and func.__self__ in _DEVICE:
+            device = self.device(args[0])
+            return {"device": device, "is_cuda": device == GPU, "is_cpu": device == CPU}[
+                func.__self__.__name__
+            ]
+        if name == "__set__" and func.__self__ is Tensor.data:
+            func(*args)
+            return self.mark(args[0]) if self.device(args[1]) == GPU else None
+        if name == "_parse_to":  # of nn.Module.to
+            return func(*args, **kwargs)
+        wanted = [one for one in (*args, *kwargs.values()) if isinstance(one, torch.device)]
+        if isinstance(kwargs.get("device"), str):
+            wanted.append(torch.device(kwargs["device"]))
+        if func in (Tensor.to, Tensor.cpu):
+            wanted += [self.device(one) for one in args[1:] if isinstance(one, Tensor)]
+            wanted += [torch.device(one) for one in args[1:2] if isinstance(one, str)]
+            target = CPU if func is Tensor.cpu else (wanted or [self.device(args[0])])[0]
+            rest = [one for one in args[1:] if isinstance(one, torch.dtype)]
+            dtype = kwargs.get("dtype") or next(iter(rest), args[0].dtype)
+            result = func(args[0], dtype) if dtype != args[0].dtype else args[0]
+            if target.type == self.device(args[0]).type and result is args[0]:
+                return result
+            result = args[0].clone() if result is args[0] else result
+            return self.mark(result) if target.type == "cuda" else result
+        args, kwargs = tree_map(lambda v: CPU if isinstance(v, torch.device) else v, (args, kwargs))
+        if kwargs.get("device") == "cuda":
+            kwargs["device"] = CPU
+        sized = {self.device(one) for one in tensors if one.ndim}
+        if len(sized) > 1 and func not in _MOVES:
+            shown = [(str(self.device(one)), tuple(one.shape)) for one in tensors]
+            raise RuntimeError(f"{name}: tensors are on two devices: {shown}")
+        if name == "numpy" and GPU in here:
+            raise TypeError("can't convert cuda tensor to numpy")
+        self.ops += GPU in here
+        result = func(*args, **kwargs)
+        target_gpu = wanted[0].type == "cuda" if wanted else GPU in here
+        return tree_map(self.mark, result) if target_gpu else result
+
+
+@contextmanager
+def pretend_gpu() -> Iterator[PretendGPU]:
+    """Let torch have a GPU, on which everything runs as on the CPU."""
+    mode, none = PretendGPU(), lambda *_: None
+    state = torch.zeros(16, dtype=torch.uint8)
+    patches: dict[str, Callable[..., Any]] = {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "get_device_name": lambda *_: "Pretended GPU",
+        "get_rng_state": lambda *_: state,
+        "set_rng_state": none,
+        "synchronize": none,
+        "device": lambda *_: nullcontext(),
+    }
+    with mock.patch.multiple(torch.cuda, **patches), mode:
+        yield mode
