@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch.distributed as dist
 from tqdm.auto import tqdm
 
 from rho_train.comparison.data import SeedData
 from rho_train.comparison.jobs import ILWork
 from rho_train.comparison.spec import Spec, Variant
 from rho_train.dataset import IndexedDataset
-from rho_train.distributed import device_named
+from rho_train.distributed import device_named, on_first, process_group, rank_and_world
 from rho_train.il import ILRecipe, ILStore, average_il
 from rho_train.run_folder import RunFolder
 from rho_train.tasks.task import load_task
@@ -69,23 +67,16 @@ def compute(
         shutil.rmtree(work, ignore_errors=True)  # of a run that was killed at its end
         print(f"{out} is there already")
         return
-    steps = seeds * il.steps()
-    with (
-        _ranks() as rank,
-        tqdm(total=steps, unit="step", dynamic_ncols=True, disable=rank > 0 or None) as bar,
-    ):
+    with process_group(where):
+        rank, _ = rank_and_world()
+        steps = seeds * il.steps()
+        with tqdm(total=steps, unit="step", dynamic_ncols=True, disable=rank > 0 or None) as bar:
 
-        def on_step(made: int) -> bool:
-            bar.update(made)
-            return False
+            def on_step(made: int) -> bool:
+                bar.update(made)
+                return False
 
-        folder = RunFolder(work, where="il compute", on_step=on_step)
-        # The first rank holds the folder for all.
-        held = folder.lock("wait for it, or choose another --out")
-        with held if rank == 0 else nullcontext(), folder.stopping_on_signals():
-            found = [il.compute(seed + i, work / f"seed-{i}", folder.step) for i in range(seeds)]
-            store = average_il(found)
-            if rank == 0:
+            def save() -> None:
                 config = {"task": task, "options": options, **made_from}
                 info = {**store.info, "config": json.dumps(config, default=str)}
                 # Written where the rest of the work is: a kill leaves nothing beside the store.
@@ -93,10 +84,18 @@ def compute(
                 shutil.rmtree(unnamed, ignore_errors=True)
                 store.replace(info=info).save(unnamed, rows_a_file)
                 os.replace(unnamed, target)
-    if rank == 0:  # and no other rank reads there any more
+
+            folder = RunFolder(work, where="il compute", on_step=on_step)
+            with ExitStack() as stack:
+                held = folder.lock("wait for it, or choose another --out")
+                on_first(lambda: stack.enter_context(held))
+                stack.enter_context(folder.stopping_on_signals())
+                each = (il.compute(seed + i, work / f"seed-{i}", folder.step) for i in range(seeds))
+                store = average_il(list(each))
+                on_first(save)
+    if rank == 0:  # no other rank reads there any more
         shutil.rmtree(work, ignore_errors=True)
-        print(_numbers(store))
-        print(f"store: {out}")
+        print(f"{_numbers(store)}\nstore: {out}")
 
 
 def _check_same(path: Path, dataset: IndexedDataset, wanted: dict[str, Any]) -> None:
@@ -211,20 +210,6 @@ def verify(
         compared = store.verify(load_task(source, options, config.get("seed", 0)).dataset())
         print("data: count, labels and ids are those that it was computed from")
         print(f"inputs: {compared} of {len(store.input_checksums)} examples compared")
-
-
-@contextmanager
-def _ranks() -> Iterator[int]:
-    """Give this process's rank under torchrun, else 0; leave together with the others."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield 0
-        return
-    dist.init_process_group("gloo")
-    try:
-        yield dist.get_rank()
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
 
 
 COMMANDS = {"compute": compute, "inspect": inspect, "verify": verify}

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from rho_train.progress import Stopped
+
+T = TypeVar("T")
+_HOURS = timedelta(days=30)  # a rank may train for long before the others hear of it
 
 
 def device_named(name: str) -> torch.device:
@@ -40,6 +50,66 @@ def rank_and_world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the processes that torchrun started, if it did: by gloo, and by nccl on CUDA."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def on_all(work: Callable[[], T]) -> list[T]:
+    """Work on every rank and return all results; an error of one rank is raised on all.
+
+    All ranks call it together, whatever time each needs. Results travel on the CPU.
+    """
+    world = rank_and_world()[1]
+    if world == 1:
+        return [work()]
+    own: tuple[Any, Exception | None]
+    try:
+        own = work(), None
+    except Exception as error:
+        own = None, error
+    found: list[Any] = [own] * world
+    dist.all_gather_object(found, own, group=_patient(dist.group.WORLD))
+    # A rank that fails may be why others were stopped.
+    errors = sorted(
+        (error for _, error in found if error is not None), key=lambda e: isinstance(e, Stopped)
+    )
+    if errors:
+        raise own[1] or errors[0]
+    return [result for result, _ in found]
+
+
+def on_first(work: Callable[[], T]) -> T:
+    """Work on rank 0 alone and return its result on all; its error is raised on all."""
+    first = rank_and_world()[0] == 0
+    return on_all(work if first else lambda: None)[0]  # type: ignore[return-value]
+
+
+def any_rank(stop: bool) -> bool:
+    """Return whether it is true on any rank; no rank waits for a GPU."""
+    if rank_and_world()[1] == 1:
+        return stop
+    flag = torch.tensor(int(stop), dtype=torch.uint8, device="cpu")
+    dist.all_reduce(flag, dist.ReduceOp.MAX, group=_patient(dist.group.WORLD))
+    return bool(flag)
+
+
+@lru_cache(maxsize=1)
+def _patient(world: object) -> Any:
+    """Return all ranks as a group of gloo that waits for long."""
+    return dist.new_group(timeout=_HOURS, backend="gloo")
 
 
 def all_gather(row: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from rho_train import ILRecipe, ILStore, IndexedDataset, crossfit_il
+from rho_train import ILRecipe, ILStore, IndexedDataset, crossfit_il, pretrained_il
 from rho_train.il import score, train
 
 
@@ -21,11 +21,14 @@ def make(seed: int) -> nn.Module:
         return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 2))
 
 
-def compute(folder: Path | None) -> ILStore:
+def dataset() -> IndexedDataset:
     x = torch.randn(600, 8, generator=torch.Generator().manual_seed(0))
-    data = IndexedDataset(TensorDataset(x, (x[:, 0] > 0).long()))
+    return IndexedDataset(TensorDataset(x, (x[:, 0] > 0).long()))
+
+
+def compute(folder: Path | None) -> ILStore:
     recipe = ILRecipe(epochs=3, batch_size=32, scoring_batch=2)
-    return crossfit_il(make, data, 2, recipe, folder=folder)
+    return crossfit_il(make, dataset(), 2, recipe, folder=folder)
 
 
 def main(out: Path) -> None:
@@ -38,6 +41,10 @@ def main(out: Path) -> None:
         train.training_step = lambda *a, **k: (done.append("step"), step(*a, **k))[1]
         score.save_checkpoint = lambda *a: (done.append("piece"), save(*a))[1]
     compute(out / "work").save(out / f"il{rank}.safetensors")
+    if rank:
+        model, data = make(0), dataset()
+        shared = pretrained_il(model, data, batch_size=2, folder=out / "pretrained")
+        assert torch.equal(shared.il, pretrained_il(model, data, batch_size=2).il)
     (out / f"done{rank}").write_text(" ".join(done))
     if rank:
         torch.distributed.destroy_process_group()

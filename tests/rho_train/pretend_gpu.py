@@ -54,7 +54,7 @@ class PretendGPU(TorchFunctionMode):
         if name == "__set__" and func.__self__ is Tensor.data:
             func(*args)
             return self.mark(args[0]) if self.device(args[1]) == GPU else None
-        if name == "_parse_to":  # of nn.Module.to
+        if func is torch.device or name == "_parse_to":  # of nn.Module.to
             return func(*args, **kwargs)
         wanted = [one for one in (*args, *kwargs.values()) if isinstance(one, torch.device)]
         if isinstance(kwargs.get("device"), str):

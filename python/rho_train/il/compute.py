@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from rho_train.checks import build_model, check_ids
 from rho_train.dataset import IndexedDataset, check_indexed
-from rho_train.distributed import rank_and_world
+from rho_train.distributed import on_all, rank_and_world
 from rho_train.dry_run import dry_run
 from rho_train.identity import module_digest
 from rho_train.il.checksums import checked_inputs
-from rho_train.il.score import SCORING_BATCH, loss_identity, score_examples, wait_for
+from rho_train.il.score import SCORING_BATCH, loss_identity, score_examples
 from rho_train.il.store import ILStore
-from rho_train.il.train import BEST, ILFit, ILRecipe, train_il
+from rho_train.il.train import ILFit, ILRecipe, train_il
 from rho_train.progress import OnStep, no_op
 from rho_train.rng import generator
 from rho_train.run_folder import RunFolder
@@ -168,6 +168,16 @@ def pretrained_il(
     return ILStore.of(dataset, il, info=info, input_checksums=inputs)
 
 
+class _Fold(NamedTuple):
+    """The losses of a fold, the training of its model, and the seconds of both."""
+
+    il: Tensor
+    fit: ILFit
+    weights_sha256: str
+    seconds: float
+    info: dict[str, str]
+
+
 def _by_folds(
     kind: str,
     make_model: MakeModel,
@@ -181,50 +191,50 @@ def _by_folds(
     """Train model f on all examples but those of fold f, and score these; fold -1 has no model."""
     inputs = checked_inputs(dataset, folder)
     rank, world = (0, 1) if folder.path is None else rank_and_world()
-    folds = range(int(fold.max()) + 1)
-    paths = [None if folder.path is None else folder / f"model-{f}" for f in folds]
-    latest: tuple[int, nn.Module] | None = None
-    train = partial(train_il, loss_fn=loss_fn, augmented=augmented)
+    folds, models = range(int(fold.max()) + 1), list[nn.Module]()
 
-    def fit(f: int, on_step: OnStep) -> tuple[nn.Module, ILFit]:
-        nonlocal latest
+    def losses_of_fold(f: int) -> _Fold:
         model = build_model(folder.where, make_model, recipe.seed + f)
-        if latest is not None and latest[0] != f and latest[1] is model:
+        if any(model is other for other in models):
             raise ValueError(
                 "make_model must build a new model for every fold, got the same one twice"
             )
-        latest = f, model
-        sets = (fold != f).nonzero().flatten(), (fold == f).nonzero().flatten()
-        return model, train(model, dataset, *sets, recipe, folder=paths[f], on_step=on_step)
-
-    if world > 1:
-        for f in folds[rank::world]:
-            fit(f, folder.step)
-    il = torch.full((len(dataset),), torch.nan, dtype=torch.float32, device="cpu")
-    fits, weights, seconds = [], [], 0.0
-    for f, path in zip(folds, paths, strict=True):
-        if path is not None and world > 1:
-            wait_for(path / BEST, folder.step)
-        # Steps that this rank has reported above are not reported again.
-        reported = world > 1 and f % world == rank
-        model, result = fit(f, (lambda _: folder.step(0)) if reported else folder.step)
+        models[:] = [model]
+        train_ids, target = (fold != f).nonzero().flatten(), (fold == f).nonzero().flatten()
+        path = None if folder.path is None else folder / f"model-{f}"
+        options: dict[str, Any] = {"loss_fn": loss_fn, "on_step": folder.step}
+        fit = train_il(
+            *(model, dataset, train_ids, target, recipe),
+            augmented=augmented,
+            folder=path,
+            **options,
+        )
+        # Ranks share the folds, and so no pieces of them.
+        options |= {"batch_size": recipe.scoring_batch, "folder": path if world == 1 else None}
         started = time.perf_counter()
-        target = (fold == f).nonzero().flatten()
-        score = partial(score_examples, batch_size=recipe.scoring_batch, on_step=folder.step)
-        il[target] = score(model, dataset, target, loss_fn=loss_fn, folder=path)
-        seconds += result.seconds + time.perf_counter() - started
-        fits.append(result)
-        weights.append(module_digest(model))
-    info = _info(
-        kind,
-        model,
-        loss_fn,
-        weights_sha256=", ".join(weights),
-        recipe=repr(recipe),
-        holdout_loss=", ".join(f"{fit.loss:.6f}" for fit in fits),
-        best_epoch=", ".join(str(fit.epoch) for fit in fits),
-        seconds=f"{seconds:.3f}",
-    )
+        il = score_examples(model, dataset, target, **options)
+        seconds = fit.seconds + time.perf_counter() - started
+        return _Fold(il, fit, module_digest(model), seconds, _info(kind, model, loss_fn))
+
+    def share() -> dict[int, _Fold]:
+        return {f: losses_of_fold(f) for f in folds[rank::world]}
+
+    found: dict[int, _Fold] = {}
+    for part in on_all(share) if world > 1 else [share()]:
+        found |= part
+    il = torch.full((len(dataset),), torch.nan, dtype=torch.float32, device="cpu")
+    for f in folds:
+        il[fold == f] = found[f].il
+        if f % world != rank:
+            folder.step(recipe.steps(int((fold != f).sum())))
+    made = [found[f] for f in folds]
+    info = made[0].info | {
+        "weights_sha256": ", ".join(one.weights_sha256 for one in made),
+        "recipe": repr(recipe),
+        "holdout_loss": ", ".join(f"{one.fit.loss:.6f}" for one in made),
+        "best_epoch": ", ".join(str(one.fit.epoch) for one in made),
+        "seconds": f"{sum(one.seconds for one in made):.3f}",
+    }
     crossfit = fold if len(folds) > 1 else None
     return ILStore.of(dataset, il, fold=crossfit, info=info, input_checksums=inputs)
 

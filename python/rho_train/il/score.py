@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ import rho_ext
 from rho_train.batch import split, to
 from rho_train.checkpoint import architecture_digest, load_checkpoint, save_checkpoint
 from rho_train.dataset import IndexedDataset, fingerprint
-from rho_train.distributed import rank_and_world
+from rho_train.distributed import on_all, rank_and_world
 from rho_train.identity import digest, module_digest, name_of
 from rho_train.progress import OnStep, Stopped, no_op
 from rho_train.run_folder import RunFolder
@@ -22,7 +22,6 @@ from rho_train.scoring import LossFunction, device_of, logits_of, losses_of, sco
 SCORING_BATCH = 4096
 _IGNORED = -100
 _BATCHES = 16  # in a piece, which is what a kill can cost
-_POLL_SECONDS = 0.1
 _NONE = torch.empty(0, dtype=torch.float32, device="cpu")
 
 
@@ -46,8 +45,8 @@ def score_examples(
         ids: int64 (n,).
         loss_fn: for examples that are no classification, see `Selector`.
         batch_size: examples that are scored at once.
-        folder: for finished pieces of 16 batches; the same call resumes with the same bits. The
-            ranks of a process group share the pieces through it, and each returns all losses.
+        folder: for finished pieces of 16 batches; the same call resumes with the same bits. With
+            one the ranks of a process group share the pieces, and each returns all losses.
         on_step: called with 0 after each batch; returns whether to stop.
 
     Raises:
@@ -98,23 +97,18 @@ def score_examples(
         (begin, work / f"losses-{batch_size}-{begin:010}.pt") for begin in range(0, len(ids), rows)
     ]
     rank, world = rank_and_world()
-    for begin, path in pieces[rank::world]:
-        if not path.exists():
-            found = scored(ids[begin : begin + rows])
-            save_checkpoint(path, {**identity, "begin": begin, "losses": found})
-    losses = [_NONE]
-    for begin, path in pieces:
-        wait_for(path, on_step)
-        losses.append(load_checkpoint(path, {**identity, "begin": begin})["losses"])
-    return torch.cat(losses)
 
+    def share() -> list[Tensor]:
+        losses = list[Tensor]()
+        for begin, path in pieces[rank::world]:
+            if not path.exists():
+                found = scored(ids[begin : begin + rows])
+                save_checkpoint(path, {**identity, "begin": begin, "losses": found})
+            losses.append(load_checkpoint(path, {**identity, "begin": begin})["losses"])
+        return losses
 
-def wait_for(path: Path, on_step: OnStep) -> None:
-    """Wait until another rank has written the file; hours may pass, no collective would wait."""
-    while not path.exists():
-        if on_step(0):
-            raise Stopped("stopped while waiting for another rank")
-        time.sleep(_POLL_SECONDS)
+    turns = zip_longest(*on_all(share), fillvalue=_NONE)
+    return torch.cat([_NONE, *(losses for turn in turns for losses in turn)])
 
 
 def loss_identity(loss_fn: LossFunction | None) -> dict[str, str]:
