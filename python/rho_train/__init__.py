@@ -6,6 +6,7 @@ for batch in loader:                       # large batches with ids
     loss = criterion(model(batch.x), batch.y)
 """
 
+from rho_train.agreement import AgreementSampler
 from rho_train.async_selector import AsyncSelector
 from rho_train.batch import Batch
 from rho_train.compare import compare
@@ -36,6 +37,7 @@ from rho_train.tasks.task import Task
 from rho_train.trainer import TrainConfig, Trainer
 
 __all__ = [
+    "AgreementSampler",
     "AsyncSelector",
     "Batch",
     "History",

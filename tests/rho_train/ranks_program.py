@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import TensorDataset
 
 from rho_train import (
+    AgreementSampler,
     Batch,
     History,
     IndexedDataset,
@@ -246,6 +247,30 @@ def resumed() -> list[list[int]]:
     return first + stream(3, 3, state)[0]
 
 
+def agreement() -> tuple[list[list[int]], Tensor]:
+    """Return the batches of this rank by agreement, with two stops, and its last margins."""
+    values = torch.randn(60, N, generator=torch.Generator().manual_seed(6)).add(
+        torch.linspace(-3, 3, N)
+    )
+    data = IndexedDataset(TensorDataset(torch.zeros(N, 1), torch.zeros(N).long()))
+    ids: list[list[int]] = []
+    state: dict[str, Any] = {}
+    for stop in (7, 33, 80):
+        sampler = AgreementSampler(N, 6, steps=80, seed=1)
+        batches = loader(data, sampler)
+        if state:
+            sampler.load_state_dict(state)
+        while sampler.step < stop:
+            sampler.rescore(
+                nn.Identity(), batches, forward=lambda _, batch: values[-len(ids) // 6, batch.ids]
+            )
+            for batch in islice(batches, stop - sampler.step):
+                ids.append(batch.ids.tolist())
+                sampler.update(batch.ids, values[len(ids) // 6, batch.ids])
+        state = sampler.state_dict()
+    return ids, state["_margin"]
+
+
 def parameters(model: nn.Module) -> Tensor:
     """Return all parameters in one row; of a sharded model all ranks must ask."""
     whole = (p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters())
@@ -272,6 +297,7 @@ def main(out: Path, rank: int, world: int) -> None:
         "selections": {name: select(case) for name, case in cases().items()},
         "failures": failures(),
         "resumed": resumed(),
+        "agreement": agreement(),
         "regression": regression(DistributedDataParallel),
         "regression, fsdp": regression(shard),
     }

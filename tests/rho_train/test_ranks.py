@@ -137,6 +137,15 @@ def test_ranks_that_go_on_after_a_stop_draw_as_one_process_without_one(found: Fo
     assert [one + two for one, two in zip(first, second, strict=True)] == alone
 
 
+def test_ranks_share_the_passes_of_one_process_by_agreement(found: Found) -> None:
+    wanted, margins = program.agreement()
+    (first, learnt), (second, learnt_too) = (rank["agreement"] for rank in found)
+    assert [a + b for a, b in zip(first, second, strict=True)] == wanted
+    assert len({one for ids in wanted[-8:] for one in ids}) < program.N
+    for own in (learnt, learnt_too):
+        torch.testing.assert_close(own, margins, rtol=0, atol=0, equal_nan=True)
+
+
 def test_steps_of_all_ranks_are_those_of_one_process(found: Found) -> None:
     alone = program.regression(lambda model: model)
     for name in ("regression", "regression, fsdp"):

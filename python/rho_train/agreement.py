@@ -1,0 +1,333 @@
+"""Selection without a scoring pass: visit what the model can learn and has not learnt yet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler
+
+from rho_train.batch import describe, split, to
+from rho_train.checks import check_counts, check_labels, check_rows, outside
+from rho_train.dataset import SeededIndices
+from rho_train.distributed import rank_and_world
+from rho_train.rng import generator
+from rho_train.scoring import ForwardFunction, check_module, device_of, logits_of, scoring_mode
+
+_WARMUP = 0.15  # share of the steps, rounded to whole passes, that visit every example
+_BOUND = 0.5  # of the mean positive margin: examples below minus this are left out
+_SKIPPED = 0.5  # chance that an example above the mean margin is skipped in a pass
+_RESCORED = 2  # passes after which the examples left out are scored again
+_RESCORING = 4  # batches of training in a batch of a forward pass without gradients
+_PENDING, _NONE = -math.inf, math.inf
+_SETTINGS = ("n", "batch_size", "steps", "seed", "rank", "world")
+_TENSORS, _COUNTERS = ("_margin", "_news", "_plan"), ("passes", "_updated", "_rescored")
+
+
+class AgreementSampler(Sampler[list[int]]):
+    """A batch sampler that skips examples that the model contradicts, or has learnt.
+
+    The margin of an example is its logit[label] - max(other logits) in the training pass, positive
+    where the model agrees with the label. Each iteration is one pass. The first passes, 15 % of the
+    steps, visit every example. Then examples whose running margin M = (M + margin) / 2 is at most
+    -0.5 * mean(M where M > 0) are left out: the model keeps contradicting them. Every second pass
+    `rescore` replaces their margins, and they may come back. Of the others, those above the mean
+    are skipped in half of the passes: the model has learnt them.
+
+    A pass is drawn when its iteration begins, from the margins of the passes before, so workers may
+    load ahead. An iteration that was left early goes on with the examples without an `update`, also
+    after `load_state_dict`. Batches are full; up to a batch of each pass is dropped at random.
+
+    Under torch.distributed every rank makes the same passes, takes its part of each batch and
+    learns from the margins of all when a pass begins: the ids are those of one process. Margins
+    take 8 bytes an example, on the device of the logits. `update` never waits for it.
+
+    Args:
+        n: examples, with the ids 0 to n - 1.
+        batch_size: examples of a batch, of all ranks together.
+        steps: batches of the whole training; the last pass stops there. The learning rate should
+            decay over all of them. Give at least 6 passes, 6 * n / batch_size.
+        seed: of the order and the skips; the global generators are never touched.
+
+    Raises:
+        TypeError: an argument is no int.
+        ValueError: batch_size is larger than n, or no multiple of the number of ranks.
+        RuntimeError: when iterated, `rescore` was left out, or `update` in two passes.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> from rho_train import IndexedDataset, loader
+        >>> data = IndexedDataset(TensorDataset(torch.randn(64, 3), torch.arange(64) % 2))
+        >>> model = nn.Linear(3, 2)
+        >>> optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        >>> sampler = AgreementSampler(len(data), 8, steps=80)
+        >>> batches = loader(data, sampler)
+        >>> while sampler.step < sampler.steps:
+        ...     scored = sampler.rescore(model, batches)
+        ...     for batch in batches:
+        ...         logits = model(batch.x)
+        ...         nn.functional.cross_entropy(logits, batch.y, label_smoothing=0.3).backward()
+        ...         optimizer.step()
+        ...         optimizer.zero_grad()
+        ...         sampler.update(batch.ids, logits, batch.y)
+        >>> sampler.step
+        80
+    """
+
+    def __init__(self, n: int, batch_size: int, *, steps: int, seed: int = 0) -> None:
+        self.n, self.batch_size, self.steps, self.seed = n, batch_size, steps, seed
+        self.rank, self.world = rank_and_world()
+        check_counts(self, "n", "batch_size", "steps")
+        if batch_size > n:
+            got = f"{batch_size} for {n} examples"
+            raise ValueError(f"AgreementSampler: batch_size must be at most n, got {got}")
+        self._share, rest = divmod(batch_size, self.world)
+        if rest:
+            raise ValueError(
+                f"AgreementSampler: batch_size must be a multiple of the {self.world} ranks, got "
+                f"{batch_size}; it is of all ranks together"
+            )
+        self.passes = self._updated = self._rescored = self._unanswered = 0
+        self._warmup = max(1, round(_WARMUP * steps * batch_size / n))
+        self._margin = torch.full((n,), torch.nan, dtype=torch.float32, device="cpu")
+        # The margins of this pass: _PENDING for examples that are drawn, _NONE for others.
+        self._news = torch.full_like(self._margin, _NONE)
+        self._strays = torch.zeros((), dtype=torch.int64, device="cpu")
+        self._plan = torch.empty(0, dtype=torch.int64, device="cpu")
+        self._scoring: Tensor | None = None
+
+    @property
+    def step(self) -> int:
+        """Batches that `update` has seen."""
+        return self._updated // self._share
+
+    def __iter__(self) -> Iterator[list[int]]:
+        if self._scoring is not None:
+            return self._batches(self._scoring, _RESCORING * self._share, "rescoring", self.passes)
+        plan, left = self._remaining(), self.steps - self.step
+        if left > 0 and self._unanswered > 1:
+            raise RuntimeError(
+                "AgreementSampler: two passes ended without an update; call sampler.update("
+                "batch.ids, logits, labels) for every batch"
+            )
+        if not len(plan) and left > 0:
+            plan = self._draw()
+        return self._batches(plan[: left * self._share], self._share, "transforms", self.step)
+
+    def _batches(self, ids: Tensor, size: int, stream: str, first: int) -> Iterator[list[int]]:
+        for number, part in enumerate(torch.split(ids, size), first):
+            seed = generator(self.seed, "agreement", stream, number, self.rank).initial_seed()
+            yield SeededIndices(part.tolist(), seed)
+        self._unanswered += self._scoring is None
+
+    def update(self, ids: Tensor, outputs: Tensor, labels: Tensor | None = None) -> None:
+        """Learn from the training pass on a batch, or on a part of it.
+
+        Args:
+            ids: int64 or int32 (m,), each drawn in this pass, in any order.
+            outputs: logits, floating point (m, C), from before or after the step. Without `labels`,
+                for examples that have no class: a number (m,) for each that is positive where the
+                model does well, such as `chance - losses`, the loss of a model that knows nothing
+                minus that of the example. NaN: nothing is known, and the example stays.
+            labels: integers (m,) in [0, C), as far as the device can be asked without waiting.
+
+        Raises:
+            TypeError, ValueError: the dtypes or shapes are others.
+            IndexError: an id is out of range.
+            ValueError: an id was not drawn in this pass. On CUDA the next pass raises both.
+        """
+        values, news = agreement("AgreementSampler.update", ids, outputs, labels), self._news
+        if news.device != values.device:
+            for name in ("_margin", "_news", "_strays"):
+                setattr(self, name, getattr(self, name).to(values.device))
+            news = self._news
+        ids = ids.to(news.device, torch.int64, non_blocking=True)
+        if news.is_cuda:
+            inside = ids.clamp(0, self.n - 1)
+            before = news.index_select(0, inside)
+            pending = (inside == ids) & (before == _PENDING)
+            values, ids = torch.where(pending, values, before), inside
+            self._strays += len(ids) - pending.sum()
+        else:
+            check_rows("AgreementSampler.update", ids, self.n, "they are positions of the data set")
+            if len(ids) and float(news.index_select(0, ids).max()) > _PENDING:
+                self._refuse(int((news[ids] > _PENDING).sum()))
+        news.index_copy_(0, ids, values)
+        self._updated += len(ids)
+        self._unanswered = 0
+
+    def rescore(
+        self, model: nn.Module, batches: DataLoader[Any], *, forward: ForwardFunction | None = None
+    ) -> int:
+        """Score the examples left out, forward only; return their number, 0 when it is not due.
+
+        Call it before every pass, on all ranks. The model is in eval mode.
+
+        Args:
+            model: its first parameter says on which device.
+            batches: the DataLoader of this sampler, which loads the examples left out.
+            forward: called as `forward(model, batch)`, returns the `outputs` of `update`; None: the
+                model is called on the inputs of the batch.
+
+        Raises:
+            ValueError: the loader loads other examples.
+        """
+        check_module("AgreementSampler.rescore", model)
+        if not self._due():
+            return 0
+        self._absorb()
+        margin = self._margin.cpu()
+        out = (margin <= _bound(margin)).nonzero().flatten()
+        if len(out):
+            found = self._joined(self._scored(out, model, batches, forward))
+            self._margin = torch.where(found.isinf(), self._margin.to(found.device), found)
+        self._rescored = self.passes
+        return len(out)
+
+    def _scored(
+        self, out: Tensor, model: nn.Module, batches: Any, forward: ForwardFunction | None
+    ) -> Tensor:
+        """Return fresh margins of this rank's share of the examples left out, else _PENDING."""
+        found, device = torch.full_like(self._news, _PENDING), device_of(model)
+        # As many on every rank, because sharded models need the same passes.
+        end = -(-len(out) // self.world) * self.world
+        rows = torch.arange(self.rank, end, self.world, dtype=torch.int64, device="cpu")
+        self._scoring = share = out[rows % len(out)]
+        try:
+            for batch in batches:
+                batch = to(batch, device)
+                inputs, labels, ids = split(batch, "AgreementSampler.rescore")
+                with scoring_mode(model) as scorer:
+                    outputs = forward(scorer, batch) if forward else logits_of(scorer, inputs)
+                    classes = labels if outputs.ndim == 2 else None
+                    values = agreement("AgreementSampler.rescore", ids, outputs, classes)
+                found[ids.to(found.device)] = values.to(found.device)
+        finally:
+            self._scoring = None
+        if found[share.to(found.device)].isneginf().any():
+            raise ValueError(
+                "AgreementSampler.rescore: batches must load the examples left out, and loaded "
+                "others; pass the DataLoader with batch_sampler=sampler"
+            )
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what this rank has learnt and the pass that it is in; each rank keeps its own."""
+        return {name: getattr(self, name) for name in _SETTINGS + _TENSORS + _COUNTERS}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on as the sampler of `state_dict`; ValueError if it had other settings or ranks."""
+        for name in _SETTINGS:
+            if state[name] != getattr(self, name):
+                raise ValueError(
+                    f"AgreementSampler: the state has {name} = {state[name]}, this sampler "
+                    f"{getattr(self, name)}; make it with the settings of the run that it continues"
+                )
+        for name in _TENSORS:
+            setattr(self, name, state[name].to("cpu", copy=True))  # `update` moves them
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+        self._unanswered = 0
+
+    def _due(self) -> bool:
+        """Return whether the pass that comes needs `rescore` first."""
+        chosen = self.passes - self._warmup
+        over = chosen > 0 and chosen % _RESCORED == 0 and self._rescored != self.passes
+        return over and self.step < self.steps and not len(self._remaining())
+
+    def _remaining(self) -> Tensor:
+        """Return the drawn examples of this rank without an update, in order."""
+        if self._strays:
+            self._refuse(int(self._strays))
+        plan = self._plan
+        return plan[(self._news[plan.to(self._news.device)] == _PENDING).cpu()]
+
+    def _draw(self) -> Tensor:
+        """Draw the next pass, and return the part of this rank."""
+        if self._due():
+            raise RuntimeError(
+                "AgreementSampler: the examples left out must be scored again; call "
+                "sampler.rescore(model, batches) before every pass"
+            )
+        self._absorb()
+        margin, private = self._margin.cpu(), generator(self.seed, "agreement", self.passes)
+        order = torch.randperm(self.n, generator=private, dtype=torch.int64, device="cpu")
+        chance = torch.rand(self.n, generator=private, dtype=torch.float32, device="cpu")
+        # 0: visited, 1: skipped, 2: left out; these only fill a pass of less than a batch.
+        level = torch.zeros(self.n, dtype=torch.int8, device="cpu")
+        if self.passes >= self._warmup:
+            out = margin <= _bound(margin)
+            learnt = margin > margin[~out].double().nanmean()
+            level = torch.where(out, 2, learnt & (chance < _SKIPPED)).to(torch.int8)
+        order = order[level[order].argsort(stable=True)]
+        visits = max(int((level == 0).sum()) // self.batch_size, 1) * self.batch_size
+        parts = order[:visits].view(-1, self.world, self._share)
+        self._news[order[:visits].to(self._news.device)] = _PENDING
+        self._plan = parts[:, self.rank].flatten()
+        self.passes += 1
+        return self._plan
+
+    def _absorb(self) -> None:
+        """Enter the margins of the pass that ended, those of all ranks, into the running ones."""
+        news = self._joined(self._news)
+        margin = self._margin.to(news.device)
+        mean = torch.where(margin.isnan(), news, (margin + news) / 2)
+        self._margin = torch.where(news.isinf(), margin, mean)
+        self._news = torch.full_like(news, _NONE)
+
+    def _joined(self, values: Tensor) -> Tensor:
+        """Return the values of all ranks; where this rank has none it holds _PENDING."""
+        if self.world > 1:
+            values = values.cuda() if dist.get_backend() == "nccl" else values
+            dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return values
+
+    def _refuse(self, count: int) -> None:
+        raise ValueError(
+            f"AgreementSampler.update: {count} ids were not drawn in this pass, or were updated "
+            "before; pass each batch of this sampler once, with the ids that it was loaded with"
+        )
+
+
+def _bound(margin: Tensor) -> Tensor:
+    """Return the margin up to which examples are left out; NaN, so that none is, if all are bad."""
+    return -_BOUND * margin[margin > 0].double().mean()
+
+
+def agreement(where: str, ids: Tensor, outputs: Tensor, labels: Tensor | None) -> Tensor:
+    """Return logits[label] - max(other logits), or `outputs` without labels, float32 (m,).
+
+    NaN becomes _NONE, as of examples with the label -100.
+    """
+    if not isinstance(ids, Tensor) or ids.ndim != 1 or ids.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"{where}: ids must be an int64 tensor (m,), got {describe(ids)}")
+    wanted = "a number for each example, (m,)" if labels is None else "logits (m, C)"
+    shape = outputs.shape if isinstance(outputs, Tensor) else ()
+    if len(shape) != 1 + (labels is not None) or not outputs.is_floating_point():
+        fix = "pass labels too" if labels is None else "C classes in the last dimension"
+        raise TypeError(
+            f"{where}: outputs must be {wanted}, floating point, got {describe(outputs)}; {fix}"
+        )
+    if shape[:1] != ids.shape or (labels is not None and labels.shape != ids.shape):
+        raise ValueError(
+            f"{where}: ids, outputs and labels must have one row an example, got {len(ids)} ids, "
+            f"outputs {tuple(shape)}" + ("" if labels is None else f", {describe(labels)} labels")
+        )
+    values = outputs.detach().float()
+    if labels is not None:
+        if labels.is_floating_point() or labels.dtype == torch.bool:
+            raise TypeError(f"{where}: labels must be integers (m,), got {describe(labels)}")
+        labels, classes = labels.to(values.device, torch.int64, non_blocking=True), shape[1]
+        unclear = labels.is_cuda or outside(labels, classes) is not None
+        if unclear and not labels.is_cuda:
+            check_labels(where, labels, ids, classes)  # refuses all but -100
+        column = (labels.clamp(0, classes - 1) if unclear else labels).unsqueeze(1)
+        own, others = values.gather(1, column), values.scatter(1, column, -math.inf)
+        values = own.squeeze(1) - others.amax(1)
+        if unclear:
+            values = torch.where((labels >= 0) & (labels < classes), values, math.nan)
+    return values.nan_to_num(_NONE, posinf=_NONE)

@@ -1,0 +1,326 @@
+"""AgreementSampler against the algorithm in float64, resumed, loaded ahead, on noisy letters."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from itertools import islice, pairwise
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.data import TensorDataset
+
+from rho_train import AgreementSampler, Batch, IndexedDataset, loader
+from rho_train.tasks import letters
+
+Values = Callable[[int, Tensor], Tensor]
+
+
+def scores(sampler: AgreementSampler, values: Values, batches: Any = None) -> list[list[Tensor]]:
+    """Return the ids of the batches of every pass, with margins by the number of the pass."""
+    data = IndexedDataset(TensorDataset(torch.zeros(sampler.n, 1), torch.zeros(sampler.n).long()))
+    batches = batches or loader(data, sampler)
+    passes = []
+    while sampler.step < sampler.steps:
+        sampler.rescore(
+            nn.Identity(), batches, forward=lambda _, batch: values(-sampler.passes, batch.ids)
+        )
+        passes.append([])
+        for batch in batches:
+            passes[-1].append(batch.ids)
+            sampler.update(batch.ids, values(sampler.passes, batch.ids))
+    return passes
+
+
+def test_passes_are_those_of_the_algorithm_in_float64() -> None:
+    n, classes, batch_size = 400, 5, 8
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, classes, (n,), generator=draw)
+    # A model that learns, apart from wrong labels; some examples get better late.
+    wrong, late = torch.rand(2, n, generator=draw) < torch.tensor([[0.3], [0.3]])
+
+    def logits(number: int, ids: Tensor) -> Tensor:
+        noise = torch.Generator().manual_seed(abs(number) + 100 * (number < 0))
+        found = torch.randn(n, classes, generator=noise, dtype=torch.float64)
+        found[torch.arange(n), labels] += torch.where(wrong & ~(late & (abs(number) > 6)), -3, 2)
+        return found[ids]
+
+    def margins(number: int, ids: Tensor) -> Tensor:
+        found = logits(number, ids)
+        own = found[torch.arange(len(ids)), labels[ids]]
+        others = found.masked_fill(F.one_hot(labels[ids], classes).bool(), -math.inf)
+        return own - others.amax(1)
+
+    data = IndexedDataset(TensorDataset(torch.zeros(n, 1), labels))
+    sampler = AgreementSampler(n, batch_size, steps=900, seed=3)
+    batches = loader(data, sampler)
+    everyone, running, number = torch.arange(n), torch.full((n,), torch.nan).double(), 0
+    out, counts = torch.zeros(n, dtype=torch.bool), torch.zeros(4)
+    while sampler.step < sampler.steps:
+        number += 1
+        selecting = number - 1 - round(0.15 * 900 * batch_size / n)
+        forward: Any = lambda _, batch: logits(-sampler.passes, batch.ids)  # noqa: E731
+        scored = sampler.rescore(nn.Identity(), batches, forward=forward)
+        if selecting > 0 and selecting % 2 == 0:
+            out = running <= -0.5 * running[running > 0].mean()
+            assert scored == int(out.sum())
+            running[out] = margins(1 - number, everyone[out])
+        else:
+            assert scored == 0
+        visited = torch.zeros(n, dtype=torch.bool)
+        for batch in batches:
+            assert len(batch.ids) == batch_size
+            assert not visited[batch.ids].any()
+            visited[batch.ids] = True
+            # In parts and in another order, as gradient accumulation and sorting do.
+            for rows in torch.randperm(batch_size, generator=draw).split(5):
+                sampler.update(
+                    batch.ids[rows], logits(number, batch.ids[rows]), batch.y[rows].int()
+                )
+        before, out = out, torch.zeros(n, dtype=torch.bool)
+        learnt = torch.zeros(n, dtype=torch.bool)
+        if selecting >= 0:
+            out = running <= -0.5 * running[running > 0].mean()
+            learnt = running > running[~out].mean()
+        if sampler.step < sampler.steps:
+            assert not (visited & out).any()
+            assert int((~visited & ~out & ~learnt).sum()) < batch_size
+            counts += torch.stack([learnt & ~visited, learnt, out, before & ~out]).sum(1)
+        new = margins(number, everyone)
+        running[visited] = torch.where(running.isnan(), new, (running + new) / 2)[visited]
+    skipped, learnt_, left_out, back = counts.tolist()
+    assert left_out > 500
+    assert back > 20
+    assert abs(skipped - learnt_ / 2) < 5 * (learnt_ / 4) ** 0.5
+
+
+@given(st.data(), st.integers(1, 40), st.integers(1, 60), st.integers(0, 2**40))
+def test_every_pass_is_full_and_disjoint(
+    data: st.DataObject, n: int, steps: int, seed: int
+) -> None:
+    batch_size = data.draw(st.integers(1, n))
+    odd = data.draw(st.sampled_from([0.0, 1.0, -1.0, math.nan, math.inf, -math.inf]))
+    sampler = AgreementSampler(n, batch_size, steps=steps, seed=seed)
+
+    def values(number: int, ids: Tensor) -> Tensor:
+        draw = torch.Generator().manual_seed(abs(number))
+        found = torch.randn(n, generator=draw)
+        found[torch.rand(n, generator=draw) < 0.3] = odd
+        return found[ids]
+
+    passes = scores(sampler, values)
+    assert sum(map(len, passes)) == sampler.step == steps
+    for batches in passes:
+        ids = torch.cat(batches)
+        assert {len(one) for one in batches} == {batch_size}
+        assert len(ids.unique()) == len(ids)
+    assert len(passes[0]) == min(steps, n // batch_size)
+
+
+def test_nobody_starves() -> None:
+    sampler, seen = AgreementSampler(60, 7, steps=1000), [[0] for _ in range(60)]
+    draw = torch.Generator().manual_seed(0)
+
+    def values(number: int, ids: Tensor) -> Tensor:
+        for one in ids.tolist():
+            seen[one].append(abs(number))
+        return torch.randn(len(ids), generator=draw) + torch.linspace(-3, 3, 60)[ids]
+
+    passes = len(scores(sampler, values))
+    assert passes > 100
+    # Visited, or scored again; to be skipped 16 times by chance is rare.
+    assert max(b - a for one in seen for a, b in pairwise([*one, passes])) <= 16
+
+
+def net(inputs: int = 6, classes: int = 3, width: int = 16) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, classes))
+
+
+class Training:
+    """A plain loop that can stop after any step."""
+
+    def __init__(self, workers: int = 0, steps: int = 60) -> None:
+        draw = torch.Generator().manual_seed(1)
+        x = torch.randn(90, 6, generator=draw)
+        y = torch.where(torch.rand(90, generator=draw) < 0.4, 2, (x[:, 0] > 0).long())
+        self.model, self.ids = net(), list[Tensor]()
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.02)
+        self.sampler = AgreementSampler(90, 10, steps=steps, seed=5)
+        data = IndexedDataset(TensorDataset(x, y))
+        self.batches = loader(data, self.sampler, workers=workers)
+
+    def run(self, until: int = 60) -> Training:
+        while self.sampler.step < until:
+            self.sampler.rescore(self.model, self.batches)
+            for batch in islice(self.batches, until - self.sampler.step):
+                logits = self.model(batch.x)
+                self.optimizer.zero_grad()
+                F.cross_entropy(logits, batch.y, label_smoothing=0.3).backward()
+                self.optimizer.step()
+                self.sampler.update(batch.ids, logits, batch.y)
+                self.ids.append(batch.ids)
+        return self
+
+    def state(self) -> dict[str, Any]:
+        parts = (self.model, self.optimizer, self.sampler)
+        return copy.deepcopy({type(part).__name__: part.state_dict() for part in parts})
+
+    def load(self, state: dict[str, Any]) -> Training:
+        for part in (self.model, self.optimizer, self.sampler):
+            part.load_state_dict(state[type(part).__name__])
+        return self
+
+
+def test_resumes_to_the_bit_at_every_step() -> None:
+    whole = Training().run()
+    wanted = whole.state()
+    stopped = Training()
+    for step in (1, 8, 9, 10, 17, 18, 23, 26, 30, 37, 44, 59):
+        resumed = Training().load(stopped.run(step).state()).run()
+        assert torch.equal(torch.stack(resumed.ids), torch.stack(whole.ids[step:])), step
+        found = resumed.state()
+        for part, state in wanted.items():
+            if part != "Adam":
+                assert all(
+                    torch.equal(torch.as_tensor(state[name]), torch.as_tensor(found[part][name]))
+                    for name in state
+                ), (step, part)
+    assert len({one for ids in whole.ids[-6:] for one in ids.tolist()}) < 60
+
+
+def test_workers_load_the_same_and_global_generators_stay() -> None:
+    state = torch.get_rng_state()
+    alone, ahead = Training(steps=30).run(30), Training(workers=1, steps=30)
+    next(iter(ahead.batches))  # a look at a batch does not count
+    assert torch.equal(torch.stack(ahead.run(30).ids), torch.stack(alone.ids))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_update_on_cuda_reads_nothing_back() -> None:
+    sampler = AgreementSampler(40, 4, steps=20)
+    ids = torch.tensor(next(iter(sampler)))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        # Reading a value of a fake tensor raises.
+        logits, labels = torch.zeros(4, 3, device="cuda"), torch.zeros(4, device="cuda").long()
+        sampler.update(ids.clone(), logits, labels)
+        sampler.update(labels.int(), torch.zeros(4, device="cuda"))
+        assert sampler._news.device == sampler._strays.device == logits.device
+    assert sampler.step == 2
+
+
+def test_what_cannot_be_is_refused() -> None:
+    def made(**changes: Any) -> AgreementSampler:
+        return AgreementSampler(**{"n": 8, "batch_size": 4, "steps": 100, **changes})
+
+    for changes, error, message in (
+        ({"n": 2.5}, TypeError, "n must be an int"),
+        ({"steps": 0}, ValueError, "steps must be at least 1"),
+        ({"batch_size": 9}, ValueError, "batch_size must be at most n, got 9 for 8"),
+    ):
+        with pytest.raises(error, match=message):
+            made(**changes)
+    sampler = made()
+    first, second = map(torch.tensor, sampler)
+    good, labels = torch.zeros(4, 3), torch.zeros(4).long()
+    for arguments, error, message in (
+        ((first.float(), good, labels), TypeError, "ids must be an int64"),
+        ((first + 8, good, labels), IndexError, r"ids must lie in \[0, 8\)"),
+        ((first - 8, good, labels), IndexError, r"ids must lie in \[0, 8\)"),
+        ((first, good), TypeError, "pass labels too"),
+        ((first, good.long(), labels), TypeError, "floating point"),
+        ((first, good[:, 0], labels), TypeError, r"logits \(m, C\)"),
+        ((first, good[:3], labels), ValueError, "one row an example"),
+        ((first, good, labels[:3]), ValueError, "one row an example"),
+        ((first, good, labels.float()), TypeError, "labels must be integers"),
+        ((first, good, labels + 3), IndexError, r"labels must lie in \[0, 3\)"),
+    ):
+        with pytest.raises(error, match=message):
+            sampler.update(*arguments)
+    assert sampler.step == 0
+    # Examples that are ignored have no margin, and stay.
+    sampler.update(first, good, torch.tensor([-100, 0, 1, 2]))
+    with pytest.raises(ValueError, match="4 ids were not drawn in this pass, or were updated"):
+        sampler.update(first, good, labels)
+    sampler.update(second, good, labels)
+
+    for other in (made(n=9), made(steps=99), made(seed=1), made(batch_size=2)):
+        with pytest.raises(ValueError, match="the state has"):
+            other.load_state_dict(sampler.state_dict())
+
+    idle = made()
+    for _ in range(2):
+        assert len(list(idle)) == 2
+    with pytest.raises(RuntimeError, match="two passes ended without an update"):
+        iter(idle)
+
+
+def test_rescore_is_demanded_and_checked() -> None:
+    n = 12
+    sampler = AgreementSampler(n, 2, steps=200)
+    data = IndexedDataset(TensorDataset(torch.zeros(n, 1), torch.zeros(n).long()))
+    values = torch.linspace(-3, 1, n)
+
+    def train() -> None:
+        while True:
+            for batch in loader(data, sampler):
+                sampler.update(batch.ids, values[batch.ids])
+
+    with pytest.raises(RuntimeError, match=r"call sampler.rescore\(model, batches\)"):
+        train()
+    other = [Batch(torch.zeros(2, 1), torch.zeros(2).long(), torch.tensor([0, 11]))]
+    with pytest.raises(ValueError, match="batches must load the examples left out"):
+        sampler.rescore(nn.Identity(), other, forward=lambda _, b: values[b.ids])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="must be a torch.nn.Module"):
+        sampler.rescore(loader(data, sampler), nn.Identity())  # type: ignore[arg-type]
+    out = int((values <= -0.5 * values[values > 0].mean()).sum())
+    batches, fresh = loader(data, sampler), torch.ones(n)
+    assert sampler.rescore(nn.Identity(), batches, forward=lambda _, b: fresh[b.ids]) == out
+    assert sampler.rescore(nn.Identity(), batches) == 0
+    assert len(list(batches)) > 2  # all are back, and those above the mean may be skipped
+
+
+def test_on_noisy_letters_it_closes_part_of_the_gap_to_true_labels() -> None:
+    steps, batch_size = 900, 128
+    task = letters(noise=0.4)
+    x, y = task.train.tensors
+    test_x, test_y = task.test.tensors
+
+    def trained(ids: Tensor | None = None) -> float:
+        model = net(16, 26, 64)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        done = 0
+        while done < steps:
+            if ids is None:
+                sampler.rescore(model, stream := batches)
+            else:
+                order = ids[torch.randperm(len(ids), generator=generator)]
+                stream = [Batch(x[i], y[i], i) for i in order.split(batch_size)]
+            for batch in islice(stream, steps - done):
+                logits = model(batch.x)
+                optimizer.zero_grad()
+                F.cross_entropy(logits, batch.y).backward()
+                optimizer.step()
+                schedule.step()
+                done += 1
+                if ids is None:
+                    sampler.update(batch.ids, logits, batch.y)
+        with torch.no_grad():
+            return float((model(test_x).argmax(1) == test_y).float().mean())
+
+    generator = torch.Generator().manual_seed(0)
+    sampler = AgreementSampler(len(y), batch_size, steps=steps)
+    batches: Any = loader(IndexedDataset(task.train), sampler)
+    found, uniform = trained(), trained(torch.arange(len(y)))
+    oracle = trained((~task.flags["noisy"]).nonzero().flatten())
+    assert oracle - uniform > 0.05
+    assert found - uniform > (oracle - uniform) / 3
