@@ -44,7 +44,7 @@ def split(batch: Any, where: str = "Selector", *, needs_ids: bool = True) -> Fie
     A batch is a structure with the fields x, y and ids (named tuple, dataclass, object); a tuple or
     list (x, y, ids); or a mapping with "ids", the labels under "labels", "label" or "y", and the
     inputs under "x" or "inputs", or else under all other keys, as keyword arguments. The ids of a
-    batch that needs none are those that it has, else its rows.
+    batch that needs none are those that it has, integers (n,), else its rows.
 
     Raises:
         ValueError: the batch has no ids, labels or inputs, or their lengths differ.
@@ -69,9 +69,10 @@ def split(batch: Any, where: str = "Selector", *, needs_ids: bool = True) -> Fie
             f"{where}: labels must be a tensor with a row an example, got {describe(labels)}; "
             "collate them to one tensor"
         )
-    if ids is None:
+    integers = isinstance(ids, Tensor) and ids.dtype in (torch.int64, torch.int32)
+    if not needs_ids and not (integers and ids.shape == labels.shape[:1]):
         ids = torch.arange(len(labels), dtype=torch.int64, device=labels.device)
-    if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32):
+    elif not integers:
         raise TypeError(
             f"{where}: ids must be an int64 or int32 tensor (n,), got {describe(ids)}; "
             "collate the ids of IndexedDataset unchanged, as torch.tensor(ids)"
@@ -220,8 +221,10 @@ def ids_of(batch: Any) -> Any:
     """Return the ids, else the labels, of a batch that `split` has read before, without checks."""
     if isinstance(batch, Mapping):
         return next(batch[key] for key in ("ids", *_LABEL_KEYS) if batch.get(key) is not None)
-    found = getattr(batch, "ids", None) if hasattr(batch, "y") else batch[-1]
-    return found if found is not None else batch.y if hasattr(batch, "y") else batch[1]
+    if is_plain(batch):
+        return batch[1]  # whatever the third element is
+    found = getattr(batch, "ids", None)
+    return batch.y if found is None else found
 
 
 def to(batch: T, device: torch.device | str) -> T:

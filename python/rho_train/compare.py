@@ -26,9 +26,11 @@ from rho_train.distributed import device_named
 from rho_train.files import atomic_write
 from rho_train.il import ILRecipe, ILStore
 from rho_train.methods.registry import needs_of
+from rho_train.notebook import html_table
 from rho_train.progress import stop_signals
 from rho_train.records import from_line, to_line
 from rho_train.report import format_table, read_experiment, summarize, write_report
+from rho_train.report.table import columns
 from rho_train.run_folder import RunFolder
 from rho_train.scoring import Scoring
 from rho_train.tasks.task import TaskSource, load_task, model_identity
@@ -45,6 +47,12 @@ class Comparison:
 
     def __str__(self) -> str:
         return format_table(summarize(read_experiment(self.folder)))
+
+    def _repr_html_(self) -> str:
+        summary = summarize(read_experiment(self.folder))
+        shown = columns(summary)
+        rows = [[row.label, *(one.cell(row) for one in shown)] for row in summary.methods]
+        return html_table(rows, ["Method", *(one.head for one in shown)])
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the report, into the folder itself unless `out` is given, and return its path."""

@@ -105,6 +105,9 @@ class IndexedDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def __repr__(self) -> str:
+        return f"IndexedDataset({len(self)} examples of {type(self.dataset).__name__})"
+
     def __add__(self, other: Any) -> IndexedDataset:  # type: ignore[override]
         parts = [self, other if isinstance(other, IndexedDataset) else IndexedDataset(other)]
         given = any(part._labels is not None for part in parts)

@@ -37,6 +37,9 @@ class History:
     def __len__(self) -> int:
         return len(self.seen)
 
+    def __repr__(self) -> str:
+        return f"History({len(self)} ids, {int((self.seen > 0).sum())} seen)"
+
     def to(self, device: torch.device) -> None:
         """Move to a device, if it is not there."""
         if self.seen.device != device:

@@ -31,7 +31,13 @@ from rho_train.scoring import (
     share_of,
 )
 from rho_train.selection import LastSelection, PendingSelection
-from rho_train.selector_checks import check_batch, check_settings, il_table
+from rho_train.selector_checks import (
+    check_batch,
+    check_settings,
+    check_training,
+    il_table,
+    settings_text,
+)
 
 T = TypeVar("T")
 ILSource = ILStore | Tensor | OnlineModel | str
@@ -136,6 +142,13 @@ class Selector:
         if self._proxy is not None:
             self.check(self._proxy)
 
+    def __repr__(self) -> str:
+        shown = {"method": settings_text(self.method)}
+        for one in fields(self):
+            if one.init and (value := getattr(self, one.name)) is not one.default:
+                shown[one.name] = settings_text(value)
+        return f"Selector({', '.join(f'{name}={text}' for name, text in shown.items())})"
+
     def __setattr__(self, name: str, value: object) -> None:
         # What was made of the settings would not follow.
         if name in _SETTINGS and "_method" in self.__dict__:
@@ -183,10 +196,13 @@ class Selector:
     def __call__(self, model: nn.Module, batch: T) -> T:
         """Return the selected examples of a large batch, in its structure.
 
-        Raises a ValueError without ids or with fewer than k examples, an IndexError for a label or
-        id out of range, a FloatingPointError if no example has a usable score.
+        Raises a ValueError without ids or with fewer than k examples, or in an evaluation loop, an
+        IndexError for a label or id out of range, a FloatingPointError if no example has a usable
+        score. Warns of a model in eval mode.
         """
         started = time.perf_counter()
+        if not getattr(model, "training", True):
+            check_training()
         small = self.apply(self.select(self.scorer_for(model), batch))
         self.seconds += time.perf_counter() - started
         return small
@@ -248,7 +264,8 @@ class Selector:
         parsed = split(batch, needs_ids=self.needs_ids)
         ids, n, options = parsed.ids, len(parsed.ids), self.scoring
         if step == 0 or parsed.labels.ndim != 1:
-            check_batch(batch, parsed, classes=self.loss_fn is None, first=step == 0)
+            first = step == 0 and self.needs_ids
+            check_batch(batch, parsed, classes=self.loss_fn is None, first=first)
         rows, known, rank, begin, total = None, None, None, 0, n
         if self.history is not None:
             # Before the pass: what inference mode makes could not be counted in afterwards.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from rho_train.batch import Fields, describe, is_plain
 from rho_train.checks import check_counts
 from rho_train.history import History
+from rho_train.identity import name_of
 from rho_train.il.store import ILStore
 from rho_train.online import OnlineModel
 from rho_train.schedules import Schedule, UniformPhases, values_of
@@ -128,6 +131,27 @@ def il_table(il: object) -> Tensor | None:
             f"Selector: il must be (N,) of float32, float16 or bfloat16, got {describe(table)}"
         )
     return table
+
+
+def settings_text(value: object) -> str:
+    """Return a setting in a few words, tensors by their shape."""
+    if isinstance(value, Tensor):
+        return describe(value)
+    plain = isinstance(value, (str, int, float, ILStore, History)) or is_dataclass(value)
+    return repr(value) if plain else name_of(value)
+
+
+def check_training() -> None:
+    """Refuse a model in eval mode without autograd; warn of one with it."""
+    fix = "an evaluation takes the whole batch, or selector.preview(model, batch), which counts not"
+    if not torch.is_grad_enabled():
+        raise ValueError(
+            f"Selector: the model is in eval mode and autograd is off, as in an evaluation; {fix}"
+        )
+    warnings.warn(
+        f"Selector: the model is in eval mode; before training call model.train(); {fix}",
+        stacklevel=3,
+    )
 
 
 def check_batch(batch: object, fields: Fields, *, classes: bool, first: bool) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from rho_train.compare import Comparison
 from rho_train.records import from_line
 from rho_train.report import format_table, read_experiment, summarize, write_report
 from rho_train.report.drawing import Figure
@@ -187,6 +188,9 @@ def test_table_fits_the_console(tmp_path: Path) -> None:
     synthetic(tmp_path, methods, seeds=2)
     lines = format_table(summarize(read_experiment(tmp_path))).splitlines()
     assert max(map(len, lines)) <= 110
+    page = Comparison(tmp_path)._repr_html_()
+    assert page.startswith("<table><thead><tr><th>Method</th><th>")
+    assert page.count("<tr>") == 9
 
 
 def test_killed_runs_are_left_out_and_named(tmp_path: Path) -> None:

@@ -223,7 +223,8 @@ def test_training_mode_leaves_a_frozen_part_frozen() -> None:
     paper_mode(TABLE.nan_to_num(), k=8)(model, BATCH)
     assert [int(part.num_batches_tracked) for part in model] == [1, 0]  # type: ignore[arg-type]
     model.eval()
-    paper_mode(TABLE.nan_to_num(), k=8)(model, BATCH)
+    with pytest.warns(UserWarning, match="the model is in eval mode; before training call"):
+        paper_mode(TABLE.nan_to_num(), k=8)(model, BATCH)
     assert [int(part.num_batches_tracked) for part in model] == [2, 1]  # type: ignore[arg-type]
     assert not any(part.training for part in model)
 

@@ -377,3 +377,44 @@ def _returns_list() -> nn.Module:
             return [x]
 
     return Listy()
+
+
+def test_evaluations_are_refused() -> None:
+    selector, model, batch = Selector(il=TABLE, k=2), nn.Identity().eval(), Batch(X, Y, IDS)
+    with torch.no_grad(), pytest.raises(ValueError, match="autograd is off, as in an evaluation"):
+        selector(model, batch)
+    with pytest.warns(UserWarning, match=r"before training call model.train\(\)"):
+        selector(model, batch)
+    with torch.no_grad():
+        selector.preview(model, batch)
+        selector(model.train(), batch)  # as of a loop that wraps its scoring
+    assert selector.steps == 2
+
+
+def test_a_third_element_is_no_ids_where_none_are_needed() -> None:
+    for third in (torch.tensor([0.5, 1.0, 0.5, 1.0]), torch.tensor([3, 3, 3, 3]), list("abcd")):
+        small = Selector(k=2, method="loss")(nn.Identity(), (X, Y, third))
+        assert torch.equal(small[0], X[[2, 3]])
+        assert list(small[2]) == [third[2], third[3]]
+        with pytest.raises((TypeError, ValueError), match=r"ids must be|holds no ids"):
+            Selector(il=TABLE, k=2)(nn.Identity(), (X, Y, third))
+
+
+def test_texts_are_short() -> None:
+    data = IndexedDataset(TensorDataset(torch.zeros(8, 2), torch.arange(8) % 2))
+    store = ILStore(TABLE.index_fill(0, torch.tensor([1]), torch.nan), fingerprint(data))
+    assert repr(data) == "IndexedDataset(8 examples of TensorDataset)"
+    selector = Selector(il=store, ratio=0.25, history=History(8))
+    assert repr(selector) == (
+        "Selector(method='rho', il=ILStore(8 examples, mean 1.29), ratio=0.25, "
+        "history=History(8 ids, 0 seen))"
+    )
+    own = Selector(il=TABLE, k=2, method=Boltzmann("rho"), forward=lambda model, batch: batch.x)
+    assert repr(own) == (
+        "Selector(method=Boltzmann(score='rho', temperature=0.25), il=float32 tensor (8,), k=2, "
+        "forward=test_texts_are_short.<locals>.<lambda>)"
+    )
+    page = store._repr_html_()
+    assert "<th>unknown IL</th><td>1</td>" in page
+    assert "<th>mean IL</th><td>1.286</td>" in page
+    assert "<th>highest IL</th><td>9.000</td>" in page

@@ -18,6 +18,7 @@ from rho_train.files import atomic_write
 from rho_train.identity import digest
 from rho_train.il.blocks import INTEGERS, Column
 from rho_train.il.checksums import InputChecksums, check_inputs, from_rows
+from rho_train.notebook import html_table
 from rho_train.records import from_line, to_line
 
 _FORMAT = "rho_ext.il_store 4"
@@ -104,6 +105,19 @@ class ILStore:
 
     def __len__(self) -> int:
         return int(self.fingerprint["n"])
+
+    def __repr__(self) -> str:
+        table = self.table  # the mean of one in several files would read them all
+        mean = "" if table is None else f", mean {float(table.nanmean()):.2f}"
+        return f"ILStore({len(self)} examples{mean})"
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[str, object]] = [("examples", len(self))]
+        if self.table is not None and len(il := self.table[self.known].sort().values):
+            rows += [("unknown IL", len(self) - len(il)), ("mean IL", f"{float(il.mean()):.3f}")]
+            for name, share in (("lowest", 0.0), ("median", 0.5), ("highest", 1.0)):
+                rows.append((f"{name} IL", f"{float(il[int(share * (len(il) - 1))]):.3f}"))
+        return html_table([*rows, *self.info.items()])
 
     @property
     def il(self) -> Tensor:
