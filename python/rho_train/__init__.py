@@ -17,7 +17,6 @@ from rho_train.history import History
 from rho_train.il import (
     ILRecipe,
     ILStore,
-    average_il,
     crossfit_il,
     holdout_il,
     input_checksums,
@@ -54,7 +53,6 @@ __all__ = [
     "TrainConfig",
     "Trainer",
     "Variant",
-    "average_il",
     "check_loader",
     "compare",
     "crossfit_il",

@@ -38,13 +38,16 @@ class Fields(NamedTuple):
     ids: Tensor
 
 
-def split(batch: Any, where: str = "Selector", *, needs_ids: bool = True) -> Fields:
+def split(
+    batch: Any, where: str = "Selector", *, needs_ids: bool = True, needs_labels: bool = True
+) -> Fields:
     """Return the inputs, the labels (n, ...) and the ids (n,), int64 or int32, of a batch.
 
     A batch is a structure with the fields x, y and ids (named tuple, dataclass, object); a tuple or
     list (x, y, ids); or a mapping with "ids", the labels under "labels", "label" or "y", and the
     inputs under "x" or "inputs", or else under all other keys, as keyword arguments. The ids of a
-    batch that needs none are those that it has, integers (n,), else its rows.
+    batch that needs none are those that it has, integers (n,), else its rows; its labels, where
+    none are needed, those that it has, else (n, 0).
 
     Raises:
         ValueError: the batch has no ids, labels or inputs, or their lengths differ.
@@ -55,7 +58,7 @@ def split(batch: Any, where: str = "Selector", *, needs_ids: bool = True) -> Fie
         tensor([7, 4])
     """
     if isinstance(batch, Mapping):
-        inputs, labels, ids = _split_mapping(batch, where)
+        inputs, labels, ids = _split_mapping(batch, where, needs_labels)
     elif hasattr(batch, "x") and hasattr(batch, "y"):
         inputs, labels, ids = batch.x, batch.y, getattr(batch, "ids", None)
     elif is_plain(batch) and len(batch) in (2, 3):
@@ -64,12 +67,16 @@ def split(batch: Any, where: str = "Selector", *, needs_ids: bool = True) -> Fie
         raise _no_ids(where, batch)
     if ids is None and needs_ids:
         raise _no_ids(where, batch)
+    integers = isinstance(ids, Tensor) and ids.dtype in (torch.int64, torch.int32)
+    if labels is None and not needs_labels:
+        first = ids if integers else _first_tensor(batch)
+        if isinstance(first, Tensor) and first.ndim:
+            labels = torch.empty(len(first), 0, dtype=torch.float32, device=first.device)
     if not isinstance(labels, Tensor) or not labels.ndim:
         raise TypeError(
             f"{where}: labels must be a tensor with a row an example, got {describe(labels)}; "
             "collate them to one tensor"
         )
-    integers = isinstance(ids, Tensor) and ids.dtype in (torch.int64, torch.int32)
     if not needs_ids and not (integers and ids.shape == labels.shape[:1]):
         ids = torch.arange(len(labels), dtype=torch.int64, device=labels.device)
     elif not integers:
@@ -117,7 +124,7 @@ def take_il(batch: Any, name: str) -> tuple[Any, Tensor]:
 
 def inputs_of(sample: Any) -> Any:
     """Return the inputs of one example of an IndexedDataset, as `split` finds those of a batch."""
-    return _split_mapping(sample, "inputs_of")[0] if isinstance(sample, Mapping) else sample.x
+    return _split_mapping(sample, "", False)[0] if isinstance(sample, Mapping) else sample.x
 
 
 def gather(batch: T, n: int, rows: Tensor | slice, *, whole: object = None) -> T:
@@ -218,13 +225,20 @@ def leaves(batch: Any, n: int, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def ids_of(batch: Any) -> Any:
-    """Return the ids, else the labels, of a batch that `split` has read before, without checks."""
+    """Return the ids, labels or first tensor of a batch that `split` has read, without checks."""
     if isinstance(batch, Mapping):
-        return next(batch[key] for key in ("ids", *_LABEL_KEYS) if batch.get(key) is not None)
-    if is_plain(batch):
-        return batch[1]  # whatever the third element is
-    found = getattr(batch, "ids", None)
-    return batch.y if found is None else found
+        keys = (key for key in ("ids", *_LABEL_KEYS) if batch.get(key) is not None)
+        key = next(keys, None)
+        return _first_tensor(batch) if key is None else batch[key]
+    found = batch[1] if is_plain(batch) else getattr(batch, "ids", None)
+    if found is None:
+        found = batch[2] if is_plain(batch) and len(batch) > 2 else getattr(batch, "y", None)
+    return _first_tensor(batch) if found is None else found
+
+
+def _first_tensor(batch: Any) -> Any:
+    """Return the first tensor of a batch at any depth, None if it has none."""
+    return next((value for _, value in leaves(batch, -1) if isinstance(value, Tensor)), None)
 
 
 def to(batch: T, device: torch.device | str) -> T:
@@ -286,11 +300,14 @@ def _is_structure(value: object) -> bool:
     return any(isinstance(item, (Tensor, np.ndarray)) for _, item in _items(value))
 
 
-def _split_mapping(batch: Mapping[Any, Any], where: str) -> tuple[Any, Any, Any]:
+def _split_mapping(
+    batch: Mapping[Any, Any], where: str, needs_labels: bool
+) -> tuple[Any, Any, Any]:
     label = next((key for key in _LABEL_KEYS if key in batch), None)
-    if label is None:
+    if label is None and needs_labels:
         raise ValueError(
-            f"{where}: the batch has no labels: got {describe(batch)}; name them labels, label or y"
+            f"{where}: the batch has no labels: got {describe(batch)}; name them labels, label or "
+            "y; for examples that have none give loss_fn="
         )
     rest = {key: value for key, value in batch.items() if key not in ("ids", label)}
     inputs = next((batch[key] for key in _INPUT_KEYS if key in batch), rest)
@@ -298,7 +315,7 @@ def _split_mapping(batch: Mapping[Any, Any], where: str) -> tuple[Any, Any, Any]
         raise ValueError(
             f"{where}: the batch has no inputs: got {describe(batch)}; add x or keyword arguments"
         )
-    return inputs, batch[label], batch.get("ids")
+    return inputs, None if label is None else batch[label], batch.get("ids")
 
 
 def _no_ids(where: str, batch: object) -> ValueError:

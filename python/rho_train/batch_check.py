@@ -74,7 +74,9 @@ class _Rescoring:
 
     def score(self, batch: Any) -> Tensor:
         """Return the losses of a batch, float32 (n,)."""
-        context, fields = self.context, split(batch, needs_ids=False)
+        context = self.context
+        classes = context.passes.loss_fn is None
+        fields = split(batch, needs_ids=False, needs_labels=classes)
         passes = context.passes.of(self.module, batch, fields)
         if self.sharded:  # as many passes on all ranks, whatever their k
             passes.options = replace(passes.options, micro_batch=None)

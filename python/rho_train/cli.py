@@ -176,6 +176,7 @@ def plan(
         batch=train.batch,
         ratios=ratios,
         proxy=small,
+        **made.functions,
         optimizer=lambda module: adamw(module, train.lr, train.weight_decay),
         bf16=train.bf16,
         workers=train.workers,

@@ -17,7 +17,7 @@ from rho_train.comparison.jobs import ILWork
 from rho_train.comparison.spec import Spec, Variant
 from rho_train.dataset import IndexedDataset
 from rho_train.distributed import device_named, on_first, process_group, rank_and_world
-from rho_train.il import ILRecipe, ILStore, average_il
+from rho_train.il import ILRecipe, ILStore
 from rho_train.run_folder import RunFolder
 from rho_train.tasks.task import load_task
 
@@ -29,7 +29,6 @@ _SHOWN = 0.995  # the share of the examples that the bars show one by one
 def compute(
     out: Path = Path("il.safetensors"),
     kind: Literal["holdout", "crossfit"] = "crossfit",
-    seeds: int = 1,
     seed: int = 0,
     task: str = "letters",
     task_options: dict[str, Any] | None = None,
@@ -44,14 +43,11 @@ def compute(
     Args:
         out: the store; unfinished work is kept beside it, and the same command goes on from it.
         kind: holdout: losses of the examples that are not held out; crossfit: of all.
-        seeds: how many IL models, or sets of them, are averaged.
         seed: of noise, split and weights, as in `rho-ext train`.
         rows_a_file: write a folder of files with so many rows each; 0: one file.
     """
-    if seeds < 1 or rows_a_file < 0:
-        raise ValueError(
-            f"seeds must be at least 1 and rows_a_file at least 0, got {seeds} and {rows_a_file}"
-        )
+    if rows_a_file < 0:
+        raise ValueError(f"rows_a_file must be at least 0, got {rows_a_file}")
     variant = Variant("il", "", "rho", kind, "rest" if kind == "holdout" else "all")
     options = task_options or {}
     parts: dict[str, Any] = {"il": recipe, "holdout": holdout, "folds": folds}
@@ -59,7 +55,7 @@ def compute(
     spec = Spec(task, (variant,), (seed,), "il", options, **parts, device=where)
     data = SeedData.make(spec, seed)
     il = ILWork(spec, data, kind)
-    made_from = {"seed": seed, "seeds": seeds, **il.identity()}
+    made_from = {"seed": seed, **il.identity()}
     target = out.resolve()  # through a link, also one to a file that is not there yet
     work = target.with_name(f"{target.name}.unfinished")
     if out.exists():
@@ -69,7 +65,7 @@ def compute(
         return
     with process_group(where):
         rank, _ = rank_and_world()
-        steps = seeds * il.steps()
+        steps = il.steps()
         with tqdm(total=steps, unit="step", dynamic_ncols=True, disable=rank > 0 or None) as bar:
 
             def on_step(made: int) -> bool:
@@ -90,8 +86,7 @@ def compute(
                 held = folder.lock("wait for it, or choose another --out")
                 on_first(lambda: stack.enter_context(held))
                 stack.enter_context(folder.stopping_on_signals())
-                each = (il.compute(seed + i, work / f"seed-{i}", folder.step) for i in range(seeds))
-                store = average_il(list(each))
+                store = il.compute(seed, work / "models", folder.step)
                 on_first(save)
     if rank == 0:  # no other rank reads there any more
         shutil.rmtree(work, ignore_errors=True)

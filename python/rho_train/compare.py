@@ -204,6 +204,12 @@ def _plan(spec: Spec, out: Path, where: Where) -> tuple[list[Job], list[dict[str
             if key not in loaded:
                 loaded[key] = SeedData.make(own, seed)
             data, first = loaded[key], next(iter(loaded.values()))
+            if data.task.loss_fn is not None:
+                raise ValueError(
+                    f"task {data.task.name} has a loss_fn, and runs are compared by accuracy; use "
+                    "`rho-ext il compute` and `rho-ext plan`, and rho_train.Selector(loss_fn=...) "
+                    "in a loop of your own"
+                )
             if not torch.equal(data.dataset.labels, first.dataset.labels):
                 raise ValueError(
                     f"variant {variant.name}: its task options change the training data; give "

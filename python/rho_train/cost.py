@@ -21,13 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rho_train.batch import split
 from rho_train.dry_run import takes_the_batch, unchanged
-from rho_train.scoring import (
-    ForwardFunction,
-    LossFunction,
-    logits_of,
-    losses_of,
-    scoring_mode,
-)
+from rho_train.scoring import ForwardFunction, LossFunction, output_of, scoring_mode
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,7 @@ def forward_cost(
         >>> forward_cost(model, batch)  # 4 * 8 + 8 * 3
         56.0
     """
-    fields = split(batch, "forward_cost")
+    fields = split(batch, "forward_cost", needs_labels=loss_fn is None)
     counter = FlopCounterMode(display=False, custom_mapping=_READS)
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
@@ -94,12 +88,7 @@ def forward_cost(
                 scoring_mode(model) as scorer,
                 counter,
             ):
-                if loss_fn is not None:
-                    losses_of("forward_cost", scorer, batch, loss_fn, len(fields.ids))
-                elif forward is not None:
-                    forward(scorer, batch)
-                else:
-                    logits_of(scorer, fields.inputs)
+                output_of("forward_cost", scorer, batch, fields, forward, loss_fn)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     # torch counts a multiply-add as two.

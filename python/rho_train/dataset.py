@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -48,17 +47,16 @@ class IndexedDataset(Dataset[Any]):
         dataset: any data set with `__len__` and `__getitem__`.
         labels: class indices (n,), a list, tensor, array or pandas Series, by position; for data
             sets that do not show them as `labels`, `targets`, the second tensor of a TensorDataset
-            or a column of Hugging Face data, directly or inside a Subset or ConcatDataset.
-        input_tolerance: the root mean square difference, in the units of the inputs, by which float
-            and uint8 inputs may differ from those that a store was made from, because another
-            decoder reads the files: 8 is plenty for JPEG as uint8. None: the attribute
-            `input_tolerance` of the data set, or 0: inputs must be equal.
+            or a column (labels, label, y) of Hugging Face data, directly or inside a Subset or
+            ConcatDataset.
+        collate_fn: joins the examples of `dataset`, as they are without ids, into a batch: a
+            mapping or a pair (x, y), in their order. The ids are added to it. None: as torch does.
 
     Raises:
         TypeError: the data set is no map-style data set of rows (a stream, a dict of splits, a
-            DataFrame) or has ids already, or its examples, when they are read, are neither (x, y)
-            pairs nor dicts.
-        ValueError: `labels` do not match the data set; `input_tolerance` is negative or infinite.
+            DataFrame) or has ids already, or its examples or batches, when they are read, are
+            neither (x, y) pairs nor dicts.
+        ValueError: `labels` do not match the data set.
 
     Example:
         >>> data = IndexedDataset(TensorDataset(torch.rand(4, 2), torch.tensor([0, 1, 1, 0])))
@@ -73,7 +71,7 @@ class IndexedDataset(Dataset[Any]):
         dataset: Any,
         *,
         labels: Sequence[int] | Tensor | npt.ArrayLike | None = None,
-        input_tolerance: float | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
     ) -> None:
         check_map_style("IndexedDataset", dataset)
         if inside := indexed_inside(dataset):
@@ -82,15 +80,7 @@ class IndexedDataset(Dataset[Any]):
                 f"IndexedDataset: the examples of {of} inside; {_WRAP_ONCE}; join two by a + b; as "
                 "an evaluation set give IndexedDataset(Subset(data.dataset, subset.indices))"
             )
-        if input_tolerance is None:
-            source = dataset
-            while isinstance(source, Subset):
-                source = source.dataset
-            input_tolerance = float(getattr(source, "input_tolerance", 0.0))
-        if not 0.0 <= input_tolerance < math.inf:
-            wanted = "input_tolerance must be finite and at least 0"
-            raise ValueError(f"IndexedDataset: {wanted}, got {input_tolerance}")
-        self.dataset, self.input_tolerance = dataset, input_tolerance
+        self.dataset, self.collate_fn = dataset, collate_fn
         self._labels = None if labels is None else _as_labels(labels, len(dataset), "labels=")
 
     @property
@@ -111,10 +101,13 @@ class IndexedDataset(Dataset[Any]):
     def __add__(self, other: Any) -> IndexedDataset:  # type: ignore[override]
         parts = [self, other if isinstance(other, IndexedDataset) else IndexedDataset(other)]
         given = any(part._labels is not None for part in parts)
+        collate = {part.collate_fn: None for part in parts if part.collate_fn}
+        if len(collate) > 1:
+            raise ValueError("IndexedDataset: a and b of a + b have different collate_fn; give one")
         return IndexedDataset(
             ConcatDataset([part.dataset for part in parts]),
             labels=torch.cat([part.labels for part in parts]) if given else None,
-            input_tolerance=max(part.input_tolerance for part in parts),
+            collate_fn=next(iter(collate), None),
         )
 
     def __getitem__(self, index: int) -> Any:
@@ -146,9 +139,12 @@ class IndexedDataset(Dataset[Any]):
                 raise ValueError(f"IndexedDataset: {name}.__getitems__ {got}")
             return [_with_id(*pair) for pair in zip(samples, positions, strict=True)]
 
-    @staticmethod
-    def collate(samples: Sequence[Any]) -> Any:
-        """Collate examples as torch does; examples that were read as one batch stay one."""
+    def collate(self, samples: Sequence[Any]) -> Any:
+        """Join examples with ids into a batch; those that were read as one batch stay one."""
+        if self.collate_fn is not None:
+            ids, plain = zip(*map(_without_id, samples), strict=True)
+            numbers = torch.tensor(list(map(int, ids)), dtype=torch.int64, device="cpu")
+            return _with_id(self.collate_fn(list(plain)), numbers, "what collate_fn returns")
         if isinstance(samples, _Rows):
             return samples.batch
         with torch.device("cpu"):  # for Python numbers, whatever the default device
@@ -298,16 +294,20 @@ def read_column(values: Any) -> Tensor:
     return torch.from_numpy(np.array(array, array.dtype.newbyteorder("="), order="C"))
 
 
-def _with_id(sample: Any, position: int) -> Any:
+def _with_id(sample: Any, ids: int | Tensor, what: str = "examples") -> Any:
     if isinstance(sample, Batch):
-        raise TypeError(f"IndexedDataset: the examples carry ids already; {_WRAP_ONCE}")
+        raise TypeError(f"IndexedDataset: {what} must not carry ids already; {_WRAP_ONCE}")
     if isinstance(sample, Mapping):
         if "ids" in sample:
-            problem = "the examples have a key 'ids' already; rename it in the data set"
-            raise TypeError(f"IndexedDataset: {problem}")
-        return {**sample, "ids": position}
+            fix = "rename it; the ids are added"
+            raise TypeError(f"IndexedDataset: {what} must not have a key 'ids' already; {fix}")
+        return {**sample, "ids": ids}
     if isinstance(sample, (tuple, list)) and len(sample) == 2:
-        return Batch(sample[0], sample[1], position)
-    raise TypeError(
-        f"IndexedDataset: examples must be (x, y) pairs or dicts, got {describe(sample)}"
-    )
+        return Batch(sample[0], sample[1], ids)
+    raise TypeError(f"IndexedDataset: {what} must be (x, y) pairs or dicts, got {describe(sample)}")
+
+
+def _without_id(sample: Any) -> tuple[int | Tensor, Any]:
+    if isinstance(sample, Mapping):
+        return sample["ids"], {key: value for key, value in sample.items() if key != "ids"}
+    return sample.ids, (sample.x, sample.y)

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rho_train.batch import Fields, split, to
+from rho_train.batch import Fields, describe, split, to
 from rho_train.checks import check_labels
 from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.rng import global_seed
 from rho_train.scoring import (
+    ForwardFunction,
     LossFunction,
     check_module,
     device_of,
-    logits_of,
-    losses_of,
+    output_of,
     scoring_mode,
 )
 
@@ -56,6 +56,7 @@ def dry_run(
     dataset: IndexedDataset,
     positions: Tensor,
     *ids: Tensor,
+    forward: ForwardFunction | None = None,
     loss_fn: LossFunction | None = None,
     ignore_index: int = -100,
 ) -> Any:
@@ -68,30 +69,28 @@ def dry_run(
     with unchanged(model), global_seed(0):
         samples = dataset.__getitems__(positions.tolist())
         batch = to(dataset.collate(samples), device_of(model))
-        fields = split(batch, where)
+        fields = split(batch, where, needs_labels=loss_fn is None)
         with scoring_mode(model) as scorer, takes_the_batch(where):
-            if loss_fn is None:
-                logits = logits_of(scorer, fields.inputs)
-            else:
-                losses = losses_of(where, scorer, batch, loss_fn, len(positions))
+            output = output_of(where, scorer, batch, fields, forward, loss_fn)
     if loss_fn is not None:
-        if not losses.isfinite().any():
+        if not output.isfinite().any():
             raise ValueError(
                 f"{where}: none of the losses of the first {len(positions)} examples is finite, "
-                f"got {losses[:3].tolist()}; check loss_fn="
+                f"got {output[:3].tolist()}; check loss_fn="
             )
         plain = fields.labels.ndim == 1 and not fields.labels.is_floating_point()
         if plain and fingerprint(dataset)["labels"] != "none":
             _check_shown(where, fields, dataset.labels)
         return batch
-    if logits.ndim != 2 or len(logits) != len(positions):
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(positions):
         raise ValueError(
-            f"{where}: the model must return logits ({len(positions)}, C), got "
-            f"{tuple(logits.shape)}; for examples that are no classification give loss_fn="
+            f"{where}: {'the model' if forward is None else 'forward='} must return logits "
+            f"({len(positions)}, C), got {describe(output)}; for examples that are no "
+            "classification give loss_fn="
         )
     _check_shown(where, fields, dataset.labels)
     for rows in ids:
-        check_labels(where, dataset.labels[rows], rows, logits.shape[1], ignore_index)
+        check_labels(where, dataset.labels[rows], rows, output.shape[1], ignore_index)
     return batch
 
 

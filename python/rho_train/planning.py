@@ -7,7 +7,7 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import median
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rho_train.async_selector import AsyncSelector
-from rho_train.batch import gather, split, to
+from rho_train.batch import gather, ids_of, split, to
 from rho_train.checkpoint import random_state, restore_random_state
 from rho_train.dataset import IndexedDataset
 from rho_train.dry_run import takes_the_batch
@@ -26,7 +26,7 @@ from rho_train.files import error_text
 from rho_train.history import History
 from rho_train.optim import adamw
 from rho_train.sampler import LargeBatchSampler, loader
-from rho_train.scoring import ForwardFunction, Scoring, device_of
+from rho_train.scoring import ForwardFunction, LossFunction, Scoring, device_of
 from rho_train.selector import Selector
 from rho_train.training_step import training_step
 
@@ -140,6 +140,7 @@ def plan(
     ratios: Sequence[int] = RATIOS,
     proxy: nn.Module | None = None,
     forward: ForwardFunction | None = None,
+    loss_fn: LossFunction | None = None,
     load: Callable[[int], Iterable[Any]] | None = None,
     optimizer: Callable[[nn.Module], Optimizer] | None = None,
     bf16: bool = False,
@@ -163,6 +164,7 @@ def plan(
         ratios: n_B / n_b, each an integer of at least 2.
         proxy: a smaller model that could score in place of the model.
         forward: called as `forward(model, batch)`, returns logits (n, C).
+        loss_fn: for examples that are no classification, see `Selector`.
         load: in place of `rho_train.loader`: called with n, gives batches of n examples, with ids.
         optimizer: makes the optimizer of a model; None: AdamW.
         bf16: train under bfloat16 autocast.
@@ -214,13 +216,12 @@ def plan(
             loads[size], pool = _measure_loader(batches(size), size, workers, device, share)
         target = copy.deepcopy(model).train()
         made = adamw(target, lr=1e-3, weight_decay=0.01) if optimizer is None else optimizer(target)
-        train = partial(
-            training_step, target, optimizer=made, where="plan", forward=forward, bf16=bf16
-        )
+        functions: dict[str, Any] = {"forward": forward, "loss_fn": loss_fn}
+        train = partial(training_step, target, optimizer=made, where="plan", bf16=bf16, **functions)
         uniform = StepTimer(target, train, _cut(pool, batch))
         with takes_the_batch("plan"):
             uniform.step()
-        timers, notes = _timers(uniform, pool, ratios, proxy, forward)
+        timers, notes = _timers(uniform, pool, ratios, proxy, functions)
         everything, shuffle = [uniform, *timers], random.Random(0).shuffle
         end = time.perf_counter() + (1.0 - _LOADER_SHARE) * seconds
         for repeat in itertools.count():
@@ -308,13 +309,14 @@ def _timers(
     pool: list[Any],
     ratios: Sequence[int],
     proxy: nn.Module | None,
-    forward: ForwardFunction | None,
+    functions: Mapping[str, Any],
 ) -> tuple[list[StepTimer], list[str]]:
     """Return a timer for each option that runs here and each ratio, and notes on the others."""
-    fields = [split(one, "plan") for one in pool]
-    batch = len(split(uniform.batches[0], "plan").ids)
+    fields = [split(one, "plan", needs_labels=False) for one in pool]
+    batch = len(split(uniform.batches[0], "plan", needs_labels=False).ids)
     n, inputs = 1 + max(int(one.ids.max()) for one in fields), fields[0].inputs
-    images = isinstance(inputs, Tensor) and inputs.ndim == 4 and forward is None
+    own = any(functions.values())
+    images = isinstance(inputs, Tensor) and inputs.ndim == 4 and not own
     il = torch.zeros(n, dtype=torch.float32, device="cpu")
     timers, notes = list[StepTimer](), list[str]()
     for option, scoring in _OPTIONS.items():
@@ -327,7 +329,7 @@ def _timers(
                     il=il,
                     k=batch,
                     scoring=scoring,
-                    forward=forward,
+                    **functions,
                     scorer=proxy if option == "proxy" else None,
                     history=History(n) if scoring.refresh < 1.0 else None,
                 )
@@ -374,7 +376,7 @@ def _measure_loader(
 
 
 def _cut(pool: list[Any], size: int) -> list[Any]:
-    return [gather(one, len(split(one, "plan").ids), slice(size)) for one in pool]
+    return [gather(one, len(ids_of(one)), slice(size)) for one in pool]
 
 
 def _now(device: torch.device) -> float:

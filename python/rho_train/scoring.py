@@ -292,6 +292,22 @@ def logits_of(model: nn.Module, inputs: Any) -> Tensor:
     return logits
 
 
+def output_of(
+    where: str,
+    model: nn.Module,
+    batch: Any,
+    fields: Fields,
+    forward: ForwardFunction | None,
+    loss_fn: LossFunction | None,
+) -> Tensor:
+    """Return the losses (n,) of a batch by `loss_fn`, else its logits (n, C), by `forward`."""
+    if loss_fn is None:
+        return logits_of(model, fields.inputs) if forward is None else forward(model, batch)
+    if forward is not None:
+        raise ValueError(f"{where}: give forward= or loss_fn=, which calls the model itself")
+    return losses_of(where, model, batch, loss_fn, len(fields.ids))
+
+
 def losses_of(where: str, model: nn.Module, batch: Any, loss_fn: LossFunction, n: int) -> Tensor:
     """Return the losses of a batch by a function, float32 (n,), else a ValueError."""
     found: object = loss_fn(model, batch)

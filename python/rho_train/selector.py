@@ -72,7 +72,8 @@ class Selector:
             called on the inputs of the batch.
         loss_fn: for examples without a class, such as sequences (`rho_train.sequence_losses`):
             called as `loss_fn(model, batch)`, returns the loss of each, floating point (n,), NaN
-            for none. Methods that need more are refused, and `ignore_index` means nothing.
+            for none. The batch needs no labels then. Methods that need more are refused, and
+            `ignore_index` means nothing.
         scorer: scores in place of the model; an OnlineModel is trained beside it.
         phases: steps in which selection is uniform.
         seed: of methods that draw.
@@ -261,7 +262,7 @@ class Selector:
         )
         if isinstance(self.il, str):
             batch, column = take_il(batch, self.il)
-        parsed = split(batch, needs_ids=self.needs_ids)
+        parsed = split(batch, needs_ids=self.needs_ids, needs_labels=self.loss_fn is None)
         ids, n, options = parsed.ids, len(parsed.ids), self.scoring
         if step == 0 or parsed.labels.ndim != 1:
             first = step == 0 and self.needs_ids

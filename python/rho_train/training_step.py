@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rho_train.batch import Fields, split
-from rho_train.scoring import ForwardFunction, LossFunction, device_of, logits_of, losses_of
+from rho_train.scoring import ForwardFunction, LossFunction, device_of, output_of
 
 
 class Trained(NamedTuple):
@@ -50,8 +50,8 @@ def training_step(
         where: the caller, named in errors.
         weights: float (n,), factors of the losses, as `Selector.last.weights`.
         forward: called as `forward(model, batch)`, returns logits (n, C); None: model(inputs).
-        loss_fn: called as `loss_fn(model, batch)` in place of the cross-entropy; returns the loss
-            of each example (n,), NaN for none.
+        loss_fn: called as `loss_fn(model, batch)` in place of forward and cross-entropy; returns
+            the loss of each example (n,), NaN for none. Labels are not needed then.
         label_smoothing: of the cross-entropy.
         bf16: forward pass under bfloat16 autocast, or without; None: as it is outside.
 
@@ -68,16 +68,15 @@ def training_step(
         >>> bool(training_step(model, batch, optimizer).loss < first.loss)
         True
     """
-    fields, logits = split(batch, where), None
+    fields, logits = split(batch, where, needs_labels=loss_fn is None), None
     autocast: AbstractContextManager[object] = nullcontext()
     if bf16 is not None:
         autocast = torch.autocast(device_of(model).type, torch.bfloat16, enabled=bf16)
     with autocast:
+        found = output_of(where, model, batch, fields, forward, loss_fn)
         if loss_fn is not None:
-            losses = losses_of(where, model, batch, loss_fn, len(fields.ids))
-            loss = losses.nanmean() if weights is None else (weights * losses).mean()
+            loss = found.nanmean() if weights is None else (weights * found).mean()
         else:
-            found = logits_of(model, fields.inputs) if forward is None else forward(model, batch)
             logits = found.float() if found.dtype.itemsize < 4 else found
             labels = fields.labels.long()
             if weights is None and not label_smoothing:

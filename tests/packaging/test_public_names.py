@@ -15,7 +15,7 @@ RHO_EXT = """
 RHO_TRAIN = """
     AgreementSampler AsyncSelector Batch History ILRecipe ILStore IndexedDataset JobsFailed
     LargeBatchSampler OnlineModel Scoring Selector Stopped Task TrainConfig Trainer Variant
-    average_il check_loader compare crossfit_il fingerprint holdout_il input_checksums loader
+    check_loader compare crossfit_il fingerprint holdout_il input_checksums loader
     paper_mode plan pretrained_il register score_examples sequence_losses
 """
 

@@ -78,7 +78,6 @@ def stores(folder: Path) -> list[Any]:
         rho_train.holdout_il(model, data, HALF, recipe, loss_fn=losses),
         rho_train.pretrained_il(model(3), data, batch_size=20),
     ]
-    found.append(rho_train.average_il(found[:2]))
     for number, store in enumerate(found):
         store.save(folder / f"{number}")
         loaded = ILStore.load(folder / f"{number}", data)

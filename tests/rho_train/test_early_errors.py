@@ -101,7 +101,11 @@ TRAINER: list[tuple[Callable[[], dict[str, Any]], type[Exception], str]] = [
         "Trainer: the batch has no labels: got dict with the keys 'x', 'ids'",
     ),
     (lambda: {"model": nn.Linear(4, 3)}, ValueError, "Trainer: the model cannot take the .*32x5"),
-    (lambda: {"model": Rows(5, 3)}, ValueError, r"must return logits \(32, C\).*got \(32,\)"),
+    (
+        lambda: {"model": Rows(5, 3)},
+        ValueError,
+        r"must return logits \(32, C\).*got float32 tensor \(32,\)",
+    ),
     (lambda: {"selector": used()}, ValueError, "has made 1 selections in another run"),
     (
         lambda: {"selector": Selector(il=IL[1:], k=8)},

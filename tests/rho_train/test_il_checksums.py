@@ -19,7 +19,6 @@ from torch.utils.data import ConcatDataset, Subset, TensorDataset
 from rho_train import (
     ILStore,
     IndexedDataset,
-    average_il,
     fingerprint,
     input_checksums,
     pretrained_il,
@@ -51,8 +50,8 @@ def of(read: Callable[[int], Any], n: int = N) -> IndexedDataset:
     return IndexedDataset(Examples(read, n))
 
 
-def images(x: Tensor, input_tolerance: float | None = None) -> IndexedDataset:
-    return IndexedDataset(TensorDataset(x, LABELS), input_tolerance=input_tolerance)
+def images(x: Tensor) -> IndexedDataset:
+    return IndexedDataset(TensorDataset(x, LABELS))
 
 
 def store_of(data: IndexedDataset) -> ILStore:
@@ -167,48 +166,6 @@ def test_the_same_numbers_in_another_dtype_are_accepted(tmp_path: Path) -> None:
         assert ILStore.load(tmp_path / "il", images(after)).verify(images(after)) == 64
 
 
-def decoded_elsewhere(levels: Tensor) -> Tensor:
-    noise = torch.randint(-1, 2, levels.shape, generator=torch.Generator().manual_seed(2))
-    return (levels.int() + noise).clamp(0, 255).byte()
-
-
-def test_only_a_data_set_with_a_tolerance_accepts_inputs_that_differ_a_little(
-    tmp_path: Path,
-) -> None:
-    elsewhere = decoded_elsewhere(LEVELS)
-    with pytest.raises(ValueError, match=r"64 of 64 examples .* IndexedDataset\(\.\.\., input_tol"):
-        store_of(images(LEVELS)).verify(images(elsewhere))
-    store = store_of(images(LEVELS, 2.0))
-    store.save(tmp_path / "il")
-    assert ILStore.load(tmp_path / "il", images(elsewhere, 2.0)).input_checksums
-    half = store_of(images(IMAGES + 1e3, 2.0 / 255))
-    assert half.verify(images(elsewhere / 255 + 1e3, 2.0 / 255)) == 64
-    for other in (LEVELS.flip(-1), LEVELS[within_labels(1.0)], 255 - LEVELS, elsewhere.int()):
-        with pytest.raises(ValueError, match=r"6\d of 64 examples differ"):
-            store.verify(images(other, 2.0))
-    with pytest.raises(ValueError, match=r"was uint8 .* within 2 and is uint8 \(3, 8, 8\);"):
-        store.verify(images(LEVELS))
-    # Texts, integers and where values are not finite have no tolerance.
-    texts = IndexedDataset(Examples(lambda i: (IMAGES[i], f"text {i}")), input_tolerance=9.0)
-    other_texts = IndexedDataset(Examples(lambda i: (IMAGES[i], f"Text {i}")), input_tolerance=9.0)
-    with pytest.raises(ValueError, match="64 of 64 examples differ"):
-        store_of(texts).verify(other_texts)
-
-
-def test_the_tolerance_is_that_of_the_data_set() -> None:
-    class Photographs(Examples):
-        input_tolerance = 3
-
-    data = IndexedDataset(Photographs(lambda i: LEVELS[i]))
-    assert data.input_tolerance == 3
-    assert IndexedDataset(Subset(data.dataset, [1, 2])).input_tolerance == 3
-    assert (data + images(LEVELS)).input_tolerance == 3
-    assert IndexedDataset(Photographs(lambda i: 0), input_tolerance=1).input_tolerance == 1
-    for bad in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="input_tolerance must be finite and at least 0"):
-            IndexedDataset(Photographs(lambda i: 0), input_tolerance=bad)
-
-
 def test_a_data_set_that_augments_has_none_and_is_not_compared() -> None:
     store = store_of(images(IMAGES))
 
@@ -259,16 +216,6 @@ def test_a_store_without_checksums_compares_no_inputs(tmp_path: Path) -> None:
     assert ILStore.load(tmp_path / "both").input_checksums == store.input_checksums
 
 
-def test_averages_keep_what_all_their_stores_know() -> None:
-    known, other = store_of(images(IMAGES)), store_of(images(IMAGES.flip(-1)))
-    unknown = known.replace(input_checksums=())
-    both = average_il([known, store_of(images(IMAGES))])
-    assert both.input_checksums == known.input_checksums
-    assert average_il([known, unknown]).input_checksums == ()
-    with pytest.raises(ValueError, match=r"stores 0 and 2 .* \(inputs differ\)"):
-        average_il([unknown, known, other])
-
-
 class Encoding(Mapping[str, Tensor]):
     """A mapping that is no dict, as tokenizers return."""
 
@@ -305,10 +252,9 @@ def test_every_kind_of_input_has_a_form() -> None:
         "float (0,)": lambda i: torch.empty(0),
     }
     for form, read in forms.items():
-        for tolerance, suffix in ((0.0, ""), (0.5, " within 0.5")):
-            found = input_checksums(IndexedDataset(Examples(read), input_tolerance=tolerance))
-            assert {one.form.replace(suffix, "") for one in found} == {form}
-            assert from_rows(json.loads(json.dumps(found))) == found
+        found = input_checksums(IndexedDataset(Examples(read)))
+        assert {one.form for one in found} == {form}
+        assert from_rows(json.loads(json.dumps(found))) == found
 
 
 def test_only_the_inputs_of_a_dict_count() -> None:

@@ -47,7 +47,7 @@ def test_computed_once_and_used_by_many_targets(
 ) -> None:
     monkeypatch.setattr("rho_train.cli.write_report", lambda out: out)
     path = tmp_path / "il"
-    command = compute_arguments(table, path, f"--kind={kind}", "--seeds=2")
+    command = compute_arguments(table, path, f"--kind={kind}")
     command.append(f"--rows_a_file={rows}")
     assert main(command) == 0
     assert f"{known} of 600 examples" in capfd.readouterr().out
@@ -57,8 +57,8 @@ def test_computed_once_and_used_by_many_targets(
     written = [file.read_bytes() for file in files]
     assert main(command) == 0
     assert "is there already" in capfd.readouterr().out
-    assert main([*command, "--seeds=1"]) == 1
-    assert re.search("there already: .*seeds: store has 2, wanted 1", capfd.readouterr().err)
+    assert main([*command, "--seed=1"]) == 1
+    assert re.search("there already: .*seed: store has 0, wanted 1", capfd.readouterr().err)
     assert main([*command, "--task.dropout=0.1"]) == 1
     assert re.search(r"there already: .*model: store has", capfd.readouterr().err)
     assert [file.read_bytes() for file in files] == written

@@ -13,7 +13,6 @@ from torch.utils.data import TensorDataset
 from rho_train import (
     ILRecipe,
     IndexedDataset,
-    average_il,
     crossfit_il,
     holdout_il,
     pretrained_il,
@@ -193,38 +192,6 @@ def test_a_pretrained_model_is_asked_in_eval_mode_and_left_as_it_was() -> None:
             model(data.tensors[0]), data.tensors[1], reduction="none"
         )
     torch.testing.assert_close(store.il, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_seeds_are_averaged_in_float64_and_unknown_stays_unknown() -> None:
-    data = make_data()
-    seeds = [crossfit_il(make_model, data, 2, ILRecipe(epochs=1, seed=10 * s)) for s in range(3)]
-    seeds[1].il[7] = torch.nan
-    # In float32 this sum would lose the small ones.
-    for store, value in zip(seeds, (1e9, 1.0, -1e9), strict=True):
-        store.il[8] = value
-    mean = average_il(seeds)
-    assert (~mean.known).nonzero().flatten().tolist() == [7]
-    assert float(mean.il[8]) == pytest.approx(1 / 3)
-    expected = torch.stack([store.il.double() for store in seeds]).mean(0).float()
-    assert torch.equal(mean.il.nan_to_num(), expected.nan_to_num())
-    assert mean.fold is None  # every seed has folds of its own
-    assert mean.info["stores"] == "3"
-    assert mean.info["kind"] == "cross-fit, 2 folds"
-    assert len(mean.info["recipe"].split("; ")) == 3
-    total = sum(float(store.info["seconds"]) for store in seeds)
-    assert float(mean.info["seconds"]) == pytest.approx(total, abs=0.002)
-    assert average_il([seeds[0], seeds[0]]).fold is not None
-    mean.verify(data)
-    other = pretrained_il(make_model(0), make_data(seed=1))
-    with pytest.raises(ValueError, match=r"stores 0 and 1 belong to different .*labels differ"):
-        average_il([seeds[0], other])
-    own = pretrained_il(make_model(0), data, loss_fn=lambda model, batch: batch.x.sum(1))
-    unnamed = seeds[0].replace(info={})
-    assert average_il([unnamed, seeds[0]]).info["loss_function"] == "cross-entropy"
-    with pytest.raises(ValueError, match="the stores hold different losses, .*cross-entropy"):
-        average_il([unnamed, seeds[0], own])
-    with pytest.raises(ValueError, match="at least one store, got none"):
-        average_il([])
 
 
 class Augmented(TensorDataset):

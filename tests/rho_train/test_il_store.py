@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from rho_train.dataset import IndexedDataset, fingerprint
-from rho_train.il.average import average_il
 from rho_train.il.checksums import input_checksums
 from rho_train.il.store import ILStore
 from rho_train.records import from_line, to_line
@@ -123,7 +122,7 @@ def test_default_dtype_and_device_change_nothing(tmp_path: Path) -> None:
         for dtype, device in ((torch.float64, "cpu"), (torch.bfloat16, "meta")):
             torch.set_default_dtype(dtype)
             torch.set_default_device(device)
-            made = average_il([ILStore.of(DATA, store.il, fold=store.fold)] * 2)
+            made = ILStore.of(DATA, store.il, fold=store.fold)
             for rows in (0, 7):
                 made.save(tmp_path / f"{device}{rows}", rows)
                 loaded = ILStore.load(tmp_path / f"{device}{rows}", DATA)
@@ -184,7 +183,6 @@ def uses(store: ILStore) -> list[Callable[[], object]]:
         lambda: (store.lowest(0.5), store.labels, store.fold),
         lambda: store.replace(info={}),
         lambda: store.save(os.devnull + "/none"),
-        lambda: average_il([store, store]),
     ]
 
 
@@ -210,7 +208,7 @@ def flip_bits(path: Path, count: int) -> int:
             bit = generator.randrange(8 * len(whole))
             damaged[bit // 8] ^= 1 << bit % 8
             file.write_bytes(damaged)
-            accepted += not refused(path, i % 7)
+            accepted += not refused(path, i % 6)
         file.write_bytes(whole)
     return accepted
 

@@ -144,8 +144,8 @@ def test_a_data_set_without_positions_is_refused(source: Any, message: str) -> N
     [
         ([X[0]], r"\(x, y\) pairs or dicts, got float32 tensor"),
         ([(X, Y, 3)], "got tuple of 3 elements"),
-        ([{"x": X, "ids": 3}], "a key 'ids' already"),
-        ([Batch(X, Y, 0)], "carry ids already"),
+        ([{"x": X, "ids": 3}], "examples must not have a key 'ids' already"),
+        ([Batch(X, Y, 0)], "examples must not carry ids already"),
     ],
 )
 def test_examples_that_cannot_carry_ids_are_refused(source: Any, message: str) -> None:

@@ -363,7 +363,7 @@ def asks_for_logits(context: ScoringContext) -> Selected:
         (
             lambda: crossfit_il(Bigrams, texts()[0], 2, RECIPE),
             ValueError,
-            r"must return logits \(20, C\).*got \(20, 12, 11\); for .* give loss_fn=",
+            r"must return logits \(20, C\).*got .* \(20, 12, 11\); for .* give loss_fn=",
         ),
     ],
 )

@@ -25,7 +25,7 @@ from rho_train.il import ILStore, crossfit_il, holdout_il
 from rho_train.progress import OnStep
 from rho_train.records import from_line, to_line
 from rho_train.schedules import UniformPhases
-from rho_train.scoring import device_of, logits_of
+from rho_train.scoring import device_of, output_of
 from rho_train.selector import Selector
 from rho_train.tasks.task import digest_of, model_identity
 from rho_train.trainer import Trainer
@@ -69,7 +69,7 @@ class ILWork:
         spec, data = self.spec, self.data
         # The target has the seed itself: its IL model must not start from the same weights.
         recipe = replace(spec.il, seed=spec.il.seed + 1000 * (seed + 1))
-        options: dict[str, Any] = {"folder": work, "on_step": on_step}
+        options: dict[str, Any] = {"folder": work, "on_step": on_step, **data.task.functions}
 
         def model(seed: int) -> nn.Module:
             return data.task.il_model(seed).to(spec.device)
@@ -167,6 +167,7 @@ class Run:
                 method=variant.method,
                 scoring=replace(scoring, bf16=train.bf16) if scoring.bf16 is None else scoring,
                 phases=UniformPhases(train.steps, spec.warmup, spec.anneal) if phased else None,
+                forward=task.forward,
                 history=History(len(data.dataset)),
                 seed=seed,
             )
@@ -175,6 +176,7 @@ class Run:
             name=variant.name,
             seed=seed,
             selector=selector,
+            forward=task.forward,
             flags=data.flags,
             il_seconds=il_seconds,
             classes=task.classes,
@@ -183,7 +185,7 @@ class Run:
         on_step(trainer.step)
         trainer.fit(on_step)
         if not (folder / "test.json").exists():
-            found = evaluate(model, task.eval_set(), bf16=train.bf16)
+            found = evaluate(model, task.eval_set(), bf16=train.bf16, forward=task.forward)
             # The loss of a model that diverged is no number that JSON has.
             loss = found.loss if math.isfinite(found.loss) else None
             tested = {"step": train.steps, **found._asdict(), "loss": loss}
@@ -198,7 +200,8 @@ def _size(model: nn.Module, data: SeedData) -> dict[str, int]:
     batch = to(data.dataset.collate(data.dataset.__getitems__([0])), device_of(model))
     counter = FlopCounterMode(display=False)
     with takes_the_batch("compare"), counter, torch.no_grad():
-        logits_of(model.eval(), split(batch, "compare").inputs)
+        fields, forward = split(batch, "compare"), data.task.forward
+        output_of("compare", model.eval(), batch, fields, forward, None)
     model.train()
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -1,6 +1,5 @@
-"""Irreducible losses (IL): computing, averaging and storing them."""
+"""Irreducible losses (IL): computing and storing them."""
 
-from rho_train.il.average import average_il
 from rho_train.il.checksums import input_checksums
 from rho_train.il.compute import crossfit_il, holdout_il, pretrained_il
 from rho_train.il.score import score_examples
@@ -10,7 +9,6 @@ from rho_train.il.train import ILRecipe, train_il
 __all__ = [
     "ILRecipe",
     "ILStore",
-    "average_il",
     "crossfit_il",
     "holdout_il",
     "input_checksums",

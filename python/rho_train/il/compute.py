@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +16,13 @@ from rho_train.distributed import on_all, rank_and_world
 from rho_train.dry_run import dry_run
 from rho_train.identity import module_digest
 from rho_train.il.checksums import checked_inputs
-from rho_train.il.score import SCORING_BATCH, loss_identity, score_examples
+from rho_train.il.score import SCORING_BATCH, names_of, score_examples
 from rho_train.il.store import ILStore
 from rho_train.il.train import ILFit, ILRecipe, train_il
 from rho_train.progress import OnStep, no_op
 from rho_train.rng import generator
 from rho_train.run_folder import RunFolder
-from rho_train.scoring import LossFunction
+from rho_train.scoring import ForwardFunction, LossFunction
 
 MakeModel = Callable[[int], nn.Module]
 """Returns a new model, built from a seed."""
@@ -34,6 +34,7 @@ def holdout_il(
     holdout_ids: Tensor,
     recipe: ILRecipe,
     *,
+    forward: ForwardFunction | None = None,
     loss_fn: LossFunction | None = None,
     augmented: IndexedDataset | None = None,
     folder: str | Path | None = None,
@@ -48,7 +49,8 @@ def holdout_il(
         dataset: all examples, without augmentation (paper, Appendix B).
         holdout_ids: int64 (m,), the examples to train on.
         recipe: epochs, batch size, AdamW.
-        loss_fn: for examples that are no classification, see `Selector`.
+        forward: called as `forward(model, batch)`, returns logits (n, C); None: the model's call.
+        loss_fn: for examples that are no classification, see `Selector`; they need no labels.
         augmented: the same examples with augmentation, to train on (paper, Appendix B).
         folder: for checkpoints: after a kill the same call resumes and gives the same bits; under
             an initialised process group the ranks share the work. Delete it afterwards.
@@ -81,7 +83,8 @@ def holdout_il(
             f"holdout_il: all {n} examples are held out; leave some, half is a good start"
         )
     work = RunFolder(folder, where="holdout_il", on_step=on_step)
-    return _by_folds("holdout", make_model, dataset, fold, recipe, work, loss_fn, augmented)
+    functions = {"forward": forward, "loss_fn": loss_fn}
+    return _by_folds("holdout", make_model, dataset, fold, recipe, work, functions, augmented)
 
 
 def crossfit_il(
@@ -90,6 +93,7 @@ def crossfit_il(
     folds: int,
     recipe: ILRecipe,
     *,
+    forward: ForwardFunction | None = None,
     loss_fn: LossFunction | None = None,
     groups: Tensor | None = None,
     augmented: IndexedDataset | None = None,
@@ -130,13 +134,15 @@ def crossfit_il(
     fold_of[order] = (torch.arange(count, device="cpu") % folds).to(torch.int16)
     kind, fold = f"cross-fit, {folds} folds", fold_of[group]
     work = RunFolder(folder, where="crossfit_il", on_step=on_step)
-    return _by_folds(kind, make_model, dataset, fold, recipe, work, loss_fn, augmented)
+    functions = {"forward": forward, "loss_fn": loss_fn}
+    return _by_folds(kind, make_model, dataset, fold, recipe, work, functions, augmented)
 
 
 def pretrained_il(
     model: nn.Module,
     dataset: IndexedDataset,
     *,
+    forward: ForwardFunction | None = None,
     loss_fn: LossFunction | None = None,
     batch_size: int = SCORING_BATCH,
     folder: str | Path | None = None,
@@ -158,13 +164,14 @@ def pretrained_il(
     started = time.perf_counter()
     check_indexed("pretrained_il", dataset)
     ids = torch.arange(len(dataset), dtype=torch.int64, device="cpu")
-    dry_run("pretrained_il", model, dataset, ids[:32], ids, loss_fn=loss_fn)
+    functions: dict[str, Any] = {"forward": forward, "loss_fn": loss_fn}
+    dry_run("pretrained_il", model, dataset, ids[:32], ids, **functions)
     inputs = checked_inputs(dataset, RunFolder(folder, where="pretrained_il"))
-    il = score_examples(
-        model, dataset, ids, loss_fn=loss_fn, batch_size=batch_size, folder=folder, on_step=on_step
-    )
+    options: dict[str, Any] = {"batch_size": batch_size, "folder": folder, "on_step": on_step}
+    il = score_examples(model, dataset, ids, **functions, **options)
     weights, seconds = module_digest(model), time.perf_counter() - started
-    info = _info("pretrained", model, loss_fn, weights_sha256=weights, seconds=f"{seconds:.3f}")
+    names = names_of(dataset, **functions)
+    info = _info("pretrained", model, names, weights_sha256=weights, seconds=f"{seconds:.3f}")
     return ILStore.of(dataset, il, info=info, input_checksums=inputs)
 
 
@@ -185,7 +192,7 @@ def _by_folds(
     fold: Tensor,
     recipe: ILRecipe,
     folder: RunFolder,
-    loss_fn: LossFunction | None,
+    functions: Mapping[str, Any],
     augmented: IndexedDataset | None,
 ) -> ILStore:
     """Train model f on all examples but those of fold f, and score these; fold -1 has no model."""
@@ -202,7 +209,7 @@ def _by_folds(
         models[:] = [model]
         train_ids, target = (fold != f).nonzero().flatten(), (fold == f).nonzero().flatten()
         path = None if folder.path is None else folder / f"model-{f}"
-        options: dict[str, Any] = {"loss_fn": loss_fn, "on_step": folder.step}
+        options: dict[str, Any] = {"on_step": folder.step, **functions}
         fit = train_il(
             *(model, dataset, train_ids, target, recipe),
             augmented=augmented,
@@ -214,7 +221,8 @@ def _by_folds(
         started = time.perf_counter()
         il = score_examples(model, dataset, target, **options)
         seconds = fit.seconds + time.perf_counter() - started
-        return _Fold(il, fit, module_digest(model), seconds, _info(kind, model, loss_fn))
+        info = _info(kind, model, names_of(dataset, **functions))
+        return _Fold(il, fit, module_digest(model), seconds, info)
 
     def share() -> dict[int, _Fold]:
         return {f: losses_of_fold(f) for f in folds[rank::world]}
@@ -239,7 +247,8 @@ def _by_folds(
     return ILStore.of(dataset, il, fold=crossfit, info=info, input_checksums=inputs)
 
 
-def _info(kind: str, model: nn.Module, loss_fn: LossFunction | None, **more: str) -> dict[str, str]:
+def _info(kind: str, model: nn.Module, names: Mapping[str, Any], **more: str) -> dict[str, str]:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     described = f"{type(model).__name__}, {parameters} parameters"
-    return {"kind": kind, "model": described, **loss_identity(loss_fn), **more}
+    named = {key: name for key, name in names.items() if name is not None}
+    return {"kind": kind, "model": described, **named, **more}

@@ -17,7 +17,7 @@ from rho_train.identity import digest, module_digest, name_of
 from rho_train.progress import OnStep, Stopped, no_op
 from rho_train.run_folder import RunFolder
 from rho_train.sampler import loader
-from rho_train.scoring import LossFunction, device_of, logits_of, losses_of, scoring_mode
+from rho_train.scoring import ForwardFunction, LossFunction, device_of, output_of, scoring_mode
 
 SCORING_BATCH = 4096
 _IGNORED = -100
@@ -30,6 +30,7 @@ def score_examples(
     dataset: IndexedDataset,
     ids: Tensor,
     *,
+    forward: ForwardFunction | None = None,
     loss_fn: LossFunction | None = None,
     batch_size: int = SCORING_BATCH,
     folder: str | Path | None = None,
@@ -43,6 +44,7 @@ def score_examples(
         model: its first parameter says on which device.
         dataset: the examples, without augmentation (paper, Appendix B).
         ids: int64 (n,).
+        forward: called as `forward(model, batch)`, returns logits (n, C); None: the model's call.
         loss_fn: for examples that are no classification, see `Selector`.
         batch_size: examples that are scored at once.
         folder: for finished pieces of 16 batches; the same call resumes with the same bits. With
@@ -68,13 +70,11 @@ def score_examples(
         begins = range(0, len(ids), batch_size)
         for batch in loader(dataset, (ids[i : i + batch_size].tolist() for i in begins)):
             batch = to(batch, device)
-            fields = split(batch, "score_examples")
+            fields = split(batch, "score_examples", needs_labels=loss_fn is None)
             with scoring_mode(model) as scorer:
-                if loss_fn is not None:
-                    losses = losses_of("score_examples", scorer, batch, loss_fn, len(fields.ids))
-                else:
-                    logits = logits_of(scorer, fields.inputs)
-                    losses = rho_ext.score(logits, fields.labels, None, method="loss").losses
+                losses = output_of("score_examples", scorer, batch, fields, forward, loss_fn)
+                if loss_fn is None:
+                    losses = rho_ext.score(losses, fields.labels, None, method="loss").losses
                     losses = losses.masked_fill(fields.labels == _IGNORED, torch.nan)
             found.append(losses.float().cpu())
             if on_step(0):
@@ -89,7 +89,7 @@ def score_examples(
         "architecture": architecture_digest(model),
         "weights_sha256": module_digest(model),
         "ids_sha256": digest(ids),
-        **loss_identity(loss_fn),
+        **names_of(dataset, loss_fn, forward=forward),
     }
     rows = _BATCHES * batch_size
     # Pieces of another batch size are left alone: after a kill for lack of memory it may be less.
@@ -111,6 +111,10 @@ def score_examples(
     return torch.cat([_NONE, *(losses for turn in turns for losses in turn)])
 
 
-def loss_identity(loss_fn: LossFunction | None) -> dict[str, str]:
-    """Return the name of the loss function, as folders and stores record it."""
-    return {"loss_function": "cross-entropy" if loss_fn is None else name_of(loss_fn)}
+def names_of(
+    dataset: IndexedDataset, loss_fn: LossFunction | None, **others: object
+) -> dict[str, str | None]:
+    """Return the names of the functions that decide the losses, as folders and stores record."""
+    others["collate_fn"] = dataset.collate_fn
+    names = {key: None if one is None else name_of(one) for key, one in others.items()}
+    return {"loss_function": "cross-entropy" if loss_fn is None else name_of(loss_fn), **names}

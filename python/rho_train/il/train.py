@@ -21,12 +21,12 @@ from rho_train.checks import check_counts, check_ids
 from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.dry_run import dry_run
 from rho_train.identity import digest, module_digest
-from rho_train.il.score import SCORING_BATCH, loss_identity, score_examples
+from rho_train.il.score import SCORING_BATCH, names_of, score_examples
 from rho_train.optim import LRSchedule, adamw, check_adamw, lr_schedule, subnormals_flushed
 from rho_train.progress import OnStep, Stopped, no_op
 from rho_train.run_folder import RunFolder
 from rho_train.sampler import LargeBatchSampler, loader
-from rho_train.scoring import LossFunction, device_of
+from rho_train.scoring import ForwardFunction, LossFunction, device_of
 from rho_train.training_step import training_step
 
 BEST = "best.pt"
@@ -88,6 +88,7 @@ def train_il(
     target_ids: Tensor,
     recipe: ILRecipe,
     *,
+    forward: ForwardFunction | None = None,
     loss_fn: LossFunction | None = None,
     augmented: IndexedDataset | None = None,
     folder: str | Path | None = None,
@@ -102,7 +103,7 @@ def train_il(
         model: trained in place; it ends with the weights of the best epoch.
         train_ids: int64 (m,), the examples that the model trains on.
         target_ids: int64 (n,), the examples whose irreducible loss is wanted.
-        dataset, recipe, loss_fn, augmented, folder, on_step: as in `holdout_il`.
+        dataset, recipe: as in `holdout_il`, and so are the other arguments.
 
     Raises:
         TypeError, IndexError, ValueError: the ids, labels, model or `augmented` do not fit the data
@@ -122,7 +123,8 @@ def train_il(
             "train_il: augmented must have the examples and labels of dataset in the same order"
         )
     first = target_ids[: recipe.batch_size]
-    dry_run("train_il", model, dataset, first, target_ids, train_ids, loss_fn=loss_fn)
+    functions: dict[str, Any] = {"forward": forward, "loss_fn": loss_fn}
+    dry_run("train_il", model, dataset, first, target_ids, train_ids, **functions)
     identity: dict[str, Any] = {}
     if folder is not None:
         identity = {
@@ -135,14 +137,14 @@ def train_il(
             "target_ids_sha256": digest(target_ids),
             "architecture": architecture_digest(model),
             "initial_weights_sha256": module_digest(model),
-            **loss_identity(loss_fn),
+            **names_of(dataset, **functions),
         }
     work = RunFolder(folder, where="train_il", identity=identity, on_step=on_step)
-    fit = _Fit(model, recipe, loss_fn, len(train_ids), work)
+    fit = _Fit(model, recipe, functions, len(train_ids), work)
 
     def evaluate() -> float:
         score = partial(score_examples, batch_size=recipe.scoring_batch, on_step=on_step)
-        return float(score(model, dataset, target_ids, loss_fn=loss_fn).nanmean())
+        return float(score(model, dataset, target_ids, **functions).nanmean())
 
     if fit.epoch < recipe.epochs:
         # All devices: a model may be on several.
@@ -166,11 +168,12 @@ class _Fit:
         self,
         model: nn.Module,
         recipe: ILRecipe,
-        loss_fn: LossFunction | None,
+        functions: dict[str, Any],
         examples: int,
         folder: RunFolder,
     ) -> None:
-        self.model, self.recipe, self.loss_fn, self.folder = model, recipe, loss_fn, folder
+        self.model, self.recipe, self.folder = model, recipe, folder
+        self.functions = functions
         optimizer = adamw(model, recipe.lr, recipe.weight_decay)
         schedule = lr_schedule(optimizer, recipe.schedule, recipe.steps(examples))
         self.parts: list[Any] = [model, optimizer, schedule]
@@ -221,8 +224,8 @@ class _Fit:
         training_step(
             *(self.model, batch, *self.parts[1:]),
             where="train_il",
-            loss_fn=self.loss_fn,
             bf16=self.recipe.bf16 or None,
+            **self.functions,
         )
         self.step += 1
         if self.folder.step():

@@ -85,9 +85,7 @@ def images(
 
 
 class _Images(StackDataset[Any]):
-    """Images and labels; another version of Pillow may decode a JPEG to slightly other pixels."""
-
-    input_tolerance = 8.0
+    """Images and labels."""
 
     @classmethod
     def read(cls, folder: Path, classes: Sequence[str], size: int) -> _Images:

@@ -21,8 +21,9 @@ from rho_train.batch import describe
 from rho_train.checkpoint import architecture_digest
 from rho_train.checks import build_model, check_factory, check_flags, warn_of_classes
 from rho_train.dataset import IndexedDataset, fingerprint
-from rho_train.identity import digest
+from rho_train.identity import digest, name_of
 from rho_train.il.checksums import input_checksums
+from rho_train.scoring import ForwardFunction, LossFunction
 
 MakeModel: TypeAlias = Callable[[int], nn.Module]
 """Builds a fresh model from a seed."""
@@ -30,7 +31,7 @@ MakeModel: TypeAlias = Callable[[int], nn.Module]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Task:
-    """A classification task: data sets, models, and what people should know of them.
+    """A task: data sets, models, and what people should know of them.
 
     Args:
         name: of the task, for people.
@@ -40,7 +41,11 @@ class Task:
         make_il_model: builds the model of the irreducible losses; None: `make_model`.
         labels: int64 (n,), for a training set that does not show its labels itself.
         test_labels: the same for the test set.
-        collate_fn: joins examples, with ids, see `IndexedDataset`, into a batch; None: as torch.
+        collate_fn: joins examples into a batch, see `IndexedDataset`; None: as torch.
+        forward: called as `forward(model, batch)`, returns logits (n, C); None: the model's call.
+        loss_fn: for examples that are no classification, called as `loss_fn(model, batch)`, returns
+            the loss of each, floating point (n,). They need no labels. `rho-ext il compute` and
+            `plan` take such a task; train it in a loop of your own.
         classes: names of the classes.
         show: what people see of training example i, a text or a tensor; None: what the model gets.
         groups: int64 (n,), copies of an example share a number and a side of every split.
@@ -52,7 +57,7 @@ class Task:
 
     Raises:
         ValueError: a data set is not map-style; labels, groups or flags do not have one value an
-            example; `make_model` is no function of a seed.
+            example; `make_model` is no function of a seed; `forward` and `loss_fn` are given.
 
     Example:
         >>> import torch
@@ -70,7 +75,9 @@ class Task:
     make_il_model: MakeModel | None = None
     labels: Tensor | None = None
     test_labels: Tensor | None = None
-    collate_fn: Callable[[Sequence[Any]], Any] | None = None
+    collate_fn: Callable[[list[Any]], Any] | None = None
+    forward: ForwardFunction | None = None
+    loss_fn: LossFunction | None = None
     classes: Sequence[str] = ()
     show: Callable[[int], object] | None = None
     groups: Tensor | None = None
@@ -79,7 +86,9 @@ class Task:
     attribution: str = ""
 
     def __post_init__(self) -> None:
-        where, labels = f"Task {self.name}", []
+        where, labels, sets = f"Task {self.name}", list[Tensor](), list[IndexedDataset]()
+        if self.forward and self.loss_fn:
+            raise ValueError(f"{where}: give forward or loss_fn, which calls the model itself")
         for make in (self.make_model, self.make_il_model or self.make_model):
             check_factory(where, make)
         for options, read in (
@@ -87,11 +96,13 @@ class Task:
             ("test, test_labels", self.eval_set),
         ):
             try:
-                labels.append(read().labels)
+                sets.append(read())
+                if self.loss_fn is None:
+                    labels.append(sets[-1].labels)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{where}: {options}: {error}") from error
-        n = len(labels[0])
-        if not n or not len(labels[1]):
+        n = len(sets[0])
+        if not n or not len(sets[1]):
             raise ValueError(f"{where}: train and test must have examples")
         groups = self.groups
         if groups is not None and not (
@@ -102,7 +113,8 @@ class Task:
                 f"{where}: groups must be int64 ({n},), one number an example, got {got}"
             )
         check_flags(where, self.flags, n)
-        warn_of_classes(where, labels[0], labels[1], self.classes)
+        if self.loss_fn is None:
+            warn_of_classes(where, labels[0], labels[1], self.classes)
 
     def dataset(self, rows: Tensor | None = None) -> IndexedDataset:
         """Return the training set with ids, or `rows`, int64 (m,), of it, which get ids from 0."""
@@ -120,10 +132,17 @@ class Task:
         """Build the model of the irreducible losses."""
         return build_model(f"Task {self.name}", self.make_il_model or self.make_model, seed)
 
+    @property
+    def functions(self) -> dict[str, Any]:
+        """Return `forward` and `loss_fn`, by name."""
+        return {"forward": self.forward, "loss_fn": self.loss_fn}
+
     @cached_property
     def data_identity(self) -> dict[str, Any]:
-        """Counts, and hashes of labels, groups, flags, some inputs, and all inputs in tensors."""
+        """Counts, names of functions, and hashes of labels, groups, flags, some inputs, and all
+        inputs in tensors."""
         train, test = self.dataset(), self.eval_set()
+        functions = {**self.functions, "collate_fn": self.collate_fn}
         parts = [data.tensors for data in (self.train, self.test) if type(data) is TensorDataset]
         return {
             "task": self.name,
@@ -133,6 +152,7 @@ class Task:
             "content": digest(*chain(*parts)),
             "groups": None if self.groups is None else digest(self.groups),
             "flags": {name: digest(flag) for name, flag in sorted(self.flags.items())},
+            **{name: name_of(function) for name, function in functions.items() if function},
         }
 
     def _indexed(
@@ -145,10 +165,7 @@ class Task:
                 data = TensorDataset(*(part[rows] for part in data.tensors))
             else:
                 data = Subset(data, rows.tolist())
-        indexed = IndexedDataset(data, labels=labels)
-        if self.collate_fn is not None:
-            setattr(indexed, "collate", self.collate_fn)  # noqa: B010 (a method)
-        return indexed
+        return IndexedDataset(data, labels=labels, collate_fn=self.collate_fn)
 
 
 TaskSource: TypeAlias = str | Callable[..., Task]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from rho_train.online import OnlineModel
 from rho_train.sampler import LargeBatchSampler
 from rho_train.schedules import Schedule
 from rho_train.selector import Selector
-from rho_train.trainer.config import RunData, TrainConfig
+from rho_train.trainer.config import RunData
 from rho_train.trainer.evaluation import preview
 
 _EVAL_EXAMPLES = 32  # that the model is tried on
@@ -42,7 +43,7 @@ def check_run(run: RunData) -> None:
             "BatchNorm; leave it at 0"
         )
     if selector is not None:
-        for misfit in _misfits(selector, n, config):
+        for misfit in _misfits(selector, n, run):
             raise ValueError(f"Trainer: {misfit}")
         for step in selector.ratio.begins if isinstance(selector.ratio, Schedule) else ():
             selector.size(config.large_batch, step)
@@ -52,9 +53,10 @@ def check_run(run: RunData) -> None:
     first = next(iter(LargeBatchSampler(run.train_ids, drawn, seed=run.seed)))
     positions = torch.tensor(first, dtype=torch.int64, device="cpu")
     ignored = -100 if selector is None else selector.ignore_index
-    batch = dry_run("Trainer", model, run.dataset, positions, run.train_ids, ignore_index=ignored)
+    try_out = partial(dry_run, forward=run.forward)
+    batch = try_out("Trainer", model, run.dataset, positions, run.train_ids, ignore_index=ignored)
     rows = torch.arange(len(eval_set), dtype=torch.int64, device="cpu")
-    dry_run("Trainer: eval_set", model, eval_set, rows[:_EVAL_EXAMPLES], rows)
+    try_out("Trainer: eval_set", model, eval_set, rows[:_EVAL_EXAMPLES], rows)
     if selector is not None:
         phases = selector.phases
         if phases is not None:  # the first step that is not uniform
@@ -65,12 +67,15 @@ def check_run(run: RunData) -> None:
             selector.steps = 0
 
 
-def _misfits(selector: Selector, n: int, config: TrainConfig) -> Iterator[str]:
+def _misfits(selector: Selector, n: int, run: RunData) -> Iterator[str]:
     """Give what in the Selector does not fit the run."""
-    phases, history, batch = selector.phases, selector.history, config.large_batch
+    config, phases, history = run.config, selector.phases, selector.history
+    batch = config.large_batch
     smoothing, k = selector.label_smoothing, selector.size(batch)
     if selector.loss_fn is not None:
         yield "it trains by cross-entropy; call a Selector with loss_fn= in a loop of your own"
+    if selector.forward is not run.forward and selector.scorer is None:
+        yield "forward= must be the same for the Trainer and for its Selector; give it to both"
     if isinstance(selector.il, str):
         yield f"its batches have no field {selector.il!r}; give il= a store or a table by id"
     if selector.steps:

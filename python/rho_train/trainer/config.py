@@ -14,6 +14,7 @@ from rho_train.checks import check_counts
 from rho_train.cost import Costs
 from rho_train.dataset import IndexedDataset
 from rho_train.optim import LRSchedule, check_adamw
+from rho_train.scoring import ForwardFunction
 from rho_train.selector import Selector
 from rho_train.trainer.time_breakdown import TimeBreakdown
 
@@ -90,6 +91,7 @@ class RunData:
     name: str
     seed: int = 0
     selector: Selector | None = None
+    forward: ForwardFunction | None = None
     flags: Mapping[str, Tensor] = field(default_factory=dict)
     il_seconds: float = 0.0
     costs: Costs | None = None

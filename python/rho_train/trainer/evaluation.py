@@ -14,7 +14,7 @@ from rho_train.batch import split, to
 from rho_train.dataset import IndexedDataset
 from rho_train.dry_run import unchanged
 from rho_train.online import OnlineModel
-from rho_train.scoring import device_of, logits_of, scoring_mode
+from rho_train.scoring import ForwardFunction, device_of, output_of, scoring_mode
 from rho_train.selection import LastSelection
 from rho_train.selector import Selector
 
@@ -32,13 +32,20 @@ class Evaluation(NamedTuple):
     class_accuracy: list[float | None]
 
 
-def evaluate(model: nn.Module, dataset: Dataset[Any], *, bf16: bool | None = None) -> Evaluation:
+def evaluate(
+    model: nn.Module,
+    dataset: Dataset[Any],
+    *,
+    bf16: bool | None = None,
+    forward: ForwardFunction | None = None,
+) -> Evaluation:
     """Evaluate a classifier on a map-style data set of (x, y) pairs or dicts.
 
     Args:
         model: scores in eval mode on its device; its logits have shape (n, C).
         dataset: m examples with labels in [0, C).
         bf16: forward passes under bfloat16 autocast, or without; None: as it is outside.
+        forward: called as `forward(model, batch)`, returns the logits; None: the model's call.
 
     Raises:
         TypeError: the data set is not map-style, or its examples are no pairs or dicts.
@@ -58,7 +65,7 @@ def evaluate(model: nn.Module, dataset: Dataset[Any], *, bf16: bool | None = Non
             examples = data.__getitems__(range(begin, min(begin + rows, n)))
             batch = to(data.collate(examples), device)
             fields = split(batch, "evaluate")
-            logits = logits_of(scorer, fields.inputs).float()
+            logits = output_of("evaluate", scorer, batch, fields, forward, None).float()
             loss += float(F.cross_entropy(logits, fields.labels.long(), reduction="sum"))
             found.append(logits.argmax(1))
             wanted.append(fields.labels)
@@ -75,7 +82,7 @@ def eval_data(dataset: Dataset[Any], device: torch.device | None = None) -> Inde
     """Wrap an evaluation set; tensors that are read as they are move to the device once."""
     data = dataset if isinstance(dataset, IndexedDataset) else IndexedDataset(dataset)
     inner = data.dataset
-    plain = type(inner) is TensorDataset and data.collate is IndexedDataset.collate
+    plain = type(inner) is TensorDataset and data.collate_fn is None
     if device is None or not plain or len(inner.tensors) != 2:
         return data
     return IndexedDataset(TensorDataset(*(tensor.to(device) for tensor in inner.tensors)))

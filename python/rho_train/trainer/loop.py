@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from rho_train.async_selector import AsyncSelector
@@ -21,7 +21,7 @@ from rho_train.optim import adamw, lr_schedule, subnormals_flushed
 from rho_train.progress import OnStep, Stopped, no_op
 from rho_train.run_folder import RunFolder
 from rho_train.sampler import LargeBatchSampler, loader
-from rho_train.scoring import device_of
+from rho_train.scoring import ForwardFunction, device_of, output_of
 from rho_train.trainer.checks import check_run
 from rho_train.trainer.config import RunData
 from rho_train.trainer.evaluation import eval_data
@@ -51,6 +51,8 @@ class Trainer(RunData):
         name: of the method, in every record.
         seed: of the order of the batches.
         selector: selects from large batches; None: plain training.
+        forward: called as `forward(model, batch)`, returns logits (n, C), in training and
+            evaluation; the Selector must have the same one. None: the model's call.
         flags: known properties of all examples by id, such as `noisy`; records count them.
         il_seconds: time that the irreducible losses took, for the records only.
         costs: counted cost of an example, see `rho_train.cost`, for the records only.
@@ -183,6 +185,7 @@ class Trainer(RunData):
             self.schedule,
             where="Trainer",
             weights=weights,
+            forward=self.forward,
             bf16=self.config.bf16,
         )
         self.step += 1
@@ -217,9 +220,9 @@ class Trainer(RunData):
         """Recompute the running statistics of BatchNorm over large batches."""
         config = self.config
         some = islice(self._loader(config.large_batch), config.bn_recalibration_batches)
-        inputs = (split(to(batch, self.device), "Trainer").inputs for batch in some)
+        batches = ([to(batch, self.device)] for batch in some)  # of a list it takes the first
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
-            update_bn(inputs, self.model)
+            update_bn(batches, _OfBatches(self.model, self.forward))
         self.times.add("training")
 
     def save(self) -> None:
@@ -242,3 +245,14 @@ class Trainer(RunData):
             "async_selector": self._async,
         }
         return {name: part for name, part in parts.items() if part is not None}
+
+
+class _OfBatches(nn.Module):
+    """A model that is called on whole batches, for `update_bn`."""
+
+    def __init__(self, model: nn.Module, own: ForwardFunction | None) -> None:
+        super().__init__()
+        self.model, self.own = model, own
+
+    def forward(self, batch: Any) -> Tensor:
+        return output_of("Trainer", self.model, batch, split(batch, "Trainer"), self.own, None)

@@ -92,7 +92,8 @@ class MetricsLogger:
     def evaluate(self, step: int, trained: int = 0) -> None:
         """Write accuracy and loss on the evaluation set, and what the steps have cost."""
         self.times.add("other")
-        found = evaluate(self.run.runner, self.run.eval_set, bf16=self.run.config.bf16)
+        run = self.run
+        found = evaluate(run.runner, run.eval_set, bf16=run.config.bf16, forward=run.forward)
         self.times.add("evaluation")
         _finite("evaluation", found.loss, step)
         record = found._asdict()
