@@ -45,8 +45,26 @@ def _check_device(op: str, name: str, tensor: Tensor, logits: Tensor) -> None:
     )
 
 
-def _check_length(op: str, name: str, tensor: Tensor, n: int) -> None:
-    message = f"{op}: {name} must have shape ({n},), got {tuple(tensor.shape)}"
+def rows_of(logits: Tensor) -> int:
+    """Return the number of rows of logits (n, C) or (B, T, C)."""
+    return logits.shape[0] * logits.shape[1] if logits.dim() == 3 else logits.shape[0]
+
+
+def flat(logits: Any, labels: Any, ids: Any, il: Any, bias: Any) -> tuple[Any, ...]:
+    """Return labels, ids, il and bias; those of one value a row (B, T) as (B * T,)."""
+
+    def flat_rows(value: Any) -> Any:
+        fits = isinstance(value, Tensor) and value.shape == logits.shape[:2]
+        return value.flatten() if fits else value
+
+    table = il if ids is not None else flat_rows(il)
+    return flat_rows(labels), flat_rows(ids), table, flat_rows(bias)
+
+
+def _check_length(op: str, name: str, tensor: Tensor, logits: Tensor) -> None:
+    n = rows_of(logits)
+    sequences = f"{tuple(logits.shape[:2])} or " if logits.dim() == 3 else ""
+    message = f"{op}: {name} must have shape {sequences}({n},), got {tuple(tensor.shape)}"
     _check(tensor.dim() == 1, message)
     _check(tensor.shape[0] == n, message)
 
@@ -78,9 +96,9 @@ def _check_gpu(op: str, logits: Tensor) -> None:
         "CPU computes; convert them with logits.float()",
     )
     _check(
-        logits.shape[1] <= _MAX_GPU_CLASSES,
+        logits.shape[-1] <= _MAX_GPU_CLASSES,
         f"{op}: logits on a GPU must have at most {_MAX_GPU_CLASSES} classes, got "
-        f"{logits.shape[1]}",
+        f"{logits.shape[-1]}",
     )
 
 
@@ -97,7 +115,7 @@ def _check_il(op: str, il: Tensor | None, ids: Tensor | None, logits: Tensor, me
     if ids is not None:
         _check(il.dim() == 1, f"{op}: il must have shape (N,), got {tuple(il.shape)}")
     else:
-        _check_length(op, "il", il, logits.shape[0])
+        _check_length(op, "il", il, logits)
     _check_table_dtype(op, il)
 
 
@@ -130,30 +148,33 @@ def check_arguments(
         kind = type(label_smoothing).__name__
         raise TypeError(f"{op}: label_smoothing must be a number, got {kind}")
     _check(0 <= method < len(_NAMES), f"{op}: method must be in [0, {len(_NAMES)}), got {method}")
-    _check(logits.dim() == 2, f"{op}: logits must have shape (n, C), got {tuple(logits.shape)}")
+    _check(
+        logits.dim() in (2, 3),
+        f"{op}: logits must have shape (n, C) or (B, T, C), got {tuple(logits.shape)}",
+    )
     _check(
         logits.dtype in _LOGITS,
         f"{op}: logits must be float32, float16, bfloat16 or float64, got {_dtype(logits)}",
     )
     _check(
-        logits.shape[1] != 0,
+        logits.shape[-1] != 0,
         f"{op}: logits must have at least one class, got {tuple(logits.shape)}",
     )
     if not any_device and on_gpu(logits):
         _check_gpu(op, logits)
-    n = logits.shape[0]
+    n = rows_of(logits)
     _check(n < _MAX_ROWS, f"{op}: logits must have fewer than {_MAX_ROWS} rows, got {n}")
     _check_device(op, "labels", labels, logits)
-    _check_length(op, "labels", labels, n)
+    _check_length(op, "labels", labels, logits)
     _check_index(op, "labels", labels)
     if ids is not None:
         _check_device(op, "ids", ids, logits)
-        _check_length(op, "ids", ids, n)
+        _check_length(op, "ids", ids, logits)
         _check_index(op, "ids", ids)
     _check_il(op, il, ids, logits, method)
     if bias is not None:
         _check_device(op, "bias", bias, logits)
-        _check_length(op, "bias", bias, n)
+        _check_length(op, "bias", bias, logits)
         _check(bias.dtype == torch.float32, f"{op}: bias must be float32, got {_dtype(bias)}")
     _check(
         0.0 <= label_smoothing <= 1.0,
@@ -181,7 +202,7 @@ def _select_fake(
     label_smoothing: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     check_arguments("select", logits, labels, ids, il, method, bias, label_smoothing)
-    n = logits.shape[0]
+    n = rows_of(logits)
     check_k("select", k, n)
     return (
         logits.new_empty((k,), dtype=torch.float32),
@@ -217,5 +238,5 @@ def _score_fake(
     label_smoothing: float,
 ) -> tuple[Tensor, Tensor]:
     check_arguments("score", logits, labels, ids, il, method, bias, label_smoothing)
-    n = logits.shape[0]
+    n = rows_of(logits)
     return logits.new_empty((n,), dtype=torch.float32), logits.new_empty((n,), dtype=torch.float32)

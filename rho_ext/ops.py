@@ -160,7 +160,7 @@ def _clearer_error(
     try:
         _meta.check_arguments(op, *arguments, ignore_index=ignore_index)
         if k is not None:
-            _meta.check_k(op, k, arguments[0].shape[0])
+            _meta.check_k(op, k, _meta.rows_of(arguments[0]))
     except (TypeError, ValueError) as clearer:
         return clearer
     logits = arguments[0]
@@ -190,9 +190,12 @@ def select(
     `torch.inference_mode`, then train on the selected rows.
 
     Args:
-        logits: (n, C) float32, float16, bfloat16 or float64, unnormalised. Rows may have any
-            stride; a last dimension with a stride other than 1 costs one copy.
-        labels: (n,) int64 or int32, in [0, C) or `ignore_index`.
+        logits: (n, C) float32, float16, bfloat16 or float64, unnormalised; or (B, T, C), tokens of
+            sequences, of which n = B * T are scored: token t of sequence b is row b * T + t. The
+            first dimensions may have any stride, so that `logits[:, :-1]` is not copied; a last
+            one with a stride other than 1 costs one copy.
+        labels: (n,) int64 or int32, in [0, C) or `ignore_index`. With logits (B, T, C) they, and
+            all else that is (n,), may be (B, T).
         ids: (n,) int64 or int32, the rows of the table; None: `il` has one value a row.
         k: number of rows, 0 <= k <= n.
         il: (N,) float32, float16 or bfloat16, NaN where unknown; None: the table of `use_il`.
@@ -240,6 +243,8 @@ def select(
     if _transforms_active() or forward_ad._current_level >= 0:
         refuse_derivatives("select", logits=logits, il=il, bias=bias)
     try:
+        if getattr(logits, "ndim", 2) == 3:
+            labels, ids, il, bias = _meta.flat(logits, labels, ids, il, bias)
         if workspace is None or not getattr(logits, "is_cuda", False):
             # Calling `_op` skips a layer of Python, 0.3 microseconds. torch.compile traces the op.
             call = _select if is_dynamo_compiling() else _select._op
@@ -286,6 +291,8 @@ def score(
     if _transforms_active() or forward_ad._current_level >= 0:
         refuse_derivatives("score", logits=logits, il=il, bias=bias)
     try:
+        if getattr(logits, "ndim", 2) == 3:
+            labels, ids, il, bias = _meta.flat(logits, labels, ids, il, bias)
         call = _score if is_dynamo_compiling() else _score._op
         results = call(logits, labels, ids, il, number, bias, ignore_index, label_smoothing)
     except (RuntimeError, ValueError) as error:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rho_ext._library import NEEDS_IL
-from rho_ext._meta import check_arguments, check_k
+from rho_ext._meta import check_arguments, check_k, flat
 from rho_ext.ops import Scores, Selection, active_il, integer_k, method_number
 
 
@@ -40,13 +40,15 @@ def score(
     number = method_number(op, method)
     if il is None:
         il = active_il(op, method, ids)
+    if getattr(logits, "ndim", 2) == 3:
+        labels, ids, il, bias = flat(logits, labels, ids, il, bias)
     check_arguments(
         *(op, logits, labels, ids, il, number, bias, label_smoothing),
         ignore_index=ignore_index,
         any_device=True,
     )
     real = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    logits, labels = logits.to(real), labels.long()
+    logits, labels = logits.flatten(0, -2).to(real), labels.long()
     classes = logits.shape[1]
     ignored = labels == ignore_index
     bad = ~ignored & ((labels < 0) | (labels >= classes))

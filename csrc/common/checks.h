@@ -6,6 +6,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "common/logits_rows.h"
 #include "common/score.h"
 #include "common/tensor.h"
 
@@ -41,9 +42,17 @@ inline void check_device(const char* op, const char* name, const Tensor& tensor,
   }
 }
 
-inline void check_length(const char* op, const char* name, const Tensor& tensor, int64_t n) {
+// Of logits (B, T, C), `flat` of rho_ext/_meta.py gives the op what is (B, T) as (B * T,).
+inline void check_length(const char* op, const char* name, const Tensor& tensor,
+                         const Tensor& logits) {
+  const int64_t n = rows_of(logits);
   if (tensor.dim() != 1 || tensor.size(0) != n) {
-    value_error(op, ": ", name, " must have shape (", n, ",), got ", shape_text(tensor));
+    std::ostringstream sequences;
+    if (logits.dim() == 3) {
+      sequences << "(" << logits.size(0) << ", " << logits.size(1) << ") or ";
+    }
+    value_error(op, ": ", name, " must have shape ", sequences.str(), "(", n, ",), got ",
+                shape_text(tensor));
   }
 }
 
@@ -67,7 +76,7 @@ inline void check_il(const char* op, const ScoreArguments& in) {
       value_error(op, ": il must have shape (N,), got ", shape_text(*in.il));
     }
   } else {
-    check_length(op, "il", *in.il, in.logits.size(0));
+    check_length(op, "il", *in.il, in.logits);
   }
   ScalarType dtype = dtype_of(*in.il);
   if (dtype != ScalarType::Float && dtype != ScalarType::Half && dtype != ScalarType::BFloat16) {
@@ -86,15 +95,15 @@ inline void check_gpu(const char* op, const ScoreArguments& in) {
         ": logits on a GPU must be float32, float16 or bfloat16, got float64, which only the "
         "CPU computes; convert them with logits.float()");
   }
-  if (in.logits.size(1) > kMaxGpuClasses) {
+  if (classes_of(in.logits) > kMaxGpuClasses) {
     value_error(op, ": logits on a GPU must have at most ", kMaxGpuClasses, " classes, got ",
-                in.logits.size(1));
+                classes_of(in.logits));
   }
 }
 
 inline void check_arguments(const char* op, const ScoreArguments& in, Backend backend = kOnCpu) {
-  if (in.logits.dim() != 2) {
-    value_error(op, ": logits must have shape (n, C), got ", shape_text(in.logits));
+  if (in.logits.dim() != 2 && in.logits.dim() != 3) {
+    value_error(op, ": logits must have shape (n, C) or (B, T, C), got ", shape_text(in.logits));
   }
   ScalarType dtype = dtype_of(in.logits);
   if (dtype != ScalarType::Float && dtype != ScalarType::Half && dtype != ScalarType::BFloat16 &&
@@ -102,28 +111,28 @@ inline void check_arguments(const char* op, const ScoreArguments& in, Backend ba
     value_error(op, ": logits must be float32, float16, bfloat16 or float64, got ",
                 dtype_name(in.logits));
   }
-  if (in.logits.size(1) == 0) {
+  if (classes_of(in.logits) == 0) {
     value_error(op, ": logits must have at least one class, got ", shape_text(in.logits));
   }
   if (backend == kOnGpu) {
     check_gpu(op, in);
   }
-  int64_t n = in.logits.size(0);
+  int64_t n = rows_of(in.logits);
   if (n >= kMaxRows) {
     value_error(op, ": logits must have fewer than ", kMaxRows, " rows, got ", n);
   }
   check_device(op, "labels", in.labels, in.logits);
-  check_length(op, "labels", in.labels, n);
+  check_length(op, "labels", in.labels, in.logits);
   check_index(op, "labels", in.labels);
   if (in.ids) {
     check_device(op, "ids", *in.ids, in.logits);
-    check_length(op, "ids", *in.ids, n);
+    check_length(op, "ids", *in.ids, in.logits);
     check_index(op, "ids", *in.ids);
   }
   check_il(op, in);
   if (in.bias) {
     check_device(op, "bias", *in.bias, in.logits);
-    check_length(op, "bias", *in.bias, n);
+    check_length(op, "bias", *in.bias, in.logits);
     if (dtype_of(*in.bias) != ScalarType::Float) {
       value_error(op, ": bias must be float32, got ", dtype_name(*in.bias));
     }

@@ -23,13 +23,13 @@ inline constexpr int64_t kRowsAhead = 4 * kRowsPerCall;
 // Reads and checks the labels, ids and irreducible losses of at most kRowsPerCall rows at a time.
 class Lookup {
  public:
-  Lookup(const ScoreArguments& in, const Tensor& logits)
+  Lookup(const ScoreArguments& in, const LogitsRows& logits)
       : labels_(in.labels),
         ids_(view_of<IndexView>(in.ids)),
         il_(uses_il(in.method) ? view_of<FloatView>(in.il) : std::nullopt),
         ignore_index_(in.ignore_index),
-        classes_(logits.size(1)),
-        rows_(logits.size(0)),
+        classes_(logits.classes),
+        rows_(logits.count),
         il_size_(il_ ? in.il->size(0) : 0) {}
 
   // Prefetch the labels and ids of at most `rows` rows.

@@ -52,17 +52,13 @@ inline void atomic_min(std::atomic<int64_t>& first, int64_t row) {
 // label or id that is out of range.
 template <class Real, class Emit>
 void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
-  // The kernels need neighbouring logits in a row. Rows may have any stride.
-  const Tensor logits = in.logits.size(1) == 1 || in.logits.stride(1) == 1
-                            ? in.logits
-                            : torch::stable::contiguous(in.logits);
-  const int64_t n = logits.size(0);
-  const int64_t classes = logits.size(1);
-  // The stride of a size-1 dimension is arbitrary, and using it could overflow.
-  const int64_t stride = n > 1 ? logits.stride(0) : 0;
-  const int64_t row_bytes = stride * static_cast<int64_t>(logits.element_size());
+  const Tensor logits = with_dense_rows(in.logits);
+  const LogitsRows all(logits);
+  const int64_t n = all.count;
+  const int64_t classes = all.classes;
+  const auto element_bytes = static_cast<int64_t>(logits.element_size());
   const char* data = static_cast<const char*>(logits.const_data_ptr());
-  const Lookup lookup(in, logits);
+  const Lookup lookup(in, all);
   const std::optional<FloatView> bias = view_of<FloatView>(in.bias);
   const RowKernel kernel = row_kernel(dtype_of(logits), in.method);
   std::atomic<int64_t> first_bad{n};
@@ -98,19 +94,29 @@ void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
     int64_t soon[kRowsPerCall] = {};
     BlockStats stats;
     lookup.prefetch(begin, kRowsAhead);
-    for (int64_t base = begin; base < end; base += kRowsPerCall) {
-      const int64_t rows = std::min(kRowsPerCall, end - base);
+    int64_t sequence = begin / all.length;
+    int64_t first = begin % all.length;
+    int64_t rows = 0;
+    for (int64_t base = begin; base < end; base += rows) {
+      // A block has rows of one sequence.
+      rows = std::min({kRowsPerCall, end - base, all.length - first});
+      const int64_t before = sequence * all.sequence_stride + first * all.stride;
       lookup.prefetch(base + kRowsAhead, kRowsPerCall);
       const int64_t bad = lookup.read(base, base + rows, label, il);
       if (bad < base + rows) {
         atomic_min(first_bad, bad);
         return;
       }
-      kernel(
-          {data + base * row_bytes, stride, classes, base * stride, label, rows, in.label_smoothing,
-           lookup.il_prefetch(base + rows, std::min(base + rows + kRowsPerCall, end), soon)},
-          stats);
+      kernel({data + before * element_bytes, all.stride, classes, before, label, rows,
+              in.label_smoothing,
+              lookup.il_prefetch(base + rows, std::min(base + rows + kRowsPerCall, end), soon)},
+             stats);
       score_block(base, rows, label, il, stats);
+      first += rows;
+      if (first == all.length) {
+        ++sequence;
+        first = 0;
+      }
     }
   };
   const int64_t grain = std::max<int64_t>(1, kTaskCost / (classes + kRowCost));

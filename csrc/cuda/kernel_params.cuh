@@ -46,7 +46,15 @@ __device__ __forceinline__ float read(const FloatArray& array, int64_t i) {
 
 template <class T>
 __device__ __forceinline__ const T* row_start(const KernelParams& params, int64_t row) {
-  return static_cast<const T*>(params.batch.logits) + row * params.batch.stride;
+  const Batch& batch = params.batch;
+  const T* logits = static_cast<const T*>(batch.logits);
+  // The same branch for all threads: only several sequences cost a division. It has 32 bits, as row
+  // numbers do.
+  if (batch.length == batch.rows) {
+    return logits + row * batch.stride;
+  }
+  const auto sequence = static_cast<uint32_t>(row) / static_cast<uint32_t>(batch.length);
+  return logits + sequence * batch.sequence_stride + (row - sequence * batch.length) * batch.stride;
 }
 
 }  // namespace rho_ext

@@ -30,7 +30,9 @@ struct Batch {
   FloatType type;
   int64_t rows;
   int64_t classes;
-  int64_t stride;  // from row to row, in elements
+  int64_t length;           // rows of a sequence, as in LogitsRows; `rows` if there is one
+  int64_t stride;           // from row to row, in elements
+  int64_t sequence_stride;  // from sequence to sequence
   IndexArray labels;
   IndexArray ids;   // missing if `il` has one value a row
   FloatArray il;    // missing if the method needs none

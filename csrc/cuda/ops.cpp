@@ -46,9 +46,12 @@ Batch batch_of(const ScoreArguments& in, const Tensor& logits) {
   Batch batch{};
   batch.logits = logits.const_data_ptr();
   batch.type = float_type(logits);
-  batch.rows = logits.size(0);
-  batch.classes = logits.size(1);
-  batch.stride = logits.stride(0);
+  const LogitsRows all(logits);
+  batch.rows = all.count;
+  batch.classes = all.classes;
+  batch.length = all.length;
+  batch.stride = all.stride;
+  batch.sequence_stride = all.sequence_stride;
   batch.labels = index_array(in.labels);
   if (uses_il(in.method)) {
     batch.il = float_array(*in.il);
@@ -119,19 +122,17 @@ void check_workspace(const char* op, const Tensor& workspace, const Tensor& logi
 // Fill the outputs. `outputs.k` is negative for `score`.
 void run(const char* op, const ScoreArguments& in, Outputs outputs, const DeviceAndStream& target,
          const Tensor* workspace) {
-  if (in.logits.size(0) == 0) {
+  if (rows_of(in.logits) == 0) {
     if (outputs.invalid != nullptr) {
       check(set_zero(outputs.invalid, sizeof(int32_t), target.stream()), op, in.logits);
     }
     return;
   }
-  const Tensor logits = in.logits.size(1) == 1 || in.logits.stride(1) == 1
-                            ? in.logits
-                            : torch::stable::contiguous(in.logits);
+  const Tensor logits = with_dense_rows(in.logits);
   DeviceLimits limits;
   check(device_limits(limits), op, logits);
-  const Sizes sizes{logits.size(0), logits.size(1), static_cast<int64_t>(logits.element_size()),
-                    outputs.k};
+  const Sizes sizes{rows_of(logits), classes_of(logits),
+                    static_cast<int64_t>(logits.element_size()), outputs.k};
   const Plan plan = choose_plan(sizes, limits);
   std::optional<Tensor> own;
   void* state = plan.needs_state() ? state_for(op, logits, target, workspace, own) : nullptr;
@@ -145,14 +146,14 @@ void run(const char* op, const ScoreArguments& in, Outputs outputs, const Device
 std::tuple<Tensor, Tensor, Tensor, Tensor> select(const ScoreArguments& in, int64_t k,
                                                   const Tensor* workspace) {
   check_arguments("select", in, kOnGpu);
-  check_k("select", k, in.logits.size(0));
+  check_k("select", k, rows_of(in.logits));
   if (workspace != nullptr) {
     check_workspace("select", *workspace, in.logits);
   }
   const DeviceAndStream target(in.logits);
   Tensor values = new_empty(in.logits, {k}, ScalarType::Float);
   Tensor indices = new_empty(in.logits, {k}, ScalarType::Long);
-  Tensor losses = new_empty(in.logits, {in.logits.size(0)}, ScalarType::Float);
+  Tensor losses = new_empty(in.logits, {rows_of(in.logits)}, ScalarType::Float);
   Tensor invalid = new_empty(in.logits, {}, ScalarType::Int);
   Outputs outputs{};
   outputs.losses = losses.mutable_data_ptr<float>();
@@ -193,8 +194,8 @@ std::tuple<Tensor, Tensor> score_cuda(const Tensor& logits, const Tensor& labels
       logits, labels, ids, il, check_method("score", method), bias, ignore_index, label_smoothing};
   check_arguments("score", in, kOnGpu);
   const DeviceAndStream target(logits);
-  Tensor scores = new_empty(logits, {logits.size(0)}, ScalarType::Float);
-  Tensor losses = new_empty(logits, {logits.size(0)}, ScalarType::Float);
+  Tensor scores = new_empty(logits, {rows_of(logits)}, ScalarType::Float);
+  Tensor losses = new_empty(logits, {rows_of(logits)}, ScalarType::Float);
   Outputs outputs{};
   outputs.losses = losses.mutable_data_ptr<float>();
   outputs.scores = scores.mutable_data_ptr<float>();

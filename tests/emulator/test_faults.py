@@ -110,6 +110,10 @@ FAULTS = {
     "an id equal to the size of the table": Fault(
         "cuda/rows.cuh", "id < batch.il_size", "id <= batch.il_size", "small_blocks", "wrong loss"
     ),
+    "sequences are taken for one": Fault(
+        "cuda/kernel_params.cuh", "if (batch.length == batch.rows)", "if (batch.length > 0)",
+        "small_blocks", "wrong loss",
+    ),
     "a load of 16 bytes that is not aligned": Fault(
         "cuda/rows.cuh", "if (alignment == kPackBytes)", "if (alignment >= 2)",
         "small_blocks", "misaligned",

@@ -70,6 +70,7 @@ def zeros(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu") 
     return torch.zeros(shape, dtype=dtype, device=device)
 
 
+LOGITS_SHAPES = "logits must have shape (n, C) or (B, T, C), got "
 LOGITS_TYPES = "logits must be float32, float16, bfloat16 or float64, got "
 IL_TYPES = "il must be float32, float16 or bfloat16, got "
 SHARE = "; for a share of the batch use rho_train.Selector(ratio=...)"
@@ -78,9 +79,29 @@ Change = dict[str, Any]
 
 # Rules about tensors: checked in C++ and, in the same words, in the fake kernels.
 TENSOR_RULES: dict[str, tuple[Change, str]] = {
-    "logits 1-D": ({"logits": zeros(N)}, "logits must have shape (n, C), got (320,)"),
-    "logits 3-D": ({"logits": zeros(N, 2, 5)}, "logits must have shape (n, C), got (320, 2, 5)"),
-    "logits 0-D": ({"logits": zeros()}, "logits must have shape (n, C), got ()"),
+    "logits 1-D": ({"logits": zeros(N)}, LOGITS_SHAPES + "(320,)"),
+    "logits 4-D": ({"logits": zeros(N, 1, 2, 5)}, LOGITS_SHAPES + "(320, 1, 2, 5)"),
+    "logits 0-D": ({"logits": zeros()}, LOGITS_SHAPES + "()"),
+    "logits of other sequences": (
+        {"logits": zeros(N, 2, 5)},
+        "labels must have shape (320, 2) or (640,), got (320,)",
+    ),
+    "labels of other sequences": (
+        {"logits": zeros(N // 2, 2, C), "labels": zeros(2, N // 2, dtype=int64)},
+        "labels must have shape (160, 2) or (320,), got (2, 160)",
+    ),
+    "il of other sequences": (
+        {"logits": zeros(N // 2, 2, C), "ids": None, "il": zeros(N // 2, 3)},
+        "il must have shape (160, 2) or (320,), got (160, 3)",
+    ),
+    "a table of sequences": (
+        {"logits": zeros(N // 2, 2, C), "il": zeros(N // 2, 2)},
+        "il must have shape (N,), got (160, 2)",
+    ),
+    "no class of sequences": (
+        {"logits": zeros(N // 2, 2, 0)},
+        "logits must have at least one class, got (160, 2, 0)",
+    ),
     "logits int64": ({"logits": zeros(N, C, dtype=int64)}, LOGITS_TYPES + "int64"),
     "logits bool": ({"logits": zeros(N, C, dtype=torch.bool)}, LOGITS_TYPES + "bool"),
     "logits complex": ({"logits": zeros(N, C, dtype=torch.complex64)}, LOGITS_TYPES + "complex64"),

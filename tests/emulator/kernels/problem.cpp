@@ -52,7 +52,7 @@ Problem::Problem(const Shape& s)
       truth(static_cast<size_t>(s.rows)),
       stride_(s.classes + s.padding),
       // The last row ends with its last logit, not with its padding.
-      logits_(static_cast<size_t>(s.offset + (s.rows - 1) * stride_ + s.classes) * size_of(s.type)),
+      logits_(static_cast<size_t>(start_of(s.rows - 1) + s.classes) * size_of(s.type)),
       labels_(static_cast<size_t>(s.rows)),
       ids_(static_cast<size_t>(s.rows)),
       il_(static_cast<size_t>(s.ids ? kPoints : s.rows)),
@@ -66,6 +66,11 @@ Problem::Problem(const Shape& s)
   for (int64_t row = 0; row < s.rows; ++row) {
     fill_row(row);
   }
+}
+
+int64_t Problem::start_of(int64_t row) const {
+  const int64_t skipped = shape.length > 0 ? row / shape.length : 0;
+  return shape.offset + (row + skipped) * stride_;
 }
 
 void Problem::fill_row(int64_t row) {
@@ -90,7 +95,7 @@ void Problem::fill_row(int64_t row) {
     ids_.data[row] = row % 2 == 0 ? kPoints : -1;
   }
   const size_t size = size_of(shape.type);
-  unsigned char* to = logits_.begin() + (shape.offset + row * stride_) * size;
+  unsigned char* to = logits_.begin() + start_of(row) * size;
   for (int64_t i = 0; i < classes; ++i) {
     store(logits[i], shape.type, to + i * size);
   }
@@ -141,7 +146,9 @@ rho_ext::Batch Problem::batch() const {
   batch.type = shape.type;
   batch.rows = shape.rows;
   batch.classes = shape.classes;
+  batch.length = shape.length > 0 ? shape.length : shape.rows;
   batch.stride = stride_;
+  batch.sequence_stride = (shape.length + 1) * stride_;
   batch.labels = {labels_.begin(), 1, true};
   batch.method = shape.method;
   batch.ignore_index = kIgnored;

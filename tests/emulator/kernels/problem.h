@@ -18,6 +18,7 @@ struct Shape {
   double smoothing = 0.0;
   int64_t offset = 0;   // start of the first logit, in elements
   int64_t padding = 0;  // elements between rows
+  int64_t length = 0;   // rows of a sequence, after which the logits have one more; 0: one sequence
   bool bias = false;
   bool ids = true;
   int64_t kinds = INT64_MAX;  // different rows; fewer make ties
@@ -48,6 +49,7 @@ class Problem {
   std::vector<Truth> truth;
 
  private:
+  int64_t start_of(int64_t row) const;
   void fill_row(int64_t row);
   Truth truth_of(const std::vector<double>& logits, int64_t row) const;
 
