@@ -23,6 +23,7 @@ from rho_train.il import (
     pretrained_il,
     score_examples,
 )
+from rho_train.linear import LinearScores, linear_cross_entropy, linear_score
 from rho_train.loader_check import check_loader
 from rho_train.methods.registry import register
 from rho_train.online import OnlineModel
@@ -45,6 +46,7 @@ __all__ = [
     "IndexedDataset",
     "JobsFailed",
     "LargeBatchSampler",
+    "LinearScores",
     "OnlineModel",
     "Scoring",
     "Selector",
@@ -59,6 +61,8 @@ __all__ = [
     "fingerprint",
     "holdout_il",
     "input_checksums",
+    "linear_cross_entropy",
+    "linear_score",
     "loader",
     "paper_mode",
     "plan",

@@ -1,0 +1,146 @@
+"""Blocks of logits of a linear head: the losses of rows, the best rows, and their gradients."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+import rho_ext
+from rho_train.tokens import top_share
+
+# Logits in memory at a time. Every block reads and writes the gradient of the weight once, which
+# costs little beside the product from some 200 rows on.
+_CPU_BLOCK, _GPU_BLOCK = 2**25, 2**28
+
+
+class Head:
+    """The logits of rows of `hidden`, in one buffer, and sums of the gradients of their losses.
+
+    `sums` are those of hidden, weight and bias, in float32; `wanted` says which are added to.
+    """
+
+    def __init__(
+        self,
+        inputs: tuple[Tensor, Tensor, Tensor | None],
+        labels: Tensor,
+        softcap: float | None,
+        chunk: int | None,
+        wanted: list[bool],
+    ) -> None:
+        hidden, weight, bias = inputs
+        on_cpu = hidden.device.type == "cpu"
+        # Many CPUs multiply halves up to a hundred times slower than float32.
+        self.dtype = torch.float32 if on_cpu else hidden.dtype
+        self.hidden, self.weight = hidden, weight.to(self.dtype)
+        self.bias = None if bias is None else bias.to(self.dtype)
+        self.labels, self.softcap, self.wanted = labels, softcap, wanted
+        room = (_CPU_BLOCK if on_cpu else _GPU_BLOCK) // len(weight)
+        rows = min(chunk or max(room, 16), max(len(hidden), 1))
+        self.buffer = hidden.new_empty(rows, len(weight), dtype=self.dtype)
+        self.sums = [
+            tensor.new_zeros(tensor.shape if needed else 0, dtype=torch.float32)
+            for tensor, needed in zip((hidden, weight, weight[:, 0]), wanted, strict=True)
+        ]
+
+    def logits(self, rows: Tensor, kept: int = 0) -> Tensor:
+        """Return the logits of rows, in the buffer after `kept` others."""
+        hidden = self.hidden[rows].to(self.dtype)
+        out = self.buffer[kept : kept + len(rows)]
+        if self.bias is None:
+            torch.mm(hidden, self.weight.T, out=out)
+        else:
+            torch.addmm(self.bias, hidden, self.weight.T, out=out)
+        if self.softcap is not None:
+            out.div_(self.softcap).tanh_().mul_(self.softcap)
+        return out
+
+    def add(self, rows: Tensor, factor: Tensor | None = None) -> None:
+        """Add the gradients of rows, times `factor`; the buffer begins with their logits."""
+        logits = self.buffer[: len(rows)]
+        slope = None if self.softcap is None else 1 - (logits / self.softcap).square()
+        in_place = logits if self.dtype == torch.float32 else None
+        error = torch.softmax(logits, 1, dtype=torch.float32, out=in_place)
+        error[torch.arange(len(rows), device=rows.device), self.labels[rows]] -= 1
+        if factor is not None:
+            error.mul_(factor[:, None])
+        if slope is not None:
+            error.mul_(slope)
+        if self.wanted[2]:
+            self.sums[2] += error.sum(0)
+        error = error.to(self.dtype)
+        if self.wanted[0]:
+            self.sums[0].index_add_(0, rows, (error @ self.weight).float())
+        if self.wanted[1]:
+            hidden = self.hidden[rows].to(self.dtype)
+            if self.dtype == torch.float32:
+                self.sums[1].addmm_(error.T, hidden)
+            else:
+                self.sums[1] += error.T @ hidden
+
+
+def _likely(scores: Tensor, new: int, ratio: float, n: int) -> Tensor:
+    """Return which of the last `new` of the scores so far are likely in the top share of all n.
+
+    Scores come in random order. Taking back a row that was added for nothing costs five products,
+    adding one later costs one more than now: hence the margin of a standard deviation.
+    """
+    seen = len(scores)
+    margin = math.sqrt(ratio * (1 - ratio) * seen * (1 - seen / n))
+    k = min(max(math.floor(ratio * seen + 0.5 - margin), 1), seen)
+    return (scores[seen - new :] >= scores.topk(k).values[-1]).nonzero()[:, 0]
+
+
+def select_rows(
+    head: Head, labels: Tensor, il: Tensor | None, ratio: float, ignore_index: int, may_wait: bool
+) -> tuple[Tensor, Tensor]:
+    """Return losses and the mask of the best share of them, and add its gradients to `head`.
+
+    While the logits of a row are there its gradient costs two products, later a third one. So rows
+    that will likely be selected are added as they are scored, and the few wrong guesses corrected
+    in the end. If the host may not wait for the scores, only a ratio of 1 is added at once.
+    """
+    n, wanted = len(labels), any(head.wanted)
+    scores = torch.full((n,), -torch.inf, dtype=torch.float32, device=labels.device)
+    losses, added = torch.zeros_like(scores), torch.zeros_like(scores, dtype=torch.bool)
+    order = torch.arange(n, device=labels.device)
+    if may_wait:
+        order = (labels != ignore_index).nonzero()[:, 0]
+        if ratio < 1:
+            seed = torch.Generator(device="cpu").manual_seed(0)
+            order = order[torch.randperm(len(order), generator=seed, device="cpu")]
+    kept, at, size = order[:0], 0, len(head.buffer)
+    while at < len(order):
+        rows = order[at : at + size - len(kept)]
+        logits = head.logits(rows, len(kept))
+        found = rho_ext.score(
+            logits, labels[rows], None, method="loss", ignore_index=ignore_index
+        ).scores
+        losses[rows] = found.masked_fill(found == -torch.inf, 0.0)
+        scores[rows] = found if il is None else found - il[rows]
+        at += len(rows)
+        if wanted and ratio == 1:
+            added[rows] = True
+            head.add(rows, None if may_wait else (scores[rows] != -torch.inf).float())
+        elif wanted and may_wait:
+            likely = _likely(scores[order[:at]], len(rows), ratio, len(order))
+            for to, place in enumerate(likely.tolist()):
+                logits[to].copy_(logits[place])
+            kept = torch.cat((kept, rows[likely]))
+            if 2 * len(kept) > size or at == len(order):
+                added[kept] = True
+                head.add(kept)
+                kept = kept[:0]
+    mask, places = top_share(scores[None], ratio)
+    mask = mask[0]
+    if may_wait:
+        places = (mask != added).nonzero()[:, 0]
+    if wanted and (may_wait or ratio < 1):
+        # Places past the selected ones repeat one with weight 0. Another row could hold NaN.
+        rows = torch.where(places < 0, places[:1], places).clamp(min=0)
+        factor = torch.where(mask[rows], 1.0, -1.0).masked_fill(places < 0, 0.0)
+        for part, by in zip(torch.split(rows, size), torch.split(factor, size), strict=True):
+            head.logits(part)
+            head.add(part, by)
+    return losses, mask
