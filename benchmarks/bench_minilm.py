@@ -29,7 +29,7 @@ from rho_train.cost import forward_cost, steps_within
 
 METHODS = ("uniform", "smoothing", "rho", "fewer_steps")
 BATCH, LARGE_BATCH, TOKENS = 16, 48, 24
-RATES, WIDEST = (1e-4, 2e-4, 4e-4), 5
+RATES, WIDEST = (2e-4, 4e-4, 8e-4), 5
 TUNING_SEED = 100
 VALIDATION = 1000
 SURE = 0.7  # Annotators are less sure of the label of an unsure tweet.

@@ -55,6 +55,6 @@ def test_minilm_spends_the_same_and_goes_on(
     assert tested["rho"]["steps"] == tested["fewer_steps"]["steps"]
     # A quarter is unsure.
     assert 0.05 < float(tested["rho"]["unsure"]) < 0.5
-    # The edge of a grid whose best rate lies there is widened.
+    # A grid whose best rate lies at an edge is widened.
     assert len({row["lr"] for row in runs if row["method"] == "rho"}) == 3
     assert float(tested["uniform"]["accuracy"]) > 0.9
