@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from rho_train.batch import describe, split, to
-from rho_train.checks import check_counts, check_labels, check_rows, outside
+from rho_train.checks import check_counts, check_labels
 from rho_train.dataset import SeededIndices
 from rho_train.distributed import rank_and_world
 from rho_train.rng import generator
@@ -23,6 +23,7 @@ _BOUND = 0.5  # of the mean positive margin: examples below minus this are left 
 _SKIPPED = 0.5  # chance that an example above the mean margin is skipped in a pass
 _RESCORED = 2  # passes after which the examples left out are scored again
 _RESCORING = 4  # batches of training in a batch of a forward pass without gradients
+_HELD, _HELD_NUMBERS = 32, 1 << 20  # batches, and numbers, that are read at once
 _PENDING, _NONE = -math.inf, math.inf
 _SETTINGS = ("n", "batch_size", "steps", "seed", "rank", "world")
 _TENSORS, _COUNTERS = ("_margin", "_news", "_plan"), ("passes", "_updated", "_rescored")
@@ -98,6 +99,7 @@ class AgreementSampler(Sampler[list[int]]):
         self._news = torch.full_like(self._margin, _NONE)
         self._strays = torch.zeros((), dtype=torch.int64, device="cpu")
         self._plan = torch.empty(0, dtype=torch.int64, device="cpu")
+        self._held: list[tuple[Tensor, ...]] = []
         self._scoring: Tensor | None = None
 
     @property
@@ -133,32 +135,52 @@ class AgreementSampler(Sampler[list[int]]):
                 for examples that have no class: a number (m,) for each that is positive where the
                 model does well, such as `chance - losses`, the loss of a model that knows nothing
                 minus that of the example. NaN: nothing is known, and the example stays.
-            labels: integers (m,) in [0, C), as far as the device can be asked without waiting.
+            labels: int64 or int32 (m,) in [0, C). Examples with -100 have no margin, and stay; on
+                CUDA those with any other label too.
 
         Raises:
             TypeError, ValueError: the dtypes or shapes are others.
-            IndexError: an id is out of range.
-            ValueError: an id was not drawn in this pass. On CUDA the next pass raises both.
+            ValueError: an id is out of range, was not drawn in this pass or was updated before.
+            IndexError: a label is out of range. These two come after up to 32 batches, on CUDA when
+                the next pass begins.
         """
-        values, news = agreement("AgreementSampler.update", ids, outputs, labels), self._news
-        if news.device != values.device:
-            for name in ("_margin", "_news", "_strays"):
-                setattr(self, name, getattr(self, name).to(values.device))
-            news = self._news
-        ids = ids.to(news.device, torch.int64, non_blocking=True)
-        if news.is_cuda:
-            inside = ids.clamp(0, self.n - 1)
-            before = news.index_select(0, inside)
-            pending = (inside == ids) & (before == _PENDING)
-            values, ids = torch.where(pending, values, before), inside
-            self._strays += len(ids) - pending.sum()
-        else:
-            check_rows("AgreementSampler.update", ids, self.n, "they are positions of the data set")
-            if len(ids) and float(news.index_select(0, ids).max()) > _PENDING:
-                self._refuse(int((news[ids] > _PENDING).sum()))
-        news.index_copy_(0, ids, values)
+        _check_rows("AgreementSampler.update", ids, outputs, labels)
+        parts = (ids, outputs) if labels is None else (ids, outputs, labels)
+        if self._held and len(self._held[0]) != len(parts):
+            self._learn()
+        # Copies, because the caller may change them; several steps are cheaper to read at once.
+        self._held.append(tuple(part.detach().clone() for part in parts))
         self._updated += len(ids)
         self._unanswered = 0
+        if len(self._held) == _HELD or len(self._held) * outputs.numel() > _HELD_NUMBERS:
+            self._learn()
+
+    def _learn(self) -> None:
+        """Enter the margins of the batches since the last call; nothing waits for CUDA."""
+        if not self._held:
+            return
+        ids, *rest = (torch.cat(parts) for parts in zip(*self._held, strict=True))
+        self._held.clear()
+        values = _agreement("AgreementSampler.update", ids, *rest)
+        if self._news.device != values.device:
+            for name in ("_margin", "_news", "_strays"):
+                setattr(self, name, getattr(self, name).to(values.device))
+        news, ids = self._news, ids.to(values.device, torch.int64, non_blocking=True)
+        inside = ids.clamp(0, self.n - 1)
+        before = news.index_select(0, inside)
+        pending = (inside == ids) & (before == _PENDING)
+        self._strays += len(ids) - pending.sum() + ids.sort().values.diff().eq(0).sum()
+        news.index_copy_(0, inside, torch.where(pending, values, before))
+        if not news.is_cuda:
+            self._check_strays()
+
+    def _check_strays(self) -> None:
+        if strays := int(self._strays):
+            raise ValueError(
+                f"AgreementSampler.update: {strays} ids were not drawn in this pass, or were "
+                "updated before; pass each batch of this sampler once, with the ids (in "
+                f"[0, {self.n})) that it was loaded with"
+            )
 
     def rescore(
         self, model: nn.Module, batches: DataLoader[Any], *, forward: ForwardFunction | None = None
@@ -204,7 +226,8 @@ class AgreementSampler(Sampler[list[int]]):
                 with scoring_mode(model) as scorer:
                     outputs = forward(scorer, batch) if forward else logits_of(scorer, inputs)
                     classes = labels if outputs.ndim == 2 else None
-                    values = agreement("AgreementSampler.rescore", ids, outputs, classes)
+                    _check_rows("AgreementSampler.rescore", ids, outputs, classes)
+                    values = _agreement("AgreementSampler.rescore", ids, outputs, classes)
                 found[ids.to(found.device)] = values.to(found.device)
         finally:
             self._scoring = None
@@ -217,6 +240,7 @@ class AgreementSampler(Sampler[list[int]]):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what this rank has learnt and the pass that it is in; each rank keeps its own."""
+        self._learn()
         return {name: getattr(self, name) for name in _SETTINGS + _TENSORS + _COUNTERS}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -232,6 +256,7 @@ class AgreementSampler(Sampler[list[int]]):
         for name in _COUNTERS:
             setattr(self, name, state[name])
         self._unanswered = 0
+        self._held.clear()
 
     def _due(self) -> bool:
         """Return whether the pass that comes needs `rescore` first."""
@@ -241,8 +266,8 @@ class AgreementSampler(Sampler[list[int]]):
 
     def _remaining(self) -> Tensor:
         """Return the drawn examples of this rank without an update, in order."""
-        if self._strays:
-            self._refuse(int(self._strays))
+        self._learn()
+        self._check_strays()
         plan = self._plan
         return plan[(self._news[plan.to(self._news.device)] == _PENDING).cpu()]
 
@@ -286,23 +311,14 @@ class AgreementSampler(Sampler[list[int]]):
             dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return values
 
-    def _refuse(self, count: int) -> None:
-        raise ValueError(
-            f"AgreementSampler.update: {count} ids were not drawn in this pass, or were updated "
-            "before; pass each batch of this sampler once, with the ids that it was loaded with"
-        )
-
 
 def _bound(margin: Tensor) -> Tensor:
     """Return the margin up to which examples are left out; NaN, so that none is, if all are bad."""
     return -_BOUND * margin[margin > 0].double().mean()
 
 
-def agreement(where: str, ids: Tensor, outputs: Tensor, labels: Tensor | None) -> Tensor:
-    """Return logits[label] - max(other logits), or `outputs` without labels, float32 (m,).
-
-    NaN becomes _NONE, as of examples with the label -100.
-    """
+def _check_rows(where: str, ids: Tensor, outputs: Tensor, labels: Tensor | None) -> None:
+    """Refuse what has not one row an example, or another type."""
     if not isinstance(ids, Tensor) or ids.ndim != 1 or ids.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"{where}: ids must be an int64 tensor (m,), got {describe(ids)}")
     wanted = "a number for each example, (m,)" if labels is None else "logits (m, C)"
@@ -312,22 +328,27 @@ def agreement(where: str, ids: Tensor, outputs: Tensor, labels: Tensor | None) -
         raise TypeError(
             f"{where}: outputs must be {wanted}, floating point, got {describe(outputs)}; {fix}"
         )
+    if labels is not None and labels.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"{where}: labels must be int64 or int32 (m,), got {describe(labels)}")
     if shape[:1] != ids.shape or (labels is not None and labels.shape != ids.shape):
         raise ValueError(
             f"{where}: ids, outputs and labels must have one row an example, got {len(ids)} ids, "
             f"outputs {tuple(shape)}" + ("" if labels is None else f", {describe(labels)} labels")
         )
-    values = outputs.detach().float()
+
+
+def _agreement(where: str, ids: Tensor, outputs: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Return logits[label] - max(other logits), or `outputs` without labels, float32 (m,).
+
+    NaN becomes _NONE, as of examples with the label -100.
+    """
+    values = outputs.float()
     if labels is not None:
-        if labels.is_floating_point() or labels.dtype == torch.bool:
-            raise TypeError(f"{where}: labels must be integers (m,), got {describe(labels)}")
-        labels, classes = labels.to(values.device, torch.int64, non_blocking=True), shape[1]
-        unclear = labels.is_cuda or outside(labels, classes) is not None
-        if unclear and not labels.is_cuda:
-            check_labels(where, labels, ids, classes)  # refuses all but -100
-        column = (labels.clamp(0, classes - 1) if unclear else labels).unsqueeze(1)
+        labels, classes = labels.to(values.device, torch.int64, non_blocking=True), values.shape[1]
+        known = (labels >= 0) & (labels < classes)
+        if not labels.is_cuda and bool((labels[~known] != -100).any()):
+            check_labels(where, labels, ids, classes)  # names the first
+        column = labels.clamp(0, classes - 1).unsqueeze(1)
         own, others = values.gather(1, column), values.scatter(1, column, -math.inf)
-        values = own.squeeze(1) - others.amax(1)
-        if unclear:
-            values = torch.where((labels >= 0) & (labels < classes), values, math.nan)
+        values = torch.where(known, own.squeeze(1) - others.amax(1), math.nan)
     return values.nan_to_num(_NONE, posinf=_NONE)
