@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, get_args
 
@@ -13,6 +13,9 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 LRSchedule = Literal["constant", "linear", "cosine"]
+
+MakeOptimizer = Callable[[nn.Module], Optimizer]
+"""Makes the optimizer of a model."""
 
 
 def adamw(model: nn.Module, lr: float, weight_decay: float) -> AdamW:
@@ -55,11 +58,19 @@ def check_adamw(where: str, lr: float, weight_decay: float, schedule: str = "con
         )
 
 
-def lr_schedule(optimizer: Optimizer, schedule: LRSchedule, steps: int) -> LambdaLR:
-    """Return a constant rate, or a decay to zero over `steps`: linear, or half a cosine."""
+def lr_schedule(
+    optimizer: Optimizer, schedule: LRSchedule, steps: int, warmup: float = 0.0
+) -> LambdaLR:
+    """Return a constant rate, or a decay to zero over `steps`: linear, or half a cosine.
+
+    It rises from zero over the share `warmup` of the steps, before the decay.
+    """
+    rising = round(warmup * steps)
 
     def factor(step: int) -> float:
-        done = min(step / steps, 1.0)
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        done = min((step - rising) / (steps - rising), 1.0)
         if schedule == "linear":
             return 1.0 - done
         return 0.5 * (1.0 + math.cos(math.pi * done)) if schedule == "cosine" else 1.0

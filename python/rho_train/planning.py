@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from rho_train.async_selector import AsyncSelector
 from rho_train.batch import gather, ids_of, split, to
@@ -24,7 +23,7 @@ from rho_train.dataset import IndexedDataset
 from rho_train.dry_run import takes_the_batch
 from rho_train.files import error_text
 from rho_train.history import History
-from rho_train.optim import adamw
+from rho_train.optim import MakeOptimizer, adamw
 from rho_train.sampler import LargeBatchSampler, loader
 from rho_train.scoring import ForwardFunction, LossFunction, Scoring, device_of
 from rho_train.selector import Selector
@@ -142,7 +141,7 @@ def plan(
     forward: ForwardFunction | None = None,
     loss_fn: LossFunction | None = None,
     load: Callable[[int], Iterable[Any]] | None = None,
-    optimizer: Callable[[nn.Module], Optimizer] | None = None,
+    optimizer: MakeOptimizer | None = None,
     bf16: bool = False,
     workers: int = 0,
     il_seconds: float = 0.0,

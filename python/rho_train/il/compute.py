@@ -16,9 +16,10 @@ from rho_train.distributed import on_all, rank_and_world
 from rho_train.dry_run import dry_run
 from rho_train.identity import module_digest
 from rho_train.il.checksums import checked_inputs
-from rho_train.il.score import SCORING_BATCH, names_of, score_examples
+from rho_train.il.score import SCORING_BATCH, names_of, score_examples, warn_near_chance
 from rho_train.il.store import ILStore
 from rho_train.il.train import ILFit, ILRecipe, train_il
+from rho_train.optim import MakeOptimizer
 from rho_train.progress import OnStep, no_op
 from rho_train.rng import generator
 from rho_train.run_folder import RunFolder
@@ -36,6 +37,7 @@ def holdout_il(
     *,
     forward: ForwardFunction | None = None,
     loss_fn: LossFunction | None = None,
+    optimizer: MakeOptimizer | None = None,
     augmented: IndexedDataset | None = None,
     folder: str | Path | None = None,
     on_step: OnStep = no_op,
@@ -48,9 +50,11 @@ def holdout_il(
         make_model: builds the model from `recipe.seed`.
         dataset: all examples, without augmentation (paper, Appendix B).
         holdout_ids: int64 (m,), the examples to train on.
-        recipe: epochs, batch size, AdamW.
+        recipe: epochs, batch size, AdamW; `ILRecipe.finetune()` for a pretrained model.
         forward: called as `forward(model, batch)`, returns logits (n, C); None: the model's call.
         loss_fn: for examples that are no classification, see `Selector`; they need no labels.
+        optimizer: makes the optimizer of a model, whose rates follow the schedule of the recipe;
+            None: AdamW with `lr` and `weight_decay` of the recipe.
         augmented: the same examples with augmentation, to train on (paper, Appendix B).
         folder: for checkpoints: after a kill the same call resumes and gives the same bits; under
             an initialised process group the ranks share the work. Delete it afterwards.
@@ -84,7 +88,8 @@ def holdout_il(
         )
     work = RunFolder(folder, where="holdout_il", on_step=on_step)
     functions = {"forward": forward, "loss_fn": loss_fn}
-    return _by_folds("holdout", make_model, dataset, fold, recipe, work, functions, augmented)
+    training = {"optimizer": optimizer, "augmented": augmented}
+    return _by_folds("holdout", make_model, dataset, fold, recipe, work, functions, training)
 
 
 def crossfit_il(
@@ -95,6 +100,7 @@ def crossfit_il(
     *,
     forward: ForwardFunction | None = None,
     loss_fn: LossFunction | None = None,
+    optimizer: MakeOptimizer | None = None,
     groups: Tensor | None = None,
     augmented: IndexedDataset | None = None,
     folder: str | Path | None = None,
@@ -135,7 +141,8 @@ def crossfit_il(
     kind, fold = f"cross-fit, {folds} folds", fold_of[group]
     work = RunFolder(folder, where="crossfit_il", on_step=on_step)
     functions = {"forward": forward, "loss_fn": loss_fn}
-    return _by_folds(kind, make_model, dataset, fold, recipe, work, functions, augmented)
+    training = {"optimizer": optimizer, "augmented": augmented}
+    return _by_folds(kind, make_model, dataset, fold, recipe, work, functions, training)
 
 
 def pretrained_il(
@@ -170,6 +177,8 @@ def pretrained_il(
     options: dict[str, Any] = {"batch_size": batch_size, "folder": folder, "on_step": on_step}
     il = score_examples(model, dataset, ids, **functions, **options)
     weights, seconds = module_digest(model), time.perf_counter() - started
+    if loss_fn is None:
+        warn_near_chance("pretrained_il", il, dataset.labels)
     names = names_of(dataset, **functions)
     info = _info("pretrained", model, names, weights_sha256=weights, seconds=f"{seconds:.3f}")
     return ILStore.of(dataset, il, info=info, input_checksums=inputs)
@@ -193,7 +202,7 @@ def _by_folds(
     recipe: ILRecipe,
     folder: RunFolder,
     functions: Mapping[str, Any],
-    augmented: IndexedDataset | None,
+    training: Mapping[str, Any],
 ) -> ILStore:
     """Train model f on all examples but those of fold f, and score these; fold -1 has no model."""
     inputs = checked_inputs(dataset, folder)
@@ -211,17 +220,14 @@ def _by_folds(
         path = None if folder.path is None else folder / f"model-{f}"
         options: dict[str, Any] = {"on_step": folder.step, **functions}
         fit = train_il(
-            *(model, dataset, train_ids, target, recipe),
-            augmented=augmented,
-            folder=path,
-            **options,
+            model, dataset, train_ids, target, recipe, folder=path, **options, **training
         )
         # Ranks share the folds, and so no pieces of them.
         options |= {"batch_size": recipe.scoring_batch, "folder": path if world == 1 else None}
         started = time.perf_counter()
         il = score_examples(model, dataset, target, **options)
         seconds = fit.seconds + time.perf_counter() - started
-        info = _info(kind, model, names_of(dataset, **functions))
+        info = _info(kind, model, names_of(dataset, **functions, optimizer=training["optimizer"]))
         return _Fold(il, fit, module_digest(model), seconds, info)
 
     def share() -> dict[int, _Fold]:
@@ -240,9 +246,11 @@ def _by_folds(
         "weights_sha256": ", ".join(one.weights_sha256 for one in made),
         "recipe": repr(recipe),
         "holdout_loss": ", ".join(f"{one.fit.loss:.6f}" for one in made),
-        "best_epoch": ", ".join(str(one.fit.epoch) for one in made),
+        "best_epoch": ", ".join(f"{one.fit.epoch:g}" for one in made),
         "seconds": f"{sum(one.seconds for one in made):.3f}",
     }
+    if functions["loss_fn"] is None and rank == 0:
+        warn_near_chance(folder.where, il, dataset.labels)
     crossfit = fold if len(folds) > 1 else None
     return ILStore.of(dataset, il, fold=crossfit, info=info, input_checksums=inputs)
 

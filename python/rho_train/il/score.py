@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import zip_longest
 from pathlib import Path
 
@@ -22,6 +23,10 @@ from rho_train.scoring import ForwardFunction, LossFunction, device_of, output_o
 SCORING_BATCH = 4096
 _IGNORED = -100
 _BATCHES = 16  # in a piece, which is what a kill can cost
+# A model whose losses are within 5 % of guessing explains less than 5 % of what labels say (the
+# measure of McFadden, 1974, of which 20 % is a fair fit). The mean of fewer examples has an error
+# of as much.
+_NEAR, _FEW = 0.95, 100
 _NONE = torch.empty(0, dtype=torch.float32, device="cpu")
 
 
@@ -109,6 +114,22 @@ def score_examples(
 
     turns = zip_longest(*on_all(share), fillvalue=_NONE)
     return torch.cat([_NONE, *(losses for turn in turns for losses in turn)])
+
+
+def warn_near_chance(where: str, il: Tensor, labels: Tensor, stacklevel: int = 3) -> None:
+    """Warn of cross-entropies il (n,) that tell hardly more than the frequencies of labels (n,)."""
+    known = ~il.isnan()
+    counts = labels[known].unique(return_counts=True)[1].double()  # type: ignore[no-untyped-call]
+    shares = counts / counts.sum()
+    mean, chance = float(il[known].double().mean()), float(-(shares * shares.log()).sum())
+    if counts.sum() >= _FEW and chance > 0.0 and mean > _NEAR * chance:
+        warnings.warn(
+            f"{where}: the mean irreducible loss is {mean:.3f} nats, and guessing by the "
+            f"frequencies of the labels has {chance:.3f}: such losses are mostly noise, which "
+            "selection would follow. Train the IL model longer or at a lower rate "
+            "(ILRecipe.finetune() if it is pretrained), or take a better one",
+            stacklevel=stacklevel,
+        )
 
 
 def names_of(

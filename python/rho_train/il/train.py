@@ -1,4 +1,4 @@
-"""Training of one IL model by a recipe: it ends with its best epoch, and a kill costs seconds."""
+"""Training of one IL model by a recipe: it ends as it was best, and a kill costs seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.dry_run import dry_run
 from rho_train.identity import digest, module_digest
 from rho_train.il.score import SCORING_BATCH, names_of, score_examples
-from rho_train.optim import LRSchedule, adamw, check_adamw, lr_schedule, subnormals_flushed
+from rho_train.optim import (
+    LRSchedule,
+    MakeOptimizer,
+    adamw,
+    check_adamw,
+    lr_schedule,
+    subnormals_flushed,
+)
 from rho_train.progress import OnStep, Stopped, no_op
 from rho_train.run_folder import RunFolder
 from rho_train.sampler import LargeBatchSampler, loader
@@ -42,14 +49,17 @@ class ILRecipe:
     """The training settings of an irreducible-loss model.
 
     With a model that has not converged RHO-LOSS is worse than uniform selection. The best epoch is
-    used, so too many cost time only; with a rate that decays, fewer do as well.
+    used, so too many cost time only; with a rate that decays, fewer do as well. The defaults are
+    for small models that start from nothing; see `finetune` for pretrained ones.
 
     Args:
         epochs: passes over the examples that the IL model trains on.
         batch_size: examples a step.
-        lr: AdamW learning rate at the start.
+        lr: highest learning rate of AdamW.
         schedule: `constant`, or a decay to zero over all steps: `linear`, or half a `cosine`.
         weight_decay: of AdamW.
+        warmup: share of the steps in which the rate rises from zero, before it decays.
+        evals_per_epoch: evaluations on the examples to score, of which the best one is used.
         bf16: train under bfloat16 autocast; examples are scored without.
         seed: of initial weights, order and folds.
         scoring_batch: examples that are scored at once; fewer take less memory.
@@ -60,13 +70,29 @@ class ILRecipe:
     lr: float = 3e-3
     schedule: LRSchedule = "cosine"
     weight_decay: float = 0.1
+    warmup: float = 0.0
+    evals_per_epoch: int = 1
     bf16: bool = False
     seed: int = 0
     scoring_batch: int = SCORING_BATCH
 
     def __post_init__(self) -> None:
-        check_counts(self, "epochs", "batch_size", "scoring_batch")
+        check_counts(self, "epochs", "batch_size", "evals_per_epoch", "scoring_batch")
         check_adamw("ILRecipe", self.lr, self.weight_decay, self.schedule)
+        if not 0.0 <= self.warmup < 1.0:
+            raise ValueError(f"ILRecipe: warmup must lie in [0, 1), got {self.warmup}")
+
+    @classmethod
+    def finetune(cls, **changes: Any) -> ILRecipe:
+        """Return what fine-tuning of a pretrained encoder uses, with some `changes`.
+
+        Example:
+            >>> ILRecipe.finetune(epochs=2).lr
+            3e-05
+        """
+        usual: dict[str, Any] = {"epochs": 3, "batch_size": 32, "lr": 3e-5, "schedule": "linear"}
+        usual |= {"weight_decay": 0.01, "warmup": 0.1, "evals_per_epoch": 4, "scoring_batch": 256}
+        return cls(**{**usual, **changes})
 
     def steps(self, examples: int) -> int:
         """Return the training steps for a number of examples."""
@@ -74,10 +100,10 @@ class ILRecipe:
 
 
 class ILFit(NamedTuple):
-    """The lowest mean loss in nats, its epoch (from 1), and seconds over all interruptions."""
+    """The lowest mean loss in nats, after how many epochs, and seconds over all interruptions."""
 
     loss: float
-    epoch: int
+    epoch: float
     seconds: float = 0.0
 
 
@@ -90,17 +116,18 @@ def train_il(
     *,
     forward: ForwardFunction | None = None,
     loss_fn: LossFunction | None = None,
+    optimizer: MakeOptimizer | None = None,
     augmented: IndexedDataset | None = None,
     folder: str | Path | None = None,
     on_step: OnStep = no_op,
 ) -> ILFit:
-    """Train a model on some examples and end with the epoch of the lowest mean loss on others.
+    """Train a model on some examples and end with the lowest mean loss on others.
 
     The paper selects the checkpoint by loss, not accuracy, and on the examples that the target will
     train on (section 4 and Appendix B), never on the test set. The global generators are restored.
 
     Args:
-        model: trained in place; it ends with the weights of the best epoch.
+        model: trained in place; it ends with the weights of the best evaluation.
         train_ids: int64 (m,), the examples that the model trains on.
         target_ids: int64 (n,), the examples whose irreducible loss is wanted.
         dataset, recipe: as in `holdout_il`, and so are the other arguments.
@@ -137,16 +164,16 @@ def train_il(
             "target_ids_sha256": digest(target_ids),
             "architecture": architecture_digest(model),
             "initial_weights_sha256": module_digest(model),
-            **names_of(dataset, **functions),
+            **names_of(dataset, **functions, optimizer=optimizer),
         }
     work = RunFolder(folder, where="train_il", identity=identity, on_step=on_step)
-    fit = _Fit(model, recipe, functions, len(train_ids), work)
+    fit = _Fit(model, recipe, functions, optimizer, len(train_ids), work)
 
     def evaluate() -> float:
         score = partial(score_examples, batch_size=recipe.scoring_batch, on_step=on_step)
         return float(score(model, dataset, target_ids, **functions).nanmean())
 
-    if fit.epoch < recipe.epochs:
+    if fit.evaluated < len(fit.ends):
         # All devices: a model may be on several.
         devices = range(torch.cuda.device_count())
         with torch.random.fork_rng(devices), subnormals_flushed():
@@ -162,23 +189,29 @@ def train_il(
 class _Fit:
     """A training, whose state is in memory and in its folder."""
 
-    _STATE = ("step", "epoch", "seconds", "best", "best_state", "random_state")
+    _STATE = ("step", "evaluated", "seconds", "best", "best_state", "random_state")
 
     def __init__(
         self,
         model: nn.Module,
         recipe: ILRecipe,
         functions: dict[str, Any],
+        optimizer: MakeOptimizer | None,
         examples: int,
         folder: RunFolder,
     ) -> None:
         self.model, self.recipe, self.folder = model, recipe, folder
         self.functions = functions
-        optimizer = adamw(model, recipe.lr, recipe.weight_decay)
-        schedule = lr_schedule(optimizer, recipe.schedule, recipe.steps(examples))
-        self.parts: list[Any] = [model, optimizer, schedule]
-        self.step, self.epoch, self.seconds = 0, 0, 0.0
-        self.best = math.inf, 0
+        steps, evaluations = recipe.steps(examples), recipe.epochs * recipe.evals_per_epoch
+        # The steps before evaluations, of which an epoch of few steps has fewer.
+        self.ends = sorted({steps * i // evaluations for i in range(1, evaluations + 1)} - {0})
+        made = (
+            adamw(model, recipe.lr, recipe.weight_decay) if optimizer is None else optimizer(model)
+        )
+        schedule = lr_schedule(made, recipe.schedule, steps, recipe.warmup)
+        self.parts: list[Any] = [model, made, schedule]
+        self.step, self.evaluated, self.seconds = 0, 0, 0.0
+        self.best = math.inf, 0.0
         self.best_state: dict[str, Any] | None = None
         self.random_state: dict[str, Any] | None = None
         state = folder.load(BEST) or folder.load(_TRAINING)
@@ -204,14 +237,13 @@ class _Fit:
             restore_random_state(self.random_state, device)
         self.model.train()
         try:
-            while self.epoch < self.recipe.epochs:
-                end = (self.epoch + 1) * sampler.batches_per_epoch
+            for end in self.ends[self.evaluated :]:
                 for batch in islice(batches, end - self.step):
                     self._train_step(to(batch, device))
                 loss = evaluate()
-                self.epoch += 1
+                self.evaluated += 1
                 if loss < self.best[0]:
-                    self.best = loss, self.epoch
+                    self.best = loss, end / sampler.batches_per_epoch
                     self.best_state = copy.deepcopy(self.model.state_dict())
         except Stopped:
             self._save(_TRAINING)

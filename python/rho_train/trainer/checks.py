@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from rho_train.checks import check_flags, check_ids
 from rho_train.dataset import IndexedDataset, check_indexed
 from rho_train.dry_run import dry_run
+from rho_train.il.score import warn_near_chance
 from rho_train.il.store import ILStore
 from rho_train.methods.registry import needs_of
 from rho_train.online import OnlineModel
@@ -116,6 +117,9 @@ def _check_il(selector: Selector, dataset: IndexedDataset, train_ids: Tensor) ->
             f"Trainer: the irreducible loss of all {unknown} train_ids is unknown (NaN); train on "
             "examples of the store, for a holdout those that are not held out"
         )
+    store = selector.il if isinstance(selector.il, ILStore) else None
+    if store is not None and store.info.get("loss_function", "cross-entropy") == "cross-entropy":
+        warn_near_chance("Trainer", il, dataset.labels[train_ids], stacklevel=6)
     if unknown:
         warnings.warn(
             f"Trainer: the irreducible loss of {unknown} of {len(il)} train_ids is unknown (NaN); "
