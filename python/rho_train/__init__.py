@@ -34,6 +34,7 @@ from rho_train.scoring import Scoring
 from rho_train.selector import Selector, paper_mode
 from rho_train.sequences import sequence_losses
 from rho_train.tasks.task import Task
+from rho_train.tokens import TokenSelection, select_tokens, token_losses
 from rho_train.trainer import TrainConfig, Trainer
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "Selector",
     "Stopped",
     "Task",
+    "TokenSelection",
     "TrainConfig",
     "Trainer",
     "Variant",
@@ -69,5 +71,7 @@ __all__ = [
     "pretrained_il",
     "register",
     "score_examples",
+    "select_tokens",
     "sequence_losses",
+    "token_losses",
 ]

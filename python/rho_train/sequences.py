@@ -43,15 +43,15 @@ def sequence_losses(
             f"{describe(logits)} and {describe(labels)}"
         )
     if shift:
-        # The last token predicts nothing. Shorter logits would be a copy of them.
+        # The last token predicts nothing. With a gradient, shorter logits would be a copy.
         labels = F.pad(labels[:, 1:], (0, 1), value=ignore_index)
-    rows, flat = logits.flatten(0, 1), labels.flatten()
     if torch.is_grad_enabled() and logits.requires_grad:
-        losses = F.cross_entropy(
-            rows.float(), flat.long(), reduction="none", ignore_index=ignore_index
-        )
+        rows, flat = logits.flatten(0, 1).float(), labels.flatten().long()
+        losses = F.cross_entropy(rows, flat, reduction="none", ignore_index=ignore_index)
     else:
-        losses = rho_ext.score(rows, flat, None, method="loss", ignore_index=ignore_index).losses
+        losses = rho_ext.score(
+            logits, labels, None, method="loss", ignore_index=ignore_index
+        ).losses
     counted = labels != ignore_index
     # 0 / 0 where there is no token; the mask keeps the NaN from the gradient.
     return losses.view(labels.shape).masked_fill(~counted, 0.0).sum(1) / counted.sum(1)

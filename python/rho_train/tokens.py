@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+import rho_ext
+from rho_train.batch import describe
 from rho_train.scoring import share_of
 
 
@@ -44,3 +47,115 @@ def top_share(scores: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
         most = m * min(share_of(length, ratio), length)
         return mask, mask.flatten().nonzero_static(size=most, fill_value=-1)[:, 0]
     return mask, mask.flatten().nonzero()[:, 0]
+
+
+def check_ratio(op: str, ratio: float) -> None:
+    """Refuse a ratio that is no number in (0, 1]."""
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
+        raise ValueError(f"{op}: ratio must be in (0, 1], got {ratio!r}")
+
+
+def _score(
+    op: str, logits: Tensor, labels: Tensor, il: Tensor | None, ignore_index: int, shift: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the labels that are predicted (B, T), or (B, T - 1), their scores and their losses."""
+    if logits.ndim != 3 or labels.shape != logits.shape[:2]:
+        raise ValueError(
+            f"{op}: logits must have shape (B, T, C) and labels (B, T), got {describe(logits)} and "
+            f"{describe(labels)}"
+        )
+    if il is not None and il.shape != labels.shape:
+        raise ValueError(
+            f"{op}: il must have the shape of labels, {tuple(labels.shape)}, got {describe(il)}; "
+            "give the reference loss of the label in the same place"
+        )
+    if shift:
+        # The last token predicts nothing, and nothing predicts the first.
+        logits, labels, il = logits[:, :-1], labels[:, 1:], None if il is None else il[:, 1:]
+    if il is not None:
+        labels = labels.masked_fill(il.isnan(), ignore_index)
+    method = "loss" if il is None else "rho"
+    scored = rho_ext.score(
+        logits.detach(), labels, None, il=il, method=method, ignore_index=ignore_index
+    )
+    return labels, scored.scores.view(labels.shape), scored.losses.view(labels.shape)
+
+
+def token_losses(
+    logits: Tensor, labels: Tensor, *, ignore_index: int = -100, shift: bool = False
+) -> Tensor:
+    """Return the loss of every token, without a gradient: with a reference model, the `il` of it.
+
+    The arguments and errors are those of `select_tokens`. No tensor of the size of the logits is
+    made.
+
+    Returns:
+        float32 (B, T) in nats, 0 where there is no label; with `shift` also for the first token.
+
+    Example:
+        >>> token_losses(torch.zeros(1, 3, 5), torch.tensor([[1, 4, -100]]), shift=True)
+        tensor([[0.0000, 1.6094, 0.0000]])
+    """
+    losses = _score("token_losses", logits, labels, None, ignore_index, shift)[2]
+    return F.pad(losses, (labels.shape[1] - losses.shape[1], 0))
+
+
+def select_tokens(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    il: Tensor | None = None,
+    ratio: float,
+    ignore_index: int = -100,
+    shift: bool = False,
+    per_sequence: bool = False,
+) -> TokenSelection:
+    """Return the mean loss of the tokens that are worth training on, and which ones these are.
+
+    The score of a token is `CE(logits_bt, labels_bt) - il_bt`, its excess over a reference model
+    (Rho-1, Lin et al., NeurIPS 2024). Of the v tokens with a label and a known `il` the
+    k = max(1, round(ratio * v)) with the highest score are selected, ties in favour of the earlier
+    one. The pass that trains gives the scores, so that selection costs no second one. The logits
+    are not copied, and only the selected tokens enter the softmax of the backward pass.
+
+    Args:
+        logits: (B, T, C) floating point; on CUDA no float64.
+        labels: (B, T) int64 or int32, in [0, C) or `ignore_index`.
+        il: (B, T) float32, float16 or bfloat16, NaN where unknown: the loss of a reference model
+            for the label in the same place (`token_losses`); None: the score is the loss.
+        ratio: in (0, 1], the share of the valid tokens to select; 1 is plain training.
+        ignore_index: label of tokens that do not count, such as padding.
+        shift: the logits at t predict the label at t + 1, as in causal models of Hugging Face.
+        per_sequence: select the share of each sequence instead of the batch, so that every one has
+            a part in every step.
+
+    Returns:
+        TokenSelection: `loss`, `mask`, `losses` and `k`. Without any valid token the loss, k and
+        the gradient are 0. A token whose loss is NaN ranks first, so that `loss` is NaN as in plain
+        training. On CUDA k stays on the device, and the memory is that of ratio * B * T rows, as
+        under `torch.compile(fullgraph=True)`.
+
+    Raises:
+        ValueError: a shape, dtype or device does not fit, or ratio is outside (0, 1].
+        IndexError: a label is out of range (on the CPU; on CUDA the loss is NaN).
+
+    Example:
+        >>> labels, il = torch.tensor([[1, 0, 3, -100]]), torch.tensor([[0.1, 1.9, 0.2, 0.0]])
+        >>> select_tokens(torch.zeros(1, 4, 5), labels, il=il, ratio=0.6).mask
+        tensor([[ True, False,  True, False]])
+    """
+    check_ratio("select_tokens", ratio)
+    targets, scores, losses = _score("select_tokens", logits, labels, il, ignore_index, shift)
+    mask, rows = top_share(scores if per_sequence else scores.view(1, -1), ratio)
+    k = mask.sum()
+    # Places past k repeat a selected row with weight 0. Another row could hold NaN.
+    used = torch.where(rows < 0, rows[:1], rows).clamp(min=0)
+    at = used // targets.shape[1], used % targets.shape[1]
+    own, classes = targets[at].long(), logits.shape[2]
+    # Only on CUDA is a label out of range here. It would end the process.
+    weights = torch.where((own >= 0) & (own < classes), 1.0, torch.nan).masked_fill(rows < 0, 0.0)
+    selected = logits[at] if logits.dtype == torch.float64 else logits[at].float()
+    ce = F.cross_entropy(selected, own.clamp(0, classes - 1), reduction="none")
+    loss = (ce * weights).sum() / k.clamp(min=1)
+    first = (labels.shape[1] - targets.shape[1], 0)
+    return TokenSelection(loss, F.pad(mask.view(targets.shape), first), F.pad(losses, first), k)
