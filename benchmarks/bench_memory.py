@@ -51,12 +51,12 @@ def extra_bytes(provider: str, n: int, classes: int, dtype: torch.dtype, threads
         # they keep for later calls counts.
         function(*(one if "compile" in provider else (logits[:8], labels[:8], ids[:8], il, 1)))
         Path("/proc/self/clear_refs").write_text("5")  # Sets the peak back to what is in use.
-        before = _peak()
+        before = peak()
         function(*one)
-        return _peak() - before
+        return peak() - before
 
 
-def _peak() -> int:
+def peak() -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 

@@ -140,6 +140,7 @@ CASES = {
     "select": ("n", "classes", "dtype", "k", "cache"),
     "step": ("model", "large_batch", "step"),
     "memory": ("n", "classes", "dtype", "k", "provider"),
+    "linear": ("tokens", "hidden", "vocabulary", "dtype", "provider", "ratio"),
     "dispatch": ("path",),
     "il_store": ("layout", "rows", "what"),
     "language": ("method", "seed"),
@@ -148,6 +149,10 @@ REDUCED: dict[str, Callable[[Sequence[Row]], Iterable[Row]]] = {
     "select": _select,
     "step": _step,
     "memory": _columns(*CASES["memory"], "logits_bytes", "extra_bytes", "over_logits"),
+    "linear": _columns(
+        *CASES["linear"],
+        *("p20_us", "over_logits", "cpu_over_logits", "extra_bytes", "memory_over_logits"),
+    ),
     "dispatch": _columns("path", "median_us", "minimum_us", "over_cheapest"),
     "il_store": _columns(*CASES["il_store"], "median_ms", "p95_ms"),
     "language": _language,

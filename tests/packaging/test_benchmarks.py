@@ -363,3 +363,18 @@ class InThisProcess:
 
     def map(self, work: Callable[[Any], Any], items: list[Any]) -> list[Any]:
         return [work(item) for item in items]
+
+
+def test_linear(
+    tmp_path: Path, module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, out = module("bench_linear"), tmp_path / "linear.csv"
+    # A process takes seconds to start.
+    monkeypatch.setattr(bench, "in_fresh_process", lambda function, *task: function(*task))
+    arguments = ["--sizes=64x8x100", "--providers=logits,rho_ext", "--repeats=2", "--threads=1"]
+    assert bench.main([*arguments, f"--out={out}"]) == 0
+    cases = [(row["provider"], row["ratio"]) for row in read(out)]
+    assert cases == [("logits", "1.0"), *(("rho_ext", r) for r in ("1.0", "0.6", "0.25"))]
+    large = {"provider": "rho_ext", "tokens": 4096, "vocabulary": 128256}
+    with pytest.raises(module("common").BenchmarkFailed, match="took 0.2 of the memory"):
+        bench.check({**large, "memory_over_logits": "0.2"})
