@@ -72,8 +72,9 @@ def paired(differences: Iterable[float]) -> Paired | None:
 class Method:
     """The runs of one method in a cell, one a seed, beside those of a baseline.
 
-    The target of a seed is the end of the baseline's curve with this seed. A run that never meets
-    it counts as infinitely late in medians and as 0 in factors.
+    The target of a seed is the best of the baseline's curve with this seed (of earlier rows, which
+    have no cost, its end). A run that never meets it counts as infinitely late in medians and as 0
+    in factors.
     """
 
     def __init__(self, runs: Sequence[Row], baseline: Sequence[Row]) -> None:
@@ -141,14 +142,24 @@ def steps(run: Row) -> float:
     return float(run["steps_to_target"])
 
 
-def seconds(run: Row) -> float:
-    """Training seconds until the target, with precomputed IL."""
-    return float(run["seconds_to_target"])
+def counted(rows: Iterable[Row]) -> bool:
+    """Return whether rows have costs; those of earlier runs have seconds alone."""
+    return all(row.get("cost") for row in rows)
 
 
-def seconds_with_il(run: Row) -> float:
-    """Training seconds until the target, IL cost included."""
-    return float(run["seconds_to_target"]) + float(run["il_seconds"])
+def cost(run: Row) -> float:
+    """Cost until the target, with precomputed IL; of earlier rows the seconds."""
+    return float(run.get("cost_to_target") or run["seconds_to_target"])
+
+
+def cost_with_il(run: Row) -> float:
+    """Cost until the target, IL included; of earlier rows the seconds."""
+    return cost(run) + float(run.get("il_cost") or run["il_seconds"])
+
+
+def earlier(name: str) -> str:
+    """Return the name that a method at equal cost had in rows of earlier runs."""
+    return name.replace("_cost", "_minutes")
 
 
 def methods(rows: Sequence[Row], baseline: str) -> dict[str, Method]:

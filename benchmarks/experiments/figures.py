@@ -49,7 +49,7 @@ def draw(suite: Suite, rows: Sequence[Row], curves: Sequence[Row], folder: Path)
     """
     folder.mkdir(parents=True, exist_ok=True)
     for kind in suite.figures:
-        source = curves if kind in ("curves", "minutes") else rows
+        source = curves if kind in ("curves", "cost") else rows
         cells = [cell for cell in suite.cells if in_cell(source, cell.name)]
         if cells:
             with matplotlib.rc_context(_GRID):
@@ -57,7 +57,7 @@ def draw(suite: Suite, rows: Sequence[Row], curves: Sequence[Row], folder: Path)
 
 
 def _curves(
-    suite: Suite, cells: Sequence[Cell], curves: Sequence[Row], *, minutes: bool = False
+    suite: Suite, cells: Sequence[Cell], curves: Sequence[Row], *, cost: bool = False
 ) -> Figure:
     methods = suite.curves or tuple(dict.fromkeys(row["method"] for row in curves))
     figure, axes = _grid(len(cells), 2.6)
@@ -71,8 +71,8 @@ def _curves(
                 [100 * float(row[k]) for row in ours] for k in ("accuracy", "lowest", "highest")
             )
             x = [float(row["step"]) for row in ours]
-            if minutes:
-                x = [float(row["seconds"]) + float(row["il_seconds"]) for row in ours]
+            if cost:
+                x = [float(row["cost"]) for row in ours]
             colour = _COLOURS[index % len(_COLOURS)]
             axis.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
             marker = {"marker": _MARKERS[index % len(_MARKERS)], "markersize": 4}
@@ -82,11 +82,8 @@ def _curves(
         # The steep start says little; the end is what is compared.
         span = max(tops) - min(tops)
         axis.set_ylim(min(tops) - 0.08 * span - 0.1, max(tops) + 0.12 * span + 0.1)
-        if not minutes:
-            # A method with the minutes of another one may make many more steps.
-            axis.set_xlim(0, 1.03 * cell.options["train.steps"])
         axis.set_title(cell.name, loc="left")
-        axis.set_xlabel("seconds, IL cost included" if minutes else "steps")
+        axis.set_xlabel("cost in uniform steps, IL included" if cost else "steps")
         axis.set_ylabel("validation accuracy, %")
     _legend(figure, axes)
     return figure
@@ -95,8 +92,8 @@ def _curves(
 def _factors(suite: Suite, cells: Sequence[Cell], rows: Sequence[Row]) -> Figure:
     kinds = (
         (derive.steps, "steps", "o"),
-        (derive.seconds, "seconds, precomputed IL", "s"),
-        (derive.seconds_with_il, "seconds, IL cost included", "^"),
+        (derive.cost, "cost, precomputed IL", "s"),
+        (derive.cost_with_il, "cost, IL included", "^"),
     )
     figure, panels = _by_method(suite, cells, rows, 0.22)
     for axis, of in panels:
@@ -111,7 +108,7 @@ def _factors(suite: Suite, cells: Sequence[Cell], rows: Sequence[Row]) -> Figure
         axis.set_xlim(min(low, 0.45), max(high, 2.2))
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     _legend(figure, [axis for axis, _ in panels])
-    figure.supxlabel("how many times sooner the end of the baseline is met", fontsize=9)
+    figure.supxlabel("how many times sooner or cheaper the target is met", fontsize=9)
     return figure
 
 
@@ -178,7 +175,7 @@ def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
 
 _KINDS: dict[str, Any] = {
     "curves": _curves,
-    "minutes": lambda *of: _curves(*of, minutes=True),
+    "cost": lambda *of: _curves(*of, cost=True),
     "factors": _factors,
     "shares": _shares,
 }

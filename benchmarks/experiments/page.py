@@ -15,6 +15,10 @@ _SHARE_NAMES = {
     "less_relevant": "of less relevant classes",
     "redundant": "that are copies",
 }
+_EARLIER = (
+    "These rows were made before costs were counted: a method with the “same minutes” made as many "
+    "steps as fit into the seconds of another run at the pace of a third."
+)
 Cells = dict[str, dict[str, Method]]  # by the name of the cell and of the method
 
 
@@ -46,7 +50,7 @@ def _section(name: str) -> str:
     elif suite.tune:
         parts.append(_recipes(cells))
     else:
-        parts += _compared(suite, cells)
+        parts += _compared(suite, cells, rows)
     for kind in suite.figures:
         if (FOLDER / "figures" / f"{name}-{kind}.png").exists():
             parts.append(f"![{suite.title}: {kind}](figures/{name}-{kind}.png)")
@@ -67,9 +71,10 @@ def _origin(suite: Suite, rows: Sequence[Row]) -> str:
     )
 
 
-def _compared(suite: Suite, cells: Cells) -> list[str]:
+def _compared(suite: Suite, cells: Cells, rows: Sequence[Row]) -> list[str]:
     base = _label(cells, suite.baseline)
     parts = [
+        *([_EARLIER] if any("_minutes" in row["method"] for row in rows) else []),
         f"Points of test accuracy above “{base}”; of that itself the accuracy, %.",
         _by_method(cells, lambda method, of: _above(method, of, suite.baseline, "test")),
     ]
@@ -78,7 +83,9 @@ def _compared(suite: Suite, cells: Cells) -> list[str]:
             parts.append(f"Points of “{_label(cells, ours)}” above other rivals.")
             rivals = {
                 _label(cells, rival): [_pair(of, ours, rival) for of in cells.values()]
-                for rival in suite.against
+                for name in suite.against
+                for rival in (name, derive.earlier(name))
+                if any(rival in of for of in cells.values())
             }
             parts.append(markdown(["rival", *cells], [[k, *v] for k, v in rivals.items()]))
     if "worst_class" in suite.columns:
@@ -88,7 +95,10 @@ def _compared(suite: Suite, cells: Cells) -> list[str]:
         )
     if "seconds" in suite.columns:
         parts.append(
-            "How many times sooner the end of the baseline is met: in steps / in seconds with "
+            "How many times sooner the best of the baseline is met: in steps / in cost with "
+            "precomputed IL / in cost, IL included (-: not in the median seed)."
+            if derive.counted(rows)
+            else "How many times sooner the end of the baseline is met: in steps / in seconds with "
             "precomputed IL / in seconds, IL cost included (-: not in the median seed)."
         )
         parts.append(_by_method(cells, _factors))
@@ -137,7 +147,7 @@ def _pair(of: dict[str, Method], ours: str, rival: str) -> str:
 
 
 def _factors(method: Method, _: dict[str, Method]) -> str:
-    costs = (derive.steps, derive.seconds, derive.seconds_with_il)
+    costs = (derive.steps, derive.cost, derive.cost_with_il)
     factors = [method.factor(cost) for cost in costs]
     if factors[0] is None or not method.mean("il_seconds"):
         return "-"

@@ -12,11 +12,10 @@ from typing import Any
 from experiments import derive, rows
 from experiments.derive import RESULTS, Row
 from experiments.evidence import evidence
-from experiments.minutes import SameMinutes
 from experiments.set_options import FOLDERS
 from experiments.suite import FOLDER, Cell, Entry, Suite, with_rates
 from keep import csv_text
-from rho_train import ILRecipe, JobsFailed, Scoring, TrainConfig, Variant, compare
+from rho_train import EqualCost, ILRecipe, JobsFailed, Scoring, TrainConfig, Variant, compare
 
 _PARTS = ("task", "train", "il", "scoring")
 
@@ -56,8 +55,8 @@ def arguments(suite: Suite, cell: Cell, data: Path, results: Path = RESULTS) -> 
 
 
 def _variant(entry: Entry) -> Variant:
-    budget = entry.get("budget")
-    return Variant(**{**entry, "budget": SameMinutes(**budget) if budget else None})
+    cost = entry.get("cost")
+    return Variant(**{**entry, "cost": EqualCost(**cost) if cost else None})
 
 
 def shortened(suite: Suite, steps: int | None, seeds: int | None) -> Suite:

@@ -25,18 +25,17 @@ def decayed(entry: Entry) -> Entry:
     return changed(entry, name, label, train__schedule="cosine")
 
 
-def same_minutes(entry: Entry, name: str, of: Entry, pace: Entry, note: str, il: bool) -> Entry:
-    """Return the method with the training seconds of the run of `of` with the same seed.
+def equal_cost(entry: Entry, name: str, to: Entry, note: str, il: bool) -> Entry:
+    """Return the method with as many steps as have the counted cost of `to`.
 
     Args:
         entry: the method whose steps follow.
         name, note: of the new method, and what its label says beside that of `entry`.
-        of: the method whose seconds are given.
-        pace: a method of the same model and batch as `entry`, for its seconds a step.
-        il: whether the seconds of the IL of `of` are given as well.
+        to: the method whose cost is given.
+        il: whether the IL cost of both counts.
     """
-    budget = {"of": of["name"], "pace": pace["name"], "il": il}
-    return {**entry, "name": name, "label": f"{entry['label']}, {note}", "budget": budget}
+    cost = {"to": to["name"], "il": il}
+    return {**entry, "name": name, "label": f"{entry['label']}, {note}", "cost": cost}
 
 
 def grid(entry: Entry, **options: Sequence[Any]) -> list[Entry]:
@@ -70,41 +69,38 @@ RHO_CROSSFIT = _entry("rho_crossfit", "RHO-LOSS, all", "rho", il="crossfit")
 RHO_HOLDOUT_DECAY, RHO_CROSSFIT_DECAY = decayed(RHO_HOLDOUT), decayed(RHO_CROSSFIT)
 
 # The doubt of "No Train No Gain" (Kaddour et al., NeurIPS 2023): uniform sampling with a decayed
-# rate, in the minutes of RHO-LOSS.
-HALF_MINUTES_WITH_IL, HALF_MINUTES = (
-    same_minutes(UNIFORM_HALF_DECAY, name, RHO_HOLDOUT_DECAY, UNIFORM_HALF_DECAY, note, il)
+# rate, at the cost of RHO-LOSS.
+HALF_COST_WITH_IL, HALF_COST = (
+    equal_cost(UNIFORM_HALF_DECAY, name, RHO_HOLDOUT_DECAY, note, il)
     for name, note, il in (
-        ("half_minutes_with_il", "same minutes, IL cost included", True),
-        ("half_minutes", "same minutes, precomputed IL", False),
+        ("half_cost_with_il", "equal cost, IL included", True),
+        ("half_cost", "equal cost, precomputed IL", False),
     )
 )
-ALL_MINUTES_WITH_IL, ALL_MINUTES = (
-    same_minutes(UNIFORM_ALL_DECAY, name, RHO_CROSSFIT_DECAY, UNIFORM_ALL_DECAY, note, il)
+ALL_COST_WITH_IL, ALL_COST = (
+    equal_cost(UNIFORM_ALL_DECAY, name, RHO_CROSSFIT_DECAY, note, il)
     for name, note, il in (
-        ("all_minutes_with_il", "same minutes, IL cost included", True),
-        ("all_minutes", "same minutes, precomputed IL", False),
+        ("all_cost_with_il", "equal cost, IL included", True),
+        ("all_cost", "equal cost, precomputed IL", False),
     )
 )
 
 
 def _filtered(share: int) -> tuple[Entry, Entry, Entry]:
-    """Filter by IL once: uniform sampling, in the same steps or minutes, and RHO-LOSS."""
+    """Filter by IL once: uniform sampling, in the same steps or at equal cost, and RHO-LOSS."""
     lowest = f"{share} % with the lowest IL, decayed"
     il = {"il": "crossfit", "keep": share / 100, "overrides": {"train.schedule": "cosine"}}
     plain = _entry(f"filter_{share}_decay", f"Uniform, {lowest}", "uniform", **il)
     return (
         plain,
-        same_minutes(
-            *(plain, f"filter_{share}_minutes", RHO_CROSSFIT_DECAY, UNIFORM_ALL_DECAY),
-            *("same minutes", True),
-        ),
+        equal_cost(plain, f"filter_{share}_cost", RHO_CROSSFIT_DECAY, "equal cost", True),
         _entry(f"rho_{share}_decay", f"RHO-LOSS, {lowest}", "rho", **il),
     )
 
 
-FILTER_60_DECAY, FILTER_60_MINUTES, RHO_60_DECAY = _filtered(60)
-FILTER_75_DECAY, FILTER_75_MINUTES, RHO_75_DECAY = _filtered(75)
-FILTER_90_DECAY, FILTER_90_MINUTES, RHO_90_DECAY = _filtered(90)
+FILTER_60_DECAY, FILTER_60_COST, RHO_60_DECAY = _filtered(60)
+FILTER_75_DECAY, FILTER_75_COST, RHO_75_DECAY = _filtered(75)
+FILTER_90_DECAY, FILTER_90_COST, RHO_90_DECAY = _filtered(90)
 
 # Selection without irreducible losses, on the same half.
 TRAIN_LOSS, GRAD_NORM, ENTROPY, IMPORTANCE, SELECTIVE_BACKPROP = (

@@ -11,7 +11,7 @@ from rho_train.async_selector import AsyncSelector
 from rho_train.batch import Batch
 from rho_train.compare import compare
 from rho_train.comparison.runner import JobsFailed
-from rho_train.comparison.spec import Variant
+from rho_train.comparison.spec import EqualCost, Variant
 from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.history import History
 from rho_train.il import (
@@ -41,6 +41,7 @@ __all__ = [
     "AgreementSampler",
     "AsyncSelector",
     "Batch",
+    "EqualCost",
     "History",
     "ILRecipe",
     "ILStore",

@@ -28,7 +28,7 @@ from rho_train.comparison.spec import Variant
 from rho_train.config_file import MODE, ConfigFile
 from rho_train.console import tolerant_streams
 from rho_train.distributed import device_named
-from rho_train.files import error_text, make_folder
+from rho_train.files import error_text
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import names, needs_of
 from rho_train.optim import adamw
@@ -187,22 +187,17 @@ def plan(
     print(dumps(asdict(found), indent=2) if json else found)
 
 
-def report(runs: list[Path], out: Path | None = None) -> None:
-    """Write the report of a comparison again, or of several side by side, from their metrics.
+def report(run: Path, out: Path | None = None) -> None:
+    """Write the report of a comparison again, from its metrics.
 
     Args:
-        runs: output folders of `demo` or `train`; of several, made on the same data, the methods
-            stand side by side, and the first folder has the baseline.
-        out: folder that gets report.html; by default that of the run if it is one, else rho-report.
+        run: output folder of `demo` or `train`.
+        out: folder that gets report.html; by default that of the run.
     """
-    if out is None:
-        out = runs[0] if len(runs) == 1 else Path("rho-report")
-    elif out.suffix in (".html", ".htm"):
+    if out is not None and out.suffix in (".html", ".htm"):
         fix = f"as {out.with_suffix('')}, which gets report.html"
         raise ValueError(f"report: --out must be a folder, {fix}; got {out}")
-    else:
-        make_folder(out, "report")
-    print(f"report: {write_report(*runs, out=out)}")
+    print(f"report: {write_report(run, out)}")
 
 
 def doctor() -> None:
@@ -266,12 +261,7 @@ def _add_commands(parser: ArgumentParser, functions: Mapping[str, Any]) -> dict[
         commands.add_subcommand(name, command, help=summary)
         if has_task:
             command.add_argument("--config", action=ConfigFile, help="YAML file with options")
-        skipped: set[str | int] = set()
-        if function is report:
-            # Of a list, jsonargparse would make one argument in JSON.
-            command.add_argument("runs", nargs="+", type=Path, help="folders of demo or train")
-            skipped = {"runs"}
-        command.add_function_arguments(function, as_group=False, as_positional=True, skip=skipped)
+        command.add_function_arguments(function, as_group=False, as_positional=True)
         for option in (f"--{p.name}" for p in parameters.values() if is_dataclass(p.default)):
             # jsonargparse would read a file here too; --config alone does, with its checks.
             command._option_string_actions.pop(option).help = SUPPRESS

@@ -6,7 +6,7 @@ import os
 import pickle
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -21,22 +21,25 @@ import rho_ext
 from rho_train.comparison.data import SeedData
 from rho_train.comparison.jobs import ILWork, Run, run_path
 from rho_train.comparison.runner import Job, JobsFailed, run_jobs
-from rho_train.comparison.spec import Spec, Variant, variants_of
+from rho_train.comparison.spec import EqualCost, Spec, Variant, variants_of
+from rho_train.cost import Costs, forward_cost
 from rho_train.distributed import device_named
+from rho_train.dry_run import dry_run
 from rho_train.files import atomic_write
 from rho_train.il import ILRecipe, ILStore
-from rho_train.methods.registry import needs_of
+from rho_train.methods.registry import find, needs_of
 from rho_train.notebook import html_table
 from rho_train.progress import stop_signals
 from rho_train.records import from_line, to_line
 from rho_train.report import format_table, read_experiment, summarize, write_report
-from rho_train.report.table import columns
+from rho_train.report.table import tables
 from rho_train.run_folder import RunFolder
 from rho_train.scoring import Scoring
-from rho_train.tasks.task import TaskSource, load_task, model_identity
+from rho_train.tasks.task import TaskSource, digest_of
 from rho_train.trainer import TrainConfig
 
 Where = Mapping[str, str | int]
+_COUNTED = 32  # examples of the batch whose forward pass is counted
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         summary = summarize(read_experiment(self.folder))
-        shown = columns(summary)
+        shown = [column for columns in tables(summary).values() for column in columns]
         rows = [[row.label, *(one.cell(row) for one in shown)] for row in summary.methods]
         return html_table(rows, ["Method", *(one.head for one in shown)])
 
@@ -78,13 +81,15 @@ def compare(
     device: str = "auto",
     title: str = "",
     description: str = "",
+    equal_cost: bool = False,
     origin: Where | None = None,
 ) -> Comparison:
     """Train every method with every seed, and keep metrics, stores and checkpoints in a folder.
 
     All methods of a seed have the same data, noise and split, so differences are paired by seed.
     Variants with equal options for their irreducible losses share one computation. Finished runs
-    in `out` are kept, unfinished ones go on. A run that fails does not stop the others.
+    in `out` are kept, unfinished ones go on, and more methods and seeds are added to them. A run
+    that fails does not stop the others.
 
     Args:
         task: see `load_task`; for several processes its function must be importable.
@@ -106,11 +111,15 @@ def compare(
             for more than one needs `if __name__ == "__main__":`.
         device: cpu, cuda, cuda:N, or auto: a GPU if there is one.
         title, description: of the report; empty: those of the task.
+        equal_cost: every variant makes as many steps as have the counted cost of the baseline, see
+            `rho_train.cost`: scoring and IL included, IL of a store not. False: all make
+            `train.steps`. For some variants alone, or with precomputed IL, give `Variant(cost=)`.
         origin: what else to record of where the numbers come from, such as a commit.
 
     Raises:
         ValueError: an argument is out of range, the task cannot be made, a variant changes the
-            data, `out` holds another comparison, or another process is writing there.
+            data, its IL cost more than all of the baseline, `out` holds runs with other data or
+            settings, or another process is writing there.
         OSError: `out` cannot be written.
         JobsFailed: runs failed; raised when all others are done.
         Stopped: Ctrl-C or SIGTERM; call it again to go on.
@@ -126,11 +135,17 @@ def compare(
     if processes < 0:
         raise ValueError(f"processes must be at least 0, got {processes}")
     variants = variants_of(methods)
+    baseline = baseline or (variants[0].name if variants else "")
+    if equal_cost:
+        equal = EqualCost(baseline)
+        variants = tuple(
+            v if v.cost or v.name == baseline else replace(v, cost=equal) for v in variants
+        )
     spec = Spec(
         task=task,
         variants=variants,
         seeds=tuple(seeds),
-        baseline=baseline or (variants[0].name if variants else ""),
+        baseline=baseline,
         task_options=dict(task_options or {}),
         train=train or TrainConfig(),
         il=il or ILRecipe(),
@@ -147,104 +162,106 @@ def compare(
     processes = min(processes or (1 if on_gpu else cores) or 1, len(variants) * len(spec.seeds))
     threads = torch.get_num_threads() if processes == 1 else max(1, (cores or 1) // processes)
     where = {**_environment(processes, threads, spec.device), **(origin or {})}
-    jobs, entries = _plan(spec, out, where)
-    made = load_task(task, task_options, spec.seeds[0])
-    about = description or f"{made.description} {made.attribution}".strip()
-    if validation > 0:
-        about += (
-            f" Curves over time and targets are of a validation split: {100 * validation:.0f} % of "
-            "the training examples, with labels as given. The test set was read once, at the end."
-        )
-    described = {
-        "title": title or f"{', '.join(v.label for v in variants)} on {made.name}",
-        "description": about,
-        "methods": entries,
-        "validation": validation,
-        "seeds": list(spec.seeds),
-        "baseline": spec.baseline,
-        "steps": spec.train.steps,
-        "config": spec.identity(made),
-        "environment": where,
-    }
+    jobs, planned = _plan(spec, out, where)
     if processes > 1:
         try:
             pickle.dumps([job.work for job in jobs])
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise ValueError(
-                f"compare: {processes} processes must be able to import task and budgets ({error});"
-                " move them to the top of a module, or give processes=1"
+                f"compare: {processes} processes must be able to import the task ({error}); "
+                "move it to the top of a module, or give processes=1"
             ) from error
-    # Of runs with a budget the steps are not known yet.
-    steps = sum(job.steps for job in jobs if isinstance(job.steps, int))
-    runs = [run_path(out, variant.name, seed) for seed in spec.seeds for variant in variants]
+    tested = (run_path(out, v.name, seed) / "test.json" for seed in seeds for v in variants)
     with (
         RunFolder(out, where="compare").lock("wait for it, or choose another --out", below=True),
         stop_signals() as stop,
-        tqdm(total=steps, unit="step", dynamic_ncols=True, disable=None) as bar,
+        tqdm(
+            total=sum(job.steps for job in jobs), unit="step", dynamic_ncols=True, disable=None
+        ) as bar,
     ):
-        finished = all((run / "test.json").exists() for run in runs)
-        _describe(out / "experiment.json", described, finished)
+        finished = all(path.exists() for path in tested)
+        described = _grown(out / "experiment.json", planned | {"environment": where}, finished)
+        task_name, labels = planned["task"], [one["label"] for one in described["methods"]]
+        described["title"] = title or f"{', '.join(labels)} on {task_name}"
+        described["description"] = description or planned["description"]
+        atomic_write(out / "experiment.json", to_line(described))
         failed = run_jobs(jobs, bar, stop, processes, threads)
-        records = (path for run in runs if (path := run / "metrics.jsonl").exists())
-        atomic_write(out / "metrics.jsonl", (path.read_bytes() for path in records))
     if failed:
         raise JobsFailed("\n".join(f"{name}: {error}" for name, error in failed.items()))
     return Comparison(out)
 
 
-def _plan(spec: Spec, out: Path, where: Where) -> tuple[list[Job], list[dict[str, Any]]]:
-    """Make and check data and models; return the jobs, and each method for experiment.json."""
-    il_jobs, run_jobs = dict[str, Job](), list[Job]()
-    il_names, models = dict[str, str](), dict[str, set[str]]()
+def _plan(spec: Spec, out: Path, where: Where) -> tuple[list[Job], dict[str, Any]]:
+    """Make and check data and models; return the jobs, and what experiment.json says of them."""
+    il_jobs, run_jobs, data_of, step_cost = dict[str, Job](), list[Job](), dict[str, str](), 0.0
     for seed in spec.seeds:
-        loaded: dict[str, SeedData] = {}
+        base, runs = SeedData.make(spec, seed), dict[str, Run]()
+        loaded, forward = {_key(spec): base}, dict[tuple[str, bool], float]()
+        data_of[f"{seed}"] = digest_of(base.task.data_identity)
         for variant in spec.variants:
             own = spec.of(variant)
-            key = repr([own.task_options, own.holdout])
-            if key not in loaded:
-                loaded[key] = SeedData.make(own, seed)
-            data, first = loaded[key], next(iter(loaded.values()))
+            key = _key(own)
+            data = loaded[key] = loaded.get(key) or SeedData.make(own, seed)
             if data.task.loss_fn is not None:
                 raise ValueError(
                     f"task {data.task.name} has a loss_fn, and runs are compared by accuracy; use "
                     "`rho-ext il compute` and `rho-ext plan`, and rho_train.Selector(loss_fn=...) "
                     "in a loop of your own"
                 )
-            if not torch.equal(data.dataset.labels, first.dataset.labels):
+            if not torch.equal(data.dataset.labels, base.dataset.labels):
                 raise ValueError(
                     f"variant {variant.name}: its task options change the training data; give "
                     "them to all variants"
                 )
             model = data.task.model(seed)
             _check_run(variant, own, data, model)
-            il = ILWork(own, data, variant.il)
-            if seed == spec.seeds[0]:
-                # By the data of the first seed: one name for all seeds.
-                name = variant.il if variant.il in ("none", "stored") else il.name()
-                il_names[variant.name] = name
-                models.setdefault(name, set()).add(model_identity(model)["digest"])
-            run = Run(own, out, variant, seed, il_names[variant.name])
-            budget, needs = variant.budget, set[str]()
+            if (key, False) not in forward:
+                forward[key, False] = _forward_cost(model, data)
+            il, il_name, il_cost = ILWork(own, data, variant.il), "", 0.0
             if variant.computes_il:
-                needs.add(needed := f"{run.il}-{seed}")
-                il_jobs.setdefault(needed, Job(needed, run.compute_il, il.steps()))
-            if budget is not None:
-                needs |= {f"{needed}-{seed}" for needed in budget.needs}
-            steps = own.train.steps if budget is None else run.steps
-            work = partial(run.train, where)
-            run_jobs.append(Job(f"{variant.name}-{seed}", work, steps, frozenset(needs)))
-    entries = [
-        {
-            "name": variant.name,
-            "label": variant.label,
-            "steps": None if variant.budget else spec.of(variant).train.steps,
-            "il": il_names[variant.name],
-            # Models that train with the same irreducible losses.
-            "targets": 0 if variant.il == "none" else len(models[il_names[variant.name]]),
-        }
-        for variant in spec.variants
-    ]
-    return [*il_jobs.values(), *run_jobs], entries
+                if (key, True) not in forward:
+                    forward[key, True] = _forward_cost(data.task.il_model(0), data)
+                il_name, il_cost = f"{il.name()}-seed{seed}", il.cost(forward[key, True])
+            passes = getattr(find(variant.method), "passes", 1)
+            costs = Costs(forward[key, False], passes, il_cost)
+            run = Run(own, out, variant, seed, il_name, costs, own.train.steps)
+            runs[variant.name] = run
+            if il_name and il_name not in il_jobs:
+                il_jobs[il_name] = Job(il_name, run.compute_il, il.steps())
+        for name, run in runs.items():
+            run = replace(run, steps=run.equal_steps(runs))
+            run_jobs.append(Job(f"{name}-{seed}", partial(run.train, where), run.steps, run.il))
+        step_cost = runs[spec.baseline].step_cost
+    about = f"{base.task.description} {base.task.attribution}".strip()
+    if spec.validation > 0:
+        about += (
+            f" Curves are of a validation split: {100 * spec.validation:.0f} % of the training "
+            "examples, with labels as given. The test set was read once, at the end."
+        )
+    planned = {
+        "task": base.task.name,
+        "description": about,
+        "methods": [{"name": v.name, "label": v.label, "settings": f"{v}"} for v in spec.variants],
+        "seeds": list(spec.seeds),
+        "baseline": spec.baseline,
+        "step_cost": step_cost,
+        "config": spec.identity(base.task),
+        "data": data_of,
+    }
+    return [*il_jobs.values(), *run_jobs], planned
+
+
+def _key(spec: Spec) -> str:
+    return repr([spec.task_options, spec.holdout])
+
+
+def _forward_cost(model: nn.Module, data: SeedData) -> float:
+    """Return the cost of an example in a forward pass, by examples from the whole data set."""
+    n, functions = len(data.dataset), data.task.functions
+    ids = torch.arange(0, n, -(-n // _COUNTED), dtype=torch.int64, device="cpu")
+    return forward_cost(
+        model, dry_run("compare", model, data.dataset, ids, **functions), **functions
+    )
 
 
 def _check_run(variant: Variant, spec: Spec, data: SeedData, model: nn.Module) -> None:
@@ -266,24 +283,40 @@ def _check_run(variant: Variant, spec: Spec, data: SeedData, model: nn.Module) -
         )
 
 
-def _describe(path: Path, described: dict[str, Any], finished: bool) -> None:
-    """Write experiment.json, or compare with the one that is there."""
-    wanted, where = described["config"], described["environment"]
-    if path.exists():
-        found = from_line(path.read_bytes(), path)
-        before = found["environment"]
-        differing = ", ".join(k for k in sorted(wanted) if found["config"].get(k) != wanted[k])
-        if differing:
-            fix = "choose another --out, or delete that folder"
-            problem = f"{path.parent} holds another comparison: {differing} differ"
-            raise ValueError(f"{problem}; {fix}")
-        # Seconds come from every machine that had a part in the runs.
-        changed = [f"{k} {v}" for k, v in where.items() if k != "date" and before.get(k) != v]
-        if changed and not finished:
-            before[f"resumed {where['date']} with"] = "; ".join(changed)
-        # Titles and labels may be others now.
-        described = {**described, "environment": before}
-    atomic_write(path, to_line(described))
+def _grown(path: Path, wanted: dict[str, Any], finished: bool) -> dict[str, Any]:
+    """Return what experiment.json says with the methods and seeds that it had before."""
+    if not path.exists():
+        return wanted
+    found = from_line(path.read_bytes(), path)
+    config, where = wanted["config"], wanted["environment"]
+    data, before = found.get("data", {}), found["environment"]
+    methods = {one["name"]: one for one in found["methods"]}
+    differing = [key for key in sorted(config) if found["config"].get(key) != config[key]]
+    differing += [
+        f"data of seed {seed}" for seed, of in wanted["data"].items() if data.get(seed, of) != of
+    ]
+    differing += [
+        f"method {one['name']}"
+        for one in wanted["methods"]
+        if methods.get(one["name"], one).get("settings") != one["settings"]
+    ]
+    if differing:
+        fix = "choose another --out, or delete that folder"
+        problem = f"{path.parent} holds another comparison: {', '.join(differing)} differ"
+        raise ValueError(f"{problem}; {fix}")
+    # Seconds come from every machine that had a part in the runs.
+    changed = [f"{k} {v}" for k, v in where.items() if k != "date" and before.get(k) != v]
+    if changed and not finished:
+        before[f"resumed {where['date']} with"] = "; ".join(changed)
+    # Titles and labels may be others now.
+    methods |= {one["name"]: one for one in wanted["methods"]}
+    return {
+        **wanted,
+        "methods": list(methods.values()),
+        "seeds": list(dict.fromkeys([*found["seeds"], *wanted["seeds"]])),
+        "data": data | wanted["data"],
+        "environment": before,
+    }
 
 
 def _environment(processes: int, threads: int, device: torch.device) -> dict[str, str | int]:

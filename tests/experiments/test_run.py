@@ -16,7 +16,7 @@ TINY = Suite(
     methods=[
         variants.UNIFORM_ALL_DECAY,
         variants.RHO_CROSSFIT_DECAY,
-        variants.ALL_MINUTES_WITH_IL,
+        variants.ALL_COST_WITH_IL,
         variants.RHO_HOLDOUT,
     ],
     baseline="uniform_all_decay",
@@ -55,10 +55,10 @@ def test_a_suite_leaves_one_row_a_run_and_goes_on(
     assert [(row["cell"], row["method"], row["seed"]) for row in rows] == [
         (cell, name, "0") for cell in ("one", "two") for name in names
     ]
-    needed = ("test", "validation", "worst_class", "noisy", "less_relevant", "correct", "flops")
+    needed = ("test", "validation", "worst_class", "noisy", "less_relevant", "correct", "cost")
     needed += ("commit", "machine", "torch", "date", "label")
     assert all(row[name] for row in rows for name in needed)
-    fixed = [row for row in rows if row["method"] != "all_minutes_with_il"]
+    fixed = [row for row in rows if row["method"] != "all_cost_with_il"]
     assert {row["steps"] for row in fixed} == {"20"}
     assert {row["selected"] for row in fixed} == {"640"}
     assert all((float(row["il_seconds"]) > 0) == ("rho" in row["method"]) for row in rows)
@@ -67,7 +67,7 @@ def test_a_suite_leaves_one_row_a_run_and_goes_on(
     ends = {(c["cell"], c["method"]): float(c["accuracy"]) for c in curves if c["step"] == "20"}
     for (cell, name), accuracy in ends.items():
         found = derive.methods(derive.in_cell(rows, cell), TINY.baseline)[name]
-        if name != "all_minutes_with_il":
+        if name != "all_cost_with_il":
             assert found.mean("validation") == pytest.approx(accuracy, abs=1e-5)
 
     figures.draw(TINY, rows, curves, tmp_path / "figures")

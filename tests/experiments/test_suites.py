@@ -29,10 +29,8 @@ def test_all_suites_claim_what_the_pages_say() -> None:
             assert len(methods) == len(found.methods), name
             assert {found.baseline, *found.against, *found.ours, *found.curves} <= {*methods}
             for entry in found.methods:
-                if "budget" in entry:
-                    needed = methods.keys() & {entry["budget"]["of"], entry["budget"]["pace"]}
-                    assert all("budget" not in methods[of] for of in needed)
-                    assert len(needed) == 2, f"{name}: {entry['name']}"
+                if "cost" in entry:
+                    assert "cost" not in methods[entry["cost"]["to"]], f"{name}: {entry['name']}"
             slugs = [cell.slug for cell in found.cells]
             assert len(set(slugs)) == len(slugs), name
             for cell in found.cells:
@@ -63,6 +61,10 @@ def test_committed_rows_are_those_of_their_suites() -> None:
             continue
         found = suite.load(name, rows[0]["variant"])
         labels = {entry["name"]: entry["label"] for entry in found.methods}
+        if not derive.counted(rows):
+            kept = {row["method"]: row["label"] for row in rows if "_minutes" in row["method"]}
+            labels = {n: of for n, of in labels.items() if "_cost" not in n} | kept
+            assert {*map(derive.earlier, (e["name"] for e in found.methods))} == {*labels}
         wanted = {
             (cell.name, method, f"{seed}", label)
             for cell in found.cells
@@ -88,7 +90,7 @@ def test_a_grid_makes_every_combination() -> None:
 
 
 def test_rates_come_from_the_tuning() -> None:
-    methods = [variants.UNIFORM_ALL, variants.RHO_CROSSFIT_DECAY, variants.ALL_MINUTES]
+    methods = [variants.UNIFORM_ALL, variants.RHO_CROSSFIT_DECAY, variants.ALL_COST]
     methods += [variants.changed(variants.RHO_CROSSFIT, "own", "own", train__lr=0.5)]
     kinds = {"uniform_all": (1, 3), "uniform_all_decay": (2, 1), "rho_crossfit_decay": (0.5, 0.6)}
     rows = [
@@ -129,8 +131,10 @@ def test_statistics_are_taken_seed_by_seed() -> None:
     assert (above.n, above.ahead, above.points) == (3, 2, "+3.3 ± 6.7")
     # The third seed never meets the target, so it is infinitely late and its factor is 0.
     assert (method.reached, method.median(derive.steps), method.factor(derive.steps)) == (2, 50, 2)
-    assert method.factor(derive.seconds) == 0.5
-    assert method.factor(derive.seconds_with_il) == 0.25
+    assert method.factor(derive.cost) == 0.5
+    assert method.factor(derive.cost_with_il) == 0.25
+    costs = [{**of, "cost_to_target": "4", "il_cost": "4"} for of in ours]
+    assert derive.cost_with_il(costs[0]) == 8
     assert method.share("noisy") == 0.25
     late = derive.methods([*base, ours[0], ours[2], {**ours[2], "seed": "1"}], "base")["ours"]
     assert late.median(derive.steps) is None

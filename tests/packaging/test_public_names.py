@@ -13,11 +13,11 @@ RHO_EXT = """
     Scores Selection build_info reference score select use_il workspace
 """
 RHO_TRAIN = """
-    AgreementSampler AsyncSelector Batch History ILRecipe ILStore IndexedDataset JobsFailed
-    LargeBatchSampler LinearScores OnlineModel Scoring Selector Stopped Task TokenSelection
-    TrainConfig Trainer Variant check_loader compare crossfit_il fingerprint holdout_il
-    input_checksums linear_cross_entropy linear_score loader paper_mode plan pretrained_il register
-    score_examples select_tokens sequence_losses token_losses
+    AgreementSampler AsyncSelector Batch EqualCost History ILRecipe ILStore IndexedDataset
+    JobsFailed LargeBatchSampler LinearScores OnlineModel Scoring Selector Stopped Task
+    TokenSelection TrainConfig Trainer Variant check_loader compare crossfit_il fingerprint
+    holdout_il input_checksums linear_cross_entropy linear_score loader paper_mode plan
+    pretrained_il register score_examples select_tokens sequence_losses token_losses
 """
 
 

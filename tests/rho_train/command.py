@@ -32,8 +32,8 @@ def train_arguments(table: Path, out: Path, *more: str) -> list[str]:
 
 
 def records(out: Path) -> list[dict[str, Any]]:
-    """Read the metrics without the clock."""
-    found = read_lines(out / "metrics.jsonl")
+    """Read the metrics of all runs without the clock."""
+    found = [one for path in sorted(out.glob("runs/*/metrics.jsonl")) for one in read_lines(path)]
     return [{k: v for k, v in one.items() if not k.endswith("seconds")} for one in found]
 
 

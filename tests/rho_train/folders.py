@@ -20,17 +20,15 @@ FIVE = {
     "crossfit": NASTY,
 }
 # Those of a comparison without selection, whose examples have no flags.
-PLAIN = {"accuracy-steps", "accuracy-seconds", "correct", "time", "classes"}
-FIGURES = {*PLAIN, "noisy", "less_relevant", "redundant", "unsure", "overlap"}
+PLAIN = {"accuracy-steps", "accuracy-cost", "correct", "cost"}
+FIGURES = {*PLAIN, "noisy"}
 # A red pixel.
 PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4z8AAAAMBAQD3"
     "A0FDAAAAAElFTkSuQmCC"
 )
-QUADRANTS = {"quadrant-3", "quadrant-4"}
-
-
-DATA = {"task": "made up", "train": {"n": "900", "labels": "0"}, "test": {"n": "90"}, "flags": {}}
+STEP_COST = 50.0
+"""The cost of a uniform step."""
 
 
 def write(path: Path, values: dict[str, Any]) -> None:
@@ -38,17 +36,15 @@ def write(path: Path, values: dict[str, Any]) -> None:
     path.write_text(to_line(values), encoding="utf-8")
 
 
-def write_plan(
-    out: Path, methods: dict[str, str], seeds: Sequence[int], *, baseline: str, steps: int
-) -> None:
+def write_plan(out: Path, methods: dict[str, str], seeds: Sequence[int], *, baseline: str) -> None:
     plan = {
         "title": "RHO-LOSS on <synthetic> & noisy data",
         "description": "Made up.",
-        "methods": [{"name": n, "label": label, "steps": None} for n, label in methods.items()],
+        "methods": [{"name": n, "label": label} for n, label in methods.items()],
         "seeds": list(seeds),
         "baseline": baseline,
-        "steps": steps,
-        "config": {"data": DATA, "validation": 0.0, "train": {"batch": 32}, "model": "x" * 120},
+        "step_cost": STEP_COST,
+        "config": {"validation": 0.0, "train": {"batch": 32}, "model": "x" * 120},
         "environment": {"python": "3.11", "threads": 2},
     }
     write(out / "experiment.json", plan)
@@ -67,15 +63,20 @@ def write_run(out: Path, method: str, seed: int, records: Sequence[dict[str, Any
     return path
 
 
-def end(step: int, il_seconds: float = 0.0, place: int = 0) -> dict[str, Any]:
-    """The last record of a run; its scoring takes longer with its place."""
-    parts = {"loading": 1.0, "scoring": 2.0 * place, "selecting": 1.0, "training": 4.0}
-    return {
-        **{"event": "end", "step": step, "seconds": 0.1 * step, "il_seconds": il_seconds},
-        "part_seconds": {**parts, "evaluation": 3.0, "other": 0.5},
-        **{"epochs": step / 50, "batch": 32, "large_batch": 320},
-        **{"scored": 320 * step, "trained": 32 * step, "noisy": None},
-    }
+def cost(step: int, scoring: float = 0.0, il: float = 0.0) -> dict[str, float]:
+    """Costs up to a step, from uniform steps: of scoring for each, and of the IL in all."""
+    parts = {"training": float(step), "scoring": scoring * step, "il": il}
+    return {part: STEP_COST * of for part, of in parts.items()}
+
+
+def end(step: int, scoring: float = 0.0, il: float = 0.0) -> dict[str, Any]:
+    """The last record of a run, which takes 0.1 s a step, and as long for the same cost of IL."""
+    spent = {"cost": cost(step, scoring, il), "seconds": 0.1 * step, "il_seconds": 0.1 * il}
+    return {"event": "end", "step": step, **spent, "noisy": None}
+
+
+FAST = 0.5, 25.0
+"""Cost of scoring a step, and of the IL, in uniform steps."""
 
 
 def hand_checkable(out: Path) -> None:
@@ -85,7 +86,7 @@ def hand_checkable(out: Path) -> None:
         "fast": [(0.1, 0.6, 0.7, 0.8), (0.1, 0.5, 0.8, 0.85), (0.1, 0.2, 0.5, 0.6)],
         "slow": [(0.1, 0.2, 0.3, 0.4), (0.1, 0.2, 0.3, 0.4), (0.1, 0.5, 0.4, 0.4)],
     }
-    write_plan(out, {name: name for name in accuracies}, range(3), baseline="base", steps=30)
+    write_plan(out, {name: name for name in accuracies}, range(3), baseline="base")
     for method, seeds in accuracies.items():
         for seed, curve in enumerate(seeds):
             records: list[dict[str, Any]] = []
@@ -94,11 +95,10 @@ def hand_checkable(out: Path) -> None:
                 if step:
                     counts = {"selected": 10, "noisy": (1, 2, 0)[index - 1], "correct": 5}
                     records.append({"event": "train", "step": step, **counts})
-                seconds = 0.1 * step
-                records.append(
-                    {"event": "eval", "step": step, "accuracy": accuracy, "seconds": seconds}
-                )
-            write_run(out, method, seed, [*records, end(30, 5.0 if method == "fast" else 0.0)])
+                spent = cost(step, *FAST) if method == "fast" else cost(step)
+                records.append({"event": "eval", "step": step, "accuracy": accuracy, "cost": spent})
+            last = end(30, *FAST) if method == "fast" else end(30)
+            write_run(out, method, seed, [*records, last])
 
 
 def synthetic(
@@ -111,7 +111,7 @@ def synthetic(
     steps: int = 2000,
 ) -> None:
     """Something like the demo; the last two methods have IL, the first two do not select."""
-    write_plan(out, methods, range(seeds), baseline=list(methods)[1 % len(methods)], steps=steps)
+    write_plan(out, methods, range(seeds), baseline=list(methods)[1 % len(methods)])
     for place, method in enumerate(methods):
         selects = selecting and (place > 1 or len(methods) == 1)
         rho = selects and place >= len(methods) - 2
@@ -120,40 +120,19 @@ def synthetic(
             records: list[dict[str, Any]] = []
             for index in range(41):
                 step = index * steps // 40
-                seconds = 0.1 * step * (1 + rho)
                 if index:
                     noisy = min(160, int(16 * (1 + place) * rng.uniform(0.8, 1.2)))
                     correct = int(160 * (1 - math.exp(-index / 10)) * rng.uniform(0.9, 1.0))
                     counts: dict[str, Any] = {"selected": 160, "correct": correct, "noisy": None}
                     if noise_known:
-                        counts |= {"noisy": noisy, "less_relevant": noisy // 2}
-                        counts |= {"redundant": noisy // 3, "unsure": noisy // 4}
+                        counts |= {"noisy": noisy}
                     records.append({"event": "train", "step": step, "loss": 1.0, **counts})
                 level = 0.9 + 0.01 * place - 0.3 * (place == 2)
                 accuracy = level * (1 - 0.96 * math.exp(-index / 4)) + rng.uniform(-0.01, 0.01)
                 accuracy = min(1.0, max(0.0, accuracy))
-                records.append(
-                    {"event": "eval", "step": step, "accuracy": accuracy, "seconds": seconds}
-                )
-                if selects and index in (8, 16, 24, 32):
-                    counts = {"selected": 300, "again": 200 - 5 * index if index > 8 else None}
-                    records.append({"event": "epoch", "step": step, "epoch": index // 8, **counts})
-                if selects and index in (20, 40):
-                    il = [rng.expovariate(2.0) for _ in range(320)]
-                    loss = [value + rng.gauss(0.2, 0.2) for value in il]
-                    selected = [i % 10 == 0 for i in range(320)]
-                    records.append(
-                        {
-                            "event": "sample",
-                            "step": step,
-                            "ids": list(range(320)),
-                            "loss": loss,
-                            "il": il if rho else None,
-                            "selected": selected,
-                            "noisy": [i % 9 == 0 for i in range(320)] if noise_known else None,
-                        }
-                    )
-            last = end(steps, 4.0 * rho, place) | {"seconds": 0.1 * steps * (1 + rho)}
+                spent = cost(step, 0.5 * place, 40.0 * rho)
+                records.append({"event": "eval", "step": step, "accuracy": accuracy, "cost": spent})
+            last = end(steps, 0.5 * place, 40.0 * rho)
             last["noisy"] = 1 / 9 if noise_known else None
             path = write_run(out, method, seed, [*records, last])
             if selects:

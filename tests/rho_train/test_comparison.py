@@ -1,4 +1,4 @@
-"""rho_train.compare: variants, budgets, shared irreducible losses, splits, resuming, failures."""
+"""rho_train.compare: variants, equal cost, shared IL, splits, growing, resuming, failures."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from rho_train import ILRecipe, ILStore, Task, TrainConfig, Variant, compare
+from rho_train import EqualCost, ILRecipe, ILStore, Task, TrainConfig, Variant, compare
 from rho_train.comparison.data import SeedData
 from rho_train.comparison.runner import JobsFailed
 from rho_train.comparison.spec import Spec
-from rho_train.records import from_line, to_line
+from rho_train.report import read_experiment
 from rho_train.tasks import mlp
 from rho_train.trainer import Trainer
 
@@ -52,22 +51,6 @@ def task(
     )
 
 
-@dataclass(frozen=True)
-class Share:
-    """The share of the steps of another variant."""
-
-    of: str
-    share: float = 0.5
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return (self.of,)
-
-    def steps(self, runs: Mapping[str, Path], own_il_seconds: float) -> int:
-        assert own_il_seconds >= 0.0
-        return int(self.share * end(runs[self.of])["step"])
-
-
 def end(folder: Path) -> dict[str, Any]:
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["event"] == "end"
@@ -81,35 +64,69 @@ def run_compare(out: Path, *methods: str | Variant, **options: Any) -> dict[str,
     return {path.name: end(path) for path in sorted((out / "runs").iterdir())}
 
 
-def test_a_budget_gives_the_steps_and_they_are_kept(tmp_path: Path) -> None:
-    half = Variant("half", budget=Share("rho"), overrides={"train.schedule": "linear"})
-    ends = run_compare(tmp_path, half, "uniform", CROSS, seeds=[0, 1])
-    steps = {name: found["step"] for name, found in ends.items()}
-    assert steps == {
-        f"{name}-seed{seed}": made
-        for name, made in (("half", 15), ("rho", 30), ("uniform", 30))
-        for seed in (0, 1)
-    }
+def test_equal_cost_gives_the_steps_and_runs_count_what_was_planned(tmp_path: Path) -> None:
+    small = Variant("small", method="rho", il="crossfit", overrides={"task.width": 4})
+    loss = Variant("loss", method="loss", overrides={"warmup": 10, "anneal": 0.25})
+    given = Variant("given", "", "rho", "crossfit", cost=EqualCost("uniform", il=False))
+    train = replace(TRAIN, steps=100)
+    done = run_compare(
+        tmp_path, "uniform", "entropy", loss, CROSS, small, given, train=train, equal_cost=True
+    )
+    runs = {name.removesuffix("-seed0"): found for name, found in done.items()}
+    # A step of uniform sampling is 3 * 8 passes of the model, one with selection 40 more. With 4
+    # features and 2 classes F is 6 * width.
+    wide, narrow = 6 * 16, 6 * 4
+    # Two folds of 150: 2 batches of 64, 2 epochs; three passes over all, one after each epoch.
+    il = 6 * 8 * (3 * 2 * 2 * 2 * 64 + 3 * 300)
+    budget = wide * 100 * 24
+    assert runs["uniform"]["step"] == 100
+    assert runs["entropy"]["step"] == 100 * 24 // 64
+    assert runs["given"]["step"] == 100 * 24 // 64
+    assert runs["rho"]["step"] == (budget - il) // (wide * 64)
+    assert runs["small"]["step"] == (budget - il) // (narrow * 64)
+    phased = runs["loss"]["step"]
+    assert runs["loss"]["scored"] == 40 * (phased - 10 - int(0.25 * phased + 0.5))
+    for name, found in runs.items():
+        cost, per = found["cost"], narrow if name == "small" else wide
+        assert cost["training"] == per * 24 * found["step"], name
+        assert cost["scoring"] == per * found["scored"], name
+        assert cost["il"] == (il if name in ("rho", "small", "given") else 0), name
+        spent = sum(cost.values()) - (cost["il"] if name == "given" else 0)
+        # No step more would have been paid for.
+        assert budget - 64 * per < spent <= budget, name
     described = json.loads((tmp_path / "experiment.json").read_text())
-    assert {m["name"]: m["steps"] for m in described["methods"]} == {
-        "half": None,
-        "uniform": 30,
-        "rho": 30,
+    assert described["step_cost"] == wide * 24
+    fewer = replace(TRAIN, steps=20)
+    with pytest.raises(ValueError, match=r"rho: cost: uniform costs 20.0 uniform steps, the irr"):
+        run_compare(tmp_path / "no", "uniform", CROSS, train=fewer, equal_cost=True)
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_comparison_grows_and_keeps_what_is_finished(tmp_path: Path) -> None:
+    def written() -> dict[str, bytes]:
+        return {f"{path}": path.read_bytes() for path in tmp_path.rglob("*.json*")}
+
+    run_compare(tmp_path, "uniform", CROSS)
+    stores = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("il/*")}
+    before = {path: of for path, of in written().items() if "runs" in path}
+    longer = Variant("longer", method="rho", il="crossfit", overrides={"train.steps": 40})
+    ends = run_compare(tmp_path, "uniform", CROSS, longer)
+    ends = run_compare(tmp_path, "uniform", CROSS, seeds=[1])
+    made = {"longer": 40, "rho": 30, "uniform": 30}
+    seed_1 = {"rho-seed1": 30, "uniform-seed1": 30}
+    assert {name: found["step"] for name, found in ends.items()} == {
+        **{f"{name}-seed0": steps for name, steps in made.items()},
+        **seed_1,
     }
-    # The run that it follows may be another one now: a plan that was made stays.
-    plan = tmp_path / "runs" / "half-seed0" / "plan.json"
-    kept = from_line(plan.read_bytes(), plan)
-    plan.write_text(to_line(kept | {"steps": 10}))
-    for name in ("checkpoint.pt", "test.json"):
-        (plan.parent / name).unlink()
-    assert run_compare(tmp_path, half, "uniform", CROSS, seeds=[0, 1])["half-seed0"]["step"] == 10
-    for text, message in (
-        (to_line(kept | {"budget": "Other"}), r"half-0: .*plan.json was made for Other"),
-        ("{", r"half-0: .*plan.json: the record is damaged"),
-    ):
-        plan.write_text(text)
-        with pytest.raises(JobsFailed, match=message):
-            run_compare(tmp_path, half, "uniform", CROSS, seeds=[0, 1])
+    after = written()
+    assert {path: after[path] for path in before} == before
+    assert stores.items() <= {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("il/*")}.items()
+    described = json.loads((tmp_path / "experiment.json").read_text())
+    assert [one["name"] for one in described["methods"]] == ["uniform", "rho", "longer"]
+    assert described["seeds"] == [0, 1]
+    assert described["title"] == "uniform, rho, longer on line"
+    found = read_experiment(tmp_path)
+    assert found.left_out == [("longer", 1, "no record")]
 
 
 def test_one_il_serves_two_targets(tmp_path: Path) -> None:
@@ -119,21 +136,14 @@ def test_one_il_serves_two_targets(tmp_path: Path) -> None:
     whole = Variant("whole", il="crossfit")
     ends = run_compare(tmp_path, CROSS, small, longer, kept, whole)
     stores = {p.name.partition("-seed")[0]: p for p in tmp_path.glob("il/*.safetensors")}
-    described = json.loads((tmp_path / "experiment.json").read_text())["methods"]
-    il = {m["name"]: (m["il"], m["targets"]) for m in described}
-    assert il["rho"] == il["small"] != il["longer"]
-    assert (il["rho"][1], il["longer"][1]) == (2, 1)
-    assert set(stores) == {il["rho"][0], il["longer"][0]}
+    assert len(stores) == 2
     # A filter has used the losses, so their cost is included; keeping all has not.
     seconds = {name.removesuffix("-seed0"): found["il_seconds"] for name, found in ends.items()}
     assert seconds["rho"] == seconds["small"] == seconds["kept"] > 0 == seconds["whole"]
     origin = json.loads((tmp_path / "runs" / "small-seed0" / "origin.json").read_text())
-    # 4 features, 2 classes: 4 * 4 + 4 + 4 * 2 + 2 and 4 * 8 + 8 + 8 * 2 + 2 parameters.
-    assert origin["model"] == {"parameters": 30, "flops": 48}
-    store = ILStore.load(stores[il["rho"][0]])
-    losses = [float(loss) for loss in store.info["holdout_loss"].split(", ")]
-    sizes = {"parameters": 58, "flops": 96}
-    assert origin["il_model"] == {**sizes, "loss": pytest.approx(sum(losses) / 2)}
+    found = [ILStore.load(path).info for path in stores.values()]
+    losses = [[float(loss) for loss in info["holdout_loss"].split(", ")] for info in found]
+    assert any(origin["il_loss"] == pytest.approx(sum(of) / 2) for of in losses)
 
 
 def test_options_reach_the_selector(tmp_path: Path) -> None:
@@ -177,12 +187,10 @@ def test_a_filter_trains_on_the_examples_with_the_lowest_losses(
 
 def test_what_waits_for_a_job_that_failed_is_named(tmp_path: Path) -> None:
     (tmp_path / "il").write_text("in the way")
-    half = Variant("half", budget=Share("rho"))
     with pytest.raises(JobsFailed) as caught:
-        # A variant before the run that it follows.
-        run_compare(tmp_path, half, CROSS, "uniform")
+        run_compare(tmp_path, CROSS, "uniform")
     named = re.findall(r"^(\w+)", str(caught.value), flags=re.MULTILINE)
-    assert sorted(named) == ["crossfit", "half", "rho"]
+    assert sorted(named) == ["crossfit", "rho"]
     assert end(tmp_path / "runs" / "uniform-seed0")["step"] == 30
 
 
@@ -200,14 +208,16 @@ def test_titles_may_change_and_a_finished_comparison_is_not_resumed(tmp_path: Pa
     (resumed,) = [v for k, v in described()["environment"].items() if k.startswith("resumed")]
     assert "commit b" in resumed
     for changes, message in (
-        ({"seeds": [0, 1]}, "seeds differ"),
         ({"train": TrainConfig(steps=20)}, "train differ"),
-        ({"task_options": {"swap": True}}, "data, task_options differ"),
+        ({"task_options": {"swap": True}}, "task_options, data of seed 0 differ"),
+        ({"seeds": [1, 0], "baseline": "other"}, "baseline, method uniform differ"),
         ({"task_options": {"width": 3}}, "model, task_options differ"),
         ({"validation": 0.1}, "validation differ"),
     ):
+        own = [Variant("uniform", overrides={"train.lr": 1.0}), Variant("other")]
+        methods = own if "baseline" in changes else ["uniform"]
         with pytest.raises(ValueError, match=f"holds another comparison: {message}"):
-            run_compare(tmp_path, "uniform", **changes)
+            run_compare(tmp_path, *methods, **changes)
     (tmp_path / "experiment.json").write_text("{")
     with pytest.raises(ValueError, match="is damaged"):
         run_compare(tmp_path, "uniform")
@@ -305,14 +315,14 @@ def test_impossible_variants_are_named(arguments: dict[str, Any], message: str) 
         ({"overrides": {"task.color": 1}}, "unexpected keyword argument 'color'"),
         ({"overrides": {"seeds": (1,)}}, "'seeds' is the same for all variants"),
         ({"overrides": {"task.swap": True}}, "one: its task options change the training data"),
-        ({"budget": Share("best")}, "its budget needs a variant .* one of uniform, got 'best'"),
-        ({"budget": Share("one")}, "its budget needs a variant .* one of uniform, got 'one'"),
+        ({"cost": EqualCost("best")}, "one: cost: to must be one of uniform, got 'best'"),
+        ({"cost": EqualCost("one")}, "one: cost: to must be one of uniform, got 'one'"),
     ],
 )
 def test_impossible_comparisons_do_not_start(
     tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
-    own = {key: options[key] for key in ("overrides", "budget") if key in options}
+    own = {key: options[key] for key in ("overrides", "cost") if key in options}
     methods = options.get("methods", ["uniform", Variant("one", **own)] if own else ["uniform"])
     options = {k: v for k, v in options.items() if k not in ("methods", *own)}
     with pytest.raises(ValueError, match=message):
@@ -321,7 +331,7 @@ def test_impossible_comparisons_do_not_start(
 
 
 def test_a_task_that_processes_cannot_import_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"2 processes must be able to import task .*<lambda>"):
+    with pytest.raises(ValueError, match=r"2 processes must be able to import the task .*<lambda>"):
         compare(lambda: task(0), ["uniform", "loss"], [0], out=tmp_path, train=TRAIN, processes=2)
 
 

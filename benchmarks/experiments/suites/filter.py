@@ -6,13 +6,13 @@ from experiments.suite import Suite
 SUITE = Suite(
     title="A filter in place of a selection, and before it",
     question="IL can also be used once: train on the examples with the lowest IL, sampled "
-    "uniformly. Then no step costs more. Does a selection at every step do better in the same "
-    "minutes, or after the filter?",
+    "uniformly. Then no step costs more. Does a selection at every step do better at "
+    "equal cost, or after the filter?",
     methods=[
         variants.UNIFORM_ALL_DECAY,
-        variants.FILTER_60_MINUTES,
-        variants.FILTER_75_MINUTES,
-        variants.FILTER_90_MINUTES,
+        variants.FILTER_60_COST,
+        variants.FILTER_75_COST,
+        variants.FILTER_90_COST,
         variants.RHO_CROSSFIT_DECAY,
         variants.RHO_60_DECAY,
         variants.RHO_75_DECAY,
@@ -36,6 +36,6 @@ SUITE = Suite(
     },
     rates=("tune", "{set}, {noise}"),
     ours=["rho_90_decay"],
-    against=["rho_crossfit_decay", "filter_60_minutes", "filter_90_minutes"],
+    against=["rho_crossfit_decay", "filter_60_cost", "filter_90_cost"],
     columns=["noisy"],
 )

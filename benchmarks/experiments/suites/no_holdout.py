@@ -10,8 +10,8 @@ SUITE = Suite(
     methods=[
         variants.UNIFORM_ALL,
         variants.UNIFORM_ALL_DECAY,
-        variants.ALL_MINUTES_WITH_IL,
-        variants.ALL_MINUTES,
+        variants.ALL_COST_WITH_IL,
+        variants.ALL_COST,
         variants.RHO_CROSSFIT,
         variants.RHO_CROSSFIT_DECAY,
     ],
@@ -31,6 +31,6 @@ SUITE = Suite(
         "budget": ["1,000 steps"],
     },
     ours=["rho_crossfit_decay"],
-    against=["all_minutes_with_il", "all_minutes"],
+    against=["all_cost_with_il", "all_cost"],
     columns=["seconds"],
 )

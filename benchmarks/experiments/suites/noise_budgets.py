@@ -6,16 +6,16 @@ from experiments.suite import Suite
 SUITE = Suite(
     title="Every method, on each set, clean and noisy, at three budgets",
     question="Which method of selection ends highest? How much of its lead is left against a "
-    "decayed learning rate that is given the same minutes?",
+    "decayed learning rate that is given the same cost?",
     methods=[
         variants.UNIFORM_HALF,
         variants.UNIFORM_ALL,
         variants.UNIFORM_HALF_DECAY,
         variants.UNIFORM_ALL_DECAY,
-        variants.HALF_MINUTES_WITH_IL,
-        variants.HALF_MINUTES,
-        variants.ALL_MINUTES_WITH_IL,
-        variants.ALL_MINUTES,
+        variants.HALF_COST_WITH_IL,
+        variants.HALF_COST,
+        variants.ALL_COST_WITH_IL,
+        variants.ALL_COST,
         variants.RHO_HOLDOUT,
         variants.RHO_HOLDOUT_DECAY,
         variants.RHO_CROSSFIT,
@@ -53,6 +53,6 @@ SUITE = Suite(
     },
     rates=("tune", "{set}, {noise}"),
     ours=["rho_crossfit_decay"],
-    against=["all_minutes_with_il", "all_minutes", "uniform_half"],
+    against=["all_cost_with_il", "all_cost", "uniform_half"],
     columns=["noisy"],
 )

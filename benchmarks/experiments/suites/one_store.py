@@ -12,8 +12,8 @@ SUITE = Suite(
         variants.UNIFORM_ALL_DECAY,
         variants.RHO_CROSSFIT,
         variants.RHO_CROSSFIT_DECAY,
-        variants.ALL_MINUTES_WITH_IL,
-        variants.ALL_MINUTES,
+        variants.ALL_COST_WITH_IL,
+        variants.ALL_COST,
     ],
     baseline="uniform_all_decay",
     options={
@@ -34,6 +34,6 @@ SUITE = Suite(
     },
     rates=("tune_targets", "{target}"),
     ours=["rho_crossfit_decay"],
-    against=["all_minutes_with_il", "all_minutes"],
+    against=["all_cost_with_il", "all_cost"],
     columns=["seconds"],
 )

@@ -6,7 +6,7 @@ from experiments.suite import Suite
 _LARGE = {**set_options.LARGE_MLP, **set_options.RESNET}
 SUITE = Suite(
     title="The learning rate of other targets",
-    question="The same as `tune`, for the targets of `one_store`, `minutes`, `batch_norm` and "
+    question="The same as `tune`, for the targets of `one_store`, `large_target`, `batch_norm` and "
     "`web`.",
     methods=[
         entry

@@ -13,8 +13,8 @@ SUITE = Suite(
         variants.UNIFORM_HALF_DECAY,
         variants.UNIFORM_ALL,
         variants.UNIFORM_ALL_DECAY,
-        variants.ALL_MINUTES_WITH_IL,
-        variants.ALL_MINUTES,
+        variants.ALL_COST_WITH_IL,
+        variants.ALL_COST,
         variants.RHO_HOLDOUT,
         variants.RHO_HOLDOUT_DECAY,
         variants.RHO_CROSSFIT,
@@ -34,6 +34,6 @@ SUITE = Suite(
     quick={"set": ["Letters", "OCR letters"]},
     rates=("tune_targets", "{set}, scraped"),
     ours=["rho_crossfit_decay"],
-    against=["all_minutes_with_il"],
+    against=["all_cost_with_il"],
     columns=["noisy", "less_relevant", "redundant"],
 )

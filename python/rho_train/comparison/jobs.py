@@ -7,25 +7,22 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from rho_train.batch import split, to
 from rho_train.comparison.data import SeedData
 from rho_train.comparison.spec import Spec, Variant
-from rho_train.dry_run import takes_the_batch
+from rho_train.cost import Costs, selecting_steps, steps_within
 from rho_train.files import atomic_write
 from rho_train.history import History
 from rho_train.il import ILStore, crossfit_il, holdout_il
 from rho_train.progress import OnStep
-from rho_train.records import from_line, to_line
+from rho_train.records import to_line
 from rho_train.schedules import UniformPhases
-from rho_train.scoring import device_of, output_of
 from rho_train.selector import Selector
 from rho_train.tasks.task import digest_of, model_identity
 from rho_train.trainer import Trainer
@@ -58,11 +55,25 @@ class ILWork:
 
     def steps(self) -> int:
         """Return the training steps that it takes."""
+        return sum(map(self.spec.il.steps, self._sizes()))
+
+    def _sizes(self) -> list[int]:
+        """Return how many examples each model trains on; copies may move some between folds."""
         n, spec = len(self.data.dataset), self.spec
         if self.kind == "holdout":
-            return spec.il.steps(round(spec.holdout * n))
-        sizes = (n - len(range(fold, n, spec.folds)) for fold in range(spec.folds))
-        return sum(spec.il.steps(size) for size in sizes)
+            return [round(spec.holdout * n)]
+        return [n - len(range(fold, n, spec.folds)) for fold in range(spec.folds)]
+
+    def cost(self, forward: float) -> float:
+        """Return the counted cost, by that of a forward pass of the IL model over an example.
+
+        The examples that a model scores also validate it, once an epoch.
+        """
+        n, recipe, trained = len(self.data.dataset), self.spec.il, 0
+        for size in self._sizes():
+            trained += recipe.steps(size) * min(recipe.batch_size, size)
+        scored = n - self._sizes()[0] if self.kind == "holdout" else n
+        return forward * (3 * trained + (recipe.epochs + 1) * scored)
 
     def compute(self, seed: int, work: Path, on_step: OnStep) -> ILStore:
         """Compute, resumed from the folder `work`; weights and order by `seed`."""
@@ -94,7 +105,50 @@ class Run:
     variant: Variant
     seed: int
     il: str
-    """The name of its irreducible losses."""
+    """The name of its irreducible losses, empty if it computes none."""
+    costs: Costs
+    steps: int
+
+    def cost(self, steps: int, *, il: bool) -> float:
+        """Return the counted cost of so many of its steps, as the run will count it itself."""
+        spec, train, scored = self.spec, self.spec.train, 0
+        if self.variant.method != "uniform":
+            scored = spec.scoring.due(train.large_batch)
+            scored *= selecting_steps(steps, spec.warmup, spec.anneal)
+        last = train.large_batch * train.bn_recalibration_batches
+        parts = self.costs.spent(steps * train.batch, scored, last)
+        return sum(parts.values()) if il else parts["training"] + parts["scoring"]
+
+    @property
+    def step_cost(self) -> float:
+        """The cost of a step without selection."""
+        return self.costs.spent(self.spec.train.batch, 0)["training"]
+
+    def equal_steps(self, runs: Mapping[str, Run]) -> int:
+        """Return its steps, as many as have the cost of another of the runs if it is to equal one.
+
+        Raises:
+            ValueError: not even one step has, or torch can count no work in its model.
+        """
+        name, equal = self.variant.name, self.variant.cost
+        if equal is None:
+            return self.steps
+        other = runs[equal.to]
+        if not (self.costs.forward and other.costs.forward):
+            raise ValueError(
+                f"variant {name}: cost: torch counts no work in its model or that of {equal.to}, "
+                "as of operators of your own; compare them with equal steps"
+            )
+        budget, unit = other.cost(other.steps, il=equal.il), other.step_cost
+        steps = steps_within(budget, partial(self.cost, il=equal.il))
+        if steps < 1:
+            raise ValueError(
+                f"variant {name}: cost: {equal.to} costs {budget / unit:,.1f} uniform steps, the "
+                f"irreducible losses of {name} alone {self.costs.il / unit:,.1f}, so no step is "
+                f"left; give {equal.to} more train.steps, take fewer il.epochs or a smaller IL "
+                "model, or precompute the losses: il = stored"
+            )
+        return steps
 
     @property
     def folder(self) -> Path:
@@ -104,7 +158,7 @@ class Run:
     @property
     def store(self) -> Path:
         """The file of the irreducible losses that are computed for it."""
-        return self.out / "il" / f"{self.il}-seed{self.seed}.safetensors"
+        return self.out / "il" / f"{self.il}.safetensors"
 
     def compute_il(self, on_step: OnStep) -> None:
         """Compute its irreducible losses, unless the store is there already."""
@@ -117,29 +171,10 @@ class Run:
             il.compute(self.seed, work, on_step).save(self.store)
         shutil.rmtree(work, ignore_errors=True)
 
-    def steps(self) -> int:
-        """Return its steps; those of a budget are kept in plan.json, for seconds vary."""
-        path, budget = self.folder / "plan.json", self.variant.budget
-        if budget is None:
-            return self.spec.train.steps
-        if path.exists():
-            plan = from_line(path.read_bytes(), path)
-            if plan["budget"] != repr(budget):
-                fix = f"delete the folder {self.folder}"
-                raise ValueError(f"{path} was made for {plan['budget']}, not {budget!r}; {fix}")
-            return int(plan["steps"])
-        own_il = self.variant.computes_il
-        seconds = float(ILStore.load(self.store).info["seconds"]) if own_il else 0.0
-        runs = {other: run_path(self.out, other, self.seed) for other in budget.needs}
-        steps = budget.steps(runs, seconds)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, to_line({"budget": repr(budget), "steps": steps}))
-        return steps
-
     def train(self, where: Mapping[str, str | int], on_step: OnStep) -> None:
         """Train, and write origin.json first and test.json at the end."""
         spec, variant, folder, seed = self.spec, self.variant, self.folder, self.seed
-        train = replace(spec.train, steps=self.steps())
+        train = replace(spec.train, steps=self.steps)
         data = SeedData.make(spec, seed)
         task, store, ids, il_seconds = data.task, None, data.train_ids(variant), 0.0
         if variant.computes_il:
@@ -154,10 +189,8 @@ class Run:
         model = task.model(seed).to(spec.device)
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "origin.json").exists():
-            sizes: dict[str, dict[str, float]] = {"model": {**_size(model, data)}}
-            if store is not None:
-                sizes["il_model"] = {**_size(task.il_model(0), data), **_loss(store)}
-            atomic_write(folder / "origin.json", to_line({**where, **sizes}))
+            own = {} if store is None else {"il_loss": _loss(store)}
+            atomic_write(folder / "origin.json", to_line({**where, **own}))
         selector = None
         if variant.method != "uniform":
             scoring, phased = spec.scoring, spec.warmup > 0 or spec.anneal > 0
@@ -179,6 +212,7 @@ class Run:
             forward=task.forward,
             flags=data.flags,
             il_seconds=il_seconds,
+            costs=self.costs,
             classes=task.classes,
             show=None if task.show is None else data.show,
         )
@@ -192,25 +226,8 @@ class Run:
             atomic_write(folder / "test.json", to_line(tested))
 
 
-def _size(model: nn.Module, data: SeedData) -> dict[str, int]:
-    """Return the number of parameters, and the flops of a forward pass of one example.
-
-    torch counts matrix products and convolutions, a multiplication and an addition as two.
-    """
-    batch = to(data.dataset.collate(data.dataset.__getitems__([0])), device_of(model))
-    counter = FlopCounterMode(display=False)
-    with takes_the_batch("compare"), counter, torch.no_grad():
-        fields, forward = split(batch, "compare"), data.task.forward
-        output_of("compare", model.eval(), batch, fields, forward, None)
-    model.train()
-    return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "flops": counter.get_total_flops(),
-    }
-
-
-def _loss(store: ILStore) -> dict[str, float]:
+def _loss(store: ILStore) -> float | None:
     """Return the mean loss of the IL models on what they score; a converted store has none."""
     # One value a model; seeds that were averaged are separated by another sign.
     losses = re.findall(r"[^;, ]+", store.info.get("holdout_loss", ""))
-    return {"loss": fmean(map(float, losses))} if losses else {}
+    return fmean(map(float, losses)) if losses else None

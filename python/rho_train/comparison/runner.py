@@ -29,12 +29,12 @@ EXPECTED = (ValueError, IndexError, OSError, FloatingPointError)
 
 @dataclass(frozen=True)
 class Job:
-    """Work that can start when the jobs that it needs are done; its steps may follow from them."""
+    """Work that can start when the job that it needs is done."""
 
     name: str
     work: Callable[[OnStep], None]
-    steps: int | Callable[[], int]
-    needs: frozenset[str] = frozenset()
+    steps: int
+    needs: str = ""
 
 
 # A function that submits a job, and the queue of the steps that workers report.
@@ -49,13 +49,17 @@ def run_jobs(
     jobs: list[Job], bar: tqdm[Any], stop: threading.Event, processes: int, threads: int
 ) -> dict[str, str]:
     """Run jobs, `processes` at a time with `threads` threads each; return the errors by name."""
-    waiting, done, failed = list(jobs), set[str](), dict[str, str]()
+    waiting, done, failed = list(jobs), {""}, dict[str, str]()
     running: dict[Future[None], Job] = {}
     executor = _here(bar, stop) if processes == 1 else _pool(processes, threads)
     with executor as (submit, progress):
         while True:
-            for job in _ready(waiting, done, failed, bar):
+            for job in [job for job in waiting if job.needs in failed]:
+                waiting.remove(job)
+                failed[job.name] = f"not run, {job.needs} failed"
+            for job in [job for job in waiting if job.needs in done]:
                 if not stop.is_set():
+                    waiting.remove(job)
                     running[submit(job)] = job
             if stop.is_set():
                 raise Stopped("stopped; run the same command again to go on")
@@ -76,25 +80,6 @@ def run_jobs(
                     failed[job.name] = _text(error)
                 else:
                     done.add(job.name)
-
-
-def _ready(waiting: list[Job], done: set[str], failed: dict[str, str], bar: tqdm[Any]) -> list[Job]:
-    """Take the jobs out of `waiting` that can start now; those that never can fail."""
-    # One that fails here may be what a job before it waits for.
-    while broken := [job for job in waiting if job.needs & failed.keys()]:
-        for job in broken:
-            waiting.remove(job)
-            failed[job.name] = f"not run, {min(job.needs & failed.keys())} failed"
-    ready = [job for job in waiting if job.needs <= done]
-    for job in list(ready):
-        waiting.remove(job)
-        try:
-            if callable(job.steps):
-                bar.total = (bar.total or 0) + job.steps()
-        except Exception as error:
-            ready.remove(job)
-            failed[job.name] = _text(error)
-    return ready
 
 
 def _text(error: Exception) -> str:

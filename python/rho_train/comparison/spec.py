@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -22,15 +22,17 @@ _PARTS = ("train", "il", "scoring")
 _OWN = ("holdout", "folds", "warmup", "anneal")
 
 
-class Budget(Protocol):
-    """Steps by finished runs of the same seed; picklable, and its repr tells it from others."""
+@dataclass(frozen=True)
+class EqualCost:
+    """As many steps as have the counted cost of another variant, see `rho_train.cost`.
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Names of the variants whose runs must be finished."""
+    Args:
+        to: the other variant, which makes `train.steps` of its own.
+        il: the IL cost of both is included; False: as if their IL were precomputed.
+    """
 
-    def steps(self, runs: Mapping[str, Path], own_il_seconds: float) -> int:
-        """Return the steps, from the folders of the finished runs by variant and the IL cost."""
+    to: str
+    il: bool = True
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Variant:
         overrides: by dotted name: of train, il, task and scoring, as {"train.lr": 0.003,
             "task.hidden": [64]}; holdout, folds; warmup (uniform steps at the start) and anneal
             (share of uniform steps at the end).
-        budget: gives the steps of a run; None: `train.steps`.
+        cost: gives the steps of a run; None: `train.steps`.
 
     Raises:
         ValueError: an argument is out of range, or two exclude each other.
@@ -65,7 +67,7 @@ class Variant:
     examples: Literal["all", "rest"] = "all"
     keep: float = 1.0
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    budget: Budget | None = None
+    cost: EqualCost | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", self.label or self.name)
@@ -100,7 +102,7 @@ class Variant:
     def __str__(self) -> str:
         own = [f"{name} {value}" for name, value in sorted(self.overrides.items())]
         own += [f"the {self.keep} with the lowest IL"] if self.keep < 1.0 else []
-        own += [repr(self.budget)] if self.budget is not None else []
+        own += [f"{self.cost}"] if self.cost is not None else []
         return ", ".join([self.method, f"il {self.il}", f"{self.examples} examples", *own])
 
 
@@ -138,13 +140,13 @@ class Spec:
             raise ValueError(f"folds must be at least 2, got {self.folds}")
         if not 0.0 <= self.validation < 1.0:
             raise ValueError(f"validation must lie in [0, 1), got {self.validation}")
-        own_steps = [v.name for v in self.variants if v.budget is None]
+        own_steps = [v.name for v in self.variants if v.cost is None]
         for variant in self.variants:
             try:
                 if variant.overrides:
                     self.of(variant)
-                for name in variant.budget.needs if variant.budget is not None else ():
-                    _check_one_of("its budget needs a variant with steps; it", name, own_steps)
+                if variant.cost is not None:
+                    _check_one_of("cost: to", variant.cost.to, own_steps)
             except (ValueError, TypeError) as error:
                 raise ValueError(f"variant {variant.name}: {error}") from error
 
@@ -166,17 +168,14 @@ class Spec:
                 raise ValueError(
                     f"overrides: {name!r} is the same for all variants; choose among {known}"
                 )
-        alone = replace(variant, overrides={}, budget=None)
+        alone = replace(variant, overrides={}, cost=None)
         return replace(self, variants=(alone,), baseline=variant.name, **changes)
 
     def identity(self, task: Task) -> dict[str, Any]:
-        """Return what decides the numbers, as plain values; titles and labels do not."""
+        """Return what decides the numbers of every variant and seed, as plain values."""
         return {
             **{part: asdict(getattr(self, part)) for part in _PARTS},
             **{name: getattr(self, name) for name in ("baseline", "validation", *_OWN)},
-            "seeds": list(self.seeds),
-            "methods": {variant.name: f"{variant}" for variant in self.variants},
-            "data": task.data_identity,
             "task_options": plain_options(self.task, self.task_options),
             "model": model_identity(task.model(0)),
             "il_model": model_identity(task.il_model(0)),

@@ -22,7 +22,7 @@ from rho_train.report.read import Experiment
 # Placeholder colours: in the SVG each becomes the variable of the style sheet.
 COLOURS = [f"#0000c{style}" for style in range(8)]
 _NAMED = {"#0000e0": "soft", "#0000e1": "grid", "#0000e2": "paper", "#0000e3": "ink"}
-SOFT, _GRID, _PAPER, _INK = _NAMED
+_SOFT, _GRID, _PAPER, _INK = _NAMED
 _VARIABLES = {**_NAMED, **{colour: f"c{style}" for style, colour in enumerate(COLOURS)}}
 _MARKERS = "os^DvPX*"
 _STYLE = {
@@ -40,8 +40,8 @@ _STYLE = {
     "legend.labelspacing": 0.25,
     "legend.handlelength": 1.6,
     "legend.columnspacing": 1.2,
-    **dict.fromkeys(("axes.labelcolor", "axes.edgecolor", "axes.titlecolor"), SOFT),
-    **dict.fromkeys(("xtick.color", "ytick.color"), SOFT),
+    **dict.fromkeys(("axes.labelcolor", "axes.edgecolor", "axes.titlecolor"), _SOFT),
+    **dict.fromkeys(("xtick.color", "ytick.color"), _SOFT),
     **dict.fromkeys(("font.size", "axes.titlesize"), 11.5),
     **dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none"),
     **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
@@ -137,11 +137,10 @@ def line_figure(
     y: str,
     *,
     reference: tuple[str, float] | None = None,
-    xlim: tuple[float, float | None] = (0.0, None),
-    ylim: tuple[float, float | None] = (0.0, None),
+    ylim: tuple[float, float] | None = None,
 ) -> Figure | None:
     """Return curves of means with bands from the lowest to the highest seed, None without curves;
-    `reference` is a dashed line with its label, an axis without an end holds all values."""
+    `reference` is a dashed line with its label, `ylim` None from 0 to above all values."""
     if not curves:
         return None
     axes = make_axes(len(curves) + (reference is not None))
@@ -155,14 +154,13 @@ def line_figure(
             axes.fill_between(at, *band, color=line.get_color(), alpha=0.16, linewidth=0)
     tops = [values.max() for _, values in curves.values()]
     if reference is not None:
-        axes.axhline(reference[1], color=SOFT, ls="--", lw=1.3, label=reference[0])
+        axes.axhline(reference[1], color=_SOFT, ls="--", lw=1.3, label=reference[0])
         tops.append(reference[1])
-    (begin, end), (low, high) = xlim, ylim
-    end = max(1e-3, *(at[-1] for at, _ in curves.values())) if end is None else end
-    high = rounded(low, max(tops))[1] if high is None else high
-    axes.set(xlabel=x, title=y, xlim=(begin, end), ylim=(low, high))
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer="seconds" not in name))
-    axes.xaxis.set_major_formatter("{x:,g}" if end < 1000 else "{x:,.0f}")
+    end = max(1e-3, *(at[-1] for at, _ in curves.values()))
+    low, high = ylim or (0.0, rounded(0.0, max(tops))[1])
+    axes.set(xlabel=x, title=y, xlim=(0.0, end), ylim=(low, high))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0 if high - low > 0.05 else 1))
     add_legend(axes)
     ends = (f"{experiment.labels[m]} {v[-1].mean():.1%}" for m, (_, v) in curves.items())

@@ -1,4 +1,4 @@
-"""The numbers of a comparison: accuracy, steps and seconds to the target, cost, classes."""
+"""The numbers of a comparison; every figure that weighs methods is defined here, and by cost."""
 
 from __future__ import annotations
 
@@ -7,43 +7,40 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median, median_low, stdev
-from typing import Any, NamedTuple
+from statistics import fmean, median_high, median_low, stdev
+from typing import NamedTuple
 
-from rho_train.report.read import Experiment, Record, Run
+from rho_train.report.read import Experiment, Run
 
 
 class Pair(NamedTuple):
     """A run beside the baseline's with the same seed, whose best accuracy is the target.
 
-    The first evaluation that meets it is at `steps` and `target_seconds` (IL cost included, or
-    `precomputed`), infinite if none does. In times fewer steps to the target than the baseline,
-    `had` is what the run made, 0 if it never met the target, and `needs` what a step of
-    `step_seconds` asks for to be as early: infinite if the IL takes longer than the baseline.
-    `pays` is had / needs: above 1 the run is earlier.
+    The first evaluation that meets it is at `target_steps` and `target_cost`, infinite if none
+    does. `factor` is
+    the baseline's cost of it over that of the run, both with their IL, above 1 where the run is
+    cheaper and 0 if it never meets the target; the `precomputed` ones are without IL. The IL are
+    earned back by `models`, infinite if they never are.
     """
 
-    steps: float
-    target_seconds: float
-    target_seconds_precomputed: float
-    step_seconds: float
-    had: float
-    needs: float
-    needs_precomputed: float
-    pays: float
-    pays_precomputed: float
+    target_steps: float
+    target_cost: float
+    target_cost_precomputed: float
+    factor: float
+    factor_precomputed: float
+    models: float
 
 
 @dataclass(frozen=True)
 class MethodSummary:
     """One method over its finished seeds; NaN where there is nothing to measure.
 
-    Accuracies and shares (`noisy`, `correct`: of the selected examples) lie in [0, 1], errors are
-    standard errors of the mean. Of the `paired` seeds, which the baseline finished too, the method
-    meets the target in `reached`, ends above the baseline in `ahead`, by `gain` in the mean, and
-    `against` has the medians. `times` are mean seconds by part and counts. `accuracies` and
-    `favours` are of the classes: a favour is the share of a class among the selected examples over
-    its share of all.
+    `accuracy` is that of the curves, `test`, `balanced` (the mean of all classes) and `worst` (the
+    lowest of them) of the test set, all after the last step, in [0, 1] as the shares `noisy` and
+    `correct` of the selected examples. Errors are standard errors of the mean. Of the `paired`
+    seeds, which the baseline finished too, the method meets the target in `reached`, ends above
+    the baseline in `ahead`, by `gain` in the mean, and `against` has medians. `cost` by part is in
+    uniform steps, its sum `total`; `seconds` are those of training and IL.
     """
 
     method: str
@@ -53,18 +50,19 @@ class MethodSummary:
     accuracy_error: float
     test: float
     test_error: float
+    balanced: float
+    worst: float
     noisy: float
     correct: float
+    steps: float
+    total: float
     seconds: float
-    seconds_with_il: float
     paired: int
     reached: int
     ahead: int
     gain: float
     against: Pair
-    times: Mapping[str, float]
-    accuracies: Sequence[float]
-    favours: Sequence[float]
+    cost: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -72,13 +70,11 @@ class Summary:
     """All methods in display order, and what they are compared with.
 
     `target` is the baseline's best accuracy (mean over seeds), NaN for one method; `noisy` the
-    share of wrong labels in its training examples; `other_steps` the most steps of each method
-    that makes others than the comparison says.
+    share of wrong labels in its training examples.
     """
 
     methods: Sequence[MethodSummary]
     baseline: MethodSummary
-    other_steps: Mapping[str, int]
     target: float
     noisy: float
     left_out: Sequence[str]
@@ -96,11 +92,9 @@ def summarize(experiment: Experiment) -> Summary:
     # One method has nothing to be compared with.
     base = {run.seed: run for run in own} if len(experiment.labels) > 1 else {}
     rows = {name: _method(experiment, name, base) for name in experiment.labels}
-    steps = {name: max(r.end["step"] for r in runs) for name, runs in experiment.runs.items()}
     return Summary(
         methods=list(rows.values()),
         baseline=rows[experiment.baseline],
-        other_steps={name: most for name, most in steps.items() if most != experiment.steps},
         target=_mean(run.best["accuracy"] for run in base.values()),
         noisy=_mean(run.end["noisy"] for run in own),
         left_out=[f"{experiment.labels[m]}, seed {s}: {why}" for m, s, why in experiment.left_out],
@@ -108,32 +102,41 @@ def summarize(experiment: Experiment) -> Summary:
     )
 
 
-def leaders(summary: Summary) -> dict[str, Any]:
-    """Return the rows that are `compared` with the baseline, and what the result in words is about.
+def pair(run: Run, base: Run) -> Pair:
+    """Weigh a run against the baseline's with the same seed."""
+    best = base.best
+    mine = next((e for e in run.eval if e["accuracy"] >= best["accuracy"]), None)
+    theirs = base.costs(best)
+    if mine is None:
+        return Pair(math.inf, math.inf, math.inf, 0.0, 0.0, math.inf)
+    ours = run.costs(mine)
+    cost, base_cost = sum(ours.values()), sum(theirs.values())
+    alone, base_alone = cost - ours["il"], base_cost - theirs["il"]
+    saved = base_alone - alone
+    return Pair(
+        mine["step"],
+        cost,
+        alone,
+        _times(base_cost, cost),
+        _times(base_alone, alone),
+        # IL that the baseline has as well are no expense of the method.
+        max(0.0, ours["il"] - theirs["il"]) / saved if saved > 0 else math.inf,
+    )
 
-    `best` ends highest of them, `below` end lower than the baseline; of those that meet the target
-    in the median seed, `first` is the earliest beside the baseline in steps, `soonest` in seconds,
-    IL cost included. None where there is none.
-    """
-    others = [row for row in summary.methods if row is not summary.baseline and row.paired]
-    met = [row for row in others if math.isfinite(row.against.steps)]
-    by_time = {row.method: (row.against.pays, -row.against.target_seconds) for row in met}
-    return {
-        "compared": others,
-        "best": max(others, key=lambda row: row.gain, default=None),
-        "below": [row for row in others if row.gain < 0],
-        "first": max(met, key=lambda row: (row.against.had, -row.against.steps), default=None),
-        "soonest": max(met, key=lambda row: by_time[row.method], default=None),
-    }
+
+def _times(theirs: float, ours: float) -> float:
+    # An untrained model that meets the target is no speed-up.
+    return theirs / ours if ours > 0 else 1.0
 
 
 def _method(experiment: Experiment, name: str, baseline: Mapping[int, Run]) -> MethodSummary:
     runs = experiment.runs.get(name, ())
     ends = {run.seed: run.eval[-1]["accuracy"] for run in runs}
     tests = [run.test["accuracy"] for run in runs]
+    classes = [[c for c in run.test["class_accuracy"] if c is not None] for run in runs]
     gains = [ends[s] - base.eval[-1]["accuracy"] for s, base in baseline.items() if s in ends]
-    pairs = [_pair(run, baseline[run.seed]) for run in runs if run.seed in baseline]
-    times = [_times(run.end) for run in runs]
+    pairs = [pair(run, baseline[run.seed]) for run in runs if run.seed in baseline]
+    costs = [run.costs(run.end) for run in runs]
     return MethodSummary(
         method=name,
         label=experiment.labels[name],
@@ -142,71 +145,29 @@ def _method(experiment: Experiment, name: str, baseline: Mapping[int, Run]) -> M
         accuracy_error=_error([*ends.values()]),
         test=_mean(tests),
         test_error=_error(tests),
+        balanced=_mean(map(fmean, classes)),
+        worst=_mean(map(min, classes)),
         noisy=_mean(_share(run, "noisy") for run in runs),
         correct=_mean(_share(run, "correct") for run in runs),
-        seconds=_mean(run.end["seconds"] for run in runs),
-        seconds_with_il=_mean(run.end["seconds"] + run.end["il_seconds"] for run in runs),
+        steps=_mean(run.end["step"] for run in runs),
+        total=_mean(sum(cost.values()) for cost in costs),
+        seconds=_mean(run.end["seconds"] + run.end["il_seconds"] for run in runs),
         paired=len(pairs),
-        reached=sum(pair.had > 0 for pair in pairs),
+        reached=sum(one.factor > 0 for one in pairs),
         ahead=sum(gain > 0 for gain in gains),
         gain=_mean(gains),
-        against=Pair(**_medians(pairs or [Pair(*[math.nan] * 9)])),
-        times={key: _mean(each[key] for each in times) for key in next(iter(times), ())},
-        accuracies=_by_class([run.test["class_accuracy"] for run in runs]),
-        favours=_by_class([_favour(run.selected) for run in runs if run.selected]),
+        against=_medians(pairs) if pairs else Pair(*[math.nan] * 6),
+        cost={part: _mean(cost[part] for cost in costs) for part in next(iter(costs), ())},
     )
 
 
-def _pair(run: Run, base: Run) -> Pair:
-    theirs, il, base_il = base.best, run.end["il_seconds"], base.end["il_seconds"]
-    mine = next((e for e in run.eval if e["accuracy"] >= theirs["accuracy"]), None)
-    at = mine or run.end
-    # A clock may not have moved in a run of a few steps.
-    seconds, base_seconds = (max(one["seconds"], 1e-9) for one in (at, theirs))
-    steps, base_steps = (max(1, one["step"]) for one in (at, theirs))
-    # What the baseline leaves for steps, IL cost included or precomputed.
-    given = base_seconds + base_il - il, base_seconds
-    needs = (base_steps * seconds / (steps * left) if left > 0 else math.inf for left in given)
-    pays = (max(0.0, left) / seconds if mine else 0.0 for left in given)
-    return Pair(
-        mine["step"] if mine else math.inf,
-        mine["seconds"] + il if mine else math.inf,
-        mine["seconds"] if mine else math.inf,
-        seconds / steps,
-        base_steps / steps if mine else 0.0,
-        *needs,
-        *pays,
-    )
+def _medians(pairs: Sequence[Pair]) -> Pair:
+    """Return medians that agree: a factor is 1 or more where one model or fewer earn the IL back.
 
-
-def _medians(pairs: Sequence[Pair]) -> dict[str, float]:
-    # Between a seed that never meets the target and one that does there is no number of times.
-    low = ("had", "pays", "pays_precomputed")
-    values = zip(Pair._fields, zip(*pairs, strict=True), strict=True)
-    return {name: (median_low if name in low else median)(each) for name, each in values}
-
-
-def _times(end: Record) -> dict[str, float]:
-    """Return the seconds of a run by part, their sum with IL and without evaluation, and counts."""
-    parts = {"IL": end["il_seconds"], **end["part_seconds"]}
-    counts = {count: end[count] for count in ("epochs", "scored", "trained")}
-    return {**parts, "sum": sum(parts.values()) - parts["evaluation"], **counts}
-
-
-def _favour(selected: Record) -> list[float]:
-    examples, chosen = selected["examples"], selected["selected"]
-    n, k = sum(examples), sum(chosen)
-    pairs = zip(examples, chosen, strict=True)
-    return [(own / k) / (size / n) if size and k else math.nan for size, own in pairs]
-
-
-def _by_class(seeds: Sequence[Sequence[float | None]]) -> list[float]:
-    return [_mean(values) for values in zip(*seeds, strict=False)]
-
-
-def ranked(values: Sequence[float]) -> list[int]:
-    """Return the classes that have a value, the lowest value first."""
-    return sorted((c for c, v in enumerate(values) if not math.isnan(v)), key=values.__getitem__)
+    Between a seed that never meets the target and one that does, the median is the one that never.
+    """
+    columns = zip(Pair._fields, zip(*pairs, strict=True), strict=True)
+    return Pair(*((median_low if "factor" in name else median_high)(of) for name, of in columns))
 
 
 def _share(run: Run, flag: str) -> float | None:
@@ -216,7 +177,7 @@ def _share(run: Run, flag: str) -> float | None:
 
 
 def _mean(values: Iterable[float | None]) -> float:
-    known = [value for value in values if value is not None and not math.isnan(value)]
+    known = [value for value in values if value is not None]
     return fmean(known) if known else math.nan
 
 
@@ -229,10 +190,11 @@ def as_csv(summary: Summary) -> str:
     rows = []
     for row in summary.methods:
         values = {**vars(row), **row.against._asdict(), "target": summary.target}
+        values |= {f"cost_{part}": cost for part, cost in row.cost.items()}
         numbers = {k: v for k, v in values.items() if isinstance(v, (str, int, float))}
         rows.append({k: "" if v != v or v == math.inf else v for k, v in numbers.items()})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    text, names = io.StringIO(), dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, [*names], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -1,4 +1,4 @@
-"""The table of a summary, for the page and for a console."""
+"""The tables of a summary, for the page and for a console."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from rho_train.report.summary import MethodSummary, Summary
 _WIDTH = 110
 
 
+Cell = Callable[[MethodSummary], str]
+
+
 class Column(NamedTuple):
-    """One column of the table: its head, what it means, and the text of a row's cell."""
+    """One column of a table: its head, what it means, and the text of a row's cell."""
 
     head: str
     meaning: str
-    cell: Callable[[MethodSummary], str]
+    cell: Cell
 
 
 def percent(mean: float, error: float = math.nan) -> str:
@@ -31,55 +34,111 @@ def percent(mean: float, error: float = math.nan) -> str:
     return "-" if math.isnan(mean) else f"{100 * mean:.1f}{spread}"
 
 
-def _number(value: float, digits: int = 1) -> str:
+def number(value: float, digits: int = 0) -> str:
+    """Return a number for a cell, a dash for none."""
     return f"{value:,.{digits if value < 100 else 0}f}" if math.isfinite(value) else "-"
 
 
-def columns(summary: Summary) -> list[Column]:
-    """Return the columns in which a method has a value; one method has no target."""
-    validated = summary.watched == "validation"
-    mean = "after the last step: mean ± standard error over the finished seeds."
-    found = {
-        "Test accuracy, %": (
-            f"Accuracy on the test set{', which is read once,' * validated} {mean}",
+def _earned(row: MethodSummary) -> str:
+    return "never" if row.against.models == math.inf else number(row.against.models, 1)
+
+
+def tables(summary: Summary) -> dict[str, list[Column]]:
+    """Return the columns in which a method has a value, by table; one method has no target."""
+    base = summary.baseline
+    after = "after the last step: mean ± standard error over the finished seeds."
+    set_aside = f"Accuracy on examples set aside before training, wrong labels included, {after}"
+    cost = (
+        "Counted cost of the whole run, IL included, in uniform steps: the multiply-adds of all "
+        "forward passes, a backward pass as two, over those of a training step of "
+        f"“{base.label}”. Evaluations count nothing. It is the same on every machine."
+    )
+    steps = (
+        f"Steps until the {summary.watched} accuracy first meets the target: median over the "
+        "seeds, where a seed that never meets it is the latest (-: the median seed)."
+    )
+    times = "The baseline's cost to the target over this cost, seed by seed: below 1 it is dearer."
+
+    def compared(cell: Callable[[MethodSummary], str], il: bool = False) -> Cell:
+        # Of precomputed IL only a method with IL has something to say.
+        return lambda row: cell(row) if row.paired and (row.cost["il"] or not il) else "-"
+
+    numbers: list[tuple[str, str, Cell]] = [
+        (
+            "Test accuracy, %",
+            f"Accuracy on the test set {after}",
             lambda row: percent(row.test, row.test_error),
         ),
-        "Validation accuracy, %": (
-            f"Accuracy on examples set aside before training, wrong labels included, {mean}",
-            lambda row: percent(row.accuracy, row.accuracy_error) if validated else "-",
+        (
+            "Balanced, %",
+            "The same, the mean of the accuracies of all classes.",
+            lambda row: percent(row.balanced),
         ),
-        "Steps to target": (
-            f"Steps until the {summary.watched} accuracy first meets the target: median over the "
-            "seeds, where a seed that never meets it is the latest (-: the median seed).",
-            lambda row: _number(row.against.steps, 0),
+        (
+            "Worst class, %",
+            "The same of the class with the lowest.",
+            lambda row: percent(row.worst),
         ),
-        "Target reached": (
-            "Seeds in which the target is met at all.",
-            lambda row: f"{row.reached} of {row.paired}" if row.paired else "-",
-        ),
-        "Wrong labels, %": (
-            "Share of the selected examples that carry a wrong label, over the whole run.",
+        (
+            "Wrong labels, %",
+            "Share of wrong labels among the selected examples.",
             lambda row: percent(row.noisy),
         ),
-        "Already correct, %": (
-            "Share of the selected examples that the model classified correctly before the step.",
+        (
+            "Already correct, %",
+            "Share of the selected examples that the model had right before the step.",
             lambda row: percent(row.correct),
         ),
-        "Training seconds": (
-            "Wall-clock of training with scoring, without evaluation: mean over the seeds.",
-            lambda row: _number(row.seconds),
+        ("Steps", "Steps of the whole run, mean.", lambda row: number(row.steps)),
+        ("Cost", cost, lambda row: number(row.total)),
+        (
+            "Seconds",
+            "Wall-clock of the whole run without evaluation, IL included: mean.",
+            lambda row: number(row.seconds, 1),
         ),
-        "Seconds with IL": (
-            "The same, IL cost included.",
-            lambda row: _number(row.seconds_with_il),
+    ]
+    if summary.watched != "test":
+        numbers.insert(
+            0,
+            (
+                "Validation accuracy, %",
+                set_aside,
+                lambda row: percent(row.accuracy, row.accuracy_error),
+            ),
+        )
+    pays: list[tuple[str, str, Cell]] = [
+        (
+            "Target reached",
+            "Seeds in which the target is met at all.",
+            compared(lambda row: f"{row.reached} of {row.paired}"),
         ),
-        "Seconds to target": (
-            "Seconds until the target is met, IL cost included; median as for the steps.",
-            lambda row: _number(row.against.target_seconds),
+        ("Steps to target", steps, compared(lambda row: number(row.against.target_steps))),
+        (
+            "Cost to target",
+            "Cost until then, IL included, in uniform steps.",
+            compared(lambda row: number(row.against.target_cost)),
         ),
+        ("Times cheaper", times, compared(lambda row: f"{row.against.factor:.2f}x")),
+        (
+            "Times cheaper, precomputed IL",
+            "The same without the cost of IL, as when many models share them.",
+            compared(lambda row: f"{row.against.factor_precomputed:.2f}x", il=True),
+        ),
+        (
+            "Pays after models",
+            "So many models must train with the same IL to earn back what they cost.",
+            compared(_earned, il=True),
+        ),
+    ]
+    found = {
+        "The numbers": [Column(*each) for each in numbers],
+        "Does it pay?": [Column(*each) for each in pays],
     }
-    shown = [Column(head, *rest) for head, rest in found.items()]
-    return [column for column in shown if {column.cell(row) for row in summary.methods} != {"-"}]
+    kept = {
+        t: [c for c in of if {c.cell(row) for row in summary.methods} != {"-"}]
+        for t, of in found.items()
+    }
+    return {title: columns for title, columns in kept.items() if columns}
 
 
 def target_meaning(summary: Summary) -> str:
@@ -91,8 +150,14 @@ def target_meaning(summary: Summary) -> str:
 
 
 def format_table(summary: Summary) -> str:
-    """Return the table for a console, at most 110 columns wide, with the numbers of the page."""
-    shown = columns(summary)
+    """Return the tables for a console, at most 110 columns wide, with the numbers of the page."""
+    notes = [f"Target: {target}."] if (target := target_meaning(summary)) else []
+    notes += [f"Left out: {text}." for text in summary.left_out]
+    parts = [_format(summary, columns) for columns in tables(summary).values()]
+    return "\n".join(["\n\n".join(parts), *(textwrap.fill(note, _WIDTH) for note in notes)])
+
+
+def _format(summary: Summary, shown: list[Column]) -> str:
     cells = [[column.cell(row) for row in summary.methods] for column in shown]
     words = [[*column.head.split(), *texts] for column, texts in zip(shown, cells, strict=True)]
     widths = [max(7, *map(len, texts)) for texts in words]
@@ -108,6 +173,4 @@ def format_table(summary: Summary) -> str:
         for name, texts in zip([""] * (height - 1) + ["Method", *names], table, strict=True)
     ]
     lines.insert(height, "-" * len(lines[0]))
-    notes = [f"Target: {target}."] if (target := target_meaning(summary)) else []
-    notes += [f"Left out: {text}." for text in summary.left_out]
-    return "\n".join([*lines, *(part for note in notes for part in textwrap.wrap(note, _WIDTH))])
+    return "\n".join(lines)
