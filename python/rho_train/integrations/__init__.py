@@ -38,13 +38,19 @@ def check_framework(name: str) -> None:
         )
 
 
+def check_selector(where: str, selector: object) -> None:
+    """Raise a TypeError if an argument is no Selector."""
+    if not isinstance(selector, Selector):
+        kind = type(selector).__name__
+        raise TypeError(f"{where}: selector must be a Selector, got {kind}")
+
+
 def weighted_loss(
     model: nn.Module, loss_of: Callable[[T], Tensor], batch: T, weights: Tensor
 ) -> Tensor:
     """Return the mean of `weights * losses` over a batch, from a framework's own mean loss.
 
-    Equal weights, as of `scope="global"`, scale it. Others need a forward pass of each example,
-    which a model with BatchNorm cannot make: a ValueError.
+    Unequal weights need a forward pass of each example: a ValueError if BatchNorm needs them all.
     """
     if bool((weights == weights[0]).all()):
         return weights[0] * loss_of(batch)

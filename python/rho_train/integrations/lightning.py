@@ -6,9 +6,10 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+import torch.distributed as dist
 
-from rho_train.integrations import EveryRank, check_framework, weighted_loss
+from rho_train.distributed import rank_and_world
+from rho_train.integrations import EveryRank, check_framework, check_selector, weighted_loss
 from rho_train.selector import Selector
 
 check_framework("lightning")
@@ -28,33 +29,16 @@ class SelectionCallback(Callback):
 
     Raises:
         TypeError: `selector` is no Selector.
-        ValueError: the method gives weights, and the module optimises manually.
+        ValueError: in `fit`: the ranks have uneven batches; the method gives weights, and the
+            module optimises manually.
 
     Example:
-        >>> import lightning, torch
-        >>> class Module(lightning.LightningModule):
-        ...     def __init__(self):
-        ...         super().__init__()
-        ...         self.layer = torch.nn.Linear(2, 2)
-        ...     def forward(self, x):
-        ...         return self.layer(x)
-        ...     def training_step(self, batch, index):
-        ...         return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
-        ...     def configure_optimizers(self):
-        ...         return torch.optim.SGD(self.parameters(), 0.1)
-        >>> rows = [(torch.rand(2), i % 2, 0.5) for i in range(64)]  # x, y and il
-        >>> callback = SelectionCallback(Selector(il="il", ratio=0.25))
-        >>> quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-        >>> trainer = lightning.Trainer(max_epochs=1, callbacks=[callback], **quiet)
-        >>> trainer.fit(Module(), torch.utils.data.DataLoader(rows, batch_size=32))
-        >>> callback.selector.selected
-        16
+        >>> callback = SelectionCallback(Selector(method="loss", ratio=0.25))
+        >>> trainer = lightning.Trainer(callbacks=[callback])  # doctest: +SKIP
     """
 
     def __init__(self, selector: Selector) -> None:
-        if not isinstance(selector, Selector):
-            kind = type(selector).__name__
-            raise TypeError(f"SelectionCallback: selector must be a Selector, got {kind}")
+        check_selector("SelectionCallback", selector)
         self.selector, self._ranks = selector, EveryRank(selector)
         self._own: dict[str, Any] | None = None
 
@@ -72,12 +56,26 @@ class SelectionCallback(Callback):
                     f"SelectionCallback: method {selector.method!r} gives weights, which cannot "
                     "enter a loss that the module optimises manually; choose another method"
                 )
-            return weighted_loss(
-                pl_module, lambda rows: _loss(step(rows, *args, **kwargs)), small, weights
-            )
+
+            def loss_of(rows: Any) -> Any:
+                output = step(rows, *args, **kwargs)
+                return output["loss"] if isinstance(output, Mapping) else output
+
+            return weighted_loss(pl_module, loss_of, small, weights)
 
         self._own = {key: own for key, own in vars(pl_module).items() if key == "training_step"}
         pl_module.training_step = training_step
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Refuse uneven batches on all ranks."""
+        counts = [trainer.num_training_batches] * rank_and_world()[1]
+        if len(counts) > 1:
+            dist.all_gather_object(counts, counts[0])
+        if len(set(counts)) > 1:
+            raise ValueError(
+                f"SelectionCallback: the ranks have {', '.join(map(str, counts))} batches, and "
+                "those with more would wait for the others forever; give each as many (drop_last)"
+            )
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Give the module its own `training_step` back."""
@@ -102,8 +100,3 @@ class SelectionCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the Selector's state on this rank."""
         self._ranks.load_state_dict(state_dict)
-
-
-def _loss(output: Any) -> Tensor:
-    loss: Tensor = output["loss"] if isinstance(output, Mapping) else output
-    return loss

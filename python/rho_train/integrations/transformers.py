@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+import reprlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rho_train.checkpoint import load_checkpoint, save_checkpoint
 from rho_train.distributed import rank_and_world
-from rho_train.integrations import check_framework, weighted_loss
+from rho_train.integrations import check_framework, check_selector, weighted_loss
 from rho_train.rng import generator
 from rho_train.scoring import LossFunction
 from rho_train.selector import Selector
@@ -23,9 +23,9 @@ from rho_train.sequences import sequence_losses
 
 check_framework("transformers")
 
-from transformers import Trainer  # noqa: E402
+from transformers import DataCollatorWithFlattening, Trainer  # noqa: E402
 
-_WEIGHTS, _ROW = "selection_weights", "rho_train_row"
+_WEIGHTS = "selection_weights"
 
 
 class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc]
@@ -33,50 +33,51 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
 
     `class SelectedSFT(SelectionMixin, SFTTrainer)` takes the arguments of SFTTrainer and
     `selector`, without which it is SFTTrainer. The large batch has `per_device_train_batch_size`
-    examples. It becomes small before the Trainer counts its items, so the loss is the Trainer's own
-    mean over the selected examples. Evaluation and prediction are as without.
-
-    The columns `ids` and of `Selector(il="il")` reach the Selector, whatever the collator and
-    `remove_unused_columns` do, and not the model. Every rank saves the Selector's state with the
-    checkpoints. `Selector.metrics()` are logged with the loss. Weights of a method enter the loss;
-    those of `importance` need a forward pass of each selected example.
-
-    Raises:
-        TypeError: `selector` is no Selector.
-        ValueError: the training set lacks ids or IL; the collator makes one row of a batch; a batch
-            has fewer than k examples.
+    examples, and the loss is the Trainer's own mean over the selected ones, or weighted if the
+    method gives weights. Evaluation and prediction are as without. Columns `ids` and of
+    `Selector(il="il")` reach the Selector and not the collator or the model. Checkpoints hold the
+    Selector's state of every rank. Raises a TypeError or ValueError for what cannot be trained.
     """
+
+    data_collator: Any
+    _signature_columns: Any
 
     def __init__(self, *args: Any, selector: Selector | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if not (selector is None or isinstance(selector, Selector)):
-            kind = type(selector).__name__
-            raise TypeError(f"SelectionTrainer: selector must be a Selector, got {kind}")
-        self.selector = selector
-        il = selector.il if selector else None
-        self._carried = ["ids", il] if isinstance(il, str) else ["ids"]
-        if selector:
-            _check(self, selector)
+        self.selector, self._carried = selector, list[str]()
+        if selector is not None:
+            check_selector("SelectionTrainer", selector)
+            il = selector.il
+            self._carried = ["ids"] * selector.needs_ids + ([il] if isinstance(il, str) else [])
+            for problem in _problems(self, selector.k or 1):
+                raise ValueError(f"SelectionTrainer: {problem}")
 
     def get_train_dataloader(self) -> Any:
         """Return the loader of the Trainer, with ids and IL in its batches."""
-        with _carrying(self, self._carried if self.selector else []):
+        self._set_signature_columns_if_needed()
+        collator, columns = self.data_collator, self._signature_columns
+        self._signature_columns = [*columns, *self._carried]
+        self.data_collator = _Collator(collator, self._carried)
+        try:
             return super().get_train_dataloader()
+        finally:
+            self.data_collator, self._signature_columns = collator, columns
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """Return the selected examples of the next batches, and the number of their items."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.selector is None:
             return batches, items
-        small = []
+        self.model_wrapped.train()  # which the Trainer does before each step
+        small, weights = [], None
         for batch in batches:
             small.append(self.selector(self.model_wrapped, self._prepare_inputs(batch)))
             small[-1].pop("ids", None)
-            if self.selector.last and self.selector.last.weights is not None:
-                small[-1][_WEIGHTS] = self.selector.last.weights
+            if self.selector.last and (weights := self.selector.last.weights) is not None:
+                small[-1][_WEIGHTS] = weights
         # A weighted loss is a mean over each batch, not over the items of all.
-        weighted = any(_WEIGHTS in batch for batch in small)
-        return small, None if weighted else self._get_num_items_in_batch(small, device)
+        items = None if weights is not None else self._get_num_items_in_batch(small, device)
+        return small, items
 
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the loss of the Trainer, weighted if the method of selection gives weights."""
@@ -90,7 +91,7 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
 
     def prediction_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Return what the Trainer predicts of a batch without its ids and IL."""
-        for name in self._carried if self.selector else []:
+        for name in self._carried:
             inputs.pop(name, None)
         return super().prediction_step(model, inputs, *args, **kwargs)
 
@@ -108,33 +109,23 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         # With the random state it would be too late: the Trainer takes one batch before that.
-        if self.selector and checkpoint:
-            path = _state_path(checkpoint)
-            if path.exists():
-                self.selector.load_state_dict(load_checkpoint(path, {})["selector"])
-            else:
-                warnings.warn(
-                    f"SelectionTrainer: {checkpoint} has no {path.name}, so the Selector starts "
-                    "anew: it was saved without one, or by another number of processes",
-                    stacklevel=2,
-                )
+        if self.selector and checkpoint and (path := _state_path(checkpoint)).exists():
+            self.selector.load_state_dict(load_checkpoint(path, {})["selector"])
+        elif self.selector and checkpoint:
+            warnings.warn(
+                f"SelectionTrainer: {checkpoint} has no {path.name}, so the Selector starts anew: "
+                "it was saved without one, or by another number of processes",
+                stacklevel=2,
+            )
 
 
 class SelectionTrainer(SelectionMixin, Trainer):
     """`transformers.Trainer` with `selector=`; see `SelectionMixin`.
 
     Example:
-        >>> from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
-        >>> sizes = dict(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
-        >>> model = BertForSequenceClassification(BertConfig(**sizes))
-        >>> rows = [{"input_ids": [i % 9], "labels": i % 2, "il": 0.5} for i in range(64)]
-        >>> args = TrainingArguments("out", per_device_train_batch_size=32, num_train_epochs=1)
         >>> selector = Selector(il="il", ratio=0.25)
-        >>> trainer = SelectionTrainer(model, args, train_dataset=rows, selector=selector)
-        >>> _ = trainer.train()
-        {'train_runtime': ...}
-        >>> selector.selected
-        16
+        >>> trainer = SelectionTrainer(model, args, train_dataset=data, selector=selector)
+        ... # doctest: +SKIP
     """
 
 
@@ -169,11 +160,10 @@ def add_il(
             your arguments and collator, as `lambda part: Trainer(make_model(), args, ...)`.
         folds: number of models.
         loss_fn: as in `Selector`, such as `lm_losses`; None: the cross-entropy of the labels.
-        column: name of the column, float32.
+        column: its name, float32; NaN with a warning for examples without labels.
         seed: of the folds.
 
-    Raises:
-        TypeError, ValueError: an argument is not as described.
+    A TypeError or ValueError if an argument is not as described.
     """
     if not hasattr(dataset, "add_column") or not hasattr(dataset, "__len__"):
         raise TypeError(
@@ -187,17 +177,17 @@ def add_il(
             f"{', '.join(dataset.column_names)} and {folds} folds; remove_columns, or give column="
         )
     order = torch.randperm(n, generator=generator(seed, "cross-fit folds"), device="cpu")
-    numbered = dataset.add_column(_ROW, np.arange(n))
+    fold_of = order.argsort() % folds
     il = torch.full((n,), torch.nan, dtype=torch.float32, device="cpu")
     for fold in range(folds):
-        scored = set(order[fold::folds].tolist())
-        part = dataset.select([row for row in range(n) if row not in scored])
+        part = dataset.select((fold_of != fold).nonzero().flatten().tolist())
+        scored = (fold_of == fold).nonzero().flatten()
         trainer = make_trainer(part)
         data = getattr(trainer, "train_dataset", None)
         if data is None or (isinstance(data, Sized) and len(data) > len(part)):
             raise ValueError(
-                "add_il: make_trainer must return a Trainer of the data that it is given, else the "
-                "model sees the examples that it scores; pass them on as train_dataset"
+                "add_il: make_trainer must return a Trainer of the data that it is given; pass it "
+                "on as train_dataset, else the model sees the examples that it scores"
             )
         if any(trainer.model is model for model in models):
             raise ValueError("add_il: make_trainer must make a new model each time, got one twice")
@@ -206,31 +196,24 @@ def add_il(
         trainer.args = copy.copy(trainer.args)
         trainer.args.output_dir = str(Path(trainer.args.output_dir, f"il-{fold}"))
         trainer.train()
-        _score(trainer, numbered.select(sorted(scored)), il, loss_fn)
+        il[scored] = _losses(trainer, dataset.select(scored.tolist()), loss_fn)
     if missing := int(il.isnan().sum()):
         warnings.warn(
-            f"add_il: {missing} of {n} examples have no IL (NaN): they have no labels, or the "
-            "Trainer leaves them out; drop them by dataset.filter before you train",
+            f"add_il: {missing} of {n} examples have no IL, as without labels; dataset.filter them",
             stacklevel=2,
         )
     return dataset.add_column(column, il.numpy())
 
 
-def _score(trainer: Any, dataset: Any, il: Tensor, loss_fn: LossFunction | None) -> None:
-    """Write the losses of numbered examples to `il`, by the evaluation of a Trainer."""
-    scorer = Selector(method="loss", ratio=1.0, loss_fn=loss_fn)
-
-    def prediction_step(model: nn.Module, inputs: Any, *_: Any, **__: Any) -> tuple[Any, ...]:
-        inputs = trainer._prepare_inputs(inputs)
-        rows = inputs.pop(_ROW)
-        losses = scorer.preview(model, inputs).losses
-        rows, losses = trainer.accelerator.gather((rows, losses))
-        il[rows.cpu()] = losses.cpu()
-        return losses.mean(), None, None
-
-    trainer.prediction_step = prediction_step
-    with _carrying(trainer, [_ROW]):
-        trainer.evaluate(dataset)
+def _losses(trainer: Any, dataset: Any, loss_fn: LossFunction | None) -> Tensor:
+    """Return the losses of a data set in its order (n,), by the loaders of a Trainer."""
+    scorer, losses = Selector(method="loss", ratio=1.0, loss_fn=loss_fn), list[Tensor]()
+    trainer.args.dataloader_drop_last, trainer._get_eval_sampler = False, lambda _: None
+    for batch in trainer.get_test_dataloader(dataset):
+        with trainer.compute_loss_context_manager():
+            found = scorer.preview(trainer.model_wrapped, trainer._prepare_inputs(batch)).losses
+        losses.append(trainer.accelerator.gather_for_metrics(found).cpu())
+    return torch.cat(losses)
 
 
 class _Collator:
@@ -239,62 +222,62 @@ class _Collator:
     def __init__(self, collate: Callable[[Any], Any], names: Sequence[str]) -> None:
         self.collate, self.names = collate, names
 
-    def __call__(self, examples: Sequence[Any]) -> Any:
-        found = [name for name in self.names if name in examples[0]]
-        batch = self.collate(
-            [{key: row[key] for key in row if key not in found} for row in examples]
-        )
-        for name in found:
-            values = np.asarray([row[name] for row in examples])
-            batch[name] = torch.as_tensor(values.astype("f4" if values.dtype.kind == "f" else "i8"))
+    def __call__(self, rows: Sequence[Any]) -> Any:
+        names = self.names if isinstance(rows[0], Mapping) else ()
+        columns = {n: _numbers(n, [row[n] for row in rows]) for n in names if n in rows[0]}
+        if columns:
+            rows = [{key: row[key] for key in row if key not in columns} for row in rows]
+        batch = self.collate(rows)
+        batch.update({name: torch.from_numpy(values) for name, values in columns.items()})
         return batch
 
 
-@contextmanager
-def _carrying(trainer: Any, names: Sequence[str]) -> Iterator[None]:
-    """Let columns reach the batches of the loaders that a Trainer makes meanwhile."""
-    collator, columns = trainer.data_collator, trainer._signature_columns
-    trainer._set_signature_columns_if_needed()
-    trainer._signature_columns = [*trainer._signature_columns, *names]
-    if names:
-        trainer.data_collator = _Collator(collator, names)
+def _numbers(name: str, values: Any) -> np.ndarray[Any, Any]:
+    """Return ids as int64 (n,), irreducible losses as float32 (n,) with NaN for None."""
+    whole = name == "ids"
     try:
-        yield
-    finally:
-        trainer.data_collator, trainer._signature_columns = collator, columns
+        found = np.asarray(values)
+        if found.ndim == 1 and found.dtype.kind in ("iu" if whole else "iufO"):
+            return found.astype("i8" if whole else "f4")
+    except (TypeError, ValueError):
+        pass  # of different lengths, or texts among them
+    wanted = "integers, the positions in the data set" if whole else "numbers, as add_il gives"
+    got = reprlib.repr(list(values[:3]))
+    raise ValueError(f"SelectionTrainer: column {name!r} must hold {wanted}, got {got}")
 
 
-def _check(trainer: Any, selector: Selector) -> None:
-    """Refuse what would fail or go wrong at a later step."""
-    data, il, k = trainer.train_dataset, selector.il, selector.k or 1
-    columns: list[str] = getattr(data, "column_names", None) or []
-    wanted = (["ids"] if selector.needs_ids else []) + ([il] if isinstance(il, str) else [])
-    lost = [name for name in wanted if columns and name not in columns]
-    size, rest = trainer.args.train_batch_size, 0
-    if hasattr(data, "__len__") and trainer.args.world_size == 1:
-        rest = 0 if trainer.args.dataloader_drop_last else len(data) % size
-    problem = None
-    if getattr(trainer.data_collator, "padding_free", False):
-        problem = (
-            "the collator makes one row of a batch, from which no example can be taken; leave "
-            "padding_free and packing off"
+def _problems(trainer: Any, k: int) -> Iterator[str]:
+    """Yield what would fail or go wrong at a later step."""
+    data, args, collator = trainer.train_dataset, trainer.args, trainer.data_collator
+    columns: Any = getattr(data, "column_names", None)
+    size, sized, ranks = args.train_batch_size, hasattr(data, "__len__"), args.world_size
+    if isinstance(collator, DataCollatorWithFlattening) or getattr(collator, "padding_free", False):
+        yield (
+            f"the collator {type(collator).__name__} makes one row of a batch, from which no "
+            "example can be taken; leave padding_free and packing off"
         )
-    elif lost:
-        problem = (
-            f"the training set has no column {lost[0]!r}, got {', '.join(columns)}; add il by "
-            "add_il, ids by dataset.add_column('ids', range(len(dataset))), both after packing"
+    for name in trainer._carried if columns else ():
+        if name not in columns:
+            yield (
+                f"the training set has no column {name!r}, got {', '.join(columns)}; add il by "
+                "add_il, ids by dataset.add_column('ids', range(len(dataset))), both after packing"
+            )
+        if sized:
+            values = _numbers(name, data.with_format("numpy")[name][:])
+            if bad := int((~np.isfinite(values)).sum()):
+                yield f"column {name!r} has no finite IL in {bad} rows; drop them by dataset.filter"
+    if sized and not args.dataloader_drop_last:
+        size = size if ranks > 1 else len(data) % size or size
+        if ranks > 1 and not trainer.accelerator.even_batches:
+            yield (
+                "ranks with more batches than others would wait for them forever; set "
+                "dataloader_drop_last=True, or leave even_batches on in accelerator_config"
+            )
+    if k > size:
+        yield (
+            f"k = {k} is larger than a batch of {size}; raise per_device_train_batch_size, the "
+            "large batch, or set dataloader_drop_last=True"
         )
-    elif k > size or 0 < rest < k:
-        problem = (
-            f"k = {k} is larger than a batch of {size if k > size else rest}; raise "
-            "per_device_train_batch_size, the large batch, or set dataloader_drop_last=True"
-        )
-    elif columns and isinstance(il, str) and hasattr(data, "__len__"):
-        values = np.asarray(data.with_format("numpy")[il][:], dtype=np.float64)
-        if bad := int((~np.isfinite(values)).sum()):
-            problem = f"column {il!r} has no finite IL in {bad} rows; drop them by dataset.filter"
-    if problem:
-        raise ValueError(f"SelectionTrainer: {problem}")
 
 
 def _state_path(folder: str) -> Path:
