@@ -17,18 +17,11 @@ from rho_train import Selector
 from rho_train.integrations.transformers import SelectionTrainer, add_il
 
 pages = ["compound", "formatstrings", "specialnames", "string-methods", "types"]
-rows = [
-    {"text": text, "labels": label}
-    for label, page in enumerate(pages)
-    for text in re.split(r"\n\s*\n", topics[page])
-    if len(text) > 40
-]
-words = sorted({word for row in rows for word in re.findall(r"\w+", row["text"].lower())})
-number = {word: i for i, word in enumerate(words, start=1)}
-
-
-def tokenize(row):
-    return {"input_ids": [number[word] for word in re.findall(r"\w+", row["text"].lower())][:32]}
+texts = [(text, i) for i, page in enumerate(pages) for text in re.split(r"\n\s*\n", topics[page])]
+words = [(re.findall(r"\w+", text.lower()), i) for text, i in texts if len(text) > 40]
+number = {word: i for i, word in enumerate(sorted({word for text, _ in words for word in text}), 1)}
+rows = [{"input_ids": [number[word] for word in text[:32]], "labels": i} for text, i in words]
+data = Dataset.from_list(rows).train_test_split(0.2, seed=0)
 
 
 def collate(rows):
@@ -37,24 +30,16 @@ def collate(rows):
     return {"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": labels}
 
 
-def make_model(size=32):
-    return BertForSequenceClassification(
-        BertConfig(
-            vocab_size=len(words) + 1,
-            hidden_size=size,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=size,
-            num_labels=len(pages),
-        )
-    )
+def make_model(size):
+    sizes = {"hidden_size": size, "intermediate_size": size, "num_labels": len(pages)}
+    layers = {"num_hidden_layers": 1, "num_attention_heads": 2}
+    return BertForSequenceClassification(BertConfig(len(number) + 1, **sizes, **layers))
 
 
 def accuracy(prediction):
     return {"accuracy": float(np.mean(prediction.predictions.argmax(1) == prediction.label_ids))}
 
 
-data = Dataset.from_list(rows).map(tokenize).train_test_split(0.2, seed=0)
 args = TrainingArguments(
     tempfile.mkdtemp(),
     per_device_train_batch_size=64,
@@ -64,13 +49,12 @@ args = TrainingArguments(
     report_to="none",
     use_cpu=True,
 )
-
 train = add_il(
     data["train"],
     lambda part: Trainer(make_model(16), args, train_dataset=part, data_collator=collate),
 )
 trainer = SelectionTrainer(
-    make_model(),
+    make_model(32),
     args,
     train_dataset=train,
     eval_dataset=data["test"],

@@ -242,7 +242,7 @@ def _numbers(name: str, values: Any) -> np.ndarray[Any, Any]:
     except (TypeError, ValueError):
         pass  # of different lengths, or texts among them
     wanted = "integers, the positions in the data set" if whole else "numbers, as add_il gives"
-    got = reprlib.repr(list(values[:3]))
+    got = reprlib.repr(np.array(values[:3], dtype=object).tolist())
     raise ValueError(f"SelectionTrainer: column {name!r} must hold {wanted}, got {got}")
 
 

@@ -26,7 +26,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from rho_train.integrations.lightning import SelectionCallback
 
-from .launch import run_page
+from .launch import launch, run_page
 
 # Lightning warns of workers, devices and what it will change.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -164,6 +164,12 @@ def test_resumes(tmp_path: Path) -> None:
     assert resumed.steps == straight.steps == 20
     ours, theirs = straight.state_dict()["history"], resumed.state_dict()["history"]
     assert all(torch.equal(ours[name].nan_to_num(), theirs[name].nan_to_num()) for name in ours)
+
+
+@pytest.mark.slow
+def test_two_ranks(tmp_path: Path) -> None:
+    done = launch(2, Path(__file__).with_name("lightning_two_ranks.py"), tmp_path)
+    assert done.stdout.count("both ranks agree") == 2, done.stderr[-3000:]
 
 
 def test_bad_input() -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rho_train import History, Selector
+from rho_train import History, IndexedDataset, Selector
 from rho_train.methods.context import ScoringContext, Selected
 from rho_train.schedules import UniformPhases
 
@@ -27,6 +27,7 @@ import transformers
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    DataCollatorWithFlattening,
     LlamaConfig,
     LlamaForCausalLM,
     Trainer,
@@ -160,7 +161,12 @@ def check_step(trainer: Trainer, model: nn.Module, loss: Tensor) -> None:
 
 def test_loss_and_gradient_are_the_mean_over_the_selected_examples(tmp_path: Path) -> None:
     for language in (False, True):
-        for accumulation, smoothing, bf16 in ((1, 0.0, True), (4, 0.0, False), (4, 0.1, False)):
+        for accumulation, smoothing, bf16 in (
+            (1, 0.0, True),
+            (4, 0.0, False),
+            (1, 0.1, False),
+            (4, 0.1, True),
+        ):
             options = {"gradient_accumulation_steps": accumulation, "bf16": bf16, "max_steps": 1}
             trainer = Recorded(
                 llama() if language else bert(dropout=0.0),
@@ -203,13 +209,17 @@ def test_weights_of_a_method_enter_the_loss(tmp_path: Path) -> None:
 
 
 def test_ids_and_il_follow_their_examples(tmp_path: Path) -> None:
-    """Through shuffles, removed columns, length groups and a collator that drops them."""
+    """Through shuffles, removed columns, length groups and a collator that drops them.
+
+    A table is by the column of ids, or by position in an IndexedDataset.
+    """
     n = 128
     rows = data(n).remove_columns("il").add_column("ids", list(range(n)))
     rank = torch.randperm(n, generator=torch.Generator().manual_seed(2)).float()
     by_column = rows.add_column("rank", rank.tolist()).shuffle(seed=3)
     where = {tuple(text): row for row, text in enumerate(rows["input_ids"])}
-    for il, train in (("rank", by_column), (rank, rows.shuffle(seed=3))):
+    by_position = IndexedDataset(rows.remove_columns("ids"))
+    for il, train in (("rank", by_column), (rank, rows.shuffle(seed=3)), (rank, by_position)):
         for strategy in ("random", "group_by_length"):
             selector = Selector(il=il, method="neg_il", k=8, history=History(n))
             trainer = Recorded(
@@ -231,6 +241,28 @@ def test_ids_and_il_follow_their_examples(tmp_path: Path) -> None:
             assert sorted(kept) == sorted(ids[rank[ids].argsort()[:8]].tolist())
             assert selector.steps == 1
             assert int(selector.history.seen.sum()) == 32
+
+
+def test_evaluates_data_with_ids_and_il(tmp_path: Path) -> None:
+    """As without, and the Selector does not see them."""
+
+    def all_columns(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        names = ("il", "ids")
+        return {**pad(rows), **{name: torch.tensor([row[name] for row in rows]) for name in names}}
+
+    rows = data(64)
+    plain = Trainer(bert(), arguments(tmp_path), data_collator=pad)
+    selecting = SelectionTrainer(
+        bert(),
+        arguments(tmp_path, remove_unused_columns=False),
+        train_dataset=rows.add_column("ids", list(range(64))),
+        data_collator=all_columns,
+        selector=Selector(il="il", ratio=0.25, history=History(64)),
+    )
+    wanted, found = plain.predict(rows), selecting.predict(selecting.train_dataset)
+    assert (wanted.predictions == found.predictions).all()
+    assert wanted.metrics["test_loss"] == found.metrics["test_loss"]
+    assert selecting.selector.steps == int(selecting.selector.history.seen.sum()) == 0
 
 
 def test_resumes_in_mid_epoch(tmp_path: Path) -> None:
@@ -320,10 +352,17 @@ def test_bad_input_is_refused_before_the_first_step(tmp_path: Path) -> None:
     rows, column = data(96), Selector(il="il", ratio=0.25)
     gap = rows.remove_columns("il").add_column("il", [None, float("nan"), *[0.5] * 94])
     table = Selector(il=torch.rand(96), ratio=0.25)
+    bare, flat = rows.remove_columns("il"), {"data_collator": DataCollatorWithFlattening()}
+    text = r"column 'il' must hold numbers, as add_il gives, got \['a', 'a', 'a'\]"
+    names = r"column 'ids' must hold integers, the positions in the data set, got \['0', '1', '2'\]"
     cases: list[tuple[Any, Selector, dict[str, Any], str]] = [
         (rows.remove_columns("il"), column, {}, "no column 'il', got text, labels, input_ids; add"),
         (gap, column, {}, "column 'il' has no finite IL in 2 rows"),
+        (bare.add_column("il", ["a"] * 96), column, {}, text),
+        (bare.add_column("il", [[0.5]] * 96), column, {}, "column 'il' must hold numbers"),
         (rows, table, {}, "no column 'ids'"),
+        (rows.add_column("ids", [str(i) for i in range(96)]), table, {}, names),
+        (rows, column, flat, "collator DataCollatorWithFlattening makes one row of a batch"),
         (rows, Selector(method="loss", k=40), {}, "k = 40 is larger than a batch of 32"),
         (rows.select(range(70)), Selector(method="loss", k=8), {}, "than a batch of 6"),
     ]
@@ -336,6 +375,11 @@ def test_bad_input_is_refused_before_the_first_step(tmp_path: Path) -> None:
             )
     with pytest.raises(TypeError, match="selector must be a Selector, got float"):
         SelectionTrainer(bert(), arguments(tmp_path), train_dataset=rows, selector=0.25)
+    listed = [{**row, "il": "a"} for row in rows]
+    with pytest.raises(ValueError, match=text):
+        SelectionTrainer(
+            bert(), arguments(tmp_path), train_dataset=listed, data_collator=pad, selector=column
+        ).train()
     # Without a Selector it is a Trainer.
     trainer = SelectionTrainer(
         bert(), arguments(tmp_path, max_steps=1), train_dataset=rows, data_collator=pad

@@ -15,6 +15,8 @@ from rho_train import History, Selector
 from rho_train.schedules import UniformPhases
 from tests.rho_train.integrations.test_transformers import (
     Recorded,
+    Trainer,
+    add_il,
     arguments,
     bert,
     data,
@@ -96,9 +98,22 @@ def check_resume(folder: Path) -> None:
     assert int(both.sum()) == 4 * 32
 
 
+def check_irreducible_losses(folder: Path) -> None:
+    """Both ranks have those of one process, but for the order of the Trainer's steps."""
+    rows = data(90).remove_columns("il")
+    # Without a step of training the losses do not depend on the number of ranks.
+    args = arguments(folder, max_steps=1, learning_rate=0.0, dataloader_drop_last=True)
+    found = add_il(rows, lambda part: Trainer(bert(), args, train_dataset=part, data_collator=pad))
+    model = bert().eval()
+    with torch.no_grad():
+        losses = [float(model(**pad([row])).loss) for row in rows]
+    torch.testing.assert_close(torch.tensor(found["il"][:]), torch.tensor(losses))
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     check_one_step(Path(sys.argv[1]) / "one")
+    check_irreducible_losses(Path(sys.argv[1]) / "il")
     check_resume(Path(sys.argv[1]))
     print("both ranks agree")

@@ -1,0 +1,65 @@
+"""SelectionCallback on two ranks, for test_lightning: torchrun lightning_two_ranks.py FOLDER."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Subset
+
+from rho_train import History, Selector
+from rho_train.integrations.lightning import SelectionCallback
+from rho_train.schedules import UniformPhases
+from tests.rho_train.integrations.test_lightning import Letters, N, data, fit, table, weights
+
+RANKS = {"devices": 2, "strategy": "ddp", "use_distributed_sampler": True}
+
+
+def run(**options: Any) -> tuple[Selector, Any, Any]:
+    phases = UniformPhases(steps=10, warmup=4, anneal=0.0)
+    selector = Selector(
+        il=table(), method="boltzmann", ratio=0.25, history=History(N), phases=phases
+    )
+    # Lightning saves no random state.
+    return selector, *fit(selector, Letters(dropout=0.0), **RANKS, **options)
+
+
+def check_resume(folder: Path) -> None:
+    straight, _, module = run()
+    _, trainer, _ = run(max_epochs=1)
+    trainer.save_checkpoint(folder / "half.ckpt")
+    resumed, _, again = run(resume=folder / "half.ckpt")
+    assert torch.equal(weights(module), weights(again))
+    ours, theirs = straight.state_dict(), resumed.state_dict()
+    assert ours["steps"] == theirs["steps"] == 10
+    for name, column in ours["history"].items():
+        assert torch.equal(column.nan_to_num(), theirs["history"][name].nan_to_num()), name
+    # The ranks saw other examples.
+    both = ours["history"]["seen"].clone()
+    dist.all_reduce(both)
+    assert ours["history"]["seen"].tolist() != both.tolist() == [2] * N
+
+
+def check_uneven_batches() -> None:
+    rank = dist.get_rank()
+    loader = DataLoader(Subset(data(), range(64 + 32 * rank)), batch_size=32)
+    options = {**RANKS, "use_distributed_sampler": False}
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    callback = SelectionCallback(Selector(method="loss", k=8))
+    trainer = lightning.Trainer(accelerator="cpu", callbacks=[callback], **options, **quiet)
+    with pytest.raises(ValueError, match="the ranks have 2, 3 batches, and those with more"):
+        trainer.fit(Letters(), loader)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    check_resume(Path(sys.argv[1]))
+    check_uneven_batches()
+    print("both ranks agree")
