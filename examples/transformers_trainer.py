@@ -31,9 +31,9 @@ def collate(rows):
 
 
 def make_model(size):
-    sizes = {"hidden_size": size, "intermediate_size": size, "num_labels": len(pages)}
-    layers = {"num_hidden_layers": 1, "num_attention_heads": 2}
-    return BertForSequenceClassification(BertConfig(len(number) + 1, **sizes, **layers))
+    sizes = {"vocab_size": len(number) + 1, "hidden_size": size, "intermediate_size": size}
+    layers = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_labels": len(pages)}
+    return BertForSequenceClassification(BertConfig(**sizes, **layers))
 
 
 def accuracy(prediction):
