@@ -261,6 +261,8 @@ def _labels_of(dataset: Any) -> Tensor:
     columns = getattr(dataset, "column_names", None)  # of Hugging Face data
     if isinstance(columns, list) and len(dataset):
         column = next((name for name in _LABEL_COLUMNS if name in columns), None)
+        if column is not None and hasattr(dataset, "select_columns"):  # else by its transform
+            dataset = dataset.select_columns(column).with_format("numpy")
         # Token ids or texts, which have a length, are no classes, and may be long to read.
         if column is not None and np.ndim(dataset[0][column]) == 0:
             return _as_labels(dataset[column], len(dataset), f"the column {column!r}")
