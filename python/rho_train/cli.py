@@ -7,7 +7,6 @@ import difflib
 import inspect
 import itertools
 import logging
-import os
 import re
 import signal
 import sys
@@ -27,8 +26,9 @@ from rho_train.comparison.runner import JobsFailed
 from rho_train.comparison.spec import Variant
 from rho_train.config_file import MODE, ConfigFile
 from rho_train.console import tolerant_streams
-from rho_train.distributed import device_named
+from rho_train.distributed import device_named, process_group, rank_and_world
 from rho_train.files import error_text
+from rho_train.global_scope import Scope
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import names, needs_of
 from rho_train.optim import adamw
@@ -114,11 +114,14 @@ def train(
     task_options: dict[str, Any] | None = None,
     holdout: float = 0.5,
     folds: int = 2,
+    scope: Scope = "local",
     device: str = "auto",
     train: TrainConfig = TrainConfig(),  # noqa: B008 (frozen)
     recipe: ILRecipe = ILRecipe(),  # noqa: B008 (frozen)
 ) -> None:
     """Train one model with one method, and write its metrics and report.
+
+    Under torchrun all ranks train it together, each on its share of every batch.
 
     Args:
         method: uniform, rho, loss, neg_il, grad_norm, entropy, importance, boltzmann,
@@ -126,6 +129,7 @@ def train(
             conditional_entropy, loss_minus_entropy or loss_plus_entropy.
         il: source of irreducible losses, for methods that need them: holdout, crossfit, or a store
             that `rho-ext il compute` wrote, whose seconds are not included.
+        scope: of ranks; local: each selects from its own share; global: from those of all.
     """
     needs_il = method in names() and "il" in needs_of(method)
     kind = ("stored" if isinstance(il, Path) else il) if needs_il else "none"
@@ -141,6 +145,7 @@ def train(
         folds=folds,
         store=il if kind == "stored" else None,
         processes=1,
+        scope=scope,
         device=device,
     )
 
@@ -206,23 +211,22 @@ def doctor() -> None:
         print(f"{name:14} {', '.join(value) if isinstance(value, list) else value}")
 
 
-def _compare(out: Path, *arguments: Any, **options: Any) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(
-            "one process trains one model in this version; start it without torchrun. In a loop of "
-            "your own several can: rho_train.Selector(scope='global'), see docs/processes.md"
-        )
+def _compare(out: Path, *arguments: Any, device: str, **options: Any) -> None:
     table: object = ""
-    try:
-        table = compare(*arguments, out=out, **options)
-    except JobsFailed:
-        # A report on the runs that are finished is of use all the same.
-        with contextlib.suppress(ValueError):
-            print(f"report: {write_report(out)}")
-        raise
-    # The table comes after the page, so that no terminal can cost it.
-    page = write_report(out)
-    print(f"{table}\nreport: {page}")
+    with process_group(device_named(device)):
+        first = rank_and_world()[0] == 0
+        try:
+            table = compare(*arguments, out=out, device=device, **options)
+        except JobsFailed:
+            # A report on the runs that are finished is of use all the same.
+            with contextlib.suppress(ValueError):
+                if first:
+                    print(f"report: {write_report(out)}")
+            raise
+    if first:
+        # The table comes after the page, so that no terminal can cost it.
+        page = write_report(out)
+        print(f"{table}\nreport: {page}")
 
 
 _COMMANDS: dict[str, Any] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,10 +82,8 @@ def compute(
                 os.replace(unnamed, target)
 
             folder = RunFolder(work, where="il compute", on_step=on_step)
-            with ExitStack() as stack:
-                held = folder.lock("wait for it, or choose another --out")
-                on_first(lambda: stack.enter_context(held))
-                stack.enter_context(folder.stopping_on_signals())
+            held = folder.lock("wait for it, or choose another --out")
+            with held, folder.stopping_on_signals():
                 store = il.compute(seed, work / "models", folder.step)
                 on_first(save)
     if rank == 0:  # no other rank reads there any more

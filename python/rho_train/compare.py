@@ -23,9 +23,10 @@ from rho_train.comparison.jobs import ILWork, Run, run_path
 from rho_train.comparison.runner import Job, JobsFailed, run_jobs
 from rho_train.comparison.spec import EqualCost, Spec, Variant, variants_of
 from rho_train.cost import Costs, forward_cost
-from rho_train.distributed import device_named
+from rho_train.distributed import device_named, on_first, rank_and_world
 from rho_train.dry_run import dry_run
 from rho_train.files import atomic_write
+from rho_train.global_scope import Scope
 from rho_train.il import ILRecipe, ILStore
 from rho_train.methods.registry import find, needs_of
 from rho_train.notebook import html_table
@@ -78,6 +79,7 @@ def compare(
     validation: float = 0.0,
     store: str | Path | None = None,
     processes: int = 0,
+    scope: Scope = "local",
     device: str = "auto",
     title: str = "",
     description: str = "",
@@ -109,6 +111,8 @@ def compare(
         store: irreducible losses for variants with `il="stored"`: a file, or a folder of several.
         processes: how many runs at a time; 0: one for each core, one on a GPU. A script that asks
             for more than one needs `if __name__ == "__main__":`.
+        scope: of several ranks that train one run together, see `Selector`; "local" selects the
+            same share of each rank's part of a large batch.
         device: cpu, cuda, cuda:N, or auto: a GPU if there is one.
         title, description: of the report; empty: those of the task.
         equal_cost: every variant makes as many steps as have the counted cost of the baseline, see
@@ -154,14 +158,21 @@ def compare(
         folds=folds,
         validation=validation,
         store=None if store is None else Path(store),
+        scope=scope,
         device=device_named(device),
     )
+    rank, world = rank_and_world()
+    if world > 1 and len(variants) * len(spec.seeds) > 1:
+        raise ValueError(
+            f"compare: {world} ranks train one run together; give one method and one seed, or "
+            "start it without torchrun, for it runs processes by itself"
+        )
     out = Path(out)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     on_gpu = spec.device.type == "cuda"
     processes = min(processes or (1 if on_gpu else cores) or 1, len(variants) * len(spec.seeds))
     threads = torch.get_num_threads() if processes == 1 else max(1, (cores or 1) // processes)
-    where = {**_environment(processes, threads, spec.device), **(origin or {})}
+    where = {**_environment(max(processes, world), threads, spec.device), **(origin or {})}
     jobs, planned = _plan(spec, out, where)
     if processes > 1:
         try:
@@ -176,15 +187,22 @@ def compare(
         RunFolder(out, where="compare").lock("wait for it, or choose another --out", below=True),
         stop_signals() as stop,
         tqdm(
-            total=sum(job.steps for job in jobs), unit="step", dynamic_ncols=True, disable=None
+            total=sum(job.steps for job in jobs),
+            unit="step",
+            dynamic_ncols=True,
+            disable=rank > 0 or None,
         ) as bar,
     ):
-        finished = all(path.exists() for path in tested)
-        described = _grown(out / "experiment.json", planned | {"environment": where}, finished)
-        task_name, labels = planned["task"], [one["label"] for one in described["methods"]]
-        described["title"] = title or f"{', '.join(labels)} on {task_name}"
-        described["description"] = description or planned["description"]
-        atomic_write(out / "experiment.json", to_line(described))
+
+        def describe() -> None:
+            finished = all(path.exists() for path in tested)
+            described = _grown(out / "experiment.json", planned | {"environment": where}, finished)
+            task_name, labels = planned["task"], [one["label"] for one in described["methods"]]
+            described["title"] = title or f"{', '.join(labels)} on {task_name}"
+            described["description"] = description or planned["description"]
+            atomic_write(out / "experiment.json", to_line(described))
+
+        on_first(describe)
         failed = run_jobs(jobs, bar, stop, processes, threads)
     if failed:
         raise JobsFailed("\n".join(f"{name}: {error}" for name, error in failed.items()))

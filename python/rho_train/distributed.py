@@ -75,30 +75,37 @@ def on_all(work: Callable[[], T]) -> list[T]:
     world = rank_and_world()[1]
     if world == 1:
         return [work()]
-    own: tuple[Any, Exception | None]
-    try:
-        own = work(), None
-    except Exception as error:
-        own = None, error
+    own = _attempt(work)
     found: list[Any] = [own] * world
     dist.all_gather_object(found, own, group=_patient(dist.group.WORLD))
-    # A rank that fails may be why others were stopped.
-    errors = sorted(
-        (error for _, error in found if error is not None), key=lambda e: isinstance(e, Stopped)
-    )
+    errors = [error for _, error in (own, *found) if error is not None]
     if errors:
-        raise own[1] or errors[0]
+        raise min(errors, key=lambda error: isinstance(error, Stopped))
     return [result for result, _ in found]
 
 
 def on_first(work: Callable[[], T]) -> T:
     """Work on rank 0 alone and return its result on all; its error is raised on all."""
-    first = rank_and_world()[0] == 0
-    return on_all(work if first else lambda: None)[0]  # type: ignore[return-value]
+    rank, world = rank_and_world()
+    if world == 1:
+        return work()
+    found: list[Any] = [_attempt(work) if rank == 0 else None]
+    dist.broadcast_object_list(found, 0, group=_patient(dist.group.WORLD))
+    result, error = found[0]
+    if error is not None:
+        raise error
+    return result  # type: ignore[no-any-return]
+
+
+def _attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    try:
+        return work(), None
+    except Exception as error:
+        return None, error
 
 
 def any_rank(stop: bool) -> bool:
-    """Return whether it is true on any rank; no rank waits for a GPU."""
+    """Return whether a flag of the host is set on any rank; no rank waits for its GPU."""
     if rank_and_world()[1] == 1:
         return stop
     flag = torch.tensor(int(stop), dtype=torch.uint8, device="cpu")
@@ -110,6 +117,13 @@ def any_rank(stop: bool) -> bool:
 def _patient(world: object) -> Any:
     """Return all ranks as a group of gloo that waits for long."""
     return dist.new_group(timeout=_HOURS, backend="gloo")
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """Add a tensor over the ranks, in place, and return it."""
+    if rank_and_world()[1] > 1:
+        dist.all_reduce(tensor)
+    return tensor
 
 
 def all_gather(row: Tensor) -> Tensor:

@@ -6,11 +6,12 @@ import errno
 import fcntl
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from rho_train.checkpoint import load_checkpoint, save_checkpoint
+from rho_train.distributed import on_first
 from rho_train.files import make_folder, remove_unfinished
 from rho_train.progress import OnStep, no_op, stop_signals
 
@@ -79,8 +80,15 @@ class RunFolder:
     def lock(self, fix: str, *, below: bool = False) -> Iterator[None]:
         """Hold the folder for this process, and delete what killed writes left in it (and below).
 
-        If another process holds it, a ValueError ends in `fix`.
+        Of several ranks the first holds it for all. If another process does, a ValueError ends in
+        `fix`.
         """
+        with ExitStack() as held:
+            on_first(lambda: held.enter_context(self._lock(fix, below)))
+            yield
+
+    @contextmanager
+    def _lock(self, fix: str, below: bool) -> Iterator[None]:
         folder = self / "."
         with open(folder / ".lock", "wb") as lock:
             try:

@@ -301,6 +301,10 @@ def main(out: Path, rank: int, world: int) -> None:
         "regression": regression(DistributedDataParallel),
         "regression, fsdp": regression(shard),
     }
+    if (out / "ranks_training.py").exists():
+        from ranks_training import runs
+
+        found["training"] = runs(out)
     torch.save(found, out / f"rank{rank}.pt")
     dist.destroy_process_group()
 

@@ -82,14 +82,13 @@ def test_train(tmp_path: Path, table: Path, unreported: None) -> None:
     assert (end["method"], end["scored"], end["trained"]) == ("bald", 1600, 320)
 
 
-def test_more_processes_than_one_are_refused_and_not_trained_apart(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, table: Path, capfd: pytest.CaptureFixture[str]
+def test_ranks_train_one_run_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(train_arguments(table, tmp_path / "run")) == 1
-    said = capfd.readouterr().err
-    assert "one process trains one model" in said
-    assert "Selector(scope='global')" in said
+    compare = sys.modules["rho_train.compare"]  # the function has its name
+    monkeypatch.setattr(compare, "rank_and_world", lambda: (0, 2))
+    assert main(["demo", f"--out={tmp_path / 'run'}"]) == 1
+    assert "2 ranks train one run together; give one method" in capfd.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

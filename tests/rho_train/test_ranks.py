@@ -6,17 +6,21 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import nn
 
 from rho_train import History, OnlineModel, Scoring, Selector
 from rho_train.schedules import UniformPhases
 
 from . import ranks_program as program
+from . import ranks_training
+from .ways import ending
 
 WORLD = 2
 Found = list[dict[str, Any]]
@@ -27,6 +31,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """Return the findings of each of two processes."""
     out = tmp_path_factory.mktemp("ranks")
     # Away from the source tree, which holds the packages without the library.
+    for name in ("ways.py", "ranks_training.py"):
+        shutil.copy(Path(program.__file__).with_name(name), out)
     path = shutil.copy(program.__file__, out)
     processes = [
         subprocess.Popen(
@@ -40,7 +46,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     for process in processes:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
-    return [torch.load(out / f"rank{rank}.pt") for rank in range(WORLD)]
+    return [torch.load(out / f"rank{rank}.pt") | {"folder": out} for rank in range(WORLD)]
 
 
 def test_ranks_draw_apart_and_the_same_again(found: Found) -> None:
@@ -174,6 +180,41 @@ def assert_same_steps(first: Any, second: Any, alone: Any) -> None:
     bound = program.STEPS * len(start) ** 0.5 * (program.LR * gradient + update)
     assert bound < 1e-10
     assert (first["parameters"] - alone["parameters"]).norm() <= bound
+
+
+def test_a_trainer_on_ranks_trains_as_one_process(found: Found, tmp_path: Path) -> None:
+    for name in ("together", "plain"):
+        alone = ranks_training.RUNS[name](tmp_path / name)
+        alone.fit()
+        one, two = (ending(folder / name) for folder in (tmp_path, found[0]["folder"]))
+        for first, second in zip(one["records"], two["records"], strict=True):
+            assert first.keys() == second.keys()
+            for key, value in first.items():
+                # Loss and gradients are means over ranks, which rounds in another way.
+                wanted = pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
+                assert second[key] == wanted, (name, key)
+        state = torch.load(found[0]["folder"] / name / "checkpoint.pt", weights_only=True)
+        for key, value in alone.model.state_dict().items():
+            torch.testing.assert_close(state["model"][key], value, atol=1e-6, rtol=1e-5)
+    files = [folder / "together" for folder in (tmp_path, found[0]["folder"])]
+    columns = [load_file(folder / "history.safetensors") for folder in files]
+    for key, value in columns[0].items():
+        torch.testing.assert_close(columns[1][key], value, equal_nan=True)
+
+
+def test_ranks_that_stop_together_resume_to_the_bit(found: Found) -> None:
+    folder, errors = found[0]["folder"], [rank["training"] for rank in found]
+    assert ending(folder / "stopped") == ending(folder / "apart")
+    assert (folder / "stopped/history.safetensors").read_bytes() == (
+        folder / "apart/history.safetensors"
+    ).read_bytes()
+    for own in errors:
+        assert own.pop("stop").startswith("Stopped: stopped at step 7 of 12; run the same")
+        assert own.pop("share").startswith("ValueError: Trainer: batch = 7 is of all 2 ranks")
+        assert "selects 8 of a large batch of 16 on each of 2 ranks" in own.pop("k")
+        assert own.pop("first") == "ZeroDivisionError: division by zero"
+        assert own.pop("one") == own.pop("both") == "OSError: no such disk"
+        assert not own
 
 
 def test_what_ranks_cannot_select_together_is_refused() -> None:

@@ -17,6 +17,7 @@ from torch import nn
 from rho_train.comparison.data import SeedData
 from rho_train.comparison.spec import Spec, Variant
 from rho_train.cost import Costs, selecting_steps, steps_within
+from rho_train.distributed import on_first, rank_and_world
 from rho_train.files import atomic_write
 from rho_train.history import History
 from rho_train.il import ILStore, crossfit_il, holdout_il
@@ -168,8 +169,9 @@ class Run:
             ILStore.load(self.store, data.dataset).check()
             on_step(il.steps())
         else:
-            il.compute(self.seed, work, on_step).save(self.store)
-        shutil.rmtree(work, ignore_errors=True)
+            found = il.compute(self.seed, work, on_step)
+            on_first(lambda: found.save(self.store))
+        on_first(lambda: shutil.rmtree(work, ignore_errors=True))
 
     def train(self, where: Mapping[str, str | int], on_step: OnStep) -> None:
         """Train, and write origin.json first and test.json at the end."""
@@ -188,21 +190,34 @@ class Run:
             ids = store.lowest(variant.keep, ids)
         model = task.model(seed).to(spec.device)
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "origin.json").exists():
+
+        def write_origin() -> None:
             own = {} if store is None else {"il_loss": _loss(store)}
             atomic_write(folder / "origin.json", to_line({**where, **own}))
+
+        def test() -> None:
+            found = evaluate(model, task.eval_set(), bf16=train.bf16, forward=task.forward)
+            # The loss of a model that diverged is no number that JSON has.
+            loss = found.loss if math.isfinite(found.loss) else None
+            tested = {"step": train.steps, **found._asdict(), "loss": loss}
+            atomic_write(folder / "test.json", to_line(tested))
+
+        if not on_first((folder / "origin.json").exists):
+            on_first(write_origin)
         selector = None
         if variant.method != "uniform":
+            world = rank_and_world()[1] if spec.scope == "local" else 1
             scoring, phased = spec.scoring, spec.warmup > 0 or spec.anneal > 0
             selector = Selector(
                 il=store,
-                k=train.batch,
+                k=train.batch // world,
                 method=variant.method,
                 scoring=replace(scoring, bf16=train.bf16) if scoring.bf16 is None else scoring,
                 phases=UniformPhases(train.steps, spec.warmup, spec.anneal) if phased else None,
                 forward=task.forward,
                 history=History(len(data.dataset)),
                 seed=seed,
+                scope=spec.scope,
             )
         trainer = Trainer(
             *(model, data.dataset, ids, data.eval_set, train, folder),
@@ -218,12 +233,8 @@ class Run:
         )
         on_step(trainer.step)
         trainer.fit(on_step)
-        if not (folder / "test.json").exists():
-            found = evaluate(model, task.eval_set(), bf16=train.bf16, forward=task.forward)
-            # The loss of a model that diverged is no number that JSON has.
-            loss = found.loss if math.isfinite(found.loss) else None
-            tested = {"step": train.steps, **found._asdict(), "loss": loss}
-            atomic_write(folder / "test.json", to_line(tested))
+        if not on_first((folder / "test.json").exists):
+            on_first(test)
 
 
 def _loss(store: ILStore) -> float | None:

@@ -102,6 +102,8 @@ def _here(bar: tqdm[Any], stop: threading.Event) -> Iterator[_Executor]:
         try:
             job.work(on_step)
             future.set_result(None)
+        except Stopped:
+            raise
         except Exception as error:
             future.set_exception(error)
         return future

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from rho_train.global_scope import Scope
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import names, needs_of
 from rho_train.scoring import Scoring
@@ -124,6 +125,7 @@ class Spec:
     warmup: int = 0
     anneal: float = 0.0
     store: Path | None = None
+    scope: Scope = "local"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self) -> None:
@@ -175,7 +177,7 @@ class Spec:
         """Return what decides the numbers of every variant and seed, as plain values."""
         return {
             **{part: asdict(getattr(self, part)) for part in _PARTS},
-            **{name: getattr(self, name) for name in ("baseline", "validation", *_OWN)},
+            **{name: getattr(self, name) for name in ("baseline", "validation", "scope", *_OWN)},
             "task_options": plain_options(self.task, self.task_options),
             "model": model_identity(task.model(0)),
             "il_model": model_identity(task.il_model(0)),

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rho_train.checks import check_flags, check_ids
 from rho_train.dataset import IndexedDataset, check_indexed
+from rho_train.distributed import rank_and_world
 from rho_train.dry_run import dry_run
 from rho_train.il.score import warn_near_chance
 from rho_train.il.store import ILStore
@@ -43,15 +44,24 @@ def check_run(run: RunData) -> None:
             f"Trainer: bn_recalibration_batches is {wanted}, and {type(model).__name__} has no "
             "BatchNorm; leave it at 0"
         )
+    rank, world = rank_and_world()
+    for name, size in (("batch", config.batch), ("large_batch", config.large_batch)):
+        if size % world:
+            raise ValueError(
+                f"Trainer: {name} = {size} is of all {world} ranks and must divide into equal "
+                f"shares; give a multiple of {world}"
+            )
+    shared = world if selector is not None and selector.scope == "local" else 1
     if selector is not None:
-        for misfit in _misfits(selector, n, run):
+        for misfit in _misfits(selector, n, run, shared):
             raise ValueError(f"Trainer: {misfit}")
         for step in selector.ratio.begins if isinstance(selector.ratio, Schedule) else ():
-            selector.size(config.large_batch, step)
+            selector.size(config.large_batch // shared, step)
         selector.check(model)
         _check_il(selector, run.dataset, run.train_ids)
     drawn = config.batch if selector is None else config.large_batch
-    first = next(iter(LargeBatchSampler(run.train_ids, drawn, seed=run.seed)))
+    sampler = LargeBatchSampler(run.train_ids, drawn, seed=run.seed, rank=rank, world=world)
+    first = next(iter(sampler))
     positions = torch.tensor(first, dtype=torch.int64, device="cpu")
     ignored = -100 if selector is None else selector.ignore_index
     try_out = partial(dry_run, forward=run.forward)
@@ -68,10 +78,10 @@ def check_run(run: RunData) -> None:
             selector.steps = 0
 
 
-def _misfits(selector: Selector, n: int, run: RunData) -> Iterator[str]:
-    """Give what in the Selector does not fit the run."""
+def _misfits(selector: Selector, n: int, run: RunData, shared: int) -> Iterator[str]:
+    """Give what in the Selector does not fit the run; `shared` ranks select for themselves."""
     config, phases, history = run.config, selector.phases, selector.history
-    batch = config.large_batch
+    batch = config.large_batch // shared
     smoothing, k = selector.label_smoothing, selector.size(batch)
     if selector.loss_fn is not None:
         yield "it trains by cross-entropy; call a Selector with loss_fn= in a loop of your own"
@@ -83,8 +93,9 @@ def _misfits(selector: Selector, n: int, run: RunData) -> Iterator[str]:
         yield f"the Selector has made {selector.steps} selections in another run; make a new one"
     if smoothing:
         yield f"it trains without label smoothing, the Selector scores with {smoothing}; use 0"
-    if k != config.batch:
+    if k * shared != config.batch:
         of = f"the Selector selects {k} of a large batch of {batch}"
+        of += f" on each of {shared} ranks" if shared > 1 else ""
         yield f"{of}, TrainConfig.batch is {config.batch}; make them agree"
     if phases is not None and phases.steps != config.steps:
         other = f"TrainConfig.steps is {config.steps}"

@@ -10,15 +10,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import update_bn
 
 from rho_train.async_selector import AsyncSelector
 from rho_train.batch import split, to
 from rho_train.checkpoint import architecture_digest, random_state, restore_random_state
 from rho_train.dataset import fingerprint
+from rho_train.distributed import any_rank, on_all, on_first, rank_and_world
 from rho_train.identity import digest
 from rho_train.optim import adamw, lr_schedule, subnormals_flushed
 from rho_train.progress import OnStep, Stopped, no_op
+from rho_train.rng import generator
 from rho_train.run_folder import RunFolder
 from rho_train.sampler import LargeBatchSampler, loader
 from rho_train.scoring import ForwardFunction, device_of, output_of
@@ -39,6 +42,9 @@ class Trainer(RunData):
     With a Selector every step draws a large batch and trains on the examples that it selects, else
     it draws the small batch directly. `fit` seeds torch's global generators (dropout draws from
     them), or restores them when it resumes.
+
+    In a process group of torch.distributed all ranks train one model, in DistributedDataParallel,
+    each on its share of every batch. The first writes the folder, with the state of all.
 
     Args:
         model: trained in place, on the device of its parameters.
@@ -86,7 +92,7 @@ class Trainer(RunData):
 
     def __post_init__(self) -> None:
         model, config, selector = self.model, self.config, self.selector
-        self.device = device_of(model)
+        self.device, self.ranks = device_of(model), rank_and_world()
         self.eval_set = eval_data(self.eval_set, self.device)
         self.flags = {
             name: flag.to(self.device) if isinstance(flag, Tensor) else flag
@@ -96,6 +102,9 @@ class Trainer(RunData):
         self.optimizer = adamw(model, config.lr, config.weight_decay)
         self.schedule = lr_schedule(self.optimizer, config.schedule, config.steps)
         self.runner = torch.compile(model) if config.compile else model  # type: ignore[assignment]
+        rank, world = self.ranks
+        if world > 1:
+            self.runner = DistributedDataParallel(self.runner)
         self.step = self.trained = 0
         ahead = selector if config.async_selection else None
         self._async = None if ahead is None else AsyncSelector(ahead, model)
@@ -108,17 +117,23 @@ class Trainer(RunData):
             "train_ids": digest(self.train_ids),
             "selection": selector and selector.identity(),
             "architecture": architecture_digest(model),
+            "ranks": world,
         }
         self.work = RunFolder(self.folder, where="Trainer", identity=identity)
         with self.work.lock(_WAIT):
             # Records beyond the checkpoint are cut off, so nobody may write any meanwhile.
-            state = self.work.load(_CHECKPOINT)
+            state = on_first(lambda: self.work.load(_CHECKPOINT))
             if state is not None:
-                self.step, self.trained = state["step"], state["trained"]
-                self._random_state = state["random_state"]
-                for key, part in self._parts().items():
+                own, self.step = state["of_ranks"][rank], state["step"]
+                self.trained, self._random_state = own["trained"], own["random_state"]
+                for key, part in self._shared().items():
                     part.load_state_dict(state[key])
-            self.metrics = MetricsLogger(self, state)
+                for key, part in self._own().items():
+                    part.load_state_dict(own[key])
+                for buffer, saved in zip(model.buffers(), own["buffers"], strict=False):
+                    buffer.copy_(saved)
+                state |= own
+            on_all(lambda: self._log_metrics(state))
 
     @property
     def finished(self) -> bool:
@@ -148,7 +163,9 @@ class Trainer(RunData):
     def _fit(self, batches: Iterator[Any]) -> None:
         config = self.config
         if self._random_state is None:
-            torch.manual_seed(self.seed)
+            rank, _ = self.ranks
+            own = generator(self.seed, "rank", rank).initial_seed()
+            torch.manual_seed(own if rank else self.seed)
             self.metrics.evaluate(0)
         else:
             restore_random_state(self._random_state, self.device)
@@ -160,7 +177,7 @@ class Trainer(RunData):
             if self.finished and config.bn_recalibration_batches:
                 self._recalibrate_batch_norm()
             self.metrics.write(self.step, self.trained)
-            stop = self.work.step()
+            stop = any_rank(self.work.step())
             if self.finished or stop or self.step % config.checkpoint_every == 0:
                 self.save()
             if stop and not self.finished:
@@ -169,14 +186,17 @@ class Trainer(RunData):
             self.times.add("other")
 
     def _train_step(self, batches: Iterator[Any]) -> None:
-        selector, weights, invalid = self.selector, None, 0
+        selector, weights, invalid, selected = self.selector, None, 0, self.config.batch
         if selector is None:
             batch = next(batches)
+            selected //= self.ranks[1]
         else:
-            before, scoring = selector.invalid, selector.score_seconds
+            invalid, selected, scoring = selector.invalid, selector.selected, selector.score_seconds
             batch = next(batches)
             assert selector.last is not None
-            weights, invalid = selector.last.weights, selector.invalid - before
+            weights = selector.last.weights
+            # A stand-in, which a rank without selected examples trains on, does not count.
+            invalid, selected = selector.invalid - invalid, selector.selected - selected
             self.times.add("selecting", scoring=selector.score_seconds - scoring)
         made = training_step(
             self.runner,
@@ -189,22 +209,26 @@ class Trainer(RunData):
             bf16=self.config.bf16,
         )
         self.step += 1
-        self.trained += len(made.fields.ids)
-        self.metrics.count(made, invalid)
+        self.trained += selected
+        self.metrics.count(made, invalid, selected)
         self.times.add("training")
 
     def _small_batches(self) -> Generator[Any, None, None]:
         """Give the batch that each remaining step trains on."""
         selector, config = self.selector, self.config
         drawn = config.batch if selector is None else config.large_batch
-        batches = self._loader(drawn, self.step, config.workers)
+        batches = self._loader(drawn, self.ranks, self.step, config.workers)
         loaded = self._loaded(islice(batches, config.steps - self.step))
         if self._async is not None:
             return self._async(loaded)
         return loaded if selector is None else (selector(self.runner, batch) for batch in loaded)
 
-    def _loader(self, batch_size: int, start: int = 0, workers: int = 0) -> Iterator[Any]:
-        sampler = LargeBatchSampler(self.train_ids, batch_size, seed=self.seed, start=start)
+    def _loader(
+        self, batch_size: int, ranks: tuple[int, int] = (0, 1), start: int = 0, workers: int = 0
+    ) -> Iterator[Any]:
+        options: dict[str, Any] = {"seed": self.seed, "start": start}
+        options |= {"rank": ranks[0], "world": ranks[1]}
+        sampler = LargeBatchSampler(self.train_ids, batch_size, **options)
         return iter(loader(self.dataset, sampler, workers=workers, seed=self.seed))
 
     def _loaded(self, batches: Iterator[Any]) -> Generator[Any, None, None]:
@@ -217,7 +241,7 @@ class Trainer(RunData):
                 self.times.add("selecting")
 
     def _recalibrate_batch_norm(self) -> None:
-        """Recompute the running statistics of BatchNorm over large batches."""
+        """Recompute the running statistics of BatchNorm over large batches, whole on each rank."""
         config = self.config
         some = islice(self._loader(config.large_batch), config.bn_recalibration_batches)
         batches = ([to(batch, self.device)] for batch in some)  # of a list it takes the first
@@ -226,25 +250,35 @@ class Trainer(RunData):
         self.times.add("training")
 
     def save(self) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint; all ranks call it together."""
         self._random_state = random_state(self.device)
         self.times.add("other")
-        # The checkpoint must not reach the disk before the records that it counts on.
-        state = self.metrics.state_dict(self.step)
-        state |= {name: part.state_dict() for name, part in self._parts().items()}
-        state |= {"step": self.step, "trained": self.trained, "random_state": self._random_state}
-        self.work.save(_CHECKPOINT, state)
+        # BatchNorm sees the examples of its rank; those of the first are in the model's state.
+        buffers = list(self.model.buffers()) if self.ranks[0] else []
+        shared = {name: part.state_dict() for name, part in self._shared().items()}
 
-    def _parts(self) -> dict[str, Any]:
-        """Return everything with a state of its own."""
-        parts = {
-            "model": self.model,
-            "optimizer": self.optimizer,
-            "schedule": self.schedule,
-            "selector": self.selector,
-            "async_selector": self._async,
-        }
+        def own() -> dict[str, Any]:
+            # The checkpoint must not reach the disk before the records that it counts on.
+            state = self.metrics.state_dict(self.step)
+            state |= {name: part.state_dict() for name, part in self._own().items()}
+            state |= {"trained": self.trained, "random_state": self._random_state}
+            return to({**state, "buffers": buffers}, "cpu")
+
+        ranks = on_all(own)
+        state = {**shared, "step": self.step, "of_ranks": ranks}
+        on_first(lambda: self.work.save(_CHECKPOINT, state))
+
+    def _shared(self) -> dict[str, Any]:
+        """Return what has the same state on all ranks."""
+        return {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
+
+    def _own(self) -> dict[str, Any]:
+        """Return what has a state of its own on every rank."""
+        parts = {"selector": self.selector, "async_selector": self._async}
         return {name: part for name, part in parts.items() if part is not None}
+
+    def _log_metrics(self, state: dict[str, Any] | None) -> None:
+        self.metrics = MetricsLogger(self, state)
 
 
 class _OfBatches(nn.Module):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rho_train.batch import to
+from rho_train.distributed import on_first, rank_and_world, summed
 from rho_train.records import to_line
 from rho_train.scoring import device_of
 from rho_train.trainer.config import RunData
@@ -28,6 +30,7 @@ class MetricsLogger:
     steps, with sums since the last one; `eval` every `config.eval_every` steps; `end`, with the
     files of `save_selected` if there is a History. With `state`, the checkpoint of the run, records
     that were written later are cut off. A loss that is NaN or infinite is a FloatingPointError.
+    Several ranks add up their counts; the first evaluates and writes.
     """
 
     def __init__(self, run: RunData, state: Mapping[str, Any] | None) -> None:
@@ -39,32 +42,34 @@ class MetricsLogger:
         if state is not None:
             self._sums = to(state["since_log"], self.device)
             self.times.seconds.update(state["part_seconds"])
-            size, crc32 = state["metrics_size"], state["metrics_crc32"]
-        self._file = MetricsFile(Path(run.folder) / "metrics.jsonl", size, crc32)
+            size, crc32 = state.get("metrics_size", 0), state.get("metrics_crc32", 0)
+        path = Path(run.folder) / "metrics.jsonl"
+        self._file = None if rank_and_world()[0] else MetricsFile(path, size, crc32)
 
     def state_dict(self, step: int) -> dict[str, Any]:
         """Return the state after `step`, with all records on the disk."""
         _finite("training", float(self._sums["loss"]), step)
-        file = self._file
-        file.flush()
-        return {
-            "since_log": self._sums,
-            "part_seconds": dict(self.times.seconds),
-            "metrics_size": file.size,
-            "metrics_crc32": file.crc32,
-        }
+        times = dict(self.times.seconds)
+        state: dict[str, Any] = {"since_log": self._sums, "part_seconds": times}
+        if (file := self._file) is not None:
+            file.flush()
+            state |= {"metrics_size": file.size, "metrics_crc32": file.crc32}
+        return state
 
-    def count(self, made: Trained, invalid: int) -> None:
-        """Add a step and its examples without a valid score; the sums stay on the device."""
+    def count(self, made: Trained, invalid: int, selected: int) -> None:
+        """Add a step on the first `selected` examples; `invalid` ones had no valid score.
+
+        The sums stay on the device.
+        """
         assert made.logits is not None
-        fields, sums = made.fields, self._sums
+        sums, right = self._sums, made.logits.argmax(1) == made.fields.labels
         sums["steps"] += 1
-        sums["selected"] += len(fields.ids)
+        sums["selected"] += selected
         sums["invalid"] += invalid
         sums["loss"] = sums["loss"] + made.loss
-        sums["correct"] = sums["correct"] + (made.logits.argmax(1) == fields.labels).sum()
+        sums["correct"] = sums["correct"] + right[:selected].sum()
         if self._flags is not None:
-            sums["flagged"] = sums["flagged"] + self._flags[fields.ids].sum(0)
+            sums["flagged"] = sums["flagged"] + self._flags[made.fields.ids[:selected]].sum(0)
 
     def write(self, step: int, trained: int) -> None:
         """Write what is due after `step`."""
@@ -73,7 +78,9 @@ class MetricsLogger:
         if step % config.log_every == 0 or finished:
             self._log(step)
         if step % config.eval_every == 0 or finished:
-            self.evaluate(step, trained)
+            scored = 0 if selector is None else selector.scored
+            trained, scored = map(int, self._over_ranks([trained, scored]))
+            self.evaluate(step, trained, scored)
         if not finished:
             return
         if selector is not None and selector.history is not None:
@@ -82,47 +89,55 @@ class MetricsLogger:
         noisy = self.run.flags.get("noisy")
         ids = self.run.train_ids.to(self.device)
         share = None if noisy is None else float(noisy[ids].double().mean())
-        scored = 0 if selector is None else selector.scored
         # An epoch is one pass of large batches, for every method, as the paper counts.
         epochs = step / max(1, len(ids) // config.large_batch)
         counts = {"epochs": epochs, "scored": scored, "trained": trained, "noisy": share}
         times = {"il_seconds": self.run.il_seconds, **self._clock()}
-        self._write("end", step=step, **counts, cost=self._cost(step, trained), **times)
+        self._write("end", step=step, **counts, cost=self._cost(step, trained, scored), **times)
 
-    def evaluate(self, step: int, trained: int = 0) -> None:
+    def evaluate(self, step: int, trained: int = 0, scored: int = 0) -> None:
         """Write accuracy and loss on the evaluation set, and what the steps have cost."""
-        self.times.add("other")
         run = self.run
-        found = evaluate(run.runner, run.eval_set, bf16=run.config.bf16, forward=run.forward)
+        self.times.add("other")
+        found = on_first(
+            lambda: evaluate(run.runner, run.eval_set, bf16=run.config.bf16, forward=run.forward)
+        )
         self.times.add("evaluation")
         _finite("evaluation", found.loss, step)
         record = found._asdict()
-        if step < self.run.config.steps:
+        if step < run.config.steps:
             # By class once a run: with many classes it would be most of the file.
             del record["class_accuracy"]
-        spent = {"cost": self._cost(step, trained), "seconds": self.times.step_seconds}
+        spent = {"cost": self._cost(step, trained, scored), "seconds": self.times.step_seconds}
         self._write("eval", step=step, **record, **spent)
 
-    def _cost(self, step: int, trained: int) -> dict[str, float] | None:
+    def _cost(self, step: int, trained: int, scored: int) -> dict[str, float] | None:
         """Return the counted cost by part, None where nobody has counted that of an example."""
-        config, selector, costs = self.run.config, self.run.selector, self.run.costs
+        config, costs = self.run.config, self.run.costs
         if costs is None:
             return None
         last = config.large_batch * config.bn_recalibration_batches
-        scored = 0 if selector is None else selector.scored
         return costs.spent(trained, scored, last if step >= config.steps else 0)
 
     def _log(self, step: int) -> None:
-        sums = self._sums
-        loss = _finite("training", float(sums["loss"]), step) / sums["steps"]
-        counts = {"selected": sums["selected"], "correct": int(sums["correct"]), "noisy": None}
-        counts |= dict(zip(self.run.flags, sums["flagged"].tolist(), strict=True))
-        counts["invalid"] = sums["invalid"]
-        self._write("train", step=step, loss=loss, **counts, **self._clock())
+        names = ("loss", "steps", "selected", "correct", "invalid")
+        numbers = self._over_ranks([*(self._sums[name] for name in names), *self._sums["flagged"]])
+        loss = _finite("training", numbers[0], step) / numbers[1]
+        selected, correct, invalid, *flagged = map(int, numbers[2:])
+        counts = {"selected": selected, "correct": correct, "noisy": None}
+        counts |= dict(zip(self.run.flags, flagged, strict=True))
+        self._write("train", step=step, loss=loss, **counts, invalid=invalid, **self._clock())
         self._sums = self._no_sums()
 
+    def _over_ranks(self, numbers: Sequence[float | Tensor]) -> list[float]:
+        """Return the sums of numbers over all ranks."""
+        options: dict[str, Any] = {"dtype": torch.float64, "device": self.device}
+        return summed(torch.stack([torch.as_tensor(n, **options) for n in numbers])).tolist()
+
     def _write(self, event: str, **values: Any) -> None:
-        self._file.write({"event": event, "method": self.run.name, "seed": self.run.seed, **values})
+        if self._file is not None:
+            run = {"method": self.run.name, "seed": self.run.seed}
+            self._file.write({"event": event, **run, **values})
 
     def _clock(self) -> dict[str, Any]:
         """Return seconds of the steps, and of all parts."""

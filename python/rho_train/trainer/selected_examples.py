@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor
 
-from rho_train.batch import split
+from rho_train.batch import split, to
 from rho_train.dataset import fingerprint
+from rho_train.distributed import on_all, on_first
 from rho_train.files import atomic_write
 from rho_train.history import History
 from rho_train.records import to_line
@@ -26,8 +27,27 @@ _SHOWN, _SIDE, _FEATURES, _CHARACTERS, _TOKENS = 12, 32, 64, 240, 48
 
 
 def save_selected(history: History, run: RunData) -> None:
-    """Write history.safetensors, with the fingerprint of the data, and selected.json."""
-    columns = {name: column.cpu() for name, column in history.state_dict().items()}
+    """Write history.safetensors, with the fingerprint of the data, and selected.json.
+
+    All ranks call it together, and the files are of the selections of all.
+    """
+    history = _of_ranks(history)
+    on_first(lambda: _save(history, run))
+
+
+def _of_ranks(history: History) -> History:
+    """Return the counts of all ranks, and the loss of each example where it was scored last."""
+    ranks = on_all(lambda: to(history.state_dict(), "cpu"))
+    columns = {name: torch.stack([one[name] for one in ranks]) for name in ranks[0]}
+    joined, last = History(len(history)), columns["step"].argmax(0, keepdim=True)
+    counts = {name: columns[name].sum(0, dtype=torch.int32) for name in ("seen", "selected")}
+    newest = {name: columns[name].gather(0, last)[0] for name in ("loss", "step")}
+    joined.load_state_dict(counts | newest)
+    return joined
+
+
+def _save(history: History, run: RunData) -> None:
+    columns = history.state_dict()
     # One entry: safetensors writes several in any order, and the same run gives the same file.
     entry = {"rho_ext history of": json.dumps(fingerprint(run.dataset))}
     folder = Path(run.folder)

@@ -1,0 +1,80 @@
+"""Runs of Trainer on several ranks, for ranks_program, which finds this module beside itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rho_train import History, Selector, Trainer
+from rho_train.distributed import on_all, on_first, rank_and_world
+from rho_train.progress import Stopped
+
+if __package__:  # not in a program
+    from .ways import CONFIG, N, make_trainer
+else:
+    from ways import CONFIG, N, make_trainer
+
+IL = torch.rand(N, generator=torch.Generator().manual_seed(9))
+SHORT = replace(CONFIG, steps=12, eval_every=6, checkpoint_every=5)
+
+
+def linear() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        return nn.Linear(5, 3)
+
+
+def together(folder: Path) -> Trainer:
+    """Return a run whose ranks select from the examples of all."""
+    selector = Selector(il=IL, k=CONFIG.batch, scope="global", history=History(N))
+    return make_trainer(folder, model=linear(), config=SHORT, selector=selector)
+
+
+def apart(folder: Path) -> Trainer:
+    """Return a run of BatchNorm, dropout and draws, whose ranks select for themselves."""
+    selector = Selector(il=IL, k=CONFIG.batch // 2, method="boltzmann", history=History(N), seed=5)
+    return make_trainer(folder, config=SHORT, selector=selector)
+
+
+def plain(folder: Path) -> Trainer:
+    return make_trainer(folder, "plain", SHORT, model=linear())
+
+
+RUNS = {"together": together, "plain": plain, "apart": apart}
+
+
+def runs(folder: Path) -> dict[str, Any]:
+    """Train, and return the errors; the folder has the rest."""
+    rank, _ = rank_and_world()
+    for name, make in RUNS.items():
+        make(folder / name).fit()
+    stopped = apart(folder / "stopped")
+    errors: dict[str, str] = {}
+
+    def note(name: str, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except Exception as error:
+            errors[name] = f"{type(error).__name__}: {error}"
+
+    # One rank alone is asked to.
+    note("stop", lambda: stopped.fit(lambda _: rank == 1 and stopped.step == 7))
+    torch.rand(17)
+    apart(folder / "stopped").fit()
+    note("share", lambda: make_trainer(folder / "share", "plain", replace(SHORT, batch=7)))
+    note("k", lambda: make_trainer(folder / "k", "rho", SHORT))
+
+    def fail() -> None:
+        if rank == 1:
+            raise OSError("no such disk")
+        raise Stopped("stopped")
+
+    note("one", lambda: on_all(lambda: None if rank == 0 else fail()))
+    note("both", lambda: on_all(fail))
+    note("first", lambda: on_first(lambda: 1 / 0))
+    return errors
