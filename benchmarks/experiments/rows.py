@@ -45,7 +45,7 @@ def read(folder: Path, *, tuning: bool = False) -> tuple[list[Row], list[Row]]:
                 "worst_class": None if tuning else min(classes),
                 "validation": run.eval[-1]["accuracy"] if validated else None,
                 "steps_to_target": target.target_steps if target and met else None,
-                "cost_to_target": target.target_cost_precomputed if target and met else None,
+                "cost_to_target": target.target_cost - cost["il"] if target and met else None,
                 "cost": cost["training"] + cost["scoring"],
                 "il_cost": cost["il"],
                 "seconds": round(run.end["seconds"], 3),

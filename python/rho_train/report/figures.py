@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,6 @@ from rho_train.report.read import Experiment, Run
 from rho_train.report.summary import Summary
 
 _WARMUP = 0.4  # share of the training in which the curves rise; the axis shows the rest
-_WINDOWS = 25  # means that a curve of shares has
 _PARTS = {"il": ("IL", 7), "training": ("training", 0), "scoring": ("scoring", 2)}
 # Flags of the selected examples that training records count.
 _FLAGS = {
@@ -94,23 +92,16 @@ def _accuracies(experiment: Experiment, summary: Summary) -> list[Figure | None]
 
 def _share(experiment: Experiment, summary: Summary, flag: str) -> Figure | None:
     """Return the share of the selected examples with a flag over the steps."""
-    runs = [*chain(*experiment.runs.values())]
-    steps = [[0, *(record["step"] for record in run.train)] for run in runs]
-    spacing = max(int(np.diff(found).max(initial=1)) for found in steps)
-    # A window holds whole records.
-    window = spacing * math.ceil(max(found[-1] for found in steps) / _WINDOWS / spacing)
 
-    def shares(run: Run) -> dict[float, float]:
-        known = [one for one in run.train if one.get(flag) is not None]
-        index = np.array([(one["step"] - 1) // window for one in known], dtype=int)
-        hits, selected = (np.bincount(index, [o[k] for o in known]) for k in (flag, "selected"))
-        return {(i + 0.5) * window: hits[i] / selected[i] for i in np.flatnonzero(selected)}
+    def shares(run: Run) -> dict[int, float]:
+        known = (one for one in run.train if one.get(flag) is not None and one["selected"])
+        return {one["step"]: one[flag] / one["selected"] for one in known}
 
     title, meaning = _FLAGS[flag]
     known = flag == "noisy" and not math.isnan(summary.noisy)
     return line_figure(
         *(experiment, flag, _curves(experiment, shares), f"{title} among the selected examples"),
-        f"{meaning} Each value is the mean of {window:,} steps.",
+        f"{meaning} Each value is of the steps since the one before it.",
         *("Steps", "Share of the selected examples"),
         reference=(f"all examples: {summary.noisy:.1%}", summary.noisy) if known else None,
     )

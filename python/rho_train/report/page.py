@@ -48,7 +48,6 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
         experiment=experiment,
         summary=summary,
         best=max(others, key=lambda row: row.gain, default=None),
-        cheapest=max(others, key=lambda row: row.against.factor, default=None),
         tables=tables(summary),
         marks={m: (_MARKS[(s + s // 8) % 8], s % 8) for m, s in styles(experiment).items()},
         target=target_meaning(summary),

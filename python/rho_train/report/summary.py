@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median_high, median_low, stdev
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rho_train.report.read import Experiment, Run
 
@@ -19,13 +19,12 @@ class Pair(NamedTuple):
     The first evaluation that meets it is at `target_steps` and `target_cost`, infinite if none
     does. `factor` is
     the baseline's cost of it over that of the run, both with their IL, above 1 where the run is
-    cheaper and 0 if it never meets the target; the `precomputed` ones are without IL. The IL are
-    earned back by `models`, infinite if they never are.
+    cheaper and 0 if it never meets the target; `factor_precomputed` is without IL. The IL are
+    earned back by `models`, infinite if they never are. Without IL these are NaN.
     """
 
     target_steps: float
     target_cost: float
-    target_cost_precomputed: float
     factor: float
     factor_precomputed: float
     models: float
@@ -63,6 +62,11 @@ class MethodSummary:
     gain: float
     against: Pair
     cost: Mapping[str, float]
+
+    def values(self) -> dict[str, Any]:
+        """Return all numbers and names, flat."""
+        costs = {f"cost_{part}": cost for part, cost in self.cost.items()}
+        return {**vars(self), **self.against._asdict(), **costs}
 
 
 @dataclass(frozen=True)
@@ -106,21 +110,18 @@ def pair(run: Run, base: Run) -> Pair:
     """Weigh a run against the baseline's with the same seed."""
     best = base.best
     mine = next((e for e in run.eval if e["accuracy"] >= best["accuracy"]), None)
-    theirs = base.costs(best)
-    if mine is None:
-        return Pair(math.inf, math.inf, math.inf, 0.0, 0.0, math.inf)
-    ours = run.costs(mine)
-    cost, base_cost = sum(ours.values()), sum(theirs.values())
-    alone, base_alone = cost - ours["il"], base_cost - theirs["il"]
-    saved = base_alone - alone
+    il, base_il = run.costs(run.end)["il"], base.costs(best)["il"]
+    cost = math.inf if mine is None else sum(run.costs(mine).values())
+    base_cost = sum(base.costs(best).values())
+    alone, saved = cost - il, base_cost - base_il - (cost - il)
+    # IL that the baseline has as well are no expense of the method.
+    models = max(0.0, il - base_il) / saved if saved > 0 else math.inf
     return Pair(
-        mine["step"],
-        cost,
-        alone,
-        _times(base_cost, cost),
-        _times(base_alone, alone),
-        # IL that the baseline has as well are no expense of the method.
-        max(0.0, ours["il"] - theirs["il"]) / saved if saved > 0 else math.inf,
+        target_steps=math.inf if mine is None else mine["step"],
+        target_cost=cost,
+        factor=_times(base_cost, cost),
+        factor_precomputed=_times(base_cost - base_il, alone) if il else math.nan,
+        models=models if il else math.nan,
     )
 
 
@@ -156,7 +157,7 @@ def _method(experiment: Experiment, name: str, baseline: Mapping[int, Run]) -> M
         reached=sum(one.factor > 0 for one in pairs),
         ahead=sum(gain > 0 for gain in gains),
         gain=_mean(gains),
-        against=_medians(pairs) if pairs else Pair(*[math.nan] * 6),
+        against=_medians(pairs) if pairs else Pair(*[math.nan] * 5),
         cost={part: _mean(cost[part] for cost in costs) for part in next(iter(costs), ())},
     )
 
@@ -189,9 +190,8 @@ def as_csv(summary: Summary) -> str:
     """Return the numbers, unrounded, a method a line; empty where there is none."""
     rows = []
     for row in summary.methods:
-        values = {**vars(row), **row.against._asdict(), "target": summary.target}
-        values |= {f"cost_{part}": cost for part, cost in row.cost.items()}
-        numbers = {k: v for k, v in values.items() if isinstance(v, (str, int, float))}
+        numbers = {k: v for k, v in row.values().items() if isinstance(v, (str, int, float))}
+        numbers["target"] = summary.target
         rows.append({k: "" if v != v or v == math.inf else v for k, v in numbers.items()})
     text, names = io.StringIO(), dict.fromkeys(name for row in rows for name in row)
     writer = csv.DictWriter(text, [*names], lineterminator="\n")

@@ -5,14 +5,49 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from rho_train.report.summary import MethodSummary, Summary
 
 _WIDTH = 110
-
-
-Cell = Callable[[MethodSummary], str]
+# By head: the name of the number, and what it means.
+_TABLES = {
+    "The numbers": {
+        "Validation accuracy, %": ("accuracy", "On examples set aside, wrong labels included."),
+        "Test accuracy, %": ("test", "After the last step; ±: standard error over the seeds."),
+        "Balanced, %": ("balanced", "Test accuracy with all classes weighted alike."),
+        "Worst class, %": ("worst", "Test accuracy of the class with the lowest."),
+        "Wrong labels, %": ("noisy", "Share of wrong labels among the selected examples."),
+        "Already correct, %": ("correct", "Share of these that the model had right before."),
+        "Steps": ("steps", "Of the whole run, as cost and seconds."),
+        "Cost": (
+            "total",
+            "Counted, IL included, in uniform steps: the multiply-adds of all forward passes, a "
+            "backward pass as two, over those of a training step of “{base}”. Evaluations count "
+            "nothing. It is the same on every machine.",
+        ),
+        "Seconds": ("seconds", "Wall-clock, IL included, without evaluation."),
+    },
+    "Does it pay?": {
+        "Target reached": ("reached", "Seeds in which the target is met at all."),
+        "Steps to target": (
+            "target_steps",
+            "Until the {watched} accuracy first meets the target: median over the seeds, where one "
+            "that never meets it is the latest.",
+        ),
+        "Cost to target": ("target_cost", "Cost until then, IL included."),
+        "Times cheaper": (
+            "factor",
+            "The baseline's cost to the target over this cost, seed by seed: below 1 it is dearer.",
+        ),
+        "Times cheaper, precomputed IL": (
+            "factor_precomputed",
+            "The same without the cost of IL, as when many models share them.",
+        ),
+        "Pays after models": ("models", "So many models with the same IL earn back their cost."),
+    },
+}
 
 
 class Column(NamedTuple):
@@ -20,7 +55,7 @@ class Column(NamedTuple):
 
     head: str
     meaning: str
-    cell: Cell
+    cell: Callable[[MethodSummary], str]
 
 
 def percent(mean: float, error: float = math.nan) -> str:
@@ -34,111 +69,32 @@ def percent(mean: float, error: float = math.nan) -> str:
     return "-" if math.isnan(mean) else f"{100 * mean:.1f}{spread}"
 
 
-def number(value: float, digits: int = 0) -> str:
-    """Return a number for a cell, a dash for none."""
-    return f"{value:,.{digits if value < 100 else 0}f}" if math.isfinite(value) else "-"
-
-
-def _earned(row: MethodSummary) -> str:
-    return "never" if row.against.models == math.inf else number(row.against.models, 1)
+def _text(head: str, name: str, row: MethodSummary) -> str:
+    values = row.values()
+    value = values[name]
+    if head.endswith("%"):
+        return percent(value, values.get(f"{name}_error", math.nan))
+    if name == "reached":
+        return f"{value} of {row.paired}" if row.paired else "-"
+    if not math.isfinite(value) or (head.startswith("Times") and not value):
+        return "-" if math.isnan(value) else "never"
+    if head.startswith("Times"):
+        return f"{value:.2f}x"
+    return f"{value:,.{1 if name in ('seconds', 'models') and value < 100 else 0}f}"
 
 
 def tables(summary: Summary) -> dict[str, list[Column]]:
     """Return the columns in which a method has a value, by table; one method has no target."""
-    base = summary.baseline
-    after = "after the last step: mean ± standard error over the finished seeds."
-    set_aside = f"Accuracy on examples set aside before training, wrong labels included, {after}"
-    cost = (
-        "Counted cost of the whole run, IL included, in uniform steps: the multiply-adds of all "
-        "forward passes, a backward pass as two, over those of a training step of "
-        f"“{base.label}”. Evaluations count nothing. It is the same on every machine."
-    )
-    steps = (
-        f"Steps until the {summary.watched} accuracy first meets the target: median over the "
-        "seeds, where a seed that never meets it is the latest (-: the median seed)."
-    )
-    times = "The baseline's cost to the target over this cost, seed by seed: below 1 it is dearer."
-
-    def compared(cell: Callable[[MethodSummary], str], il: bool = False) -> Cell:
-        # Of precomputed IL only a method with IL has something to say.
-        return lambda row: cell(row) if row.paired and (row.cost["il"] or not il) else "-"
-
-    numbers: list[tuple[str, str, Cell]] = [
-        (
-            "Test accuracy, %",
-            f"Accuracy on the test set {after}",
-            lambda row: percent(row.test, row.test_error),
-        ),
-        (
-            "Balanced, %",
-            "The same, the mean of the accuracies of all classes.",
-            lambda row: percent(row.balanced),
-        ),
-        (
-            "Worst class, %",
-            "The same of the class with the lowest.",
-            lambda row: percent(row.worst),
-        ),
-        (
-            "Wrong labels, %",
-            "Share of wrong labels among the selected examples.",
-            lambda row: percent(row.noisy),
-        ),
-        (
-            "Already correct, %",
-            "Share of the selected examples that the model had right before the step.",
-            lambda row: percent(row.correct),
-        ),
-        ("Steps", "Steps of the whole run, mean.", lambda row: number(row.steps)),
-        ("Cost", cost, lambda row: number(row.total)),
-        (
-            "Seconds",
-            "Wall-clock of the whole run without evaluation, IL included: mean.",
-            lambda row: number(row.seconds, 1),
-        ),
-    ]
-    if summary.watched != "test":
-        numbers.insert(
-            0,
-            (
-                "Validation accuracy, %",
-                set_aside,
-                lambda row: percent(row.accuracy, row.accuracy_error),
-            ),
-        )
-    pays: list[tuple[str, str, Cell]] = [
-        (
-            "Target reached",
-            "Seeds in which the target is met at all.",
-            compared(lambda row: f"{row.reached} of {row.paired}"),
-        ),
-        ("Steps to target", steps, compared(lambda row: number(row.against.target_steps))),
-        (
-            "Cost to target",
-            "Cost until then, IL included, in uniform steps.",
-            compared(lambda row: number(row.against.target_cost)),
-        ),
-        ("Times cheaper", times, compared(lambda row: f"{row.against.factor:.2f}x")),
-        (
-            "Times cheaper, precomputed IL",
-            "The same without the cost of IL, as when many models share them.",
-            compared(lambda row: f"{row.against.factor_precomputed:.2f}x", il=True),
-        ),
-        (
-            "Pays after models",
-            "So many models must train with the same IL to earn back what they cost.",
-            compared(_earned, il=True),
-        ),
-    ]
-    found = {
-        "The numbers": [Column(*each) for each in numbers],
-        "Does it pay?": [Column(*each) for each in pays],
-    }
-    kept = {
-        t: [c for c in of if {c.cell(row) for row in summary.methods} != {"-"}]
-        for t, of in found.items()
-    }
-    return {title: columns for title, columns in kept.items() if columns}
+    words = {"base": summary.baseline.label, "watched": summary.watched}
+    shown = {}
+    for title, columns in _TABLES.items():
+        made = [
+            Column(head, meaning.format(**words), partial(_text, head, name))
+            for head, (name, meaning) in columns.items()
+            if name != "accuracy" or summary.watched != "test"
+        ]
+        shown[title] = [one for one in made if {*map(one.cell, summary.methods)} != {"-"}]
+    return {title: columns for title, columns in shown.items() if columns}
 
 
 def target_meaning(summary: Summary) -> str:
