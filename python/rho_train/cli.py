@@ -12,8 +12,7 @@ import signal
 import sys
 from argparse import SUPPRESS
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
-from json import dumps
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -155,9 +154,7 @@ def plan(
     task_options: dict[str, Any] | None = None,
     proxy: dict[str, Any] | None = None,
     ratios: tuple[int, ...] = RATIOS,
-    il_seconds: float = 0.0,
     seconds: float = 8.0,
-    json: bool = False,
     device: str = "auto",
     train: TrainConfig = TrainConfig(),  # noqa: B008 (frozen)
 ) -> None:
@@ -167,9 +164,7 @@ def plan(
         proxy: options that make the model of the task one that could score in its place, as
             --proxy.hidden [32]; none: no proxy is measured.
         ratios: sizes of the large batch, in times train.batch.
-        il_seconds: what the irreducible losses cost, spread over train.steps.
         seconds: how long to measure, compiling not counted.
-        json: print everything as JSON.
         train: how the target is trained; large_batch is not used.
     """
     made = load_task(task, task_options)
@@ -185,11 +180,9 @@ def plan(
         optimizer=lambda module: adamw(module, train.lr, train.weight_decay),
         bf16=train.bf16,
         workers=train.workers,
-        il_seconds=il_seconds,
-        steps=train.steps,
         seconds=seconds,
     )
-    print(dumps(asdict(found), indent=2) if json else found)
+    print(found)
 
 
 def report(run: Path, out: Path | None = None) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rho_train.async_selector import AsyncSelector
 from rho_train.batch import gather, ids_of, split, to
 from rho_train.checkpoint import random_state, restore_random_state
 from rho_train.dataset import IndexedDataset
@@ -33,8 +32,6 @@ RATIOS = (2, 3, 5, 10)
 _POOL = 2  # batches that the steps are measured on
 _REPEATS = 3  # at least
 _LOADER_SHARE = 0.15  # of the seconds
-# Of one loop of an AsyncSelector, at least: a new thread shares a core with the old one at first.
-_LOOP, _LOOP_SECONDS = 4, 0.1
 _OPTIONS = {
     "plain": Scoring(),
     "bf16": Scoring(bf16=True),
@@ -42,7 +39,6 @@ _OPTIONS = {
     "compiled": Scoring(compile=True),
     "refresh 0.5": Scoring(refresh=0.5),
     "proxy": Scoring(),
-    "async": Scoring(),
 }
 _SECONDS = ("load", "score", "select", "train", "step")
 
@@ -53,9 +49,8 @@ class PlanRow:
 
     `load` is for loading n_B examples, `score` for the forward passes, `select` for the rest of the
     Selector, `train` for the step on n_b examples, `step` for all, where workers may load beside
-    the rest. On CUDA `score` only launches the passes. `cost` is c, the step in uniform steps: to
-    break even, selection must need that many times fewer. `with_il` is the same with the IL cost
-    included, c / (1 - T_il / (S t_u)) for S uniform steps of t_u seconds; None: it never pays.
+    the rest. On CUDA `score` only launches the passes. `cost` is the step in uniform steps: to
+    break even, selection must need that many times fewer, and irreducible losses come on top.
     """
 
     option: str
@@ -67,23 +62,20 @@ class PlanRow:
     train: float
     step: float
     cost: float
-    with_il: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Measurements of `plan`, printed as a table.
 
-    `small_batch` is n_b; `load`, `train` and `uniform` are the seconds of a uniform step;
-    `il_seconds` is the IL cost over `steps` of them; `notes` say what was not measured, and why.
+    `small_batch` is n_b; `load`, `train` and `uniform` are the seconds of a uniform step; `notes`
+    say what was not measured, and why.
     """
 
     small_batch: int
     load: float
     train: float
     uniform: float
-    il_seconds: float
-    steps: int
     rows: tuple[PlanRow, ...]
     notes: tuple[str, ...]
 
@@ -99,7 +91,7 @@ class Plan:
 
     def __str__(self) -> str:
         parts = "".join(f"{name:>9}" for name in _SECONDS)
-        head = f"{'scoring':<13}{'n_B':>6}{parts}{'x uniform':>11}{'with IL':>9}"
+        head = f"{'scoring':<13}{'n_B':>6}{parts}{'x uniform':>11}"
         lines = [
             f"A uniform step on {self.small_batch} examples takes {_ms(self.uniform)} ms: loading "
             f"{_ms(self.load)}, training {_ms(self.train)}.\n",
@@ -108,14 +100,10 @@ class Plan:
         ]
         for row in self.rows:
             times = "".join(f"{_ms(getattr(row, name)):>9}" for name in _SECONDS)
-            with_il = "never" if row.with_il is None else f"{row.with_il:.2f}"
-            lines.append(
-                f"{row.option:<13}{row.large_batch:>6}{times}{row.cost:>11.2f}{with_il:>9}"
-            )
+            lines.append(f"{row.option:<13}{row.large_batch:>6}{times}{row.cost:>11.2f}")
         first = self.first
         lines += [
-            "\nx uniform: cost in uniform steps; selection pays if it needs that many times fewer",
-            f"with IL: with the IL cost of {self.il_seconds:g} s in {self.steps:,} uniform steps\n",
+            "\nx uniform: cost in uniform steps; selection must need that many times fewer\n",
             *self.notes,
         ]
         if first.load > first.score + first.select + first.train:
@@ -144,17 +132,15 @@ def plan(
     optimizer: MakeOptimizer | None = None,
     bf16: bool = False,
     workers: int = 0,
-    il_seconds: float = 0.0,
-    steps: int = 2000,
     seconds: float = 8.0,
 ) -> Plan:
     """Measure the cost of a step with selection on this machine, for every scoring option.
 
     Each option and each size of the large batch makes whole steps, in turn with the uniform step
-    and in another order at every repeat. Times are medians. That of the training step is of all
-    options but `async` (see `rho_train.AsyncSelector`), whose scoring runs beside it. A copy of the
-    model makes the steps, and the random state is restored. An option that is not for this
-    model, or does not run here, is left out; `Plan.notes` says why. Other work adds to the times.
+    and in another order at every repeat. Times are medians, that of the training step over all
+    options. A copy of the model makes the steps, and the random state is restored. An option that
+    is not for this model, or does not run here, is left out; `Plan.notes` says why. Other work adds
+    to the times.
 
     Args:
         model: what will be trained, on the device of its parameters.
@@ -168,8 +154,6 @@ def plan(
         optimizer: makes the optimizer of a model; None: AdamW.
         bf16: train under bfloat16 autocast.
         workers: processes that load batches; with some, loading runs beside the step.
-        il_seconds: cost of the irreducible losses, included over `steps` uniform steps.
-        steps: of the uniform run that selection is compared to.
         seconds: how long to measure, at least three repeats; first calls and compiling come on top.
 
     Raises:
@@ -184,11 +168,10 @@ def plan(
         >>> found = plan(nn.Linear(2, 2), data, batch=4, ratios=[3], proxy=nn.Linear(2, 2),
         ...     seconds=0.1)
         >>> [(row.option, row.large_batch) for row in found.rows if row.option != "compiled"]
-        [('plain', 12), ('bf16', 12), ('refresh 0.5', 12), ('proxy', 12), ('async', 12)]
+        [('plain', 12), ('bf16', 12), ('refresh 0.5', 12), ('proxy', 12)]
     """
-    counts = {"batch": batch, "steps": steps, "workers": workers}
-    for name, value in {**counts, "il_seconds": il_seconds, "seconds": seconds}.items():
-        least = 1 if name in ("batch", "steps") else 0
+    for name, value in {"batch": batch, "workers": workers, "seconds": seconds}.items():
+        least = int(name == "batch")
         if not least <= value < math.inf:
             raise ValueError(f"plan: {name} must be finite and at least {least}, got {value}")
     if not ratios or len(set(ratios)) < len(ratios) or min(ratios) < 2:
@@ -234,25 +217,20 @@ def plan(
         restore_random_state(state, device)
     trained = uniform.medians()[2]
     base = whole(loads[batch], trained)
-    left = 1.0 - il_seconds / (steps * base)
     # However a batch was selected, the step is the same work: one median of all is steadier.
-    after = median(one[2] for t in timers if t.option != "async" for one in t.seconds)
+    after = median(one[2] for timer in timers for one in timer.seconds)
     rows = []
     for timer in timers:
-        score, select, beside = timer.medians()
-        step = beside if timer.option == "async" else after
+        score, select, _ = timer.medians()
         size, loading = timer.ratio * batch, loads[timer.ratio * batch]
-        spent = whole(loading, score + select + step)
-        with_il = spent / base / left if left > 0.0 else None
-        times = (loading, score, select, step, spent, spent / base, with_il)
+        spent = whole(loading, score + select + after)
+        times = (loading, score, select, after, spent, spent / base)
         rows.append(PlanRow(timer.option, timer.ratio, size, *times))
     return Plan(
         small_batch=batch,
         load=loads[batch],
         train=trained,
         uniform=base,
-        il_seconds=il_seconds,
-        steps=steps,
         rows=tuple(rows),
         notes=tuple(notes),
     )
@@ -271,9 +249,7 @@ class StepTimer:
     seconds: list[tuple[float, float, float]] = field(default_factory=list, init=False)
 
     def step(self) -> None:
-        """Make a step and note its seconds; with `async` several."""
-        if self.option == "async":
-            return self._async_steps()
+        """Make a step and note its seconds."""
         device, batch = device_of(self.model), self.batches[len(self.seconds) % len(self.batches)]
         began, score = _now(device), 0.0
         if self.selector is not None:
@@ -283,20 +259,6 @@ class StepTimer:
         selected = _now(device)
         self.train(batch)
         self.seconds.append((score, selected - began - score, _now(device) - selected))
-
-    def _async_steps(self) -> None:
-        """Make steps in a loop, until its two threads have settled, and note the later half."""
-        assert self.selector is not None
-        noted: list[tuple[float, float, float]] = []
-        began = ended = time.perf_counter()
-        for batch in AsyncSelector(self.selector, self.model)(itertools.cycle(self.batches)):
-            self.train(batch)
-            now = _now(device_of(self.model))
-            noted.append((0.0, 0.0, now - ended))
-            if len(noted) >= _LOOP and now - began >= _LOOP_SECONDS:
-                break
-            ended = now
-        self.seconds += noted[len(noted) // 2 :]
 
     def medians(self) -> list[float]:
         """Return the median of each part."""
