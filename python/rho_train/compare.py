@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.dropout import _DropoutNd
 from tqdm.auto import tqdm
 
 import rho_ext
@@ -28,6 +27,7 @@ from rho_train.dry_run import dry_run
 from rho_train.files import atomic_write
 from rho_train.global_scope import Scope
 from rho_train.il import ILRecipe, ILStore
+from rho_train.methods.dropout import dropout_layers
 from rho_train.methods.registry import find, needs_of
 from rho_train.notebook import html_table
 from rho_train.progress import stop_signals
@@ -197,8 +197,8 @@ def compare(
         def describe() -> None:
             finished = all(path.exists() for path in tested)
             described = _grown(out / "experiment.json", planned | {"environment": where}, finished)
-            task_name, labels = planned["task"], [one["label"] for one in described["methods"]]
-            described["title"] = title or f"{', '.join(labels)} on {task_name}"
+            labels = ", ".join(one["label"] for one in described["methods"])
+            described["title"] = title or f"{labels} on {planned['title']}"
             described["description"] = description or planned["description"]
             atomic_write(out / "experiment.json", to_line(described))
 
@@ -214,7 +214,7 @@ def _plan(spec: Spec, out: Path, where: Where) -> tuple[list[Job], dict[str, Any
     il_jobs, run_jobs, data_of, step_cost = dict[str, Job](), list[Job](), dict[str, str](), 0.0
     for seed in spec.seeds:
         base, runs = SeedData.make(spec, seed), dict[str, Run]()
-        loaded, forward = {_key(spec): base}, dict[tuple[str, bool], float]()
+        loaded, forward = {_key(spec): base}, dict[str, float]()
         data_of[f"{seed}"] = digest_of(base.task.data_identity)
         for variant in spec.variants:
             own = spec.of(variant)
@@ -233,32 +233,25 @@ def _plan(spec: Spec, out: Path, where: Where) -> tuple[list[Job], dict[str, Any
                 )
             model = data.task.model(seed)
             _check_run(variant, own, data, model)
-            if (key, False) not in forward:
-                forward[key, False] = _forward_cost(model, data)
+            if key not in forward:
+                forward[key] = _forward_cost(model, data)
             il, il_name, il_cost = ILWork(own, data, variant.il), "", 0.0
             if variant.computes_il:
-                if (key, True) not in forward:
-                    forward[key, True] = _forward_cost(data.task.il_model(0), data)
-                il_name, il_cost = f"{il.name()}-seed{seed}", il.cost(forward[key, True])
-            passes = getattr(find(variant.method), "passes", 1)
-            costs = Costs(forward[key, False], passes, il_cost)
-            run = Run(own, out, variant, seed, il_name, costs, own.train.steps)
-            runs[variant.name] = run
-            if il_name and il_name not in il_jobs:
-                il_jobs[il_name] = Job(il_name, run.compute_il, il.steps())
+                il_name = f"{il.name()}-seed{seed}"
+                if il_name not in forward:
+                    forward[il_name] = _forward_cost(data.task.il_model(0), data)
+                il_cost = il.cost(forward[il_name])
+            costs = Costs(forward[key], getattr(find(variant.method), "passes", 1), il_cost)
+            run = runs[variant.name] = Run(own, out, variant, seed, il_name, costs, own.train.steps)
+            if il_name:
+                il_jobs.setdefault(il_name, Job(il_name, run.compute_il, il.steps()))
         for name, run in runs.items():
             run = replace(run, steps=run.equal_steps(runs))
             run_jobs.append(Job(f"{name}-{seed}", partial(run.train, where), run.steps, run.il))
         step_cost = runs[spec.baseline].step_cost
-    about = f"{base.task.description} {base.task.attribution}".strip()
-    if spec.validation > 0:
-        about += (
-            f" Curves are of a validation split: {100 * spec.validation:.0f} % of the training "
-            "examples, with labels as given. The test set was read once, at the end."
-        )
     planned = {
-        "task": base.task.name,
-        "description": about,
+        "title": base.task.name,
+        "description": f"{base.task.description} {base.task.attribution}".strip(),
         "methods": [{"name": v.name, "label": v.label, "settings": f"{v}"} for v in spec.variants],
         "seeds": list(spec.seeds),
         "baseline": spec.baseline,
@@ -292,9 +285,7 @@ def _check_run(variant: Variant, spec: Spec, data: SeedData, model: nn.Module) -
     if (drawn := getattr(spec.train, name)) > examples:
         problem = f"draws {drawn} examples at a time from {examples}; choose a smaller train.{name}"
         raise ValueError(f"variant {variant.name} {problem}")
-    if "dropout" in needs_of(variant.method) and not any(
-        isinstance(part, _DropoutNd) and part.p > 0 for part in model.modules()
-    ):
+    if "dropout" in needs_of(variant.method) and not dropout_layers(model):
         raise ValueError(
             f"variant {variant.name}: method {variant.method} needs dropout layers, the model of "
             f"{data.task.name} has none; choose --task.dropout 0.1 or so, or add them"

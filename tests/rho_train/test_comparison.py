@@ -17,6 +17,7 @@ from torch.utils.data import TensorDataset
 
 from rho_train import EqualCost, ILRecipe, ILStore, Task, TrainConfig, Variant, compare
 from rho_train.comparison.data import SeedData
+from rho_train.comparison.jobs import ILWork
 from rho_train.comparison.runner import JobsFailed
 from rho_train.comparison.spec import Spec
 from rho_train.report import read_experiment
@@ -100,6 +101,29 @@ def test_equal_cost_gives_the_steps_and_runs_count_what_was_planned(tmp_path: Pa
     with pytest.raises(ValueError, match=r"rho: cost: uniform costs 20.0 uniform steps, the irr"):
         run_compare(tmp_path / "no", "uniform", CROSS, train=fewer, equal_cost=True)
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*mean irreducible loss")
+def test_il_cost_what_their_models_pass(tmp_path: Path) -> None:
+    passed = {True: 0, False: 0}
+
+    class Counted(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            passed[torch.is_grad_enabled()] += len(x)
+            return super().forward(x)
+
+    def counted(seed: int) -> Task:
+        return replace(task(seed), make_il_model=lambda seed: Counted(4, 2))
+
+    for kind, examples, models in (("holdout", "rest", 1), ("crossfit", "all", 3)):
+        passed.update(dict.fromkeys(passed, 0))
+        variant = Variant("il", "", "rho", kind, examples)  # type: ignore[arg-type]
+        options: dict[str, Any] = {"il": ILRecipe(epochs=3, batch_size=32), "folds": 3}
+        spec = Spec(counted, (variant,), (0,), "il", **options)
+        work = ILWork(spec, SeedData.make(spec, 0), kind)
+        work.compute(0, tmp_path / kind, lambda _: False)
+        # Each model has a dry run of one batch.
+        assert work.cost(1.0) == 3 * passed[True] + passed[False] - 32 * models
 
 
 def test_a_comparison_grows_and_keeps_what_is_finished(tmp_path: Path) -> None:
