@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialized
 from torch import Tensor
 
 from rho_train.checks import check_rows
@@ -23,7 +23,6 @@ from rho_train.records import from_line, to_line
 
 _FORMAT = "rho_ext.il_store 5"
 _FINGERPRINT = {"n": "count", "labels": "labels in their order (SHA-256)", "ids": "id scheme"}
-_DTYPES = dict(zip((torch.float32, *INTEGERS), ("F32", "U8", "I16", "I32", "I64"), strict=True))
 _FILES = "il-*-of-*.safetensors"
 
 
@@ -266,7 +265,7 @@ class ILStore:
     def save(self, path: str | Path, rows_a_file: int = 0) -> None:
         """Write the store as one safetensors file, or as a folder of files of `rows_a_file` ids.
 
-        Each file is written in one step and without a copy in memory.
+        Each file is written in one step, from one copy in memory.
 
         Raises:
             ValueError: see `check`; or the folder holds a store already.
@@ -274,12 +273,10 @@ class ILStore:
         """
         self.check()
         path, step = Path(path), max(rows_a_file or len(self), 1)
-        # As safetensors orders them, so that each begins at a multiple of its element size.
-        wide_first = sorted(
-            ((name, column.all()) for name, column in self._columns.items()),
-            key=lambda item: -item[1].element_size(),
-        )
-        columns = {name: Column(name, values.split(step)) for name, values in wide_first}  # type: ignore[no-untyped-call]
+        columns = {
+            name: Column(name, column.all().split(step))  # type: ignore[no-untyped-call]
+            for name, column in self._columns.items()
+        }
         record = {
             "format": _FORMAT,
             "fingerprint": self.fingerprint,
@@ -295,16 +292,8 @@ class ILStore:
             count = len(columns["il"].tensors)
             files = [path / f"il-{i:05}-of-{count:05}.safetensors" for i in range(count)]
         for i, file in enumerate(files):
-            header: dict[str, object] = {"__metadata__": metadata}
-            values, end = [column.tensors[i] for column in columns.values()], 0
-            for name, tensor in zip(columns, values, strict=True):
-                begin, end = end, end + tensor.nbytes
-                dtype, shape = _DTYPES[tensor.dtype], [len(tensor)]
-                header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
-            text = json.dumps(header).encode()
-            text += b" " * (-len(text) % 8)
-            content = (tensor.numpy().data for tensor in values)
-            atomic_write(file, [len(text).to_bytes(8, "little"), text, *content])
+            tensors = {name: column.tensors[i] for name, column in columns.items()}
+            atomic_write(file, serialized(tensors, metadata))
 
     @classmethod
     def load(cls, path: str | Path, dataset: IndexedDataset | None = None) -> ILStore:
