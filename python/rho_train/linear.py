@@ -12,7 +12,7 @@ import rho_ext
 from rho_train.batch import describe
 from rho_train.checks import outside
 from rho_train.linear_head import Head, select_rows
-from rho_train.tokens import TokenSelection
+from rho_train.tokens import TokenSelection, check_ratio
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -239,8 +239,7 @@ def linear_cross_entropy(
         tensor([False,  True, False])
     """
     op = "linear_cross_entropy"
-    if isinstance(ratio, bool) or not 0 < ratio <= 1:
-        raise ValueError(f"{op}: ratio must be in (0, 1], got {ratio!r}")
+    check_ratio(op, ratio)
     rows, weight, bias = _checked(op, hidden, weight, labels, bias, softcap, chunk)
     own = labels.long()
     if il is not None:

@@ -52,6 +52,11 @@ def sequence_losses(
         losses = rho_ext.score(
             logits, labels, None, method="loss", ignore_index=ignore_index
         ).losses
+    return mean_losses(losses.view(labels.shape), labels, ignore_index)
+
+
+def mean_losses(losses: Tensor, labels: Tensor, ignore_index: int = -100) -> Tensor:
+    """Return the mean loss (n,) of the tokens (n, T) that have a label, NaN where none has."""
     counted = labels != ignore_index
     # 0 / 0 where there is no token; the mask keeps the NaN from the gradient.
-    return losses.view(labels.shape).masked_fill(~counted, 0.0).sum(1) / counted.sum(1)
+    return losses.masked_fill(~counted, 0.0).sum(1) / counted.sum(1)

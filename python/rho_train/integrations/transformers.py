@@ -8,18 +8,22 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
+from weakref import WeakSet
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rho_train.checkpoint import load_checkpoint, save_checkpoint
 from rho_train.distributed import rank_and_world
 from rho_train.integrations import check_framework, check_selector, weighted_loss
+from rho_train.linear import linear_score
 from rho_train.rng import generator
 from rho_train.scoring import LossFunction
 from rho_train.selector import Selector
-from rho_train.sequences import sequence_losses
+from rho_train.sequences import mean_losses, sequence_losses
 
 check_framework("transformers")
 
@@ -133,11 +137,46 @@ def lm_losses(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     """Return the mean token loss of every sequence (n,), for `Selector(loss_fn=lm_losses)`.
 
     For causal and encoder-decoder models of transformers; NaN for a sequence without labels.
+    Scoring a causal model whose head is a plain `nn.Linear` makes no logits (`linear_score`).
     """
     inputs = {name: value for name, value in batch.items() if name not in ("ids", "labels")}
-    causal = not getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    logits = model(**inputs) if causal else model(**inputs, labels=batch["labels"])
-    return sequence_losses(logits.logits, batch["labels"], shift=causal)
+    labels = batch["labels"]
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return sequence_losses(model(**inputs, labels=labels).logits, labels)
+    if not torch.is_grad_enabled():
+        targets = F.pad(labels[:, 1:], (0, 1), value=-100)
+        if (losses := _losses_of_head(model, inputs, targets)) is not None:
+            return mean_losses(losses, targets)
+    return sequence_losses(model(**inputs).logits, labels, shift=True)
+
+
+# Heads with another step after them, such as a bound of the logits.
+_NOT_PLAIN: WeakSet[nn.Module] = WeakSet()
+
+
+def _losses_of_head(model: nn.Module, inputs: Mapping[str, Any], targets: Tensor) -> Tensor | None:
+    """Return the losses of tokens by a head that computes them in place of logits, or None.
+
+    The head is called as always, so that its hooks and sharded weights are served. If the model
+    returns what it gave, nothing comes after it.
+    """
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    # A forward of its own is of whoever has put it there.
+    if type(head) is not nn.Linear or "forward" in vars(head) or head in _NOT_PLAIN:
+        return None
+    losses: Tensor | None = None
+
+    def score(hidden: Tensor) -> Tensor:
+        nonlocal losses
+        losses = linear_score(hidden, head.weight, targets, bias=head.bias).losses
+        return losses
+
+    with mock.patch.object(head, "forward", score):
+        logits: Tensor = model(**inputs).logits
+    if logits is losses:
+        return logits
+    _NOT_PLAIN.add(head)
+    return None
 
 
 def add_il(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rho_train import History, IndexedDataset, Selector
+from rho_train import History, IndexedDataset, Selector, linear_score
 from rho_train.methods.context import ScoringContext, Selected
 from rho_train.schedules import UniformPhases
 
@@ -34,6 +35,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from rho_train.integrations import transformers as integration
 from rho_train.integrations.transformers import SelectionMixin, SelectionTrainer, add_il, lm_losses
 
 # The frameworks warn of what they will change.
@@ -427,6 +429,30 @@ def characters() -> Any:
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="~"
     )
+
+
+def test_scoring_with_a_plain_head_makes_no_logits() -> None:
+    sizes = {"vocab_size": 61, "num_attention_heads": 2, "hidden_size": 16, "head_dim": 8}
+    gemma = transformers.Gemma2Config(
+        **sizes, num_hidden_layers=1, num_key_value_heads=2, intermediate_size=16
+    )
+    # Gemma bounds its logits. That is found out once.
+    for model, calls in ((llama(), 2), (transformers.Gemma2ForCausalLM(gemma), 1)):
+        ids = torch.randint(1, 61, (5, 9), generator=torch.Generator().manual_seed(0))
+        labels = ids.masked_fill(torch.arange(9) < 3, -100)
+        labels[2] = -100
+        batch = {"input_ids": ids, "labels": labels}
+        wanted = lm_losses(model.eval(), batch)
+        assert wanted.requires_grad
+        with (
+            torch.inference_mode(),
+            mock.patch.object(integration, "linear_score", wraps=linear_score) as scored,
+        ):
+            for _ in range(2):
+                found = lm_losses(model, batch)
+                torch.testing.assert_close(found, wanted.detach(), equal_nan=True)
+        assert scored.call_count == calls
+        assert "forward" not in vars(model.get_output_embeddings())
 
 
 @pytest.mark.slow
