@@ -16,7 +16,7 @@ from rho_train.checks import check_counts, check_labels
 from rho_train.dataset import SeededIndices
 from rho_train.distributed import rank_and_world
 from rho_train.rng import generator
-from rho_train.scoring import ForwardFunction, check_module, device_of, logits_of, scoring_mode
+from rho_train.scoring import ForwardFunction, check_module, device_of, output_of, scoring_mode
 
 _WARMUP = 0.15  # share of the steps, rounded to whole passes, that visit every example
 _BOUND = 0.5  # of the mean positive margin: examples below minus this are left out
@@ -205,8 +205,8 @@ class AgreementSampler(Sampler[list[int]]):
         margin = self._margin.cpu()
         out = (margin <= _bound(margin)).nonzero().flatten()
         if len(out):
-            found = self._joined(self._scored(out, model, batches, forward))
-            self._margin = torch.where(found.isinf(), self._margin.to(found.device), found)
+            found = self._joined(self._scored(out, model, batches, forward)).cpu()
+            self._margin = torch.where(found.isinf(), margin, found).to(self._margin.device)
         self._rescored = self.passes
         return len(out)
 
@@ -214,7 +214,7 @@ class AgreementSampler(Sampler[list[int]]):
         self, out: Tensor, model: nn.Module, batches: Any, forward: ForwardFunction | None
     ) -> Tensor:
         """Return fresh margins of this rank's share of the examples left out, else _PENDING."""
-        found, device = torch.full_like(self._news, _PENDING), device_of(model)
+        where, device, scored = "AgreementSampler.rescore", device_of(model), []
         # As many on every rank, because sharded models need the same passes.
         end = -(-len(out) // self.world) * self.world
         rows = torch.arange(self.rank, end, self.world, dtype=torch.int64, device="cpu")
@@ -222,21 +222,21 @@ class AgreementSampler(Sampler[list[int]]):
         try:
             for batch in batches:
                 batch = to(batch, device)
-                inputs, labels, ids = split(batch, "AgreementSampler.rescore")
+                fields = split(batch, where)
                 with scoring_mode(model) as scorer:
-                    outputs = forward(scorer, batch) if forward else logits_of(scorer, inputs)
-                    classes = labels if outputs.ndim == 2 else None
-                    _check_rows("AgreementSampler.rescore", ids, outputs, classes)
-                    values = _agreement("AgreementSampler.rescore", ids, outputs, classes)
-                found[ids.to(found.device)] = values.to(found.device)
+                    outputs = output_of(where, scorer, batch, fields, forward, None)
+                    labels = fields.labels if outputs.ndim == 2 else None
+                    _check_rows(where, fields.ids, outputs, labels)
+                    scored.append((fields.ids, _agreement(where, fields.ids, outputs, labels)))
         finally:
             self._scoring = None
-        if found[share.to(found.device)].isneginf().any():
+        ids, values = (torch.cat(part).cpu() for part in zip(*scored, strict=True))
+        if not ids.sort().values.equal(share.sort().values):
             raise ValueError(
-                "AgreementSampler.rescore: batches must load the examples left out, and loaded "
-                "others; pass the DataLoader with batch_sampler=sampler"
+                f"{where}: batches must load the {len(share)} examples left out, and loaded "
+                f"{len(ids)}, also others; pass the DataLoader with batch_sampler=sampler"
             )
-        return found
+        return torch.full((self.n,), _PENDING, dtype=torch.float32, device="cpu").put_(ids, values)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what this rank has learnt and the pass that it is in; each rank keeps its own."""

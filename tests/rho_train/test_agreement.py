@@ -287,7 +287,7 @@ def test_rescore_is_demanded_and_checked() -> None:
     with pytest.raises(RuntimeError, match=r"call sampler.rescore\(model, batches\)"):
         train()
     other = [Batch(torch.zeros(2, 1), torch.zeros(2).long(), torch.tensor([0, 11]))]
-    with pytest.raises(ValueError, match="batches must load the examples left out"):
+    with pytest.raises(ValueError, match="must load the 8 examples left out, and loaded 2"):
         sampler.rescore(nn.Identity(), other, forward=lambda _, b: values[b.ids])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="must be a torch.nn.Module"):
         sampler.rescore(loader(data, sampler), nn.Identity())  # type: ignore[arg-type]
