@@ -237,13 +237,16 @@ def select(
     """
     if type(k) is not int:
         k = integer_k("select", k)
-    number = method_number("select", method)
+    try:
+        number = METHODS[method]  # The call would cost 0.1 microseconds.
+    except (KeyError, TypeError):
+        number = method_number("select", method)
     if il is None:
         il = active_il("select", method, ids)
     if _transforms_active() or forward_ad._current_level >= 0:
         refuse_derivatives("select", logits=logits, il=il, bias=bias)
     try:
-        if getattr(logits, "ndim", 2) == 3:
+        if logits.ndim == 3:
             labels, ids, il, bias = _meta.flat(logits, labels, ids, il, bias)
         if workspace is None or not getattr(logits, "is_cuda", False):
             # Calling `_op` skips a layer of Python, 0.3 microseconds. torch.compile traces the op.
@@ -254,7 +257,7 @@ def select(
                 logits, labels, ids, k, il, number, bias, ignore_index, label_smoothing,
                 workspace=workspace,
             )  # fmt: skip
-    except (RuntimeError, ValueError) as error:
+    except (AttributeError, RuntimeError, ValueError) as error:
         arguments = (logits, labels, ids, il, number, bias, label_smoothing)
         raise _clearer_error(error, "select", arguments, ignore_index, k) from None
     # Faster than Selection(*results), which calls a function in Python.
@@ -285,17 +288,20 @@ def score(
         >>> rho_ext.score(torch.zeros(1, 2), torch.tensor([0]), None, method="loss").scores
         tensor([0.6931])
     """
-    number = method_number("score", method)
+    try:
+        number = METHODS[method]  # The call would cost 0.1 microseconds.
+    except (KeyError, TypeError):
+        number = method_number("score", method)
     if il is None:
         il = active_il("score", method, ids)
     if _transforms_active() or forward_ad._current_level >= 0:
         refuse_derivatives("score", logits=logits, il=il, bias=bias)
     try:
-        if getattr(logits, "ndim", 2) == 3:
+        if logits.ndim == 3:
             labels, ids, il, bias = _meta.flat(logits, labels, ids, il, bias)
         call = _score if is_dynamo_compiling() else _score._op
         results = call(logits, labels, ids, il, number, bias, ignore_index, label_smoothing)
-    except (RuntimeError, ValueError) as error:
+    except (AttributeError, RuntimeError, ValueError) as error:
         arguments = (logits, labels, ids, il, number, bias, label_smoothing)
         raise _clearer_error(error, "score", arguments, ignore_index) from None
     return tuple.__new__(Scores, results)

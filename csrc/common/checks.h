@@ -43,9 +43,8 @@ inline void check_device(const char* op, const char* name, const Tensor& tensor,
 }
 
 // Of logits (B, T, C), `flat` of rho_ext/_meta.py gives the op what is (B, T) as (B * T,).
-inline void check_length(const char* op, const char* name, const Tensor& tensor,
+inline void check_length(const char* op, const char* name, const Tensor& tensor, int64_t n,
                          const Tensor& logits) {
-  const int64_t n = rows_of(logits);
   if (tensor.dim() != 1 || tensor.size(0) != n) {
     std::ostringstream sequences;
     if (logits.dim() == 3) {
@@ -62,7 +61,7 @@ inline void check_index(const char* op, const char* name, const Tensor& tensor) 
   }
 }
 
-inline void check_il(const char* op, const ScoreArguments& in) {
+inline void check_il(const char* op, const ScoreArguments& in, int64_t n) {
   if (!in.il) {
     if (uses_il(in.method)) {
       value_error(op, ": method '", kMethodNames[static_cast<int64_t>(in.method)],
@@ -76,7 +75,7 @@ inline void check_il(const char* op, const ScoreArguments& in) {
       value_error(op, ": il must have shape (N,), got ", shape_text(*in.il));
     }
   } else {
-    check_length(op, "il", *in.il, in.logits);
+    check_length(op, "il", *in.il, n, in.logits);
   }
   ScalarType dtype = dtype_of(*in.il);
   if (dtype != ScalarType::Float && dtype != ScalarType::Half && dtype != ScalarType::BFloat16) {
@@ -88,21 +87,23 @@ inline void check_il(const char* op, const ScoreArguments& in) {
 enum Backend { kOnCpu, kOnGpu };
 inline constexpr int64_t kMaxGpuClasses = int64_t{1} << 30;
 
-inline void check_gpu(const char* op, const ScoreArguments& in) {
+inline void check_gpu(const char* op, const ScoreArguments& in, int64_t classes) {
   if (dtype_of(in.logits) == ScalarType::Double) {
     value_error(
         op,
         ": logits on a GPU must be float32, float16 or bfloat16, got float64, which only the "
         "CPU computes; convert them with logits.float()");
   }
-  if (classes_of(in.logits) > kMaxGpuClasses) {
+  if (classes > kMaxGpuClasses) {
     value_error(op, ": logits on a GPU must have at most ", kMaxGpuClasses, " classes, got ",
-                classes_of(in.logits));
+                classes);
   }
 }
 
-inline void check_arguments(const char* op, const ScoreArguments& in, Backend backend = kOnCpu) {
-  if (in.logits.dim() != 2 && in.logits.dim() != 3) {
+// Return the number of rows.
+inline int64_t check_arguments(const char* op, const ScoreArguments& in, Backend backend = kOnCpu) {
+  const int64_t dimensions = in.logits.dim();
+  if (dimensions != 2 && dimensions != 3) {
     value_error(op, ": logits must have shape (n, C) or (B, T, C), got ", shape_text(in.logits));
   }
   ScalarType dtype = dtype_of(in.logits);
@@ -111,28 +112,29 @@ inline void check_arguments(const char* op, const ScoreArguments& in, Backend ba
     value_error(op, ": logits must be float32, float16, bfloat16 or float64, got ",
                 dtype_name(in.logits));
   }
-  if (classes_of(in.logits) == 0) {
+  const int64_t classes = in.logits.size(dimensions - 1);
+  if (classes == 0) {
     value_error(op, ": logits must have at least one class, got ", shape_text(in.logits));
   }
   if (backend == kOnGpu) {
-    check_gpu(op, in);
+    check_gpu(op, in, classes);
   }
-  int64_t n = rows_of(in.logits);
+  const int64_t n = in.logits.size(0) * (dimensions == 3 ? in.logits.size(1) : 1);
   if (n >= kMaxRows) {
     value_error(op, ": logits must have fewer than ", kMaxRows, " rows, got ", n);
   }
   check_device(op, "labels", in.labels, in.logits);
-  check_length(op, "labels", in.labels, in.logits);
+  check_length(op, "labels", in.labels, n, in.logits);
   check_index(op, "labels", in.labels);
   if (in.ids) {
     check_device(op, "ids", *in.ids, in.logits);
-    check_length(op, "ids", *in.ids, in.logits);
+    check_length(op, "ids", *in.ids, n, in.logits);
     check_index(op, "ids", *in.ids);
   }
-  check_il(op, in);
+  check_il(op, in, n);
   if (in.bias) {
     check_device(op, "bias", *in.bias, in.logits);
-    check_length(op, "bias", *in.bias, in.logits);
+    check_length(op, "bias", *in.bias, n, in.logits);
     if (dtype_of(*in.bias) != ScalarType::Float) {
       value_error(op, ": bias must be float32, got ", dtype_name(*in.bias));
     }
@@ -140,6 +142,7 @@ inline void check_arguments(const char* op, const ScoreArguments& in, Backend ba
   if (!(in.label_smoothing >= 0.0 && in.label_smoothing <= 1.0)) {
     value_error(op, ": label_smoothing must be in [0, 1], got ", in.label_smoothing);
   }
+  return n;
 }
 
 inline Method check_method(const char* op, int64_t method) {

@@ -5,45 +5,41 @@
 
 namespace rho_ext {
 
-inline int64_t classes_of(const Tensor& logits) { return logits.size(logits.dim() - 1); }
-
-inline int64_t rows_of(const Tensor& logits) {
-  return logits.dim() == 3 ? logits.size(0) * logits.size(1) : logits.size(0);
-}
-
 // Row r is row r % length of sequence r / length. Logits (n, C), and all others with the same
 // stride from each row to the next, are one sequence.
 struct LogitsRows {
   int64_t count;
   int64_t classes;
-  int64_t length;           // rows of a sequence
-  int64_t stride;           // elements from row to row
-  int64_t sequence_stride;  // elements from sequence to sequence
+  int64_t length;               // rows of a sequence
+  int64_t stride;               // elements from row to row
+  int64_t sequence_stride = 0;  // elements from sequence to sequence
+  bool dense;                   // the classes are neighbours in memory
 
-  explicit LogitsRows(const Tensor& logits)
-      : count(rows_of(logits)),
-        classes(classes_of(logits)),
-        length(count),
-        // The stride of a size-1 dimension is arbitrary, and using it could overflow.
-        stride(logits.size(logits.dim() - 2) > 1 ? logits.stride(logits.dim() - 2) : 0),
-        sequence_stride(0) {
-    if (logits.dim() < 3 || logits.size(0) == 1) {
-      return;
-    }
-    if (logits.size(1) == 1) {
-      stride = logits.stride(0);
-    } else if (logits.stride(0) != logits.size(1) * stride) {
-      length = logits.size(1);
-      sequence_stride = logits.stride(0);
+  // `logits` have two or three dimensions. Every question to a tensor is a call, so each is asked
+  // once.
+  explicit LogitsRows(const Tensor& logits) {
+    const int64_t last = logits.dim() - 1;
+    classes = logits.size(last);
+    dense = classes == 1 || logits.stride(last) == 1;
+    count = length = logits.size(last - 1);
+    // The stride of a size-1 dimension is arbitrary, and using it could overflow.
+    stride = length > 1 ? logits.stride(last - 1) : 0;
+    if (last == 2) {
+      add_sequences(logits.size(0), logits.stride(0));
     }
   }
-};
 
-// Return logits whose classes are neighbours in memory: the same, else a copy.
-inline Tensor with_dense_rows(const Tensor& logits) {
-  return classes_of(logits) == 1 || logits.stride(logits.dim() - 1) == 1
-             ? logits
-             : torch::stable::contiguous(logits);
-}
+ private:
+  void add_sequences(int64_t sequences, int64_t between) {
+    count = sequences * length;
+    if (length == 1) {
+      stride = sequences > 1 ? between : 0;
+    } else if (sequences > 1 && between != length * stride) {
+      sequence_stride = between;
+      return;
+    }
+    length = count;
+  }
+};
 
 }  // namespace rho_ext

@@ -13,9 +13,9 @@ std::tuple<Tensor, Tensor> score_cpu(const Tensor& logits, const Tensor& labels,
                                      double label_smoothing) {
   ScoreArguments in{logits,       labels,         ids, il, check_method("score", method), bias,
                     ignore_index, label_smoothing};
-  check_arguments("score", in);
-  Tensor scores = new_empty(logits, {rows_of(logits)}, ScalarType::Float);
-  Tensor losses = new_empty(logits, {rows_of(logits)}, ScalarType::Float);
+  const int64_t n = check_arguments("score", in);
+  Tensor scores = new_empty(logits, {n}, ScalarType::Float);
+  Tensor losses = new_empty(logits, {n}, ScalarType::Float);
   float* score_out = scores.mutable_data_ptr<float>();
   float* loss_out = losses.mutable_data_ptr<float>();
   dispatch_real(logits, [&]<class Real>() {

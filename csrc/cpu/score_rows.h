@@ -52,8 +52,12 @@ inline void atomic_min(std::atomic<int64_t>& first, int64_t row) {
 // label or id that is out of range.
 template <class Real, class Emit>
 void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
-  const Tensor logits = with_dense_rows(in.logits);
-  const LogitsRows all(logits);
+  Tensor logits = in.logits;
+  LogitsRows all(logits);
+  if (!all.dense) {
+    logits = torch::stable::contiguous(logits);
+    all = LogitsRows(logits);
+  }
   const int64_t n = all.count;
   const int64_t classes = all.classes;
   const auto element_bytes = static_cast<int64_t>(logits.element_size());

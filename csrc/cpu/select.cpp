@@ -27,8 +27,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> select_cpu(
     int64_t ignore_index, double label_smoothing) {
   ScoreArguments in{logits,       labels,         ids, il, check_method("select", method), bias,
                     ignore_index, label_smoothing};
-  check_arguments("select", in);
-  const int64_t n = rows_of(logits);
+  const int64_t n = check_arguments("select", in);
   check_k("select", k, n);
   Tensor values = new_empty(logits, {k}, ScalarType::Float);
   Tensor indices = new_empty(logits, {k}, ScalarType::Long);

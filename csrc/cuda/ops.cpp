@@ -42,11 +42,10 @@ FloatArray float_array(const Tensor& tensor) {
   return {tensor.const_data_ptr(), tensor.stride(0), float_type(tensor)};
 }
 
-Batch batch_of(const ScoreArguments& in, const Tensor& logits) {
+Batch batch_of(const ScoreArguments& in, const Tensor& logits, const LogitsRows& all) {
   Batch batch{};
   batch.logits = logits.const_data_ptr();
   batch.type = float_type(logits);
-  const LogitsRows all(logits);
   batch.rows = all.count;
   batch.classes = all.classes;
   batch.length = all.length;
@@ -122,38 +121,42 @@ void check_workspace(const char* op, const Tensor& workspace, const Tensor& logi
 // Fill the outputs. `outputs.k` is negative for `score`.
 void run(const char* op, const ScoreArguments& in, Outputs outputs, const DeviceAndStream& target,
          const Tensor* workspace) {
-  if (rows_of(in.logits) == 0) {
+  LogitsRows all(in.logits);
+  if (all.count == 0) {
     if (outputs.invalid != nullptr) {
       check(set_zero(outputs.invalid, sizeof(int32_t), target.stream()), op, in.logits);
     }
     return;
   }
-  const Tensor logits = with_dense_rows(in.logits);
+  Tensor logits = in.logits;
+  if (!all.dense) {
+    logits = torch::stable::contiguous(logits);
+    all = LogitsRows(logits);
+  }
   DeviceLimits limits;
   check(device_limits(limits), op, logits);
-  const Sizes sizes{rows_of(logits), classes_of(logits),
-                    static_cast<int64_t>(logits.element_size()), outputs.k};
+  const Sizes sizes{all.count, all.classes, static_cast<int64_t>(logits.element_size()), outputs.k};
   const Plan plan = choose_plan(sizes, limits);
   std::optional<Tensor> own;
   void* state = plan.needs_state() ? state_for(op, logits, target, workspace, own) : nullptr;
   const Tensor scratch =
       new_empty(logits, {static_cast<int64_t>(plan.scratch_bytes / 8)}, ScalarType::Long);
-  check(launch(batch_of(in, logits), outputs, plan, {state, scratch.mutable_data_ptr()},
+  check(launch(batch_of(in, logits, all), outputs, plan, {state, scratch.mutable_data_ptr()},
                target.stream()),
         op, logits);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> select(const ScoreArguments& in, int64_t k,
                                                   const Tensor* workspace) {
-  check_arguments("select", in, kOnGpu);
-  check_k("select", k, rows_of(in.logits));
+  const int64_t n = check_arguments("select", in, kOnGpu);
+  check_k("select", k, n);
   if (workspace != nullptr) {
     check_workspace("select", *workspace, in.logits);
   }
   const DeviceAndStream target(in.logits);
   Tensor values = new_empty(in.logits, {k}, ScalarType::Float);
   Tensor indices = new_empty(in.logits, {k}, ScalarType::Long);
-  Tensor losses = new_empty(in.logits, {rows_of(in.logits)}, ScalarType::Float);
+  Tensor losses = new_empty(in.logits, {n}, ScalarType::Float);
   Tensor invalid = new_empty(in.logits, {}, ScalarType::Int);
   Outputs outputs{};
   outputs.losses = losses.mutable_data_ptr<float>();
@@ -192,10 +195,10 @@ std::tuple<Tensor, Tensor> score_cuda(const Tensor& logits, const Tensor& labels
                                       double label_smoothing) {
   const ScoreArguments in{
       logits, labels, ids, il, check_method("score", method), bias, ignore_index, label_smoothing};
-  check_arguments("score", in, kOnGpu);
+  const int64_t n = check_arguments("score", in, kOnGpu);
   const DeviceAndStream target(logits);
-  Tensor scores = new_empty(logits, {rows_of(logits)}, ScalarType::Float);
-  Tensor losses = new_empty(logits, {rows_of(logits)}, ScalarType::Float);
+  Tensor scores = new_empty(logits, {n}, ScalarType::Float);
+  Tensor losses = new_empty(logits, {n}, ScalarType::Float);
   Outputs outputs{};
   outputs.losses = losses.mutable_data_ptr<float>();
   outputs.scores = scores.mutable_data_ptr<float>();
