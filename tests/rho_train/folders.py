@@ -20,7 +20,7 @@ FIVE = {
     "crossfit": NASTY,
 }
 # Those of a comparison without selection, whose examples have no flags.
-PLAIN = {"accuracy-steps", "accuracy-cost", "correct", "cost"}
+PLAIN = {"accuracy-steps", "accuracy-cost", "cost"}
 FIGURES = {*PLAIN, "noisy"}
 # A red pixel.
 PIXEL = (
@@ -147,11 +147,7 @@ def what_was_selected() -> dict[str, Any]:
     views.append({"features": [0.5, -1.0, 2.0]})
     return {
         "classes": ["plain", NASTY, "third", "a name of some length"],
-        "seen": 900,
-        "examples": [400, 300, 200, 100],
-        "selected": [100, 600, 0, 300],
         "never": 40,
-        "never_noisy": 10,
         "tied": 1,
         "most_selected": [{"id": i, "label": i, **known, **v} for i, v in enumerate(views)],
         "never_selected": [{"id": 9, "label": 2 * i, **unknown, **v} for i, v in enumerate(views)],

@@ -58,7 +58,7 @@ def test_demo_survives_a_failing_run_and_goes_on_where_it_was(
     assert len(ends) == 5
     selected = json.loads((out / "runs" / "rho_crossfit-seed0" / "selected.json").read_text())
     assert "".join(selected["classes"]) == "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    assert sum(selected["selected"]) == 60 * 32
+    assert selected["most_selected"][0]["selected"] > 1
 
 
 def test_train(tmp_path: Path, table: Path, unreported: None) -> None:

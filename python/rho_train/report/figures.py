@@ -25,11 +25,6 @@ from rho_train.report.summary import Summary
 
 _WARMUP = 0.4  # share of the training in which the curves rise; the axis shows the rest
 _PARTS = {"il": ("IL", 7), "training": ("training", 0), "scoring": ("scoring", 2)}
-# Flags of the selected examples that training records count.
-_FLAGS = {
-    "noisy": ("Wrong labels", "Above the dashed line a method seeks wrong labels out."),
-    "correct": ("Already correct", "The model classified these correctly before the step."),
-}
 
 
 def draw_figures(experiment: Experiment, summary: Summary) -> dict[str, Figure]:
@@ -38,7 +33,7 @@ def draw_figures(experiment: Experiment, summary: Summary) -> dict[str, Figure]:
         figures = [
             *_accuracies(experiment, summary),
             _costs(summary),
-            *(_share(experiment, summary, flag) for flag in _FLAGS),
+            _wrong_labels(experiment, summary),
         ]
     return {figure.name: figure for figure in figures if figure is not None}
 
@@ -90,20 +85,19 @@ def _accuracies(experiment: Experiment, summary: Summary) -> list[Figure | None]
     ]
 
 
-def _share(experiment: Experiment, summary: Summary, flag: str) -> Figure | None:
-    """Return the share of the selected examples with a flag over the steps."""
+def _wrong_labels(experiment: Experiment, summary: Summary) -> Figure | None:
+    """Return the share of wrong labels among the selected examples over the steps."""
 
     def shares(run: Run) -> dict[int, float]:
-        known = (one for one in run.train if one.get(flag) is not None and one["selected"])
-        return {one["step"]: one[flag] / one["selected"] for one in known}
+        known = (one for one in run.train if one["noisy"] is not None and one["selected"])
+        return {one["step"]: one["noisy"] / one["selected"] for one in known}
 
-    title, meaning = _FLAGS[flag]
-    known = flag == "noisy" and not math.isnan(summary.noisy)
+    reference = f"all examples: {summary.noisy:.1%}", summary.noisy
     return line_figure(
-        *(experiment, flag, _curves(experiment, shares), f"{title} among the selected examples"),
-        f"{meaning} Each value is of the steps since the one before it.",
+        *(experiment, "noisy", _curves(experiment, shares), "Wrong labels among the selected"),
+        "Above the dashed line a method seeks wrong labels out.",
         *("Steps", "Share of the selected examples"),
-        reference=(f"all examples: {summary.noisy:.1%}", summary.noisy) if known else None,
+        reference=None if math.isnan(summary.noisy) else reference,
     )
 
 

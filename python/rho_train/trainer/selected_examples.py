@@ -60,10 +60,9 @@ def _save(history: History, run: RunData) -> None:
 def selected_record(history: History, run: RunData, il: Tensor | None = None) -> dict[str, Any]:
     """Return which of the training examples were selected, as plain values.
 
-    `examples` and `selected` count examples and selections by class, without labels below 0.
-    `never` and `never_noisy` count examples that were seen and never selected. `most_selected` are
-    the 12 examples selected most; `tied` were selected as often as the last of them.
-    `never_selected` are 12 of the others. Where some stand for all that tie, or that were never
+    `never` counts the examples that were seen and never selected. `most_selected` are the 12 that
+    were selected most; `tied` were selected as often as the last of them. `never_selected` are 12
+    of the others. Where some stand for all that tie, or that were never
     selected, they lie evenly in the order of their last loss. `il`, (n,), is of the training ids.
     """
 
@@ -80,13 +79,6 @@ def selected_record(history: History, run: RunData, il: Tensor | None = None) ->
     labels, noisy = run.dataset.labels.cpu(), run.flags.get("noisy")
     flags = None if noisy is None else noisy.cpu()
     known = None if il is None else il.cpu()[order]
-    # The whole data set decides how many classes there are, whatever part is trained on.
-    count = max(1, int(labels.max()) + 1)
-    labelled = labels[ids] >= 0
-
-    def by_class(weights: Tensor) -> list[int]:
-        counts = labels[ids][labelled].bincount(weights[labelled].double(), minlength=count)
-        return counts.long().tolist()
 
     def example(row: int) -> dict[str, Any]:
         i = int(ids[row])
@@ -110,11 +102,7 @@ def selected_record(history: History, run: RunData, il: Tensor | None = None) ->
     never = ((seen > 0) & (selected == 0)).nonzero().flatten()
     return {
         "classes": list(run.classes) or None,
-        "seen": int((seen > 0).sum()),
-        "examples": by_class(torch.ones_like(seen)),
-        "selected": by_class(selected),
         "never": len(never),
-        "never_noisy": None if flags is None else int(flags[ids[never]].sum()),
         "tied": len(tied),
         "most_selected": [example(int(row)) for row in most],
         "never_selected": [example(int(row)) for row in _evenly(never, loss, _SHOWN)],
