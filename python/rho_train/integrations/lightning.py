@@ -25,12 +25,8 @@ class SelectionCallback(Callback):
     Selector's state on every rank. `Selector.metrics()` are logged every `log_every_n_steps` steps.
     Weights of a method enter the loss that `training_step` returns; with `importance` it is called
     for each selected example. A `rho_train.LargeBatchSampler` on several devices needs
-    `lightning.Trainer(use_distributed_sampler=False)`.
-
-    Raises:
-        TypeError: `selector` is no Selector.
-        ValueError: in `fit`: the ranks have uneven batches; the method gives weights, and the
-            module optimises manually.
+    `lightning.Trainer(use_distributed_sampler=False)`. `fit` raises a ValueError for ranks with
+    uneven batches, and for weights where the module optimises manually.
 
     Example:
         >>> callback = SelectionCallback(Selector(method="loss", ratio=0.25))

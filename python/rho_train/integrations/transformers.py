@@ -73,15 +73,15 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
         if self.selector is None:
             return batches, items
         self.model_wrapped.train()  # which the Trainer does before each step
-        small, weights = [], None
+        small = []
         for batch in batches:
             small.append(self.selector(self.model_wrapped, self._prepare_inputs(batch)))
             small[-1].pop("ids", None)
-            if self.selector.last and (weights := self.selector.last.weights) is not None:
-                small[-1][_WEIGHTS] = weights
+            if self.selector.last and self.selector.last.weights is not None:
+                small[-1][_WEIGHTS] = self.selector.last.weights
         # A weighted loss is a mean over each batch, not over the items of all.
-        items = None if weights is not None else self._get_num_items_in_batch(small, device)
-        return small, items
+        weighted = any(_WEIGHTS in batch for batch in small)
+        return small, None if weighted else self._get_num_items_in_batch(small, device)
 
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the loss of the Trainer, weighted if the method of selection gives weights."""
