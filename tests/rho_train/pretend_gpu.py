@@ -9,7 +9,7 @@ from unittest import mock
 
 import torch
 import torch._dynamo  # before anything is patched
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
@@ -97,7 +97,15 @@ def pretend_gpu() -> Iterator[PretendGPU]:
         "get_rng_state": lambda *_: state,
         "set_rng_state": none,
         "synchronize": none,
+        "is_bf16_supported": lambda *_, **__: True,
         "device": lambda *_: nullcontext(),
     }
-    with mock.patch.multiple(torch.cuda, **patches), mode:
+    deepcopy = nn.Parameter.__deepcopy__
+
+    def copied(parameter: nn.Parameter, memo: dict[int, Any]) -> Any:
+        copy = deepcopy(parameter, memo)  # by no function that a mode sees
+        return mode.mark(copy) if parameter in mode.on_gpu else copy
+
+    copying = mock.patch.object(nn.Parameter, "__deepcopy__", copied)
+    with mock.patch.multiple(torch.cuda, **patches), copying, mode:
         yield mode

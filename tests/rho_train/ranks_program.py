@@ -302,9 +302,9 @@ def main(out: Path, rank: int, world: int) -> None:
         "regression, fsdp": regression(shard),
     }
     if (out / "ranks_training.py").exists():
-        from ranks_training import runs
+        from ranks_training import irreducible, runs
 
-        found["training"] = runs(out)
+        found |= {"training": runs(out), "il": irreducible(out / "il")}
     torch.save(found, out / f"rank{rank}.pt")
     dist.destroy_process_group()
 

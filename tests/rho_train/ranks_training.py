@@ -6,18 +6,29 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
-from rho_train import History, Selector, Trainer
+from rho_train import (
+    History,
+    ILRecipe,
+    IndexedDataset,
+    Selector,
+    Trainer,
+    crossfit_il,
+    pretrained_il,
+)
 from rho_train.distributed import on_all, on_first, rank_and_world
+from rho_train.il import train
 from rho_train.progress import Stopped
 
 if __package__:  # not in a program
-    from .ways import CONFIG, N, make_trainer
+    from .ways import CONFIG, N, make_trainer, small_model
 else:
-    from ways import CONFIG, N, make_trainer
+    from ways import CONFIG, N, make_trainer, small_model
 
 IL = torch.rand(N, generator=torch.Generator().manual_seed(9))
 SHORT = replace(CONFIG, steps=12, eval_every=6, checkpoint_every=5)
@@ -48,7 +59,26 @@ def plain(folder: Path) -> Trainer:
 RUNS = {"together": together, "plain": plain, "apart": apart}
 
 
-def runs(folder: Path) -> dict[str, Any]:
+def irreducible(folder: Path | None = None) -> dict[str, Any]:
+    """Return cross-fit and pretrained IL, and the training steps of this rank."""
+    x = torch.randn(N, 5, generator=torch.Generator().manual_seed(0))
+    data = IndexedDataset(TensorDataset(x, (x[:, 0] > 0).long()))
+    recipe = ILRecipe(epochs=2, batch_size=32, lr=0.01)
+    steps, step = 0, train.training_step
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        return step(*arguments, **options)
+
+    with mock.patch.object(train, "training_step", counted):
+        store = crossfit_il(small_model, data, 3, recipe, folder=folder and folder / "fit")
+    found = {key: text for key, text in store.info.items() if key != "seconds"}
+    shared = pretrained_il(linear(), data, batch_size=3, folder=folder and folder / "given")
+    return {"il": store.il, "info": found, "pretrained": shared.il, "steps": steps}
+
+
+def runs(folder: Path) -> dict[str, str]:
     """Train, and return the errors; the folder has the rest."""
     rank, _ = rank_and_world()
     for name, make in RUNS.items():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,23 +107,31 @@ def test_a_store_of_changed_data_is_refused(
 
 
 @pytest.mark.slow
-def test_ranks_compute_what_one_process_computes(tmp_path: Path, table: Path) -> None:
-    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
-    ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    for launcher, out in (([], one), (ranks, two)):
-        command = [*launcher, "-m", "rho_train", *compute_arguments(table, out)]
-        subprocess.run(
-            [sys.executable, *command],
-            check=True,
-            cwd=sys.prefix,
-            # As torchrun sets it for its ranks: sums depend on the number of threads.
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-    stores = [ILStore.load(path) for path in (one, two)]
-    assert torch.equal(stores[0].il, stores[1].il)
-    infos = [{k: v for k, v in store.info.items() if k != "seconds"} for store in stores]
-    assert infos[0] == infos[1]
-    assert sorted(os.listdir(tmp_path)) == ["one.safetensors", "table.npz", "two.safetensors"]
+def test_ranks_of_torchrun_compute_il_and_train_over_a_ctrl_c(tmp_path: Path, table: Path) -> None:
+    one, two, out = tmp_path / "one", tmp_path / "two", tmp_path / "run"
+    # As torchrun sets it for its ranks: sums depend on the number of threads.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    options: dict[str, Any] = {"cwd": sys.prefix, "env": environment}
+    for command, path in (([sys.executable], one), (launcher, two)):
+        arguments = [*command, "-m", "rho_train", *compute_arguments(table, path)]
+        subprocess.run(arguments, check=True, **options)
+    assert torch.equal(ILStore.load(one).il, ILStore.load(two).il)
+    assert sorted(os.listdir(tmp_path)) == ["one", "table.npz", "two"]
+    train = train_arguments(table, out, f"--il={two}", "--train.steps=1000", "--scope=global")
+    command = [*launcher, "-m", "rho_train", *train]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
+    checkpoint = out / "runs" / "rho-seed0" / "checkpoint.pt"
+    while not checkpoint.exists():
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert errors.count("run the same command again to go on") == 2, errors
+    stopped = torch.load(checkpoint, weights_only=True)["step"]
+    assert 0 < stopped < 1000
+    assert f"stopped at step {stopped} of 1000" in errors
+    subprocess.run(command, check=True, **options)
+    assert [record["event"] for record in records(out)].count("end") == 1
 
 
 @pytest.mark.slow

@@ -217,6 +217,17 @@ def test_ranks_that_stop_together_resume_to_the_bit(found: Found) -> None:
         assert not own
 
 
+def test_ranks_share_the_folds_and_the_pieces_of_il(found: Found) -> None:
+    alone = ranks_training.irreducible()
+    # 2 epochs of 4 steps for each of 3 folds, of which the first rank has 2.
+    assert [rank["il"]["steps"] for rank in found] == [16, 8]
+    assert alone["steps"] == 24
+    for rank in found:
+        assert rank["il"]["info"] == alone["info"]
+        for name in ("il", "pretrained"):
+            assert torch.equal(rank["il"][name], alone[name]), name
+
+
 def test_what_ranks_cannot_select_together_is_refused() -> None:
     refused: list[tuple[dict[str, Any], str]] = [
         ({"scope": "all"}, "scope must be 'local' or 'global', got 'all'"),

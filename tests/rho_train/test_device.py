@@ -1,0 +1,105 @@
+"""Every command on a pretended GPU: nothing is left on the CPU, and results are the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+from rho_train import Batch
+from rho_train.cli import main
+from rho_train.distributed import device_named
+from rho_train.progress import Stopped
+
+from .command import train_arguments
+from .pretend_gpu import CPU, GPU, pretend_gpu
+from .ways import CONFIG, ending, make_trainer, small_model
+
+pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument")
+
+
+def test_a_run_on_a_gpu_is_that_on_the_cpu_also_when_it_changes(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, steps=8, log_every=3)
+    for way in ("rho", "refresh", "norms"):
+        make_trainer(tmp_path / way, way, config).fit()
+        whole = ending(tmp_path / way)["model"]
+        for number, devices in enumerate(((GPU, GPU), (CPU, GPU), (GPU, CPU))):
+            folder = tmp_path / f"{way}{number}"
+            with pretend_gpu() as gpu:
+                for device, stop in zip(devices, (3, 8), strict=True):
+                    before, model = gpu.ops, small_model(1).to(device)
+                    trainer = make_trainer(folder, way, config, model=model)
+                    with suppress(Stopped):
+                        trainer.fit(lambda _, t=trainer, s=stop: t.step == s)  # type: ignore[misc]
+                    assert trainer.step == stop
+                    assert (gpu.ops > before + 300) == (device == GPU)
+            assert ending(folder)["model"] == whole, (way, devices)
+
+
+def test_commands_use_the_gpu(
+    tmp_path: Path,
+    table: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_compiler(*_: object, **__: object) -> None:
+        raise RuntimeError("none here")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    monkeypatch.setattr("rho_train.cli.write_report", lambda out: out)
+    out, store = tmp_path / "run", tmp_path / "il"
+    task = ["--task=table", f"--task.path={table}", "--task.test=300", "--task.hidden=[8]"]
+    with pretend_gpu() as gpu:
+        used = 0
+        for command in (
+            ["il", "compute", f"--out={store}", *task, "--recipe.epochs=1", "--recipe.bf16=true"],
+            train_arguments(table, out, "--il=holdout", "--device=cuda:0"),
+            ["plan", *task, "--seconds=0.01", "--ratios=[3]"],
+        ):
+            assert main(command) == 0
+            assert gpu.ops > used + 300, command
+            used = gpu.ops
+    environment = json.loads((out / "experiment.json").read_text())["environment"]
+    assert environment["device"] == "cuda:0 (Pretended GPU)"
+    assert environment["processes"] == 1
+    assert main(train_arguments(table, out, "--il=holdout", "--device=cpu", "--seed=1")) == 0
+    environment = json.loads((out / "experiment.json").read_text())["environment"]
+    (resumed,) = (value for key, value in environment.items() if key.startswith("resumed"))
+    assert "device cpu" in resumed
+    assert "torch sees" not in capfd.readouterr().err
+
+
+def test_devices_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert device_named("cpu") == CPU
+    with pytest.raises(ValueError, match="device must be auto, cpu, cuda or cuda:N, got 'gpu'"):
+        device_named("gpu")
+    if not torch.cuda.is_available():
+        assert device_named("auto") == CPU
+        with pytest.raises(
+            ValueError, match=r"device cuda:1: torch .* (no GPU|without CUDA); give"
+        ):
+            device_named("cuda:1")
+    with pretend_gpu():
+        assert device_named("auto") == device_named("cuda") == device_named("cuda:0") == GPU
+        with pytest.raises(ValueError, match="cuda:1: torch sees 1 GPUs"):
+            device_named("cuda:1")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(ValueError, match="cuda:0: 2 ranks need a GPU each; give cuda"):
+            device_named("cuda:0")
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        with pytest.raises(ValueError, match="cuda:1: torch sees 1 GPUs"):
+            device_named("auto")
+
+
+def test_a_batch_moves_whole() -> None:
+    with pretend_gpu():
+        batch = Batch({"a": [torch.ones(2)]}, torch.zeros(2), torch.arange(2)).to("cuda")
+        found = batch.x["a"][0], batch.y, batch.ids
+        assert {one.device for one in found} == {GPU}
+        assert re.match("Batch", repr(batch.to(CPU)))
+        assert batch.to(CPU).ids.device == CPU
