@@ -246,7 +246,7 @@ def test_what_cannot_be_is_refused() -> None:
     assert sampler.step == 0
     # Examples that are ignored have no margin, and stay.
     sampler.update(first, good, torch.tensor([-100, 0, 1, 2]))
-    sampler.update(second, good[:, 0])
+    sampler.update(second, torch.tensor([math.nan, math.inf, -math.inf, 0.0]))
     assert len(list(sampler)) == 2
     for sent, sent_labels, error, message in (
         ([first], labels + 3, IndexError, r"labels must lie in \[0, 3\)"),
