@@ -11,8 +11,8 @@ import rho_ext
 from rho_train.tokens import top_share
 
 # Logits in memory at a time. Every block reads and writes the gradient of the weight once, which
-# costs little beside the product from some 200 rows on.
-_CPU_BLOCK, _GPU_BLOCK = 2**25, 2**28
+# costs little beside the product from some 200 rows on. On a CPU more than 512 gain nothing.
+_CPU_BLOCK, _GPU_BLOCK, _CPU_ROWS = 2**25, 2**28, 512
 
 
 class Head:
@@ -36,7 +36,7 @@ class Head:
         self.hidden, self.weight = hidden, weight.to(self.dtype)
         self.bias = None if bias is None else bias.to(self.dtype)
         self.labels, self.softcap, self.wanted = labels, softcap, wanted
-        room = (_CPU_BLOCK if on_cpu else _GPU_BLOCK) // len(weight)
+        room = min(_CPU_BLOCK // len(weight), _CPU_ROWS) if on_cpu else _GPU_BLOCK // len(weight)
         rows = min(chunk or max(room, 16), max(len(hidden), 1))
         self.buffer = hidden.new_empty(rows, len(weight), dtype=self.dtype)
         self.sums = [
