@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -38,7 +38,7 @@ def drawn(
 def truth(
     logits: Tensor, labels: Tensor, il: Tensor | None, ratio: float, shift: bool, per: bool
 ) -> tuple[Tensor, Tensor]:
-    """The loss in float64 and the mask, token by token; losses in float32 rank the tokens."""
+    """The loss in float64 and the mask, token by token."""
     ce: dict[tuple[int, int], Tensor] = {}
     rank: dict[tuple[int, int], float] = {}
     for b in range(labels.shape[0]):
@@ -62,32 +62,30 @@ def truth(
     return (torch.stack([ce[at] for at in best]).mean() if best else zero), mask
 
 
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 999),
     ratio=st.sampled_from([0.01, 0.29, 0.5, 0.6, 1.0]),
-    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]),
     flags=st.tuples(st.booleans(), st.booleans(), st.booleans()),
     sizes=st.tuples(st.integers(1, 4), st.integers(1, 9)),
 )
 def test_the_loss_and_its_gradient_are_those_of_the_best_tokens(
-    seed: int, ratio: float, dtype: torch.dtype, flags: tuple[bool, ...], sizes: tuple[int, int]
+    seed: int, ratio: float, flags: tuple[bool, ...], sizes: tuple[int, int]
 ) -> None:
-    logits, labels, known = drawn(seed, *sizes, dtype=dtype)
-    il, (shift, per) = known if flags[0] else None, flags[1:]
-    own, exact = logits.requires_grad_(), logits.detach().double().requires_grad_()
-    found = select_tokens(own, labels.int(), il=il, ratio=ratio, shift=shift, per_sequence=per)
-    wanted, mask = truth(exact, labels, il, ratio, shift, per)
-    if dtype != torch.float64:  # Ties in float32 may be none in float64.
-        _, mask = truth(own, labels, il, ratio, shift, per)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        logits, labels, known = drawn(seed, *sizes, dtype=dtype)
+        il, (shift, per) = known if flags[0] else None, flags[1:]
+        own, exact = logits.requires_grad_(), logits.detach().double().requires_grad_()
+        found = select_tokens(own, labels.int(), il=il, ratio=ratio, shift=shift, per_sequence=per)
+        wanted, mask = truth(exact, labels, il, ratio, shift, per)
         assert torch.equal(found.mask, mask)
-    assert int(found.k) == int(mask.sum())
-    assert not found.mask[labels == -100].any()
-    torch.testing.assert_close(found.loss.double(), wanted, rtol=1e-5, atol=1e-5)
-    (gradient,) = torch.autograd.grad(found.loss, own)
-    (exact_gradient,) = torch.autograd.grad(wanted, exact)
-    torch.testing.assert_close(gradient, exact_gradient.to(dtype))
-    at = torch.roll(found.mask, -1, 1) if shift else found.mask
-    assert not gradient[~at].any()
+        assert int(found.k) == int(mask.sum())
+        torch.testing.assert_close(found.loss.double(), wanted, rtol=1e-5, atol=1e-5)
+        (gradient,) = torch.autograd.grad(found.loss, own)
+        (exact_gradient,) = torch.autograd.grad(wanted, exact)
+        torch.testing.assert_close(gradient, exact_gradient.to(dtype))
+        at = torch.roll(mask, -1, 1) if shift else mask
+        assert not gradient[~at].any()
 
 
 def test_all_tokens_are_plain_training() -> None:
