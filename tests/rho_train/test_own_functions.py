@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -234,10 +235,11 @@ def test_the_rate_rises_and_decays_and_the_best_evaluation_is_used() -> None:
 
     data, model = IndexedDataset(TensorDataset(X, Y)), mlp(4, [8], 2, seed=0)
     options: dict[str, Any] = {"optimizer": optimizer, "on_step": on_step}
-    fit = train_il(model, data, IDS[:60], IDS[60:], FINE, **options)
-    # 14 steps, the first of them warm up; the rate after each.
+    fit = train_il(model, data, IDS[:60], IDS[60:], replace(FINE, warmup=0.3), **options)
+    # 14 steps, of which 4 warm up; the rates after each.
     assert FINE.steps(60) == 14
-    assert rates == pytest.approx([0.3 * (1 - i / 13) for i in range(14)])
+    rising, decaying = [i / 5 for i in range(2, 5)], [1 - i / 10 for i in range(11)]
+    assert rates == pytest.approx([0.3 * share for share in rising + decaying])
     assert fit.loss == float(score_examples(model, data, IDS[60:]).mean()) == float(min(seen))
     assert len(seen) == 6
     # Evaluations after steps 2, 4, 7, 9, 11 and 14, of 7 an epoch.

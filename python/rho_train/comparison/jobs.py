@@ -68,13 +68,14 @@ class ILWork:
     def cost(self, forward: float) -> float:
         """Return the counted cost, by that of a forward pass of the IL model over an example.
 
-        The examples that a model scores also validate it, once an epoch.
+        The examples that a model scores also validate it, `evals_per_epoch` times an epoch.
         """
         n, recipe, trained = len(self.data.dataset), self.spec.il, 0
         for size in self._sizes():
             trained += recipe.steps(size) * min(recipe.batch_size, size)
         scored = n - self._sizes()[0] if self.kind == "holdout" else n
-        return forward * (3 * trained + (recipe.epochs + 1) * scored)
+        passes = recipe.epochs * recipe.evals_per_epoch + 1
+        return forward * (3 * trained + passes * scored)
 
     def compute(self, seed: int, work: Path, on_step: OnStep) -> ILStore:
         """Compute, resumed from the folder `work`; weights and order by `seed`."""
