@@ -8,12 +8,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rho_train.batch import gather, to
-from rho_train.distributed import rank_and_world
+from rho_train.distributed import on_all, rank_and_world
 from rho_train.selector import Selector
 
 T = TypeVar("T")
@@ -79,11 +78,7 @@ class EveryRank:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of all ranks, with their tensors on the CPU."""
-        _, world = rank_and_world()
-        states: list[Any] = [to(self.selector.state_dict(), "cpu")] * world
-        if world > 1:
-            dist.all_gather_object(states, states[0])
-        return {"ranks": states}
+        return {"ranks": on_all(lambda: to(self.selector.state_dict(), "cpu"))}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state of this rank; a warning if there were more or fewer ranks."""

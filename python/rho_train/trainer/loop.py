@@ -133,7 +133,11 @@ class Trainer(RunData):
                 for buffer, saved in zip(model.buffers(), own["buffers"], strict=False):
                     buffer.copy_(saved)
                 state |= own
-            on_all(lambda: self._log_metrics(state))
+
+            def log() -> None:
+                self.metrics = MetricsLogger(self, state)
+
+            on_all(log)
 
     @property
     def finished(self) -> bool:
@@ -276,9 +280,6 @@ class Trainer(RunData):
         """Return what has a state of its own on every rank."""
         parts = {"selector": self.selector, "async_selector": self._async}
         return {name: part for name, part in parts.items() if part is not None}
-
-    def _log_metrics(self, state: dict[str, Any] | None) -> None:
-        self.metrics = MetricsLogger(self, state)
 
 
 class _OfBatches(nn.Module):
