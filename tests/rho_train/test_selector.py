@@ -418,3 +418,21 @@ def test_texts_are_short() -> None:
     assert "<th>unknown IL</th><td>1</td>" in page
     assert "<th>mean IL</th><td>1.286</td>" in page
     assert "<th>highest IL</th><td>9.000</td>" in page
+
+
+def test_ratio_one_is_the_plain_loop_to_the_bit() -> None:
+    x, y = torch.randn(320, 4, generator=torch.Generator().manual_seed(0)), torch.arange(320) % 3
+    runs = []
+    for selector in (None, Selector(il=torch.rand(320), ratio=1.0)):
+        torch.manual_seed(0)
+        hidden = [nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5)]
+        model = nn.Sequential(*hidden, nn.Linear(8, 3))
+        optimizer = torch.optim.AdamW(model.parameters(), 0.01)
+        for ids in torch.arange(320).split(16):
+            batch = Batch(x[ids], y[ids], ids)
+            small = batch if selector is None else selector(model, batch)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(small.x), small.y).backward()
+            optimizer.step()
+        runs.append(model.state_dict())
+    assert all(torch.equal(value, runs[1][name]) for name, value in runs[0].items())
