@@ -17,6 +17,7 @@ from rho_train import linear_cross_entropy, linear_score
 from rho_train.linear import _cross_entropy, _scores
 from rho_train.linear_head import Head, select_rows
 from rho_train.scoring import share_of
+from rho_train.tokens import top_share
 
 T, H, V = 222, 17, 301
 
@@ -109,7 +110,12 @@ def test_halves_are_computed_as_float32(dtype: torch.dtype) -> None:
         )
 
 
-def test_a_device_that_is_not_waited_for_gives_the_same() -> None:
+def test_a_device_that_is_not_waited_for_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def padded(scores: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
+        mask, places = top_share(scores, ratio)
+        return mask, F.pad(places, (0, 30), value=-1)
+
+    monkeypatch.setattr("rho_train.linear_head.top_share", padded)
     hidden, weight, bias, labels, il = drawn()
     known = labels.clamp(min=0)
     for ratio in (1.0, 0.6):
