@@ -192,6 +192,37 @@ def language() -> str:
     return markdown([*head, "shuffled among these"], rows)
 
 
+def minilm() -> str:
+    """Return where MiniLM ends on tweets."""
+    names = {
+        "uniform": "uniform sampling",
+        "smoothing": "the same, label smoothing 0.1",
+        "rho": "RHO-LOSS, 16 of 48",
+        "fewer_steps": "uniform sampling, the steps of RHO-LOSS",
+    }
+    scores = ("accuracy", "balanced", "worst_class")
+    uniform = [row for row in _rows("minilm", method="uniform") if row["accuracy"]]
+    rows = []
+    for name, label in names.items():
+        ends = [row for row in _rows("minilm", method=name) if row["accuracy"]]
+        if not ends:
+            continue
+        of = Method([{**row, "label": label} for row in ends], uniform)
+        cells = [f"{float(ends[0]['lr']):g}", ends[0]["steps"]]
+        cells.append(f"{fmean(float(row['cost']) for row in ends) / 1e12:.2f}")
+        for score in scores:
+            above = of.above(uniform, score)
+            if name == "uniform" or above is None:
+                mean, error = of.mean(score) or 0.0, of.error(score) or 0.0
+                cells.append(f"{100 * mean:.1f} ± {100 * error:.1f}")
+            else:
+                cells.append(above.points)
+        unsure = of.mean("unsure")
+        rows.append([label, *cells, "" if unsure is None else _share(unsure, 1)])
+    head = ["trains on", "rate", "steps", "cost, 10^12", "accuracy", "balanced", "worst class"]
+    return markdown([*head, "unsure among selected"], rows)
+
+
 def scoring() -> str:
     """Return the length of a step with every option of the scoring, in uniform steps."""
     options = {
@@ -306,6 +337,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "wrong labels": lambda: sets("40 % noise", "40 % of the labels wrong"),
     "larger models": larger,
     "language model": language,
+    "MiniLM": minilm,
     "scoring cost": scoring,
     "how fast": fast,
     "floor": floor,
