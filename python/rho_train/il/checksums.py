@@ -15,7 +15,7 @@ from torch import Tensor
 from rho_train.batch import inputs_of
 from rho_train.dataset import IndexedDataset, check_indexed, fingerprint
 from rho_train.files import atomic_write
-from rho_train.records import from_line, to_line
+from rho_train.records import to_line
 from rho_train.rng import generator, global_seed
 from rho_train.run_folder import RunFolder
 
@@ -23,10 +23,9 @@ _COUNT = 64
 
 
 class InputChecksum(NamedTuple):
-    """The kinds, keys and shapes of an example's inputs (`form`), and a hash of their content."""
+    """A hash of the content of an example's inputs."""
 
     id: int
-    form: str
     sha256: str
 
 
@@ -40,7 +39,7 @@ def input_checksums(dataset: IndexedDataset) -> InputChecksums:
     One id is drawn from each of 64 equal ranges, always the same for a length. A change of a share
     s of all examples is missed with probability (1 - s)^64: 4 % for s = 5 %. Inputs are tensors,
     arrays, numbers, texts, and mappings, sequences and dataclasses of them; other objects count by
-    their type alone. The same numbers in another dtype are equal, but for uint8. Where the data set
+    their type alone. The same numbers in another dtype of their kind are equal. Where the data set
     shows no classes, labels count as inputs do. The random state is restored.
 
     Returns:
@@ -51,8 +50,8 @@ def input_checksums(dataset: IndexedDataset) -> InputChecksums:
 
     Example:
         >>> data = IndexedDataset([(0.5, 0), (0.7, 1)], labels=[0, 1])
-        >>> [(found.id, found.form) for found in input_checksums(data)]
-        [(0, 'float ()'), (1, 'float ()')]
+        >>> [found.id for found in input_checksums(data)]
+        [0, 1]
     """
     check_indexed("input_checksums", dataset)
     n = len(dataset)
@@ -74,12 +73,10 @@ def check_inputs(wanted: InputChecksums, dataset: IndexedDataset) -> int:
             return len(wanted)
         if _read(dataset, ids) != found:
             return 0
-    differing = [(a, b) for a, b in zip(wanted, found, strict=True) if a != b]
-    before, here = differing[0]
-    forms = "" if before.form == here.form else f", which was {before.form} and is {here.form}"
+    differing = [a.id for a, b in zip(wanted, found, strict=True) if a != b]
     raise ValueError(
         f"ILStore: the irreducible losses are of other inputs: {len(differing)} of {len(wanted)} "
-        f"examples differ, the first has id {before.id}{forms}; count and labels agree, so "
+        f"examples differ, the first has id {differing[0]}; count and labels agree, so "
         "examples changed places or their inputs changed; recompute the IL, or load the data set "
         "of the store. For inputs that differ on purpose or by another decoder: "
         "store.replace(input_checksums=())"
@@ -95,10 +92,10 @@ def checked_inputs(dataset: IndexedDataset, folder: RunFolder) -> InputChecksums
             "without: pass the plain data set, and the other as augmented= to train on it"
         )
     if folder.path is not None:
-        path = folder / "inputs.json"
+        path, line = folder / "inputs.json", to_line({"inputs": found})
         if not path.exists():
-            atomic_write(path, to_line({"inputs": found}))
-        if from_rows(from_line(path.read_bytes(), path)["inputs"]) != found:
+            atomic_write(path, line)
+        if path.read_bytes() != line.encode():
             raise ValueError(
                 f"{folder.path} holds unfinished irreducible losses of other inputs; give their "
                 "data set, or delete the folder"
@@ -122,13 +119,13 @@ def _read(dataset: IndexedDataset, ids: Sequence[int]) -> InputChecksums:
         elif not isinstance(sample, Mapping):
             sample = tuple(sample)  # a Batch, whose field names are not part of the form
         content = hashlib.sha256()
-        form = _add(content, sample)
-        found.append(InputChecksum(id, form, content.hexdigest()))
+        _add(content, sample)
+        found.append(InputChecksum(id, content.hexdigest()))
     return tuple(found)
 
 
-def _add(content: hashlib._Hash, value: Any) -> str:
-    """Add the tensors, numbers and texts of which inputs consist to a hash; return their form."""
+def _add(content: hashlib._Hash, value: Any) -> None:
+    """Add the tensors, numbers and texts of which inputs consist to a hash."""
     if isinstance(value, Tensor):
         dense = value.to_dense() if value.layout != torch.strided else value
         # NumPy has no bfloat16.
@@ -136,29 +133,18 @@ def _add(content: hashlib._Hash, value: Any) -> str:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        items = (f"{key}: {_add(content, value[key])}" for key in sorted(value, key=str))
-        return f"{{{', '.join(items)}}}"
+        value = [part for key in sorted(value, key=str) for part in (str(key), value[key])]
     if isinstance(value, (str, bytes)):
         plain = value if isinstance(value, bytes) else value.encode(errors="surrogatepass")
-        content.update(f"{len(plain)} ".encode() + plain)
-        return "bytes" if isinstance(value, bytes) else "text"
-    is_sequence = isinstance(value, (tuple, list))
-    # Pillow's images have the interface alone.
-    is_array = hasattr(value, "__array__") or hasattr(value, "__array_interface__")
-    if is_array or _is_number(value) or (is_sequence and value and all(map(_is_number, value))):
+        content.update(f"{type(value).__name__} {len(plain)} ".encode() + plain)
+        return
+    if not isinstance(value, (tuple, list)) or all(isinstance(v, (int, float)) for v in value):
         array = np.asarray(value)
-        if array.dtype.kind == "c":
-            array = np.stack([array.real, array.imag])
-        kind = {"f": "float", "b": "bool", "i": "int", "u": "int"}.get(array.dtype.kind)
-        if kind is None:  # texts or objects
-            return _add(content, array.tolist())
-        content.update(array.astype("<f8" if kind == "float" else "<i8").tobytes())
-        return f"{'uint8' if array.dtype == np.uint8 else kind} {array.shape}"
-    if is_sequence:
-        forms = [_add(content, part) for part in value]
-        return f"{len(forms)} x {forms[0]}" if len(set(forms)) == 1 else f"({', '.join(forms)})"
-    return type(value).__name__
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float) or (isinstance(value, int) and value.bit_length() < 64)
+        if array.dtype.kind in "biufc":
+            dtype = {"f": "<f8", "c": "<c16"}.get(array.dtype.kind, "<i8")
+            content.update(f"{dtype} {array.shape} ".encode() + array.astype(dtype).tobytes())
+            return
+        value = array.tolist() if array.ndim else (type(value).__name__,)
+    content.update(f"{len(value)} parts ".encode())
+    for part in value:
+        _add(content, part)

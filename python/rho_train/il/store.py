@@ -21,7 +21,7 @@ from rho_train.il.checksums import InputChecksums, check_inputs, from_rows
 from rho_train.notebook import html_table
 from rho_train.records import from_line, to_line
 
-_FORMAT = "rho_ext.il_store 5"
+_FORMAT = "rho_ext.il_store 6"
 _FINGERPRINT = {"n": "count", "labels": "labels in their order (SHA-256)", "ids": "id scheme"}
 _FILES = "il-*-of-*.safetensors"
 
