@@ -6,6 +6,7 @@ import operator
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from importlib.util import find_spec
 from multiprocessing import parent_process
 from multiprocessing.pool import ThreadPool
@@ -22,7 +23,6 @@ from rho_train.tasks.task import Task
 
 _IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _BAD_SHOWN = 20
-_PROBED: set[int] = set()  # hashes of the paths, times and sizes of files that were readable
 
 
 def images(
@@ -35,8 +35,7 @@ def images(
 ) -> Task:
     """Make a task from train/CLASS/FILE and test/CLASS/FILE, in subfolders of a class too.
 
-    Files and folders whose names begin with a dot, and __MACOSX, are left out. All files are
-    decoded here once, see `ImageFiles.probe`.
+    Names that begin with a dot, and __MACOSX, are left out. All files are decoded here once.
 
     Args:
         folder: that holds the folders train and test.
@@ -109,8 +108,8 @@ class ImageFiles(Sequence[Tensor]):
     """Image files as a sequence of tensors uint8 (3, size, size), read with Pillow on access.
 
     The shorter side is scaled to `size` and the middle cut out, as in the paper's appendix B for
-    Clothing-1M. Images are turned as their EXIF tag says; 16-bit grey is scaled to 8 bits; white
-    is put behind what is transparent. A tensor of rows gives the files of these rows.
+    Clothing-1M. Images are turned as their EXIF tag says, and white is put behind what is
+    transparent. A tensor of rows gives the files of these rows.
 
     Args:
         paths: of the files, JPEG or PNG or what else Pillow reads.
@@ -155,22 +154,20 @@ class ImageFiles(Sequence[Tensor]):
     def probe(self) -> None:
         """Decode every file, on all cores, and name those that are no readable images.
 
-        Not again in this process while paths, times and sizes stay, nor in its child processes.
+        Not again in this process while their times stay, nor in its child processes.
         """
         from PIL import Image
 
-        key = hash(tuple(map(_stamp, self.paths)))
-        if key in _PROBED or parent_process() is not None:
+        if parent_process() is not None:
             return
+        stamps = (path.stat().st_mtime_ns if path.exists() else 0 for path in self.paths)
         with warnings.catch_warnings(), ThreadPool() as pool:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            found = pool.imap_unordered(_problem, self.paths, chunksize=64)
-            bad = sorted(problem for problem in found if problem is not None)
-        if bad:
+            found = pool.starmap(_problem, zip(self.paths, stamps, strict=True), chunksize=64)
+        if bad := [problem for problem in found if problem is not None]:
             shown = "\n".join([*bad[:_BAD_SHOWN], "..."][: len(bad)])
             problem = f"{len(bad)} of {len(self)} files are no readable images"
             raise ValueError(f"ImageFiles: {problem}; restore them or take them out:\n{shown}")
-        _PROBED.add(key)
 
 
 def _decoded(path: Path, *, small: bool = False) -> Any:
@@ -186,33 +183,25 @@ def _decoded(path: Path, *, small: bool = False) -> Any:
                 image.draft(None, (1, 1))
             with suppress(Exception):  # a damaged EXIF block turns nothing
                 ImageOps.exif_transpose(image, in_place=True)
-            mode, shown = image.mode, image
-            if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
-                # Pillow's own conversion turns all above 255 to white.
-                shown = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-            elif mode in ("I", "F"):
-                raise ValueError(f"pixels of mode {mode} have no known range; save 8 or 16 bits")
-            elif mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+            if image.mode[0] in "IF":  # Pillow would turn all above 255 to white
+                raise ValueError(f"pixels of mode {image.mode} have no known range; save 8 bits")
+            if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
                 white = Image.new("RGBA", image.size, "white")
-                shown = Image.alpha_composite(white, image.convert("RGBA"))
-            return shown.convert("RGB")
+                return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+            return image.convert("RGB")
     except Exception as error:  # Pillow raises errors of many types for damaged files
         problem = f"{path} is no readable image ({error})"
         raise ValueError(f"ImageFiles: {problem}; restore it or take it out") from error
 
 
-def _problem(path: Path) -> str | None:
-    """Return why a file cannot be decoded, None if it can."""
+@cache
+def _problem(path: Path, _: int) -> str | None:
+    """Return why a file that was changed at some time cannot be decoded, None if it can."""
     try:
         _decoded(path, small=True)
     except ValueError as error:
         return f"{path}: {error.__cause__}"
     return None
-
-
-def _stamp(path: Path) -> tuple[str, int, int]:
-    found = path.stat() if path.exists() else None
-    return str(path), found.st_mtime_ns if found else 0, found.st_size if found else 0
 
 
 def _is_shown(name: str) -> bool:

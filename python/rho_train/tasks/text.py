@@ -5,14 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import reprlib
-import unicodedata
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +98,7 @@ def text(
     rows = _read(path, text, label)
     check_test(f"text: {path}", test, len(rows))
     train, n = rows[:-test], len(rows) - test
-    classes = sorted({label for _, label in rows}, key=lambda name: (*_value(name), name))
-    alike = [list(names) for _, names in groupby(classes, lambda name: _value(name)[:2])]
-    if alike := [names for names in alike if len(names) > 1]:
-        problem = f"labels that differ in spaces or zeros alone are different classes: {alike}"
-        warnings.warn(f"text: {path}: {problem}; write each class in one way", stacklevel=2)
+    classes = sorted({label for _, label in rows}, key=_value)
     words = vocabulary((text for text, _ in train), min_count)
     x = token_ids([text for text, _ in rows], words, max_len)
     number = {label: i for i, label in enumerate(classes)}
@@ -122,11 +115,9 @@ def text(
     )
 
 
-def _value(label: str) -> tuple[Decimal, str, int]:
-    """Return what sorts labels: the number that one says, or else its text; then its length."""
-    plain = unicodedata.normalize("NFKC", label).strip()
-    number = bool(_NUMBER.fullmatch(plain))
-    return Decimal(plain if number else "Infinity"), "" if number else plain, len(label)
+def _value(label: str) -> tuple[float, str]:
+    """Return what sorts labels: the number that one says, or else its text."""
+    return float(label) if _NUMBER.fullmatch(label) else math.inf, label
 
 
 def _read(path: Path, text: str, label: str) -> list[tuple[str, str]]:
@@ -138,30 +129,23 @@ def _read(path: Path, text: str, label: str) -> list[tuple[str, str]]:
         raise ValueError(f"text: {path} must end in .csv, .tsv or .jsonl (one JSON object a line)")
     rows: list[tuple[str, str]] = []
     try:
-        for line, row in read(_decoded(path.read_bytes()), (text, label)):
+        content = path.read_bytes().decode("utf-8-sig")
+        for line, row in read(content, (text, label)):
             for column in (text, label):
                 value = row.get(column)
-                if not isinstance(value, (str, int, float)) or value == "" or value != value:
+                if not isinstance(value, (str, int, float)) or f"{value}".strip() in ("", "nan"):
                     got = f"{reprlib.repr(value)}; it has the columns {', '.join(map(str, row))}"
                     wanted = f"{column!r} must be a text or a number"
                     fix = "fill it, or name the columns by text= and label="
                     raise ValueError(f"line {line}: {wanted}, got {got}; {fix}")
             name = row[label]
             whole = isinstance(name, float) and name.is_integer()  # 1.0 is the class 1
-            rows.append((str(row[text]), str(int(name) if whole else name)))
+            rows.append((str(row[text]), str(int(name) if whole else name).strip()))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"text: {path}: {error}; save the file as UTF-8") from error
     except ValueError as error:
         raise ValueError(f"text: {path}: {error}") from error
     return rows
-
-
-def _decoded(content: bytes) -> str:
-    """Decode UTF-8, with a byte order mark or without."""
-    text = content.decode("utf-8-sig", errors="surrogateescape")
-    if bad := re.search("[\0\udc80-\udcff]", text):
-        line = text.count("\n", 0, bad.start()) + 1
-        problem = f"the byte 0x{ord(bad[0]) & 255:02x}, which is no UTF-8 text (Latin-1? UTF-16?)"
-        raise ValueError(f"line {line} has {problem}; save the file as UTF-8")
-    return text
 
 
 def _csv_rows(content: str, columns: tuple[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
