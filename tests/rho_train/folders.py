@@ -144,11 +144,9 @@ def what_was_selected() -> dict[str, Any]:
     known = {"noisy": True, "il": 0.25, "loss": 1.5, "seen": 9, "selected": 7}
     unknown = {"noisy": None, "il": None, "loss": None, "seen": 3, "selected": 0}
     views: list[dict[str, Any]] = [{"image": PIXEL}, {"text": f"{NASTY} " * 9}]
-    views.append({"features": [0.5, -1.0, 2.0]})
     return {
         "classes": ["plain", NASTY, "third", "a name of some length"],
         "never": 40,
-        "tied": 1,
         "most_selected": [{"id": i, "label": i, **known, **v} for i, v in enumerate(views)],
         "never_selected": [{"id": 9, "label": 2 * i, **unknown, **v} for i, v in enumerate(views)],
     }

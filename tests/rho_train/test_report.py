@@ -132,12 +132,12 @@ def test_page_console_and_csv_hold_the_numbers_of_the_summary(hand: Path) -> Non
 def test_the_result_in_words_states_wins_and_losses(tmp_path: Path) -> None:
     hand_checkable(tmp_path)
     text = result(write_report(tmp_path).read_text("utf-8"))
-    assert "“fast” ends with a test accuracy of 75.0%, “base” with 65.0%: it is ahead in 2" in text
-    assert "meets the best of “base” at 2.00 times the cost, IL included: it does not pay" in text
+    assert "“fast” ends with a test accuracy of 75.0%, “base” with 65.0%, and is ahead in 2" in text
+    assert "meets the best of “base” at 2.00 times the cost, IL included." in text
     labels = {"fast": "F", "slow": "S", "base": "B"}
     write_plan(tmp_path, labels, range(3), baseline="fast")
     lost = result(write_report(tmp_path).read_text("utf-8"))
-    assert "“B” ends with a test accuracy of 65.0%, “F” with 75.0%: it is not ahead" in lost
+    assert "“B” ends with a test accuracy of 65.0%, “F” with 75.0%, and is ahead in 1 of 3" in lost
     assert "In the median seed it does not meet the best test accuracy of “F”" in lost
 
 
@@ -163,7 +163,6 @@ def test_the_test_set_stands_apart_from_the_validation_curves(tmp_path: Path) ->
     page = write_report(tmp_path).read_text("utf-8")
     text = result(page)
     assert "“fast” ends with a validation accuracy of 75.0%, “base” with 65.0%" in text
-    assert "On the test set they have 60.0 ± 0.0% and 80.0 ± 5.8%." in text
     table = format_table(summary)
     assert "base 65.0 ± 12.6 80.0 ± 5.8" in " ".join(table.split())
     assert "Target: the best validation accuracy of “base”" in table
@@ -325,13 +324,10 @@ def test_galleries_show_the_examples_and_escape_them(whole: Path) -> None:
         NASTY,
     ]
     assert section.count("<details open>") == 1
-    assert "1 examples were selected as often as the last of these." in section
-    assert "40 examples were drawn and never selected" in section
-    assert section.count("drawn 9, selected 7\n<br>loss 1.50, IL 0.25") == 9
-    assert section.count("loss -, IL -") == 9
+    assert "Never selected, 40 in all" in section
+    assert section.count("drawn 9, selected 7\n<br>loss 1.50, IL 0.25") == 6
+    assert section.count("loss -, IL -") == 6
     assert (section.count("<img "), section.count("<q>")) == (6, 6)
-    bars = re.findall(r"v(-?[\d.]+)h", section.split("<svg")[1])
-    assert [float(bar) for bar in bars] == [-0.25, 0.5, -1.0]
 
 
 def test_figures_are_sound_xml_with_escaped_text_and_finite_numbers(whole: Path) -> None:

@@ -23,7 +23,7 @@ from rho_train.history import History
 from rho_train.records import to_line
 from rho_train.trainer.config import RunData
 
-_SHOWN, _SIDE, _FEATURES, _CHARACTERS, _TOKENS = 12, 32, 64, 240, 48
+_SHOWN, _SIDE, _CHARACTERS, _TOKENS = 12, 32, 240, 48
 
 
 def save_selected(history: History, run: RunData) -> None:
@@ -61,9 +61,8 @@ def selected_record(history: History, run: RunData, il: Tensor | None = None) ->
     """Return which of the training examples were selected, as plain values.
 
     `never` counts the examples that were seen and never selected. `most_selected` are the 12 that
-    were selected most; `tied` were selected as often as the last of them. `never_selected` are 12
-    of the others. Where some stand for all that tie, or that were never
-    selected, they lie evenly in the order of their last loss. `il`, (n,), is of the training ids.
+    were selected most, `never_selected` 12 of the others, evenly in the order of their last loss.
+    `il`, (n,), is of the training ids.
     """
 
     def show(position: int) -> object:
@@ -94,17 +93,11 @@ def selected_record(history: History, run: RunData, il: Tensor | None = None) ->
         }
 
     ranked = selected.argsort(stable=True, descending=True)[: int((selected > 0).sum())]
-    most = ranked[:_SHOWN]
-    least = selected[most].min() if len(most) else 0
-    tied, above = ranked[selected[ranked] == least], most[selected[most] > least]
-    if len(above) + len(tied) > _SHOWN:
-        most = torch.cat([above, _evenly(tied, loss, _SHOWN - len(above))])
     never = ((seen > 0) & (selected == 0)).nonzero().flatten()
     return {
         "classes": list(run.classes) or None,
         "never": len(never),
-        "tied": len(tied),
-        "most_selected": [example(int(row)) for row in most],
+        "most_selected": [example(int(row)) for row in ranked[:_SHOWN]],
         "never_selected": [example(int(row)) for row in _evenly(never, loss, _SHOWN)],
     }
 
@@ -123,17 +116,16 @@ def _finite(value: Tensor) -> float | None:
 
 
 def render(x: object) -> dict[str, Any]:
-    """Return {"image": PNG as data URI}, {"features": [...]} or {"text": ...}.
+    """Return {"image": PNG as data URI} or {"text": ...}.
 
     Tensors and arrays (H, W), (1 or 3, H, W) and (H, W, 1 or 3) are images, at most 32 pixels wide,
-    stretched to the full range if they are not uint8. Floating point (d,) are features, the first
-    64; anything else is described in words.
+    stretched to the full range if they are not uint8; anything else is described in words.
 
     Example:
         >>> render(torch.rand(3, 8, 8))["image"][:22]
         'data:image/png;base64,'
-        >>> render("a b"), render(torch.tensor([0.25, 2.0])), render(torch.tensor([4, 7]))
-        ({'text': 'a b'}, {'features': [0.25, 2.0]}, {'text': '4 7'})
+        >>> render("a b"), render(torch.tensor([0.25, 2.0]))
+        ({'text': 'a b'}, {'text': '0.25 2'})
     """
     if isinstance(x, str):
         return {"text": x if len(x) <= _CHARACTERS else f"{x[: _CHARACTERS - 1]}…"}
@@ -149,10 +141,9 @@ def render(x: object) -> dict[str, Any]:
         file = io.BytesIO()
         Image.fromarray(image.squeeze(2).numpy()).save(file, "PNG")
         return {"image": f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"}
-    if tensor.ndim == 1 and tensor.is_floating_point() and bool(tensor.isfinite().all()):
-        return {"features": [float(f"{value:.3g}") for value in tensor[:_FEATURES].tolist()]}
     if tensor.ndim == 1:
-        shown = " ".join(map(str, tensor[:_TOKENS].tolist()))
+        form = ".3g" if tensor.is_floating_point() else ""
+        shown = " ".join(f"{value:{form}}" for value in tensor[:_TOKENS].tolist())
         return {"text": shown if len(tensor) <= _TOKENS else f"{shown} …"}
     return {"text": f"({str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)})"}
 
