@@ -33,15 +33,14 @@ class Costs:
     passes: int = 1
     il: float = 0.0
 
-    def spent(self, trained: int, scored: int, recalibrated: int = 0) -> dict[str, float]:
-        """Return the cost by part, from the examples that were trained on and scored, and those
-        that recomputed the statistics of BatchNorm in training mode.
+    def spent(self, trained: int, scored: int) -> dict[str, float]:
+        """Return the cost by part, from the examples that were trained on and scored.
 
         Example:
             >>> Costs(forward=10.0, il=500.0).spent(trained=8, scored=40)
             {'training': 240.0, 'scoring': 400.0, 'il': 500.0}
         """
-        training = self.forward * (3 * trained + recalibrated)
+        training = self.forward * 3 * trained
         scoring = self.forward * self.passes * scored
         return {"training": training, "scoring": scoring, "il": self.il}
 

@@ -70,8 +70,8 @@ def test_passes_cost_what_they_do_by_hand() -> None:
 
 
 def test_a_backward_pass_costs_two_forward_passes() -> None:
-    spent = Costs(10.0, passes=4, il=5.0).spent(trained=2, scored=3, recalibrated=7)
-    assert spent == {"training": 10 * (3 * 2 + 7), "scoring": 10 * 4 * 3, "il": 5}
+    spent = Costs(10.0, passes=4, il=5.0).spent(trained=2, scored=3)
+    assert spent == {"training": 10 * 3 * 2, "scoring": 10 * 4 * 3, "il": 5}
 
 
 def test_phases_that_select_uniformly_do_not_score() -> None:

@@ -96,9 +96,7 @@ def trained(folder: Path, way: str) -> list[Any]:
             options = {"il": OnlineModel(model(5), lr=0.01), "scoring": Scoring(micro_batch=7)}
         selector = None if way == "plain" else Selector(k=8, seed=2, **options)
         data = IndexedDataset(TensorDataset(X, Y))
-        config = TrainConfig(
-            steps=6, large_batch=24, batch=8, eval_every=3, log_every=2, bn_recalibration_batches=2
-        )
+        config = TrainConfig(steps=6, large_batch=24, batch=8, eval_every=3, log_every=2)
         evaluation = TensorDataset(X[:20], Y[:20])
         ids, flags = IDS, {"noisy": NOISY}
         return Trainer(

@@ -141,7 +141,7 @@ def test_the_same_work_by_other_functions_has_the_same_bits(tmp_path: Path) -> N
         ]
         il = [*(store.il for store in stores), score_examples(model, data, IDS, **functions)]
         selector = Selector(il=stores[2], k=8, **functions)
-        config = TrainConfig(steps=6, large_batch=32, batch=8, bn_recalibration_batches=2)
+        config = TrainConfig(steps=6, large_batch=32, batch=8)
         arguments = (model, data, IDS, data, config, folder)
         Trainer(*arguments, name="", selector=selector, **functions).fit()
         found.append((fit.loss, *il, *model.state_dict().values()))

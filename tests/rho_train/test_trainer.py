@@ -39,7 +39,6 @@ from rho_train.progress import Stopped
 from rho_train.sampler import LargeBatchSampler
 from rho_train.schedules import UniformPhases
 from rho_train.trainer import loop
-from rho_train.trainer.evaluation import evaluate
 from rho_train.trainer.metrics_logger import MetricsLogger
 
 from .ways import CONFIG, PARTS, WAYS, N, ending, make_trainer, records, small_model
@@ -161,35 +160,6 @@ def test_selecting_everything_is_plain_training_to_the_bit(tmp_path: Path) -> No
         assert torch.equal(weights(selected), weights(plain)), way
 
 
-def test_batch_norm_is_recalibrated_over_large_batches(tmp_path: Path) -> None:
-    def run(batches: int) -> tuple[Trainer, nn.BatchNorm1d]:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            norm = nn.BatchNorm1d(5)
-            model = nn.Sequential(norm, nn.Linear(5, 3))
-        config = dataclasses.replace(CONFIG, bn_recalibration_batches=batches)
-        trainer = make_trainer(tmp_path / f"{batches}", "loss", config, model=model)
-        trainer.fit()
-        return trainer, norm
-
-    left, selected = run(0)
-    trainer, norm = run(6)
-    assert torch.equal(weights(left), weights(trainer))
-    data = trainer.dataset.dataset.tensors[0].double()
-    sampler = LargeBatchSampler(N, CONFIG.large_batch, seed=3)
-    drawn = torch.stack([data[ids] for ids in islice(sampler, 6)])
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    torch.testing.assert_close(norm.running_mean.double(), drawn.mean((0, 1)), atol=1e-6, rtol=0)
-    torch.testing.assert_close(norm.running_var.double(), drawn.var(1).mean(0), atol=1e-6, rtol=0)
-    assert selected.running_var is not None
-    assert not torch.allclose(selected.running_var, norm.running_var, atol=1e-2)
-    # The last evaluation is of the model that is left.
-    ended = [record for record in records(tmp_path / "6") if record["event"] == "eval"][-1]
-    found = evaluate(trainer.model, trainer.eval_set)
-    assert ended["loss"] == found.loss
-
-
 def test_flags_of_the_trained_examples_are_counted(tmp_path: Path) -> None:
     ids = torch.arange(N)
     flags = {"noisy": ids % 3 == 0, "redundant": ids % 5 < 2}
@@ -299,10 +269,6 @@ def test_a_selector_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     phases = UniformPhases(steps=40, warmup=3)
     with pytest.raises(ValueError, match="UniformPhases.steps is 40, TrainConfig.steps is 30"):
         make_trainer(tmp_path, selector=Selector(k=8, method="loss", phases=phases))
-    with pytest.raises(
-        ValueError, match="bn_recalibration_batches is 3, and Linear has no BatchNorm"
-    ):
-        make_trainer(tmp_path, "norms", selector=None, model=nn.Linear(5, 3))
     with pytest.raises(ValueError, match="'bald' needs dropout layers, and Linear has none"):
         make_trainer(tmp_path, selector=Selector(k=8, method="bald"), model=nn.Linear(5, 3))
 

@@ -40,7 +40,6 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "refresh": lambda: {"scoring": Scoring(refresh=0.5), "history": History(N)},
     "train mode": lambda: {"scoring": Scoring(train_mode=True)},
     "ahead": lambda: {},
-    "norms": lambda: {},
     "ahead, refresh": lambda: {"scoring": Scoring(refresh=0.5), "history": History(N)},
     "fewer": lambda: {"k": None, "ratio": Linear(0.25, 0.1, steps=30, stages=4)},
 }
@@ -78,10 +77,7 @@ def make_trainer(
         "selector": selector,
         "eval_set": TensorDataset(x[:50], y[:50]),
     }
-    norms = 3 if way == "norms" else config.bn_recalibration_batches
-    config = dataclasses.replace(
-        config, async_selection=way.startswith("ahead"), bn_recalibration_batches=norms
-    )
+    config = dataclasses.replace(config, async_selection=way.startswith("ahead"))
     return Trainer(config=config, folder=folder, **{**defaults, **options})
 
 

@@ -117,8 +117,7 @@ class Run:
         if self.variant.method != "uniform":
             scored = spec.scoring.due(train.large_batch)
             scored *= selecting_steps(steps, spec.warmup, spec.anneal)
-        last = train.large_batch * train.bn_recalibration_batches
-        parts = self.costs.spent(steps * train.batch, scored, last)
+        parts = self.costs.spent(steps * train.batch, scored)
         return sum(parts.values()) if il else parts["training"] + parts["scoring"]
 
     @property

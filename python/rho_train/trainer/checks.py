@@ -8,7 +8,6 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from rho_train.checks import check_flags, check_ids
 from rho_train.dataset import IndexedDataset, check_indexed
@@ -38,12 +37,6 @@ def check_run(run: RunData) -> None:
     assert isinstance(eval_set, IndexedDataset)
     if not len(eval_set):
         raise ValueError("Trainer: eval_set must have at least one example, got none")
-    wanted = config.bn_recalibration_batches
-    if wanted and not any(isinstance(part, _BatchNorm) for part in model.modules()):
-        raise ValueError(
-            f"Trainer: bn_recalibration_batches is {wanted}, and {type(model).__name__} has no "
-            "BatchNorm; leave it at 0"
-        )
     rank, world = rank_and_world()
     for name, size in (("batch", config.batch), ("large_batch", config.large_batch)):
         if size % world:

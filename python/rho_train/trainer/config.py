@@ -37,8 +37,6 @@ class TrainConfig:
         checkpoint_every: steps between checkpoints.
         async_selection: select for a step while the one before trains, by scores that are one
             update old, see `rho_train.AsyncSelector`.
-        bn_recalibration_batches: large batches that recompute BatchNorm's running statistics after
-            the last step, since selected examples differ from new ones; 0: leave them.
         workers: processes that load batches; neither the batches nor random transforms that draw
             from the global generators of torch, NumPy or random depend on them.
 
@@ -62,13 +60,12 @@ class TrainConfig:
     log_every: int = 50
     checkpoint_every: int = 1000
     async_selection: bool = False
-    bn_recalibration_batches: int = 0
     workers: int = 0
 
     def __post_init__(self) -> None:
         counts = ("steps", "large_batch", "batch", "eval_every", "log_every", "checkpoint_every")
         check_counts(self, *counts)
-        check_counts(self, "bn_recalibration_batches", "workers", least=0)
+        check_counts(self, "workers", least=0)
         if self.batch > self.large_batch:
             raise ValueError(
                 f"TrainConfig: batch = {self.batch} must not be larger than large_batch = "

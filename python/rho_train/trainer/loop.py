@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import update_bn
 
 from rho_train.async_selector import AsyncSelector
-from rho_train.batch import split, to
+from rho_train.batch import to
 from rho_train.checkpoint import architecture_digest, random_state, restore_random_state
 from rho_train.dataset import fingerprint
 from rho_train.distributed import any_rank, on_all, on_first, rank_and_world
@@ -24,7 +23,7 @@ from rho_train.progress import OnStep, Stopped, no_op
 from rho_train.rng import generator
 from rho_train.run_folder import RunFolder
 from rho_train.sampler import LargeBatchSampler, loader
-from rho_train.scoring import ForwardFunction, device_of, output_of
+from rho_train.scoring import device_of
 from rho_train.trainer.checks import check_run
 from rho_train.trainer.config import RunData
 from rho_train.trainer.evaluation import eval_data
@@ -178,8 +177,6 @@ class Trainer(RunData):
         self.times.add("other")
         while not self.finished:
             self._train_step(batches)
-            if self.finished and config.bn_recalibration_batches:
-                self._recalibrate_batch_norm()
             self.metrics.write(self.step, self.trained)
             stop = any_rank(self.work.step())
             if self.finished or stop or self.step % config.checkpoint_every == 0:
@@ -221,21 +218,15 @@ class Trainer(RunData):
         """Give the batch that each remaining step trains on."""
         selector, config = self.selector, self.config
         drawn = config.batch if selector is None else config.large_batch
-        batches = self._loader(drawn, self.ranks, self.step, config.workers)
+        place: dict[str, Any] = {"rank": self.ranks[0], "world": self.ranks[1], "start": self.step}
+        sampler = LargeBatchSampler(self.train_ids, drawn, seed=self.seed, **place)
+        batches = loader(self.dataset, sampler, workers=config.workers, seed=self.seed)
         loaded = self._loaded(islice(batches, config.steps - self.step))
         if self._async is not None:
             return self._async(loaded)
         return loaded if selector is None else (selector(self.runner, batch) for batch in loaded)
 
-    def _loader(
-        self, batch_size: int, ranks: tuple[int, int] = (0, 1), start: int = 0, workers: int = 0
-    ) -> Iterator[Any]:
-        options: dict[str, Any] = {"seed": self.seed, "start": start}
-        options |= {"rank": ranks[0], "world": ranks[1]}
-        sampler = LargeBatchSampler(self.train_ids, batch_size, **options)
-        return iter(loader(self.dataset, sampler, workers=workers, seed=self.seed))
-
-    def _loaded(self, batches: Iterator[Any]) -> Generator[Any, None, None]:
+    def _loaded(self, batches: Iterable[Any]) -> Generator[Any, None, None]:
         for batch in batches:
             moved = to(batch, self.device)
             self.times.add("loading")
@@ -243,15 +234,6 @@ class Trainer(RunData):
             if self._async is not None:
                 # The first batch is scored before the second one is loaded.
                 self.times.add("selecting")
-
-    def _recalibrate_batch_norm(self) -> None:
-        """Recompute the running statistics of BatchNorm over large batches, whole on each rank."""
-        config = self.config
-        some = islice(self._loader(config.large_batch), config.bn_recalibration_batches)
-        batches = ([to(batch, self.device)] for batch in some)  # of a list it takes the first
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
-            update_bn(batches, _OfBatches(self.model, self.forward))
-        self.times.add("training")
 
     def save(self) -> None:
         """Write the checkpoint; all ranks call it together."""
@@ -280,14 +262,3 @@ class Trainer(RunData):
         """Return what has a state of its own on every rank."""
         parts = {"selector": self.selector, "async_selector": self._async}
         return {name: part for name, part in parts.items() if part is not None}
-
-
-class _OfBatches(nn.Module):
-    """A model that is called on whole batches, for `update_bn`."""
-
-    def __init__(self, model: nn.Module, own: ForwardFunction | None) -> None:
-        super().__init__()
-        self.model, self.own = model, own
-
-    def forward(self, batch: Any) -> Tensor:
-        return output_of("Trainer", self.model, batch, split(batch, "Trainer"), self.own, None)

@@ -93,7 +93,7 @@ class MetricsLogger:
         epochs = step / max(1, len(ids) // config.large_batch)
         counts = {"epochs": epochs, "scored": scored, "trained": trained, "noisy": share}
         times = {"il_seconds": self.run.il_seconds, **self._clock()}
-        self._write("end", step=step, **counts, cost=self._cost(step, trained, scored), **times)
+        self._write("end", step=step, **counts, cost=self._cost(trained, scored), **times)
 
     def evaluate(self, step: int, trained: int = 0, scored: int = 0) -> None:
         """Write accuracy and loss on the evaluation set, and what the steps have cost."""
@@ -108,16 +108,13 @@ class MetricsLogger:
         if step < run.config.steps:
             # By class once a run: with many classes it would be most of the file.
             del record["class_accuracy"]
-        spent = {"cost": self._cost(step, trained, scored), "seconds": self.times.step_seconds}
+        spent = {"cost": self._cost(trained, scored), "seconds": self.times.step_seconds}
         self._write("eval", step=step, **record, **spent)
 
-    def _cost(self, step: int, trained: int, scored: int) -> dict[str, float] | None:
+    def _cost(self, trained: int, scored: int) -> dict[str, float] | None:
         """Return the counted cost by part, None where nobody has counted that of an example."""
-        config, costs = self.run.config, self.run.costs
-        if costs is None:
-            return None
-        last = config.large_batch * config.bn_recalibration_batches
-        return costs.spent(trained, scored, last if step >= config.steps else 0)
+        costs = self.run.costs
+        return None if costs is None else costs.spent(trained, scored)
 
     def _log(self, step: int) -> None:
         names = ("loss", "steps", "selected", "correct", "invalid")
