@@ -22,8 +22,6 @@ from rho_train.run_folder import RunFolder
 from rho_train.tasks.task import load_task
 
 _QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
-_BARS, _WIDTH = 20, 40
-_SHOWN = 0.995  # the share of the examples that the bars show one by one
 
 
 def compute(
@@ -122,27 +120,19 @@ def _config(store: ILStore) -> dict[str, Any]:
 
 
 def inspect(path: Path, extremes: int = 10) -> None:
-    """Show the distribution of a store and its extreme examples.
+    """Show the quantiles of a store and its extreme examples.
 
     Args:
         path: the store, a file or a folder of files.
         extremes: how many of the highest and of the lowest irreducible losses are listed.
     """
     store = ILStore.load(path)
-    print(_numbers(store), end="\n\n")
+    print(_numbers(store))
     il = store.il.numpy()
-    known = il[store.known]
-    if len(known):
-        top = np.quantile(known, _SHOWN, method="nearest")
-        bounds = np.float64(known.min()), np.float64(top)
-        counts, edges = np.histogram(known.clip(max=top), _BARS, bounds)
-        for i, (edge, count) in enumerate(zip(edges, counts, strict=False)):
-            bar = "█" * round(_WIDTH * count / counts.max())
-            print(f"{'≥' * (i == _BARS - 1):>2}{edge:12.4f}  {bar:<{_WIDTH}} {count:,}")
     # NaN comes last in either order.
     for title, losses in (("highest", -il), ("lowest", il)):
         print(f"\n{title}")
-        shown = max(0, min(extremes, len(known)))
+        shown = max(0, min(extremes, int(store.known.sum())))
         for id in np.argsort(losses, kind="stable")[:shown].tolist():
             fold = "" if store.fold is None else f"  fold {store.fold[id]}"
             print(f"  id {id:<12} {il[id]:10.4f}{fold}")
@@ -169,7 +159,6 @@ def verify(
     path: Path,
     task: str = "",
     task_options: dict[str, Any] | None = None,
-    labels: Path | None = None,
 ) -> None:
     """Check every value of a store, and that it belongs to its data.
 
@@ -178,25 +167,14 @@ def verify(
         task: the task that it belongs to; empty: the one that it was computed for.
         task_options: options of the task that differ from those that it was computed with, such as
             --task.path where the file lies now.
-        labels: an .npy file with the labels of all examples, for any store.
     """
     store = ILStore.load(path)
     store.check()
     print(f"content: {len(store):,} rows as they were written\n{_numbers(store)}")
     config = _config(store)
     source = task or config.get("task", "")
-    if labels is not None:
-        try:
-            wanted = np.load(labels, allow_pickle=False)
-            data = IndexedDataset(range(len(wanted)), labels=wanted)
-        except (ValueError, TypeError, EOFError) as error:
-            raise ValueError(
-                f"{labels} is no .npy file of labels ({error}); write it with np.save(path, labels)"
-            ) from error
-        store.replace(input_checksums=()).verify(data)
-        print("data: count, labels and ids are those that it was made for; inputs not compared")
-    elif not source:
-        print("data: not compared; give --task or --labels")
+    if not source:
+        print("data: not compared; give --task, or call ILStore.verify(dataset)")
     else:
         made_with = config.get("options", {}) if source == config.get("task") else {}
         options = {**made_with, **(task_options or {})}

@@ -50,7 +50,6 @@ def check_run(run: RunData) -> None:
             raise ValueError(f"Trainer: {misfit}")
         for step in selector.ratio.begins if isinstance(selector.ratio, Schedule) else ():
             selector.size(config.large_batch // shared, step)
-        selector.check(model)
         _check_il(selector, run.dataset, run.train_ids)
     drawn = config.batch if selector is None else config.large_batch
     sampler = LargeBatchSampler(run.train_ids, drawn, seed=run.seed, rank=rank, world=world)
