@@ -5,14 +5,17 @@ from __future__ import annotations
 import inspect
 import reprlib
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rho_train.batch import describe
+
+MakeModel: TypeAlias = Callable[[int], nn.Module]
+"""Builds a fresh model from a seed."""
 
 
 def check_counts(config: object, *names: str, least: int = 1) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rho_train.checks import build_model, check_ids
+from rho_train.checks import MakeModel, build_model, check_ids
 from rho_train.dataset import IndexedDataset, check_indexed
 from rho_train.distributed import on_all, rank_and_world
 from rho_train.dry_run import dry_run
@@ -18,15 +17,12 @@ from rho_train.identity import module_digest
 from rho_train.il.checksums import checked_inputs
 from rho_train.il.score import SCORING_BATCH, names_of, score_examples, warn_near_chance
 from rho_train.il.store import ILStore
-from rho_train.il.train import ILFit, ILRecipe, train_il
+from rho_train.il.train import ILRecipe, train_il
 from rho_train.optim import MakeOptimizer
 from rho_train.progress import OnStep, no_op
 from rho_train.rng import generator
 from rho_train.run_folder import RunFolder
 from rho_train.scoring import ForwardFunction, LossFunction
-
-MakeModel = Callable[[int], nn.Module]
-"""Returns a new model, built from a seed."""
 
 
 def holdout_il(
@@ -87,9 +83,8 @@ def holdout_il(
             f"holdout_il: all {n} examples are held out; leave some, half is a good start"
         )
     work = RunFolder(folder, where="holdout_il", on_step=on_step)
-    functions = {"forward": forward, "loss_fn": loss_fn}
-    training = {"optimizer": optimizer, "augmented": augmented}
-    return _by_folds("holdout", make_model, dataset, fold, recipe, work, functions, training)
+    more = {"forward": forward, "loss_fn": loss_fn, "optimizer": optimizer}
+    return _by_folds("holdout", make_model, dataset, fold, recipe, work, augmented, **more)
 
 
 def crossfit_il(
@@ -140,9 +135,8 @@ def crossfit_il(
     fold_of[order] = (torch.arange(count, device="cpu") % folds).to(torch.int16)
     kind, fold = f"cross-fit, {folds} folds", fold_of[group]
     work = RunFolder(folder, where="crossfit_il", on_step=on_step)
-    functions = {"forward": forward, "loss_fn": loss_fn}
-    training = {"optimizer": optimizer, "augmented": augmented}
-    return _by_folds(kind, make_model, dataset, fold, recipe, work, functions, training)
+    more = {"forward": forward, "loss_fn": loss_fn, "optimizer": optimizer}
+    return _by_folds(kind, make_model, dataset, fold, recipe, work, augmented, **more)
 
 
 def pretrained_il(
@@ -176,22 +170,10 @@ def pretrained_il(
     inputs = checked_inputs(dataset, RunFolder(folder, where="pretrained_il"))
     options: dict[str, Any] = {"batch_size": batch_size, "folder": folder, "on_step": on_step}
     il = score_examples(model, dataset, ids, **functions, **options)
-    weights, seconds = module_digest(model), time.perf_counter() - started
     if loss_fn is None:
         warn_near_chance("pretrained_il", il, dataset.labels)
-    names = names_of(dataset, **functions)
-    info = _info("pretrained", model, names, weights_sha256=weights, seconds=f"{seconds:.3f}")
+    info = _info("pretrained", model, time.perf_counter() - started, names_of(dataset, **functions))
     return ILStore.of(dataset, il, info=info, input_checksums=inputs)
-
-
-class _Fold(NamedTuple):
-    """The losses of a fold, the training of its model, and the seconds of both."""
-
-    il: Tensor
-    fit: ILFit
-    weights_sha256: str
-    seconds: float
-    info: dict[str, str]
 
 
 def _by_folds(
@@ -201,62 +183,70 @@ def _by_folds(
     fold: Tensor,
     recipe: ILRecipe,
     folder: RunFolder,
-    functions: Mapping[str, Any],
-    training: Mapping[str, Any],
+    augmented: IndexedDataset | None,
+    *,
+    optimizer: MakeOptimizer | None,
+    **functions: Any,
 ) -> ILStore:
     """Train model f on all examples but those of fold f, and score these; fold -1 has no model."""
     inputs = checked_inputs(dataset, folder)
     rank, world = (0, 1) if folder.path is None else rank_and_world()
     folds, models = range(int(fold.max()) + 1), list[nn.Module]()
 
-    def losses_of_fold(f: int) -> _Fold:
+    def losses_of_fold(f: int) -> tuple[Tensor, dict[str, str]]:
         model = build_model(folder.where, make_model, recipe.seed + f)
         if any(model is other for other in models):
             raise ValueError(
                 "make_model must build a new model for every fold, got the same one twice"
             )
         models[:] = [model]
-        train_ids, target = (fold != f).nonzero().flatten(), (fold == f).nonzero().flatten()
+        ids, target = (fold != f).nonzero().flatten(), (fold == f).nonzero().flatten()
         path = None if folder.path is None else folder / f"model-{f}"
         options: dict[str, Any] = {"on_step": folder.step, **functions}
-        fit = train_il(
-            model, dataset, train_ids, target, recipe, folder=path, **options, **training
-        )
+        more: dict[str, Any] = {"optimizer": optimizer, "augmented": augmented, "folder": path}
+        fit = train_il(model, dataset, ids, target, recipe, **options, **more)
         # Ranks share the folds, and so no pieces of them.
         options |= {"batch_size": recipe.scoring_batch, "folder": path if world == 1 else None}
         started = time.perf_counter()
         il = score_examples(model, dataset, target, **options)
         seconds = fit.seconds + time.perf_counter() - started
-        info = _info(kind, model, names_of(dataset, **functions, optimizer=training["optimizer"]))
-        return _Fold(il, fit, module_digest(model), seconds, info)
+        info = _info(kind, model, seconds, names_of(dataset, **functions, optimizer=optimizer))
+        best = {"holdout_loss": f"{fit.loss:.6f}", "best_epoch": f"{fit.epoch:g}"}
+        return il, info | {"recipe": repr(recipe), **best}
 
-    def share() -> dict[int, _Fold]:
+    found: dict[int, tuple[Tensor, dict[str, str]]] = {}
+
+    def share() -> dict[int, tuple[Tensor, dict[str, str]]]:
         return {f: losses_of_fold(f) for f in folds[rank::world]}
 
-    found: dict[int, _Fold] = {}
     for part in on_all(share) if world > 1 else [share()]:
         found |= part
     il = torch.full((len(dataset),), torch.nan, dtype=torch.float32, device="cpu")
     for f in folds:
-        il[fold == f] = found[f].il
+        il[fold == f] = found[f][0]
         if f % world != rank:
             folder.step(recipe.steps(int((fold != f).sum())))
-    made = [found[f] for f in folds]
-    info = made[0].info | {
-        "weights_sha256": ", ".join(one.weights_sha256 for one in made),
-        "recipe": repr(recipe),
-        "holdout_loss": ", ".join(f"{one.fit.loss:.6f}" for one in made),
-        "best_epoch": ", ".join(f"{one.fit.epoch:g}" for one in made),
-        "seconds": f"{sum(one.seconds for one in made):.3f}",
+    made = [found[f][1] for f in folds]
+    joined = {
+        key: ", ".join(one[key] for one in made)
+        for key in ("weights_sha256", "holdout_loss", "best_epoch")
     }
+    seconds = sum(float(one["seconds"]) for one in made)
+    info = made[0] | joined | {"seconds": f"{seconds:.3f}"}
     if functions["loss_fn"] is None and rank == 0:
         warn_near_chance(folder.where, il, dataset.labels)
     crossfit = fold if len(folds) > 1 else None
     return ILStore.of(dataset, il, fold=crossfit, info=info, input_checksums=inputs)
 
 
-def _info(kind: str, model: nn.Module, names: Mapping[str, Any], **more: str) -> dict[str, str]:
+def _info(
+    kind: str, model: nn.Module, seconds: float, names: dict[str, str | None]
+) -> dict[str, str]:
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    described = f"{type(model).__name__}, {parameters} parameters"
-    named = {key: name for key, name in names.items() if name is not None}
-    return {"kind": kind, "model": described, **named, **more}
+    made = {
+        "kind": kind,
+        "model": f"{type(model).__name__}, {parameters} parameters",
+        "weights_sha256": module_digest(model),
+        "seconds": f"{seconds:.3f}",
+    }
+    return made | {key: name for key, name in names.items() if name is not None}
