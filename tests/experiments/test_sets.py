@@ -288,13 +288,6 @@ def test_folders_are_classes_and_images_are_read_late(tmp_path: Path) -> None:
             read()
 
 
-def test_the_middle_of_an_image_is_cut_out(tmp_path: Path) -> None:
-    pixels = bytes_of(4, 8, 3)
-    Image.fromarray(pixels).save(tmp_path / "wide.png")
-    (image,) = ImageFiles([tmp_path / "wide.png"], size=4)
-    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), pixels[:, 2:6])
-
-
 def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no folder .*train"):
         load_cinic10(tmp_path)

@@ -83,7 +83,7 @@ def holdout_il(
             f"holdout_il: all {n} examples are held out; leave some, half is a good start"
         )
     work = RunFolder(folder, where="holdout_il", on_step=on_step)
-    more = {"forward": forward, "loss_fn": loss_fn, "optimizer": optimizer}
+    more: dict[str, Any] = {"forward": forward, "loss_fn": loss_fn, "optimizer": optimizer}
     return _by_folds("holdout", make_model, dataset, fold, recipe, work, augmented, **more)
 
 
@@ -135,7 +135,7 @@ def crossfit_il(
     fold_of[order] = (torch.arange(count, device="cpu") % folds).to(torch.int16)
     kind, fold = f"cross-fit, {folds} folds", fold_of[group]
     work = RunFolder(folder, where="crossfit_il", on_step=on_step)
-    more = {"forward": forward, "loss_fn": loss_fn, "optimizer": optimizer}
+    more: dict[str, Any] = {"forward": forward, "loss_fn": loss_fn, "optimizer": optimizer}
     return _by_folds(kind, make_model, dataset, fold, recipe, work, augmented, **more)
 
 

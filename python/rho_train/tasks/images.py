@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import StackDataset
 
-from rho_train.tasks.models import Pixels, cnn, mlp
+from rho_train.tasks.models import cnn
 from rho_train.tasks.task import Task
 
 _IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -28,9 +28,7 @@ _BAD_SHOWN = 20
 def images(
     folder: Path,
     size: int = 64,
-    model: str = "cnn",
-    hidden: Sequence[int] = (),
-    dropout: float = 0.0,
+    hidden: Sequence[int] = (16, 32, 128),
     il_hidden: Sequence[int] = (),
 ) -> Task:
     """Make a task from train/CLASS/FILE and test/CLASS/FILE, in subfolders of a class too.
@@ -40,9 +38,7 @@ def images(
     Args:
         folder: that holds the folders train and test.
         size: height and width that images are cut to, in pixels.
-        model: cnn or mlp.
-        hidden: widths of its layers; none: 16, 32, 128 of the cnn, 256, 256 of the mlp.
-        dropout: of the mlp: rate after each hidden layer, in [0, 1).
+        hidden: widths of the layers, see `cnn`.
         il_hidden: widths of the model of the irreducible losses; none: as `hidden`.
 
     Raises:
@@ -53,23 +49,16 @@ def images(
     Example:
         >>> images(Path("flowers"), size=64)  # doctest: +SKIP
     """
-    if model not in ("cnn", "mlp"):
-        raise ValueError(f"images: model must be cnn or mlp, got {model!r}")
-    if model == "cnn" and dropout:
-        raise ValueError(f"images: the cnn has no dropout, got {dropout}; choose model = mlp, or 0")
     parts = Path(folder) / "train", Path(folder) / "test"
     for part in parts:
         if not part.is_dir():
             raise FileNotFoundError(f"images: there is no folder {part}; wanted train and test")
     folders = {path.name: path for part in parts for path in part.iterdir() if path.is_dir()}
     classes = sorted(name for name in folders if _is_shown(name))
-    train, test = (_Images.read(part, classes, size) for part in parts)
+    train, test = (_read(part, classes, size) for part in parts)
 
     def make(widths: Sequence[int], seed: int) -> nn.Module:
-        if model == "cnn":
-            return cnn((3, size, size), len(classes), widths or (16, 32, 128), seed=seed)
-        layers = mlp(3 * size**2, widths or (256, 256), len(classes), seed=seed, dropout=dropout)
-        return nn.Sequential(Pixels(), nn.Flatten(), *layers)
+        return cnn((3, size, size), len(classes), widths, seed=seed)
 
     return Task(
         name=Path(folder).resolve().name,
@@ -83,25 +72,22 @@ def images(
     )
 
 
-class _Images(StackDataset[Any]):
-    """Images and labels."""
-
-    @classmethod
-    def read(cls, folder: Path, classes: Sequence[str], size: int) -> _Images:
-        found = [
-            (path, label)
-            for label, name in enumerate(classes)
-            for path in sorted((folder / name).rglob("*"))
-            if path.suffix.lower() in _IMAGES
-            and all(map(_is_shown, path.relative_to(folder).parts))
-            and not path.is_dir()
-        ]
-        if not found:
-            raise FileNotFoundError(f"images: there is no image in the folders of {folder}")
-        files = ImageFiles([path for path, _ in found], size)
-        files.probe()
-        labels = torch.tensor([label for _, label in found], dtype=torch.int64, device="cpu")
-        return cls(files, labels)  # type: ignore[arg-type]
+def _read(folder: Path, classes: Sequence[str], size: int) -> StackDataset[Any]:
+    """Return images and labels."""
+    found = [
+        (path, label)
+        for label, name in enumerate(classes)
+        for path in sorted((folder / name).rglob("*"))
+        if path.suffix.lower() in _IMAGES
+        and all(map(_is_shown, path.relative_to(folder).parts))
+        and not path.is_dir()
+    ]
+    if not found:
+        raise FileNotFoundError(f"images: there is no image in the folders of {folder}")
+    files = ImageFiles([path for path, _ in found], size)
+    files.probe()
+    labels = torch.tensor([label for _, label in found], dtype=torch.int64, device="cpu")
+    return StackDataset(files, labels)  # type: ignore[arg-type]
 
 
 class ImageFiles(Sequence[Tensor]):
