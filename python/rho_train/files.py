@@ -14,16 +14,13 @@ from pathlib import Path
 _FIXES = {
     errno.ENOSPC: "free some space or choose a folder on another disk",
     errno.EDQUOT: "free some space within the quota or choose a folder on another disk",
-    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
     errno.EACCES: "choose a folder that this user may write to",
-    errno.EPERM: "choose a folder that this user may write to",
     errno.EROFS: "choose a folder on a disk that is not mounted read-only",
     errno.EINVAL: "choose a path of a regular file",
     errno.ENOENT: "create its folder first, or check the path",
     errno.ENOTDIR: "choose a path whose parent is a folder",
     errno.EEXIST: "choose a path that is not a file",
     errno.EISDIR: "choose a file name that is not a folder",
-    errno.ENAMETOOLONG: "choose a shorter file name",
 }
 _TEMPORARY = f".{'[0-9a-f]' * 16}.tmp"
 
@@ -35,7 +32,7 @@ def atomic_write(
 
     Readers, and a run killed at any moment, see either the previous file or the whole new one: a
     temporary file in the same folder takes its name after it was flushed to the disk. The mode of
-    the previous file is kept, its owner where that is permitted. Through a symlink its target is
+    the previous file is kept. Through a symlink its target is
     written. Text is stored as UTF-8. An iterable is written piece by piece.
 
     Raises:
@@ -60,7 +57,6 @@ def atomic_write(
                 if previous is not None:
                     with contextlib.suppress(OSError):
                         os.fchmod(file.fileno(), stat.S_IMODE(previous.st_mode))
-                        os.fchown(file.fileno(), previous.st_uid, previous.st_gid)
                 for piece in pieces:
                     file.write(piece)
                 file.flush()

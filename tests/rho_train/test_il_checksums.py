@@ -195,13 +195,7 @@ def test_a_store_without_checksums_compares_no_inputs(tmp_path: Path) -> None:
     assert ILStore.load(tmp_path / "plain", other).verify(other) == 0
     plain.save(tmp_path / "files", rows_a_file=400)
     assert ILStore.load(tmp_path / "files", other).verify(other) == 0
-    store = store_of(data)
-    store.save(tmp_path / "new")
-    loaded = ILStore.load(tmp_path / "new")
-    assert loaded.input_checksums == store.input_checksums
-    assert loaded.replace(input_checksums=()).verify(other) == 0
-    store.save(tmp_path / "both", rows_a_file=400)
-    assert ILStore.load(tmp_path / "both").input_checksums == store.input_checksums
+    assert store_of(data).replace(input_checksums=()).verify(other) == 0
 
 
 class Encoding(Mapping[str, Tensor]):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -192,52 +193,34 @@ def test_finished_work_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_folder_of_other_work_is_refused(tmp_path: Path) -> None:
     held_out = torch.arange(100)
-    holdout_il(make_model, make_data(), held_out, RECIPE, folder=tmp_path)
+
+    def held(
+        make: Callable[[int], nn.Module] = make_model,
+        data: IndexedDataset | None = None,
+        ids: torch.Tensor = held_out,
+        recipe: ILRecipe = RECIPE,
+        folder: Path = tmp_path,
+        **more: Any,
+    ) -> ILStore:
+        return holdout_il(make, data or make_data(), ids, recipe, folder=folder, **more)
+
+    held()
     (best,) = tmp_path.rglob("best.pt")
+    losses = partial(other_loss, power=2.0)
     changed: list[tuple[str, Callable[[], ILStore]]] = [
-        (
-            "recipe",
-            lambda: holdout_il(make_model, make_data(), held_out, ILRecipe(), folder=tmp_path),
-        ),
-        (
-            "data",
-            lambda: holdout_il(make_model, with_other_labels(), held_out, RECIPE, folder=tmp_path),
-        ),
-        (
-            "train_ids",
-            lambda: holdout_il(make_model, make_data(), held_out[1:], RECIPE, folder=tmp_path),
-        ),
-        (
-            "initial_weights",
-            lambda: holdout_il(
-                lambda s: make_model(9), make_data(), held_out, RECIPE, folder=tmp_path
-            ),
-        ),
-        (
-            "augmentation",
-            lambda: holdout_il(
-                make_model, make_data(), held_out, RECIPE, augmented=make_data(), folder=tmp_path
-            ),
-        ),
-        (
-            "architecture",
-            lambda: holdout_il(with_more_dropout, make_data(), held_out, RECIPE, folder=tmp_path),
-        ),
+        ("recipe", lambda: held(recipe=ILRecipe())),
+        ("data", lambda: held(data=with_other_labels())),
+        ("train_ids", lambda: held(ids=held_out[1:])),
+        ("initial_weights", lambda: held(lambda seed: make_model(9))),
+        ("augmentation", lambda: held(augmented=make_data())),
+        ("architecture", lambda: held(with_more_dropout)),
         (
             "weights",
             lambda: pretrained_il(make_model(0), make_data(), batch_size=5, folder=best.parent),
         ),
+        ("loss_function", lambda: held(loss_fn=losses)),
+        ("loss_function", lambda: held(loss_fn=other_loss)),
     ]
-    losses = partial(other_loss, power=2.0)
-    for own in (losses, other_loss):
-        changed.append(
-            (
-                "loss_function",
-                lambda own=own: holdout_il(  # type: ignore[misc]
-                    make_model, make_data(), held_out, RECIPE, loss_fn=own, folder=tmp_path
-                ),
-            )
-        )
     pieces = {piece: piece.read_bytes() for piece in tmp_path.rglob("losses-*.pt")}
     for what, compute in changed:
         for piece, content in pieces.items():
@@ -246,25 +229,23 @@ def test_a_folder_of_other_work_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"belongs to a run with another {what}"):
             compute()
     # Fewer examples may be scored at once, as after a kill for lack of memory.
-    fewer = replace(RECIPE, scoring_batch=4)
-    holdout_il(make_model, make_data(), held_out, fewer, folder=tmp_path)
-    with_own = tmp_path / "own"
-    first = holdout_il(make_model, make_data(), held_out, RECIPE, loss_fn=losses, folder=with_own)
+    held(recipe=replace(RECIPE, scoring_batch=4))
+    first = held(loss_fn=losses, folder=tmp_path / "own")
     assert first.info["loss_function"] == "other_loss(power=2.0)"
     for own in (None, other_loss, partial(other_loss, power=3.0)):
         with pytest.raises(ValueError, match="belongs to a run with another loss_function"):
-            holdout_il(make_model, make_data(), held_out, RECIPE, loss_fn=own, folder=with_own)
+            held(loss_fn=own, folder=tmp_path / "own")
     # The same labels with other inputs, as after another normalisation.
     with pytest.raises(ValueError, match="unfinished irreducible losses of other inputs; give"):
-        holdout_il(make_model, with_other_inputs(), held_out, RECIPE, folder=tmp_path)
+        held(data=with_other_inputs())
     best.write_bytes(best.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"best\.pt is damaged"):
-        holdout_il(make_model, make_data(), held_out, RECIPE, folder=tmp_path)
+        held()
     pretrained_il(make_model(0), make_data(), folder=str(tmp_path / "pretrained"))
     with pytest.raises(ValueError, match="belongs to a run with another data"):
         pretrained_il(make_model(0), with_other_labels(), folder=tmp_path / "pretrained")
     pretrained_il(make_model(0), make_data(), batch_size=5, folder=tmp_path / "swapped")
-    first, second, *_ = sorted((tmp_path / "swapped").glob("losses-*"))
-    second.write_bytes(first.read_bytes())
+    one, second, *_ = sorted((tmp_path / "swapped").glob("losses-*"))
+    second.write_bytes(one.read_bytes())
     with pytest.raises(ValueError, match="belongs to a run with another begin"):
         pretrained_il(make_model(0), make_data(), batch_size=5, folder=tmp_path / "swapped")

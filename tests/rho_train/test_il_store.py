@@ -416,28 +416,6 @@ def test_bad_stores_cannot_be_made() -> None:
             make(**changes)
 
 
-def test_a_store_keeps_its_texts_when_the_callers_change() -> None:
-    info = dict(INFO)
-    store = make(info=info)
-    info["model"] = "other"
-    assert store.info == INFO
-    assert make(info={"loss": 0.3}).info == {"loss": "0.3"}
-
-
-def test_nothing_is_pickled(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> NoReturn:
-        raise AssertionError("pickle was used")
-
-    actions: list[Callable[[], object]] = [
-        lambda: make().save(path.with_name("new")),
-        lambda: ILStore.load(path),
-    ]
-    for module in ("pickle.loads", "pickle.load", "pickle.dumps", "pickle.dump", "torch.load"):
-        monkeypatch.setattr(module, fail)
-    for action in actions:
-        action()
-
-
 @given(seed=st.integers(0, 1000), share=st.floats(0.01, 1.0), some=st.booleans())
 def test_the_lowest_share_is_that_of_a_sort(seed: int, share: float, some: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
