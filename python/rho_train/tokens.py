@@ -26,10 +26,16 @@ class TokenSelection(NamedTuple):
     k: Tensor
 
 
+def token_share(valid: Tensor, ratio: float) -> Tensor:
+    """Return k = max(1, round(ratio * valid)), halves upwards; 0 of 0."""
+    wanted = (valid.double() * ratio + 0.5).floor().long().clamp(min=1)
+    return torch.minimum(wanted, valid)
+
+
 def top_share(scores: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
     """Return the mask (m, T) of the best share of every row of scores, and its flat positions.
 
-    k = max(1, round(ratio * v)), halves upwards, of the v scores of a row above -inf; ties in
+    k is `token_share` of the v scores of a row above -inf; ties in
     favour of the lower one, as in `rho_ext.select`. NaN ranks first, so that a broken model gives
     a loss of NaN and no smaller batch. The positions are int64, ascending. On CUDA and under
     `torch.compile` there are m * max(1, round(ratio * T)), with -1 at the end: the host never waits
@@ -37,8 +43,7 @@ def top_share(scores: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
     """
     m, length = scores.shape
     valid = (scores != -torch.inf).sum(1)
-    wanted = (valid.double() * ratio + 0.5).floor().long().clamp(min=1)
-    k = torch.minimum(wanted, valid)
+    k = token_share(valid, ratio)
     # +0 makes -0 equal to it.
     order = (scores + 0.0).sort(dim=1, descending=True, stable=True).indices
     best = torch.arange(length, device=scores.device) < k[:, None]

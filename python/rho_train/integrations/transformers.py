@@ -8,22 +8,23 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
-from weakref import WeakSet
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rho_train.causal_lm import TokenSelector
+from rho_train.causal_lm import lm_losses as lm_losses
 from rho_train.checkpoint import load_checkpoint, save_checkpoint
 from rho_train.distributed import rank_and_world
 from rho_train.integrations import check_framework, check_selector, weighted_loss
-from rho_train.linear import linear_score
+from rho_train.integrations.reference_losses import (
+    add_reference_losses as add_reference_losses,
+)
+from rho_train.integrations.reference_losses import at_tokens
 from rho_train.rng import generator
 from rho_train.scoring import LossFunction
 from rho_train.selector import Selector
-from rho_train.sequences import mean_losses, sequence_losses
 
 check_framework("transformers")
 
@@ -41,27 +42,42 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
     method gives weights. Evaluation and prediction are as without. Columns `ids` and of
     `Selector(il="il")` reach the Selector and not the collator or the model. Checkpoints hold the
     Selector's state of every rank. Raises a TypeError or ValueError for what cannot be trained.
+
+    With a `TokenSelector` a step trains on tokens: the loss is the sum over the selected tokens of
+    all accumulated batches (and ranks, with `average_tokens_across_devices`) by their number.
     """
 
     data_collator: Any
     _signature_columns: Any
 
-    def __init__(self, *args: Any, selector: Selector | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, selector: Selector | TokenSelector | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.selector, self._carried = selector, list[str]()
-        if selector is not None:
+        if selector is None:
+            return
+        if isinstance(selector, TokenSelector):
+            self._carried = [selector.il] if selector.il else []
+            problems = _token_problems(self, selector)
+            if selector.reference is not None:
+                selector.reference.to(self.args.device)
+        else:
             check_selector("SelectionTrainer", selector)
             il = selector.il
             self._carried = ["ids"] * selector.needs_ids + ([il] if isinstance(il, str) else [])
-            for problem in _problems(self, selector.k or 1):
-                raise ValueError(f"SelectionTrainer: {problem}")
+            problems = _problems(self, selector.k or 1)
+        for problem in problems:
+            raise ValueError(f"SelectionTrainer: {problem}")
 
     def get_train_dataloader(self) -> Any:
         """Return the loader of the Trainer, with ids and IL in its batches."""
         self._set_signature_columns_if_needed()
         collator, columns = self.data_collator, self._signature_columns
         self._signature_columns = [*columns, *self._carried]
-        self.data_collator = _Collator(collator, self._carried)
+        self.data_collator = _Collator(
+            collator, self._carried, isinstance(self.selector, TokenSelector)
+        )
         try:
             return super().get_train_dataloader()
         finally:
@@ -72,6 +88,9 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.selector is None:
             return batches, items
+        if isinstance(self.selector, TokenSelector):
+            k = torch.stack([self.selector.count(batch) for batch in batches]).sum().to(device)
+            return batches, self.accelerator.gather(k).sum() if self._over_ranks else k
         self.model_wrapped.train()  # which the Trainer does before each step
         small = []
         for batch in batches:
@@ -83,8 +102,14 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
         weighted = any(_WEIGHTS in batch for batch in small)
         return small, None if weighted else self._get_num_items_in_batch(small, device)
 
+    @property
+    def _over_ranks(self) -> bool:
+        return bool(self.args.average_tokens_across_devices) and self.args.world_size > 1
+
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the loss of the Trainer, weighted if the method of selection gives weights."""
+        if isinstance(self.selector, TokenSelector) and model.training:
+            return self._token_loss(self.selector, model, inputs, *args, **kwargs)
         weights, loss_of = inputs.pop(_WEIGHTS, None), super().compute_loss
         if weights is None:
             return loss_of(model, inputs, *args, **kwargs)
@@ -92,6 +117,27 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
         # Some losses the Trainer takes for means over all accumulated batches.
         scaled = self.compute_loss_func or getattr(self, "loss_is_scaled_for_ga", False)
         return loss / self.current_gradient_accumulation_steps if scaled else loss
+
+    def _token_loss(
+        self,
+        selector: TokenSelector,
+        model: nn.Module,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
+        """Return the share of a batch in the mean loss of the selected tokens of a step."""
+        selected = selector(model, inputs)
+        if num_items_in_batch is None:
+            loss = selected.loss
+        else:
+            loss = selected.loss * (selected.k / num_items_in_batch.clamp(min=1))
+            # DistributedDataParallel takes the mean over the ranks, and the Trainer divides losses
+            # of models that do not count items.
+            loss = loss * (self.accelerator.num_processes if self._over_ranks else 1)
+            if not self.model_accepts_loss_kwargs:
+                loss = loss * self.current_gradient_accumulation_steps
+        return (loss, {}) if return_outputs else loss
 
     def prediction_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Return what the Trainer predicts of a batch without its ids and IL."""
@@ -107,15 +153,17 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        if self.selector:
+        if isinstance(self.selector, Selector):
             save_checkpoint(_state_path(output_dir), {"selector": self.selector.state_dict()})
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         # With the random state it would be too late: the Trainer takes one batch before that.
-        if self.selector and checkpoint and (path := _state_path(checkpoint)).exists():
+        if not isinstance(self.selector, Selector) or not checkpoint:
+            return
+        if (path := _state_path(checkpoint)).exists():
             self.selector.load_state_dict(load_checkpoint(path, {})["selector"])
-        elif self.selector and checkpoint:
+        else:
             warnings.warn(
                 f"SelectionTrainer: {checkpoint} has no {path.name}, so the Selector starts anew: "
                 "it was saved without one, or by another number of processes",
@@ -131,52 +179,6 @@ class SelectionTrainer(SelectionMixin, Trainer):
         >>> trainer = SelectionTrainer(model, args, train_dataset=data, selector=selector)
         ... # doctest: +SKIP
     """
-
-
-def lm_losses(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """Return the mean token loss of every sequence (n,), for `Selector(loss_fn=lm_losses)`.
-
-    For causal and encoder-decoder models of transformers; NaN for a sequence without labels.
-    Scoring a causal model whose head is a plain `nn.Linear` makes no logits (`linear_score`).
-    """
-    inputs = {name: value for name, value in batch.items() if name not in ("ids", "labels")}
-    labels = batch["labels"]
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        return sequence_losses(model(**inputs, labels=labels).logits, labels)
-    if not torch.is_grad_enabled():
-        targets = F.pad(labels[:, 1:], (0, 1), value=-100)
-        if (losses := _losses_of_head(model, inputs, targets)) is not None:
-            return mean_losses(losses, targets)
-    return sequence_losses(model(**inputs).logits, labels, shift=True)
-
-
-# Heads with another step after them, such as a bound of the logits.
-_NOT_PLAIN: WeakSet[nn.Module] = WeakSet()
-
-
-def _losses_of_head(model: nn.Module, inputs: Mapping[str, Any], targets: Tensor) -> Tensor | None:
-    """Return the losses of tokens by a head that computes them in place of logits, or None.
-
-    The head is called as always, so that its hooks and sharded weights are served. If the model
-    returns what it gave, nothing comes after it.
-    """
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    # A forward of its own is of whoever has put it there.
-    if type(head) is not nn.Linear or "forward" in vars(head) or head in _NOT_PLAIN:
-        return None
-    losses: Tensor | None = None
-
-    def score(hidden: Tensor) -> Tensor:
-        nonlocal losses
-        losses = linear_score(hidden, head.weight, targets, bias=head.bias).losses
-        return losses
-
-    with mock.patch.object(head, "forward", score):
-        logits: Tensor = model(**inputs).logits
-    if logits is losses:
-        return logits
-    _NOT_PLAIN.add(head)
-    return None
 
 
 def add_il(
@@ -258,16 +260,22 @@ def _losses(trainer: Any, dataset: Any, loss_fn: LossFunction | None) -> Tensor:
 class _Collator:
     """Adds columns to a batch that the collator inside does not get."""
 
-    def __init__(self, collate: Callable[[Any], Any], names: Sequence[str]) -> None:
-        self.collate, self.names = collate, names
+    def __init__(
+        self, collate: Callable[[Any], Any], names: Sequence[str], per_token: bool
+    ) -> None:
+        self.collate, self.names, self.per_token = collate, names, per_token
 
     def __call__(self, rows: Sequence[Any]) -> Any:
         names = self.names if isinstance(rows[0], Mapping) else ()
-        columns = {n: _numbers(n, [row[n] for row in rows]) for n in names if n in rows[0]}
+        columns = {name: [row[name] for row in rows] for name in names if name in rows[0]}
         if columns:
             rows = [{key: row[key] for key in row if key not in columns} for row in rows]
         batch = self.collate(rows)
-        batch.update({name: torch.from_numpy(values) for name, values in columns.items()})
+        for name, values in columns.items():
+            if self.per_token:
+                batch[name] = at_tokens(name, values, batch)
+            else:
+                batch[name] = torch.from_numpy(_numbers(name, values))
         return batch
 
 
@@ -317,6 +325,39 @@ def _problems(trainer: Any, k: int) -> Iterator[str]:
             f"k = {k} is larger than a batch of {size}; raise per_device_train_batch_size, the "
             "large batch, or set dataloader_drop_last=True"
         )
+
+
+def _token_problems(trainer: Any, selector: TokenSelector) -> Iterator[str]:
+    """Yield why a TokenSelector cannot train."""
+    columns: Any = getattr(trainer.train_dataset, "column_names", None)
+    kind, causal = (
+        getattr(trainer.model, "loss_type", None),
+        ("ForCausalLM", "ForConditionalGeneration"),
+    )
+    if kind not in (None, *causal) or getattr(trainer.model.config, "is_encoder_decoder", False):
+        yield f"a TokenSelector is for causal language models, got {type(trainer.model).__name__}"
+    if trainer.label_smoother is not None or trainer.compute_loss_func is not None:
+        yield (
+            "a TokenSelector gives the loss; leave label_smoothing_factor at 0 and "
+            "compute_loss_func off"
+        )
+    if trainer.args.n_gpu > 1:
+        yield f"a TokenSelector takes one GPU a process, got {trainer.args.n_gpu}; use torchrun"
+    if selector.il and columns and selector.il not in columns:
+        yield (
+            f"the training set has no column {selector.il!r}, got {', '.join(columns)}; add it by "
+            "add_reference_losses, after packing"
+        )
+    if selector.reference is not None:
+        own, other = (
+            getattr(model.config, "vocab_size", None)
+            for model in (trainer.model, selector.reference)
+        )
+        if own != other:
+            yield (
+                f"the reference model must have the vocabulary of the model, {own} tokens, got "
+                f"{other}; if one of them is padded, store its losses by add_reference_losses"
+            )
 
 
 def _state_path(folder: str) -> Path:

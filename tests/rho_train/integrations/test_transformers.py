@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rho_train import History, IndexedDataset, Selector, linear_score
+from rho_train import History, IndexedDataset, Selector, causal_lm, linear_score
 from rho_train.methods.context import ScoringContext, Selected
 from rho_train.schedules import UniformPhases
 
@@ -35,7 +35,6 @@ from transformers import (
     TrainingArguments,
 )
 
-from rho_train.integrations import transformers as integration
 from rho_train.integrations.transformers import SelectionMixin, SelectionTrainer, add_il, lm_losses
 
 # The frameworks warn of what they will change.
@@ -446,7 +445,7 @@ def test_scoring_with_a_plain_head_makes_no_logits() -> None:
         assert wanted.requires_grad
         with (
             torch.inference_mode(),
-            mock.patch.object(integration, "linear_score", wraps=linear_score) as scored,
+            mock.patch.object(causal_lm, "linear_score", wraps=linear_score) as scored,
         ):
             for _ in range(2):
                 found = lm_losses(model, batch)

@@ -1,0 +1,114 @@
+"""Losses of tokens by a reference model, as a column of a data set and in batches."""
+
+from __future__ import annotations
+
+import inspect
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rho_train.causal_lm import predicted_losses
+
+
+def add_reference_losses(
+    dataset: Any,
+    model: nn.Module,
+    collate: Callable[[Any], Any],
+    *,
+    column: str = "il",
+    batch_size: int = 8,
+) -> Any:
+    """Return a `datasets.Dataset` with the losses of its tokens by a reference model.
+
+    For `TokenSelector(il="il")`. The library keeps the column in a memory-mapped file, and reads
+    that if called again with the same rows and weights: of each part, for `dataset.shard`.
+
+    Args:
+        dataset: with `input_ids`, as long as in training.
+        model: a causal language model of transformers with the same tokenizer, on its device; it is
+            put into eval mode.
+        collate: the collator of the training, such as DataCollatorForLanguageModeling.
+        column: its name; a list of float16 for each row, NaN where a token has no label.
+        batch_size: rows in memory at a time.
+
+    A TypeError or ValueError if an argument is not as described.
+    """
+    names = getattr(dataset, "column_names", None)
+    if not names or not hasattr(dataset, "_fingerprint"):
+        raise TypeError(
+            "add_reference_losses: dataset must be a datasets.Dataset, got "
+            f"{type(dataset).__name__}; for a stream give TokenSelector(reference=model)"
+        )
+    if column in names or "input_ids" not in names:
+        raise ValueError(
+            f"add_reference_losses: wanted input_ids and a new column, got {column!r} beside the "
+            f"columns {', '.join(names)}; remove_columns, or give column="
+        )
+    from datasets import Features, Value
+    from datasets.fingerprint import Hasher
+
+    device = next(model.parameters()).device
+    kept = [n for n in names if n in ("labels", *inspect.signature(model.forward).parameters)]
+    model.eval()
+
+    def score(*columns: Any) -> dict[str, Any]:
+        rows = [dict(zip(kept, row, strict=True)) for row in zip(*columns, strict=True)]
+        lengths, batch = [len(row["input_ids"]) for row in rows], collate(rows)
+        inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
+        targets = F.pad(batch["labels"][:, 1:], (0, 1), value=-100).to(device)
+        losses = predicted_losses(model, inputs, targets).masked_fill(targets == -100, torch.nan)
+        own = F.pad(losses[:, :-1], (1, 0), value=torch.nan).half().cpu()
+        flat = own[_places("add_reference_losses", batch, lengths)].numpy()
+        return {column: np.split(flat, np.cumsum(lengths)[:-1])}
+
+    hashed = [torch.hash_tensor(value).view(torch.int64) for value in model.state_dict().values()]
+    return dataset.map(
+        score,
+        batched=True,
+        batch_size=batch_size,
+        input_columns=kept,
+        features=Features({**dataset.features, column: [Value("float16")]}),
+        new_fingerprint=Hasher.hash(
+            (dataset._fingerprint, column, kept, torch.stack(hashed).tolist())
+        ),
+    )
+
+
+def at_tokens(name: str, values: Sequence[Any], batch: Mapping[str, Any]) -> Tensor:
+    """Return numbers of each token of examples as in their batch (B, T), NaN at padding."""
+    where = f"SelectionTrainer: column {name!r}"
+    try:
+        flat = np.concatenate([np.asarray(row, dtype="f4") for row in values])
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{where} must hold a list of numbers for each example, as add_reference_losses gives, "
+            f"got {reprlib.repr(values[0])}"
+        ) from None
+    places = _places(where, batch, [len(row) for row in values])
+    il = torch.full(places.shape, torch.nan, dtype=torch.float32, device="cpu")
+    il[places] = torch.from_numpy(flat)
+    return il
+
+
+def _places(where: str, batch: Mapping[str, Any], lengths: list[int]) -> Tensor:
+    """Return the mask (B, T) of the tokens of examples in a batch, padded or in one row.
+
+    Without an attention mask padding is taken to follow the tokens.
+    """
+    ids, mask = batch["input_ids"], batch.get("attention_mask")
+    in_rows, wanted = len(ids) == len(lengths), torch.tensor(lengths, device="cpu")
+    if mask is None or mask.shape != ids.shape:
+        before_end = torch.arange(ids.shape[1], device="cpu") < wanted[:, None]
+        mask = before_end if in_rows else torch.ones_like(ids)
+    found = mask.sum(1).tolist()
+    if (found if in_rows else [sum(found)]) != (lengths if in_rows else [sum(lengths)]):
+        raise ValueError(
+            f"{where}: examples of {reprlib.repr(lengths)} tokens do not fit their batch "
+            f"{tuple(ids.shape)} with {reprlib.repr(found)} tokens; truncate and pack before"
+        )
+    return mask.bool()

@@ -1,0 +1,261 @@
+"""SelectionTrainer on tokens: the Trainer's own results, on the selected tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rho_train import causal_lm, linear_cross_entropy
+
+for needed in ("transformers", "datasets"):
+    pytest.importorskip(
+        needed, reason=f"{needed} is not installed: pip install 'rho-ext[transformers]'"
+    )
+
+import datasets
+import transformers
+from transformers import DataCollatorWithFlattening, Trainer
+
+from rho_train.integrations.reference_losses import at_tokens
+from rho_train.integrations.transformers import (
+    TokenSelector,
+    add_reference_losses,
+)
+
+from .test_transformers import (
+    Recorded,
+    Recording,
+    arguments,
+    bert,
+    characters,
+    check_step,
+    data,
+    history,
+    llama,
+    losses_by_hand,
+    pad_lm,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def rows(n: int = 96) -> datasets.Dataset:
+    texts = data(n).select_columns(["input_ids"])
+    # Of several lengths, so that there is padding.
+    return texts.map(
+        lambda row, i: {"input_ids": row["input_ids"][: 20 + i % 29]}, with_indices=True
+    )
+
+
+def reference(seed: int = 5) -> nn.Module:
+    model = llama()
+    with torch.no_grad():
+        torch.manual_seed(seed)
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def gpt2() -> nn.Module:
+    torch.manual_seed(0)
+    rates = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    sizes = {"vocab_size": 257, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **rates))
+    model.loss_type = "ForCausalLM"  # else the Trainer also counts the first token of each text
+    return model
+
+
+def gemma() -> nn.Module:
+    """A model that bounds its logits."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 257, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
+    return transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**sizes, **heads))
+
+
+def train(model: nn.Module, folder: Path, selector: Any, **options: Any) -> Any:
+    kind = options.pop("kind", Recorded if selector else Trainer)
+    sets = {"train_dataset": rows(), "data_collator": pad_lm}
+    sets |= {name: options.pop(name) for name in tuple(sets) if name in options}
+    own = {"selector": selector} if selector else {}
+    usual = {"per_device_train_batch_size": 8, "max_steps": 2}
+    trainer = kind(model, arguments(folder, **{**usual, **options}), **sets, **own)
+    trainer.train()
+    return trainer
+
+
+def test_ratio_one_is_the_trainer(tmp_path: Path) -> None:
+    accumulated, checkpointed = {"gradient_accumulation_steps": 4}, {"gradient_checkpointing": True}
+    for make, options in (
+        (llama, {}),
+        (gpt2, {**accumulated, **checkpointed}),  # with a tied head
+        (gemma, accumulated),
+        (llama, {"bf16": True, **checkpointed}),
+    ):
+        sets = {"max_grad_norm": 0.1, **options}
+        plain = train(make(), tmp_path, None, **sets)
+        selecting = train(make(), tmp_path, TokenSelector(ratio=1.0), **sets)
+        tolerance = 2e-2 if "bf16" in options else 1e-4
+        for wanted, found in zip(history(plain), history(selecting), strict=True):
+            assert found == pytest.approx(wanted, rel=tolerance)
+        # The evaluation is the Trainer's.
+        if not options:
+            assert selecting.evaluate(rows(16))["eval_loss"] == pytest.approx(
+                plain.evaluate(rows(16))["eval_loss"], rel=1e-4
+            )
+
+
+def selected_by_hand(losses: Tensor, il: Tensor, ratio: float) -> Tensor:
+    k = max(1, int(ratio * len(losses) + 0.5))
+    return losses[(losses.detach() - il).argsort(descending=True, stable=True)[:k]]
+
+
+def test_the_loss_is_the_mean_over_the_selected_tokens_of_all_batches(tmp_path: Path) -> None:
+    stored = add_reference_losses(rows(), reference(), pad_lm)
+    online, column = (
+        (TokenSelector(ratio=0.6, reference=reference()), rows()),
+        (TokenSelector(ratio=0.6, il="il"), stored),
+    )
+    for make, accumulation, (selector, examples) in (
+        (llama, 4, online),
+        (llama, 1, column),
+        (gemma, 4, column),
+    ):
+        options = {"gradient_accumulation_steps": accumulation, "max_steps": 1}
+        trainer = train(make(), tmp_path, selector, **options, train_dataset=examples)
+        model, parts = make(), list[Tensor]()
+        for batch in trainer.small:
+            with torch.no_grad():
+                il = losses_by_hand(reference().eval(), batch)
+            il = il.half().float() if selector.il else il
+            parts.append(selected_by_hand(losses_by_hand(model, batch), il, 0.6))
+        assert len(trainer.small) == accumulation
+        check_step(trainer, model, torch.cat(parts).mean())
+        assert trainer.state.log_history[0]["selection/selected"] == len(parts[-1])
+
+
+def test_makes_logits_only_where_something_follows_the_head(tmp_path: Path) -> None:
+    for make, calls in ((llama, 2), (gpt2, 2), (gemma, 1)):
+        wrapped = {"wraps": linear_cross_entropy}
+        with mock.patch.object(causal_lm, "linear_cross_entropy", **wrapped) as found:
+            trainer = train(make(), tmp_path, TokenSelector(ratio=0.6))
+        assert found.call_count == calls
+        assert "forward" not in vars(trainer.model.get_output_embeddings())
+
+
+def test_one_row_of_all_examples_trains_on_the_same_tokens(tmp_path: Path) -> None:
+    """Packed by position ids."""
+    runs = []
+    for collate in (pad_lm, DataCollatorWithFlattening()):
+        stored = add_reference_losses(rows(), reference(), collate)
+        known = [len(row) - sum(value != value for value in row) for row in stored["il"][:]]
+        assert known == [len(row) - 1 for row in stored["input_ids"][:]]
+        selector = TokenSelector(ratio=0.6, il="il")
+        sets = {"train_dataset": stored, "data_collator": collate}
+        runs.append(history(train(llama(), tmp_path, selector, **sets)))
+    for wanted, found in zip(*runs, strict=True):
+        assert found == pytest.approx(wanted, rel=1e-3)
+
+
+def test_a_column_follows_its_tokens() -> None:
+    ids, values = torch.tensor([[0, 7, 8], [4, 5, 6]]), [[0.1, None], [0.3, 0.4, 0.5]]
+    nan = torch.nan
+    for batch, wanted in (
+        ({"attention_mask": ids > 0}, [[nan, 0.1, nan], [0.3, 0.4, 0.5]]),
+        ({"attention_mask": ids.flip(1) > 0}, [[0.1, nan, nan], [0.3, 0.4, 0.5]]),
+        ({}, [[0.1, nan, nan], [0.3, 0.4, 0.5]]),
+        ({"input_ids": torch.tensor([[7, 8, 4, 5, 6]])}, [[0.1, nan, 0.3, 0.4, 0.5]]),
+    ):
+        found = at_tokens("il", values, {"input_ids": ids, **batch})
+        torch.testing.assert_close(found, torch.tensor(wanted), equal_nan=True)
+
+
+def test_reference_losses_are_read_again(tmp_path: Path) -> None:
+    rows().save_to_disk(str(tmp_path))
+    kept, calls = datasets.load_from_disk(str(tmp_path)), list[int]()
+
+    def collate(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+        calls.append(len(batch))
+        return pad_lm(batch)
+
+    for seed, wanted in ((5, 12), (5, 12), (6, 24)):
+        found = add_reference_losses(kept, reference(seed), collate)
+        assert len(calls) == wanted
+    assert found.column_names == ["input_ids", "il"]
+    with torch.no_grad():
+        losses = losses_by_hand(reference(6).eval(), pad_lm([found[7]]))
+    torch.testing.assert_close(torch.tensor(found[7]["il"][1:]), losses, rtol=1e-3, atol=1e-3)
+
+
+def test_bad_input_is_refused(tmp_path: Path) -> None:
+    for options, error, message in (
+        ({"ratio": 0.0}, ValueError, r"TokenSelector: ratio must be in \(0, 1\], got 0.0"),
+        ({"ratio": 0.5, "reference": "gpt2"}, TypeError, "reference must be a model, got"),
+        ({"ratio": 0.5, "il": torch.rand(3)}, TypeError, "il must be the name of a column, got"),
+        ({"ratio": 0.5, "il": "il", "reference": llama()}, ValueError, "or its losses in il"),
+    ):
+        with pytest.raises(error, match=message):
+            TokenSelector(**options)
+    short = rows().add_column("il", [[0.5] * 5] * 96)
+    word = rows().add_column("il", ["a"] * 96)
+    small = llama()
+    small.config.vocab_size = 99
+    column, plain = TokenSelector(ratio=0.5, il="il"), TokenSelector(ratio=0.5)
+    other = TokenSelector(ratio=0.5, reference=small)
+    for model, selector, options, message in (
+        (llama(), column, {}, "no column 'il', got input_ids; add it by add_reference_losses"),
+        (llama(), column, {"train_dataset": short}, r"'il': examples of \[5, 5, .*do not fit"),
+        (llama(), column, {"train_dataset": word}, "'il' must hold a list of numbers for each"),
+        (llama(), other, {}, "the vocabulary of the model, 257 tokens, got 99"),
+        (llama(), plain, {"label_smoothing_factor": 0.1}, "label_smoothing_factor at 0"),
+        (llama(), plain, {"data_collator": unlabelled}, r"must have labels \(B, T\), got None"),
+        (bert(), plain, {}, "for causal language models, got BertForSequenceClassification"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(model, tmp_path, selector, **options)
+    batch = {**pad_lm([rows()[0]]), "il": torch.rand(1, 4)}
+    with pytest.raises(ValueError, match=r"column 'il' must have the shape of labels, \(1, 20\)"):
+        column(llama(), batch)
+    none = {**batch, "il": torch.full((1, 20), torch.nan)}
+    assert column(llama(), none).loss == 0
+    with pytest.warns(UserWarning, match="no token of the last batch has a label and a reference"):
+        column.metrics()
+    with pytest.raises(TypeError, match=r"must be a datasets.Dataset, got list"):
+        add_reference_losses([], llama(), pad_lm)
+    with pytest.raises(ValueError, match="got 'il' beside the columns input_ids, il"):
+        add_reference_losses(short, llama(), pad_lm)
+
+
+def unlabelled(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+    found = pad_lm(batch)
+    return {name: value for name, value in found.items() if name != "labels"}
+
+
+def test_works_below_sft_trainer(tmp_path: Path) -> None:
+    trl = pytest.importorskip("trl", reason="no trl: pip install trl")
+
+    class Selecting(Recording, trl.SFTTrainer):
+        pass
+
+    for options in ({}, {"packing": True, "packing_strategy": "wrapped", "max_length": 40}):
+        usual = {"per_device_train_batch_size": 8, "max_steps": 1, "logging_steps": 1}
+        quiet = {"report_to": [], "use_cpu": True, "disable_tqdm": True, "save_strategy": "no"}
+        args = trl.SFTConfig(str(tmp_path), bf16=False, **usual, **quiet, **options)
+        trainer = Selecting(
+            llama(),
+            args,
+            train_dataset=data(64).select_columns(["text"]),
+            processing_class=characters(),
+            selector=TokenSelector(ratio=0.6, reference=reference()),
+        )
+        trainer.train()
+        model, (batch,) = llama(), trainer.small
+        batch = {"attention_mask": torch.ones_like(batch["input_ids"]), **batch}
+        with torch.no_grad():
+            il = losses_by_hand(reference().eval(), batch)
+        check_step(trainer, model, selected_by_hand(losses_by_hand(model, batch), il, 0.6).mean())
