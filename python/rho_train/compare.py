@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 import rho_ext
 from rho_train.comparison.data import SeedData
-from rho_train.comparison.jobs import ILWork, Run, run_path
+from rho_train.comparison.jobs import ILWork, Run
 from rho_train.comparison.runner import Job, JobsFailed, run_jobs
 from rho_train.comparison.spec import EqualCost, Spec, Variant, variants_of
 from rho_train.cost import Costs, forward_cost
@@ -182,7 +182,6 @@ def compare(
                 f"compare: {processes} processes must be able to import the task ({error}); "
                 "move it to the top of a module, or give processes=1"
             ) from error
-    tested = (run_path(out, v.name, seed) / "test.json" for seed in seeds for v in variants)
     with (
         RunFolder(out, where="compare").lock("wait for it, or choose another --out", below=True),
         stop_signals() as stop,
@@ -195,8 +194,7 @@ def compare(
     ):
 
         def describe() -> None:
-            finished = all(path.exists() for path in tested)
-            described = _grown(out / "experiment.json", planned | {"environment": where}, finished)
+            described = _grown(out / "experiment.json", planned | {"environment": where})
             labels = ", ".join(one["label"] for one in described["methods"])
             described["title"] = title or f"{labels} on {planned['title']}"
             described["description"] = description or planned["description"]
@@ -292,13 +290,12 @@ def _check_run(variant: Variant, spec: Spec, data: SeedData, model: nn.Module) -
         )
 
 
-def _grown(path: Path, wanted: dict[str, Any], finished: bool) -> dict[str, Any]:
+def _grown(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     """Return what experiment.json says with the methods and seeds that it had before."""
     if not path.exists():
         return wanted
     found = from_line(path.read_bytes(), path)
-    config, where = wanted["config"], wanted["environment"]
-    data, before = found.get("data", {}), found["environment"]
+    config, data = wanted["config"], found.get("data", {})
     methods = {one["name"]: one for one in found["methods"]}
     differing = [key for key in sorted(config) if found["config"].get(key) != config[key]]
     differing += [
@@ -313,10 +310,6 @@ def _grown(path: Path, wanted: dict[str, Any], finished: bool) -> dict[str, Any]
         fix = "choose another --out, or delete that folder"
         problem = f"{path.parent} holds another comparison: {', '.join(differing)} differ"
         raise ValueError(f"{problem}; {fix}")
-    # Seconds come from every machine that had a part in the runs.
-    changed = [f"{k} {v}" for k, v in where.items() if k != "date" and before.get(k) != v]
-    if changed and not finished:
-        before[f"resumed {where['date']} with"] = "; ".join(changed)
     # Titles and labels may be others now.
     methods |= {one["name"]: one for one in wanted["methods"]}
     return {
@@ -324,7 +317,7 @@ def _grown(path: Path, wanted: dict[str, Any], finished: bool) -> dict[str, Any]
         "methods": list(methods.values()),
         "seeds": list(dict.fromkeys([*found["seeds"], *wanted["seeds"]])),
         "data": data | wanted["data"],
-        "environment": before,
+        "environment": found["environment"],  # each run has its own in its origin.json
     }
 
 

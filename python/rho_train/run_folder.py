@@ -57,8 +57,7 @@ class RunFolder:
 
     def __truediv__(self, name: str) -> Path:
         """Return the path of a file in the folder."""
-        if self.path is None:
-            raise ValueError(f"{self.where}: there is no folder for {name}; give folder=")
+        assert self.path is not None
         return self.path / name
 
     def step(self, count: int = 1) -> bool:

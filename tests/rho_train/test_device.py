@@ -68,9 +68,8 @@ def test_commands_use_the_gpu(
     assert environment["device"] == "cuda:0 (Pretended GPU)"
     assert environment["processes"] == 1
     assert main(train_arguments(table, out, "--il=holdout", "--device=cpu", "--seed=1")) == 0
-    environment = json.loads((out / "experiment.json").read_text())["environment"]
-    (resumed,) = (value for key, value in environment.items() if key.startswith("resumed"))
-    assert "device cpu" in resumed
+    (origin,) = out.glob("runs/*-seed1/origin.json")
+    assert json.loads(origin.read_text())["device"] == "cpu"
     assert "torch sees" not in capfd.readouterr().err
 
 

@@ -120,8 +120,7 @@ def _costs(summary: Summary) -> Figure:
     add_legend(axes, columns=3)
     words = "; ".join(f"{row.label}: {total}" for row, total in zip(rows, totals, strict=True))
     caption = (
-        "Cost of a whole run by part, and beside it the seconds that it took on the machines named "
-        "below, without evaluation; means over the seeds. With precomputed IL a bar begins behind "
-        "them."
+        "Cost of a whole run by part, and beside it the seconds that it took, without evaluation; "
+        "means over the seeds. With precomputed IL a bar begins behind them."
     )
     return Figure("cost", to_svg(axes, "cost", words), "Where the cost went", caption)
