@@ -1,4 +1,4 @@
-"""Programs on several ranks, by torchrun and gloo, and the code of docs/integrations.md."""
+"""Programs on several ranks, by torchrun and gloo, and the code of pages in docs/."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ def launch(ranks: int, program: Path, *arguments: object) -> subprocess.Complete
     return done
 
 
-def run_page(framework: str, names: dict[str, Any]) -> dict[str, Any]:
-    """Run the blocks of the page that require a framework, with names that it takes for granted."""
-    page = ROOT / "docs" / "integrations.md"
+def run_page(
+    framework: str, names: dict[str, Any], page_name: str = "integrations"
+) -> dict[str, Any]:
+    """Run the blocks of a page that require a framework, with names that it takes for granted."""
+    page = ROOT / "docs" / f"{page_name}.md"
     if not page.exists():
         pytest.skip("outside of the source tree")
     text = page.read_text(encoding="utf-8")

@@ -27,6 +27,7 @@ from rho_train.integrations.transformers import (
     add_reference_losses,
 )
 
+from .launch import run_page
 from .test_transformers import (
     Recorded,
     Recording,
@@ -234,6 +235,12 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
 def unlabelled(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
     found = pad_lm(batch)
     return {name: value for name, value in found.items() if name != "labels"}
+
+
+def test_the_page_runs(tmp_path: Path) -> None:
+    names = {"train": rows(), "reference": reference(), "collate": pad_lm, "model": llama()}
+    names["args"] = arguments(tmp_path, max_steps=2)
+    assert run_page("transformers", names, "language_models")["trainer"].selector.last.k > 0
 
 
 def test_works_below_sft_trainer(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rho_train import History, Selector
+from rho_train import History, Selector, causal_lm
+from rho_train.causal_lm import TokenSelector
 from rho_train.schedules import UniformPhases
+from tests.rho_train.integrations.test_token_selector import gemma
 from tests.rho_train.integrations.test_transformers import (
     Recorded,
     Trainer,
@@ -31,9 +33,9 @@ from tests.rho_train.integrations.test_transformers import (
 N = 320
 
 
-def run(model: nn.Module, folder: Path, selector: Selector, **options: Any) -> Recorded:
+def run(model: nn.Module, folder: Path, selector: Any, **options: Any) -> Recorded:
     resume = options.pop("resume", None)
-    language = selector.loss_fn is not None
+    language = isinstance(selector, TokenSelector) or selector.loss_fn is not None
     trainer = Recorded(
         model,
         arguments(folder, per_device_train_batch_size=16, **options),
@@ -72,6 +74,27 @@ def check_one_step(folder: Path) -> None:
             if parameter.grad is not None:
                 dist.all_reduce(parameter.grad)
                 parameter.data -= 0.1 * parameter.grad
+        torch.testing.assert_close(weights(found.model), weights(model), rtol=1e-4, atol=1e-6)
+
+
+def check_tokens(folder: Path) -> None:
+    """The step is that of the mean loss over the selected tokens of both ranks."""
+    for make, accepts in ((llama, True), (llama, False), (gemma, True)):
+        model = make()
+        model.accepts_loss_kwargs = accepts
+        options = {"max_steps": 1, "optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0}
+        options["gradient_accumulation_steps"] = 2
+        found, model = run(model, folder, TokenSelector(ratio=0.3), **options), make()
+        # No hook of DistributedDataParallel changes what a plain head gives.
+        assert (found.model.get_output_embeddings() in causal_lm._NOT_PLAIN) == (make is gemma)
+        losses = [losses_by_hand(model, batch) for batch in found.small]
+        chosen = torch.cat([part.topk(int(0.3 * len(part) + 0.5)).values for part in losses])
+        count = torch.tensor(float(len(chosen)))
+        dist.all_reduce(count)
+        (chosen.sum() / count).backward()
+        for parameter in model.parameters():
+            dist.all_reduce(parameter.grad)
+            parameter.data -= 0.1 * parameter.grad
         torch.testing.assert_close(weights(found.model), weights(model), rtol=1e-4, atol=1e-6)
 
 
@@ -114,6 +137,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     check_one_step(Path(sys.argv[1]) / "one")
+    check_tokens(Path(sys.argv[1]) / "tokens")
     check_irreducible_losses(Path(sys.argv[1]) / "il")
     check_resume(Path(sys.argv[1]))
     print("both ranks agree")
