@@ -229,13 +229,6 @@ def test_augmentation_is_for_training_alone() -> None:
         crossfit_il(make_model, plain, 2, recipe, augmented=make_data(seed=1))
 
 
-def test_store_belongs_to_its_data() -> None:
-    store = crossfit_il(make_model, make_data(), 2, ILRecipe(epochs=1))
-    store.verify(make_data())
-    with pytest.raises(ValueError, match="another data set.*labels"):
-        store.verify(make_data(seed=1))
-
-
 def test_bad_input_is_refused(tmp_path: Path) -> None:
     data, model = make_data(), make_model(0)
     with pytest.raises(ValueError, match=r"1 examples are in train_ids and in target_ids.*id 5"):

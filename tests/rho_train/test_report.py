@@ -357,16 +357,6 @@ def test_one_method_is_compared_with_nothing(tmp_path: Path) -> None:
     assert "Target" not in format_table(summarize(read_experiment(tmp_path)))
 
 
-def test_as_many_methods_as_there_are_looks(tmp_path: Path) -> None:
-    methods = {f"m{i}": f"_M{i} $x$ 例" for i in range(24)}
-    synthetic(tmp_path, methods, seeds=1, steps=40, noise_known=False, selecting=False)
-    page = write_report(tmp_path).read_text("utf-8")
-    looks = re.findall(r'class="mark" style="color: var\(--c(\d)\)" aria-hidden="true">(.)', page)
-    assert len(set(looks)) == 24
-    drawing = figures(tmp_path)["accuracy-steps"].svg
-    assert all(f"_M{i} $x$ 例</text>" in drawing for i in range(24))
-
-
 def test_shares_over_time_are_of_whole_records(tmp_path: Path) -> None:
     write_plan(tmp_path, {"one": "One"}, [0], baseline="one")
     records = [
