@@ -42,11 +42,11 @@ def _at_head(
     """
     inner = getattr(model, "module", model)  # of DistributedDataParallel
     head = getattr(inner, "get_output_embeddings", lambda: None)()
-    # A forward of its own is of whoever has put it there, and another one each time would be
-    # compiled each time.
-    if type(head) is not nn.Linear or "forward" in vars(head) or hasattr(inner, "_orig_mod"):
+    if type(head) is not nn.Linear or head in _NOT_PLAIN:
         return None
-    if head in _NOT_PLAIN:
+    # A forward of its own is of whoever has put it there. A compiled model would be compiled again
+    # each time.
+    if "forward" in vars(head) or hasattr(inner, "_orig_mod"):
         return None
     given, plain = list[Tensor](), list[bool]()
 
@@ -112,9 +112,9 @@ class TokenSelector:
         il: instead of it, the column of its losses, as `add_reference_losses` gives; with neither
             the score is the loss.
 
-    Calling it with a model and a batch returns `TokenSelection`, with `labels` of Hugging Face,
-    which stand beside their own token. A ValueError or TypeError if an argument or the batch is not
-    as described. `last` is the last selection, without its graph.
+    Calling it with a model and a batch, whose labels stand beside their own token, returns a
+    `TokenSelection` at the tokens that predict them. `last` is the last one, without its graph. A
+    ValueError or TypeError if an argument or the batch is not as described.
 
     Example:
         >>> selector = TokenSelector(ratio=0.6, il="il")
@@ -139,7 +139,7 @@ class TokenSelector:
     def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> TokenSelection:
         """Return the mean loss of the selected tokens of a batch, and which ones these are."""
         targets, il = self._targets(batch)
-        without = ("ids", "labels", "shift_labels", self.il)
+        without = ("ids", "labels", self.il)
         inputs = {name: value for name, value in batch.items() if name not in without}
         if self.reference is not None:
             il = predicted_losses(self.reference, inputs, targets)
@@ -158,11 +158,6 @@ class TokenSelector:
             selected = select_tokens(_logits(model, inputs), targets, il=il, ratio=self.ratio)
         else:
             selected = selections[-1]._replace(loss=loss[0, 0])
-        # They stand beside the token that predicts; the caller's beside their own.
-        first = (1, 0)
-        selected = selected._replace(
-            mask=F.pad(selected.mask[:, :-1], first), losses=F.pad(selected.losses[:, :-1], first)
-        )
         self.last = selected._replace(loss=selected.loss.detach())
         return selected
 
@@ -174,7 +169,7 @@ class TokenSelector:
 
     def _targets(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
         """Return the labels that the tokens predict, and their losses in the column, (B, T)."""
-        labels = batch.get("shift_labels", batch.get("labels"))
+        labels = batch.get("labels")
         if not isinstance(labels, Tensor) or labels.ndim != 2:
             raise ValueError(
                 f"TokenSelector: a batch must have labels (B, T), got {describe(labels)} beside "
@@ -187,8 +182,7 @@ class TokenSelector:
                 f"TokenSelector: column {self.il!r} must have the shape of labels, "
                 f"{tuple(labels.shape)}, got {describe(il)}; it holds a loss for each of input_ids"
             )
-        il = None if il is None else _next(il, torch.nan)
-        return labels if "shift_labels" in batch else _next(labels, -100), il
+        return _next(labels, -100), None if il is None else _next(il, torch.nan)
 
     def metrics(self) -> dict[str, float]:
         """Return the numbers of the last batch, by names as of `Selector.metrics`.

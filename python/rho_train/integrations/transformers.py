@@ -86,7 +86,7 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """Return the selected examples of the next batches, and the number of their items."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self.selector is None:
+        if self.selector is None or not batches:
             return batches, items
         if isinstance(self.selector, TokenSelector):
             k = torch.stack([self.selector.count(batch) for batch in batches]).sum().to(device)
@@ -330,12 +330,11 @@ def _problems(trainer: Any, k: int) -> Iterator[str]:
 def _token_problems(trainer: Any, selector: TokenSelector) -> Iterator[str]:
     """Yield why a TokenSelector cannot train."""
     columns: Any = getattr(trainer.train_dataset, "column_names", None)
-    kind, causal = (
-        getattr(trainer.model, "loss_type", None),
-        ("ForCausalLM", "ForConditionalGeneration"),
-    )
-    if kind not in (None, *causal) or getattr(trainer.model.config, "is_encoder_decoder", False):
-        yield f"a TokenSelector is for causal language models, got {type(trainer.model).__name__}"
+    model, causal = trainer.model, (None, "ForCausalLM", "ForConditionalGeneration")
+    config = getattr(model, "config", None)
+    encoder = getattr(config, "is_encoder_decoder", False)
+    if encoder or getattr(model, "loss_type", None) not in causal:
+        yield f"a TokenSelector is for causal language models, got {type(model).__name__}"
     if trainer.label_smoother is not None or trainer.compute_loss_func is not None:
         yield (
             "a TokenSelector gives the loss; leave label_smoothing_factor at 0 and "
@@ -348,16 +347,15 @@ def _token_problems(trainer: Any, selector: TokenSelector) -> Iterator[str]:
             f"the training set has no column {selector.il!r}, got {', '.join(columns)}; add it by "
             "add_reference_losses, after packing"
         )
-    if selector.reference is not None:
-        own, other = (
-            getattr(model.config, "vocab_size", None)
-            for model in (trainer.model, selector.reference)
+    if selector.reference is model:
+        yield "the reference model must be another one than the model that is trained"
+    reference = getattr(selector.reference, "config", config)
+    own, other = (getattr(one, "vocab_size", None) for one in (config, reference))
+    if own != other:
+        yield (
+            f"the reference must have the vocabulary of the model, {own} tokens, got {other}; "
+            "if one of them is padded, store its losses by add_reference_losses"
         )
-        if own != other:
-            yield (
-                f"the reference model must have the vocabulary of the model, {own} tokens, got "
-                f"{other}; if one of them is padded, store its losses by add_reference_losses"
-            )
 
 
 def _state_path(folder: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -45,6 +46,7 @@ from .test_transformers import (
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+@functools.cache
 def rows(n: int = 96) -> datasets.Dataset:
     texts = data(n).select_columns(["input_ids"])
     # Of several lengths, so that there is padding.
@@ -213,6 +215,7 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
         (llama(), column, {"train_dataset": short}, r"'il': examples of \[5, 5, .*do not fit"),
         (llama(), column, {"train_dataset": word}, "'il' must hold a list of numbers for each"),
         (llama(), other, {}, "the vocabulary of the model, 257 tokens, got 99"),
+        (small, other, {}, "must be another one than the model that is trained"),
         (llama(), plain, {"label_smoothing_factor": 0.1}, "label_smoothing_factor at 0"),
         (llama(), plain, {"data_collator": unlabelled}, r"must have labels \(B, T\), got None"),
         (bert(), plain, {}, "for causal language models, got BertForSequenceClassification"),
