@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import rho_train
 from common import BenchmarkFailed, CsvFile, Row, options, prepare, provenance, run
 from providers import PROVIDERS, Provider
-from rho_train import AsyncSelector, History, Scoring, Selector
+from rho_train import History, Scoring, Selector
 from rho_train.tasks import mlp
 from timing import Times
 
@@ -36,18 +36,15 @@ OPTIONS = {
     "compile": Scoring(compile=True),
     "refresh": Scoring(refresh=0.5),
     "proxy": Scoring(),
-    "async": Scoring(),
 }
 STEPS = (*BY_HAND, *OPTIONS, "uniform")
 # Products of matrices round by shape and layout, and a score at the border may change with it.
-ROUNDS_OTHERWISE = ("micro_batch", "channels_last", "compile", "refresh", "async")
+ROUNDS_OTHERWISE = ("micro_batch", "channels_last", "compile", "refresh")
 COLUMNS = (
     *("model", "large_batch", "small_batch", "step", "part"),
     *("repeats", "median_us", "p20_us", "p80_us", "share_of_step", "over_uniform"),
 )
 EXAMPLES = 16_000
-# A thread that is new shares a core with the old one at first.
-LOOP, LOOP_SECONDS = 8, 0.1
 
 Parts = dict[str, float]
 
@@ -158,26 +155,6 @@ class Steps:
         clock("train")
         return {"score": score, **clock.parts, "select": clock.parts["select"] - score}
 
-    def asynchronous(self, batches: Sequence[rho_train.Batch]) -> list[Parts]:
-        """Make steps in a loop, and return the later half, when its threads have settled."""
-        selector, found = self.selectors["async"], list[Parts]()
-        began = time.perf_counter()
-        loop = AsyncSelector(selector, self.model)(itertools.cycle(batches))
-        while len(found) < len(batches) or time.perf_counter() - began < LOOP_SECONDS:
-            clock, score, seconds = Clock(self.device), selector.score_seconds, selector.seconds
-            small = next(loop)
-            self._train(small.x, small.y)
-            clock("total")
-            waited = 1e6 * (selector.score_seconds - score)
-            selected = 1e6 * (selector.seconds - seconds)
-            total = clock.parts["total"]
-            pieces = {"score": waited, "select": selected - waited, "train": total - selected}
-            found.append({**pieces, "total": total})
-        loop.close()
-        # torch's threads, which the loop has shared out, come back in a step that does not count.
-        self.uniform(batches[0])
-        return found[len(found) // 2 :]
-
     def uniform(self, batch: rho_train.Batch) -> Parts:
         x, y = batch.x[: self.small], batch.y[: self.small]
         clock = Clock(self.device)
@@ -212,8 +189,6 @@ def check(steps: Steps, large: int, names: Sequence[str]) -> None:
         best = PROVIDERS["rho_ext"]()(logits, batch.y, batch.ids, steps.il, steps.small)[1]
         for _ in range(2):  # The second half of a large batch is refreshed the second time.
             small = selector(steps.model, batch)
-        if name == "async":
-            small = next(AsyncSelector(selector, steps.model)([batch]))
         allowed = 1 if name in ROUNDS_OTHERWISE else 0
         if _differ(small.ids, batch.ids[best]) > allowed:
             raise BenchmarkFailed(
@@ -236,8 +211,6 @@ def measure(
     check(steps, large, names)
 
     def make(name: str) -> list[Parts]:
-        if name == "async":
-            return steps.asynchronous([steps.batch(large) for _ in range(LOOP)])
         batch = steps.batch(large)
         if name == "uniform":
             return [steps.uniform(batch)]

@@ -20,7 +20,6 @@ STEPS = {
     "compile": "Selector, compiled",
     "refresh": "Selector, half of it stale",
     "proxy": "Selector, proxy",
-    "async": "AsyncSelector",
 }
 PARTS = {
     "modes": "model.eval() and model.train()",

@@ -233,7 +233,6 @@ def scoring() -> str:
         "`scoring=Scoring(refresh=0.5)`, `history=History(len(data))`": "refresh",
         "`scorer=proxy`": "proxy",
         "`scoring=Scoring(micro_batch=64)`": "micro_batch",
-        "`for small in AsyncSelector(selector, model)(loader)`": "async",
     }
     cost = {
         (row["step"], row["model"], row["large_batch"]): f"{float(row['over_uniform']):.1f}"

@@ -7,7 +7,6 @@ for batch in loader:                       # large batches with ids
 """
 
 from rho_train.agreement import AgreementSampler
-from rho_train.async_selector import AsyncSelector
 from rho_train.batch import Batch
 from rho_train.compare import compare
 from rho_train.comparison.runner import JobsFailed
@@ -39,7 +38,6 @@ from rho_train.trainer import TrainConfig, Trainer
 
 __all__ = [
     "AgreementSampler",
-    "AsyncSelector",
     "Batch",
     "EqualCost",
     "History",

@@ -166,7 +166,6 @@ def scoring_mode(
     *,
     bf16: bool | None = None,
     train_mode: bool = False,
-    keep_random: bool = True,
 ) -> Iterator[nn.Module]:
     """Give a model in eval mode without autograd, and restore what scoring could change.
 
@@ -176,8 +175,7 @@ def scoring_mode(
     its first forward pass (rotary tables, masks) must run once before: made here, they could not
     enter autograd.
 
-    `bf16` and `train_mode` are as in `Scoring`; `keep_random` restores the random generators, False
-    beside a thread that draws from them.
+    `bf16` and `train_mode` are as in `Scoring`.
     """
     inner = uncompiled(model)
     module = inner.module if isinstance(inner, DistributedDataParallel) else model
@@ -199,7 +197,7 @@ def scoring_mode(
         with modes_set(flipped, train_mode), no_grad, autocast:
             yield module
     finally:
-        if keep_random and not train_mode:
+        if not train_mode:
             torch.default_generator.set_state(cpu_state)
             if cuda_state is not None:
                 torch.cuda.set_rng_state(cuda_state, device)

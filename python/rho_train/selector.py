@@ -244,22 +244,12 @@ class Selector:
             )
         return k
 
-    def select(
-        self, scorer: nn.Module, batch: T, *, step: int | None = None, keep_random: bool = True
-    ) -> PendingSelection[T]:
-        """Select from a large batch by the `scorer_for` a model; `apply` counts the selection.
-
-        `step` is that of the selection, None the next one; `keep_random` is as in `scoring_mode`.
-        """
+    def select(self, scorer: nn.Module, batch: T) -> PendingSelection[T]:
+        """Select from a large batch by the `scorer_for` a model; `apply` counts the selection."""
         if not self._module_checked:
             check_module("Selector", scorer)
             self._module_checked = True
-        step, method, needs, column = (
-            self.steps if step is None else step,
-            self._method,
-            self.needs,
-            None,
-        )
+        step, method, needs, column = self.steps, self._method, self.needs, None
         if isinstance(self.il, str):
             batch, column = take_il(batch, self.il)
         parsed = split(batch, needs_ids=self.needs_ids, needs_labels=self.loss_fn is None)
@@ -316,7 +306,7 @@ class Selector:
                 self._check_labels(context)
             context.il_values, context.il_is_per_row = self._fixed_il(ids)
         with scoring_mode(
-            scorer, bf16=options.bf16, train_mode=options.train_mode, keep_random=keep_random
+            scorer, bf16=options.bf16, train_mode=options.train_mode
         ) as passes.module:
             selected = method(context)
         if not isinstance(selected, Selected):
@@ -332,11 +322,6 @@ class Selector:
     def apply(self, pending: PendingSelection[T]) -> T:
         """Return the selected examples of a pending selection, count it and learn from it."""
         context, method, step = pending.context, pending.method, self.steps
-        if context.step != step:
-            raise RuntimeError(
-                f"Selector: selected for step {context.step} and stands at step {step} now; use "
-                "one Selector in one loop at a time"
-            )
         ids, n = context.ids, len(context.ids)
         selected = self._invalid.count(pending.selected, step, n)
         # In the order of the large batch, so that ratio = 1 is plain training to the bit.

@@ -162,7 +162,7 @@ def test_a_step_that_selects_other_examples_stops_the_run(
 ) -> None:
     bench = module("bench_step")
     steps = bench.Steps(bench.TASKS["mlp"], 32, "cpu")
-    options = ["selector", "bf16", "micro_batch", "refresh", "proxy", "async"]
+    options = ["selector", "bf16", "micro_batch", "refresh", "proxy"]
     bench.check(steps, 320, options)
     # The selectors keep the first table.
     steps.il = -3 * steps.il

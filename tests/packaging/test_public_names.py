@@ -13,7 +13,7 @@ RHO_EXT = """
     Scores Selection build_info reference score select use_il workspace
 """
 RHO_TRAIN = """
-    AgreementSampler AsyncSelector Batch EqualCost History ILRecipe ILStore IndexedDataset
+    AgreementSampler Batch EqualCost History ILRecipe ILStore IndexedDataset
     JobsFailed LargeBatchSampler LinearScores OnlineModel Scoring Selector Stopped Task
     TokenSelection TrainConfig Trainer Variant check_loader compare crossfit_il fingerprint
     holdout_il input_checksums linear_cross_entropy linear_score loader paper_mode plan

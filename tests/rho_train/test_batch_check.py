@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from rho_train import (
-    AsyncSelector,
     Batch,
     History,
     ILStore,
@@ -263,14 +262,6 @@ def test_only_a_step_that_scored_is_checked() -> None:
     assert len(model.widths) == 4
 
 
-def test_a_thread_that_scores_ahead_is_checked_too() -> None:
-    model, batches = linear(), [BATCH] * 3
-    assert len(list(AsyncSelector(Selector(il=IL, k=K), model)(batches))) == 3
-    broken = AsyncSelector(Selector(il=IL, k=K), Bag())([keywords(text=TEXT, offsets=OFFSETS)] * 3)
-    with pytest.raises(ValueError, match="are not cut right from the batch"):
-        next(broken)
-
-
 def test_no_graph_is_compiled_for_the_small_batch() -> None:
     sizes: list[int] = []
 
@@ -312,8 +303,6 @@ def test_what_is_no_model_or_has_no_parameters_yet_is_named() -> None:
         with pytest.raises(error, match=f"^Selector: .*{message}"):
             Selector(il=IL, k=K)(model, batch)
         if batch is BATCH:
-            with pytest.raises(error, match=message):
-                AsyncSelector(Selector(il=IL, k=K), model)
             with pytest.raises(error, match=message):
                 OnlineModel(model)
 

@@ -5,7 +5,6 @@ A program finds this module beside itself, so it imports nothing of the tests.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import zlib
 from collections.abc import Callable
@@ -39,8 +38,6 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "micro-batches": lambda: {"scoring": Scoring(micro_batch=5)},
     "refresh": lambda: {"scoring": Scoring(refresh=0.5), "history": History(N)},
     "train mode": lambda: {"scoring": Scoring(train_mode=True)},
-    "ahead": lambda: {},
-    "ahead, refresh": lambda: {"scoring": Scoring(refresh=0.5), "history": History(N)},
     "fewer": lambda: {"k": None, "ratio": Linear(0.25, 0.1, steps=30, stages=4)},
 }
 WAYS = ("plain", *names(), *PARTS)
@@ -77,7 +74,6 @@ def make_trainer(
         "selector": selector,
         "eval_set": TensorDataset(x[:50], y[:50]),
     }
-    config = dataclasses.replace(config, async_selection=way.startswith("ahead"))
     return Trainer(config=config, folder=folder, **{**defaults, **options})
 
 

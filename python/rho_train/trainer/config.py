@@ -35,8 +35,6 @@ class TrainConfig:
         eval_every: steps between evaluations.
         log_every: steps between training records.
         checkpoint_every: steps between checkpoints.
-        async_selection: select for a step while the one before trains, by scores that are one
-            update old, see `rho_train.AsyncSelector`.
         workers: processes that load batches; neither the batches nor random transforms that draw
             from the global generators of torch, NumPy or random depend on them.
 
@@ -59,7 +57,6 @@ class TrainConfig:
     eval_every: int = 50
     log_every: int = 50
     checkpoint_every: int = 1000
-    async_selection: bool = False
     workers: int = 0
 
     def __post_init__(self) -> None:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from rho_train.async_selector import AsyncSelector
 from rho_train.batch import to
 from rho_train.checkpoint import architecture_digest, random_state, restore_random_state
 from rho_train.dataset import fingerprint
@@ -105,8 +104,6 @@ class Trainer(RunData):
         if world > 1:
             self.runner = DistributedDataParallel(self.runner)
         self.step = self.trained = 0
-        ahead = selector if config.async_selection else None
-        self._async = None if ahead is None else AsyncSelector(ahead, model)
         self._random_state: dict[str, Any] | None = None
         identity = {
             "config": asdict(config),
@@ -222,8 +219,6 @@ class Trainer(RunData):
         sampler = LargeBatchSampler(self.train_ids, drawn, seed=self.seed, **place)
         batches = loader(self.dataset, sampler, workers=config.workers, seed=self.seed)
         loaded = self._loaded(islice(batches, config.steps - self.step))
-        if self._async is not None:
-            return self._async(loaded)
         return loaded if selector is None else (selector(self.runner, batch) for batch in loaded)
 
     def _loaded(self, batches: Iterable[Any]) -> Generator[Any, None, None]:
@@ -231,9 +226,6 @@ class Trainer(RunData):
             moved = to(batch, self.device)
             self.times.add("loading")
             yield moved
-            if self._async is not None:
-                # The first batch is scored before the second one is loaded.
-                self.times.add("selecting")
 
     def save(self) -> None:
         """Write the checkpoint; all ranks call it together."""
@@ -260,5 +252,4 @@ class Trainer(RunData):
 
     def _own(self) -> dict[str, Any]:
         """Return what has a state of its own on every rank."""
-        parts = {"selector": self.selector, "async_selector": self._async}
-        return {name: part for name, part in parts.items() if part is not None}
+        return {} if self.selector is None else {"selector": self.selector}

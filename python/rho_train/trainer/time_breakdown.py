@@ -14,8 +14,7 @@ class TimeBreakdown:
     So the parts add up to the wall-clock time between `start` and the last `add`:
 
     - `loading`: waiting for the large batch and moving it to the device,
-    - `scoring`: forward passes of the Selector and of an online IL model; with an `AsyncSelector`
-      the wait for them,
+    - `scoring`: forward passes of the Selector and of an online IL model,
     - `selecting`: everything else of the Selector,
     - `training`: forward and backward pass on the small batch, optimizer, running sums,
     - `evaluation`: evaluations; no part of the step,
