@@ -28,7 +28,7 @@ TORCH_TARGET = "0x020a000000000000"
 HEADERS = {".h", ".cuh", ".inc"}
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 # Unique symbols would be shared by all libraries of a process: the variables of templates.
-COMMON = ["-std=c++20", "-g", "-fPIC", "-pthread", "-fno-omit-frame-pointer", "-fno-gnu-unique"]
+COMMON = ["-std=c++20", "-g1", "-fPIC", "-pthread", "-fno-omit-frame-pointer", "-fno-gnu-unique"]
 VARIANTS: dict[Variant, list[str]] = {
     "plain": ["-O2"],
     "address": ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],

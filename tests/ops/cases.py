@@ -30,12 +30,13 @@ Combine = Callable[..., list[Row]]
 
 
 def every(**factors: Sequence[Any]) -> list[Row]:
-    """Return every combination of the values; if there are over 500, a third of them.
+    """Return every combination of the values; if there are over 500, one for each of the rest.
 
-    In these, all values of the other factors meet, whichever factor of three values is left out.
+    The rest are the factors but the one with the most values.
     """
     indices = list(product(*(range(len(values)) for values in factors.values())))
-    some = [row for row in indices if sum(row) % 3 == 0] if len(indices) > 500 else indices
+    most = max(len(values) for values in factors.values()) if len(indices) > 500 else 1
+    some = [row for row in indices if sum(row) % most == 0]
     return [{name: factors[name][i] for name, i in zip(factors, row, strict=True)} for row in some]
 
 

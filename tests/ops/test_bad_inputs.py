@@ -95,8 +95,8 @@ TENSOR_RULES: dict[str, tuple[Change, str]] = {
         "il must have shape (160, 2) or (320,), got (160, 3)",
     ),
     "a table of sequences": (
-        {"logits": zeros(N // 2, 2, C), "il": zeros(N // 2, 2)},
-        "il must have shape (N,), got (160, 2)",
+        {"logits": zeros(N // 2, 2, C), "il": zeros(N // 2, 4)},
+        "il must have shape (N,), got (160, 4)",
     ),
     "no class of sequences": (
         {"logits": zeros(N // 2, 2, 0)},

@@ -320,7 +320,7 @@ def test_any_batch(backend: Backend, batch: Batch, method: str, share: float) ->
 
 
 @pytest.mark.slow
-@settings(max_examples=40 * settings.default.max_examples)
+@settings(max_examples=20 * settings.default.max_examples)
 @any_batch
 def test_any_batch_of_many(backend: Backend, batch: Batch, method: str, share: float) -> None:
     check_batch(backend, batch, method, share)

@@ -78,19 +78,11 @@ def test_a_second_ctrl_c_ends_work_that_does_not_stop(processes: str) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_is_no_error(tmp_path: Path, module_table: Path) -> None:
-    long = train_arguments(module_table, tmp_path, "--train.steps=100000")
-    process = run(long, start_new_session=True)
-    wait_for(process, tmp_path, "runs/*/checkpoint.pt")
-    press_ctrl_c(process)
-
-
-@pytest.mark.slow
 def test_ctrl_c_leaves_a_demo_that_resumes(tmp_path: Path) -> None:
-    long = [*SMALL, "--train.steps=200", "--train.eval_every=100", "--processes=2"]
+    long = [*SMALL, "--train.steps=200", "--train.eval_every=100", "--processes=1"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert main(["demo", f"--out={whole}", *long]) == 0
-    process = run(["demo", f"--out={stopped}", *long], start_new_session=True)
+    process = run(["demo", f"--out={stopped}", *long, "--processes=2"], start_new_session=True)
     wait_for(process, stopped, "runs/*/metrics.jsonl")
     press_ctrl_c(process)
     assert main(["demo", f"--out={stopped}", *long]) == 0
@@ -134,7 +126,7 @@ def test_a_full_disk_is_named_and_loses_nothing(
     _, errors = process.communicate()
     assert process.returncode == 1
     assert re.search(
-        r"error: rho-0: cannot write .*: File too large.*run the same command again", errors
+        r"error: rho-0: .*cannot write .*: File too large; raise the limit on", errors
     ), errors
     assert "Traceback" not in errors
     stores = {path: path.read_bytes() for path in tmp_path.glob("il/*")}

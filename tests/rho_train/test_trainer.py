@@ -67,16 +67,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     return trainer
 
 
-# Processes that load cost most of the time, so the fast lane has them for one way alone.
+# Processes that load cost most of the time: test_interruption.py has them for half of the ways.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-@pytest.mark.parametrize("loading", ["here", pytest.param("in workers", marks=pytest.mark.slow)])
-def test_a_run_stopped_twice_equals_the_uninterrupted_one(tmp_path: Path, loading: str) -> None:
+def test_a_run_stopped_twice_equals_the_uninterrupted_one(tmp_path: Path) -> None:
     for number, way in enumerate(WAYS):
         schedule = ("constant", "linear", "cosine")[number % 3]
         config = dataclasses.replace(CONFIG, schedule=schedule)
         make_trainer(tmp_path / way / "whole", way, config).fit()
-        workers = 2 if loading == "in workers" or way == "rho" else 0
-        config = dataclasses.replace(config, workers=workers)
+        config = dataclasses.replace(config, workers=2 * (way == "rho"))
         parts = tmp_path / way / "parts"
         for steps in (5, 14):
             part = make_trainer(parts, way, config)
