@@ -26,13 +26,15 @@ def add_reference_losses(
     """Return a `datasets.Dataset` with the losses of its tokens by a reference model.
 
     For `TokenSelector(il="il")`. The library keeps the column in a memory-mapped file, and reads
-    that if called again with the same rows and weights: of each part, for `dataset.shard`.
+    that if called again with the same rows, weights and collator: of each part, for
+    `dataset.shard`.
 
     Args:
         dataset: with `input_ids`, as long as in training.
         model: a causal language model of transformers with the same tokenizer, on its device; it is
             put into eval mode.
-        collate: the collator of the training, such as DataCollatorForLanguageModeling.
+        collate: the collator of the training, such as DataCollatorForLanguageModeling;
+            it must pickle.
         column: its name; a list of float16 for each row, NaN where a token has no label.
         batch_size: rows in memory at a time.
 
@@ -74,7 +76,7 @@ def add_reference_losses(
         input_columns=kept,
         features=Features({**dataset.features, column: [Value("float16")]}),
         new_fingerprint=Hasher.hash(
-            (dataset._fingerprint, column, kept, torch.stack(hashed).tolist())
+            (dataset._fingerprint, column, kept, collate, torch.stack(hashed).tolist())
         ),
     )
 

@@ -22,6 +22,7 @@ import datasets
 import transformers
 from transformers import DataCollatorWithFlattening, Trainer
 
+from rho_train.integrations import reference_losses
 from rho_train.integrations.reference_losses import at_tokens
 from rho_train.integrations.transformers import (
     TokenSelector,
@@ -180,15 +181,17 @@ def test_a_column_follows_its_tokens() -> None:
 
 def test_reference_losses_are_read_again(tmp_path: Path) -> None:
     rows().save_to_disk(str(tmp_path))
-    kept, calls = datasets.load_from_disk(str(tmp_path)), list[int]()
-
-    def collate(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
-        calls.append(len(batch))
-        return pad_lm(batch)
-
-    for seed, wanted in ((5, 12), (5, 12), (6, 24)):
-        found = add_reference_losses(kept, reference(seed), collate)
-        assert len(calls) == wanted
+    kept, flat = datasets.load_from_disk(str(tmp_path)), DataCollatorWithFlattening()
+    wrapped = {"wraps": causal_lm.predicted_losses}
+    with mock.patch.object(reference_losses, "predicted_losses", **wrapped) as scored:
+        for seed, collate, wanted in (
+            (5, pad_lm, 12),
+            (5, pad_lm, 12),
+            (5, flat, 24),
+            (6, pad_lm, 36),
+        ):
+            found = add_reference_losses(kept, reference(seed), collate)
+            assert scored.call_count == wanted
     assert found.column_names == ["input_ids", "il"]
     with torch.no_grad():
         losses = losses_by_hand(reference(6).eval(), pad_lm([found[7]]))
