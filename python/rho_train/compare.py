@@ -21,7 +21,7 @@ from rho_train.comparison.data import SeedData
 from rho_train.comparison.jobs import ILWork, Run
 from rho_train.comparison.runner import Job, JobsFailed, run_jobs
 from rho_train.comparison.spec import EqualCost, Spec, Variant, variants_of
-from rho_train.cost import Costs, forward_cost
+from rho_train.cost import Costs, forward_cost, training_cost
 from rho_train.distributed import device_named, on_first, rank_and_world
 from rho_train.dry_run import dry_run
 from rho_train.files import atomic_write
@@ -40,7 +40,7 @@ from rho_train.tasks.task import TaskSource, digest_of
 from rho_train.trainer import TrainConfig
 
 Where = Mapping[str, str | int]
-_COUNTED = 32  # examples of the batch whose forward pass is counted
+_COUNTED = 32  # examples of the batch whose passes are counted
 
 
 @dataclass(frozen=True)
@@ -209,10 +209,11 @@ def compare(
 
 def _plan(spec: Spec, out: Path, where: Where) -> tuple[list[Job], dict[str, Any]]:
     """Make and check data and models; return the jobs, and what experiment.json says of them."""
-    il_jobs, run_jobs, data_of, step_cost = dict[str, Job](), list[Job](), dict[str, str](), 0.0
+    il_jobs, run_jobs = dict[str, Job](), list[Job]()
+    data_of, step_cost = dict[str, str](), dict[str, float]()
     for seed in spec.seeds:
         base, runs = SeedData.make(spec, seed), dict[str, Run]()
-        loaded, forward = {_key(spec): base}, dict[str, float]()
+        loaded, counted = {_key(spec): base}, dict[str, Costs]()
         data_of[f"{seed}"] = digest_of(base.task.data_identity)
         for variant in spec.variants:
             own = spec.of(variant)
@@ -231,22 +232,23 @@ def _plan(spec: Spec, out: Path, where: Where) -> tuple[list[Job], dict[str, Any
                 )
             model = data.task.model(seed)
             _check_run(variant, own, data, model)
-            if key not in forward:
-                forward[key] = _forward_cost(model, data)
+            if key not in counted:
+                counted[key] = _costs(model, data)
             il, il_name, il_cost = ILWork(own, data, variant.il), "", 0.0
             if variant.computes_il:
                 il_name = f"{il.name()}-seed{seed}"
-                if il_name not in forward:
-                    forward[il_name] = _forward_cost(data.task.il_model(0), data)
-                il_cost = il.cost(forward[il_name])
-            costs = Costs(forward[key], getattr(find(variant.method), "passes", 1), il_cost)
+                if il_name not in counted:
+                    counted[il_name] = _costs(data.task.il_model(0), data)
+                il_cost = il.cost(counted[il_name])
+            passes = getattr(find(variant.method), "passes", 1)
+            costs = replace(counted[key], passes=passes, il=il_cost)
             run = runs[variant.name] = Run(own, out, variant, seed, il_name, costs, own.train.steps)
             if il_name:
                 il_jobs.setdefault(il_name, Job(il_name, run.compute_il, il.steps()))
         for name, run in runs.items():
             run = replace(run, steps=run.equal_steps(runs))
             run_jobs.append(Job(f"{name}-{seed}", partial(run.train, where), run.steps, run.il))
-        step_cost = runs[spec.baseline].step_cost
+        step_cost[f"{seed}"] = runs[spec.baseline].step_cost
     planned = {
         "title": base.task.name,
         "description": f"{base.task.description} {base.task.attribution}".strip(),
@@ -264,12 +266,13 @@ def _key(spec: Spec) -> str:
     return repr([spec.task_options, spec.holdout])
 
 
-def _forward_cost(model: nn.Module, data: SeedData) -> float:
-    """Return the cost of an example in a forward pass, by examples from the whole data set."""
+def _costs(model: nn.Module, data: SeedData) -> Costs:
+    """Return the costs of an example, by some from the whole data set."""
     n, functions = len(data.dataset), data.task.functions
     ids = torch.arange(0, n, -(-n // _COUNTED), dtype=torch.int64, device="cpu")
-    return forward_cost(
-        model, dry_run("compare", model, data.dataset, ids, **functions), **functions
+    batch, forward = dry_run("compare", model, data.dataset, ids, **functions), data.task.forward
+    return Costs(
+        forward_cost(model, batch, forward=forward), training_cost(model, batch, forward=forward)
     )
 
 
@@ -283,6 +286,13 @@ def _check_run(variant: Variant, spec: Spec, data: SeedData, model: nn.Module) -
     if (drawn := getattr(spec.train, name)) > examples:
         problem = f"draws {drawn} examples at a time from {examples}; choose a smaller train.{name}"
         raise ValueError(f"variant {variant.name} {problem}")
+    scored = spec.scoring.due(spec.train.large_batch)
+    if variant.method != "uniform" and scored < spec.train.batch:
+        raise ValueError(
+            f"variant {variant.name}: scoring.refresh = {spec.scoring.refresh} scores {scored} "
+            f"examples of a large batch, and train.batch = {spec.train.batch} are selected; choose "
+            "a larger refresh"
+        )
     if "dropout" in needs_of(variant.method) and not dropout_layers(model):
         raise ValueError(
             f"variant {variant.name}: method {variant.method} needs dropout layers, the model of "
@@ -317,6 +327,7 @@ def _grown(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
         "methods": list(methods.values()),
         "seeds": list(dict.fromkeys([*found["seeds"], *wanted["seeds"]])),
         "data": data | wanted["data"],
+        "step_cost": found.get("step_cost", {}) | wanted["step_cost"],
         "environment": found["environment"],  # each run has its own in its origin.json
     }
 

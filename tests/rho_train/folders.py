@@ -43,7 +43,7 @@ def write_plan(out: Path, methods: dict[str, str], seeds: Sequence[int], *, base
         "methods": [{"name": n, "label": label} for n, label in methods.items()],
         "seeds": list(seeds),
         "baseline": baseline,
-        "step_cost": STEP_COST,
+        "step_cost": {f"{seed}": STEP_COST for seed in seeds},
         "config": {"validation": 0.0, "train": {"batch": 32}, "model": "x" * 120},
         "environment": {"python": "3.11", "threads": 2},
     }

@@ -20,6 +20,7 @@ from rho_train.comparison.data import SeedData
 from rho_train.comparison.jobs import ILWork
 from rho_train.comparison.runner import JobsFailed
 from rho_train.comparison.spec import Spec
+from rho_train.cost import Costs
 from rho_train.report import read_experiment
 from rho_train.tasks import mlp
 from rho_train.trainer import Trainer
@@ -29,6 +30,7 @@ from .command import SMALL, run
 TRAIN = TrainConfig(steps=30, large_batch=40, batch=8, eval_every=10, lr=0.03)
 DRAWN = ["b81f800317dff8f4", "22e3fe631d6264a6", "74980e43300875df", "2b684b25196dd4cd"]
 CROSS = Variant("rho", method="rho", il="crossfit")
+STALE = Variant("stale", method="loss", overrides={"scoring.refresh": 0.1})
 
 
 def task(
@@ -74,29 +76,30 @@ def test_equal_cost_gives_the_steps_and_runs_count_what_was_planned(tmp_path: Pa
         tmp_path, "uniform", "entropy", loss, CROSS, small, given, train=train, equal_cost=True
     )
     runs = {name.removesuffix("-seed0"): found for name, found in done.items()}
-    # A step of uniform sampling is 3 * 8 passes of the model, one with selection 40 more. With 4
-    # features and 2 classes F is 6 * width.
+    # With 4 features and 2 classes F is 6 * width. Training costs a pass over the weights more, and
+    # the gradient between the layers. A step trains on 8 examples and scores 40.
     wide, narrow = 6 * 16, 6 * 4
+    step = 8 * 14 * 16
     # Two folds of 150: 2 batches of 64, 2 epochs; three passes over all, one after each epoch.
-    il = 6 * 8 * (3 * 2 * 2 * 2 * 64 + 3 * 300)
-    budget = wide * 100 * 24
+    il = 14 * 8 * (2 * 2 * 2 * 64) + 6 * 8 * 3 * 300
+    budget = step * 100
     assert runs["uniform"]["step"] == 100
-    assert runs["entropy"]["step"] == 100 * 24 // 64
-    assert runs["given"]["step"] == 100 * 24 // 64
-    assert runs["rho"]["step"] == (budget - il) // (wide * 64)
-    assert runs["small"]["step"] == (budget - il) // (narrow * 64)
+    assert runs["entropy"]["step"] == budget // (step + 40 * wide)
+    assert runs["given"]["step"] == budget // (step + 40 * wide)
+    assert runs["rho"]["step"] == (budget - il) // (step + 40 * wide)
+    assert runs["small"]["step"] == (budget - il) // (step // 4 + 40 * narrow)
     phased = runs["loss"]["step"]
     assert runs["loss"]["scored"] == 40 * (phased - 10 - int(0.25 * phased + 0.5))
     for name, found in runs.items():
         cost, per = found["cost"], narrow if name == "small" else wide
-        assert cost["training"] == per * 24 * found["step"], name
+        assert cost["training"] == per * 14 / 6 * 8 * found["step"], name
         assert cost["scoring"] == per * found["scored"], name
         assert cost["il"] == (il if name in ("rho", "small", "given") else 0), name
         spent = sum(cost.values()) - (cost["il"] if name == "given" else 0)
         # No step more would have been paid for.
-        assert budget - 64 * per < spent <= budget, name
+        assert budget - 59 * per < spent <= budget, name
     described = json.loads((tmp_path / "experiment.json").read_text())
-    assert described["step_cost"] == wide * 24
+    assert described["step_cost"] == {"0": step}
     fewer = replace(TRAIN, steps=20)
     with pytest.raises(ValueError, match=r"rho: cost: uniform costs 20.0 uniform steps, the irr"):
         run_compare(tmp_path / "no", "uniform", CROSS, train=fewer, equal_cost=True)
@@ -123,7 +126,27 @@ def test_il_cost_what_their_models_pass(tmp_path: Path) -> None:
         work = ILWork(spec, SeedData.make(spec, 0), kind)
         work.compute(0, tmp_path / kind, lambda _: False)
         # Each model has a dry run of one batch.
-        assert work.cost(1.0) == 3 * passed[True] + passed[False] - 32 * models
+        assert work.cost(Costs(1.0, 3.0)) == 3 * passed[True] + passed[False] - 32 * models
+
+
+def test_each_seed_has_a_unit_of_its_own(tmp_path: Path) -> None:
+    def words(seed: int) -> Task:
+        x, y = torch.arange(40 * (4 + 8 * seed)).view(40, -1) % 20, torch.arange(40) % 2
+        data = TensorDataset(x, y)
+        return Task(
+            name="words",
+            train=data,
+            test=data,
+            make_model=lambda seed: torch.nn.EmbeddingBag(20, 2),
+        )
+
+    # The longer texts of seed 1 make its steps dearer.
+    for seed in (0, 1):
+        options: dict[str, Any] = {"out": tmp_path, "train": TRAIN, "processes": 1}
+        compare(words, ["uniform"], [seed], **options)
+        for one in read_experiment(tmp_path).runs["uniform"]:
+            assert one.step_cost == 8 * 2 * 2 * (4 + 8 * one.seed)
+            assert sum(one.costs(one.end).values()) == TRAIN.steps
 
 
 def test_a_comparison_grows_and_keeps_what_is_finished(tmp_path: Path) -> None:
@@ -332,6 +355,8 @@ def test_impossible_variants_are_named() -> None:
         ({"overrides": {"task.swap": True}}, "one: its task options change the training data"),
         ({"cost": EqualCost("best")}, "one: cost: to must be one of uniform, got 'best'"),
         ({"cost": EqualCost("one")}, "one: cost: to must be one of uniform, got 'one'"),
+        ({"methods": [Variant("one", cost=EqualCost("one"))]}, "no variant makes train.steps of"),
+        ({"methods": [STALE]}, "stale: scoring.refresh = 0.1 scores 4 examples .*batch = 8"),
     ],
 )
 def test_impossible_comparisons_do_not_start(

@@ -88,7 +88,7 @@ def make_trainer(folder: Path, clock: Clock, *, select: bool = True) -> Trainer:
         name="slow",
         selector=Selector(k=2, method=slow_method, check_batches=False) if select else None,
         il_seconds=5.0,
-        costs=Costs(4 * 3, il=7.0),
+        costs=Costs(4 * 3, 36, il=7.0),
     )
 
 

@@ -65,8 +65,8 @@ class ILWork:
             return [round(spec.holdout * n)]
         return [n - len(range(fold, n, spec.folds)) for fold in range(spec.folds)]
 
-    def cost(self, forward: float) -> float:
-        """Return the counted cost, by that of a forward pass of the IL model over an example.
+    def cost(self, costs: Costs) -> float:
+        """Return the counted cost, by that of an example in the IL model.
 
         The examples that a model scores also validate it, `evals_per_epoch` times an epoch.
         """
@@ -75,7 +75,7 @@ class ILWork:
             trained += recipe.steps(size) * min(recipe.batch_size, size)
         scored = n - self._sizes()[0] if self.kind == "holdout" else n
         passes = recipe.epochs * recipe.evals_per_epoch + 1
-        return forward * (3 * trained + passes * scored)
+        return sum(costs.spent(trained, passes * scored).values())
 
     def compute(self, seed: int, work: Path, on_step: OnStep) -> ILStore:
         """Compute, resumed from the folder `work`; weights and order by `seed`."""

@@ -148,6 +148,11 @@ class Spec:
                 if variant.overrides:
                     self.of(variant)
                 if variant.cost is not None:
+                    if not own_steps:
+                        raise ValueError(
+                            "cost: no variant makes train.steps of its own; leave cost=None for "
+                            "the one that the others equal"
+                        )
                     _check_one_of("cost: to", variant.cost.to, own_steps)
             except (ValueError, TypeError) as error:
                 raise ValueError(f"variant {variant.name}: {error}") from error

@@ -19,7 +19,7 @@ class Run:
     """A finished run: its records by event, and `end`, the last one.
 
     `test` is the result on the test set; `selected` what selected.json says, empty without one;
-    `step_cost` that of a uniform step of the baseline, the unit of all costs.
+    `step_cost` that of a uniform step of the baseline with this seed, the unit of all costs.
     """
 
     seed: int
@@ -84,7 +84,7 @@ def read_experiment(out: Path) -> Experiment:
     runs, left_out = defaultdict[str, list[Run]](list), []
     for name in (method["name"] for method in plan["methods"]):
         for seed in plan["seeds"]:
-            found = _read_run(run_path(out, name, seed), name, seed, plan["step_cost"])
+            found = _read_run(run_path(out, name, seed), name, seed, plan["step_cost"][f"{seed}"])
             if isinstance(found, Run):
                 runs[name].append(found)
             else:

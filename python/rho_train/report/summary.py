@@ -17,10 +17,9 @@ class Pair(NamedTuple):
     """A run beside the baseline's with the same seed, whose best accuracy is the target.
 
     The first evaluation that meets it is at `target_steps` and `target_cost`, infinite if none
-    does. `factor` is
-    the baseline's cost of it over that of the run, both with their IL, above 1 where the run is
-    cheaper and 0 if it never meets the target; `factor_precomputed` is without IL. The IL are
-    earned back by `models`, infinite if they never are. Without IL these are NaN.
+    does. `factor` is the baseline's cost of it over that of the run, both with their IL, above 1
+    where the run is cheaper and 0 if it never meets the target; `factor_precomputed` is without IL.
+    The IL are earned back by `models`, infinite if they never are. Without IL these are NaN.
     """
 
     target_steps: float
