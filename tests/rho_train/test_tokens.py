@@ -143,6 +143,7 @@ def same(found: TokenSelection, wanted: TokenSelection, logits: Tensor) -> None:
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.slow
 def test_compiled_it_is_one_graph_with_a_fixed_size() -> None:
     torch._dynamo.reset()
     compiled = torch.compile(select_tokens, backend="aot_eager", fullgraph=True, dynamic=True)
