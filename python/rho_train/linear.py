@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 import rho_ext
 from rho_train.batch import describe
 from rho_train.checks import outside
 from rho_train.linear_head import Head, select_rows
-from rho_train.tokens import TokenSelection, check_ratio
+from rho_train.tokens import (
+    TokenSelection,
+    check_ignore_index,
+    check_il,
+    check_ratio,
+    check_tensors,
+)
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class LinearScores(NamedTuple):
-    """Losses of tokens, and logsumexp of their logits if asked for: float32, as the labels."""
+    """Losses of tokens, and logsumexp if asked for: float32, of the shape of the labels."""
 
     losses: Tensor
     logsumexp: Tensor | None
@@ -29,14 +35,16 @@ class LinearScores(NamedTuple):
         return -self.losses
 
 
-def _check_labels(op: str, labels: Tensor, vocabulary: int) -> None:
-    """Refuse labels outside of the vocabulary; not on CUDA, where it would wait."""
-    bad = outside(labels, vocabulary) if labels.device.type == "cpu" else None
+def _inside(op: str, labels: Tensor, vocabulary: int, ignore_index: int) -> Tensor:
+    """Return labels inside the vocabulary, or refuse others; not on CUDA, where it would wait."""
+    known = labels.masked_fill(labels == ignore_index, 0)
+    bad = outside(known, vocabulary) if labels.device.type == "cpu" else None
     if bad is not None:
         raise IndexError(
             f"{op}: labels must lie in [0, {vocabulary}), the rows of weight, or be ignore_index, "
             f"got {bad}"
         )
+    return known.clamp_(0, vocabulary - 1)
 
 
 @torch.library.custom_op("rho_train::linear_cross_entropy", mutates_args=())
@@ -52,10 +60,8 @@ def _cross_entropy(
     chunk: int | None,
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return loss, mask, losses and k, and the gradients of the loss, empty if not wanted."""
-    known = labels.masked_fill(labels == ignore_index, 0)
-    _check_labels("linear_cross_entropy", known, len(weight))
-    known.clamp_(0, len(weight) - 1)
+    """Return loss, mask, losses and k, and float32 gradients of the loss, empty if not wanted."""
+    known = _inside("linear_cross_entropy", labels, len(weight), ignore_index)
     with torch.autocast(hidden.device.type, enabled=False):
         head = Head((hidden, weight, bias), known, softcap, chunk, wanted)
         may_wait = hidden.device.type == "cpu"
@@ -63,7 +69,7 @@ def _cross_entropy(
     k = mask.sum()
     share = 1.0 / k.clamp(min=1).float()
     loss = torch.where(mask, losses, 0.0).sum() * share
-    gradients = [total.mul_(share).to(hidden.dtype) for total in head.sums]
+    gradients = [total.mul_(share) for total in head.sums]
     return loss, mask, losses, k, *gradients  # type: ignore[return-value]
 
 
@@ -73,7 +79,7 @@ def _(
 ) -> tuple[Tensor, ...]:
     losses = torch.empty_like(labels, dtype=torch.float32)
     gradients = [
-        tensor.new_empty(tensor.shape if needed else 0)
+        losses.new_empty(tensor.shape if needed else 0)
         for tensor, needed in zip((hidden, weight, weight[:, 0]), others[-1], strict=True)
     ]
     mask, k = torch.empty_like(labels, dtype=torch.bool), labels.new_empty(())
@@ -92,9 +98,8 @@ def _scores(
     logsumexp: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return losses, and logsumexp or an empty tensor."""
+    known = _inside("linear_score", labels, len(weight), ignore_index)
     ignored = labels == ignore_index
-    known = labels.masked_fill(ignored, 0)
-    _check_labels("linear_score", known, len(weight))
     losses = torch.zeros_like(labels, dtype=torch.float32)
     total = losses.new_empty(len(labels) if logsumexp else 0)
     order = torch.arange(len(labels), device=labels.device)
@@ -103,11 +108,15 @@ def _scores(
     with torch.autocast(hidden.device.type, enabled=False):
         head = Head((hidden, weight, bias), known, softcap, chunk, [False] * 3)
         for rows in torch.split(order, len(head.buffer)):
-            logits, own = head.logits(rows), known[rows]
-            losses[rows] = rho_ext.score(logits, own, None, method="loss", ignore_index=-1).scores
+            logits = head.logits(rows)
+            losses[rows] = rho_ext.score(
+                logits, labels[rows], None, method="loss", ignore_index=ignore_index
+            ).losses
             if logsumexp:
-                at = own.clamp(0, len(weight) - 1)[:, None]
-                total[rows] = losses[rows] + logits.gather(1, at)[:, 0].float()
+                # The loss of the largest logit is small, so that no digit of the sum is lost.
+                most, best = logits.max(1)
+                rest = rho_ext.score(logits, best, None, method="loss", ignore_index=-1).losses
+                total[rows] = most + rest.masked_fill(most.isinf(), 0.0)
     return losses.masked_fill_(ignored, 0.0), total
 
 
@@ -123,17 +132,24 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
         loss, mask, losses, k, *gradients = _cross_entropy(*arguments)
+        ctx.dtype = arguments[0].dtype
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(mask, losses, k)
         return loss, mask, losses, k
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        # Reading the value saves a copy of the gradient of the weight; a GPU would wait.
-        is_one = not torch.compiler.is_compiling() and grad.device.type == "cpu" and grad == 1
+        eager = not torch.compiler.is_compiling()
+        if eager and torch.is_grad_enabled():
+            raise RuntimeError(
+                "linear_cross_entropy: there is no second derivative, and create_graph=True asks "
+                "for one; for a gradient penalty pass the logits to select_tokens"
+            )
+        # A product with 1 would be a copy of the gradient of the weight. To ask, a GPU would wait.
+        is_one = eager and grad.device.type == "cpu" and grad == 1
+        # Only the product may be rounded: a loss scale brings it into the range of float16.
         gradients = [
-            (own if is_one else own * grad.to(own.dtype)) if needed else None
+            (own if is_one else own * grad).to(ctx.dtype) if needed else None
             for own, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[:3], strict=True)
         ]
         return (*gradients, *[None] * 7)
@@ -145,6 +161,7 @@ def _checked(
     weight: Tensor,
     labels: Tensor,
     bias: Tensor | None,
+    ignore_index: int,
     softcap: float | None,
     chunk: int | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -156,14 +173,8 @@ def _checked(
     inputs = {"hidden": hidden, "weight": weight, "labels": labels}
     if bias is not None:
         inputs["bias"] = bias
-    for name, tensor in inputs.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{op}: {name} must be a tensor, got {describe(tensor)}")
-        if tensor.layout != torch.strided or tensor.device.type == "meta":
-            kind = "on the meta device" if tensor.device.type == "meta" else tensor.layout
-            refuse(f"{name} must be a dense tensor that holds values", kind)
-        if tensor.device != hidden.device:
-            refuse(f"{name} must be on the device of hidden, {hidden.device}", tensor.device)
+    check_tensors(op, **inputs)
+    check_ignore_index(op, ignore_index)
     if weight.ndim != 2 or 0 in weight.shape:
         refuse("weight must have shape (V, H)", describe(weight))
     if hidden.ndim < 2 or hidden.shape[-1] != weight.shape[1]:
@@ -174,10 +185,11 @@ def _checked(
         refuse("labels must be int64 or int32", describe(labels))
     if bias is not None and bias.shape != weight.shape[:1]:
         refuse(f"bias must have shape ({len(weight)},), the rows of weight", describe(bias))
-    if softcap is not None and not softcap > 0:
-        refuse("softcap must be positive or None", softcap)
-    if chunk is not None and (isinstance(chunk, bool) or chunk < 1):
-        refuse("chunk must be a number of rows, at least 1, or None", chunk)
+    is_number = isinstance(softcap, (int, float)) and not isinstance(softcap, bool)
+    if softcap is not None and not (is_number and 0 < softcap < math.inf):
+        refuse("softcap must be positive and finite, or None", repr(softcap))
+    if chunk is not None and (type(chunk) is not int or chunk < 1):
+        refuse("chunk must be a number of rows, at least 1, or None", repr(chunk))
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
@@ -214,8 +226,8 @@ def linear_cross_entropy(
         weight: (V, H) of the same dtype: the weight of the head, which may be tied.
         labels: (...) int64 or int32, in [0, V) or `ignore_index`; already shifted.
         bias: (V,) of the same dtype.
-        il: (...) floating point, the loss of a reference model for the same label, NaN where
-            unknown; None: the score is the loss.
+        il: (...) float32, float16 or bfloat16, the loss of a reference model for the same label,
+            NaN where unknown; None: the score is the loss.
         ratio: in (0, 1], the share of the valid tokens to select; 1 trains on all.
         ignore_index: label of tokens that do not count, such as padding.
         softcap: bound of the logits, as in Gemma.
@@ -224,11 +236,15 @@ def linear_cross_entropy(
 
     Returns:
         The loss, float32 (), differentiable once by hidden, weight and bias; and TokenSelection.
-        Without any valid token loss, k and gradients are 0. On the CPU halves are multiplied in
-        float32, through a copy of the weight. On CUDA the host does not wait for the device.
+        Without any valid token loss, k and gradients are 0. Until backward the gradients of hidden,
+        weight and bias are held, in float32 for halves too; backward casts them after the product
+        with the gradient of the loss, so that loss scales work. On the CPU halves are multiplied
+        in float32, through a copy of the weight. On CUDA the host does not wait for the device.
 
     Raises:
-        TypeError, ValueError: a shape, dtype or device does not fit; a tensor is sparse or meta.
+        TypeError, ValueError: a shape, dtype or device does not fit; a tensor is sparse, meta, a
+            DTensor or of torch.func.
+        RuntimeError: backward with create_graph=True.
         IndexError: a label is out of range (on the CPU; on CUDA the loss is NaN).
 
     Example:
@@ -241,14 +257,10 @@ def linear_cross_entropy(
     """
     op = "linear_cross_entropy"
     check_ratio(op, ratio)
-    rows, weight, bias = _checked(op, hidden, weight, labels, bias, softcap, chunk)
+    rows, weight, bias = _checked(op, hidden, weight, labels, bias, ignore_index, softcap, chunk)
     own = labels.long()
     if il is not None:
-        if il.shape != labels.shape or il.device != labels.device:
-            raise ValueError(
-                f"{op}: il must have the shape and device of labels, {tuple(labels.shape)} on "
-                f"{labels.device}, got {describe(il)} on {il.device}"
-            )
+        check_il(op, il, labels)
         own = own.masked_fill(il.isnan(), ignore_index)
         il = il.detach().flatten().float()
     grad = torch.is_grad_enabled()
@@ -287,7 +299,8 @@ def linear_score(
         >>> scores.log_p
         tensor([-1.3863, -0.0000])
     """
-    rows, weight, bias = _checked("linear_score", hidden, weight, labels, bias, softcap, chunk)
+    op = "linear_score"
+    rows, weight, bias = _checked(op, hidden, weight, labels, bias, ignore_index, softcap, chunk)
     with torch.no_grad():
         losses, total = _scores(
             rows, weight, bias, labels.long().flatten(), ignore_index, softcap, chunk, logsumexp

@@ -10,8 +10,8 @@ from torch import Tensor
 import rho_ext
 from rho_train.tokens import top_share
 
-# Logits in memory at a time. Every block reads and writes the gradient of the weight once, which
-# costs little beside the product from some 200 rows on. On a CPU more than 512 gain nothing.
+# Logits in memory at a time. Every block reads and writes the gradient of the weight once, so that
+# small ones are slow.
 _CPU_BLOCK, _GPU_BLOCK, _CPU_ROWS = 2**25, 2**28, 512
 
 
@@ -31,7 +31,7 @@ class Head:
     ) -> None:
         hidden, weight, bias = inputs
         on_cpu = hidden.device.type == "cpu"
-        # Many CPUs multiply halves up to a hundred times slower than float32.
+        # Few CPUs have fast products of halves.
         self.dtype = torch.float32 if on_cpu else hidden.dtype
         self.hidden, self.weight = hidden, weight.to(self.dtype)
         self.bias = None if bias is None else bias.to(self.dtype)
@@ -63,10 +63,11 @@ class Head:
         in_place = logits if self.dtype == torch.float32 else None
         error = torch.softmax(logits, 1, dtype=torch.float32, out=in_place)
         error[torch.arange(len(rows), device=rows.device), self.labels[rows]] -= 1
-        if factor is not None:
-            error.mul_(factor[:, None])
         if slope is not None:
             error.mul_(slope)
+        if factor is not None:
+            # Rows with factor 0 may hold NaN.
+            error.mul_(factor[:, None]).masked_fill_(factor[:, None] == 0, 0.0)
         if self.wanted[2]:
             self.sums[2] += error.sum(0)
         error = error.to(self.dtype)
@@ -74,22 +75,24 @@ class Head:
             self.sums[0].index_add_(0, rows, (error @ self.weight).float())
         if self.wanted[1]:
             hidden = self.hidden[rows].to(self.dtype)
+            if factor is not None:
+                hidden.masked_fill_(factor[:, None] == 0, 0.0)
             if self.dtype == torch.float32:
                 self.sums[1].addmm_(error.T, hidden)
             else:
                 self.sums[1] += error.T @ hidden
 
 
-def _likely(scores: Tensor, new: int, ratio: float, n: int) -> Tensor:
-    """Return which of the last `new` of the scores so far are likely in the top share of all n.
+def _threshold(scores: Tensor, ratio: float, n: int) -> Tensor:
+    """Return the least score that is likely in the top share of all n, from those so far.
 
-    Scores come in random order. Taking back a row that was added for nothing costs five products,
-    adding one later costs one more than now: hence the margin of a standard deviation.
+    Scores come in random order. A row that is added for nothing costs more than one that is added
+    later: hence the margin of a standard deviation.
     """
     seen = len(scores)
     margin = math.sqrt(ratio * (1 - ratio) * seen * (1 - seen / n))
     k = min(max(math.floor(ratio * seen + 0.5 - margin), 1), seen)
-    return (scores[seen - new :] >= scores.topk(k).values[-1]).nonzero()[:, 0]
+    return scores.topk(k).values[-1]
 
 
 def select_rows(
@@ -110,7 +113,7 @@ def select_rows(
         if ratio < 1:
             seed = torch.Generator(device="cpu").manual_seed(0)
             order = order[torch.randperm(len(order), generator=seed, device="cpu")]
-    kept, at, size = order[:0], 0, len(head.buffer)
+    kept, at, size, ranked, least = order[:0], 0, len(head.buffer), 0, scores.new_empty(())
     while at < len(order):
         rows = order[at : at + size - len(kept)]
         logits = head.logits(rows, len(kept))
@@ -124,7 +127,10 @@ def select_rows(
             added[rows] = True
             head.add(rows, None if may_wait else (scores[rows] != -torch.inf).float())
         elif wanted and may_wait:
-            likely = _likely(scores[order[:at]], len(rows), ratio, len(order))
+            # Ranking all scores for each of many small blocks would be quadratic.
+            if 8 * at >= 9 * ranked:
+                ranked, least = at, _threshold(scores[order[:at]], ratio, len(order))
+            likely = (scores[rows] >= least).nonzero()[:, 0]
             for to, place in enumerate(likely.tolist()):
                 logits[to].copy_(logits[place])
             kept = torch.cat((kept, rows[likely]))
@@ -139,7 +145,7 @@ def select_rows(
     if wanted and (may_wait or ratio < 1):
         # Places past the selected ones repeat one with weight 0. Another row could hold NaN.
         rows = torch.where(places < 0, places[:1], places).clamp(min=0)
-        factor = torch.where(mask[rows], 1.0, -1.0).masked_fill(places < 0, 0.0)
+        factor = (2.0 * mask[rows].float() - 1.0).masked_fill(places < 0, 0.0)
         for part, by in zip(torch.split(rows, size), torch.split(factor, size), strict=True):
             head.logits(part)
             head.add(part, by)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 import rho_ext
 from rho_train.batch import describe
@@ -35,11 +36,10 @@ def token_share(valid: Tensor, ratio: float) -> Tensor:
 def top_share(scores: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
     """Return the mask (m, T) of the best share of every row of scores, and its flat positions.
 
-    k is `token_share` of the v scores of a row above -inf; ties in
-    favour of the lower one, as in `rho_ext.select`. NaN ranks first, so that a broken model gives
-    a loss of NaN and no smaller batch. The positions are int64, ascending. On CUDA and under
-    `torch.compile` there are m * max(1, round(ratio * T)), with -1 at the end: the host never waits
-    for k.
+    k is `token_share` of the v scores of a row above -inf; ties in favour of the lower one, as in
+    `rho_ext.select`. NaN ranks first, so that a broken model gives a loss of NaN and no smaller
+    batch. The positions are int64, ascending. On CUDA and under `torch.compile` there are
+    m * max(1, round(ratio * T)), with -1 at the end: the host never waits for k.
     """
     m, length = scores.shape
     valid = (scores != -torch.inf).sum(1)
@@ -60,20 +60,63 @@ def check_ratio(op: str, ratio: float) -> None:
         raise ValueError(f"{op}: ratio must be in (0, 1], got {ratio!r}")
 
 
+def check_ignore_index(op: str, ignore_index: int) -> None:
+    """Refuse an ignore_index that is no integer."""
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        raise TypeError(f"{op}: ignore_index must be an int, got {ignore_index!r}")
+
+
+def check_tensors(op: str, **inputs: Tensor) -> None:
+    """Refuse what is no plain dense tensor, or on another device than the first."""
+    first = next(iter(inputs))
+    for name, tensor in inputs.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{op}: {name} must be a tensor, got {describe(tensor)}")
+        if hasattr(tensor, "full_tensor"):
+            raise TypeError(
+                f"{op}: {name} must be a plain tensor, got a DTensor; pass {name}.full_tensor(), "
+                "or unshard the module"
+            )
+        if not torch.compiler.is_compiling() and is_functorch_wrapped_tensor(tensor):
+            raise TypeError(
+                f"{op}: {name} must be a plain tensor, got one of torch.func or vmap, which do not "
+                "work here; call it outside, and use backward()"
+            )
+        if tensor.layout != torch.strided or tensor.device.type == "meta":
+            kind = "on the meta device" if tensor.device.type == "meta" else tensor.layout
+            raise ValueError(f"{op}: {name} must be a dense tensor that holds values, got {kind}")
+        if tensor.device != inputs[first].device:
+            raise ValueError(
+                f"{op}: {name} must be on the device of {first}, {inputs[first].device}, got "
+                f"{tensor.device}"
+            )
+
+
+def check_il(op: str, il: Tensor, labels: Tensor) -> None:
+    """Refuse reference losses that do not fit the labels."""
+    check_tensors(op, labels=labels, il=il)
+    if il.shape != labels.shape:
+        raise ValueError(
+            f"{op}: il must have the shape of labels, {tuple(labels.shape)}, got {describe(il)}; "
+            "give the reference loss of the label in the same place"
+        )
+    if il.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ValueError(f"{op}: il must be float32, float16 or bfloat16, got {describe(il)}")
+
+
 def _score(
     op: str, logits: Tensor, labels: Tensor, il: Tensor | None, ignore_index: int, shift: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the labels that are predicted (B, T), or (B, T - 1), their scores and their losses."""
+    check_ignore_index(op, ignore_index)
+    check_tensors(op, logits=logits, labels=labels)
     if logits.ndim != 3 or labels.shape != logits.shape[:2]:
         raise ValueError(
             f"{op}: logits must have shape (B, T, C) and labels (B, T), got {describe(logits)} and "
             f"{describe(labels)}"
         )
-    if il is not None and il.shape != labels.shape:
-        raise ValueError(
-            f"{op}: il must have the shape of labels, {tuple(labels.shape)}, got {describe(il)}; "
-            "give the reference loss of the label in the same place"
-        )
+    if il is not None:
+        check_il(op, il, labels)
     if shift:
         # The last token predicts nothing, and nothing predicts the first.
         logits, labels, il = logits[:, :-1], labels[:, 1:], None if il is None else il[:, 1:]
@@ -141,7 +184,8 @@ def select_tokens(
         under `torch.compile(fullgraph=True)`.
 
     Raises:
-        ValueError: a shape, dtype or device does not fit, or ratio is outside (0, 1].
+        TypeError, ValueError: a kind, shape, dtype or device does not fit, or ratio is outside
+            (0, 1].
         IndexError: a label is out of range (on the CPU; on CUDA the loss is NaN).
 
     Example:
@@ -153,14 +197,14 @@ def select_tokens(
     targets, scores, losses = _score("select_tokens", logits, labels, il, ignore_index, shift)
     mask, rows = top_share(scores if per_sequence else scores.view(1, -1), ratio)
     k = mask.sum()
-    # Places past k repeat a selected row with weight 0. Another row could hold NaN.
+    # Places past k repeat a selected row, whose loss counts once. Another row could hold NaN.
     used = torch.where(rows < 0, rows[:1], rows).clamp(min=0)
     at = used // targets.shape[1], used % targets.shape[1]
     own, classes = targets[at].long(), logits.shape[2]
-    # Only on CUDA is a label out of range here. It would end the process.
-    weights = torch.where((own >= 0) & (own < classes), 1.0, torch.nan).masked_fill(rows < 0, 0.0)
     selected = logits[at] if logits.dtype == torch.float64 else logits[at].float()
     ce = F.cross_entropy(selected, own.clamp(0, classes - 1), reduction="none")
-    loss = (ce * weights).sum() / k.clamp(min=1)
+    # Only on CUDA is a label out of range here. It would end the process.
+    weights = torch.ones_like(ce).masked_fill((own < 0) | (own >= classes), torch.nan)
+    loss = (ce * weights).masked_fill(rows < 0, 0.0).sum() / k.clamp(min=1)
     first = (labels.shape[1] - targets.shape[1], 0)
     return TokenSelection(loss, F.pad(mask.view(targets.shape), first), F.pad(losses, first), k)

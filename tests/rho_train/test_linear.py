@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import rho_ext
 from rho_train import linear_cross_entropy, linear_score
 from rho_train.linear import _cross_entropy, _scores
-from rho_train.linear_head import Head, select_rows
+from rho_train.linear_head import Head, _threshold, select_rows
 from rho_train.scoring import share_of
 from rho_train.tokens import top_share
 
@@ -110,6 +110,33 @@ def test_halves_are_computed_as_float32(dtype: torch.dtype) -> None:
         )
 
 
+def test_scales_of_the_loss_round_nothing() -> None:
+    inputs = drawn()
+    hidden, weight, labels = 1e-3 * inputs[0], inputs[1], inputs[3]
+    cases = [(torch.float16, 65536.0), (torch.float16, 32768.0), (torch.bfloat16, 1 / 3)]
+    for dtype, scale in cases:
+        exact = [tensor.to(dtype).double().requires_grad_() for tensor in (hidden, weight)]
+        (F.cross_entropy(exact[0] @ exact[1].T, labels) * scale).backward()
+        for autocast in (True, False):
+            own = [x.to(torch.float32 if autocast else dtype) for x in (hidden, weight)]
+            leaves = [tensor.clone().requires_grad_() for tensor in own]
+            scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+            with torch.autocast("cpu", dtype=dtype, enabled=autocast):
+                loss = linear_cross_entropy(*leaves, labels)[0]
+            scaler.scale(loss).backward()
+            for leaf, wanted in zip(leaves, (x.grad for x in exact), strict=True):
+                assert leaf.grad is not None
+                assert wanted is not None
+                found = leaf.grad.double()
+                atol = 1e-5 * float(wanted.abs().max())
+                torch.testing.assert_close(found, wanted, rtol=torch.finfo(dtype).eps, atol=atol)
+                assert abs(float((found * wanted).sum() / wanted.square().sum()) - 1) < 2e-4
+            if autocast:
+                scaler.unscale_(torch.optim.SGD(leaves))
+                assert leaves[1].grad is not None
+                assert leaves[1].grad.isfinite().all()
+
+
 def test_a_device_that_is_not_waited_for_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     def padded(scores: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
         mask, places = top_share(scores, ratio)
@@ -117,17 +144,32 @@ def test_a_device_that_is_not_waited_for_gives_the_same(monkeypatch: pytest.Monk
 
     monkeypatch.setattr("rho_train.linear_head.top_share", padded)
     hidden, weight, bias, labels, il = drawn()
-    known = labels.clamp(min=0)
-    for ratio in (1.0, 0.6):
+    hidden[labels < 0] = torch.nan
+    for ratio, ignored in ((1.0, labels < 0), (0.6, labels < 0), (0.6, labels < V)):
+        labels = labels.masked_fill(ignored, -100)
+        known = labels.clamp(min=0)
         sums, masks = [], []
         for may_wait in (True, False):
             head = Head((hidden, weight, bias), known, None, 24, [True] * 3)
             losses, mask = select_rows(head, labels, il, ratio, -100, may_wait)
-            assert torch.equal(losses == 0, labels < 0)
+            assert torch.equal(losses == 0, ignored)
             sums.append(head.sums)
             masks.append(mask)
         assert torch.equal(*masks)
         torch.testing.assert_close(sums[0], sums[1], rtol=1e-4, atol=1e-4)
+
+
+def test_small_blocks_do_not_rank_all_scores_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranked = []
+
+    def counted(scores: Tensor, ratio: float, n: int) -> Tensor:
+        ranked.append(len(scores))
+        return _threshold(scores, ratio, n)
+
+    monkeypatch.setattr("rho_train.linear_head._threshold", counted)
+    hidden, weight, _, labels, il = drawn()
+    linear_cross_entropy(hidden, weight.requires_grad_(), labels, il=il, ratio=0.6, chunk=1)
+    assert sum(ranked) < 10 * T
 
 
 class Largest(TorchDispatchMode):
@@ -278,13 +320,33 @@ def test_scores_are_those_of_the_logits() -> None:
     assert linear_score(*shaped).logsumexp is None
 
 
+def test_the_logsumexp_does_not_depend_on_the_label() -> None:
+    inf = torch.inf
+    logits = torch.tensor(
+        [[torch.pi, -3e4, 0.0], [1.0, -inf, 0.0], [-inf, -inf, -inf], [inf, 0.0, 0.0]]
+    )
+    for labels in ([1, 1, 1, 1], [0, 0, 0, 0], [-100, 2, -100, 2]):
+        for row, label in zip(logits, labels, strict=True):
+            found = linear_score(
+                *(torch.zeros(1, 2), torch.zeros(3, 2), torch.tensor([label])),
+                **{"bias": row, "logsumexp": True},
+            ).logsumexp
+            torch.testing.assert_close(found, row.double().logsumexp(0)[None].float())
+
+
 def test_a_second_derivative_is_refused() -> None:
     hidden, weight, _, labels, il = drawn()
     leaf = weight.requires_grad_()
     loss = step(hidden, leaf, labels, il)
-    (first,) = torch.autograd.grad(loss * loss.detach().requires_grad_(), leaf, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiate twice"):
-        first.sum().backward()
+    with pytest.raises(RuntimeError, match="linear_cross_entropy: there is no second derivative"):
+        torch.autograd.grad(loss, leaf, create_graph=True)
+
+
+def sharded(weight: Tensor) -> Tensor:
+    """Return the weight with the method by which a DTensor is known."""
+    weight = weight.clone()
+    weight.full_tensor = None  # type: ignore[attr-defined]
+    return weight
 
 
 def test_what_has_no_meaning_is_refused() -> None:
@@ -306,8 +368,13 @@ def test_what_has_no_meaning_is_refused() -> None:
             "weight must be float32, bfloat16 or float16",
         ),
         ({"bias": bias[1:]}, ValueError, rf"bias must have shape \({V},\)"),
-        ({"softcap": 0.0}, ValueError, "softcap must be positive"),
-        ({"chunk": 0}, ValueError, "chunk must be a number of rows"),
+        *(({"softcap": x}, ValueError, "softcap must be") for x in (0.0, torch.inf, True, "a")),
+        *(
+            ({"chunk": x}, ValueError, "chunk must be a number of rows")
+            for x in (0, 2.5, True, "a")
+        ),
+        ({"ignore_index": 0.5}, TypeError, "ignore_index must be an int, got 0.5"),
+        ({"weight": sharded(weight)}, TypeError, r"got a DTensor; pass weight\.full_tensor"),
     ]
     good = {"hidden": hidden, "weight": weight, "labels": labels}
     for wrong, error, message in cases:
@@ -315,10 +382,17 @@ def test_what_has_no_meaning_is_refused() -> None:
             with pytest.raises(error, match=f"{function.__name__}: .*{message}"):
                 function(**{**good, **wrong})  # type: ignore[operator]
     for wrong, message in (
-        ({"il": il[1:]}, "il must have the shape and device of labels"),
+        ({"il": il[1:]}, "il must have the shape of labels"),
+        ({"il": il.double()}, "il must be float32, float16 or bfloat16"),
+        ({"il": il.to_sparse()}, "il must be a dense tensor"),
         ({"ratio": 0.0}, r"ratio must be in \(0, 1\], got 0.0"),
         ({"ratio": 1.5}, "got 1.5"),
         ({"ratio": float("nan")}, "got nan"),
     ):
         with pytest.raises(ValueError, match=f"linear_cross_entropy: .*{message}"):
             linear_cross_entropy(**good, **wrong)  # type: ignore[arg-type]
+    for transform in (torch.func.grad, torch.vmap):
+        with pytest.raises(TypeError, match=r"weight must be .* torch\.func or vmap"):
+            transform(lambda own: linear_cross_entropy(hidden, own, labels)[0])(weight)
+    with pytest.raises(TypeError, match="il must be a tensor, got list"):
+        linear_cross_entropy(hidden, weight, labels, il=[0.0])  # type: ignore[arg-type]

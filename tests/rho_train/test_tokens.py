@@ -163,6 +163,8 @@ def test_places_past_k_change_nothing(backend: Backend, monkeypatch: pytest.Monk
         # NaN in what is not trained on; an emulated GPU takes the path of a GPU here.
         labels[0] = -100
         logits[0] = NAN
+        # A selected loss of inf, which times 0 would be NaN.
+        labels[1, 0], logits[1, 0, 3], il[1, 0] = 3, -INF, 0.0
         leaf = logits.requires_grad_()
         for per in (False, True):
             wanted = select_tokens(leaf, labels, il=il, ratio=0.6, per_sequence=per)
@@ -173,6 +175,15 @@ def test_places_past_k_change_nothing(backend: Backend, monkeypatch: pytest.Monk
         labels[2, 3] = C
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
         assert select_tokens(leaf, labels, ratio=0.1).loss.isnan()
+
+
+def test_the_loss_is_float32_whatever_the_default() -> None:
+    logits, labels, il = drawn(0)
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert select_tokens(logits, labels, il=il, ratio=0.6).loss.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_a_broken_model_does_not_look_like_a_small_batch() -> None:
@@ -227,6 +238,10 @@ def test_the_best_share_is_that_of_select(scores: list[list[float]], ratio: floa
         ({"labels": torch.zeros(2, 4)}, ValueError, "labels must be int64 or int32, got float32"),
         ({"il": torch.zeros(8)}, ValueError, r"il must have the shape of labels, \(2, 4\), got"),
         ({"il": torch.zeros(2, 4).double()}, ValueError, "il must be float32, float16 or bfloat16"),
+        ({"il": [0.1]}, TypeError, "select_tokens: il must be a tensor, got list"),
+        ({"il": torch.zeros(2, 4).to_sparse()}, ValueError, "il must be a dense tensor"),
+        ({"logits": [0.1]}, TypeError, "select_tokens: logits must be a tensor, got list"),
+        ({"ignore_index": 0.5}, TypeError, "select_tokens: ignore_index must be an int, got 0.5"),
         ({"ratio": 0.0}, ValueError, r"select_tokens: ratio must be in \(0, 1\], got 0.0"),
         ({"ratio": 1.01}, ValueError, "got 1.01"),
         ({"ratio": NAN}, ValueError, "got nan"),
