@@ -25,7 +25,13 @@ from rho_train.comparison.runner import JobsFailed
 from rho_train.comparison.spec import Variant
 from rho_train.config_file import MODE, ConfigFile
 from rho_train.console import tolerant_streams
-from rho_train.distributed import device_named, process_group, rank_and_world
+from rho_train.distributed import (
+    device_named,
+    process_group,
+    rank_and_world,
+    started_first,
+    started_ranks,
+)
 from rho_train.files import error_text
 from rho_train.global_scope import Scope
 from rho_train.il import ILRecipe
@@ -167,6 +173,8 @@ def plan(
         seconds: how long to measure, compiling not counted.
         train: how the target is trained; large_batch is not used.
     """
+    if started_ranks() > 1:
+        raise ValueError("plan: it measures one process on one device; start it without torchrun")
     made = load_task(task, task_options)
     where = device_named(device)
     small = load_task(task, {**(task_options or {}), **proxy}).model(0).to(where) if proxy else None
@@ -321,7 +329,8 @@ def _main(given: list[str]) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         said = f"{stopped}" or "stopped"
         again = "" if "again" in said else "; run the same command again to go on"
-        print(f"rho-ext: {said}{again}", file=sys.stderr)
+        if started_first():
+            print(f"rho-ext: {said}{again}", file=sys.stderr)
         return _STOPPED
     except ArgumentError as error:
         commands = list(itertools.takewhile(parsers.__contains__, given))

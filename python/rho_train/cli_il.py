@@ -16,7 +16,13 @@ from rho_train.comparison.data import SeedData
 from rho_train.comparison.jobs import ILWork
 from rho_train.comparison.spec import Spec, Variant
 from rho_train.dataset import IndexedDataset
-from rho_train.distributed import device_named, on_first, process_group, rank_and_world
+from rho_train.distributed import (
+    device_named,
+    on_first,
+    process_group,
+    rank_and_world,
+    started_first,
+)
 from rho_train.il import ILRecipe, ILStore
 from rho_train.run_folder import RunFolder
 from rho_train.tasks.task import load_task
@@ -59,7 +65,8 @@ def compute(
     if out.exists():
         _check_same(out, data.dataset, made_from)
         shutil.rmtree(work, ignore_errors=True)  # of a run that was killed at its end
-        print(f"{out} is there already")
+        if started_first():
+            print(f"{out} is there already")
         return
     with process_group(where):
         rank, _ = rank_and_world()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
@@ -17,7 +18,7 @@ from torch import Tensor
 from rho_train.progress import Stopped
 
 T = TypeVar("T")
-_HOURS = timedelta(days=30)  # a rank may train for long before the others hear of it
+_LONG = timedelta(days=30)  # a rank may train for long before the others hear of it
 
 
 def device_named(name: str) -> torch.device:
@@ -25,7 +26,7 @@ def device_named(name: str) -> torch.device:
 
     Under torchrun "cuda" is the GPU of the local rank. ValueError if there is no such device.
     """
-    ranks, count = int(os.environ.get("WORLD_SIZE", "1")), torch.cuda.device_count()
+    ranks, count = started_ranks(), torch.cuda.device_count()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
@@ -35,14 +36,29 @@ def device_named(name: str) -> torch.device:
     if not torch.cuda.is_available():
         build = "sees no GPU" if torch.version.cuda else "is built without CUDA"
         raise ValueError(f"device {name}: torch {torch.__version__} {build}; give auto or cpu")
-    device = torch.device(name)
+    device, rank = torch.device(name), int(os.environ.get("LOCAL_RANK", "0"))
+    if ranks > 1 and int(os.environ.get("LOCAL_WORLD_SIZE", rank + 1)) > count:
+        raise ValueError(
+            f"device {name}: ranks need a GPU each and torch sees {count}; start at most {count} "
+            "ranks on this machine, or give cpu"
+        )
     if device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        device = torch.device("cuda", rank)
     elif ranks > 1:
         raise ValueError(f"device {name}: {ranks} ranks need a GPU each; give cuda")
     if device.index >= count:
         raise ValueError(f"device {device}: torch sees {count} GPUs, from cuda:0; give one of them")
     return device
+
+
+def started_ranks() -> int:
+    """Return the number of processes that torchrun started, 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def started_first() -> bool:
+    """Return True in the first of the processes that torchrun started, and without it."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -55,7 +71,7 @@ def rank_and_world() -> tuple[int, int]:
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the processes that torchrun started, if it did: by gloo, and by nccl on CUDA."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if started_ranks() == 1:
         yield
         return
     if device.type == "cuda":
@@ -65,6 +81,36 @@ def process_group(device: torch.device) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def agree(where: str, settings: Mapping[str, Any]) -> None:
+    """Refuse settings that differ between ranks, and a rank that does not come in 30 minutes.
+
+    All ranks call it together at the start of shared work, which may then last for long.
+    """
+    rank, world = rank_and_world()
+    if world == 1:
+        return
+    own: dict[str, Any] = {}
+    for name, value in {"call": where, **settings}.items():
+        nested = isinstance(value, dict)
+        own |= {f"{name}.{key}": one for key, one in value.items()} if nested else {name: value}
+    found = [own] * world
+    try:
+        dist.all_gather_object(found, own, group=_gloo(dist.group.WORLD, None))
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"{where}: rank {rank} did not hear of the others: all {world} ranks must call it "
+            "together, not one alone as under `if rank == 0:`"
+        ) from error
+    for other, theirs in enumerate(found):
+        for name in sorted(found[0].keys() | theirs.keys()):
+            first, second = (one.get(name) for one in (found[0], theirs))
+            if first != second:
+                raise ValueError(
+                    f"{where}: {name} must be the same on all ranks, got {first} on rank 0 and "
+                    f"{second} on rank {other}"
+                )
 
 
 def on_all(work: Callable[[], T]) -> list[T]:
@@ -77,7 +123,7 @@ def on_all(work: Callable[[], T]) -> list[T]:
         return [work()]
     own = _attempt(work)
     found: list[Any] = [own] * world
-    dist.all_gather_object(found, own, group=_patient(dist.group.WORLD))
+    dist.all_gather_object(found, own, group=_gloo(dist.group.WORLD, _LONG))
     errors = [error for _, error in (own, *found) if error is not None]
     if errors:
         raise min(errors, key=lambda error: isinstance(error, Stopped))
@@ -90,7 +136,7 @@ def on_first(work: Callable[[], T]) -> T:
     if world == 1:
         return work()
     found: list[Any] = [_attempt(work) if rank == 0 else None]
-    dist.broadcast_object_list(found, 0, group=_patient(dist.group.WORLD))
+    dist.broadcast_object_list(found, 0, group=_gloo(dist.group.WORLD, _LONG))
     result, error = found[0]
     if error is not None:
         raise error
@@ -101,6 +147,10 @@ def _attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
     try:
         return work(), None
     except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # then the others would not hear of it
+            return None, RuntimeError(f"{type(error).__name__}: {error}")
         return None, error
 
 
@@ -109,14 +159,14 @@ def any_rank(stop: bool) -> bool:
     if rank_and_world()[1] == 1:
         return stop
     flag = torch.tensor(int(stop), dtype=torch.uint8, device="cpu")
-    dist.all_reduce(flag, dist.ReduceOp.MAX, group=_patient(dist.group.WORLD))
+    dist.all_reduce(flag, dist.ReduceOp.MAX, group=_gloo(dist.group.WORLD, _LONG))
     return bool(flag)
 
 
-@lru_cache(maxsize=1)
-def _patient(world: object) -> Any:
-    """Return all ranks as a group of gloo that waits for long."""
-    return dist.new_group(timeout=_HOURS, backend="gloo")
+@lru_cache(maxsize=2)
+def _gloo(world: object, timeout: timedelta | None) -> Any:
+    """Return all ranks as a group of gloo that waits so long, None: as torch usually does."""
+    return dist.new_group(timeout=timeout, backend="gloo")
 
 
 def summed(tensor: Tensor) -> Tensor:

@@ -10,12 +10,14 @@ from unittest import mock
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import TensorDataset
 
 from rho_train import (
     History,
     ILRecipe,
     IndexedDataset,
+    OnlineModel,
     Selector,
     Trainer,
     crossfit_il,
@@ -107,4 +109,33 @@ def runs(folder: Path) -> dict[str, str]:
     note("one", lambda: on_all(lambda: None if rank == 0 else fail()))
     note("both", lambda: on_all(fail))
     note("first", lambda: on_first(lambda: 1 / 0))
+
+    class Two(Exception):
+        def __init__(self, one: str, other: str) -> None:
+            super().__init__(f"{one} {other}")
+
+    def unheard() -> None:
+        if rank == 1:
+            raise Two("disk", "full")
+
+    note("not pickled", lambda: on_all(unheard))
+    other: dict[str, Any] = {"lr": {"config": replace(SHORT, lr=0.1 * (rank + 1))}}
+    other |= {"seed": {"seed": rank}, "ids": {"train_ids": torch.arange(100) + rank}}
+    online = Selector(il=OnlineModel(linear()), k=CONFIG.batch // 2)
+    other["online"] = {"selector": online}
+    unused = nn.Sequential(linear())
+    unused.extra = nn.Linear(1, 1)
+    unused.forward = unused[0].forward  # type: ignore[method-assign]
+    y = torch.arange(N) % 3
+    y[50:60] = -100
+    ignored = IndexedDataset(TensorDataset(torch.zeros(N, 5), y))
+    other |= {"unused": {"model": unused}, "ignored": {"dataset": ignored}}
+    for name, options in other.items():
+        chosen = {"config": SHORT, "model": linear(), **options}
+        note(name, lambda n=name, o=chosen: make_trainer(folder / n, "plain", **o).fit())
+    wrapped = OnlineModel(DistributedDataParallel(linear()), lr=0.1)
+    chosen = {"model": linear(), "selector": Selector(il=wrapped, k=CONFIG.batch // 2)}
+    make_trainer(folder / "wrapped", config=SHORT, **chosen).fit()
+    weights = on_all(lambda: wrapped.model.module.weight.detach())
+    assert torch.equal(*weights)
     return errors

@@ -90,6 +90,9 @@ def test_ranks_train_one_run_alone(
     assert main(["demo", f"--out={tmp_path / 'run'}"]) == 1
     assert "2 ranks train one run together; give one method" in capfd.readouterr().err
     assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["plan"]) == 1
+    assert "plan: it measures one process on one device" in capfd.readouterr().err
 
 
 def test_config_file_and_override(tmp_path: Path, table: Path, unreported: None) -> None:

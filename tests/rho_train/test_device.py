@@ -90,9 +90,10 @@ def test_devices_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WORLD_SIZE", "2")
         with pytest.raises(ValueError, match="cuda:0: 2 ranks need a GPU each; give cuda"):
             device_named("cuda:0")
-        monkeypatch.setenv("LOCAL_RANK", "1")
-        with pytest.raises(ValueError, match="cuda:1: torch sees 1 GPUs"):
-            device_named("auto")
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+        for name in ("auto", "cuda", "cuda:0"):
+            with pytest.raises(ValueError, match="torch sees 1; start at most 1 ranks on this"):
+                device_named(name)
 
 
 def test_a_batch_moves_whole() -> None:

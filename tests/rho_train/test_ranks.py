@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from rho_train import History, OnlineModel, Scoring, Selector
+from rho_train import History, OnlineModel, Scoring, Selector, distributed
 from rho_train.schedules import UniformPhases
 
 from . import ranks_program as program
@@ -213,6 +213,13 @@ def test_ranks_that_stop_together_resume_to_the_bit(found: Found) -> None:
         assert own.pop("share").startswith("ValueError: Trainer: batch = 7 is of all 2 ranks")
         assert "selects 8 of a large batch of 16 on each of 2 ranks" in own.pop("k")
         assert own.pop("first") == "ZeroDivisionError: division by zero"
+        assert own.pop("not pickled") == "RuntimeError: Two: disk full"
+        for name, key in (("lr", "config.lr"), ("seed", "seed"), ("ids", "train_ids")):
+            message = f"ValueError: Trainer: {key} must be the same on all ranks, got"
+            assert own.pop(name).startswith(message), name
+        assert "an OnlineModel would become another on each of 2 ranks" in own.pop("online")
+        assert "the loss does not use extra.weight, extra.bias; several" in own.pop("unused")
+        assert "10 of the train_ids have the label -100" in own.pop("ignored")
         assert own.pop("one") == own.pop("both") == "OSError: no such disk"
         assert not own
 
@@ -226,6 +233,18 @@ def test_ranks_share_the_folds_and_the_pieces_of_il(found: Found) -> None:
         assert rank["il"]["info"] == alone["info"]
         for name in ("il", "pretrained"):
             assert torch.equal(rank["il"][name], alone[name]), name
+
+
+def test_a_rank_that_calls_alone_hears_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*_: object, **options: Any) -> None:
+        assert options["group"] is None  # of the usual time
+        raise RuntimeError("Timed out")
+
+    monkeypatch.setattr(distributed, "rank_and_world", lambda: (0, 2))
+    monkeypatch.setattr(distributed, "_gloo", lambda _, timeout: timeout)
+    monkeypatch.setattr(distributed.dist, "all_gather_object", late)
+    with pytest.raises(RuntimeError, match=r"Trainer: rank 0 .*all 2 ranks must call it together"):
+        distributed.agree("Trainer", {})
 
 
 def test_what_ranks_cannot_select_together_is_refused() -> None:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from rho_train.checks import MakeModel, build_model, check_ids
-from rho_train.dataset import IndexedDataset, check_indexed
-from rho_train.distributed import on_all, rank_and_world
+from rho_train.dataset import IndexedDataset, check_indexed, fingerprint
+from rho_train.distributed import agree, on_all, rank_and_world
 from rho_train.dry_run import dry_run
-from rho_train.identity import module_digest
+from rho_train.identity import digest, module_digest
 from rho_train.il.checksums import checked_inputs
 from rho_train.il.score import SCORING_BATCH, names_of, score_examples, warn_near_chance
 from rho_train.il.store import ILStore
@@ -189,6 +189,9 @@ def _by_folds(
     **functions: Any,
 ) -> ILStore:
     """Train model f on all examples but those of fold f, and score these; fold -1 has no model."""
+    if folder.path is not None:
+        shared = {"data": fingerprint(dataset), "folds": digest(fold), "recipe": repr(recipe)}
+        agree(folder.where, shared)
     inputs = checked_inputs(dataset, folder)
     rank, world = (0, 1) if folder.path is None else rank_and_world()
     folds, models = range(int(fold.max()) + 1), list[nn.Module]()
@@ -233,7 +236,7 @@ def _by_folds(
     }
     seconds = sum(float(one["seconds"]) for one in made)
     info = made[0] | joined | {"seconds": f"{seconds:.3f}"}
-    if functions["loss_fn"] is None and rank == 0:
+    if functions["loss_fn"] is None:
         warn_near_chance(folder.where, il, dataset.labels)
     crossfit = fold if len(folds) > 1 else None
     return ILStore.of(dataset, il, fold=crossfit, info=info, input_checksums=inputs)

@@ -13,7 +13,7 @@ import rho_ext
 from rho_train.batch import split, to
 from rho_train.checkpoint import architecture_digest, load_checkpoint, save_checkpoint
 from rho_train.dataset import IndexedDataset, fingerprint
-from rho_train.distributed import on_all, rank_and_world
+from rho_train.distributed import agree, on_all, rank_and_world
 from rho_train.identity import digest, module_digest, name_of
 from rho_train.progress import OnStep, Stopped, no_op
 from rho_train.run_folder import RunFolder
@@ -96,6 +96,7 @@ def score_examples(
         "ids_sha256": digest(ids),
         **names_of(dataset, loss_fn, forward=forward),
     }
+    agree("score_examples", {**identity, "batch_size": batch_size})
     rows = _BATCHES * batch_size
     # Pieces of another batch size are left alone: after a kill for lack of memory it may be less.
     pieces = [
@@ -122,7 +123,8 @@ def warn_near_chance(where: str, il: Tensor, labels: Tensor, stacklevel: int = 3
     counts = labels[known].unique(return_counts=True)[1].double()  # type: ignore[no-untyped-call]
     shares = counts / counts.sum()
     mean, chance = float(il[known].double().mean()), float(-(shares * shares.log()).sum())
-    if counts.sum() >= _FEW and chance > 0.0 and mean > _NEAR * chance:
+    first = rank_and_world()[0] == 0  # of ranks, one is enough to say it
+    if first and counts.sum() >= _FEW and chance > 0.0 and mean > _NEAR * chance:
         warnings.warn(
             f"{where}: the mean irreducible loss is {mean:.3f} nats, and guessing by the "
             f"frequencies of the labels has {chance:.3f}: such losses are mostly noise, which "

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from rho_train.checks import check_flags, check_ids
 from rho_train.dataset import IndexedDataset, check_indexed
@@ -44,9 +45,17 @@ def check_run(run: RunData) -> None:
                 f"Trainer: {name} = {size} is of all {world} ranks and must divide into equal "
                 f"shares; give a multiple of {world}"
             )
+    ignored = -100 if selector is None else selector.ignore_index
+    if world > 1 and selector is None:
+        left_out = int((run.dataset.labels[run.train_ids.cpu()] == ignored).sum())
+        if left_out:
+            raise ValueError(
+                f"Trainer: {left_out} of the train_ids have the label {ignored}, which ranks would "
+                "count into means of their own; leave these out of train_ids"
+            )
     shared = world if selector is not None and selector.scope == "local" else 1
     if selector is not None:
-        for misfit in _misfits(selector, n, run, shared):
+        for misfit in _misfits(selector, n, run, shared, world):
             raise ValueError(f"Trainer: {misfit}")
         for step in selector.ratio.begins if isinstance(selector.ratio, Schedule) else ():
             selector.size(config.large_batch // shared, step)
@@ -55,7 +64,6 @@ def check_run(run: RunData) -> None:
     sampler = LargeBatchSampler(run.train_ids, drawn, seed=run.seed, rank=rank, world=world)
     first = next(iter(sampler))
     positions = torch.tensor(first, dtype=torch.int64, device="cpu")
-    ignored = -100 if selector is None else selector.ignore_index
     try_out = partial(dry_run, forward=run.forward)
     batch = try_out("Trainer", model, run.dataset, positions, run.train_ids, ignore_index=ignored)
     rows = torch.arange(len(eval_set), dtype=torch.int64, device="cpu")
@@ -70,7 +78,7 @@ def check_run(run: RunData) -> None:
             selector.steps = 0
 
 
-def _misfits(selector: Selector, n: int, run: RunData, shared: int) -> Iterator[str]:
+def _misfits(selector: Selector, n: int, run: RunData, shared: int, world: int) -> Iterator[str]:
     """Give what in the Selector does not fit the run; `shared` ranks select for themselves."""
     config, phases, history = run.config, selector.phases, selector.history
     batch = config.large_batch // shared
@@ -81,6 +89,10 @@ def _misfits(selector: Selector, n: int, run: RunData, shared: int) -> Iterator[
         yield "forward= must be the same for the Trainer and for its Selector; give it to both"
     if isinstance(selector.il, str):
         yield f"its batches have no field {selector.il!r}; give il= a store or a table by id"
+    for part in (selector.il, selector.scorer) if world > 1 else ():
+        if isinstance(part, OnlineModel) and not isinstance(part.model, DistributedDataParallel):
+            wrapped = "OnlineModel(DistributedDataParallel(model))"
+            yield f"an OnlineModel would become another on each of {world} ranks; give {wrapped}"
     if selector.steps:
         yield f"the Selector has made {selector.steps} selections in another run; make a new one"
     if smoothing:
@@ -94,6 +106,16 @@ def _misfits(selector: Selector, n: int, run: RunData, shared: int) -> Iterator[
         yield f"UniformPhases.steps is {phases.steps}, {other}; make them agree"
     if history is not None and len(history) != n:
         yield f"the History has {len(history)} ids, the data set has {n}; History(len(dataset))"
+
+
+def check_trained(model: nn.Module) -> None:
+    """Refuse parameters that the loss of the first step did not use, as ranks must all have."""
+    named = model.named_parameters()
+    if unused := [name for name, p in named if p.requires_grad and p.grad is None]:
+        raise ValueError(
+            f"Trainer: the loss does not use {', '.join(unused[:8])}; several ranks need a "
+            "gradient of each: call requires_grad_(False) on them, or leave them out"
+        )
 
 
 def _check_il(selector: Selector, dataset: IndexedDataset, train_ids: Tensor) -> None:

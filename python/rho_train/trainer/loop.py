@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from rho_train.batch import to
 from rho_train.checkpoint import architecture_digest, random_state, restore_random_state
 from rho_train.dataset import fingerprint
-from rho_train.distributed import any_rank, on_all, on_first, rank_and_world
+from rho_train.distributed import agree, any_rank, on_all, on_first, rank_and_world
 from rho_train.identity import digest
 from rho_train.optim import adamw, lr_schedule, subnormals_flushed
 from rho_train.progress import OnStep, Stopped, no_op
@@ -23,7 +23,7 @@ from rho_train.rng import generator
 from rho_train.run_folder import RunFolder
 from rho_train.sampler import LargeBatchSampler, loader
 from rho_train.scoring import device_of
-from rho_train.trainer.checks import check_run
+from rho_train.trainer.checks import check_run, check_trained
 from rho_train.trainer.config import RunData
 from rho_train.trainer.evaluation import eval_data
 from rho_train.trainer.metrics_logger import MetricsLogger
@@ -70,7 +70,8 @@ class Trainer(RunData):
         IndexError: an id lies outside the data set, or the model has no class for a label.
         ValueError: the checkpoint or the irreducible losses belong to another run or data set, or
             all losses are unknown (some: a warning). The Selector, the evaluation set or the flags
-            do not fit. Another process trains in the folder.
+            do not fit. Another process trains in the folder. The ranks have other settings.
+        RuntimeError: not all ranks of the process group make a Trainer.
         OSError: the folder cannot be written.
 
     Example:
@@ -97,14 +98,6 @@ class Trainer(RunData):
             for name, flag in (self.flags or {}).items()
         }
         check_run(self)
-        self.optimizer = adamw(model, config.lr, config.weight_decay)
-        self.schedule = lr_schedule(self.optimizer, config.schedule, config.steps)
-        self.runner = torch.compile(model) if config.compile else model  # type: ignore[assignment]
-        rank, world = self.ranks
-        if world > 1:
-            self.runner = DistributedDataParallel(self.runner)
-        self.step = self.trained = 0
-        self._random_state: dict[str, Any] | None = None
         identity = {
             "config": asdict(config),
             "name": self.name,
@@ -113,8 +106,17 @@ class Trainer(RunData):
             "train_ids": digest(self.train_ids),
             "selection": selector and selector.identity(),
             "architecture": architecture_digest(model),
-            "ranks": world,
+            "ranks": self.ranks[1],
         }
+        agree("Trainer", identity)
+        self.optimizer = adamw(model, config.lr, config.weight_decay)
+        self.schedule = lr_schedule(self.optimizer, config.schedule, config.steps)
+        self.runner = torch.compile(model) if config.compile else model  # type: ignore[assignment]
+        rank, world = self.ranks
+        if world > 1:
+            self.runner = DistributedDataParallel(self.runner)
+        self.step = self.trained = 0
+        self._random_state: dict[str, Any] | None = None
         self.work = RunFolder(self.folder, where="Trainer", identity=identity)
         with self.work.lock(_WAIT):
             # Records beyond the checkpoint are cut off, so nobody may write any meanwhile.
@@ -206,6 +208,8 @@ class Trainer(RunData):
             forward=self.forward,
             bf16=self.config.bf16,
         )
+        if self.step == 0 and self.ranks[1] > 1:
+            check_trained(self.model)
         self.step += 1
         self.trained += selected
         self.metrics.count(made, invalid, selected)
