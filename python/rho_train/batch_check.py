@@ -16,7 +16,7 @@ from rho_train.batch import describe, gather, leaves, split
 from rho_train.dry_run import unchanged
 from rho_train.methods.context import ScoringContext
 from rho_train.rng import global_seed
-from rho_train.scoring import device_of, scoring_mode, sharded
+from rho_train.scoring import rounding_of, scoring_mode, sharded
 
 _OFF = "Selector(check_batches=False) leaves this check out"
 
@@ -56,21 +56,14 @@ class _Rescoring:
         # Losses of training mode or of several passes with dropout are no losses of eval mode.
         known = context.scored and not context.passes.options.train_mode
         self.losses = context.losses if known else self.score(batch)
-        # Errors of rounding add up in long sums: at worst 3,000 of float32 reach this root.
-        kinds = {one.dtype for one in module.parameters() if one.is_floating_point()}
-        device = device_of(module).type
-        if torch.is_autocast_enabled(device):
-            kinds.add(torch.get_autocast_dtype(device))
-        epsilons = [torch.finfo(kind).eps for kind in (torch.float32, *kinds)]
-        if device == "cuda":
-            epsilons.append(2.0**-10)  # of TF32, to which convolutions round float32
+        root = rounding_of(module) ** 0.5
         usual = self.losses[self.losses.isfinite()].abs()
         typical = max(1.0, float(usual.median())) if len(usual) else 1.0
-        self.tolerance = max(epsilons) ** 0.5 * self.losses.abs().clamp_min(typical)
+        self.tolerance = root * self.losses.abs().clamp_min(typical)
         # Before a model has learnt, all examples can have one loss, whatever was cut. All ranks of
         # a sharded model must check the same selections.
         spread = float(usual.std()) if len(usual) > 1 else 0.0
-        self.tells = self.sharded or spread > 4 * max(epsilons) ** 0.5 * typical
+        self.tells = self.sharded or spread > 4 * root * typical
 
     def score(self, batch: Any) -> Tensor:
         """Return the losses of a batch, float32 (n,)."""

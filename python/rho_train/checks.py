@@ -118,9 +118,12 @@ def check_factory(where: str, make_model: Any) -> None:
 
 
 def build_model(where: str, make_model: Any, seed: int) -> nn.Module:
-    """Build a model from a seed, and refuse anything else that a function returns."""
+    """Build a model from a seed, which torch draws from too; refuse what else is returned."""
     check_factory(where, make_model)
-    model = make_model(seed)
+    # All devices. A function that ignores its seed must build the same model when work goes on.
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        model = make_model(seed)
     if not isinstance(model, nn.Module):
         got = f"{type(model).__name__}; return the model"
         raise ValueError(f"{where}: make_model must return an nn.Module, got {got}")

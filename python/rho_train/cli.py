@@ -21,7 +21,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 import rho_ext
 from rho_train import cli_il
 from rho_train.compare import compare
-from rho_train.comparison.runner import JobsFailed
+from rho_train.comparison.runner import EXPECTED, JobsFailed
 from rho_train.comparison.spec import Variant
 from rho_train.config_file import MODE, ConfigFile
 from rho_train.console import tolerant_streams
@@ -45,7 +45,7 @@ from rho_train.tasks.task import BUILT_IN, load_task, options_of, task_function
 from rho_train.trainer import TrainConfig
 
 _STOPPED = 130  # as a shell reports Ctrl-C
-_ERRORS = (ValueError, IndexError, OSError, FloatingPointError, ImportError, JobsFailed)
+_ERRORS = (*EXPECTED, ImportError, JobsFailed)
 
 # Options that several commands have; what their own docstrings explain goes first.
 _HELP = {

@@ -87,7 +87,7 @@ def forward_cost(
         56.0
     """
     fields = split(batch, "forward_cost", needs_ids=False, needs_labels=loss_fn is None)
-    with _counted("forward_cost", model) as counter, scoring_mode(model) as scorer, counter:
+    with _counted("forward_cost", model, batch) as counter, scoring_mode(model) as scorer, counter:
         output_of("forward_cost", scorer, batch, fields, forward, loss_fn)
     # torch counts a multiply-add as two.
     return counter.get_total_flops() / 2 / len(fields.ids)
@@ -110,7 +110,7 @@ def training_cost(model: nn.Module, batch: Any, *, forward: ForwardFunction | No
     fields = split(batch, "training_cost", needs_ids=False)
     weights = [one for one in model.parameters() if one.requires_grad]
     modes = modes_set([*model.modules()], True)
-    with _counted("training_cost", model) as counter, torch.enable_grad(), modes, counter:
+    with _counted("training_cost", model, batch) as counter, torch.enable_grad(), modes, counter:
         output = output_of("training_cost", model, batch, fields, forward, None)
         if weights and output.requires_grad:
             # Not backward(): it adds to the gradients, and runs hooks on them, as of optimizers.
@@ -119,13 +119,14 @@ def training_cost(model: nn.Module, batch: Any, *, forward: ForwardFunction | No
 
 
 @contextmanager
-def _counted(where: str, model: nn.Module) -> Iterator[FlopCounterMode]:
+def _counted(where: str, model: nn.Module, batch: Any) -> Iterator[FlopCounterMode]:
     """Give a counter of passes that are the same on every machine and leave the model as it was."""
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
         # Fused layers, which differ between machines, are not in torch's counter; their parts are.
         torch.backends.mha.set_fastpath_enabled(False)
-        with warnings.catch_warnings(), unchanged(model), global_seed(0), takes_the_batch(where):
+        fits = takes_the_batch(where, batch)
+        with warnings.catch_warnings(), unchanged(model), global_seed(0), fits:
             warnings.simplefilter("ignore")
             with (
                 torch.backends.mkldnn.flags(enabled=False),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +20,7 @@ from rho_train.scoring import (
     check_module,
     device_of,
     output_of,
+    rounding_of,
     scoring_mode,
 )
 
@@ -38,16 +40,17 @@ def unchanged(*models: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def takes_the_batch(where: str) -> Iterator[None]:
-    """Name a model that its first batch does not fit."""
+def takes_the_batch(where: str, batch: Any) -> Iterator[None]:
+    """Name a model, or a function of the user, that its first batch does not fit."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:
-        raise ValueError(
-            f"{where}: the model cannot take the batch ({error}); check shapes and dtypes"
-        ) from error
+    except (RuntimeError, TypeError, KeyError) as error:
+        fix = "check shapes and dtypes"
+        if not isinstance(error, RuntimeError):
+            fix = f"the batch is a {describe(batch)}; give forward= to pass what the model takes"
+        raise ValueError(f"{where}: the model cannot take the batch ({error}); {fix}") from error
 
 
 def dry_run(
@@ -63,15 +66,23 @@ def dry_run(
     """Read the batch at `positions`, run the model on it, and return it on the model's device.
 
     Refuse logits that are not (b, C), labels that the data set does not show, and labels of `ids`
-    without a class; with `loss_fn`, losses of which none is finite. The random state is restored.
+    without a class; with `loss_fn`, losses of which none is finite; a collate_fn that gives rows
+    in another order. The random state is restored.
     """
     check_module(where, model)
     with unchanged(model), global_seed(0):
         samples = dataset.__getitems__(positions.tolist())
-        batch = to(dataset.collate(samples), device_of(model))
-        fields = split(batch, where, needs_labels=loss_fn is None)
-        with scoring_mode(model) as scorer, takes_the_batch(where):
-            output = output_of(where, scorer, batch, fields, forward, loss_fn)
+
+        def run(samples: Sequence[Any]) -> tuple[Any, Fields, Any]:
+            batch = to(dataset.collate(samples), device_of(model))
+            fields = split(batch, where, needs_labels=loss_fn is None)
+            with scoring_mode(model) as scorer, takes_the_batch(where, batch):
+                return batch, fields, output_of(where, scorer, batch, fields, forward, loss_fn)
+
+        batch, fields, output = run(samples)
+        is_rows = isinstance(output, Tensor) and len(output) == len(samples)
+        if dataset.collate_fn is not None and is_rows:
+            _check_order(where, output, lambda row: run([samples[row]])[2], rounding_of(model))
     if loss_fn is not None:
         if not output.isfinite().any():
             raise ValueError(
@@ -92,6 +103,39 @@ def dry_run(
     for rows in ids:
         check_labels(where, dataset.labels[rows], rows, output.shape[1], ignore_index)
     return batch
+
+
+def _check_order(
+    where: str, output: Tensor, alone: Callable[[int], Tensor], rounding: float
+) -> None:
+    """Refuse rows that are, for some examples, those of others; warn if they are of none."""
+    n, moved, mixed = len(output), list[int](), 0.0
+    rows = output.reshape(n, -1).float()
+    for row in sorted({0, n // 3, 2 * n // 3, n - 1}):
+        found = alone(row).reshape(1, -1).float()
+        if found.shape[1] != rows.shape[1]:
+            return  # no logits (n, C), which is refused elsewhere
+        gaps = (rows - found).abs()
+        near = (gaps <= rounding**0.5 * found.abs().clamp_min(1.0)) | (rows.isnan() & found.isnan())
+        same = near.all(1)
+        if not same[row]:
+            if same.any():
+                moved.append(row)
+            else:
+                mixed = max(mixed, float(gaps[row].nan_to_num(torch.inf).max()))
+    if moved and not mixed:
+        raise ValueError(
+            f"{where}: the collate_fn gives the examples in another order than it gets them: what "
+            f"the model returns for example {moved[0]} of the first {n} is in another row; keep "
+            "their order (sort and restore it in the model, or enforce_sorted=False)"
+        )
+    if mixed:
+        warnings.warn(
+            f"{where}: what the model returns for an example depends on the others of its batch, "
+            f"or on random numbers (alone it differs by up to {mixed:.3g}); so does its "
+            "irreducible loss: mask the padding, and draw nothing in the collate_fn",
+            stacklevel=4,
+        )
 
 
 def _check_shown(where: str, fields: Fields, labels: Tensor) -> None:

@@ -70,7 +70,7 @@ def lr_schedule(
     def factor(step: int) -> float:
         if step < rising:
             return (step + 1) / (rising + 1)
-        done = min((step - rising) / (steps - rising), 1.0)
+        done = min((step - rising) / max(1, steps - rising), 1.0)
         if schedule == "linear":
             return 1.0 - done
         return 0.5 * (1.0 + math.cos(math.pi * done)) if schedule == "cosine" else 1.0

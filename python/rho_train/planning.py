@@ -187,7 +187,7 @@ def plan(
             loads[size], pool = _load(dataset, size, workers, device, share)
         target = copy.deepcopy(model).train()
         made = adamw(target, lr=1e-3, weight_decay=0.01) if optimizer is None else optimizer(target)
-        with takes_the_batch("plan"):
+        with takes_the_batch("plan", pool):
             make_step(None, batch)
         fields = split(pool, "plan", needs_labels=False)
         images = isinstance(fields.inputs, Tensor) and fields.inputs.ndim == 4

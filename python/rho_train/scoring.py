@@ -155,7 +155,7 @@ class MicroBatches:
             inputs = examples.inputs
             if options.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
-            output = logits_of(module, inputs)
+            output = logits_of("Selector", module, inputs)
         self.seconds += time.perf_counter() - started
         return output
 
@@ -263,6 +263,19 @@ def sharded(parts: Iterable[nn.Module]) -> bool:
     return fsdp is not None and any(isinstance(one, fsdp.FSDPModule) for one in parts)
 
 
+def rounding_of(model: nn.Module) -> float:
+    """Return the largest epsilon of the numbers that a model computes with."""
+    # Errors of rounding add up in long sums: at worst 3,000 of float32 reach its root.
+    kinds = {one.dtype for one in model.parameters() if one.is_floating_point()}
+    device = device_of(model).type
+    if torch.is_autocast_enabled(device):
+        kinds.add(torch.get_autocast_dtype(device))
+    epsilons = [torch.finfo(kind).eps for kind in (torch.float32, *kinds)]
+    if device == "cuda":
+        epsilons.append(2.0**-10)  # of TF32, to which convolutions round float32
+    return max(epsilons)
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of the first parameter, the CPU if there is none."""
     # nn.Module.parameters() walks through all modules once more, by name.
@@ -273,7 +286,7 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-def logits_of(model: nn.Module, inputs: Any) -> Tensor:
+def logits_of(where: str, model: nn.Module, inputs: Any) -> Tensor:
     """Return the logits of the inputs of a batch, which may be a dict of keyword arguments.
 
     The output may be a tensor, or an object or mapping with `logits`, as of Hugging Face models.
@@ -283,9 +296,9 @@ def logits_of(model: nn.Module, inputs: Any) -> Tensor:
         return output
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", 0)
     if not isinstance(logits, Tensor):
-        raise TypeError(
-            f"Selector: the model returned {type(output).__name__}, wanted a tensor of logits "
-            "(n, C) or an object with .logits; pass Selector(forward=...) to pick them"
+        raise ValueError(
+            f"{where}: the model returned {type(output).__name__}, wanted a tensor of logits "
+            "(n, C) or an object with .logits; give forward= to pick them"
         )
     return logits
 
@@ -300,7 +313,7 @@ def output_of(
 ) -> Tensor:
     """Return the losses (n,) of a batch by `loss_fn`, else its logits (n, C), by `forward`."""
     if loss_fn is None:
-        return logits_of(model, fields.inputs) if forward is None else forward(model, batch)
+        return logits_of(where, model, fields.inputs) if forward is None else forward(model, batch)
     if forward is not None:
         raise ValueError(f"{where}: give forward= or loss_fn=, which calls the model itself")
     return losses_of(where, model, batch, loss_fn, len(fields.ids))

@@ -51,13 +51,14 @@ def training_step(
         weights: float (n,), factors of the losses, as `Selector.last.weights`.
         forward: called as `forward(model, batch)`, returns logits (n, C); None: model(inputs).
         loss_fn: called as `loss_fn(model, batch)` in place of forward and cross-entropy; returns
-            the loss of each example (n,), NaN for none. Labels are not needed then.
+            the loss of each example (n,), NaN for none. Labels are not needed then. Arithmetic on
+            NaN has NaN gradients: put it in at the end, `torch.where(none, torch.nan, losses)`.
         label_smoothing: of the cross-entropy.
         bf16: forward pass under bfloat16 autocast, or without; None: as it is outside.
 
     Raises:
-        ValueError: the batch has no labels or ids, or `loss_fn` returns something else.
-        TypeError: the model returns no logits.
+        ValueError: the batch has no labels or ids, the model returns no logits, or `loss_fn`
+            something else.
 
     Example:
         >>> from rho_train import Batch

@@ -341,7 +341,7 @@ def test_images_are_trained_on_from_their_files(tmp_path: Path, unreported: None
                 pixels[:, :, channel] += 120
                 Image.fromarray(pixels).save(folder / f"{i}.png")
     arguments = ["train", f"--out={tmp_path / 'out'}", "--recipe.epochs=2", "--task=images"]
-    arguments += [f"--task.folder={tmp_path / 'images'}", "--task.model=mlp", "--task.hidden=[16]"]
+    arguments += [f"--task.folder={tmp_path / 'images'}", "--task.hidden=[8,8,16]"]
     arguments += ["--task.size=8", "--train.steps=30", "--train.large_batch=20", "--train.batch=10"]
     assert main(arguments) == 0
     last = [r for r in records(tmp_path / "out") if r["event"] == "eval"][-1]

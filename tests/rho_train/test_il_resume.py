@@ -231,7 +231,7 @@ def test_a_folder_of_other_work_is_refused(tmp_path: Path) -> None:
     # Fewer examples may be scored at once, as after a kill for lack of memory.
     held(recipe=replace(RECIPE, scoring_batch=4))
     first = held(loss_fn=losses, folder=tmp_path / "own")
-    assert first.info["loss_function"] == "other_loss(power=2.0)"
+    assert first.info["loss_function"] == f"{__name__}.other_loss(power=2.0)"
     for own in (None, other_loss, partial(other_loss, power=3.0)):
         with pytest.raises(ValueError, match="belongs to a run with another loss_function"):
             held(loss_fn=own, folder=tmp_path / "own")

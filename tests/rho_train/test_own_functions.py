@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -274,8 +275,8 @@ def test_work_resumes_in_mid_epoch_and_is_that_of_its_functions(tmp_path: Path) 
     assert stops > 2
     assert torch.equal(store.il.nan_to_num(), wanted.il.nan_to_num())
     assert store.info["best_epoch"] == wanted.info["best_epoch"]
-    named = {key: store.info[key] for key in ("forward", "optimizer", "collate_fn")}
-    assert named == {"forward": "encoded", "optimizer": "sgd", "collate_fn": "padded"}
+    for key, name in (("forward", "encoded"), ("optimizer", "sgd"), ("collate_fn", "padded")):
+        assert store.info[key] == f"{__name__}.{name}"
     other = IndexedDataset(Texts(), collate_fn=lambda rows: padded(rows))
     work: tuple[Any, ...] = Encoder, data, IDS[:60], FINE
     changed: dict[str, Any] = {"optimizer": None, "forward": lambda m, batch: encoded(m, batch)}
@@ -356,3 +357,114 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
             call()
     total = data + IndexedDataset(Texts())
     assert total.collate(total.__getitems__([0, N]))["ids"].tolist() == [0, N]
+
+
+ROWS = [{"a": row, "target": row.sum()} for row in X]
+
+
+def to_target(model: nn.Module, batch: Any) -> Tensor:
+    return (model(batch["a"]).squeeze(1) - batch["target"]).square()
+
+
+def stacked(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {key: torch.stack([row[key] for row in rows]) for key in ("a", "target")}
+
+
+def test_every_factory_is_a_function_of_its_seed(tmp_path: Path) -> None:
+    data = IndexedDataset(ROWS)
+
+    def il(**more: Any) -> ILStore:
+        torch.rand(int(torch.randint(9, ())))  # as after another start of the program
+        return crossfit_il(lambda _: nn.Linear(4, 1), data, 2, RECIPE, loss_fn=to_target, **more)
+
+    whole, steps = il(), 0
+    before = torch.get_rng_state()
+
+    def stop(made: int) -> bool:
+        nonlocal steps
+        steps += made
+        return steps == 10  # in the second fold
+
+    with pytest.raises(Stopped):
+        il(folder=tmp_path, on_step=stop)
+    assert torch.equal(il(folder=tmp_path).il, whole.il)
+    torch.set_rng_state(before)
+    task = Task(name="plain", train=ROWS, test=ROWS, make_model=Encoder, loss_fn=to_target)
+    assert task.model(0) is not None
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_collate_fn_that_sorts_is_refused() -> None:
+    model = nn.Linear(4, 1)
+    for order in (
+        lambda rows: sorted(rows, key=lambda row: float(row["target"])),
+        lambda rows: rows[::-1],
+    ):
+        data = IndexedDataset(ROWS, collate_fn=lambda rows, order=order: stacked(order(rows)))
+        with pytest.raises(ValueError, match="collate_fn gives the examples in another order"):
+            pretrained_il(model, data, loss_fn=to_target)
+    data = IndexedDataset(ROWS, collate_fn=stacked)
+    assert pretrained_il(model, data, loss_fn=to_target).known.all()
+
+    def mixing(model: nn.Module, batch: Any) -> Tensor:
+        return to_target(model, batch) - to_target(model, batch).mean()
+
+    with pytest.warns(UserWarning, match="depends on the others of its batch"):
+        pretrained_il(model, data, loss_fn=mixing)
+
+
+def test_gradients_of_nan_are_named() -> None:
+    rows = [{**row, "none": torch.tensor(i % 4 == 0)} for i, row in enumerate(ROWS)]
+
+    def naive(model: nn.Module, batch: Any) -> Tensor:
+        target = torch.where(batch["none"], torch.nan, batch["target"])
+        return to_target(model, {**batch, "target": target})
+
+    def right(model: nn.Module, batch: Any) -> Tensor:
+        return torch.where(batch["none"], torch.nan, to_target(model, batch))
+
+    data, frequent = IndexedDataset(rows), replace(RECIPE, batch_size=2, evals_per_epoch=20)
+    for recipe in (RECIPE, frequent):
+        with pytest.raises(FloatingPointError, match=r"leave NaN out before the arithmetic"):
+            crossfit_il(lambda _: nn.Linear(4, 1), data, 2, recipe, loss_fn=naive)
+        store = crossfit_il(lambda _: nn.Linear(4, 1), data, 2, recipe, loss_fn=right)
+        assert int(store.known.sum()) == N * 3 // 4
+
+
+class Pair(nn.Linear):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x), 1
+
+
+def wrong(kind: str = "") -> Task:
+    """By `--task`: what users give by mistake."""
+    rows: Any = TensorDataset(X, Y)
+    if kind == "three":
+        rows = [(x, y, 1.0) for x, y in zip(X, Y, strict=True)]
+    elif kind == "names":
+        rows = [{"feats": x, "name": "n", "label": y} for x, y in zip(X, Y, strict=True)]
+    parts: dict[str, Any] = {"train": rows, "test": rows, "labels": Y, "test_labels": Y}
+    model = Pair if kind == "pair" else nn.Linear
+    return Task(name="wrong", **parts, make_model=lambda _: model(4, 2))
+
+
+def test_mistakes_are_told_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = f"--task={__name__}:wrong"
+    for kind, said in (
+        ("pair", "the model returned tuple, wanted .*; give forward= to pick them"),
+        ("three", r"must be \(x, y\) pairs or dicts"),
+        ("names", "cannot take the batch .* with the keys 'feats', 'name', .*; give forward="),
+    ):
+        out = f"--out={tmp_path / kind}"
+        assert main(["il", "compute", given, f"--task.kind={kind}", out]) == 1
+        found = capsys.readouterr().err
+        assert re.search(f"rho-ext: error: .*{said}", found), found
+        assert "Selector" not in found
+
+
+def test_a_rate_may_rise_to_the_last_step() -> None:
+    recipe = replace(RECIPE, warmup=0.999)
+    data = IndexedDataset(TensorDataset(X, Y))
+    assert holdout_il(lambda _: nn.Linear(4, 2), data, IDS[:16], recipe).known.any()

@@ -367,7 +367,7 @@ def test_unknown_irreducible_losses_are_named() -> None:
 
 
 def test_a_model_without_logits_is_named() -> None:
-    with pytest.raises(TypeError, match="returned list, wanted a tensor of logits"):
+    with pytest.raises(ValueError, match="Selector: the model returned list, .* give forward="):
         Selector(il=TABLE, k=2, forward=None)(_returns_list(), Batch(X, Y, IDS))
 
 

@@ -221,7 +221,7 @@ def test_irreducible_losses_of_sequences_tell_noise_from_what_can_be_learnt(
     data, noisy = texts()
     store = crossfit_il(Bigrams, data, 2, RECIPE, loss_fn=next_token)
     assert store.known.all()
-    assert store.info["loss_function"] == "next_token"
+    assert store.info["loss_function"] == f"{__name__}.next_token"
     # Random tokens cost log C, the others next to nothing.
     assert float(store.il[noisy].min()) > float(store.il[~noisy].max())
     selector = Selector(il=store, ratio=0.25, loss_fn=next_token)

@@ -24,7 +24,7 @@ from rho_train.progress import OnStep, Stopped, leave_with_parent
 
 _POLL_SECONDS = 0.2
 # What bad input, a full disk or a diverged model raise; other errors come with their traceback.
-EXPECTED = (ValueError, IndexError, OSError, FloatingPointError)
+EXPECTED = (ValueError, TypeError, IndexError, OSError, FloatingPointError)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
@@ -139,5 +140,15 @@ def names_of(
 ) -> dict[str, str | None]:
     """Return the names of the functions that decide the losses, as folders and stores record."""
     others["collate_fn"] = dataset.collate_fn
-    names = {key: None if one is None else name_of(one) for key, one in others.items()}
-    return {"loss_function": "cross-entropy" if loss_fn is None else name_of(loss_fn), **names}
+    names = {key: None if one is None else _full_name(one) for key, one in others.items()}
+    return {"loss_function": "cross-entropy" if loss_fn is None else _full_name(loss_fn), **names}
+
+
+def _full_name(function: object) -> str:
+    """Return the name of a function with that of its module."""
+    inner = function
+    while isinstance(inner, partial):
+        inner = inner.func
+    module = getattr(inner, "__module__", None) or type(inner).__module__
+    # In a spawned process the program has another name.
+    return f"{'__main__' if module == '__mp_main__' else module}.{name_of(function)}"

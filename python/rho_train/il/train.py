@@ -170,6 +170,12 @@ def train_il(
     fit = _Fit(model, recipe, functions, optimizer, len(train_ids), work)
 
     def evaluate() -> float:
+        if loss_fn is not None and any(bool(one.isnan().any()) for one in model.parameters()):
+            raise FloatingPointError(
+                "train_il: weights became NaN; if loss_fn returns NaN for examples without a loss, "
+                "leave NaN out before the arithmetic, whose gradients are NaN too (torch.where on "
+                "the inputs, and once more on the losses); else lower ILRecipe.lr"
+            )
         score = partial(score_examples, batch_size=recipe.scoring_batch, on_step=on_step)
         return float(score(model, dataset, target_ids, **functions).nanmean())
 
