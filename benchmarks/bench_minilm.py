@@ -147,6 +147,11 @@ class Experiment:
             store = self.stores[seed]
             left = self.spent(steps) - store.info["cost"]
             steps = steps_within(left, lambda steps: self.spent(steps, LARGE_BATCH))
+            if not steps:  # To transformers no steps mean epochs.
+                raise ValueError(
+                    f"bench_minilm: irreducible losses cost {store.info['cost']:.3g} multiply-adds "
+                    f"of {self.spent(self.arguments.steps):.3g}, and no step is left; raise --steps"
+                )
         if method == "rho" and store:
             il_cost = store.info["cost"]
             columns = enumerate(zip(data, store.il.tolist(), strict=True))

@@ -17,7 +17,7 @@ from rho_train.linear import linear_cross_entropy, linear_score
 from rho_train.sequences import mean_losses, sequence_losses
 from rho_train.tokens import TokenSelection, check_ratio, select_tokens, token_losses, token_share
 
-# Heads with another step after them, such as a bound of the logits.
+# Heads with another step after them, such as a bound of the logits, also one in place.
 _NOT_PLAIN: WeakSet[nn.Module] = WeakSet()
 
 
@@ -48,19 +48,29 @@ def _at_head(
     # each time.
     if "forward" in vars(head) or hasattr(inner, "_orig_mod"):
         return None
-    given, plain = list[Tensor](), list[bool]()
+    given, plain = list[tuple[Tensor, int]](), list[bool]()
 
     def forward(hidden: Tensor) -> Tensor:
-        given.append(score(hidden, head))
-        return given[-1]
+        found = score(hidden, head)
+        with torch.inference_mode(False):  # whose tensors do not count their changes
+            found = found.clone()
+        given.append((found, found._version))
+        return found
 
     def compare(_module: nn.Module, _inputs: Any, outputs: Any) -> None:
-        plain.append(any(getattr(outputs, "logits", None) is one for one in given))
+        logits = getattr(outputs, "logits", None)
+        plain.append(any(logits is one and one._version == version for one, version in given))
 
-    with inner.register_forward_hook(compare), mock.patch.object(head, "forward", forward):
-        logits = _logits(model, inputs)
-    if plain[-1]:
-        return logits
+    try:
+        with inner.register_forward_hook(compare), mock.patch.object(head, "forward", forward):
+            logits = _logits(model, inputs)
+    except Exception:
+        # It may come of losses in the place of logits, but not if there were none yet.
+        if not given:
+            raise
+    else:
+        if plain[-1]:
+            return logits
     _NOT_PLAIN.add(head)
     return None
 

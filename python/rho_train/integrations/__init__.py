@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -27,7 +28,7 @@ def check_framework(name: str) -> None:
     (low, high), version = VERSIONS[name], "none"
     try:
         version = importlib.metadata.version(name)
-        known = low <= tuple(int(number) for number in version.split(".")[:2]) < high
+        known = low <= tuple(int(number) for number in re.findall(r"\d+", version)[:2]) < high
     except importlib.metadata.PackageNotFoundError:
         known = False
     if not known:

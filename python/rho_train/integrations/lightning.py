@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch.distributed as dist
+from torch import Tensor
 
+from rho_train.batch import describe
 from rho_train.distributed import rank_and_world
 from rho_train.integrations import EveryRank, check_framework, check_selector, weighted_loss
 from rho_train.selector import Selector
@@ -24,9 +26,10 @@ class SelectionCallback(Callback):
     `Selector(loss_fn=...)`. Validation, test and prediction are as without. Checkpoints hold the
     Selector's state on every rank. `Selector.metrics()` are logged every `log_every_n_steps` steps.
     Weights of a method enter the loss that `training_step` returns; with `importance` it is called
-    for each selected example. A `rho_train.LargeBatchSampler` on several devices needs
+    for each selected example, and other values that it returns are left out. A
+    `rho_train.LargeBatchSampler` on several devices needs
     `lightning.Trainer(use_distributed_sampler=False)`. `fit` raises a ValueError for ranks with
-    uneven batches, and for weights where the module optimises manually.
+    uneven batches, and for weights where the module optimises manually or returns no loss.
 
     Example:
         >>> callback = SelectionCallback(Selector(method="loss", ratio=0.25))
@@ -53,11 +56,23 @@ class SelectionCallback(Callback):
                     "enter a loss that the module optimises manually; choose another method"
                 )
 
-            def loss_of(rows: Any) -> Any:
-                output = step(rows, *args, **kwargs)
-                return output["loss"] if isinstance(output, Mapping) else output
+            outputs = list[Any]()
 
-            return weighted_loss(pl_module, loss_of, small, weights)
+            def loss_of(rows: Any) -> Tensor:
+                outputs.append(output := step(rows, *args, **kwargs))
+                loss = output.get("loss") if isinstance(output, Mapping) else output
+                if not isinstance(loss, Tensor):
+                    raise ValueError(
+                        f"SelectionCallback: method {selector.method!r} gives weights, so "
+                        "training_step must return a loss or a dict with 'loss', got "
+                        f"{describe(output)}; return one, or choose another method"
+                    )
+                return loss
+
+            loss, output = weighted_loss(pl_module, loss_of, small, weights), outputs[-1]
+            if not isinstance(output, Mapping):
+                return loss
+            return {**output, "loss": loss} if len(outputs) == 1 else {"loss": loss}
 
         self._own = {key: own for key, own in vars(pl_module).items() if key == "training_step"}
         pl_module.training_step = training_step

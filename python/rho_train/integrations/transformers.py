@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import reprlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,11 @@ from rho_train.causal_lm import lm_losses as lm_losses
 from rho_train.checkpoint import load_checkpoint, save_checkpoint
 from rho_train.distributed import rank_and_world
 from rho_train.integrations import check_framework, check_selector, weighted_loss
+from rho_train.integrations.crossfit import add_il as add_il
 from rho_train.integrations.reference_losses import (
     add_reference_losses as add_reference_losses,
 )
 from rho_train.integrations.reference_losses import at_tokens
-from rho_train.rng import generator
-from rho_train.scoring import LossFunction
 from rho_train.selector import Selector
 
 check_framework("transformers")
@@ -55,6 +54,7 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
     ) -> None:
         super().__init__(*args, **kwargs)
         self.selector, self._carried = selector, list[str]()
+        self._first: dict[str, Any] | None = None
         if selector is None:
             return
         if isinstance(selector, TokenSelector):
@@ -69,9 +69,15 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
             problems = _problems(self, selector.k or 1)
         for problem in problems:
             raise ValueError(f"SelectionTrainer: {problem}")
+        # Smaller batches after want of memory, and trials of hyperparameters, begin with it.
+        anew = self.args.auto_find_batch_size or self.model_init is not None
+        if isinstance(selector, Selector) and anew:
+            self._first = copy.deepcopy(selector.state_dict())
 
     def get_train_dataloader(self) -> Any:
         """Return the loader of the Trainer, with ids and IL in its batches."""
+        if isinstance(self.selector, Selector) and self._first is not None:
+            self.selector.load_state_dict(copy.deepcopy(self._first))
         self._set_signature_columns_if_needed()
         collator, columns = self.data_collator, self._signature_columns
         self._signature_columns = [*columns, *self._carried]
@@ -181,82 +187,6 @@ class SelectionTrainer(SelectionMixin, Trainer):
     """
 
 
-def add_il(
-    dataset: Any,
-    make_trainer: Callable[[Any], Any],
-    folds: int = 2,
-    *,
-    loss_fn: LossFunction | None = None,
-    column: str = "il",
-    seed: int = 0,
-) -> Any:
-    """Return a `datasets.Dataset` with a column of irreducible losses, by your own Trainer.
-
-    Cross-fitting (Mindermann et al., ICML 2022, Appendix A): trainer f trains on all folds but f,
-    and scores fold f. What it saves goes to `il-f` in its output directory.
-
-    Args:
-        dataset: without that column.
-        make_trainer: called with the training set of a fold, returns a Trainer of a new model with
-            your arguments and collator, as `lambda part: Trainer(make_model(), args, ...)`.
-        folds: number of models.
-        loss_fn: as in `Selector`, such as `lm_losses`; None: the cross-entropy of the labels.
-        column: its name, float32; NaN with a warning for examples without labels.
-        seed: of the folds.
-
-    A TypeError or ValueError if an argument is not as described.
-    """
-    if not hasattr(dataset, "add_column") or not hasattr(dataset, "__len__"):
-        raise TypeError(
-            f"add_il: dataset must be a datasets.Dataset, got {type(dataset).__name__}; "
-            "rho_train.crossfit_il takes data of PyTorch, a stream must bring its IL"
-        )
-    n, models = len(dataset), list[nn.Module]()
-    if column in dataset.column_names or not 2 <= folds <= n:
-        raise ValueError(
-            f"add_il: wanted a new column and 2 to {n} folds, got {column!r} beside the columns "
-            f"{', '.join(dataset.column_names)} and {folds} folds; remove_columns, or give column="
-        )
-    order = torch.randperm(n, generator=generator(seed, "cross-fit folds"), device="cpu")
-    fold_of = order.argsort() % folds
-    il = torch.full((n,), torch.nan, dtype=torch.float32, device="cpu")
-    for fold in range(folds):
-        part = dataset.select((fold_of != fold).nonzero().flatten().tolist())
-        scored = (fold_of == fold).nonzero().flatten()
-        trainer = make_trainer(part)
-        data = getattr(trainer, "train_dataset", None)
-        if data is None or (isinstance(data, Sized) and len(data) > len(part)):
-            raise ValueError(
-                "add_il: make_trainer must return a Trainer of the data that it is given; pass it "
-                "on as train_dataset, else the model sees the examples that it scores"
-            )
-        if any(trainer.model is model for model in models):
-            raise ValueError("add_il: make_trainer must make a new model each time, got one twice")
-        models.append(trainer.model)
-        # The user's own run must not resume from these checkpoints.
-        trainer.args = copy.copy(trainer.args)
-        trainer.args.output_dir = str(Path(trainer.args.output_dir, f"il-{fold}"))
-        trainer.train()
-        il[scored] = _losses(trainer, dataset.select(scored.tolist()), loss_fn)
-    if missing := int(il.isnan().sum()):
-        warnings.warn(
-            f"add_il: {missing} of {n} examples have no IL, as without labels; dataset.filter them",
-            stacklevel=2,
-        )
-    return dataset.add_column(column, il.numpy())
-
-
-def _losses(trainer: Any, dataset: Any, loss_fn: LossFunction | None) -> Tensor:
-    """Return the losses of a data set in its order (n,), by the loaders of a Trainer."""
-    scorer, losses = Selector(method="loss", ratio=1.0, loss_fn=loss_fn), list[Tensor]()
-    trainer.args.dataloader_drop_last, trainer._get_eval_sampler = False, lambda _: None
-    for batch in trainer.get_test_dataloader(dataset):
-        with trainer.compute_loss_context_manager():
-            found = scorer.preview(trainer.model_wrapped, trainer._prepare_inputs(batch)).losses
-        losses.append(trainer.accelerator.gather_for_metrics(found).cpu())
-    return torch.cat(losses)
-
-
 class _Collator:
     """Adds columns to a batch that the collator inside does not get."""
 
@@ -317,13 +247,20 @@ def _problems(trainer: Any, k: int) -> Iterator[str]:
         size = size if ranks > 1 else len(data) % size or size
         if ranks > 1 and not trainer.accelerator.even_batches:
             yield (
-                "ranks with more batches than others would wait for them forever; set "
-                "dataloader_drop_last=True, or leave even_batches on in accelerator_config"
+                "ranks with more batches than others would wait for them forever; leave "
+                "even_batches on in accelerator_config, or set dataloader_drop_last=True, which "
+                "drops examples of evaluations, too"
             )
+    if steps := trainer.selector.steps:
+        yield (
+            f"the Selector has made {steps} selections already; give a new one, and after this "
+            "load_state_dict of it to go on with what the other has learnt"
+        )
     if k > size:
         yield (
             f"k = {k} is larger than a batch of {size}; raise per_device_train_batch_size, the "
-            "large batch, or set dataloader_drop_last=True"
+            "large batch, or leave the rows of a short last one out, train.select(range(...)); "
+            "dataloader_drop_last=True drops examples of evaluations, too"
         )
 
 

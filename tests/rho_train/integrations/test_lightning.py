@@ -133,6 +133,12 @@ def test_weights_enter_the_loss() -> None:
             torch.manual_seed(0)
             self.net = nn.Linear(16, 26)
 
+        def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+            return {**super().training_step(batch, batch_idx), "n": len(batch.y)}
+
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            self.outputs = outputs
+
     x, y = letters().train[:N]
     for method in (weighted, equal):
         selector, module = Selector(method=method, k=8), Plain()
@@ -145,6 +151,8 @@ def test_weights_enter_the_loss() -> None:
         loss.backward()
         optimizer.step()
         torch.testing.assert_close(weights(module), weights(by_hand), rtol=1e-6, atol=1e-7)
+        # One pass keeps what else it returned, a pass an example cannot.
+        assert module.outputs.get("n") == (8 if method is equal else None)
 
 
 def test_resumes(tmp_path: Path) -> None:
@@ -183,12 +191,26 @@ def test_bad_input() -> None:
     class Manual(Letters):
         automatic_optimization = False
 
+    class Skipping(Letters):
+        def training_step(self, batch: Batch, batch_idx: int) -> None:
+            return None
+
     module = Failing()
     with pytest.raises(RuntimeError, match="out of memory"):
         fit(Selector(method="loss", k=8), module)
     assert "training_step" not in vars(module)
     with pytest.raises(ValueError, match="method 'importance' gives weights"):
         fit(Selector(method="importance", k=8), Manual())
+    with pytest.raises(ValueError, match="or a dict with 'loss', got None"):
+        fit(
+            Selector(
+                method=lambda context: context.top(context.losses)._replace(
+                    weights=torch.ones(context.k)
+                ),
+                k=8,
+            ),
+            Skipping(),
+        )
     with pytest.raises(ValueError, match="BatchNorm needs them together"):
         fit(Selector(method="importance", k=8))
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from rho_train import Batch, Selector
+from rho_train.integrations import check_framework
 
 from .launch import run_page
 
@@ -42,3 +43,14 @@ def test_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_page("wandb", {"selector": selector})
     assert logged[-1] == (metrics, 1)
     assert all(type(value) is float for value in metrics.values())
+
+
+def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"2.6rc1": True, "2.6.dev1": True, "2.5": True, "2.4.9": False, "3.0rc1": False}
+    for version, known in found.items():
+        monkeypatch.setattr("importlib.metadata.version", lambda _, version=version: version)
+        if known:
+            check_framework("lightning")
+        else:
+            with pytest.raises(ImportError, match=f"below 3.0, got {version}"):
+                check_framework("lightning")

@@ -300,6 +300,30 @@ def test_resumes_in_mid_epoch(tmp_path: Path) -> None:
         assert run("anew", str(checkpoint)).selector.steps == 9
 
 
+def test_counts_anew_after_want_of_memory(tmp_path: Path) -> None:
+    class Failing(SelectionTrainer):
+        calls = 0
+
+        def training_step(self, *args: Any, **options: Any) -> Tensor:
+            self.calls += 1
+            if self.calls in (3, 5):
+                raise RuntimeError("CUDA out of memory.")
+            return super().training_step(*args, **options)
+
+    trainer = Failing(
+        bert(),
+        arguments(tmp_path, max_steps=4, auto_find_batch_size=True),
+        train_dataset=data().add_column("ids", list(range(320))),
+        data_collator=pad,
+        selector=Selector(il="il", ratio=0.25, history=History(320)),
+    )
+    trainer.train()
+    selector = trainer.selector
+    seen = int(selector.history.seen.sum())
+    assert selector.steps == trainer.state.global_step == 4
+    assert selector.scored == seen == 4 * trainer._train_batch_size
+
+
 def test_streams(tmp_path: Path) -> None:
     class Stream(torch.utils.data.IterableDataset[Any]):
         def __iter__(self) -> Any:
@@ -345,6 +369,16 @@ def test_add_il_is_cross_fit_by_the_users_trainer(tmp_path: Path) -> None:
         add_il(rows, lambda _: made[0], folds=3)
     with pytest.raises(ValueError, match="a Trainer of the data that it is given"):
         add_il(rows, lambda _: make(rows))
+    shuffled = iter(rows.shuffle(seed=seed).select(range(40)) for seed in range(2))
+    for other in (lambda: rows.select(range(40)), lambda: next(shuffled)):
+        with pytest.raises(ValueError, match="the model sees the examples that it scores"):
+            add_il(rows, lambda _, other=other: make(other()))
+    before = len(list(tmp_path.iterdir()))
+    with pytest.raises(IndexError, match="label"):
+        add_il(rows.remove_columns("labels").add_column("labels", [99] * 90), make)
+    # Not even begun.
+    assert made[-1].state.global_step == 0
+    assert len(list(tmp_path.iterdir())) == before
     with pytest.raises(TypeError, match="must be a datasets.Dataset, got list"):
         add_il([{"text": "a"}], make)
 
@@ -381,6 +415,12 @@ def test_bad_input_is_refused_before_the_first_step(tmp_path: Path) -> None:
         SelectionTrainer(
             bert(), arguments(tmp_path), train_dataset=listed, data_collator=pad, selector=column
         ).train()
+    used = Selector(method="loss", ratio=0.25)
+    used.steps = 3
+    with pytest.raises(ValueError, match="the Selector has made 3 selections already"):
+        SelectionTrainer(
+            bert(), arguments(tmp_path), train_dataset=rows, data_collator=pad, selector=used
+        )
     # Without a Selector it is a Trainer.
     trainer = SelectionTrainer(
         bert(), arguments(tmp_path, max_steps=1), train_dataset=rows, data_collator=pad
@@ -435,8 +475,27 @@ def test_scoring_with_a_plain_head_makes_no_logits() -> None:
     gemma = transformers.Gemma2Config(
         **sizes, num_hidden_layers=1, num_key_value_heads=2, intermediate_size=16
     )
+
+    class InPlace(LlamaForCausalLM):
+        def forward(self, *args: Any, **options: Any) -> Any:
+            found = super().forward(*args, **options)
+            found.logits[:, 1:].mul_(0.5)
+            return found
+
+    class Banned(LlamaForCausalLM):
+        def forward(self, *args: Any, **options: Any) -> Any:
+            found = super().forward(*args, **options)
+            found.logits[:, :, [3, 5]] = -50.0
+            return found
+
+    config = llama().config
     # Gemma bounds its logits. That is found out once.
-    for model, calls in ((llama(), 2), (transformers.Gemma2ForCausalLM(gemma), 1)):
+    for model, calls in (
+        (llama(), 2),
+        (transformers.Gemma2ForCausalLM(gemma), 1),
+        (InPlace(config), 1),
+        (Banned(config), 1),
+    ):
         ids = torch.randint(1, 61, (5, 9), generator=torch.Generator().manual_seed(0))
         labels = ids.masked_fill(torch.arange(9) < 3, -100)
         labels[2] = -100
