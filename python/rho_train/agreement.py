@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Sampler
 from rho_train.batch import describe, split, to
 from rho_train.checks import check_counts, check_labels
 from rho_train.dataset import SeededIndices
-from rho_train.distributed import rank_and_world
+from rho_train.distributed import on_all, rank_and_world
 from rho_train.rng import generator
 from rho_train.scoring import ForwardFunction, check_module, device_of, output_of, scoring_mode
 
@@ -26,7 +27,7 @@ _RESCORING = 4  # batches of training in a batch of a forward pass without gradi
 _HELD, _HELD_NUMBERS = 32, 1 << 20  # batches, and numbers, that are read at once
 _PENDING, _NONE = -math.inf, math.inf
 _SETTINGS = ("n", "batch_size", "steps", "seed", "rank", "world")
-_TENSORS, _COUNTERS = ("_margin", "_news", "_plan"), ("passes", "_updated", "_rescored")
+_STATE = ("_margin", "_news", "_plan", "passes", "_updated", "_drawn", "_rescored")
 
 
 class AgreementSampler(Sampler[list[int]]):
@@ -41,14 +42,15 @@ class AgreementSampler(Sampler[list[int]]):
 
     A pass is drawn when its iteration begins, from the margins of the passes before, so workers may
     load ahead. An iteration that was left early goes on with the examples without an `update`, also
-    after `load_state_dict`. Batches are full; up to a batch of each pass is dropped at random.
+    after `load_state_dict`. Batches are full; up to a batch of each pass is dropped at random. The
+    passes differ in length, so a loader has no `len`: `steps` says how long the training is.
 
     Under torch.distributed every rank makes the same passes, takes its part of each batch and
-    learns from the margins of all when a pass begins: the ids are those of one process. Margins
-    take 8 bytes an example, on the device of the logits. `update` never waits for it.
+    learns from the margins of all when a pass begins: the ids are those of one process. An example
+    takes 4 bytes on the device of the logits and 8 on the CPU. `update` never waits for the device.
 
     Args:
-        n: examples, with the ids 0 to n - 1.
+        n: examples, fewer than 2^31, with the ids 0 to n - 1.
         batch_size: examples of a batch, of all ranks together.
         steps: batches of the whole training; the last pass stops there. The learning rate should
             decay over all of them. Give at least 6 passes, 6 * n / batch_size.
@@ -92,13 +94,13 @@ class AgreementSampler(Sampler[list[int]]):
                 f"AgreementSampler: batch_size must be a multiple of the {self.world} ranks, got "
                 f"{batch_size}; it is of all ranks together"
             )
-        self.passes = self._updated = self._rescored = self._unanswered = 0
+        self.passes = self._updated = self._drawn = self._rescored = self._unanswered = 0
         self._warmup = max(1, round(_WARMUP * steps * batch_size / n))
         self._margin = torch.full((n,), torch.nan, dtype=torch.float32, device="cpu")
         # The margins of this pass: _PENDING for examples that are drawn, _NONE for others.
         self._news = torch.full_like(self._margin, _NONE)
         self._strays = torch.zeros((), dtype=torch.int64, device="cpu")
-        self._plan = torch.empty(0, dtype=torch.int64, device="cpu")
+        self._plan = torch.empty(0, dtype=torch.int32, device="cpu")
         self._held: list[tuple[Tensor, ...]] = []
         self._scoring: Tensor | None = None
 
@@ -110,14 +112,14 @@ class AgreementSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         if self._scoring is not None:
             return self._batches(self._scoring, _RESCORING * self._share, "rescoring", self.passes)
-        plan, left = self._remaining(), self.steps - self.step
+        left = self.steps - self.step
         if left > 0 and self._unanswered > 1:
             raise RuntimeError(
                 "AgreementSampler: two passes ended without an update; call sampler.update("
                 "batch.ids, logits, labels) for every batch"
             )
-        if not len(plan) and left > 0:
-            plan = self._draw()
+        ended = self._updated >= self._drawn
+        plan = self._draw() if ended and left > 0 else self._remaining()
         return self._batches(plan[: left * self._share], self._share, "transforms", self.step)
 
     def _batches(self, ids: Tensor, size: int, stream: str, first: int) -> Iterator[list[int]]:
@@ -163,8 +165,7 @@ class AgreementSampler(Sampler[list[int]]):
         self._held.clear()
         values = _agreement("AgreementSampler.update", ids, *rest)
         if self._news.device != values.device:
-            for name in ("_margin", "_news", "_strays"):
-                setattr(self, name, getattr(self, name).to(values.device))
+            self._news, self._strays = self._news.to(values.device), self._strays.to(values.device)
         news, ids = self._news, ids.to(values.device, torch.int64, non_blocking=True)
         inside = ids.clamp(0, self.n - 1)
         before = news.index_select(0, inside)
@@ -172,9 +173,11 @@ class AgreementSampler(Sampler[list[int]]):
         self._strays += len(ids) - pending.sum() + ids.sort().values.diff().eq(0).sum()
         news.index_copy_(0, inside, torch.where(pending, values, before))
         if not news.is_cuda:
-            self._check_strays()
+            self._settle()
 
-    def _check_strays(self) -> None:
+    def _settle(self) -> None:
+        """Enter all margins and refuse ids that had no place; waits for CUDA."""
+        self._learn()
         if strays := int(self._strays):
             raise ValueError(
                 f"AgreementSampler.update: {strays} ids were not drawn in this pass, or were "
@@ -202,18 +205,18 @@ class AgreementSampler(Sampler[list[int]]):
         if not self._due():
             return 0
         self._absorb()
-        margin = self._margin.cpu()
+        margin = self._margin
         out = (margin <= _bound(margin)).nonzero().flatten()
         if len(out):
-            found = self._joined(self._scored(out, model, batches, forward)).cpu()
-            self._margin = torch.where(found.isinf(), margin, found).to(self._margin.device)
+            for ids, values in on_all(lambda: self._scored(out, model, batches, forward)):
+                margin[ids] = torch.where(values.isinf(), margin[ids], values)
         self._rescored = self.passes
         return len(out)
 
     def _scored(
         self, out: Tensor, model: nn.Module, batches: Any, forward: ForwardFunction | None
-    ) -> Tensor:
-        """Return fresh margins of this rank's share of the examples left out, else _PENDING."""
+    ) -> tuple[Tensor, Tensor]:
+        """Return this rank's share of the examples left out, and their fresh margins."""
         where, device, scored = "AgreementSampler.rescore", device_of(model), []
         # As many on every rank, because sharded models need the same passes.
         end = -(-len(out) // self.world) * self.world
@@ -236,12 +239,12 @@ class AgreementSampler(Sampler[list[int]]):
                 f"{where}: batches must load the {len(share)} examples left out, and loaded "
                 f"{len(ids)}, also others; pass the DataLoader with batch_sampler=sampler"
             )
-        return torch.full((self.n,), _PENDING, dtype=torch.float32, device="cpu").put_(ids, values)
+        return ids, values
 
     def state_dict(self) -> dict[str, Any]:
         """Return what this rank has learnt and the pass that it is in; each rank keeps its own."""
-        self._learn()
-        return {name: getattr(self, name) for name in _SETTINGS + _TENSORS + _COUNTERS}
+        self._settle()
+        return {name: deepcopy(to(getattr(self, name), "cpu")) for name in _SETTINGS + _STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on as the sampler of `state_dict`; ValueError if it had other settings or ranks."""
@@ -251,23 +254,21 @@ class AgreementSampler(Sampler[list[int]]):
                     f"AgreementSampler: the state has {name} = {state[name]}, this sampler "
                     f"{getattr(self, name)}; make it with the settings of the run that it continues"
                 )
-        for name in _TENSORS:
-            setattr(self, name, state[name].to("cpu", copy=True))  # `update` moves them
-        for name in _COUNTERS:
-            setattr(self, name, state[name])
+        for name in _STATE:
+            setattr(self, name, deepcopy(to(state[name], "cpu")))  # `update` moves them
         self._unanswered = 0
+        self._strays.zero_()
         self._held.clear()
 
     def _due(self) -> bool:
         """Return whether the pass that comes needs `rescore` first."""
         chosen = self.passes - self._warmup
         over = chosen > 0 and chosen % _RESCORED == 0 and self._rescored != self.passes
-        return over and self.step < self.steps and not len(self._remaining())
+        return over and self.step < self.steps and self._updated >= self._drawn
 
     def _remaining(self) -> Tensor:
         """Return the drawn examples of this rank without an update, in order."""
-        self._learn()
-        self._check_strays()
+        self._settle()
         plan = self._plan
         return plan[(self._news[plan.to(self._news.device)] == _PENDING).cpu()]
 
@@ -279,37 +280,34 @@ class AgreementSampler(Sampler[list[int]]):
                 "sampler.rescore(model, batches) before every pass"
             )
         self._absorb()
-        margin, private = self._margin.cpu(), generator(self.seed, "agreement", self.passes)
-        order = torch.randperm(self.n, generator=private, dtype=torch.int64, device="cpu")
-        chance = torch.rand(self.n, generator=private, dtype=torch.float32, device="cpu")
-        # 0: visited, 1: skipped, 2: left out; these only fill a pass of less than a batch.
-        level = torch.zeros(self.n, dtype=torch.int8, device="cpu")
+        private = generator(self.seed, "agreement", self.passes)
+        margin, visits = self._margin, self.n
+        order = torch.randperm(self.n, generator=private, dtype=torch.int32, device="cpu")
         if self.passes >= self._warmup:
+            chance = torch.rand(self.n, generator=private, dtype=torch.float32, device="cpu")
             out = margin <= _bound(margin)
             learnt = margin > margin[~out].double().nanmean()
-            level = torch.where(out, 2, learnt & (chance < _SKIPPED)).to(torch.int8)
-        order = order[level[order].argsort(stable=True)]
-        visits = max(int((level == 0).sum()) // self.batch_size, 1) * self.batch_size
-        parts = order[:visits].view(-1, self.world, self._share)
-        self._news[order[:visits].to(self._news.device)] = _PENDING
-        self._plan = parts[:, self.rank].flatten()
+            # 0: visited, 1: skipped, 2: left out; these only fill a pass of less than a batch.
+            level = torch.where(out, 2, learnt & (chance < _SKIPPED)).to(torch.int8)[order]
+            first, *others = (order[level == one] for one in range(3))
+            order, visits = torch.cat([first, *others]), len(first)
+        order = order[: max(visits // self.batch_size, 1) * self.batch_size]
+        self._news[order.to(self._news.device)] = _PENDING
+        self._plan = order.view(-1, self.world, self._share)[:, self.rank].flatten()
+        self._drawn = self._updated + len(self._plan)
         self.passes += 1
         return self._plan
 
     def _absorb(self) -> None:
         """Enter the margins of the pass that ended, those of all ranks, into the running ones."""
-        news = self._joined(self._news)
-        margin = self._margin.to(news.device)
+        on_all(self._settle)
+        news = self._news
+        if self.world > 1:  # where a rank has no margin it holds _PENDING, the lowest
+            news = news.cuda() if dist.get_backend() == "nccl" else news
+            dist.all_reduce(news, op=dist.ReduceOp.MAX)
+        self._news, news, margin = torch.full_like(news, _NONE), news.cpu(), self._margin
         mean = torch.where(margin.isnan(), news, (margin + news) / 2)
         self._margin = torch.where(news.isinf(), margin, mean)
-        self._news = torch.full_like(news, _NONE)
-
-    def _joined(self, values: Tensor) -> Tensor:
-        """Return the values of all ranks; where this rank has none it holds _PENDING."""
-        if self.world > 1:
-            values = values.cuda() if dist.get_backend() == "nccl" else values
-            dist.all_reduce(values, op=dist.ReduceOp.MAX)
-        return values
 
 
 def _bound(margin: Tensor) -> Tensor:

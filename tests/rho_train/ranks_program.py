@@ -186,6 +186,25 @@ def failures() -> dict[str, str]:
             selector(nn.Linear(5, 3), own)
         except (ValueError, FloatingPointError) as error:
             said[name] = f"{type(error).__name__}: {error}"
+    return said | agreement_failures()
+
+
+def agreement_failures() -> dict[str, str]:
+    """Return the errors where one rank alone errs at the end of a pass, or scores others."""
+    rank, said = rank_and_world()[0], dict[str, str]()
+    data = IndexedDataset(TensorDataset(torch.zeros(N, 1), torch.zeros(N).long()))
+    for name in ("stray", "rescore"):
+        sampler = AgreementSampler(N, N, steps=20)
+        try:
+            for number in range(9):
+                batches: Any = [large(0)] if rank else loader(data, sampler)
+                sampler.rescore(nn.Linear(5, 1), batches, forward=lambda _, batch: batch.ids / 1)
+                for ids in map(torch.tensor, sampler):
+                    if name == "stray" and rank and number:
+                        sampler._strays += 1  # as on CUDA, where `update` does not look
+                    sampler.update(ids, ids / 1 - 9)
+        except ValueError as error:
+            said[name] = f"{type(error).__name__}: {error}"
     return said
 
 

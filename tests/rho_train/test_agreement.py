@@ -35,6 +35,7 @@ def scores(sampler: AgreementSampler, values: Values, batches: Any = None) -> li
         passes.append([])
         for batch in batches:
             passes[-1].append(batch.ids)
+            assert len(batch.ids) == sampler.batch_size  # an empty one would never end
             sampler.update(batch.ids, values(sampler.passes, batch.ids))
     return passes
 
@@ -59,13 +60,13 @@ def test_passes_are_those_of_the_algorithm_in_float64() -> None:
         return own - others.amax(1)
 
     data = IndexedDataset(TensorDataset(torch.zeros(n, 1), labels))
-    sampler = AgreementSampler(n, batch_size, steps=900, seed=3)
+    sampler = AgreementSampler(n, batch_size, steps=450, seed=3)
     batches = loader(data, sampler)
     everyone, running, number = torch.arange(n), torch.full((n,), torch.nan).double(), 0
     out, counts = torch.zeros(n, dtype=torch.bool), torch.zeros(4)
     while sampler.step < sampler.steps:
         number += 1
-        selecting = number - 1 - round(0.15 * 900 * batch_size / n)
+        selecting = number - 1 - round(0.15 * 450 * batch_size / n)
         forward: Any = lambda _, batch: logits(-sampler.passes, batch.ids)  # noqa: E731
         scored = sampler.rescore(nn.Identity(), batches, forward=forward)
         if selecting > 0 and selecting % 2 == 0:
@@ -101,7 +102,7 @@ def test_passes_are_those_of_the_algorithm_in_float64() -> None:
     assert abs(skipped - learnt_ / 2) < 5 * (learnt_ / 4) ** 0.5
 
 
-@given(st.data(), st.integers(1, 40), st.integers(1, 60), st.integers(0, 2**40))
+@given(st.data(), st.integers(1, 30), st.integers(1, 30), st.integers(0, 2**40))
 def test_every_pass_is_full_and_disjoint(
     data: st.DataObject, n: int, steps: int, seed: int
 ) -> None:
@@ -119,13 +120,12 @@ def test_every_pass_is_full_and_disjoint(
     assert sum(map(len, passes)) == sampler.step == steps
     for batches in passes:
         ids = torch.cat(batches)
-        assert {len(one) for one in batches} == {batch_size}
         assert len(ids.unique()) == len(ids)
     assert len(passes[0]) == min(steps, n // batch_size)
 
 
 def test_nobody_starves() -> None:
-    sampler, seen = AgreementSampler(60, 7, steps=1000), [[0] for _ in range(60)]
+    sampler, seen = AgreementSampler(60, 7, steps=500), [[0] for _ in range(60)]
     draw = torch.Generator().manual_seed(0)
 
     def values(number: int, ids: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ def test_nobody_starves() -> None:
         return torch.randn(len(ids), generator=draw) + torch.linspace(-3, 3, 60)[ids]
 
     passes = len(scores(sampler, values))
-    assert passes > 100
+    assert passes > 50
     # Visited, or scored again; to be skipped 16 times by chance is rare.
     assert max(b - a for one in seen for a, b in pairwise([*one, passes])) <= 16
 
@@ -148,17 +148,17 @@ def net(inputs: int = 6, classes: int = 3, width: int = 16) -> nn.Module:
 class Training:
     """A plain loop that can stop after any step."""
 
-    def __init__(self, workers: int = 0, steps: int = 60) -> None:
+    def __init__(self, workers: int = 0, steps: int = 36) -> None:
         draw = torch.Generator().manual_seed(1)
-        x = torch.randn(90, 6, generator=draw)
-        y = torch.where(torch.rand(90, generator=draw) < 0.4, 2, (x[:, 0] > 0).long())
+        x = torch.randn(48, 6, generator=draw)
+        y = torch.where(torch.rand(48, generator=draw) < 0.4, 2, (x[:, 0] > 0).long())
         self.model, self.ids = net(), list[Tensor]()
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.02)
-        self.sampler = AgreementSampler(90, 10, steps=steps, seed=5)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.3, momentum=0.9)
+        self.sampler = AgreementSampler(48, 8, steps=steps, seed=5)
         data = IndexedDataset(TensorDataset(x, y))
         self.batches = loader(data, self.sampler, workers=workers)
 
-    def run(self, until: int = 60) -> Training:
+    def run(self, until: int = 36) -> Training:
         while self.sampler.step < until:
             self.sampler.rescore(self.model, self.batches)
             for batch in islice(self.batches, until - self.sampler.step):
@@ -183,25 +183,41 @@ class Training:
 def test_resumes_to_the_bit_at_every_step() -> None:
     whole = Training().run()
     wanted = whole.state()
+    assert whole.sampler._rescored == 11  # scored again, last before pass 12
     stopped = Training()
-    for step in (1, 8, 9, 10, 17, 18, 23, 26, 30, 37, 44, 59):
+    for step in (1, 6, 7, 15, 20, 23, 29, 35):
         resumed = Training().load(stopped.run(step).state()).run()
         assert torch.equal(torch.stack(resumed.ids), torch.stack(whole.ids[step:])), step
-        found = resumed.state()
-        for part, state in wanted.items():
-            if part != "Adam":
-                assert all(
-                    torch.equal(torch.as_tensor(state[name]), torch.as_tensor(found[part][name]))
-                    for name in state
-                ), (step, part)
-    assert len({one for ids in whole.ids[-6:] for one in ids.tolist()}) < 60
+        assert_same(resumed.state(), wanted)
+    assert len({one for ids in whole.ids[-4:] for one in ids.tolist()}) < 32
+
+
+def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for part in ("Sequential", "AgreementSampler"):
+        for name, value in wanted[part].items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(found[part][name])), name
+
+
+def test_a_state_stays_and_mends_after_an_error() -> None:
+    training = Training().run(15)
+    wanted, state = training.state(), training.sampler.state_dict()
+    again = training.run().ids[15:]
+    assert_same({**wanted, "AgreementSampler": state}, wanted)
+    training.sampler.load_state_dict(Training().run(8).sampler.state_dict())
+    training.sampler.update(again[0] + 48, torch.zeros(8))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="8 ids were not drawn"):
+            training.sampler.state_dict()
+    training.ids.clear()
+    training.load({**wanted, "AgreementSampler": state}).run()
+    assert torch.equal(torch.stack(training.ids), torch.stack(again))
 
 
 def test_workers_load_the_same_and_global_generators_stay() -> None:
     state = torch.get_rng_state()
-    alone, ahead = Training(steps=30).run(30), Training(workers=1, steps=30)
+    alone, ahead = Training(steps=20).run(20), Training(workers=1, steps=20)
     next(iter(ahead.batches))  # a look at a batch does not count
-    assert torch.equal(torch.stack(ahead.run(30).ids), torch.stack(alone.ids))
+    assert torch.equal(torch.stack(ahead.run(20).ids), torch.stack(alone.ids))
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -299,14 +315,14 @@ def test_rescore_is_demanded_and_checked() -> None:
 
 
 def test_on_noisy_letters_it_closes_part_of_the_gap_to_true_labels() -> None:
-    steps, batch_size = 900, 128
+    steps, batch_size = 400, 128
     task = letters(noise=0.4)
-    x, y = task.train.tensors
+    x, y = (part[:7000] for part in task.train.tensors)
     test_x, test_y = task.test.tensors
 
     def trained(ids: Tensor | None = None) -> float:
         model = net(16, 26, 64)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         done = 0
         while done < steps:
@@ -329,8 +345,8 @@ def test_on_noisy_letters_it_closes_part_of_the_gap_to_true_labels() -> None:
 
     generator = torch.Generator().manual_seed(0)
     sampler = AgreementSampler(len(y), batch_size, steps=steps)
-    batches: Any = loader(IndexedDataset(task.train), sampler)
+    batches: Any = loader(IndexedDataset(TensorDataset(x, y)), sampler)
     found, uniform = trained(), trained(torch.arange(len(y)))
-    oracle = trained((~task.flags["noisy"]).nonzero().flatten())
+    oracle = trained((~task.flags["noisy"][:7000]).nonzero().flatten())
     assert oracle - uniform > 0.05
     assert found - uniform > (oracle - uniform) / 3

@@ -130,6 +130,8 @@ def test_all_ranks_stop_together(found: Found) -> None:
         "too many": "ValueError.*k = 81 is larger than the batch of 80",
         "no label on one": "FloatingPointError.*step 0: no example of rank 1 has a label",
         "no label": "FloatingPointError.*step 0.*all 40 examples are left out: their labels",
+        "stray": "ValueError: AgreementSampler.update: 1 ids were not drawn",
+        "rescore": "ValueError: AgreementSampler.rescore: batches must load the",
     }
     for rank in found:
         assert rank["failures"].keys() == messages.keys()
