@@ -49,7 +49,7 @@ def takes_the_batch(where: str, batch: Any) -> Iterator[None]:
     except (RuntimeError, TypeError, KeyError) as error:
         fix = "check shapes and dtypes"
         if not isinstance(error, RuntimeError):
-            fix = f"the batch is a {describe(batch)}; give forward= to pass what the model takes"
+            fix = f"the batch is a {describe(batch)}; give forward= or mend loss_fn="
         raise ValueError(f"{where}: the model cannot take the batch ({error}); {fix}") from error
 
 
