@@ -55,7 +55,8 @@ def test_all_suites_claim_what_the_pages_say() -> None:
 
 def test_committed_rows_are_those_of_their_suites() -> None:
     for name in suite.names():
-        rows = derive.read_runs(name)
+        # Those with statistics of BatchNorm made anew are from before the suite left that to torch.
+        rows = [row for row in derive.read_runs(name) if "recalibrated" not in row["method"]]
         if not rows:
             assert suite.load(name).status, name
             continue
