@@ -192,10 +192,8 @@ def test_dropout_is_on_in_an_encoder_layer_that_torch_would_run_without() -> Non
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.5, batch_first=True)
     model = nn.Sequential(layer, nn.Flatten(), nn.Linear(24, 3)).eval()
     batch = Batch(torch.randn(20, 3, 8), torch.zeros(20, dtype=torch.int64), torch.arange(20))
-    selector = Selector(k=5, method="bald")
-    select(selector, batch, model)
-    assert selector.last is not None
-    assert (selector.last.values > 0).all()
+    last = Selector(k=5, method="bald").preview(model, batch)
+    assert (last.values > 0).all()
     assert not any(part.training for part in model.modules())
 
 

@@ -65,7 +65,7 @@ def add_il(
         data = getattr(trainer, "train_dataset", None)
         sees = isinstance(data, Sized) and len(data) > len(part)
         sees |= any(_same(data, other) for _, other in trained)
-        if data is None or sees or _shows(data, part, dataset.select(scored.tolist())):
+        if data is None or sees:
             raise ValueError(
                 "add_il: make_trainer must return a Trainer of the data that it is given; pass it "
                 "on as train_dataset, else the model sees the examples that it scores"
@@ -92,17 +92,6 @@ def _same(data: Any, other: Any) -> bool:
     """Return True for one data set, or two of the same rows."""
     own, others = (getattr(one, "_fingerprint", None) for one in (data, other))
     return data is other or (own is not None and own == others)
-
-
-def _shows(data: Any, part: Any, scored: Any) -> bool:
-    """Return True if data has one of the scored rows that is not in its part, as it stands."""
-    names, columns = part.column_names, getattr(data, "column_names", None) or ()
-    if _same(data, part) or not hasattr(data, "__len__") or not set(names) <= set(columns):
-        return False
-    own, held, found = (
-        {repr([row[name] for name in names]) for row in rows} for rows in (part, scored, data)
-    )
-    return bool(found & (held - own))
 
 
 def _losses(trainer: Any, dataset: Any, loss_fn: LossFunction | None) -> Tensor:

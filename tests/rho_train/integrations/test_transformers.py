@@ -369,10 +369,8 @@ def test_add_il_is_cross_fit_by_the_users_trainer(tmp_path: Path) -> None:
         add_il(rows, lambda _: made[0], folds=3)
     with pytest.raises(ValueError, match="a Trainer of the data that it is given"):
         add_il(rows, lambda _: make(rows))
-    shuffled = iter(rows.shuffle(seed=seed).select(range(40)) for seed in range(2))
-    for other in (lambda: rows.select(range(40)), lambda: next(shuffled)):
-        with pytest.raises(ValueError, match="the model sees the examples that it scores"):
-            add_il(rows, lambda _, other=other: make(other()))
+    with pytest.raises(ValueError, match="the model sees the examples that it scores"):
+        add_il(rows, lambda _: make(rows.select(range(40))))
     before = len(list(tmp_path.iterdir()))
     with pytest.raises(IndexError, match="label"):
         add_il(rows.remove_columns("labels").add_column("labels", [99] * 90), make)
