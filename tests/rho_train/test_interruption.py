@@ -125,9 +125,9 @@ def test_a_full_disk_is_named_and_loses_nothing(
     )
     _, errors = process.communicate()
     assert process.returncode == 1
-    assert re.search(
-        r"error: rho-0: .*cannot write .*: File too large; raise the limit on", errors
-    ), errors
+    assert re.search(r"error: rho-0: .*cannot write .*: File too large; check the disk", errors), (
+        errors
+    )
     assert "Traceback" not in errors
     stores = {path: path.read_bytes() for path in tmp_path.glob("il/*")}
     assert stores
