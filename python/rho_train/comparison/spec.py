@@ -25,7 +25,7 @@ _OWN = ("holdout", "folds", "warmup", "anneal")
 
 @dataclass(frozen=True)
 class EqualCost:
-    """As many steps as have the counted cost of another variant, see `rho_train.cost`.
+    """Make as many steps as have the counted cost of another variant, see `rho_train.cost`.
 
     Args:
         to: the other variant, which makes `train.steps` of its own.
