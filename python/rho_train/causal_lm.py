@@ -64,6 +64,8 @@ def _at_head(
     try:
         with inner.register_forward_hook(compare), mock.patch.object(head, "forward", forward):
             logits = _logits(model, inputs)
+    except torch.OutOfMemoryError:
+        raise  # logits would take more
     except Exception:
         # It may come of losses in the place of logits, but not if there were none yet.
         if not given:
