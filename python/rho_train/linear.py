@@ -232,7 +232,7 @@ def linear_cross_entropy(
         ignore_index: label of tokens that do not count, such as padding.
         softcap: bound of the logits, as in Gemma.
         chunk: rows of logits in memory at a time; None: 512 or as many as
-            fill 128 MiB (on CUDA 1 GiB).
+            fill 256 MiB (on CUDA 1 GiB).
 
     Returns:
         The loss, float32 (), differentiable once by hidden, weight and bias; and TokenSelection.

@@ -10,9 +10,9 @@ from torch import Tensor
 import rho_ext
 from rho_train.tokens import top_share
 
-# Logits in memory at a time. Every block reads and writes the gradient of the weight once, so that
+# Logits in memory at a time. Every block reads the weight twice and its gradient once, so that
 # small ones are slow.
-_CPU_BLOCK, _GPU_BLOCK, _CPU_ROWS = 2**25, 2**28, 512
+_CPU_BLOCK, _GPU_BLOCK, _CPU_ROWS = 2**26, 2**28, 512
 
 
 class Head:
@@ -142,7 +142,7 @@ def select_rows(
     mask = mask[0]
     if may_wait:
         places = (mask != added).nonzero()[:, 0]
-    if wanted and (may_wait or ratio < 1):
+    if wanted and (len(places) if may_wait else ratio < 1):
         # Places past the selected ones repeat one with weight 0. Another row could hold NaN.
         rows = torch.where(places < 0, places[:1], places).clamp(min=0)
         factor = (2.0 * mask[rows].float() - 1.0).masked_fill(places < 0, 0.0)
