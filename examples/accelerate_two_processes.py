@@ -13,7 +13,7 @@ from torch import nn
 
 import rho_train
 from rho_train.integrations import EveryRank
-from rho_train.tasks.letters import letters
+from rho_train.tasks import letters
 
 accelerator = Accelerator(cpu=True)
 task = letters(noise=0.1)

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 import rho_train
 from rho_train.integrations.lightning import SelectionCallback
-from rho_train.tasks.letters import letters
+from rho_train.tasks import letters
 
 
 class Letters(lightning.LightningModule):

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import rho_train
-from rho_train.tasks.letters import letters
+from rho_train.tasks import letters
 
 task = letters(noise=0.1)
 data = rho_train.IndexedDataset(task.train)

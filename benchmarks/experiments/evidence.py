@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
+import experiments.methods  # noqa: F401 - names of rivals
 from experiments.classification import ClassificationData
 from experiments.corruption import Corruption, CorruptionConfig
 from experiments.duplicates import without_duplicates

@@ -23,14 +23,13 @@ from rho_train.il import (
     score_examples,
 )
 from rho_train.linear import LinearScores, linear_cross_entropy, linear_score
-from rho_train.loader_check import check_loader
 from rho_train.methods.registry import register
 from rho_train.online import OnlineModel
 from rho_train.planning import plan
 from rho_train.progress import Stopped
 from rho_train.sampler import LargeBatchSampler, loader
 from rho_train.scoring import Scoring
-from rho_train.selector import Selector, paper_mode
+from rho_train.selector import Selector
 from rho_train.sequences import sequence_losses
 from rho_train.tasks.task import Task
 from rho_train.tokens import TokenSelection, select_tokens, token_losses
@@ -56,7 +55,6 @@ __all__ = [
     "TrainConfig",
     "Trainer",
     "Variant",
-    "check_loader",
     "compare",
     "crossfit_il",
     "fingerprint",
@@ -65,7 +63,6 @@ __all__ = [
     "linear_cross_entropy",
     "linear_score",
     "loader",
-    "paper_mode",
     "plan",
     "pretrained_il",
     "register",

@@ -43,19 +43,10 @@ def split(
 ) -> Fields:
     """Return the inputs, the labels (n, ...) and the ids (n,), int64 or int32, of a batch.
 
-    A batch is a structure with the fields x, y and ids (named tuple, dataclass, object); a tuple or
-    list (x, y, ids); or a mapping with "ids", the labels under "labels", "label" or "y", and the
-    inputs under "x" or "inputs", or else under all other keys, as keyword arguments. The ids of a
-    batch that needs none are those that it has, integers (n,), else its rows; its labels, where
-    none are needed, those that it has, else (n, 0).
-
-    Raises:
-        ValueError: the batch has no ids, labels or inputs, or their lengths differ.
-        TypeError: the ids or the labels are not tensors of the right type.
-
-    Example:
-        >>> split((torch.zeros(2, 3), torch.tensor([0, 1]), torch.tensor([7, 4]))).ids
-        tensor([7, 4])
+    A batch is a structure with the fields x, y and ids; a tuple or list (x, y, ids); or a mapping
+    with "ids", the labels under "labels", "label" or "y", and the inputs under "x" or "inputs", or
+    else under all other keys, as keyword arguments. Where no ids or labels are needed, a batch
+    without gets its rows as ids, and labels (n, 0). ValueError or TypeError if they do not fit.
     """
     if isinstance(batch, Mapping):
         inputs, labels, ids = _split_mapping(batch, where, needs_labels)
@@ -97,15 +88,7 @@ def split(
 
 
 def take_il(batch: Any, name: str) -> tuple[Any, Tensor]:
-    """Return a batch without its irreducible losses, and these, floating point (n,).
-
-    They are the value `name` of a mapping, the last element of a tuple or list, or the attribute
-    `name` of an object, which keeps it. A ValueError if they are not there.
-
-    Example:
-        >>> take_il((torch.zeros(2, 3), torch.tensor([0, 1]), torch.tensor([0.1, 0.2])), "il")[1]
-        tensor([0.1000, 0.2000])
-    """
+    """Return a batch without its irreducible losses `name`, and these, floating point (n,)."""
     rest = batch
     if isinstance(batch, Mapping):
         rest = copy.copy(batch) if isinstance(batch, MutableMapping) else dict(batch)
@@ -131,19 +114,9 @@ def gather(batch: T, n: int, rows: Tensor | slice, *, whole: object = None) -> T
     """Return `rows`, int64 (k,) or a slice, of a batch of n examples, in its structure and type.
 
     Rows are taken from tensors and arrays of n rows, from lists and tuples of n elements and from
-    containers that know their examples: a PackedSequence, a TensorDict or tensorclass, a batch of
-    PyTorch Geometric. They may lie at any depth of mappings, sequences and the attributes of
-    objects; other values stay, and the value `whole` does. A mapping whose type no dict can build
-    becomes a dict.
-
-    Raises:
-        ValueError: a sequence of n tensors with n rows each, which is ambiguous.
-        TypeError: a value has n elements, and nobody knows how to take some of them.
-
-    Example:
-        >>> batch = Batch(torch.zeros(3, 2), torch.tensor([0, 1, 2]), torch.tensor([7, 4, 9]))
-        >>> gather(batch, 3, torch.tensor([2, 0])).ids
-        tensor([9, 7])
+    containers that know their examples (PackedSequence, TensorDict, batches of PyTorch Geometric),
+    at any depth; other values stay, and `whole` does. ValueError for a sequence of n tensors with n
+    rows each, which is ambiguous; TypeError for a value of n elements that cannot be cut.
     """
 
     def take(value: Any) -> Any:
@@ -325,8 +298,7 @@ def _no_ids(where: str, batch: object) -> ValueError:
     return ValueError(
         f"{where}: the batch has no ids: got {describe(batch)}; wrap the data set in "
         f"rho_train.IndexedDataset before the DataLoader, and keep {keep} in the collate_fn; "
-        "rho_train.check_loader(loader) says where they get lost; a batch that a loop unpacks, "
-        "as in x, y = batch, is passed whole"
+        "a batch that a loop unpacks, as in x, y = batch, is passed whole"
     )
 
 
@@ -337,11 +309,8 @@ def describe(value: object) -> str:
     name = type(value).__name__
     if isinstance(value, Mapping):
         return f"{name} with the keys {', '.join(map(repr, value))}"
-    if isinstance(value, (tuple, list)):
-        names = getattr(value, "_fields", None)
-        return (
-            f"{name} with the fields {', '.join(names)}"
-            if names
-            else f"{name} of {len(value)} elements"
-        )
-    return name
+    if not isinstance(value, (tuple, list)):
+        return name
+    names = getattr(value, "_fields", None)
+    has = f"with the fields {', '.join(names)}" if names else f"of {len(value)} elements"
+    return f"{name} {has}"

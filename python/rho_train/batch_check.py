@@ -24,11 +24,9 @@ _OFF = "Selector(check_batches=False) leaves this check out"
 def check_small_batch(
     context: ScoringContext, batch: Any, small: Any, rows: Tensor, *, proxy: bool
 ) -> bool:
-    """Score the small batch, `rows` of a large one, in eval mode, and compare the losses.
+    """Score the small batch, `rows` of a large one, in eval mode; ValueError if its losses differ.
 
-    If they differ, more passes tell apart models that draw random numbers or mix the examples of a
-    batch, which a warning names, and fields that are not one row an example, a ValueError. Buffers
-    and random states are restored.
+    Returns whether this told, or warned of a model with which it never will.
     """
     module, options = context.passes.module, context.passes.options
     eager: AbstractContextManager[Any] = nullcontext()

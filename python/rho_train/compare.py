@@ -27,8 +27,7 @@ from rho_train.dry_run import dry_run
 from rho_train.files import atomic_write
 from rho_train.global_scope import Scope
 from rho_train.il import ILRecipe, ILStore
-from rho_train.methods.dropout import dropout_layers
-from rho_train.methods.registry import find, needs_of
+from rho_train.methods.registry import find
 from rho_train.notebook import html_table
 from rho_train.progress import stop_signals
 from rho_train.records import from_line, to_line
@@ -231,7 +230,7 @@ def _plan(spec: Spec, out: Path, where: Where) -> tuple[list[Job], dict[str, Any
                     "them to all variants"
                 )
             model = data.task.model(seed)
-            _check_run(variant, own, data, model)
+            _check_run(variant, own, data)
             if key not in counted:
                 counted[key] = _costs(model, data)
             il, il_name, il_cost = ILWork(own, data, variant.il), "", 0.0
@@ -276,7 +275,7 @@ def _costs(model: nn.Module, data: SeedData) -> Costs:
     )
 
 
-def _check_run(variant: Variant, spec: Spec, data: SeedData, model: nn.Module) -> None:
+def _check_run(variant: Variant, spec: Spec, data: SeedData) -> None:
     """Refuse what no run could do before hours go into irreducible losses."""
     if variant.uses_il and variant.il == "stored":
         assert spec.store is not None
@@ -292,11 +291,6 @@ def _check_run(variant: Variant, spec: Spec, data: SeedData, model: nn.Module) -
             f"variant {variant.name}: scoring.refresh = {spec.scoring.refresh} scores {scored} "
             f"examples of a large batch, and train.batch = {spec.train.batch} are selected; choose "
             "a larger refresh"
-        )
-    if "dropout" in needs_of(variant.method) and not dropout_layers(model):
-        raise ValueError(
-            f"variant {variant.name}: method {variant.method} needs dropout layers, the model of "
-            f"{data.task.name} has none; choose --task.dropout 0.1 or so, or add them"
         )
 
 

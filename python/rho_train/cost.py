@@ -139,7 +139,7 @@ def _counted(where: str, model: nn.Module, batch: Any) -> Iterator[FlopCounterMo
 
 
 def selecting_steps(steps: int, warmup: int = 0, anneal: float = 0.0) -> int:
-    """Return in how many steps a Selector with `UniformPhases(steps, warmup, anneal)` scores."""
+    """Return in how many steps a Selector scores, `warmup` and a share at the end left out."""
     return max(0, steps - math.floor(anneal * steps + 0.5) - warmup)
 
 

@@ -45,25 +45,21 @@ class IndexedDataset(Dataset[Any]):
 
     Args:
         dataset: any data set with `__len__` and `__getitem__`.
-        labels: class indices (n,), a list, tensor, array or pandas Series, by position; for data
-            sets that do not show them as `labels`, `targets`, the second tensor of a TensorDataset
-            or a column (labels, label, y) of Hugging Face data, directly or inside a Subset or
-            ConcatDataset.
+        labels: class indices (n,) by position, for data sets that do not show them as `labels`,
+            `targets`, the second tensor of a TensorDataset or a column (labels, label, y) of
+            Hugging Face data, directly or inside a Subset or ConcatDataset.
         collate_fn: joins the examples of `dataset`, as they are without ids, into a batch: a
             mapping or a pair (x, y), in their order. The ids are added to it. None: as torch does.
 
     Raises:
-        TypeError: the data set is no map-style data set of rows (a stream, a dict of splits, a
-            DataFrame) or has ids already, or its examples or batches, when they are read, are
-            neither (x, y) pairs nor dicts.
+        TypeError: the data set has no rows by position or has ids already, or examples or batches,
+            when they are read, are neither (x, y) pairs nor dicts.
         ValueError: `labels` do not match the data set.
 
     Example:
         >>> data = IndexedDataset(TensorDataset(torch.rand(4, 2), torch.tensor([0, 1, 1, 0])))
         >>> data[-1].ids
         3
-        >>> (data + data)[-1].ids
-        7
     """
 
     def __init__(
@@ -73,8 +69,8 @@ class IndexedDataset(Dataset[Any]):
         labels: Sequence[int] | Tensor | npt.ArrayLike | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
     ) -> None:
-        check_map_style("IndexedDataset", dataset)
-        if inside := indexed_inside(dataset):
+        _check_map_style(dataset)
+        if inside := _indexed_inside(dataset):
             of = f"{type(dataset).__name__} carry ids already, of {len(inside)} IndexedDataset"
             raise TypeError(
                 f"IndexedDataset: the examples of {of} inside; {_WRAP_ONCE}; join two by a + b; as "
@@ -85,11 +81,7 @@ class IndexedDataset(Dataset[Any]):
 
     @property
     def labels(self) -> Tensor:
-        """The labels of all examples, int64 (n,) on the CPU, read without loading an example.
-
-        Raises:
-            ValueError: the data set does not show its labels, or they are no class indices.
-        """
+        """Labels of all examples, int64 (n,), read without loading one; ValueError if not shown."""
         return _labels_of(self.dataset) if self._labels is None else self._labels
 
     def __len__(self) -> int:
@@ -119,11 +111,6 @@ class IndexedDataset(Dataset[Any]):
         # A subclass may transform what it returns, so only the class itself is read in one go.
         if type(self.dataset) is TensorDataset and len(self.dataset.tensors) == 2:
             x, y = self.dataset.tensors
-            rows = indices if isinstance(indices, range) else range(0)
-            if rows.step == 1 and 0 <= rows.start < rows.stop <= n:
-                here = slice(rows.start, rows.stop)  # as evaluations read, without a copy
-                ids = torch.arange(rows.start, rows.stop, dtype=torch.int64, device="cpu")
-                return _Rows(Batch(x[here], y[here], ids))
             ids = _positions(indices, n)
             x, y = (part.index_select(0, ids.to(part.device)) for part in (x, y))
             return _Rows(Batch(x, y, ids))
@@ -165,7 +152,7 @@ class _Rows(Sequence[Batch]):
         return _Rows(rows) if isinstance(index, slice) else rows
 
 
-def check_map_style(where: str, dataset: Any) -> None:
+def _check_map_style(dataset: Any) -> None:
     """Refuse what has no examples at the positions 0 to n - 1; the TypeError says what to do."""
     layout = getattr(dataset, "format", None)
     of_tables = isinstance(layout, Mapping) and layout.get("type") in ("arrow", "polars")
@@ -177,19 +164,18 @@ def check_map_style(where: str, dataset: Any) -> None:
         (isinstance(dataset, IterableDataset) or not has_rows, "load the stream into a list"),
     ):
         if wrong:
-            wanted = "map-style (__len__ and __getitem__ by position)"
-            got = describe(dataset)
-            raise TypeError(f"{where}: dataset must be {wanted}, got {got}; {fix}")
+            wanted = "dataset must be map-style (__len__ and __getitem__ by position)"
+            raise TypeError(f"IndexedDataset: {wanted}, got {describe(dataset)}; {fix}")
 
 
-def indexed_inside(dataset: Any) -> list[IndexedDataset]:
+def _indexed_inside(dataset: Any) -> list[IndexedDataset]:
     """Return the IndexedDatasets that a data set is or takes its examples from."""
     if isinstance(dataset, IndexedDataset):
         return [dataset]
     if isinstance(dataset, Subset):
-        return indexed_inside(dataset.dataset)
+        return _indexed_inside(dataset.dataset)
     if isinstance(dataset, ConcatDataset):
-        return [found for part in dataset.datasets for found in indexed_inside(part)]
+        return [found for part in dataset.datasets for found in _indexed_inside(part)]
     return []
 
 
@@ -197,7 +183,7 @@ def check_indexed(where: str, dataset: Any) -> None:
     """Refuse what is no whole data set with ids; the TypeError says how to get one."""
     if isinstance(dataset, IndexedDataset):
         return
-    inside, fix = len(indexed_inside(dataset)), "wrap it: rho_train.IndexedDataset(dataset)"
+    inside, fix = len(_indexed_inside(dataset)), "wrap it: rho_train.IndexedDataset(dataset)"
     if inside == 1:
         fix = "pass the whole IndexedDataset that it was taken from, and the ids of the subset"
     elif inside:
@@ -211,10 +197,9 @@ def check_indexed(where: str, dataset: Any) -> None:
 
 
 def fingerprint(dataset: IndexedDataset) -> dict[str, str]:
-    """Return what identifies a data set: its count, its labels and its ids; no example is loaded.
+    """Return the count, the SHA-256 of the labels, or "none", and the id scheme of a data set.
 
-    "n" is the count, "labels" the SHA-256 of the labels as little-endian int64 or "none", "ids" is
-    "position". Anything but an IndexedDataset is a TypeError.
+    No example is loaded. Anything but an IndexedDataset is a TypeError.
 
     Example:
         >>> fingerprint(IndexedDataset([("a", 0), ("b", 1)], labels=[0, 1]))["n"]

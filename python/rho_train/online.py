@@ -20,11 +20,8 @@ class OnlineModel:
     As `Selector(il=OnlineModel(il_model))` its loss on the large batch is the irreducible loss: an
     approximation of the conditioning on D_t in eq. 2 of the paper (compared with the fixed one in
     Table 4). As `Selector(scorer=OnlineModel(proxy))` it scores in place of the target (Table 1).
-    Its BatchNorm statistics change in its own steps alone, never when it scores.
-
-    Args:
-        model: trained in place, on the device of the batches.
-        lr, weight_decay: of AdamW; the paper's rate is a hundredth of the target's.
+    Its BatchNorm statistics change in its own steps alone. It is trained in place, on the device of
+    the batches; the paper's rate is a hundredth of the target's.
 
     Example:
         >>> import torch

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from rho_train.batch import describe
+from rho_train.checks import check_ids
 from rho_train.dataset import IndexedDataset, SeededIndices, check_indexed, read_column
 from rho_train.rng import generator
 
@@ -21,24 +21,22 @@ from rho_train.rng import generator
 class LargeBatchSampler(Sampler[list[int]]):
     """An endless stream of large batches of positions, a pure function of its arguments.
 
-    Each epoch is a fresh permutation drawn from (seed, epoch), cut into batches; the incomplete
-    last batch is dropped (paper section 2, Algorithm 1: large batches without replacement). After b
-    batches, `start=b` continues the stream exactly, whatever DataLoader workers had fetched ahead.
-    Each batch has a seed for the transforms of an IndexedDataset that draw from the global
-    generators of torch, NumPy or random.
+    Each epoch is a permutation drawn from (seed, epoch), cut into batches; an incomplete last batch
+    is dropped (paper section 2, Algorithm 1). After b batches `start=b` continues the stream
+    exactly. Each batch has a seed for the transforms of an IndexedDataset that draw from the global
+    generators of torch, NumPy or random, which are never touched.
 
     Args:
         ids_or_n: the number of examples n, or the positions to draw from, integers (n,) without
             repeats, such as the half that is not held out.
         batch_size: n_B, the examples of a large batch.
-        seed: of the stream; the global generators are never touched.
+        seed: of the stream.
         start: batches already consumed.
         rank, world: this process among those that share every large batch in consecutive parts of
             nearly equal size.
 
     Raises:
-        ValueError: an argument is out of range, or positions repeat.
-        TypeError: an argument is not an integer, or the positions are not.
+        TypeError, ValueError: an argument is not as described.
 
     Example:
         >>> stream = iter(LargeBatchSampler(10, 4, seed=0))
@@ -116,8 +114,8 @@ def loader(
 ) -> DataLoader[Any]:
     """Load the batches of a sampler, with ids, into page-locked memory if CUDA can use it.
 
-    The batches of a LargeBatchSampler and their random transforms do not depend on `workers`, and
-    the global generators stay as they are. Anything but an IndexedDataset is a TypeError.
+    The batches and their random transforms do not depend on `workers`, and the global generators
+    stay as they are. Anything but an IndexedDataset is a TypeError.
 
     Example:
         >>> data = IndexedDataset([(float(i), 0) for i in range(8)], labels=[0] * 8)
@@ -139,22 +137,17 @@ def loader(
 
 
 def _as_positions(positions: Any) -> Tensor:
-    where = "LargeBatchSampler: positions must"
     try:
         # A copy, so that the stream does not change when the caller's tensor does.
         tensor = read_column(positions).clone()
     except (TypeError, ValueError, RuntimeError) as error:
         got = f"{type(positions).__name__}; of a data set, pass len(dataset)"
-        raise TypeError(f"{where} be integers (n,), or their number, got {got}") from error
+        raise TypeError(
+            f"LargeBatchSampler: positions must be integers (n,), or their number, got {got}"
+        ) from error
     if tensor.numel() == 0:
         return tensor.flatten()  # which the caller refuses
-    if tensor.dtype == torch.bool or tensor.dtype.is_floating_point or tensor.ndim != 1:
-        fix = "mask.nonzero().flatten()" if tensor.dtype == torch.bool else "integers"
-        raise TypeError(f"{where} be integers (n,), got {describe(tensor)}; pass {fix}")
-    tensor = tensor.to(torch.int64)
-    ordered = tensor.sort().values
-    if int(ordered[0]) < 0:
-        raise ValueError(f"{where} be at least 0, got {int(ordered[0])}")
-    if bool((ordered[1:] == ordered[:-1]).any()):
-        raise ValueError(f"{where} not repeat; pass positions.unique()")
+    if not tensor.is_floating_point() and tensor.dtype != torch.bool:
+        tensor = tensor.to(torch.int64)
+    check_ids("LargeBatchSampler", "positions", tensor, max(0, int(tensor.max())) + 1)
     return tensor

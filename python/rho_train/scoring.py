@@ -24,8 +24,9 @@ ForwardFunction = Callable[[nn.Module, Any], Tensor]
 LossFunction = Callable[[nn.Module, Any], Tensor]
 """Called as `loss_fn(model, batch)`, returns the losses, floating point (n,), NaN for none."""
 
-# Checked here, because torch.compile refuses another one at the first step only.
-_COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
+# Checked here, because torch.compile refuses another mode at the first step only.
+_COMPILE = (False, True, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Scoring:
             (Stale-SB of Jiang et al., 2019, does it by epochs). The others keep their last loss;
             without one they are not selected. Below 1 it needs `Selector(history=...)` and a method
             that needs losses alone.
-        train_mode: score in training mode, see `rho_train.paper_mode`.
+        train_mode: score in training mode, as the paper's code does: dropout is on, and BatchNorm
+            normalises with the statistics of the large batch and learns them.
 
     Example:
         >>> Scoring(micro_batch=64).whole, Scoring(bf16=True).whole
@@ -59,11 +61,9 @@ class Scoring:
     def __post_init__(self) -> None:
         if self.micro_batch is not None:
             check_counts(self, "micro_batch")
-        if not isinstance(self.compile, bool) and self.compile not in _COMPILE_MODES:
-            modes = ", ".join(_COMPILE_MODES)
-            raise ValueError(
-                f"Scoring: compile must be True, False or one of {modes}, got {self.compile!r}"
-            )
+        if self.compile not in _COMPILE:
+            known = ", ".join(map(str, _COMPILE))
+            raise ValueError(f"Scoring: compile must be one of {known}, got {self.compile!r}")
         if not 0.0 < self.refresh <= 1.0:
             raise ValueError(f"Scoring: refresh must lie in (0, 1], got {self.refresh}")
         if self.train_mode and not self.whole:
@@ -93,10 +93,9 @@ class MicroBatches:
     """The forward passes of a module over one large batch of n examples.
 
     `examples` is the batch for `forward` and `loss_fn`, else its `Fields`; `compiled` holds the
-    modules that `torch.compile` has seen; `whole` says that one pass gives all logits. `rows` int64
-    are those that are scored, ascending, None for all, and with them `known` float32 (n,) is the
-    last loss of every example, NaN for none. `seconds` are those of the host: on CUDA it launches
-    the passes and does not wait for them.
+    modules that `torch.compile` has seen; `whole`: one pass gives all logits. `rows` int64 are
+    those that are scored, ascending, None for all; `known` float32 (n,) are then the last losses,
+    NaN for none. `seconds` are those of the host, which on CUDA only launches the passes.
     """
 
     options: Scoring
@@ -169,13 +168,10 @@ def scoring_mode(
 ) -> Iterator[nn.Module]:
     """Give a model in eval mode without autograd, and restore what scoring could change.
 
-    A part frozen in eval mode stays frozen. A DistributedDataParallel model is given unwrapped: its
-    forward would synchronise buffers a second time in one step. A model that `fully_shard` sharded
-    gathers its parameters, so all ranks must make the same passes. A model that keeps tensors of
-    its first forward pass (rotary tables, masks) must run once before: made here, they could not
-    enter autograd.
-
-    `bf16` and `train_mode` are as in `Scoring`.
+    A DistributedDataParallel model is given unwrapped: its forward would synchronise buffers a
+    second time in one step. A model that `fully_shard` sharded gathers its parameters, so all ranks
+    must make the same passes. A model that keeps tensors of its first pass (rotary tables, masks)
+    must run once before: made here, they could not enter autograd.
     """
     inner = uncompiled(model)
     module = inner.module if isinstance(inner, DistributedDataParallel) else model
@@ -287,10 +283,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def logits_of(where: str, model: nn.Module, inputs: Any) -> Tensor:
-    """Return the logits of the inputs of a batch, which may be a dict of keyword arguments.
-
-    The output may be a tensor, or an object or mapping with `logits`, as of Hugging Face models.
-    """
+    """Return the logits of inputs, keyword arguments if a dict; an output may hold `logits`."""
     output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
     if isinstance(output, Tensor):
         return output

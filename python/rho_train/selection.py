@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class PendingSelection(Generic[T]):
-    """A selection that `Selector.apply` counts; a stand-in is that of `select_globally`."""
+    """A selection before it is counted; a stand-in is that of `select_globally`."""
 
     batch: T
     context: ScoringContext

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -11,16 +12,15 @@ from torch import Tensor, nn
 from rho_train.batch import describe, gather, ids_of, split, take_il
 from rho_train.batch_check import check_small_batch
 from rho_train.checks import check_rows
+from rho_train.dry_run import unchanged
 from rho_train.global_scope import Scope, global_position, select_globally
 from rho_train.history import History
 from rho_train.identity import identity_of
 from rho_train.il.store import ILStore
 from rho_train.methods import registry
+from rho_train.methods.built_in import uniform
 from rho_train.methods.context import InvalidCounter, Method, ScoringContext, Selected
-from rho_train.methods.dropout import dropout_layers
-from rho_train.methods.sampling import uniform
 from rho_train.online import OnlineModel
-from rho_train.schedules import Schedule, UniformPhases, value_at
 from rho_train.scoring import (
     ForwardFunction,
     LossFunction,
@@ -34,9 +34,9 @@ from rho_train.selection import LastSelection, PendingSelection
 from rho_train.selector_checks import (
     check_batch,
     check_settings,
+    check_share,
     check_training,
     il_table,
-    settings_text,
 )
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ ILSource = ILStore | Tensor | OnlineModel | str
 _COUNTERS = ("steps", "scored", "selected", "invalid", "seconds", "score_seconds")
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Selector:
     """Select the examples of a large batch that are worth a training step.
 
@@ -58,9 +58,9 @@ class Selector:
         il: irreducible losses by id: an ILStore (one in several files is read for every large
             batch) or a tensor (N,); or an OnlineModel, which computes them; or the name of a field
             that holds those of the examples, as "il", float (n,): an attribute, or a key of a
-            dict or the last element of a tuple, which the small batch and the model do not get. For
-            methods with IL in their formula.
-        ratio: share of the large batch, in (0, 1], or a schedule: k = max(1, round(ratio * n)).
+            dict or the last element of a tuple, which the small batch and the model do not get.
+        ratio: share of the large batch, in (0, 1], or a function of the step, from 0, that returns
+            it: k = max(1, round(ratio * n)).
         k: number of examples to select; give either `ratio` or `k`.
         method: a name of `rho_train.methods.names()`, an object from `rho_train.methods`, or a
             function of your own, see `register`.
@@ -72,10 +72,10 @@ class Selector:
             called on the inputs of the batch.
         loss_fn: for examples without a class, such as sequences (`rho_train.sequence_losses`):
             called as `loss_fn(model, batch)`, returns the loss of each, floating point (n,), NaN
-            for none. The batch needs no labels then. Methods that need more are refused, and
-            `ignore_index` means nothing.
+            for none. The batch needs no labels then. Methods that need more are refused.
         scorer: scores in place of the model; an OnlineModel is trained beside it.
-        phases: steps in which selection is uniform.
+        phases: function of the step, from 0, that returns whether selection is uniform, such as
+            `lambda step: step < 100`: at the start the losses say little.
         seed: of methods that draw.
         history: counts and last losses by id.
         check_every: selections after which the host reads how many examples were invalid, and warns
@@ -84,8 +84,7 @@ class Selector:
         check_batches: check the first batches: in 8 selections the labels are compared with those
             that the `il` store was made for. In the first, and until losses differ in the second,
             fourth, ..., the small batch is scored again. It must give the losses that it was
-            selected by, else a field is not one row an example. A model that draws random numbers,
-            or whose losses depend on the whole batch, is named in a warning.
+            selected by, else a field is not one row an example.
         scope: of several processes (torch.distributed). "local": each rank selects from its own
             large batch. "global": all ranks call together and select what one process would from
             the large batches of all, by a `pointwise` method, see `register`. Each has any number,
@@ -105,7 +104,7 @@ class Selector:
     """
 
     il: ILSource | None = None
-    ratio: float | Schedule | None = None
+    ratio: float | Callable[[int], float] | None = None
     k: int | None = None
     method: str | Method = "rho"
     scoring: Scoring = Scoring()  # noqa: RUF009 (frozen)
@@ -114,7 +113,7 @@ class Selector:
     forward: ForwardFunction | None = None
     loss_fn: LossFunction | None = None
     scorer: nn.Module | OnlineModel | None = None
-    phases: UniformPhases | None = None
+    phases: Callable[[int], bool] | None = None
     seed: int = 0
     history: History | None = None
     check_every: int | None = None
@@ -140,28 +139,19 @@ class Selector:
         self._unchecked, self._label_checks = int(self.check_batches), 8 * self.check_batches
         self._module_checked = False
         self._method = method
-        if self._proxy is not None:
-            self.check(self._proxy)
-
-    def __repr__(self) -> str:
-        shown = {"method": settings_text(self.method)}
-        for one in fields(self):
-            if one.init and (value := getattr(self, one.name)) is not one.default:
-                shown[one.name] = settings_text(value)
-        return f"Selector({', '.join(f'{name}={text}' for name, text in shown.items())})"
 
     def __setattr__(self, name: str, value: object) -> None:
         # What was made of the settings would not follow.
         if name in _SETTINGS and "_method" in self.__dict__:
             raise AttributeError(
                 f"Selector: {name} cannot be changed, got {value!r}; give a new Selector the "
-                "state_dict() of this one (a ratio that changes is a Schedule)"
+                "state_dict() of this one (ratio= may be a function of the step)"
             )
         super().__setattr__(name, value)
 
     @property
     def needs_ids(self) -> bool:
-        """True if the batches must have ids: for a table, a History, an OnlineModel, a method."""
+        """True if the batches must have ids."""
         online = isinstance(self.il, OnlineModel) or isinstance(self.scorer, OnlineModel)
         table = "il" in self.needs and not isinstance(self.il, str)
         return online or table or self.history is not None or "ids" in self.needs
@@ -204,34 +194,22 @@ class Selector:
         started = time.perf_counter()
         if not getattr(model, "training", True):
             check_training()
-        small = self.apply(self.select(self.scorer_for(model), batch))
+        small = self._apply(self._select(self._scorer(model), batch))
         self.seconds += time.perf_counter() - started
         return small
 
     def preview(self, model: nn.Module, batch: object) -> LastSelection:
         """Return what would be selected, without counting it and without learning from it."""
-        pending = self.select(self.scorer_for(model), batch)
+        scorer = self._scorer(model)
+        with unchanged(scorer):  # which scoring in training mode is not
+            pending = self._select(scorer, batch)
         ids, step = pending.context.ids, pending.context.step
         selected = pending.selected.without_padding(step, len(ids))
         return LastSelection(ids, selected.rows(slice(0)) if pending.stand_in else selected)
 
-    def scorer_for(self, model: nn.Module) -> nn.Module:
-        """Return the module that scores for a model: the model itself, or the proxy."""
-        return model if self._proxy is None else self._proxy
-
-    def check(self, model: nn.Module) -> None:
-        """Raise a ValueError if the method needs dropout layers, and what scores has none."""
-        scorer = self.scorer_for(model)
-        if "dropout" in self.needs and not dropout_layers(scorer):
-            kind = type(scorer).__name__
-            raise ValueError(
-                f"Selector: method {self.method!r} needs dropout layers, and {kind} has none with "
-                "p > 0; add nn.Dropout to the model, or pass scorer= with some"
-            )
-
     def size(self, n: int, step: int = 0) -> int:
         """Return k for a large batch of n at a step; ValueError if there are not as many."""
-        k = self.k or share_of(n, value_at(self.ratio or 0.0, step))
+        k = self.k or share_of(n, self._ratio_at(step))
         if k > n:
             raise ValueError(
                 f"Selector: k = {k} is larger than the batch of {n}; load larger batches, with "
@@ -244,11 +222,21 @@ class Selector:
             )
         return k
 
-    def select(self, scorer: nn.Module, batch: T) -> PendingSelection[T]:
-        """Select from a large batch by the `scorer_for` a model; `apply` counts the selection."""
+    def _scorer(self, model: nn.Module) -> nn.Module:
+        """Return the module that scores for a model: the model itself, or the proxy."""
+        scorer = model if self._proxy is None else self._proxy
         if not self._module_checked:
             check_module("Selector", scorer)
             self._module_checked = True
+        return scorer
+
+    def _ratio_at(self, step: int) -> float:
+        if not callable(self.ratio):
+            return self.ratio or 0.0
+        return check_share(self.ratio(step), f" at step {step}")
+
+    def _select(self, scorer: nn.Module, batch: T) -> PendingSelection[T]:
+        """Select from a large batch, without counting it."""
         step, method, needs, column = self.steps, self._method, self.needs, None
         if isinstance(self.il, str):
             batch, column = take_il(batch, self.il)
@@ -265,13 +253,11 @@ class Selector:
             check_rows("History", ids, len(self.history), fix)
             if options.refresh < 1.0:
                 rows, known = self.history.oldest(ids, options.due(n)), self.history.loss[ids]
-        if self.phases is not None and self.phases.uniform(step):
+        if self.phases is not None and self.phases(step):
             method, needs = uniform, frozenset()
-        elif "dropout" in needs:
-            self.check(scorer)
         if self.scope == "global":
             # All draw as rank 0, for the examples of all.
-            settings = (step, self.seed, self.k or 0, value_at(self.ratio or 0.0, step))
+            settings = (step, self.seed, self.k or 0, self._ratio_at(step))
             rank, (begin, total) = 0, global_position(n, settings, ids.device)
         size = self.size(total, step)
         examples, seconds = parsed if self.forward is self.loss_fn is None else batch, 0.0
@@ -319,8 +305,8 @@ class Selector:
             selected, stand_in = select_globally(selected, size, ~context.ignored, step)
         return PendingSelection(batch, context, selected, method, seconds, stand_in)
 
-    def apply(self, pending: PendingSelection[T]) -> T:
-        """Return the selected examples of a pending selection, count it and learn from it."""
+    def _apply(self, pending: PendingSelection[T]) -> T:
+        """Return the selected examples of a selection, count it and learn from it."""
         context, method, step = pending.context, pending.method, self.steps
         ids, n = context.ids, len(context.ids)
         selected = self._invalid.count(pending.selected, step, n)
@@ -420,21 +406,3 @@ class Selector:
 
 
 _SETTINGS = frozenset(one.name for one in fields(Selector) if one.init)
-
-
-def paper_mode(il: ILSource | None = None, **options: Any) -> Selector:
-    """Return a Selector that selects as the reference implementation of RHO-LOSS.
-
-    32 examples of a large batch (of 320 there), the highest CE - IL, negative ones too, scored in
-    training mode: dropout is on, and BatchNorm normalises with the statistics of the large batch
-    and learns them, before those of the small batch (Mindermann et al., ICML 2022, appendix B).
-    `TrainConfig()` has the rest: AdamW, a constant learning rate of 1e-3, weight decay 0.01, no
-    clipping of gradients. `options` are others of Selector's.
-
-    Example:
-        >>> import torch
-        >>> selector = paper_mode(torch.zeros(4))
-        >>> selector.k, selector.scoring.train_mode
-        (32, True)
-    """
-    return Selector(il=il, **{"k": 32, "scoring": Scoring(train_mode=True), **options})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,17 +12,15 @@ from torch import Tensor, nn
 from rho_train.batch import Fields, describe, is_plain
 from rho_train.checks import check_counts
 from rho_train.history import History
-from rho_train.identity import name_of
 from rho_train.il.store import ILStore
 from rho_train.online import OnlineModel
-from rho_train.schedules import Schedule, UniformPhases, values_of
 
 if TYPE_CHECKING:
     from rho_train.selector import Selector
 
 _KINDS: dict[str, tuple[Any, str]] = {
-    "ratio": ((int, float, Schedule), "a number or a Schedule"),
-    "phases": (UniformPhases, "UniformPhases"),
+    "ratio": ((int, float, Callable), "a number or a function of the step"),
+    "phases": (Callable, "a function of the step"),
     "history": (History, "a History"),
     "scorer": ((nn.Module, OnlineModel), "a module or an OnlineModel"),
     "loss_fn": (Callable, "a function of the model and a batch"),
@@ -44,8 +41,19 @@ def check_settings(selector: Selector, method: object) -> None:
         raise TypeError(f"Selector: k must be an int, got {selector.k!r}; for a share use ratio=")
     given = [name for name in ("k", "check_every") if getattr(selector, name) is not None]
     check_counts(selector, *given)
+    if isinstance(selector.ratio, (int, float)):
+        check_share(selector.ratio)
     for fault in _faults(selector, pointwise=getattr(method, "pointwise", False)):
         raise ValueError(f"Selector: {fault}")
+
+
+def check_share(ratio: float, when: str = "") -> float:
+    """Return a ratio, a ValueError if it is no share."""
+    if not 0.0 < ratio <= 1.0:
+        raise ValueError(
+            f"Selector: ratio must lie in (0, 1], got {ratio}{when}; for a number use k="
+        )
+    return ratio
 
 
 def _faults(selector: Selector, pointwise: bool) -> Iterator[str]:
@@ -54,8 +62,6 @@ def _faults(selector: Selector, pointwise: bool) -> Iterator[str]:
     ratio, scoring, method = selector.ratio, selector.scoring, f"method {selector.method!r}"
     if (ratio is None) == (selector.k is None):
         yield f"give either ratio or k, got ratio={ratio} and k={selector.k}"
-    if ratio is not None and not all(0.0 < value <= 1.0 for value in values_of(ratio)):
-        yield f"ratio must lie in (0, 1], got {ratio}; for a number of examples use k="
     if not 0.0 <= smoothing <= 1.0:
         yield f"label_smoothing must lie in [0, 1], got {smoothing}"
     if "il" in needs and il is None:
@@ -66,7 +72,7 @@ def _faults(selector: Selector, pointwise: bool) -> Iterator[str]:
     refresh = f"Scoring(refresh={scoring.refresh})"
     if scoring.refresh < 1.0 and selector.history is None:
         yield f"{refresh} needs the last losses; pass history=History(len(dataset))"
-    if scoring.refresh < 1.0 and {"logits", "dropout"} & needs:
+    if scoring.refresh < 1.0 and "logits" in needs:
         yield (
             f"{refresh} knows losses alone, and {method} needs the logits of all examples; choose "
             "another method, or refresh=1"
@@ -77,7 +83,7 @@ def _faults(selector: Selector, pointwise: bool) -> Iterator[str]:
                 "loss_fn= calls the model itself and gives the losses as they are; leave "
                 f"{'forward' if selector.forward else 'label_smoothing'} out, and do it there"
             )
-        if missing := {"logits", "dropout", "classes"} & needs:
+        if missing := {"logits", "classes"} & needs:
             yield (
                 f"loss_fn= gives losses alone, and {method} needs "
                 f"{' and '.join(sorted(missing))}; choose a method of losses, as rho or loss"
@@ -106,12 +112,14 @@ def _faults(selector: Selector, pointwise: bool) -> Iterator[str]:
             "needs scores that do not depend on the rank; leave Scoring(refresh=..., "
             "train_mode=...) at their defaults"
         )
-    own = {"il": il, "scorer": selector.scorer, "phases": selector.phases}
-    for name, one in own.items():
-        # Each rank would train its own model, or draw its own uniform selection.
-        if selector.scope == "global" and isinstance(one, (OnlineModel, UniformPhases)):
-            kind = f"{name}={type(one).__name__}(...)"
-            yield scope.format(f"does not go with {kind}, which is of one rank; leave it out")
+    own = {"il": il, "scorer": selector.scorer}
+    of_one_rank = [name for name, one in own.items() if isinstance(one, OnlineModel)]
+    # Each rank would train its own model, or draw its own uniform selection.
+    of_one_rank += ["phases"] if selector.phases is not None else []
+    if selector.scope == "global" and of_one_rank:
+        yield scope.format(
+            f"does not go with {of_one_rank[0]}=, which is of one rank; leave it out"
+        )
 
 
 def il_table(il: object) -> Tensor | None:
@@ -131,14 +139,6 @@ def il_table(il: object) -> Tensor | None:
             f"Selector: il must be (N,) of float32, float16 or bfloat16, got {describe(table)}"
         )
     return table
-
-
-def settings_text(value: object) -> str:
-    """Return a setting in a few words, tensors by their shape."""
-    if isinstance(value, Tensor):
-        return describe(value)
-    plain = isinstance(value, (str, int, float, ILStore, History)) or is_dataclass(value)
-    return repr(value) if plain else name_of(value)
 
 
 def check_training() -> None:

@@ -36,38 +36,11 @@ def training_step(
     label_smoothing: float = 0.0,
     bf16: bool | None = None,
 ) -> Trained:
-    """Take one optimizer step on a batch.
+    """Take one optimizer step on a batch of the model's device; `where` names the caller in errors.
 
     The loss is the mean cross-entropy, or the mean of `(weights * losses)`. With `loss_fn` and no
     weights it is the mean over the examples that have a loss. Losses are computed in float32, in
     float64 if the logits are. Nothing here waits for the device.
-
-    Args:
-        model: trained in place, in the mode that it is in.
-        batch: examples on the model's device, in any structure that `rho_train.batch.split` reads.
-        optimizer: of the model.
-        schedule: of the learning rate; it takes a step after the optimizer.
-        where: the caller, named in errors.
-        weights: float (n,), factors of the losses, as `Selector.last.weights`.
-        forward: called as `forward(model, batch)`, returns logits (n, C); None: model(inputs).
-        loss_fn: called as `loss_fn(model, batch)` in place of forward and cross-entropy; returns
-            the loss of each example (n,), NaN for none. Labels are not needed then. Arithmetic on
-            NaN has NaN gradients: put it in at the end, `torch.where(none, torch.nan, losses)`.
-        label_smoothing: of the cross-entropy.
-        bf16: forward pass under bfloat16 autocast, or without; None: as it is outside.
-
-    Raises:
-        ValueError: the batch has no labels or ids, the model returns no logits, or `loss_fn`
-            something else.
-
-    Example:
-        >>> from rho_train import Batch
-        >>> model = nn.Linear(2, 2)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> batch = Batch(torch.eye(2), torch.tensor([0, 1]), torch.tensor([5, 6]))
-        >>> first = training_step(model, batch, optimizer)
-        >>> bool(training_step(model, batch, optimizer).loss < first.loss)
-        True
     """
     fields, logits = split(batch, where, needs_labels=loss_fn is None), None
     autocast: AbstractContextManager[object] = nullcontext()

@@ -12,7 +12,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # Modules whose `__all__` is public beside that of the package.
 PUBLIC = {
     *("rho_ext", "rho_train", "rho_train.il", "rho_train.methods", "rho_train.report"),
-    *("rho_train.cost", "rho_train.schedules", "rho_train.tasks"),
+    *("rho_train.cost", "rho_train.tasks"),
 }
 
 

@@ -12,7 +12,7 @@ from rho_train.methods import names, unregister
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
-PAGES = [README, *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob(".github/*.md"))]
+PAGES = [README, *sorted(ROOT.glob("docs/**/*.md"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:

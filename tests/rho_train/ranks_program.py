@@ -35,11 +35,11 @@ from rho_train import (
     register,
 )
 from rho_train.distributed import rank_and_world
+from rho_train.methods.built_in import Boltzmann
 from rho_train.methods.context import ScoringContext, Selected
 from rho_train.methods.registry import unregister
-from rho_train.methods.sampling import Boltzmann
 
-DRAWING = ("uniform", "importance", "boltzmann", "selective_backprop", "bald")
+DRAWING = ("uniform", "boltzmann")
 N = 40
 
 

@@ -23,7 +23,7 @@ from rho_train import (
     Scoring,
     Selector,
 )
-from rho_train.schedules import UniformPhases
+from rho_train.methods.context import ScoringContext, Selected
 
 N, K, F_IN, CLASSES = 8, 4, 4, 3
 GENERATOR = torch.Generator().manual_seed(0)
@@ -200,6 +200,17 @@ class Healthy(nn.Module):
         return self.last(self.drop(self.norm(x)))
 
 
+def weighted(context: ScoringContext) -> Selected:
+    return context.top(context.losses)._replace(weights=torch.arange(1.0, context.k + 1))
+
+
+def twice(context: ScoringContext) -> Selected:
+    """Select by the mean of two passes, whose losses are not those of one."""
+    scores = sum(context.score_logits("loss", context.passes.logits()).losses for _ in range(2))
+    assert isinstance(scores, Tensor)
+    return context.top(scores, scores)
+
+
 HEALTHY: dict[str, tuple[dict[str, Any], list[tuple[int, bool]], list[tuple[int, bool]]]] = {
     "plain": ({}, [(8, False)], [(4, False)]),
     "bf16": ({"scoring": Scoring(bf16=True)}, [(8, False)], [(4, False)]),
@@ -210,7 +221,7 @@ HEALTHY: dict[str, tuple[dict[str, Any], list[tuple[int, bool]], list[tuple[int,
         [(8, True)],
         [(8, False), (4, False)],
     ),
-    "dropout": ({"method": "bald"}, [(8, False)] * 10, [(8, False), (4, False)]),
+    "passes": ({"method": twice}, [(8, False)] * 2, [(8, False), (4, False)]),
     "forward": ({"forward": lambda model, batch: model(batch.x)}, [(8, False)], [(4, False)]),
     "losses": (
         {"loss_fn": lambda m, b: F.cross_entropy(m(b.x), b.y, reduction="none")},
@@ -223,7 +234,7 @@ HEALTHY: dict[str, tuple[dict[str, Any], list[tuple[int, bool]], list[tuple[int,
         [(4, False)],
     ),
     "global": ({"scope": "global"}, [(8, False)], [(4, False)]),
-    "weights": ({"method": "importance"}, [(8, False)], [(4, False)]),
+    "weights": ({"method": weighted}, [(8, False)], [(4, False)]),
     "uniform": ({"method": "uniform"}, [], []),
 }
 
@@ -254,7 +265,7 @@ def test_one_more_pass_that_changes_nothing(case: str) -> None:
 
 def test_only_a_step_that_scored_is_checked() -> None:
     model = Healthy()
-    selector = Selector(il=IL, k=K, phases=UniformPhases(9, warmup=2))
+    selector = Selector(il=IL, k=K, phases=lambda step: step < 2)
     for _ in range(4):
         selector(model, BATCH)
     assert model.widths == [(8, False), (4, False), (8, False)]

@@ -76,10 +76,6 @@ def test_train(tmp_path: Path, table: Path, unreported: None) -> None:
         # A linearly separable problem without noise is learnt.
         evals = [record["accuracy"] for record in records(out) if record["event"] == "eval"]
         assert evals[-1] > 0.9 > evals[0]
-    with_dropout = train_arguments(table, tmp_path / "run", "--method=bald", "--task.dropout=0.1")
-    assert main(with_dropout) == 0
-    (end,) = [record for record in records(tmp_path / "run") if record["event"] == "end"]
-    assert (end["method"], end["scored"], end["trained"]) == ("bald", 1600, 320)
 
 
 def test_ranks_train_one_run_alone(
@@ -177,7 +173,6 @@ def test_no_terminal_costs_the_work(
     [
         ("--method=best", r"method must be one of rho, .*uniform, .*got 'best'"),
         ("--il=none", "rho needs irreducible losses"),
-        ("--method=bald", "bald needs dropout layers, .*has none; choose --task.dropout 0.1"),
         ("--task.dropout=1", r"dropout must lie in \[0, 1\), got 1"),
         ("--train.batch=80", "batch = 80 must not be larger than large_batch = 40"),
         ("--task=letters", "task letters: .*'path'.*; its options are noise"),

@@ -344,7 +344,6 @@ def test_impossible_variants_are_named() -> None:
         ({"folds": 1}, "folds must be at least 2, got 1"),
         ({"processes": -1}, "processes must be at least 0"),
         ({"methods": [Variant("s", method="rho", il="stored")]}, "needs the store; give its path"),
-        ({"methods": ["bald"]}, "method bald needs dropout layers, the model of line has none"),
         ({"train": TrainConfig(large_batch=301), "methods": ["rho"]}, "draws 301 examples .* 300"),
         ({"task_options": {"color": 1}}, "task task: got an unexpected keyword argument 'color'"),
         ({"overrides": {"train.stepz": 1}}, "no option 'train.stepz'; train has steps"),

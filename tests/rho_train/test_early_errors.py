@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,7 @@ from rho_train import (
     pretrained_il,
 )
 from rho_train.il import train_il
-from rho_train.methods.classes import ClassQuota, Reducr
-from rho_train.schedules import Linear, Schedule, UniformPhases
+from rho_train.methods.context import ScoringContext, Selected
 
 from .ways import N, make_trainer
 
@@ -57,7 +55,14 @@ def used() -> Selector:
     return selector
 
 
-WARMUP = UniformPhases(steps=30, warmup=20)
+def WARMUP(step: int) -> bool:
+    return step < 20
+
+
+def of_five_classes(context: ScoringContext) -> Selected:
+    raise ValueError(f"made for 5 classes, got {context.classes}")
+
+
 TRAINER: list[tuple[Callable[[], dict[str, Any]], type[Exception], str]] = [
     (lambda: {"train_ids": list(range(N))}, TypeError, "train_ids must be an int64.*got list"),
     (lambda: {"train_ids": Y == 0}, TypeError, r"got torch.bool \(200,\); pass mask\.nonzero"),
@@ -134,20 +139,15 @@ TRAINER: list[tuple[Callable[[], dict[str, Any]], type[Exception], str]] = [
     ),
     # Only at step 20 would the method itself be asked.
     (
-        lambda: {"selector": Selector(k=8, method=ClassQuota("loss", (1, 1)), phases=WARMUP)},
+        lambda: {"selector": Selector(k=8, method=of_five_classes, phases=WARMUP)},
         ValueError,
-        "shares must have one number a class, 3, got 2",
-    ),
-    (
-        lambda: {"selector": Selector(k=8, method=Reducr(class_il=torch.zeros(N, 4)))},
-        ValueError,
-        "class_il must have one column a class, 3, got 4",
+        "made for 5 classes, got 3",
     ),
     # Only in the last third would more points be wanted than are scored.
     (
         lambda: {
             "selector": Selector(
-                ratio=Linear(0.25, 0.5, steps=30, stages=3),
+                ratio=lambda step: 0.25 if step < 20 else 0.5,
                 method="loss",
                 scoring=Scoring(refresh=0.4),
                 history=History(N),
@@ -202,12 +202,6 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
             pretrained_il(nn.Linear(5, 3), data(), folder=path)
 
 
-@dataclass(frozen=True)
-class Overshoots(Schedule):
-    def between(self, done: float) -> float:
-        return self.start + 4.0 * done * (1.0 - done)
-
-
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -228,12 +222,6 @@ class Overshoots(Schedule):
         (lambda: ILRecipe(epochs=1.5), TypeError, "ILRecipe: epochs must be an int, got 1.5"),  # type: ignore[arg-type]
         (lambda: ILRecipe(epochs=0), ValueError, "ILRecipe: epochs must be at least 1, got 0"),
         (lambda: ILRecipe(lr=torch.nan), ValueError, "ILRecipe: lr must be positive and finite"),
-        # In range at both ends.
-        (
-            lambda: Selector(method="loss", ratio=Overshoots(0.5, 0.5, steps=30, stages=3)),
-            ValueError,
-            r"ratio must lie in \(0, 1\]",
-        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rho_train import Batch, History, OnlineModel, Selector
-from rho_train.methods.classes import Reducr
+from rho_train.methods.context import ScoringContext, Selected
 
 X = torch.tensor([[9.0, 0.0], [0.0, 0.0], [-3.0, 0.0], [-9.0, 0.0]])
 Y = torch.zeros(4, dtype=torch.int64)
@@ -63,6 +63,13 @@ def test_il_may_be_a_field_of_the_batch() -> None:
     assert seen[0] == {"x", "y"}
 
 
+def by_id(context: ScoringContext) -> Selected:
+    return context.top(context.ids.float(), context.ids.float())
+
+
+by_id.needs = ("ids",)  # type: ignore[attr-defined]
+
+
 def test_ids_are_demanded_only_where_something_needs_them() -> None:
     batch = {"x": X, "y": Y}
     for method in ("loss", "uniform", "entropy", "grad_norm", "boltzmann"):
@@ -74,7 +81,7 @@ def test_ids_are_demanded_only_where_something_needs_them() -> None:
         {"il": TABLE},
         {"method": "loss", "history": History(8)},
         {"il": OnlineModel(model)},
-        {"method": Reducr(class_il=torch.zeros(8, 2))},
+        {"method": by_id},
     ]
     for settings in needing:
         with pytest.raises(ValueError, match="the batch has no ids"):

@@ -22,7 +22,6 @@ from torch.utils.data import (
 import rho_train
 from rho_train import (
     ILRecipe,
-    ILStore,
     LargeBatchSampler,
     Selector,
     crossfit_il,
@@ -31,7 +30,6 @@ from rho_train import (
 )
 from rho_train.batch import Batch, split
 from rho_train.dataset import IndexedDataset, fingerprint
-from rho_train.loader_check import check_loader
 
 from .test_batch import Encoding, Frozen, Slots, X, Y
 
@@ -340,13 +338,7 @@ def test_ids_lead_back_to_their_examples_through_collate_and_selection(
     source: Any = TensorDataset(X, Y)
     if examples == "dicts":
         source = [{"input_ids": x, "labels": y, "text": f"row {y}"} for x, y in EXAMPLES]
-    own = torch.Generator().manual_seed(3)
-    loader = DataLoader(IndexedDataset(source), 8, True, collate_fn=collate, generator=own)
-    states = torch.get_rng_state(), own.get_state()
-    check_loader(loader)
-    assert torch.equal(torch.get_rng_state(), states[0])
-    assert torch.equal(own.get_state(), states[1])
-    batch = next(iter(loader))
+    batch = next(iter(DataLoader(IndexedDataset(source), 8, True, collate_fn=collate)))
     small = Selector(k=3, method="loss", forward=lambda model, b: model(inputs(b)))(
         nn.Linear(5, 4), batch
     )
@@ -362,56 +354,8 @@ def inputs(batch: Any) -> Tensor:
     return found["input_ids"] if isinstance(found, Mapping) else found
 
 
-class Forgetful(DataLoader[Any]):
-    def __iter__(self) -> Any:
-        return ((batch.x, batch.y) for batch in super().__iter__())
-
-
 INDEXED: Any = IndexedDataset(TensorDataset(X, Y))
 JOINED: Any = ConcatDataset([INDEXED, INDEXED])
-
-
-@pytest.mark.parametrize(
-    ("loader", "error", "message"),
-    [
-        (
-            DataLoader(TensorDataset(X, Y)),
-            TypeError,
-            "the data set adds no ids: an example of TensorDataset is tuple of 2 elements; wrap it",
-        ),
-        (DataLoader(JOINED), TypeError, "ids of the 2 IndexedDatasets inside would clash"),
-        (
-            DataLoader(INDEXED, 2, collate_fn=lambda samples: by_tuple(samples)[:2]),
-            ValueError,
-            r"the collate_fn <lambda> loses .* \[0, 1\] it makes tuple of 2 elements with None",
-        ),
-        (
-            DataLoader(INDEXED, 2, collate_fn=lambda s: by_tuple([(x, y, 0) for x, y, _ in s])),
-            ValueError,
-            r"changes the ids: of .* \[0, 1\] it makes tuple of 3 elements with \[0, 0\]",
-        ),
-        (
-            Forgetful(INDEXED, 2),
-            ValueError,
-            r"Forgetful loses or changes the ids: .* with None",
-        ),
-        (DataLoader(Stream()), TypeError, "must be map-style .* got Stream; load the stream into"),
-    ],
-)
-def test_the_step_that_loses_the_ids_is_named(
-    loader: Any, error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match="^check_loader: .*" + message):
-        check_loader(loader)
-
-
-def test_a_loader_of_other_examples_than_those_of_the_store_is_refused() -> None:
-    store = ILStore.of(INDEXED, torch.rand(8))
-    check_loader(DataLoader(Subset(INDEXED, [5, 2, 7]), 3, shuffle=True), store)
-    for order in ([1, 0, *range(2, 8)], range(1, 8)):
-        rewrapped = IndexedDataset(Subset(TensorDataset(X, Y), order))
-        with pytest.raises(ValueError, match=r"labels of \d of \d examples are not those"):
-            check_loader(DataLoader(rewrapped, 8), store)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from rho_train.records import from_line, read_lines, to_line
 
 VALUES = [
-    {"event": "train", "step": 10, "loss": 0.1, "noisy": None, "part_seconds": {"other": 1e-6}},
+    {"event": "train", "step": 10, "loss": 0.1, "noisy": None, "cost": {"il": 1e-6}},
     {"event": "eval", "step": 10, "accuracy": 1.0, "class_accuracy": [0.5, None, 1.0]},
     {"event": "end", "step": 20, "text": 'é\ud800 "crc32": "00000000"}\n*'},
 ]

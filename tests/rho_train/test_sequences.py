@@ -27,8 +27,8 @@ from rho_train import (
     score_examples,
     sequence_losses,
 )
+from rho_train.methods.built_in import Boltzmann
 from rho_train.methods.context import ScoringContext, Selected
-from rho_train.methods.sampling import Boltzmann
 
 N, T, C = 40, 7, 11
 
@@ -146,7 +146,7 @@ def test_a_sequence_without_tokens_is_counted_and_never_selected() -> None:
 
 def test_methods_that_draw_by_losses_draw_sequences() -> None:
     batch, ce = large(ROWS[ROWS != 3])
-    cold: list[Any] = [Boltzmann("loss", temperature=1e-6), "selective_backprop", "uniform"]
+    cold: list[Any] = [Boltzmann("loss", temperature=1e-6), "uniform"]
     for method in cold:
         small = Selector(k=5, method=method, loss_fn=losses)(Table(drawn()[0]), batch)
         assert len(small.ids.unique()) == 5
@@ -306,9 +306,8 @@ def asks_for_logits(context: ScoringContext) -> Selected:
             ValueError,
             "method 'grad_norm' needs logits",
         ),
-        (lambda: Selector(k=1, method="bald", loss_fn=losses), ValueError, "needs dropout"),
         (
-            lambda: Selector(k=1, method="class_quota", il=IL, loss_fn=losses),
+            lambda: Selector(k=1, method="reducr", il=IL, loss_fn=losses),
             ValueError,
             "needs classes",
         ),

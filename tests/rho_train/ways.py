@@ -17,30 +17,37 @@ from torch.utils.data import TensorDataset
 
 from rho_train import IndexedDataset, OnlineModel, Selector, TrainConfig, Trainer
 from rho_train.history import History
-from rho_train.methods.classes import Reducr
-from rho_train.methods.registry import names
-from rho_train.methods.sampling import Boltzmann
+from rho_train.methods.built_in import Reducr
+from rho_train.methods.registry import find, names
 from rho_train.records import read_lines
-from rho_train.schedules import Geometric, Linear, UniformPhases
 from rho_train.scoring import Scoring
 
 N = 200
 CONFIG = TrainConfig(
     steps=30, large_batch=32, batch=8, eval_every=10, log_every=7, checkpoint_every=11
 )
+
+
+def fewer(step: int) -> float:
+    """Return a ratio that falls from 0.25 to 0.1 in four stages."""
+    done = min(step * 4 // 30, 3) / 3
+    return 0.25 * (1.0 - done) + 0.1 * done
+
+
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "online il": lambda: {"il": OnlineModel(small_model(2), lr=0.01)},
-    "online scorer": lambda: {"scorer": OnlineModel(small_model(2), lr=0.01), "method": "bald"},
+    "online scorer": lambda: {"scorer": OnlineModel(small_model(2), lr=0.01), "method": "loss"},
     "proxy": lambda: {"scorer": small_model(2)},
     "reducr, fast": lambda: {"method": Reducr(lr=1.0)},
-    "phases": lambda: {"phases": UniformPhases(steps=30, warmup=8, anneal=0.3), "method": "loss"},
-    "colder": lambda: {"method": Boltzmann("rho", Geometric(3.0, 0.1, steps=30))},
+    "phases": lambda: {"phases": lambda step: not 8 <= step < 21, "method": "loss"},
     "micro-batches": lambda: {"scoring": Scoring(micro_batch=5)},
     "refresh": lambda: {"scoring": Scoring(refresh=0.5), "history": History(N)},
     "train mode": lambda: {"scoring": Scoring(train_mode=True)},
-    "fewer": lambda: {"k": None, "ratio": Linear(0.25, 0.1, steps=30, stages=4)},
+    "fewer": lambda: {"k": None, "ratio": fewer},
 }
-WAYS = ("plain", *names(), *PARTS)
+# Other tests register methods of their own.
+METHODS = tuple(name for name in names() if find(name).__module__.startswith("rho_train."))
+WAYS = ("plain", *METHODS, *PARTS)
 
 
 def small_model(seed: int) -> nn.Module:

@@ -23,7 +23,6 @@ from rho_train.history import History
 from rho_train.il import ILStore, crossfit_il, holdout_il
 from rho_train.progress import OnStep
 from rho_train.records import to_line
-from rho_train.schedules import UniformPhases
 from rho_train.selector import Selector
 from rho_train.tasks.task import digest_of, model_identity
 from rho_train.trainer import Trainer
@@ -207,13 +206,14 @@ class Run:
         selector = None
         if variant.method != "uniform":
             world = rank_and_world()[1] if spec.scope == "local" else 1
-            scoring, phased = spec.scoring, spec.warmup > 0 or spec.anneal > 0
+            scoring, begin = spec.scoring, spec.warmup
+            end = begin + selecting_steps(train.steps, begin, spec.anneal)
             selector = Selector(
                 il=store,
                 k=train.batch // world,
                 method=variant.method,
                 scoring=replace(scoring, bf16=train.bf16) if scoring.bf16 is None else scoring,
-                phases=UniformPhases(train.steps, spec.warmup, spec.anneal) if phased else None,
+                phases=partial(_outside, begin, end) if begin or spec.anneal > 0 else None,
                 forward=task.forward,
                 history=History(len(data.dataset)),
                 seed=seed,
@@ -235,6 +235,11 @@ class Run:
         trainer.fit(on_step)
         if not on_first((folder / "test.json").exists):
             on_first(test)
+
+
+def _outside(begin: int, end: int, step: int) -> bool:
+    """Return whether selection is uniform at a step."""
+    return not begin <= step < end
 
 
 def _loss(store: ILStore) -> float | None:

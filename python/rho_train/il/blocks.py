@@ -22,10 +22,7 @@ class Column:
     """A column by id, (N,), as tensors of consecutive ids: in memory, or mapped from files.
 
     Each block of 65,536 rows of a file has a CRC-32. It is compared once, before the first of its
-    rows is used, so that opening a file takes no time.
-
-    Raises:
-        ValueError: a tensor has another shape, dtype or device; later: a block is damaged.
+    rows is used, so that opening a file takes no time. A ValueError names what does not fit.
     """
 
     def __init__(
@@ -52,7 +49,7 @@ class Column:
 
     def all(self) -> Tensor:
         """Return all values, (N,), those of several files joined in memory."""
-        self._check_unread()
+        self._read_all()
         if self.joined is None:
             self.joined = torch.cat(list(self.tensors))
         return self.joined
@@ -77,35 +74,35 @@ class Column:
     def checksums(self) -> Sequence[Sequence[int]]:
         """Return the checksums of the blocks of each tensor, those of the files if there are."""
         return self._checksums or [
-            [self._checksum(part, i) for i in range(-(-len(tensor) // _ROWS))]
+            [self._checksum(part, begin // _ROWS) for begin in range(0, len(tensor), _ROWS)]
             for part, tensor in enumerate(self.tensors)
         ]
 
     def check(self) -> None:
         """Read all values, again if they were."""
         self._unread = [np.ones(len(found), dtype=np.bool_) for found in self._checksums]
-        self._check_unread()
+        self._read_all()
 
     def _rows(self, part: int, rows: Tensor) -> Tensor:
         if unread := self._unread:  # another thread may end it meanwhile
             blocks = rows.numpy() // _ROWS
             found = blocks[unread[part][blocks]]
             for block in np.unique(found).tolist() if len(found) else ():
-                self._check(part, block)
+                self._compare(part, block)
                 unread[part][block] = False
         return self.tensors[part][rows]
 
-    def _check_unread(self) -> None:
+    def _read_all(self) -> None:
         for part, unread in enumerate(self._unread):
             for block in np.flatnonzero(unread).tolist():
-                self._check(part, block)
+                self._compare(part, block)
         self._unread = []
 
     def _checksum(self, part: int, block: int) -> int:
         rows = self.tensors[part][block * _ROWS : (block + 1) * _ROWS]
         return zlib.crc32(rows.numpy().data)
 
-    def _check(self, part: int, block: int) -> None:
+    def _compare(self, part: int, block: int) -> None:
         if self._checksum(part, block) != self._checksums[part][block]:
             raise ValueError(
                 f"ILStore: {self._name} does not match its checksum in rows {block * _ROWS} to "

@@ -39,14 +39,8 @@ def input_checksums(dataset: IndexedDataset) -> InputChecksums:
     One id is drawn from each of 64 equal ranges, always the same for a length. A change of a share
     s of all examples is missed with probability (1 - s)^64: 4 % for s = 5 %. Inputs are tensors,
     arrays, numbers, texts, and mappings, sequences and dataclasses of them; other objects count by
-    their type alone. The same numbers in another dtype of their kind are equal. Where the data set
-    shows no classes, labels count as inputs do. The random state is restored.
-
-    Returns:
-        One checksum an example; none if the data set augments: another reading gives other inputs.
-
-    Raises:
-        TypeError: `dataset` is not an IndexedDataset.
+    their type alone. Where the data set shows no classes, labels count too. There are no checksums
+    of a data set that augments. Anything but an IndexedDataset is a TypeError.
 
     Example:
         >>> data = IndexedDataset([(0.5, 0), (0.7, 1)], labels=[0, 1])

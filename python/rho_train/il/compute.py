@@ -51,16 +51,15 @@ def holdout_il(
         loss_fn: for examples that are no classification, see `Selector`; they need no labels.
         optimizer: makes the optimizer of a model, whose rates follow the schedule of the recipe;
             None: AdamW with `lr` and `weight_decay` of the recipe.
-        augmented: the same examples with augmentation, to train on (paper, Appendix B).
+        augmented: the same examples with augmentation, to train on.
         folder: for checkpoints: after a kill the same call resumes and gives the same bits; under
             an initialised process group the ranks share the work. Delete it afterwards.
         on_step: called with the number of steps that were made, 0 while examples are scored;
             returns whether to stop.
 
     Raises:
-        TypeError, IndexError: the ids, labels, model or factory do not fit the data set.
-        ValueError: the holdout has all examples, `dataset` augments, `augmented` has others, or the
-            folder has other or damaged work.
+        TypeError, IndexError, ValueError: ids, labels, model or factory do not fit the data set,
+            `dataset` augments, `augmented` has others, or the folder has other or damaged work.
         FloatingPointError: the loss on the target's examples was never finite.
         OSError: the folder cannot be written.
         Stopped: `on_step` asked for it; without a folder the work is lost.
@@ -105,11 +104,7 @@ def crossfit_il(
 
     Model f starts from `recipe.seed + f`, trains on all folds but f and scores fold f, the examples
     with `fold` f in the store. Examples with the same number in `groups`, int64 (n,), are in one
-    fold, as copies of an example must be. The other arguments are as in `holdout_il`.
-
-    Raises:
-        ValueError: `folds` or `groups` do not fit, or `make_model` returns one model twice;
-            otherwise as `holdout_il`.
+    fold, as copies of an example must be. Other arguments and errors are as in `holdout_il`.
 
     Example:
         >>> from torch.utils.data import TensorDataset

@@ -50,18 +50,16 @@ def score_examples(
         model: its first parameter says on which device.
         dataset: the examples, without augmentation (paper, Appendix B).
         ids: int64 (n,).
-        forward: called as `forward(model, batch)`, returns logits (n, C); None: the model's call.
-        loss_fn: for examples that are no classification, see `Selector`.
+        forward, loss_fn: as in `holdout_il`.
         batch_size: examples that are scored at once.
         folder: for finished pieces of 16 batches; the same call resumes with the same bits. With
             one the ranks of a process group share the pieces, and each returns all losses.
         on_step: called with 0 after each batch; returns whether to stop.
 
     Raises:
-        IndexError: an id or a label is out of range.
-        ValueError: `loss_fn` does not return one loss an example, or the folder holds other losses.
-        OSError: the folder cannot be written.
-        Stopped: `on_step` asked for it.
+        IndexError, ValueError: an id or label is out of range, `loss_fn` does not return one loss
+            an example, or the folder holds other losses.
+        OSError, Stopped: as in `holdout_il`.
 
     Example:
         >>> from torch.utils.data import TensorDataset

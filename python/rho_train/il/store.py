@@ -18,7 +18,6 @@ from rho_train.files import atomic_write
 from rho_train.identity import digest
 from rho_train.il.blocks import INTEGERS, Column
 from rho_train.il.checksums import InputChecksums, check_inputs, from_rows
-from rho_train.notebook import html_table
 from rho_train.records import from_line, to_line
 
 _FORMAT = "rho_ext.il_store 6"
@@ -110,14 +109,6 @@ class ILStore:
         mean = "" if table is None else f", mean {float(table.nanmean()):.2f}"
         return f"ILStore({len(self)} examples{mean})"
 
-    def _repr_html_(self) -> str:
-        rows: list[tuple[str, object]] = [("examples", len(self))]
-        if self.table is not None and len(il := self.table[self.known].sort().values):
-            rows += [("unknown IL", len(self) - len(il)), ("mean IL", f"{float(il.mean()):.3f}")]
-            for name, share in (("lowest", 0.0), ("median", 0.5), ("highest", 1.0)):
-                rows.append((f"{name} IL", f"{float(il[int(share * (len(il) - 1))]):.3f}"))
-        return html_table([*rows, *self.info.items()])
-
     @property
     def il(self) -> Tensor:
         """The irreducible losses, float32 (N,); NaN means unknown."""
@@ -153,14 +144,8 @@ class ILStore:
     def lowest(self, share: float, ids: Tensor | None = None) -> Tensor:
         """Return the ids of the examples with the lowest IL, int64 (round(share * n),), ascending.
 
-        A filter before training; of equal losses the lower ids come first.
-
-        Args:
-            share: of the examples, in (0, 1].
-            ids: int64 (n,), the examples to filter, all with an IL; None: all that have one.
-
-        Raises:
-            ValueError: `share` is no share, no example is left, or one has no IL.
+        A filter before training; of equal losses the lower ids come first. `share` is in (0, 1], of
+        `ids`, int64 (n,), which all must have an IL; None: of all that have one.
 
         Example:
             >>> data = {"n": "4", "labels": "", "ids": "position"}
@@ -180,26 +165,13 @@ class ILStore:
         return examples[losses.argsort(stable=True)[:count]].sort().values
 
     def gather(self, ids: Tensor) -> Tensor:
-        """Return the IL of ids, float32 (n,) on the CPU.
-
-        Raises:
-            IndexError: an id is out of range.
-            ValueError: the file is damaged where they lie.
-        """
+        """Return the IL of ids, float32 (n,) on the CPU; IndexError for an id out of range."""
         return self._columns["il"].rows(self._in_range(ids))
 
     def check_labels(self, ids: Tensor, labels: Tensor) -> None:
-        """Refuse labels of examples that are not those that the IL was computed for.
+        """Refuse labels (n,) of ids that are not those that the IL was computed for, a ValueError.
 
         Does nothing if the store knows no labels, or `labels` are no integers, one an id.
-
-        Args:
-            ids: integers (n,).
-            labels: (n,).
-
-        Raises:
-            IndexError: an id is out of range.
-            ValueError: labels differ, or the file is damaged where those of the store lie.
 
         Example:
             >>> data = IndexedDataset([(0.5, 0), (0.7, 1)], labels=[0, 1])
@@ -229,12 +201,8 @@ class ILStore:
     def verify(self, dataset: IndexedDataset) -> int:
         """Check that the store was made for this data set; only 64 of its examples are read.
 
-        Returns:
-            How many examples had their inputs compared: 0 if the store has no input checksums, or
-            if the data set augments.
-
-        Raises:
-            ValueError: count, labels, id scheme or inputs differ; the message lists which.
+        Returns how many examples had their inputs compared: 0 without checksums, or if the data set
+        augments. A ValueError lists what differs: count, labels, id scheme or inputs.
         """
         theirs = fingerprint_of(dataset)
         if theirs["labels"] == "none" != self.fingerprint["labels"]:
@@ -265,11 +233,8 @@ class ILStore:
     def save(self, path: str | Path, rows_a_file: int = 0) -> None:
         """Write the store as one safetensors file, or as a folder of files of `rows_a_file` ids.
 
-        Each file is written in one step, from one copy in memory.
-
-        Raises:
-            ValueError: see `check`; or the folder holds a store already.
-            OSError: a file cannot be written; an earlier one is untouched.
+        Each file is written in one step; an OSError leaves an earlier one untouched. ValueError:
+        an IL is infinite, or the folder has a store already.
         """
         self.check()
         path, step = Path(path), max(rows_a_file or len(self), 1)
@@ -299,10 +264,8 @@ class ILStore:
     def load(cls, path: str | Path, dataset: IndexedDataset | None = None) -> ILStore:
         """Map a file or folder into memory; values are checked when used, `dataset` at once.
 
-        Raises:
-            FileNotFoundError: there is no such file, or none in the folder.
-            ValueError: a file is cut, damaged, no IL store, of another format version, of another
-                store or of another data set.
+        FileNotFoundError if there is none; a ValueError says that a file is damaged, no IL store of
+        this version, of another store, or of another data set.
         """
         path = Path(path)
         files = sorted(path.glob(_FILES)) if path.is_dir() else [path] * path.is_file()

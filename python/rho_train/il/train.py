@@ -125,17 +125,8 @@ def train_il(
 
     The paper selects the checkpoint by loss, not accuracy, and on the examples that the target will
     train on (section 4 and Appendix B), never on the test set. The global generators are restored.
-
-    Args:
-        model: trained in place; it ends with the weights of the best evaluation.
-        train_ids: int64 (m,), the examples that the model trains on.
-        target_ids: int64 (n,), the examples whose irreducible loss is wanted.
-        dataset, recipe: as in `holdout_il`, and so are the other arguments.
-
-    Raises:
-        TypeError, IndexError, ValueError: the ids, labels, model or `augmented` do not fit the data
-            set; the two sets share an example; or the folder holds another training.
-        FloatingPointError, OSError, Stopped: as in `holdout_il`.
+    The model ends with the weights of the best evaluation on `target_ids`, int64 (n,); `train_ids`,
+    int64 (m,), must share none with them. Other arguments and errors are as in `holdout_il`.
     """
     for name, ids in (("train_ids", train_ids), ("target_ids", target_ids)):
         check_ids("train_il", name, ids, len(dataset))
@@ -206,14 +197,11 @@ class _Fit:
         examples: int,
         folder: RunFolder,
     ) -> None:
-        self.model, self.recipe, self.folder = model, recipe, folder
-        self.functions = functions
+        self.model, self.recipe, self.functions, self.folder = model, recipe, functions, folder
         steps, evaluations = recipe.steps(examples), recipe.epochs * recipe.evals_per_epoch
         # The steps before evaluations, of which an epoch of few steps has fewer.
         self.ends = sorted({steps * i // evaluations for i in range(1, evaluations + 1)} - {0})
-        made = (
-            adamw(model, recipe.lr, recipe.weight_decay) if optimizer is None else optimizer(model)
-        )
+        made = optimizer(model) if optimizer else adamw(model, recipe.lr, recipe.weight_decay)
         schedule = lr_schedule(made, recipe.schedule, steps, recipe.warmup)
         self.parts: list[Any] = [model, made, schedule]
         self.step, self.evaluated, self.seconds = 0, 0, 0.0
@@ -245,7 +233,17 @@ class _Fit:
         try:
             for end in self.ends[self.evaluated :]:
                 for batch in islice(batches, end - self.step):
-                    self._train_step(to(batch, device))
+                    training_step(
+                        *(self.model, to(batch, device), *self.parts[1:]),
+                        where="train_il",
+                        bf16=self.recipe.bf16 or None,
+                        **self.functions,
+                    )
+                    self.step += 1
+                    if self.folder.step():
+                        raise Stopped("the training of the IL model was stopped")
+                    if time.perf_counter() >= self.due:
+                        self._save(_TRAINING)
                 loss = evaluate()
                 self.evaluated += 1
                 if loss < self.best[0]:
@@ -257,19 +255,6 @@ class _Fit:
         self._save(BEST)
         if self.folder.path is not None:
             (self.folder / _TRAINING).unlink(missing_ok=True)
-
-    def _train_step(self, batch: Any) -> None:
-        training_step(
-            *(self.model, batch, *self.parts[1:]),
-            where="train_il",
-            bf16=self.recipe.bf16 or None,
-            **self.functions,
-        )
-        self.step += 1
-        if self.folder.step():
-            raise Stopped("the training of the IL model was stopped")
-        if time.perf_counter() >= self.due:
-            self._save(_TRAINING)
 
     def _save(self, name: str) -> None:
         began = time.perf_counter()

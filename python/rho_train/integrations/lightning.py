@@ -25,7 +25,7 @@ class SelectionCallback(Callback):
     The module stays as it is. Its `forward` returns logits, else give `Selector(forward=...)` or
     `Selector(loss_fn=...)`. Validation, test and prediction are as without. Checkpoints hold the
     Selector's state on every rank. `Selector.metrics()` are logged every `log_every_n_steps` steps.
-    Weights of a method enter the loss that `training_step` returns; with `importance` it is called
+    Weights of a method enter the loss that `training_step` returns; with some it is called
     for each selected example, and other values that it returns are left out. A
     `rho_train.LargeBatchSampler` on several devices needs
     `lightning.Trainer(use_distributed_sampler=False)`. `fit` raises a ValueError for ranks with

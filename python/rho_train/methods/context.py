@@ -117,7 +117,7 @@ Method = Callable[["ScoringContext"], Selected]
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class ScoringContext:
-    """A large batch of n examples, of which a method selects k.
+    """A large batch of n examples, of which a method selects k; for an example see `register`.
 
     A forward pass is made when its logits are first read: a method that needs none pays for none.
 
@@ -131,14 +131,6 @@ class ScoringContext:
         ignore_index, label_smoothing: as in `rho_ext.select`.
         rank: of the draws; None: that of the process, where each draws for itself.
         begin, total: the first of these n examples among the `total` ones that all ranks draw for.
-
-    Example:
-        >>> from rho_train import Batch, Selector
-        >>> x, y = torch.tensor([[0.0, 3.0], [0.0, 1.0], [0.0, 2.0]]), torch.tensor([0, 0, 0])
-        >>> def easiest(context):
-        ...     return context.top(-context.logits[:, 1])
-        >>> Selector(k=2, method=easiest)(torch.nn.Identity(), Batch(x, y, torch.arange(3))).ids
-        tensor([1, 2])
     """
 
     labels: Tensor
@@ -239,10 +231,7 @@ class ScoringContext:
         return Selected(*best)
 
     def score(self, method: str) -> rho_ext.Scores:
-        """Score by `rho_ext.score`; ignored rows have -inf, invalid ones NaN.
-
-        Rows that `Scoring(refresh=...)` leaves out have -inf too while they have no loss.
-        """
+        """Score by `rho_ext.score`; -inf for rows ignored or never scored, NaN for invalid ones."""
         if method not in self._scores:
             if self._in_pieces:
                 self._scores[method] = self._score_pieces(method)

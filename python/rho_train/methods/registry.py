@@ -9,7 +9,7 @@ from rho_train.methods.context import Method
 
 M = TypeVar("M", bound=Callable[..., Any])
 
-NEEDS = ("il", "ids", "dropout", "logits", "classes")
+NEEDS = ("il", "ids", "logits", "classes")
 _METHODS: dict[str, Any] = {}
 
 
@@ -21,9 +21,9 @@ def register(
     Args:
         name: new, of letters, digits and underscores.
         needs: of a function: `il`, irreducible losses; `ids`, those of the data set (else it sees
-            rows where a batch has no ids); `dropout`, dropout layers in the model; `logits`, those
-            of all examples, which `Scoring(refresh=...)` does not have; `classes`, labels that are
-            classes. `Selector(loss_fn=...)` has neither logits nor classes.
+            rows where a batch has no ids); `logits`, those of all examples, which
+            `Scoring(refresh=...)` does not have; `classes`, labels that are classes.
+            `Selector(loss_fn=...)` has neither logits nor classes.
         pointwise: of a function: it selects the highest scores, and the score of an example does
             not depend on the others, as `Selector(scope="global")` wants.
 
@@ -93,15 +93,10 @@ def find(method: object) -> Method:
 
 
 def needs_of(method: str | Method) -> Collection[str]:
-    """Return what a method needs besides the model: some of `NEEDS`.
-
-    Example:
-        >>> needs_of("rho"), needs_of("loss")
-        (('il',), ())
-    """
+    """Return what a method needs besides the model, see `register`."""
     return getattr(find(method), "needs", ())
 
 
-def names(*, without: Collection[str] = ()) -> tuple[str, ...]:
-    """Return the names of all methods, or of those that do not need any of `without`."""
-    return tuple(name for name in _METHODS if not set(without) & set(needs_of(name)))
+def names() -> tuple[str, ...]:
+    """Return the names of all methods."""
+    return tuple(_METHODS)

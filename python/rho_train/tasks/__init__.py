@@ -1,9 +1,8 @@
 """The built-in tasks, and parts for a task of your own."""
 
 from rho_train.tasks.images import ImageFiles, images
-from rho_train.tasks.letters import letters
 from rho_train.tasks.models import cnn, embedding_bag, mlp
-from rho_train.tasks.table import table
+from rho_train.tasks.table import letters, table
 from rho_train.tasks.task import Task, load_task
 from rho_train.tasks.text import text
 

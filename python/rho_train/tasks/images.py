@@ -45,9 +45,6 @@ def images(
         FileNotFoundError: a folder is missing, or there is no image in one of them.
         ValueError: a file is no image, or the model does not fit.
         ImportError: Pillow is missing.
-
-    Example:
-        >>> images(Path("flowers"), size=64)  # doctest: +SKIP
     """
     parts = Path(folder) / "train", Path(folder) / "test"
     for part in parts:
@@ -95,15 +92,8 @@ class ImageFiles(Sequence[Tensor]):
 
     The shorter side is scaled to `size` and the middle cut out, as in the paper's appendix B for
     Clothing-1M. Images are turned as their EXIF tag says, and white is put behind what is
-    transparent. A tensor of rows gives the files of these rows.
-
-    Args:
-        paths: of the files, JPEG or PNG or what else Pillow reads.
-        size: height and width in pixels.
-
-    Raises:
-        ImportError: Pillow is missing.
-        ValueError: `size` is below 1; or, when it is read, a file is no readable image.
+    transparent. A tensor of rows gives the files of these rows. A file that is no readable image is
+    a ValueError.
 
     Example:
         >>> import tempfile
@@ -138,10 +128,7 @@ class ImageFiles(Sequence[Tensor]):
         return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).contiguous()
 
     def probe(self) -> None:
-        """Decode every file, on all cores, and name those that are no readable images.
-
-        Not again in this process while their times stay, nor in its child processes.
-        """
+        """Decode every file once in this process, on all cores, and name those that are bad."""
         from PIL import Image
 
         if parent_process() is not None:
@@ -157,10 +144,7 @@ class ImageFiles(Sequence[Tensor]):
 
 
 def _decoded(path: Path, *, small: bool = False) -> Any:
-    """Read an image upright in 8-bit RGB, on white where it is transparent.
-
-    `small`: a JPEG at an eighth of its size, which is faster and reads all of the file too.
-    """
+    """Read an image upright in RGB, on white; `small`: a JPEG at an eighth of its size, faster."""
     from PIL import Image, ImageOps
 
     try:

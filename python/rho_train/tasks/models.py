@@ -28,9 +28,6 @@ def mlp(
 ) -> nn.Sequential:
     """Build a multilayer perceptron with ReLU and dropout, x (n, inputs) to logits (n, classes).
 
-    Raises:
-        ValueError: a width is below 1, or the rate of dropout outside [0, 1).
-
     Example:
         >>> mlp(16, [256, 256], 26, seed=0)(torch.zeros(2, 16)).shape
         torch.Size([2, 26])
@@ -53,9 +50,6 @@ def cnn(
     """Build a convolutional network, images uint8 (n, channels, height, width) to logits (n, C).
 
     A 3x3 convolution, ReLU and 2x2 maximum for each width but the last, that of a hidden layer.
-
-    Raises:
-        ValueError: a width is below 1, or the images are too small to be halved so often.
 
     Example:
         >>> cnn((1, 28, 28), 10, seed=0)(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape
@@ -84,9 +78,6 @@ def embedding_bag(
     """Build a bag of embeddings, token ids int64 (n, length) to logits (n, C).
 
     The mean embedding of the first width, without padding (id 0), then layers of the others.
-
-    Raises:
-        ValueError: a width is below 1.
 
     Example:
         >>> embedding_bag(1000, 3, seed=0)(torch.tensor([[5, 7, 0], [9, 0, 0]])).shape

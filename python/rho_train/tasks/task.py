@@ -136,8 +136,7 @@ class Task:
 
     @cached_property
     def data_identity(self) -> dict[str, Any]:
-        """Counts, names of functions, and hashes of labels, groups, flags, some inputs, and all
-        inputs in tensors."""
+        """Counts, names of functions, and hashes of labels, groups, flags and inputs."""
         train, test = self.dataset(), self.eval_set()
         functions = {**self.functions, "collate_fn": self.collate_fn}
         parts = [data.tensors for data in (self.train, self.test) if type(data) is TensorDataset]
@@ -172,16 +171,9 @@ BUILT_IN = ("letters", "table", "images", "text")
 
 
 def load_task(source: TaskSource, options: Mapping[str, Any] | None = None, seed: int = 0) -> Task:
-    """Make a task.
+    """Make a task of a built-in name, "module:function" or a function, by its options.
 
-    Args:
-        source: letters, table, images or text; or "module:function"; or a function.
-        options: keyword arguments of the function.
-        seed: for its own noise or split, if it takes one.
-
-    Raises:
-        ValueError: there is no such function, it does not take such options or refuses them, or it
-            returns no Task.
+    `seed` is for its own noise or split, if it takes one. A ValueError says what does not fit.
 
     Example:
         >>> load_task("letters", {"noise": 0.1}, seed=3).name
@@ -245,7 +237,7 @@ def task_function(source: TaskSource) -> Callable[..., Task]:
     """Find the function of a task."""
     if callable(source):
         return source
-    full = f"rho_train.tasks.{source}:{source}" if source in BUILT_IN else source
+    full = f"rho_train.tasks:{source}" if source in BUILT_IN else source
     module_name, _, name = full.partition(":")
     if not module_name or not name:
         known = ", ".join(BUILT_IN)

@@ -32,12 +32,7 @@ def words_of(text: str) -> list[str]:
 
 
 def vocabulary(texts: Iterable[str], min_count: int = 1) -> dict[str, int]:
-    """Number words: 0 padding, 1 unknown, then words by their count and the alphabet.
-
-    Example:
-        >>> vocabulary(["to be or not to be"], min_count=2)
-        {'<padding>': 0, '<unknown>': 1, 'be': 2, 'to': 3}
-    """
+    """Number words: 0 padding, 1 unknown, then words by their count and the alphabet."""
     if min_count < 1:
         raise ValueError(f"text: min_count must be at least 1, got {min_count}")
     counts = Counter(word for text in texts for word in words_of(text))

@@ -1,6 +1,5 @@
 """The training loop: steps, evaluation, metrics, checkpoints."""
 
-from rho_train.trainer.config import TrainConfig
-from rho_train.trainer.loop import Trainer
+from rho_train.trainer.loop import TrainConfig, Trainer
 
 __all__ = ["TrainConfig", "Trainer"]

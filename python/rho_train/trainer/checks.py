@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +20,15 @@ from rho_train.il.store import ILStore
 from rho_train.methods.registry import needs_of
 from rho_train.online import OnlineModel
 from rho_train.sampler import LargeBatchSampler
-from rho_train.schedules import Schedule
 from rho_train.selector import Selector
-from rho_train.trainer.config import RunData
-from rho_train.trainer.evaluation import preview
+
+if TYPE_CHECKING:
+    from rho_train.trainer.loop import Trainer
 
 _EVAL_EXAMPLES = 32  # that the model is tried on
 
 
-def check_run(run: RunData) -> None:
+def check_run(run: Trainer) -> None:
     """Refuse what would fail, or silently go wrong, at some later step, by a dry run too."""
     model, config, selector = run.model, run.config, run.selector
     check_indexed("Trainer", run.dataset)
@@ -57,7 +58,7 @@ def check_run(run: RunData) -> None:
     if selector is not None:
         for misfit in _misfits(selector, n, run, shared, world):
             raise ValueError(f"Trainer: {misfit}")
-        for step in selector.ratio.begins if isinstance(selector.ratio, Schedule) else ():
+        for step in range(config.steps) if callable(selector.ratio) else ():
             selector.size(config.large_batch // shared, step)
         _check_il(selector, run.dataset, run.train_ids)
     drawn = config.batch if selector is None else config.large_batch
@@ -69,18 +70,17 @@ def check_run(run: RunData) -> None:
     rows = torch.arange(len(eval_set), dtype=torch.int64, device="cpu")
     try_out("Trainer: eval_set", model, eval_set, rows[:_EVAL_EXAMPLES], rows)
     if selector is not None:
-        phases = selector.phases
-        if phases is not None:  # the first step that is not uniform
-            selector.steps = next((t for t in range(phases.steps) if not phases.uniform(t)), 0)
+        if (phases := selector.phases) is not None:  # the first step that is not uniform
+            selector.steps = next((t for t in range(config.steps) if not phases(t)), 0)
         try:
-            preview(selector, model, batch)
+            selector.preview(model, batch)
         finally:
             selector.steps = 0
 
 
-def _misfits(selector: Selector, n: int, run: RunData, shared: int, world: int) -> Iterator[str]:
+def _misfits(selector: Selector, n: int, run: Trainer, shared: int, world: int) -> Iterator[str]:
     """Give what in the Selector does not fit the run; `shared` ranks select for themselves."""
-    config, phases, history = run.config, selector.phases, selector.history
+    config, history = run.config, selector.history
     batch = config.large_batch // shared
     smoothing, k = selector.label_smoothing, selector.size(batch)
     if selector.loss_fn is not None:
@@ -101,9 +101,6 @@ def _misfits(selector: Selector, n: int, run: RunData, shared: int, world: int) 
         of = f"the Selector selects {k} of a large batch of {batch}"
         of += f" on each of {shared} ranks" if shared > 1 else ""
         yield f"{of}, TrainConfig.batch is {config.batch}; make them agree"
-    if phases is not None and phases.steps != config.steps:
-        other = f"TrainConfig.steps is {config.steps}"
-        yield f"UniformPhases.steps is {phases.steps}, {other}; make them agree"
     if history is not None and len(history) != n:
         yield f"the History has {len(history)} ids, the data set has {n}; History(len(dataset))"
 

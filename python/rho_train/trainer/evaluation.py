@@ -1,4 +1,4 @@
-"""Evaluations and previews of a model in training; none of them changes the run."""
+"""Evaluations of a model in training, which do not change the run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from rho_train.batch import split, to
 from rho_train.dataset import IndexedDataset
-from rho_train.dry_run import unchanged
-from rho_train.online import OnlineModel
 from rho_train.scoring import ForwardFunction, device_of, output_of, scoring_mode
-from rho_train.selection import LastSelection
-from rho_train.selector import Selector
 
 # Limits of one batch: examples, and numbers in their inputs, of which convolutions make many.
 _EVAL_ROWS = 4096
@@ -39,24 +35,7 @@ def evaluate(
     bf16: bool | None = None,
     forward: ForwardFunction | None = None,
 ) -> Evaluation:
-    """Evaluate a classifier on a map-style data set of (x, y) pairs or dicts.
-
-    Args:
-        model: scores in eval mode on its device; its logits have shape (n, C).
-        dataset: m examples with labels in [0, C).
-        bf16: forward passes under bfloat16 autocast, or without; None: as it is outside.
-        forward: called as `forward(model, batch)`, returns the logits; None: the model's call.
-
-    Raises:
-        TypeError: the data set is not map-style, or its examples are no pairs or dicts.
-        IndexError: the model has no class for a label.
-
-    Example:
-        >>> x, y = torch.tensor([[9.0, 0.0, 0.0], [9.0, 0.0, 0.0]]), torch.tensor([0, 1])
-        >>> found = evaluate(nn.Identity(), TensorDataset(x, y))
-        >>> found.accuracy, found.class_accuracy
-        (0.5, [1.0, 0.0, None])
-    """
+    """Evaluate a classifier on its device, in eval mode, on a map-style set of pairs or dicts."""
     data = eval_data(dataset)
     device, n, rows = device_of(model), len(data), _batch_rows(data)
     found, wanted, loss, classes = [], [], 0.0, 0
@@ -93,10 +72,3 @@ def _batch_rows(data: IndexedDataset) -> int:
     tensors = inputs.values() if isinstance(inputs, Mapping) else [inputs]
     numbers = max((t.numel() for t in tensors if isinstance(t, Tensor)), default=1)
     return max(1, min(_EVAL_ROWS, _EVAL_NUMBERS // max(1, numbers)))
-
-
-def preview(selector: Selector, model: nn.Module, batch: Any) -> LastSelection:
-    """Return what the Selector would select; scoring in training mode changes nothing either."""
-    scorer = selector.scorer.model if isinstance(selector.scorer, OnlineModel) else selector.scorer
-    with unchanged(model if scorer is None else scorer):
-        return selector.preview(model, batch)

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Dataset
 
 from rho_train.batch import to
 from rho_train.checkpoint import architecture_digest, random_state, restore_random_state
-from rho_train.dataset import fingerprint
+from rho_train.checks import check_counts
+from rho_train.cost import Costs
+from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.distributed import agree, any_rank, on_all, on_first, rank_and_world
 from rho_train.identity import digest
-from rho_train.optim import adamw, lr_schedule, subnormals_flushed
+from rho_train.optim import LRSchedule, adamw, check_adamw, lr_schedule, subnormals_flushed
 from rho_train.progress import OnStep, Stopped, no_op
 from rho_train.rng import generator
 from rho_train.run_folder import RunFolder
 from rho_train.sampler import LargeBatchSampler, loader
-from rho_train.scoring import device_of
+from rho_train.scoring import ForwardFunction, device_of
+from rho_train.selector import Selector
 from rho_train.trainer.checks import check_run, check_trained
-from rho_train.trainer.config import RunData
 from rho_train.trainer.evaluation import eval_data
 from rho_train.trainer.metrics_logger import MetricsLogger
 from rho_train.training_step import training_step
@@ -33,16 +37,66 @@ _CHECKPOINT = "checkpoint.pt"
 _WAIT = "wait for it, or train in another folder"
 
 
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training run.
+
+    Args:
+        steps: optimizer steps.
+        large_batch: examples that are drawn and scored for a step, n_B.
+        batch: examples that a step trains on, n_b.
+        lr: learning rate of AdamW.
+        weight_decay: weight decay of AdamW.
+        schedule: of the learning rate: constant (as in the paper), linear or cosine to zero.
+        bf16: forward passes under bfloat16 autocast.
+        compile: run the model through torch.compile; compiling, at every start, counts as training.
+        eval_every: steps between evaluations.
+        log_every: steps between training records.
+        checkpoint_every: steps between checkpoints.
+        workers: processes that load batches; neither the batches nor random transforms that draw
+            from the global generators of torch, NumPy or random depend on them.
+
+    Raises:
+        TypeError, ValueError: a setting has another type, or is out of range.
+
+    Example:
+        >>> TrainConfig(steps=100, large_batch=64, batch=16).lr
+        0.001
+    """
+
+    steps: int = 2000
+    large_batch: int = 320
+    batch: int = 32
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    schedule: LRSchedule = "constant"
+    bf16: bool = False
+    compile: bool = False
+    eval_every: int = 50
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        counts = ("steps", "large_batch", "batch", "eval_every", "log_every", "checkpoint_every")
+        check_counts(self, *counts)
+        check_counts(self, "workers", least=0)
+        if self.batch > self.large_batch:
+            raise ValueError(
+                f"TrainConfig: batch = {self.batch} must not be larger than large_batch = "
+                f"{self.large_batch}, which it is selected from"
+            )
+        check_adamw("TrainConfig", self.lr, self.weight_decay, self.schedule)
+
+
 @dataclass(eq=False, repr=False)
-class Trainer(RunData):
+class Trainer:
     """Train a classifier on some examples of a data set, with metrics and checkpoints in a folder.
 
     With a Selector every step draws a large batch and trains on the examples that it selects, else
     it draws the small batch directly. `fit` seeds torch's global generators (dropout draws from
-    them), or restores them when it resumes.
-
-    In a process group of torch.distributed all ranks train one model, in DistributedDataParallel,
-    each on its share of every batch. The first writes the folder, with the state of all.
+    them), or restores them when it resumes. In a process group all ranks train one model, in
+    DistributedDataParallel, each on its share of every batch; the first writes the folder.
 
     Args:
         model: trained in place, on the device of its parameters.
@@ -55,29 +109,24 @@ class Trainer(RunData):
         name: of the method, in every record.
         seed: of the order of the batches.
         selector: selects from large batches; None: plain training.
-        forward: called as `forward(model, batch)`, returns logits (n, C), in training and
-            evaluation; the Selector must have the same one. None: the model's call.
+        forward: called as `forward(model, batch)`, returns logits (n, C); the Selector must have
+            the same one. None: the model's call.
         flags: known properties of all examples by id, such as `noisy`; records count them.
-        il_seconds: time that the irreducible losses took, for the records only.
-        costs: counted cost of an example, see `rho_train.cost`, for the records only.
-        classes: names of the classes, for the records only.
+        il_seconds, costs, classes: seconds of the irreducible losses, counted cost of an example
+            (`rho_train.cost`) and names of the classes, for the records only.
         show: returns what people see of the example with an id, a text or a tensor; None: what the
             model gets.
 
     Raises:
-        TypeError: the training set is no IndexedDataset, the evaluation set not map-style, or the
-            ids are no int64 tensor.
-        IndexError: an id lies outside the data set, or the model has no class for a label.
-        ValueError: the checkpoint or the irreducible losses belong to another run or data set, or
-            all losses are unknown (some: a warning). The Selector, the evaluation set or the flags
-            do not fit. Another process trains in the folder. The ranks have other settings.
+        TypeError, IndexError, ValueError: an argument does not fit the others, the irreducible
+            losses or the checkpoint belong to another run or data set, all losses are unknown, the
+            ranks differ, or another process trains in the folder.
         RuntimeError: not all ranks of the process group make a Trainer.
         OSError: the folder cannot be written.
 
     Example:
         >>> import tempfile
         >>> from torch.utils.data import TensorDataset
-        >>> from torch import nn
         >>> from rho_train import IndexedDataset, Selector, TrainConfig
         >>> data = TensorDataset(torch.randn(64, 2), torch.arange(64) % 2)
         >>> config = TrainConfig(steps=3, large_batch=8, batch=4)
@@ -88,6 +137,23 @@ class Trainer(RunData):
         >>> trainer.step, selector.scored, selector.selected
         (3, 24, 12)
     """
+
+    model: nn.Module
+    dataset: IndexedDataset
+    train_ids: Tensor
+    eval_set: Dataset[Any]
+    config: TrainConfig
+    folder: str | Path
+    _: KW_ONLY
+    name: str
+    seed: int = 0
+    selector: Selector | None = None
+    forward: ForwardFunction | None = None
+    flags: Mapping[str, Tensor] = field(default_factory=dict)
+    il_seconds: float = 0.0
+    costs: Costs | None = None
+    classes: Sequence[str] = ()
+    show: Callable[[int], object] | None = None
 
     def __post_init__(self) -> None:
         model, config, selector = self.model, self.config, self.selector
@@ -111,7 +177,7 @@ class Trainer(RunData):
         agree("Trainer", identity)
         self.optimizer = adamw(model, config.lr, config.weight_decay)
         self.schedule = lr_schedule(self.optimizer, config.schedule, config.steps)
-        self.runner = torch.compile(model) if config.compile else model  # type: ignore[assignment]
+        self.runner: Any = torch.compile(model) if config.compile else model
         rank, world = self.ranks
         if world > 1:
             self.runner = DistributedDataParallel(self.runner)
@@ -145,15 +211,12 @@ class Trainer(RunData):
     def fit(self, on_step: OnStep = no_op) -> None:
         """Make the remaining steps; `on_step` is called with 1 after each, returns whether to stop.
 
-        Raises:
-            Stopped: Ctrl-C, SIGTERM or `on_step` asked for it; the checkpoint holds the last step.
-            FloatingPointError: the loss is NaN or infinite.
-            ValueError: another process trains in the folder.
+        Stopped: Ctrl-C, SIGTERM or `on_step` asked for it; the checkpoint holds the last step.
+        FloatingPointError: the loss is NaN or infinite. ValueError: another process trains there.
         """
         if self.finished:
             return
         self.work.on_step = on_step
-        self.times.start()
         with (
             self.work.lock(_WAIT),
             self.work.stopping_on_signals(),
@@ -172,9 +235,8 @@ class Trainer(RunData):
         else:
             restore_random_state(self._random_state, self.device)
         self.model.train()
-        # Workers that start once more when a run resumes do not count as loading.
-        self.times.add("other")
         while not self.finished:
+            self.metrics.start_clock()
             self._train_step(batches)
             self.metrics.write(self.step, self.trained)
             stop = any_rank(self.work.step())
@@ -183,7 +245,6 @@ class Trainer(RunData):
             if stop and not self.finished:
                 at = f"stopped at step {self.step} of {config.steps}"
                 raise Stopped(f"{at}; run the same command again to go on from there")
-            self.times.add("other")
 
     def _train_step(self, batches: Iterator[Any]) -> None:
         selector, weights, invalid, selected = self.selector, None, 0, self.config.batch
@@ -191,13 +252,12 @@ class Trainer(RunData):
             batch = next(batches)
             selected //= self.ranks[1]
         else:
-            invalid, selected, scoring = selector.invalid, selector.selected, selector.score_seconds
+            invalid, selected = selector.invalid, selector.selected
             batch = next(batches)
             assert selector.last is not None
             weights = selector.last.weights
             # A stand-in, which a rank without selected examples trains on, does not count.
             invalid, selected = selector.invalid - invalid, selector.selected - selected
-            self.times.add("selecting", scoring=selector.score_seconds - scoring)
         made = training_step(
             self.runner,
             batch,
@@ -213,7 +273,6 @@ class Trainer(RunData):
         self.step += 1
         self.trained += selected
         self.metrics.count(made, invalid, selected)
-        self.times.add("training")
 
     def _small_batches(self) -> Generator[Any, None, None]:
         """Give the batch that each remaining step trains on."""
@@ -222,19 +281,13 @@ class Trainer(RunData):
         place: dict[str, Any] = {"rank": self.ranks[0], "world": self.ranks[1], "start": self.step}
         sampler = LargeBatchSampler(self.train_ids, drawn, seed=self.seed, **place)
         batches = loader(self.dataset, sampler, workers=config.workers, seed=self.seed)
-        loaded = self._loaded(islice(batches, config.steps - self.step))
-        return loaded if selector is None else (selector(self.runner, batch) for batch in loaded)
-
-    def _loaded(self, batches: Iterable[Any]) -> Generator[Any, None, None]:
-        for batch in batches:
-            moved = to(batch, self.device)
-            self.times.add("loading")
-            yield moved
+        for loaded in islice(batches, config.steps - self.step):
+            batch = to(loaded, self.device)
+            yield batch if selector is None else selector(self.runner, batch)
 
     def save(self) -> None:
         """Write the checkpoint; all ranks call it together."""
         self._random_state = random_state(self.device)
-        self.times.add("other")
         # BatchNorm sees the examples of its rank; those of the first are in the model's state.
         buffers = list(self.model.buffers()) if self.ranks[0] else []
         shared = {name: part.state_dict() for name, part in self._shared().items()}

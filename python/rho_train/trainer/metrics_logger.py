@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import time
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,31 +18,32 @@ from rho_train.batch import to
 from rho_train.distributed import on_first, rank_and_world, summed
 from rho_train.records import to_line
 from rho_train.scoring import device_of
-from rho_train.trainer.config import RunData
 from rho_train.trainer.evaluation import evaluate
 from rho_train.trainer.selected_examples import save_selected
 from rho_train.training_step import Trained
+
+if TYPE_CHECKING:
+    from rho_train.trainer.loop import Trainer
 
 
 class MetricsLogger:
     """Metrics of a run; none of what is done here changes the run.
 
-    `count` takes each step, `write` writes what is due after it: `train` every `config.log_every`
-    steps, with sums since the last one; `eval` every `config.eval_every` steps; `end`, with the
-    files of `save_selected` if there is a History. With `state`, the checkpoint of the run, records
-    that were written later are cut off. A loss that is NaN or infinite is a FloatingPointError.
-    Several ranks add up their counts; the first evaluates and writes.
+    `count` takes each step, `write` writes the records that are due after it. With `state`, the
+    checkpoint of the run, records that were written later are cut off. A loss that is NaN or
+    infinite is a FloatingPointError. Several ranks add up their counts; the first writes. `seconds`
+    are those of the steps.
     """
 
-    def __init__(self, run: RunData, state: Mapping[str, Any] | None) -> None:
-        self.run, self.times, self.device = run, run.times, device_of(run.model)
+    def __init__(self, run: Trainer, state: Mapping[str, Any] | None) -> None:
+        self.run, self.device, self.seconds = run, device_of(run.model), 0.0
         # One table (N, F): all flags of a step are counted at once.
         self._flags = torch.stack([*run.flags.values()], 1) if run.flags else None
         self._sums = self._no_sums()
         size, crc32 = 0, 0
         if state is not None:
             self._sums = to(state["since_log"], self.device)
-            self.times.seconds.update(state["part_seconds"])
+            self.seconds = state.get("seconds", 0.0)
             size, crc32 = state.get("metrics_size", 0), state.get("metrics_crc32", 0)
         path = Path(run.folder) / "metrics.jsonl"
         self._file = None if rank_and_world()[0] else MetricsFile(path, size, crc32)
@@ -49,18 +51,18 @@ class MetricsLogger:
     def state_dict(self, step: int) -> dict[str, Any]:
         """Return the state after `step`, with all records on the disk."""
         _finite("training", float(self._sums["loss"]), step)
-        times = dict(self.times.seconds)
-        state: dict[str, Any] = {"since_log": self._sums, "part_seconds": times}
+        state: dict[str, Any] = {"since_log": self._sums, "seconds": self.seconds}
         if (file := self._file) is not None:
             file.flush()
             state |= {"metrics_size": file.size, "metrics_crc32": file.crc32}
         return state
 
-    def count(self, made: Trained, invalid: int, selected: int) -> None:
-        """Add a step on the first `selected` examples; `invalid` ones had no valid score.
+    def start_clock(self) -> None:
+        """Begin a step; time since the last one counts nowhere."""
+        self._began = time.perf_counter()
 
-        The sums stay on the device.
-        """
+    def count(self, made: Trained, invalid: int, selected: int) -> None:
+        """Add a step on the first `selected` examples; the sums stay on the device."""
         assert made.logits is not None
         sums, right = self._sums, made.logits.argmax(1) == made.fields.labels
         sums["steps"] += 1
@@ -72,12 +74,16 @@ class MetricsLogger:
             sums["flagged"] = sums["flagged"] + self._flags[made.fields.ids[:selected]].sum(0)
 
     def write(self, step: int, trained: int) -> None:
-        """Write what is due after `step`."""
+        """End the step, and write what is due after it."""
         config, selector = self.run.config, self.run.selector
         finished = step >= config.steps
-        if step % config.log_every == 0 or finished:
+        log, due = (finished or step % n == 0 for n in (config.log_every, config.eval_every))
+        if log or due:
+            float(self._sums["loss"])  # waits for the device
+        self.seconds += time.perf_counter() - self._began
+        if log:
             self._log(step)
-        if step % config.eval_every == 0 or finished:
+        if due:
             scored = 0 if selector is None else selector.scored
             trained, scored = map(int, self._over_ranks([trained, scored]))
             self.evaluate(step, trained, scored)
@@ -85,30 +91,26 @@ class MetricsLogger:
             return
         if selector is not None and selector.history is not None:
             save_selected(selector.history, self.run)
-        self.times.add("other")
         noisy = self.run.flags.get("noisy")
         ids = self.run.train_ids.to(self.device)
         share = None if noisy is None else float(noisy[ids].double().mean())
         # An epoch is one pass of large batches, for every method, as the paper counts.
         epochs = step / max(1, len(ids) // config.large_batch)
         counts = {"epochs": epochs, "scored": scored, "trained": trained, "noisy": share}
-        times = {"il_seconds": self.run.il_seconds, **self._clock()}
-        self._write("end", step=step, **counts, cost=self._cost(trained, scored), **times)
+        spent = {"cost": self._cost(trained, scored), "il_seconds": self.run.il_seconds}
+        self._write("end", step=step, **counts, **spent, seconds=self.seconds)
 
     def evaluate(self, step: int, trained: int = 0, scored: int = 0) -> None:
         """Write accuracy and loss on the evaluation set, and what the steps have cost."""
         run = self.run
-        self.times.add("other")
-        found = on_first(
-            lambda: evaluate(run.runner, run.eval_set, bf16=run.config.bf16, forward=run.forward)
-        )
-        self.times.add("evaluation")
+        options: dict[str, Any] = {"bf16": run.config.bf16, "forward": run.forward}
+        found = on_first(lambda: evaluate(run.runner, run.eval_set, **options))
         _finite("evaluation", found.loss, step)
         record = found._asdict()
         if step < run.config.steps:
             # By class once a run: with many classes it would be most of the file.
             del record["class_accuracy"]
-        spent = {"cost": self._cost(trained, scored), "seconds": self.times.step_seconds}
+        spent = {"cost": self._cost(trained, scored), "seconds": self.seconds}
         self._write("eval", step=step, **record, **spent)
 
     def _cost(self, trained: int, scored: int) -> dict[str, float] | None:
@@ -123,7 +125,7 @@ class MetricsLogger:
         selected, correct, invalid, *flagged = map(int, numbers[2:])
         counts = {"selected": selected, "correct": correct, "noisy": None}
         counts |= dict(zip(self.run.flags, flagged, strict=True))
-        self._write("train", step=step, loss=loss, **counts, invalid=invalid, **self._clock())
+        self._write("train", step=step, loss=loss, **counts, invalid=invalid, seconds=self.seconds)
         self._sums = self._no_sums()
 
     def _over_ranks(self, numbers: Sequence[float | Tensor]) -> list[float]:
@@ -136,11 +138,6 @@ class MetricsLogger:
             run = {"method": self.run.name, "seed": self.run.seed}
             self._file.write({"event": event, **run, **values})
 
-    def _clock(self) -> dict[str, Any]:
-        """Return seconds of the steps, and of all parts."""
-        parts = {part: round(seconds, 6) for part, seconds in self.times.seconds.items()}
-        return {"seconds": self.times.step_seconds, "part_seconds": parts}
-
     def _no_sums(self) -> dict[str, Any]:
         flagged = torch.zeros(len(self.run.flags), dtype=torch.int64, device=self.device)
         counts = dict.fromkeys(("steps", "selected", "invalid", "correct"), 0)
@@ -148,11 +145,7 @@ class MetricsLogger:
 
 
 class MetricsFile:
-    """Append-only metrics.jsonl of one run, which a kill can shorten by one line at most.
-
-    It is made, or cut back to `size` bytes with the checksum `crc32`, as it was at the last
-    checkpoint, because the steps of later records are made again.
-    """
+    """Append-only records, cut back to the `size` bytes, with a CRC-32, of the last checkpoint."""
 
     def __init__(self, path: Path, size: int = 0, crc32: int = 0) -> None:
         self.path, self.size, self.crc32 = path, size, crc32

@@ -7,11 +7,10 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor
 
@@ -21,16 +20,15 @@ from rho_train.distributed import on_all, on_first
 from rho_train.files import atomic_write
 from rho_train.history import History
 from rho_train.records import to_line
-from rho_train.trainer.config import RunData
+
+if TYPE_CHECKING:
+    from rho_train.trainer.loop import Trainer
 
 _SHOWN, _SIDE, _CHARACTERS, _TOKENS = 12, 32, 240, 48
 
 
-def save_selected(history: History, run: RunData) -> None:
-    """Write history.safetensors, with the fingerprint of the data, and selected.json.
-
-    All ranks call it together, and the files are of the selections of all.
-    """
+def save_selected(history: History, run: Trainer) -> None:
+    """Write history.safetensors and selected.json of the selections of all ranks, called by all."""
     history = _of_ranks(history)
     on_first(lambda: _save(history, run))
 
@@ -46,7 +44,7 @@ def _of_ranks(history: History) -> History:
     return joined
 
 
-def _save(history: History, run: RunData) -> None:
+def _save(history: History, run: Trainer) -> None:
     columns = history.state_dict()
     # One entry: safetensors writes several in any order, and the same run gives the same file.
     entry = {"rho_ext history of": json.dumps(fingerprint(run.dataset))}
@@ -57,12 +55,11 @@ def _save(history: History, run: RunData) -> None:
     atomic_write(folder / "selected.json", to_line(selected_record(history, run, il)))
 
 
-def selected_record(history: History, run: RunData, il: Tensor | None = None) -> dict[str, Any]:
-    """Return which of the training examples were selected, as plain values.
+def selected_record(history: History, run: Trainer, il: Tensor | None = None) -> dict[str, Any]:
+    """Return which of the training examples were selected, as plain values; `il` (n,) is theirs.
 
-    `never` counts the examples that were seen and never selected. `most_selected` are the 12 that
-    were selected most, `never_selected` 12 of the others, evenly in the order of their last loss.
-    `il`, (n,), is of the training ids.
+    `most_selected` are the 12 that were selected most, `never_selected` 12 of the `never` ones that
+    were seen and never selected, evenly in the order of their last loss.
     """
 
     def show(position: int) -> object:
@@ -120,12 +117,6 @@ def render(x: object) -> dict[str, Any]:
 
     Tensors and arrays (H, W), (1 or 3, H, W) and (H, W, 1 or 3) are images, at most 32 pixels wide,
     stretched to the full range if they are not uint8; anything else is described in words.
-
-    Example:
-        >>> render(torch.rand(3, 8, 8))["image"][:22]
-        'data:image/png;base64,'
-        >>> render("a b"), render(torch.tensor([0.25, 2.0]))
-        ({'text': 'a b'}, {'text': '0.25 2'})
     """
     if isinstance(x, str):
         return {"text": x if len(x) <= _CHARACTERS else f"{x[: _CHARACTERS - 1]}…"}
@@ -134,12 +125,12 @@ def render(x: object) -> dict[str, Any]:
         tensor = torch.as_tensor(plain, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError):
         return {"text": f"({type(x).__name__})"}
-    image = _as_image(tensor)
-    if image is not None:
+    if (pixels := _pixels(tensor)) is not None:
         from PIL import Image  # matplotlib depends on it
 
-        file = io.BytesIO()
-        Image.fromarray(image.squeeze(2).numpy()).save(file, "PNG")
+        file, image = io.BytesIO(), Image.fromarray(pixels.squeeze(2).numpy())
+        image.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
+        image.save(file, "PNG")
         return {"image": f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"}
     if tensor.ndim == 1:
         form = ".3g" if tensor.is_floating_point() else ""
@@ -148,23 +139,18 @@ def render(x: object) -> dict[str, Any]:
     return {"text": f"({str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)})"}
 
 
-def _as_image(x: Tensor) -> Tensor | None:
+def _pixels(x: Tensor) -> Tensor | None:
     """Return pixels uint8 (H, W, 1 or 3), None for what is no image."""
     if x.ndim == 2:
-        x = x.unsqueeze(0)
-    elif x.ndim == 3 and x.shape[0] not in (1, 3):
-        x = x.permute(2, 0, 1)
-    if x.ndim != 3 or x.shape[0] not in (1, 3) or min(x.shape[1:]) < 2 or x.is_complex():
+        x = x.unsqueeze(2)
+    elif x.ndim == 3 and x.shape[0] in (1, 3):
+        x = x.permute(1, 2, 0)
+    if x.ndim != 3 or x.shape[2] not in (1, 3) or min(x.shape[:2]) < 2 or x.is_complex():
         return None
-    pixels = x.double()
-    if not bool(pixels.isfinite().all()):
+    if x.dtype == torch.uint8:
+        return x
+    if not bool(x.isfinite().all()):
         return None
-    longest = max(pixels.shape[1:])
-    if longest > _SIDE:
-        height, width = (max(1, round(side * _SIDE / longest)) for side in pixels.shape[1:])
-        pixels = F.adaptive_avg_pool2d(pixels, (height, width))
-    if x.dtype != torch.uint8:
-        # Inputs are normalised in an unknown way: the image gets the range of its own values.
-        low, high = pixels.aminmax()
-        pixels = (pixels - low) / (high - low).clamp_min(1e-12) * 255
-    return pixels.round().to(torch.uint8).permute(1, 2, 0).contiguous()
+    # Inputs are normalised in an unknown way: the image gets the range of its own values.
+    low, high = x.double().aminmax()
+    return ((x.double() - low) / (high - low).clamp_min(1e-12) * 255).round().to(torch.uint8)

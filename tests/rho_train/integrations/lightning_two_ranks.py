@@ -15,16 +15,14 @@ from torch.utils.data import DataLoader, Subset
 
 from rho_train import History, Selector
 from rho_train.integrations.lightning import SelectionCallback
-from rho_train.schedules import UniformPhases
 from tests.rho_train.integrations.test_lightning import Letters, N, data, fit, table, weights
 
 RANKS = {"devices": 2, "strategy": "ddp", "use_distributed_sampler": True}
 
 
 def run(**options: Any) -> tuple[Selector, Any, Any]:
-    phases = UniformPhases(steps=10, warmup=4, anneal=0.0)
     selector = Selector(
-        il=table(), method="boltzmann", ratio=0.25, history=History(N), phases=phases
+        il=table(), method="boltzmann", ratio=0.25, history=History(N), phases=lambda step: step < 4
     )
     # Lightning saves no random state.
     return selector, *fit(selector, Letters(dropout=0.0), **RANKS, **options)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from rho_train import History, IndexedDataset, Selector, causal_lm, linear_score
 from rho_train.methods.context import ScoringContext, Selected
-from rho_train.schedules import UniformPhases
 
 from .launch import launch, run_page
 from .text import PAGES, paragraphs, tokens
@@ -274,7 +273,7 @@ def test_resumes_in_mid_epoch(tmp_path: Path) -> None:
             method="boltzmann",
             ratio=0.25,
             history=History(n),
-            phases=UniformPhases(steps=14, warmup=6, anneal=0.0),
+            phases=lambda step: step < 6,
         )
         trainer = SelectionTrainer(
             bert(),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rho_train import History, Selector, causal_lm
 from rho_train.causal_lm import TokenSelector
-from rho_train.schedules import UniformPhases
+from rho_train.methods import ScoringContext, Selected
 from tests.rho_train.integrations.test_token_selector import gemma
 from tests.rho_train.integrations.test_transformers import (
     Recorded,
@@ -47,12 +47,16 @@ def run(model: nn.Module, folder: Path, selector: Any, **options: Any) -> Record
     return trainer
 
 
+def weighted(context: ScoringContext) -> Selected:
+    return context.top(context.losses)._replace(weights=torch.arange(1.0, context.k + 1))
+
+
 def check_one_step(folder: Path) -> None:
     """The step is that of the mean loss over the selected examples of both ranks."""
-    cases: list[tuple[str, dict[str, Any]]] = [
+    cases: list[tuple[Any, dict[str, Any]]] = [
         ("rho", {}),
         ("rho", {"scope": "global"}),
-        ("importance", {}),
+        (weighted, {}),
         ("rho", {"loss_fn": lm_losses}),
     ]
     for method, settings in cases:
@@ -100,9 +104,12 @@ def check_tokens(folder: Path) -> None:
 
 def check_resume(folder: Path) -> None:
     def go(where: str, **options: Any) -> tuple[Tensor, dict[str, Any]]:
-        phases = UniformPhases(steps=4, warmup=2, anneal=0.0)
         selector = Selector(
-            il="il", method="boltzmann", ratio=0.25, history=History(N), phases=phases
+            il="il",
+            method="boltzmann",
+            ratio=0.25,
+            history=History(N),
+            phases=lambda step: step < 2,
         )
         trainer = run(bert(), folder / where, selector, max_steps=4, **options)
         return weights(trainer.model), selector.state_dict()
