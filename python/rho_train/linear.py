@@ -107,7 +107,7 @@ def _scores(
         order = order[~ignored]
     with torch.autocast(hidden.device.type, enabled=False):
         head = Head((hidden, weight, bias), known, softcap, chunk, [False] * 3)
-        for rows in torch.split(order, len(head.buffer)):
+        for rows in torch.split(order, head.rows):
             logits = head.logits(rows)
             losses[rows] = rho_ext.score(
                 logits, labels[rows], None, method="loss", ignore_index=ignore_index

@@ -37,8 +37,10 @@ class Head:
         self.bias = None if bias is None else bias.to(self.dtype)
         self.labels, self.softcap, self.wanted = labels, softcap, wanted
         room = min(_CPU_BLOCK // len(weight), _CPU_ROWS) if on_cpu else _GPU_BLOCK // len(weight)
-        rows = min(chunk or max(room, 16), max(len(hidden), 1))
-        self.buffer = hidden.new_empty(rows, len(weight), dtype=self.dtype)
+        self.rows = min(chunk or max(room, 16), max(len(hidden), 1))
+        # On the CPU with room for rows that wait, which takes no memory where none do.
+        kept = self.rows // 2 if on_cpu else 0
+        self.buffer = hidden.new_empty(self.rows + kept, len(weight), dtype=self.dtype)
         self.sums = [
             tensor.new_zeros(tensor.shape if needed else 0, dtype=torch.float32)
             for tensor, needed in zip((hidden, weight, weight[:, 0]), wanted, strict=True)
@@ -113,9 +115,9 @@ def select_rows(
         if ratio < 1:
             seed = torch.Generator(device="cpu").manual_seed(0)
             order = order[torch.randperm(len(order), generator=seed, device="cpu")]
-    kept, at, size, ranked, least = order[:0], 0, len(head.buffer), 0, scores.new_empty(())
+    kept, at, size, ranked, least = order[:0], 0, head.rows, 0, scores.new_empty(())
     while at < len(order):
-        rows = order[at : at + size - len(kept)]
+        rows = order[at : at + size]
         logits = head.logits(rows, len(kept))
         found = rho_ext.score(
             logits, labels[rows], None, method="loss", ignore_index=ignore_index
