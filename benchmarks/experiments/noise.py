@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.rng import generator
@@ -77,6 +78,37 @@ def label_noise(
         else:
             result[hit] = (clean[hit] + 1) % num_classes
     return NoisyLabels(result, result != clean)
+
+
+def weak_labels(x: Tensor, y: Tensor, num_classes: int, share: float, *, seed: int) -> Tensor:
+    """Give a share of the examples the label that a weak labeller draws from what it sees.
+
+    The labeller is a linear model that learnt from 2 % of the examples, at least 300: it errs where
+    classes look alike, as people do, so the noise depends on the input.
+
+    Args:
+        x: inputs, float32 (n, d), standardised.
+        y: int64 (n,) in [0, num_classes), not modified.
+        num_classes: C.
+        share: of the examples that the labeller labels.
+        seed: seed of a private generator.
+    """
+    draw = generator(seed, "weak labels")
+    few = torch.randperm(len(y), generator=draw)[: max(300, len(y) // 50)]
+    weights = torch.zeros(x.shape[1] + 1, num_classes, requires_grad=True)
+    optimizer = torch.optim.Adam([weights], lr=0.02)
+    for _ in range(200):
+        logits = x[few] @ weights[1:] + weights[0]
+        decay = 1e-3 * weights[1:].square().sum()
+        optimizer.zero_grad()
+        (F.cross_entropy(logits, y[few]) + decay).backward()
+        optimizer.step()
+    hit = _some(torch.arange(len(y)), share, draw)
+    with torch.no_grad():
+        chances = (x[hit] @ weights[1:] + weights[0]).softmax(1)
+    labels = y.clone()
+    labels[hit] = torch.multinomial(chances, 1, generator=draw).squeeze(1)
+    return labels
 
 
 def check_noise(where: str, rate: float, kind: str, pairs: Pairs) -> None:

@@ -12,6 +12,7 @@ from rho_train.compare import compare
 from rho_train.comparison.runner import JobsFailed
 from rho_train.comparison.spec import EqualCost, Variant
 from rho_train.dataset import IndexedDataset, fingerprint
+from rho_train.duplicates import find_duplicates
 from rho_train.history import History
 from rho_train.il import (
     ILRecipe,
@@ -57,6 +58,7 @@ __all__ = [
     "Variant",
     "compare",
     "crossfit_il",
+    "find_duplicates",
     "fingerprint",
     "holdout_il",
     "input_checksums",

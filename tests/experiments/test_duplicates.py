@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.classification import ClassificationData
-from experiments.duplicates import find_duplicates, without_duplicates
+from experiments.duplicates import without_duplicates
 from experiments.texts import text_data
 from rho_train.tasks import ImageFiles
 
@@ -25,22 +25,6 @@ def features(train: list[int], labels: list[int], test: list[int]) -> Classifica
     )
 
 
-def test_duplicates_are_counted_by_hand() -> None:
-    data = features([5, 7, 5, 8, 5, 7], [0, 1, 1, 0, 0, 1], [9, 7, 7])
-    found = find_duplicates(data)
-    assert found.test_rows.tolist() == [1, 2]
-    assert found.train_rows.tolist() == [1, 5]
-    assert found.repeated.tolist() == [2, 4, 5]
-    assert found.conflicting.tolist() == [2]
-    assert str(found) == (
-        "2 test rows are in the training part; 3 training rows occurred before, 1 with another "
-        "label"
-    )
-    left = without_duplicates(data)
-    assert (left.train_x.flatten().tolist(), left.train_y.tolist()) == ([5, 8], [0, 0])
-    assert left.test_x.equal(data.test_x)
-
-
 values = st.lists(st.integers(0, 6), min_size=1, max_size=12)
 
 
@@ -51,15 +35,12 @@ def test_what_is_left_occurs_once_and_nothing_else_is_lost(
     data = features(train, [value % 2 for value in train], test)
     left = without_duplicates(data).train_x.flatten().tolist()
     assert left == [v for v in dict.fromkeys(train) if v not in test]
-    assert len(find_duplicates(data).conflicting) == 0
 
 
 def test_texts_are_compared_by_their_words_beyond_those_that_are_read() -> None:
     train = [("It's  FINE.", "a"), ("its fine", "b"), ("it's fine today", "a")]
     data = text_data(train, [("it's fine", "a")], min_count=1, max_len=2, name="t")
     # All of them begin with the same two token ids or with unknown ones.
-    found = find_duplicates(data)
-    assert (found.train_rows.tolist(), found.repeated.tolist()) == ([0], [])
     assert without_duplicates(data).train_texts == ("its fine", "it's fine today")
 
 
@@ -76,5 +57,4 @@ def test_files_are_compared_by_their_bytes(tmp_path: Path) -> None:
         name="files",
         kind="image",
     )
-    found = find_duplicates(data)
-    assert (found.train_rows.tolist(), found.conflicting.tolist()) == ([1], [2])
+    assert without_duplicates(data).train_x.paths == (paths[0],)

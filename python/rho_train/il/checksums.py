@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -54,18 +54,18 @@ def input_checksums(dataset: IndexedDataset) -> InputChecksums:
     bounds = [i * n // count for i in range(count)] + [n]
     ids = [int(torch.randint(low, high, (), **settings)) for low, high in pairwise(bounds)]  # type: ignore[call-overload]
     with global_seed(0):
-        found = _read(dataset, ids)
-        return found if found == _read(dataset, ids) else ()
+        found, again = (tuple(read_checksums(dataset, ids)) for _ in range(2))
+        return found if found == again else ()
 
 
 def check_inputs(wanted: InputChecksums, dataset: IndexedDataset) -> int:
     """Refuse a data set with other inputs; return how many were compared, 0 if it augments."""
     ids = [one.id for one in wanted]
     with global_seed(0):
-        found = _read(dataset, ids)
+        found = tuple(read_checksums(dataset, ids))
         if found == wanted:
             return len(wanted)
-        if _read(dataset, ids) != found:
+        if tuple(read_checksums(dataset, ids)) != found:
             return 0
     differing = [a.id for a, b in zip(wanted, found, strict=True) if a != b]
     raise ValueError(
@@ -102,9 +102,9 @@ def from_rows(rows: Sequence[Any]) -> InputChecksums:
     return tuple(InputChecksum(*row) for row in rows)
 
 
-def _read(dataset: IndexedDataset, ids: Sequence[int]) -> InputChecksums:
+def read_checksums(dataset: IndexedDataset, ids: Sequence[int]) -> Iterator[InputChecksum]:
+    """Yield the checksum of each example, of its labels too if the data set shows no classes."""
     with_labels = fingerprint(dataset)["labels"] == "none"
-    found = []
     for id in ids:
         # One by one: 64 videos would not fit into memory together.
         sample = dataset.__getitems__([id])[0]
@@ -114,8 +114,7 @@ def _read(dataset: IndexedDataset, ids: Sequence[int]) -> InputChecksums:
             sample = tuple(sample)  # a Batch, whose field names are not part of the form
         content = hashlib.sha256()
         _add(content, sample)
-        found.append(InputChecksum(id, content.hexdigest()))
-    return tuple(found)
+        yield InputChecksum(id, content.hexdigest())
 
 
 def _add(content: hashlib._Hash, value: Any) -> None:
