@@ -45,7 +45,8 @@ class use_il:
 
     As a call it holds for the rest of the process. As a context manager it holds inside: on exit
     the previous table is active again, unless a call inside has activated another one. One table
-    is active for all threads; contexts must not overlap between threads.
+    is active for all threads; contexts must not overlap between threads. CUDA graphs read it where
+    it is, those of `torch.compile(mode="reduce-overhead")` too; a graph captured by hand keeps it.
 
     Args:
         table: (N,) float32, float16 or bfloat16; row i is the irreducible loss of the example
@@ -66,6 +67,9 @@ class use_il:
     def __init__(self, table: Tensor | None) -> None:
         if table is not None:
             _meta.check_table("use_il", table)
+            # torch._dynamo.mark_static_address, whose import takes seconds: a CUDA graph of
+            # torch.compile reads the table where it is, and copies it at no replay.
+            table._dynamo_static_input_type = "unguarded"  # type: ignore[attr-defined]
         self._table = table
         self._previous: list[Tensor | None] = []
         self._entered = False

@@ -214,19 +214,27 @@ def _first_tensor(batch: Any) -> Any:
     return next((value for _, value in leaves(batch, -1) if isinstance(value, Tensor)), None)
 
 
-def to(batch: T, device: torch.device | str) -> T:
-    """Return a batch with every tensor on `device`, in its structure and type."""
+def to(batch: T, device: torch.device | str, keep: object = None) -> T:
+    """Return a batch with every tensor on `device`, but `keep`, in its structure and type."""
     device = torch.device(device)
     # A copy to the host that does not block could be read before it has arrived.
     non_blocking = device.type != "cpu"
 
     def move(value: Any) -> Any:
+        if value is keep:
+            return value
         if isinstance(value, Tensor) or _own_count(value) is not None:
             return value.to(device, non_blocking=non_blocking)
         return _rebuild(value, move) if value is batch or _is_structure(value) else value
 
     result: T = move(batch)
     return result
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on a device; from page-locked memory the host does not wait."""
+    on_gpu = device.type == "cuda"
+    return tensor.pin_memory().to(device, non_blocking=True) if on_gpu else tensor
 
 
 def _rebuild(value: Any, change: Callable[[Any], Any]) -> Any:

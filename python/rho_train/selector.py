@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from rho_train.batch import describe, gather, ids_of, split, take_il
+from rho_train.batch import describe, gather, ids_of, split, take_il, to, upload
 from rho_train.batch_check import check_small_batch
 from rho_train.checks import check_rows
 from rho_train.dry_run import unchanged
@@ -56,9 +57,10 @@ class Selector:
 
     Args:
         il: irreducible losses by id: an ILStore (one in several files is read for every large
-            batch) or a tensor (N,); or an OnlineModel, which computes them; or the name of a field
-            that holds those of the examples, as "il", float (n,): an attribute, or a key of a
-            dict or the last element of a tuple, which the small batch and the model do not get.
+            batch, on CUDA without a wait if the ids stay on the CPU) or a tensor (N,); or an
+            OnlineModel, which computes them; or the name of a field that holds those of the
+            examples, as "il", float (n,): an attribute, or a key of a dict or the last element of a
+            tuple, which the small batch and the model do not get.
         ratio: share of the large batch, in (0, 1], or a function of the step, from 0, that returns
             it: k = max(1, round(ratio * n)).
         k: number of examples to select; give either `ratio` or `k`.
@@ -240,8 +242,13 @@ class Selector:
         step, method, needs, column = self.steps, self._method, self.needs, None
         if isinstance(self.il, str):
             batch, column = take_il(batch, self.il)
-        parsed = split(batch, needs_ids=self.needs_ids, needs_labels=self.loss_fn is None)
-        ids, n, options = parsed.ids, len(parsed.ids), self.scoring
+        wanted: dict[str, Any] = {"needs_ids": self.needs_ids, "needs_labels": self.loss_fn is None}
+        parsed = split(batch, **wanted)
+        given = parsed.ids
+        if given.is_cpu and not parsed.labels.is_cpu:
+            batch = to(batch, parsed.labels.device)
+            parsed = split(batch, **wanted)
+        ids, n, options = parsed.ids, len(given), self.scoring
         if step == 0 or parsed.labels.ndim != 1:
             first = step == 0 and self.needs_ids
             check_batch(batch, parsed, classes=self.loss_fn is None, first=first)
@@ -290,7 +297,7 @@ class Selector:
         elif "il" in needs:
             if self._label_checks:
                 self._check_labels(context)
-            context.il_values, context.il_is_per_row = self._fixed_il(ids)
+            context.il_values, context.il_is_per_row = self._fixed_il(given, ids.device)
         with scoring_mode(
             scorer, bf16=options.bf16, train_mode=options.train_mode
         ) as passes.module:
@@ -319,7 +326,8 @@ class Selector:
                 f"{type(small).__name__} keeps {len(ids_of(small))} ids: functions compute its "
                 "fields, so that they cannot be cut; collate to a dict, a dataclass or Batch"
             )
-        if self._unchecked and selected.losses is not None and context.fresh(rows).any():
+        fresh = selected.losses is not None and self._unchecked
+        if fresh and (context.passes.rows is None or context.fresh(rows).any()):
             told = False
             if not self._unchecked & (self._unchecked - 1):  # the 1st, 2nd, 4th, 8th, ...
                 began = time.perf_counter()
@@ -347,15 +355,15 @@ class Selector:
 
     def il_of(self, ids: Tensor) -> Tensor | None:
         """Return the IL of ids, (n,), NaN where unknown; None where no id has a fixed one."""
-        il, il_is_per_row = self._fixed_il(ids)
+        il, il_is_per_row = self._fixed_il(ids, ids.device)
         return il if il is None or il_is_per_row else il[ids]
 
-    def _fixed_il(self, ids: Tensor) -> tuple[Tensor | None, bool]:
+    def _fixed_il(self, ids: Tensor, device: torch.device) -> tuple[Tensor | None, bool]:
         """Return the `il` of `rho_ext.select`, and whether it has one value a row."""
         if isinstance(self.il, ILStore) and self._il_table is None:
-            return self.il.gather(ids).to(ids.device), True
-        if self._il_table is not None and self._il_table.device != ids.device:
-            self._il_table = self._il_table.to(ids.device)
+            return upload(self.il.gather(ids), device), True
+        if self._il_table is not None and self._il_table.device != device:
+            self._il_table = self._il_table.to(device)
         return self._il_table, False
 
     def _check_labels(self, context: ScoringContext) -> None:

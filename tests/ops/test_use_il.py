@@ -172,3 +172,10 @@ def test_a_wrong_table_is_refused_and_the_one_before_it_stays(
             rho_ext.use_il(table)
         assert str(caught.value) == f"use_il: {message}"
         assert scores() == FROM_A
+
+
+def test_a_table_is_marked_as_one_that_cuda_graphs_do_not_copy() -> None:
+    table, marked = torch.zeros(3), torch.zeros(3)
+    torch._dynamo.mark_static_address(marked, guard=False)  # type: ignore[no-untyped-call]
+    with rho_ext.use_il(table):
+        assert vars(table) == vars(marked) != {}

@@ -7,18 +7,23 @@ import json
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from rho_train import Batch
+from rho_train import Batch, ILStore, OnlineModel, Selector
+from rho_train.batch import ids_of
 from rho_train.cli import main
 from rho_train.distributed import device_named
+from rho_train.history import History
+from rho_train.il.blocks import Column
 from rho_train.progress import Stopped
+from rho_train.scoring import Scoring
 
 from .command import train_arguments
 from .pretend_gpu import CPU, GPU, pretend_gpu
-from .ways import CONFIG, ending, make_trainer, small_model
+from .ways import CONFIG, METHODS, N, ending, make_trainer, small_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument")
 
@@ -103,3 +108,80 @@ def test_a_batch_moves_whole() -> None:
         assert {one.device for one in found} == {GPU}
         assert re.match("Batch", repr(batch.to(CPU)))
         assert batch.to(CPU).ids.device == CPU
+
+
+def cases() -> dict[str, dict[str, Any]]:
+    """Settings of a Selector for every method, form of irreducible losses and option."""
+    files, online = store_in_files(), small_model(2).to(GPU)
+    return {
+        **{name: {"method": name} for name in METHODS},
+        "table on the CPU": {"il": torch.rand(N)},
+        "store": {"il": ILStore(torch.rand(N), files.fingerprint)},
+        "store in files": {"il": files},
+        "column": {"il": "il"},
+        "online": {"il": OnlineModel(online)},
+        "proxy": {"scorer": OnlineModel(online), "method": "loss"},
+        "history": {"history": History(N)},
+        "refresh": {"history": History(N), "scoring": Scoring(refresh=0.5)},
+        "micro_batch": {"scoring": Scoring(micro_batch=16)},
+        "bf16": {"scoring": Scoring(bf16=True)},
+        "channels_last": {"scoring": Scoring(channels_last=True)},
+        "train_mode": {"scoring": Scoring(train_mode=True)},
+        "phases": {"phases": lambda step: step < 48, "method": "loss"},
+        "loss_fn": {"loss_fn": lambda model, batch: model(batch.x).logsumexp(1)},
+        # docs/processes.md names these.
+        "must: store in files, ids on the GPU": {"il": files},
+        "must: every step": {"check_every": 1},
+        "must: global": {"scope": "global"},
+        "must: list": {},
+    }
+
+
+def store_in_files() -> ILStore:
+    store = ILStore(torch.rand(N), {"n": str(N), "labels": "none", "ids": "position"})
+    store._columns["il"] = Column("il", store.il.split(60))  # type: ignore[no-untyped-call]
+    return store
+
+
+def large_batch(case: str, step: int) -> Any:
+    generator = torch.Generator().manual_seed(step)
+    x, y = torch.randn(40, 5, generator=generator), torch.randint(3, (40,), generator=generator)
+    ids = torch.randperm(N, generator=generator)[:40]
+    y[3] = -100
+    batch = {
+        "x": x.to(GPU),
+        "y": y.to(GPU),
+        "ids": ids if case == "store in files" else ids.to(GPU),
+    }
+    if case == "column":
+        return {**batch, "il": torch.rand(40).to(GPU)}
+    return {**batch, "names": ["a"] * 40} if case == "must: list" else Batch(**batch)
+
+
+def test_the_host_waits_once_in_fifty_selections() -> None:
+    with pretend_gpu() as gpu:
+        model, table = small_model(1).to(GPU), torch.rand(N).to(GPU)
+        for case, settings in cases().items():
+            selector = Selector(**{"il": table, "k": 8, "check_batches": False, **settings})
+            for step, batch in enumerate([large_batch(case, step) for step in range(6)]):
+                if step == 1:  # the table is on the GPU now
+                    selector.steps = 46
+                    gpu.waits.clear()
+                small = selector(model, batch)
+                assert gpu.device(ids_of(small)) == GPU, case
+            waits = gpu.waits.total()
+            assert waits >= 5 if case.startswith("must") else waits <= 1, (case, gpu.waits)
+
+
+def test_training_waits_for_records_alone(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, steps=20, log_every=99, eval_every=99, checkpoint_every=99)
+    with pretend_gpu() as gpu:
+        trainer = make_trainer(tmp_path, "rho", config, model=small_model(1).to(GPU))
+
+        def at_step(_: int) -> bool:
+            if trainer.step == 10:
+                gpu.waits.clear()
+            assert trainer.step != 19 or not gpu.waits, gpu.waits
+            return False
+
+        trainer.fit(at_step)

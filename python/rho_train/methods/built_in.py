@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rho_train.batch import upload
 from rho_train.methods.context import Method, ScoringContext, Selected
 from rho_train.methods.registry import register
 
@@ -23,6 +24,8 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "grad_norm": ("logits",),
     "entropy": ("logits",),
 }
+# Reducr sums losses up to _MOST nats in multiples of _UNIT.
+_MOST, _UNIT = 2.0**15, 2.0**-24
 
 
 def _best_by(score: str) -> Method:
@@ -48,9 +51,12 @@ def uniform(context: ScoringContext) -> Selected:
         >>> Selector(k=4, method="uniform")(torch.nn.Identity(), batch).ids
         tensor([0, 1, 2, 3])
     """
-    usable = context.usable
-    order = torch.randperm(len(usable), generator=context.generator, device="cpu")[: context.k]
-    indices = usable[order.to(usable.device)]
+    ignored = context.ignored
+    order = torch.randperm(len(ignored), generator=context.generator, device="cpu")
+    order = upload(order, ignored.device)
+    # Those that are ignored come last, and the others keep their order.
+    indices = order[ignored[order].argsort(stable=True)][: context.k]
+    indices = indices.masked_fill(ignored[indices], -1)
     return Selected(torch.zeros_like(indices, dtype=torch.float32), indices, None)
 
 
@@ -139,21 +145,23 @@ class Reducr:
     def update(self, context: ScoringContext, selected: Selected) -> None:
         """Move the weights towards the classes with a high loss."""
         assert selected.losses is not None
-        # On the CPU, where a sum over equal labels has one order.
-        labels, losses = context.labels.cpu().long(), selected.losses.cpu().float()
-        seen = (labels != context.ignore_index) & losses.isfinite()
-        labels, losses = labels[seen], losses[seen]
-        weights = self._weights(context).cpu()
-        count = torch.zeros_like(weights).index_add_(0, labels, torch.ones_like(losses))
-        mean = torch.zeros_like(weights).index_add_(0, labels, losses) / count
-        mean = torch.where(count > 0, mean, mean[count > 0].mean())
-        self.weights = (weights.log() + self.lr * mean).softmax(0)
+        weights, losses = self._weights(context), selected.losses
+        seen = (context.labels != context.ignore_index) & losses.isfinite()
+        labels = torch.where(seen, context.labels, 0).long()
+        # Integers, whose sum over equal labels has one result in any order, as a GPU adds them.
+        units = torch.where(seen, losses.double().clamp_max(_MOST) / _UNIT, 0.0).round().long()
+        total = torch.zeros_like(weights, dtype=torch.int64).index_add_(0, labels, units)
+        count = torch.zeros_like(total).index_add_(0, labels, seen.long())
+        known, mean = count > 0, total.double() * _UNIT / count
+        mean = torch.where(known, mean, torch.where(known, mean, 0.0).sum() / known.sum())
+        self.weights = (weights.log() + self.lr * mean.float()).softmax(0)
 
     def _weights(self, context: ScoringContext) -> Tensor:
-        if self.weights is not None:
-            return self.weights.to(context.ids.device)
-        ones = torch.ones(context.classes, dtype=torch.float32, device=context.ids.device)
-        return ones / context.classes
+        if self.weights is None:
+            ones = torch.ones(context.classes, dtype=torch.float32, device=context.ids.device)
+            return ones / context.classes
+        self.weights = self.weights.to(context.ids.device)
+        return self.weights
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the selection."""

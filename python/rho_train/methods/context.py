@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import rho_ext
+from rho_train.batch import upload
 from rho_train.checks import check_rows
 from rho_train.distributed import rank_and_world
 from rho_train.rng import generator
@@ -70,9 +71,9 @@ class InvalidCounter:
     def __init__(self, every: int | None, invalid: int = 0) -> None:
         self.invalid = invalid
         self._every, self._warned = every, False
-        # Counted on the device and not read yet: invalid rows, batches without a usable one.
+        # Counted on the device and not read yet: invalid rows, and in the upper 32 bits batches
+        # without a usable one. One number is one read.
         self._unread: Tensor | int = 0
-        self._empty: Tensor | int = 0
 
     def count(self, selected: Selected, step: int, n: int) -> Selected:
         """Return a selection from n examples without padding, FloatingPointError if it is empty."""
@@ -85,7 +86,7 @@ class InvalidCounter:
         else:
             # No shape may depend on what the device has found: the best example fills up.
             padding = selected.indices < 0
-            self._empty = self._empty + padding[0]
+            self._unread = self._unread + padding[0] * 2**32
             best = ((~padding).cumsum(0) - 1).masked_fill(padding, 0)
             selected = selected.rows(best)
             selected = selected._replace(indices=selected.indices.clamp_min(0))
@@ -100,14 +101,14 @@ class InvalidCounter:
 
     def read(self) -> int:
         """Add to `invalid` what the device has counted, and return that."""
-        unread, empty = int(self._unread), int(self._empty)
-        self._empty = 0
+        empty, unread = divmod(int(self._unread), 2**32)
+        self._unread = 0
         if empty:
             raise FloatingPointError(
                 f"Selector: {empty} large batches since the last check had no example that can be "
                 "selected; Selector(check_every=1) says at which step and why"
             )
-        self.invalid, self._unread = self.invalid + unread, 0
+        self.invalid += unread
         return unread
 
 
@@ -202,11 +203,6 @@ class ScoringContext:
         return self.labels == self.ignore_index
 
     @property
-    def usable(self) -> Tensor:
-        """Rows that are not ignored, int64, ascending."""
-        return (~self.ignored).nonzero().squeeze(1)
-
-    @property
     def losses(self) -> Tensor:
         """Losses of the rows, float32 (n,)."""
         scored = next(iter(self._scores.values()), None)
@@ -268,7 +264,7 @@ class ScoringContext:
         exponential = torch.empty(self.total, dtype=torch.float64, device="cpu")
         exponential.exponential_(generator=self.generator)
         own = exponential[self.begin : self.begin + len(self.ids)]
-        return -own.log().float().to(self.ids.device)
+        return upload(-own.log().float(), self.ids.device)
 
     @property
     def _in_pieces(self) -> bool:

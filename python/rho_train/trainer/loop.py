@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
-from rho_train.batch import to
+from rho_train.batch import ids_of, to
 from rho_train.checkpoint import architecture_digest, random_state, restore_random_state
 from rho_train.checks import check_counts
 from rho_train.cost import Costs
 from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.distributed import agree, any_rank, on_all, on_first, rank_and_world
 from rho_train.identity import digest
+from rho_train.il.store import ILStore
 from rho_train.optim import LRSchedule, adamw, check_adamw, lr_schedule, subnormals_flushed
 from rho_train.progress import OnStep, Stopped, no_op
 from rho_train.rng import generator
@@ -281,8 +282,10 @@ class Trainer:
         place: dict[str, Any] = {"rank": self.ranks[0], "world": self.ranks[1], "start": self.step}
         sampler = LargeBatchSampler(self.train_ids, drawn, seed=self.seed, **place)
         batches = loader(self.dataset, sampler, workers=config.workers, seed=self.seed)
+        il = None if selector is None else selector.il
+        in_files = isinstance(il, ILStore) and il.table is None
         for loaded in islice(batches, config.steps - self.step):
-            batch = to(loaded, self.device)
+            batch = to(loaded, self.device, keep=ids_of(loaded) if in_files else None)
             yield batch if selector is None else selector(self.runner, batch)
 
     def save(self) -> None:
