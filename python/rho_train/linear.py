@@ -231,8 +231,8 @@ def linear_cross_entropy(
         ratio: in (0, 1], the share of the valid tokens to select; 1 trains on all.
         ignore_index: label of tokens that do not count, such as padding.
         softcap: bound of the logits, as in Gemma.
-        chunk: rows of logits in memory at a time; None: 512 or as many as
-            fill 256 MiB (on CUDA 1 GiB).
+        chunk: rows of logits that are computed at a time; None: 512 or as many as fill 256 MiB (on
+            CUDA 1 GiB). On the CPU up to half as many wait beside them if `ratio` is below 1.
 
     Returns:
         The loss, float32 (), differentiable once by hidden, weight and bias; and TokenSelection.
