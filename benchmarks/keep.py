@@ -107,12 +107,6 @@ def _columns(*names: str) -> Callable[[Sequence[Row]], Iterable[Row]]:
     return of
 
 
-def _language(rows: Sequence[Row]) -> Iterable[Row]:
-    """The end of every run."""
-    names = ("method", "seed", "steps", "test_loss", "seconds", "il_seconds", "noisy")
-    return _columns(*names)([row for row in rows if row["step"] == row["steps"]])
-
-
 def raw(subject: str, kept: Sequence[Row]) -> list[Row]:
     """Return kept rows of `select` or `step` in the form of the script, for the figures."""
     columns, value = (_PROVIDERS, "provider") if subject == "select" else (_PARTS, "part")
@@ -143,7 +137,6 @@ CASES = {
     "linear": ("tokens", "hidden", "vocabulary", "dtype", "provider", "ratio"),
     "dispatch": ("path",),
     "il_store": ("layout", "rows", "what"),
-    "language": ("method", "seed"),
 }
 REDUCED: dict[str, Callable[[Sequence[Row]], Iterable[Row]]] = {
     "select": _select,
@@ -155,7 +148,6 @@ REDUCED: dict[str, Callable[[Sequence[Row]], Iterable[Row]]] = {
     ),
     "dispatch": _columns("path", "median_us", "minimum_us", "over_cheapest"),
     "il_store": _columns(*CASES["il_store"], "median_ms", "p95_ms"),
-    "language": _language,
 }
 
 

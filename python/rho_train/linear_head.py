@@ -145,8 +145,7 @@ def select_rows(
     if may_wait:
         places = (mask != added).nonzero()[:, 0]
     if wanted and (len(places) if may_wait else ratio < 1):
-        # Places past the selected ones repeat one with weight 0. Another row could hold NaN.
-        rows = torch.where(places < 0, places[:1], places).clamp(min=0)
+        rows = places.clamp(min=0)
         factor = (2.0 * mask[rows].float() - 1.0).masked_fill(places < 0, 0.0)
         for part, by in zip(torch.split(rows, size), torch.split(factor, size), strict=True):
             head.logits(part)

@@ -197,14 +197,16 @@ def select_tokens(
     targets, scores, losses = _score("select_tokens", logits, labels, il, ignore_index, shift)
     mask, rows = top_share(scores if per_sequence else scores.view(1, -1), ratio)
     k = mask.sum()
-    # Places past k repeat a selected row, whose loss counts once. Another row could hold NaN.
-    used = torch.where(rows < 0, rows[:1], rows).clamp(min=0)
-    at = used // targets.shape[1], used % targets.shape[1]
+    past, rows = rows < 0, rows.clamp(min=0)
+    at = rows // targets.shape[1], rows % targets.shape[1]
     own, classes = targets[at].long(), logits.shape[2]
     selected = logits[at] if logits.dtype == torch.float64 else logits[at].float()
+    if past.is_cuda or torch.compiler.is_compiling():
+        # The row in the place of none may hold NaN, which a factor of 0 would let through.
+        selected.masked_fill_(past[:, None], 0.0)
     ce = F.cross_entropy(selected, own.clamp(0, classes - 1), reduction="none")
     # Only on CUDA is a label out of range here. It would end the process.
     weights = torch.ones_like(ce).masked_fill((own < 0) | (own >= classes), torch.nan)
-    loss = (ce * weights).masked_fill(rows < 0, 0.0).sum() / k.clamp(min=1)
+    loss = (ce * weights).masked_fill(past, 0.0).sum() / k.clamp(min=1)
     first = (labels.shape[1] - targets.shape[1], 0)
     return TokenSelection(loss, F.pad(mask.view(targets.shape), first), F.pad(losses, first), k)

@@ -319,50 +319,52 @@ def test_cuda_is_refused_in_one_sentence(
 
 
 @pytest.mark.slow
-def test_language_filters_noise_and_keeps_to_the_minutes(
+def test_language_spends_the_same_and_goes_on(
     tmp_path: Path, module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    header = "Category\tText\nd\tstring\nclass\t\n"
-    groups = 10 * ("sci.space", "rec.autos")
-    posts = "".join(f"{group}\t{'to the moon and back again ' * 60}\n" for group in groups)
-    (tmp_path / "newsgroups").mkdir()
-    for part in ("train", "test"):
-        (tmp_path / "newsgroups" / f"20newsgroups-{part}.tab").write_text(header + posts)
-    language = module("bench_language")
-    monkeypatch.setattr(language, "QUICK", (400, 20))
-    monkeypatch.setattr(language, "TEST", 20)
-    # In this process, which has the small size.
-    monkeypatch.setattr(language, "ProcessPoolExecutor", lambda *_: InThisProcess())
-    out = tmp_path / "language.csv"
+    pytest.importorskip("tokenizers", reason="no tokenizers: pip install tokenizers")
+    bench, out, folder = module("bench_language"), tmp_path / "out.csv", tmp_path / "newsgroups"
+    monkeypatch.setattr(bench, "RATES", (8e-3, 1.6e-2))
+    monkeypatch.setattr(bench, "WIDEST", 2)
+    folder.mkdir()
+    for name, text in {
+        "20newsgroups-train": "to the moon and back again ",
+        "20newsgroups-test": "to the moon and back again ",
+        "reuters-r52-train": "shares of grain fell by nine cents ",
+    }.items():
+        posts = 100 * f"a group\t{60 * text}\n"
+        (folder / f"{name}.tab").write_text(f"Category\tText\nd\tstring\nclass\t\n{posts}")
+    arguments = ["--quick", f"--data={tmp_path}", f"--out={out}", "--seeds", "0", "1"]
     with torch.random.fork_rng():
-        assert language.main(["--quick", f"--data={tmp_path}", f"--out={out}"]) == 0
-    rows = read(out)
-    assert {row["method"] for row in rows} == set(language.METHODS)
-    ends = {row["method"]: row for row in rows if row["step"] == row["steps"]}
-    noisy = {method: float(row["noisy"]) for method, row in ends.items()}
-    # 40 % of the sequences are shuffled, and IL models tell them from the one sentence there is.
-    assert 0.3 < noisy["uniform"] < 0.5
-    assert noisy["filter"] < 0.1
-    il = float(ends["rho"]["il_seconds"])
-    assert il > 0 == float(ends["uniform"]["il_seconds"])
-    pace = float(ends["uniform"]["seconds"]) / 20
-    for method, seconds in (("uniform_minutes", 0.0), ("uniform_minutes_with_il", il)):
-        steps = (float(ends["rho"]["seconds"]) + seconds) / pace
-        assert int(ends[method]["steps"]) == pytest.approx(steps, abs=1 + 0.01 * steps)
-    assert_draws(module, out, "loss")
+        assert bench.main(arguments) == 0
+        text = out.read_text()
+        assert bench.main(arguments) == 0
+    assert out.read_text() == text
+    for kind in bench.TEXTS:
+        found = {row["method"]: row for row in read(out) if row["text"] == kind}
+        assert set(found) == set(bench.METHODS)
+        budget = float(found["uniform"]["cost"])
+        for method, row in found.items():
+            spent, a_step = float(row["cost"]), float(row["cost"]) / int(row["steps"])
+            wanted = budget * int(found["sequences"]["steps"]) / 20
+            if method == "with_il":
+                wanted = budget + float(found["tokens"]["il_cost"])
+            elif method != "fewer_steps":
+                wanted = budget
+            assert wanted - 1.01 * a_step < spent < 1.001 * wanted
+            assert (float(row["il_cost"]) > 0) == (method in ("filter", "tokens", "sequences"))
+        useless = {method: float(row["useless"]) for method, row in found.items()}
+        assert 0.3 < useless["uniform"] < 0.5
+        assert useless["filter"] < 0.2
+        assert useless["reference"] == 0
 
 
-class InThisProcess:
-    """Stands for a pool of processes."""
-
-    def __enter__(self) -> InThisProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def map(self, work: Callable[[Any], Any], items: list[Any]) -> list[Any]:
-        return [work(item) for item in items]
+def test_language_asks_for_a_tokenizer(
+    module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(module("common").BenchmarkFailed, match="pip install tokenizers"):
+        module("bench_language").tokenizer([])
 
 
 def test_linear(

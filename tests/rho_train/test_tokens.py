@@ -165,12 +165,12 @@ def test_places_past_k_change_nothing(backend: Backend, monkeypatch: pytest.Monk
         logits[0] = NAN
         # A selected loss of inf, which times 0 would be NaN.
         labels[1, 0], logits[1, 0, 3], il[1, 0] = 3, -INF, 0.0
-        leaf = logits.requires_grad_()
-        for per in (False, True):
-            wanted = select_tokens(leaf, labels, il=il, ratio=0.6, per_sequence=per)
+        leaf, none = logits.requires_grad_(), torch.full_like(labels, -100)
+        for own, per in ((labels, False), (labels, True), (none, False)):
+            wanted = select_tokens(leaf, own, il=il, ratio=0.6, per_sequence=per)
             with monkeypatch.context() as patch:
                 patch.setattr(torch.compiler, "is_compiling", lambda: True)
-                same(select_tokens(leaf, labels, il=il, ratio=0.6, per_sequence=per), wanted, leaf)
+                same(select_tokens(leaf, own, il=il, ratio=0.6, per_sequence=per), wanted, leaf)
     if backend.gpu:
         labels[2, 3] = C
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)

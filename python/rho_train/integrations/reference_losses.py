@@ -68,16 +68,14 @@ def add_reference_losses(
         flat = own[_places("add_reference_losses", batch, lengths)].numpy()
         return {column: np.split(flat, np.cumsum(lengths)[:-1])}
 
-    hashed = [torch.hash_tensor(value).view(torch.int64) for value in model.state_dict().values()]
+    hashed = [torch.hash_tensor(value).item() for value in model.state_dict().values()]
     return dataset.map(
         score,
         batched=True,
         batch_size=batch_size,
         input_columns=kept,
         features=Features({**dataset.features, column: [Value("float16")]}),
-        new_fingerprint=Hasher.hash(
-            (dataset._fingerprint, column, kept, collate, torch.stack(hashed).tolist())
-        ),
+        new_fingerprint=Hasher.hash((dataset._fingerprint, column, kept, collate, hashed)),
     )
 
 

@@ -23,6 +23,7 @@ pytestmark = [
         ("plain_loop", "torch", 225),
         ("lightning_module", "lightning", 135),
         ("transformers_trainer", "datasets", 110),
+        ("language_model", "datasets", 150),
     ],
 )
 def test_example(
@@ -38,8 +39,9 @@ def test_example(
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     shown = capfd.readouterr().out
     assert f"{steps} steps" in shown
-    (accuracy,) = re.findall(r"test accuracy (\S+)%", shown)
-    assert float(accuracy) > 35.0
+    ((what, found),) = re.findall(r"test (accuracy|loss) ([\d.]+)", shown)
+    # How often each byte occurs gives a loss of 3.1.
+    assert float(found) > 35.0 if what == "accuracy" else float(found) < 2.5
 
 
 @pytest.mark.slow
