@@ -25,6 +25,7 @@ from rho_train.batch import Batch, describe
 from rho_train.rng import global_seed
 
 _WRAP_ONCE = "wrap the whole data set once and take subsets of the wrapped one"
+_JOIN = "wrap once: rho_train.IndexedDataset(ConcatDataset(parts))"
 _LABEL_COLUMNS = ("labels", "label", "y")
 
 
@@ -40,8 +41,7 @@ class IndexedDataset(Dataset[Any]):
     """A map-style data set whose examples carry ids: their positions in the wrapped data set.
 
     Examples (x, y) become `Batch(x, y, ids)`, dicts get the key "ids". Wrap the whole data set
-    once, before any split: subsets of the wrapped one keep the ids. In `a + b` the ids count on
-    from a to b; in a ConcatDataset each would begin at 0.
+    once, before any split: subsets of the wrapped one keep the ids.
 
     Args:
         dataset: any data set with `__len__` and `__getitem__`.
@@ -73,8 +73,8 @@ class IndexedDataset(Dataset[Any]):
         if inside := _indexed_inside(dataset):
             of = f"{type(dataset).__name__} carry ids already, of {len(inside)} IndexedDataset"
             raise TypeError(
-                f"IndexedDataset: the examples of {of} inside; {_WRAP_ONCE}; join two by a + b; as "
-                "an evaluation set give IndexedDataset(Subset(data.dataset, subset.indices))"
+                f"IndexedDataset: the examples of {of} inside; {_WRAP_ONCE}; as an "
+                "evaluation set give IndexedDataset(Subset(data.dataset, subset.indices))"
             )
         self.dataset, self.collate_fn = dataset, collate_fn
         self._labels = None if labels is None else _as_labels(labels, len(dataset), "labels=")
@@ -90,17 +90,8 @@ class IndexedDataset(Dataset[Any]):
     def __repr__(self) -> str:
         return f"IndexedDataset({len(self)} examples of {type(self.dataset).__name__})"
 
-    def __add__(self, other: Any) -> IndexedDataset:  # type: ignore[override]
-        parts = [self, other if isinstance(other, IndexedDataset) else IndexedDataset(other)]
-        given = any(part._labels is not None for part in parts)
-        collate = {part.collate_fn: None for part in parts if part.collate_fn}
-        if len(collate) > 1:
-            raise ValueError("IndexedDataset: a and b of a + b have different collate_fn; give one")
-        return IndexedDataset(
-            ConcatDataset([part.dataset for part in parts]),
-            labels=torch.cat([part.labels for part in parts]) if given else None,
-            collate_fn=next(iter(collate), None),
-        )
+    def __add__(self, other: Any) -> Any:
+        raise TypeError(f"IndexedDataset: in a + b the ids of both begin at 0; {_JOIN}")
 
     def __getitem__(self, index: int) -> Any:
         position = _position(index, len(self))
@@ -187,10 +178,7 @@ def check_indexed(where: str, dataset: Any) -> None:
     if inside == 1:
         fix = "pass the whole IndexedDataset that it was taken from, and the ids of the subset"
     elif inside:
-        fix = (
-            f"the ids of the {inside} IndexedDatasets inside would clash, each begins at 0: join "
-            "them by a + b, or wrap once: rho_train.IndexedDataset(ConcatDataset(parts))"
-        )
+        fix = f"the ids of the {inside} inside would clash, each begins at 0; {_JOIN}"
     raise TypeError(
         f"{where}: dataset must be an IndexedDataset, got {type(dataset).__name__}; {fix}"
     )

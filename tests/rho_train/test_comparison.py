@@ -348,6 +348,7 @@ def test_impossible_variants_are_named() -> None:
         ({"task_options": {"color": 1}}, "task task: got an unexpected keyword argument 'color'"),
         ({"overrides": {"train.stepz": 1}}, "no option 'train.stepz'; train has steps"),
         ({"overrides": {"train.steps": 1.5}}, "train.steps must be int, as 2000 is, got 1.5"),
+        ({"overrides": {"warmup": -1}}, "variant one: warmup must be at least 0 .* got -1 and 0.0"),
         ({"overrides": {"train.lr": -1}}, "variant one: .*lr must be positive"),
         ({"overrides": {"task.color": 1}}, "unexpected keyword argument 'color'"),
         ({"overrides": {"seeds": (1,)}}, "'seeds' is the same for all variants"),

@@ -23,7 +23,7 @@ from rho_train import (
     input_checksums,
     pretrained_il,
 )
-from rho_train.il.checksums import from_rows
+from rho_train.il.checksums import InputChecksum
 
 N = 1000
 GENERATOR = torch.Generator().manual_seed(0)
@@ -166,13 +166,12 @@ def test_a_data_set_that_augments_has_none_and_is_not_compared() -> None:
     assert torch.equal(torch.get_rng_state(), states[2])
 
 
-def test_ids_are_global_in_subsets_and_sums() -> None:
+def test_ids_are_global_in_subsets_and_joined_sets() -> None:
     data = images(IMAGES)
     store = store_of(data)
     with pytest.raises(TypeError, match="pass the whole IndexedDataset"):
         store.verify(Subset(data, [0, 1]))  # type: ignore[arg-type]
     halves = [Subset(data.dataset, range(500)), Subset(data.dataset, range(500, N))]
-    assert store.verify(IndexedDataset(halves[0]) + halves[1]) == 64
     assert store.verify(IndexedDataset(ConcatDataset(halves))) == 64
     with pytest.raises(ValueError, match="count: store has 1000, data set has 500"):
         store.verify(IndexedDataset(halves[0]))
@@ -223,7 +222,7 @@ def test_inputs_of_any_kind_count_and_survive_json() -> None:
     ]
     for read in kinds:
         found = input_checksums(of(read, 128))
-        assert from_rows(json.loads(json.dumps(found))) == found
+        assert tuple(InputChecksum(*row) for row in json.loads(json.dumps(found))) == found
         assert len({one.sha256 for one in found}) == 64
     alike = [lambda i: TOKENS[i], lambda i: TOKENS[i].tolist(), lambda i: TOKENS[i].numpy()]
     assert len({input_checksums(of(read)) for read in alike}) == 1

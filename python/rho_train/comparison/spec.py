@@ -142,6 +142,9 @@ class Spec:
             raise ValueError(f"folds must be at least 2, got {self.folds}")
         if not 0.0 <= self.validation < 1.0:
             raise ValueError(f"validation must lie in [0, 1), got {self.validation}")
+        if self.warmup < 0 or not 0.0 <= self.anneal <= 1.0:
+            got = f"{self.warmup} and {self.anneal}"
+            raise ValueError(f"warmup must be at least 0 and anneal in [0, 1], got {got}")
         own_steps = [v.name for v in self.variants if v.cost is None]
         for variant in self.variants:
             try:

@@ -97,11 +97,6 @@ def checked_inputs(dataset: IndexedDataset, folder: RunFolder) -> InputChecksums
     return found
 
 
-def from_rows(rows: Sequence[Any]) -> InputChecksums:
-    """Return checksums from what JSON makes of them."""
-    return tuple(InputChecksum(*row) for row in rows)
-
-
 def read_checksums(dataset: IndexedDataset, ids: Sequence[int]) -> Iterator[InputChecksum]:
     """Yield the checksum of each example, of its labels too if the data set shows no classes."""
     with_labels = fingerprint(dataset)["labels"] == "none"

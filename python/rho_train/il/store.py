@@ -17,7 +17,7 @@ from rho_train.dataset import fingerprint as fingerprint_of
 from rho_train.files import atomic_write
 from rho_train.identity import digest
 from rho_train.il.blocks import INTEGERS, Column
-from rho_train.il.checksums import InputChecksums, check_inputs, from_rows
+from rho_train.il.checksums import InputChecksum, InputChecksums, check_inputs
 from rho_train.records import from_line, to_line
 
 _FORMAT = "rho_ext.il_store 6"
@@ -290,7 +290,7 @@ class ILStore:
                 raise ValueError(f"its files hold {found}, wanted {wanted}")
             for name, parts in tensors.items():
                 columns[name] = Column(name, parts, files, checksums[name])
-            inputs = from_rows(record["input_checksums"])
+            inputs = tuple(InputChecksum(*row) for row in record["input_checksums"])
             about = {"fingerprint": record["fingerprint"], "info": record["info"]}
             store = cls(**columns, **about, input_checksums=inputs)
         except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -193,8 +193,8 @@ class Trainer:
                 self.trained, self._random_state = own["trained"], own["random_state"]
                 for key, part in self._shared().items():
                     part.load_state_dict(state[key])
-                for key, part in self._own().items():
-                    part.load_state_dict(own[key])
+                if selector is not None:
+                    selector.load_state_dict(own["selector"])
                 for buffer, saved in zip(model.buffers(), own["buffers"], strict=False):
                     buffer.copy_(saved)
                 state |= own
@@ -217,35 +217,31 @@ class Trainer:
         """
         if self.finished:
             return
-        self.work.on_step = on_step
+        self.work.on_step, config = on_step, self.config
         with (
             self.work.lock(_WAIT),
             self.work.stopping_on_signals(),
             subnormals_flushed(),
             closing(self._small_batches()) as batches,
         ):
-            self._fit(batches)
-
-    def _fit(self, batches: Iterator[Any]) -> None:
-        config = self.config
-        if self._random_state is None:
-            rank, _ = self.ranks
-            own = generator(self.seed, "rank", rank).initial_seed()
-            torch.manual_seed(own if rank else self.seed)
-            self.metrics.evaluate(0)
-        else:
-            restore_random_state(self._random_state, self.device)
-        self.model.train()
-        while not self.finished:
-            self.metrics.start_clock()
-            self._train_step(batches)
-            self.metrics.write(self.step, self.trained)
-            stop = any_rank(self.work.step())
-            if self.finished or stop or self.step % config.checkpoint_every == 0:
-                self.save()
-            if stop and not self.finished:
-                at = f"stopped at step {self.step} of {config.steps}"
-                raise Stopped(f"{at}; run the same command again to go on from there")
+            if self._random_state is None:
+                rank, _ = self.ranks
+                own = generator(self.seed, "rank", rank).initial_seed()
+                torch.manual_seed(own if rank else self.seed)
+                self.metrics.evaluate(0)
+            else:
+                restore_random_state(self._random_state, self.device)
+            self.model.train()
+            while not self.finished:
+                self.metrics.start_clock()
+                self._train_step(batches)
+                self.metrics.write(self.step, self.trained)
+                stop = any_rank(self.work.step())
+                if self.finished or stop or self.step % config.checkpoint_every == 0:
+                    self.save()
+                if stop and not self.finished:
+                    at = f"stopped at step {self.step} of {config.steps}"
+                    raise Stopped(f"{at}; run the same command again to go on from there")
 
     def _train_step(self, batches: Iterator[Any]) -> None:
         selector, weights, invalid, selected = self.selector, None, 0, self.config.batch
@@ -284,9 +280,12 @@ class Trainer:
         batches = loader(self.dataset, sampler, workers=config.workers, seed=self.seed)
         il = None if selector is None else selector.il
         in_files = isinstance(il, ILStore) and il.table is None
-        for loaded in islice(batches, config.steps - self.step):
-            batch = to(loaded, self.device, keep=ids_of(loaded) if in_files else None)
-            yield batch if selector is None else selector(self.runner, batch)
+        # Workers start here, before the clock.
+        some = (
+            to(batch, self.device, keep=ids_of(batch) if in_files else None)
+            for batch in islice(batches, config.steps - self.step)
+        )
+        return some if selector is None else (selector(self.runner, batch) for batch in some)
 
     def save(self) -> None:
         """Write the checkpoint; all ranks call it together."""
@@ -298,7 +297,8 @@ class Trainer:
         def own() -> dict[str, Any]:
             # The checkpoint must not reach the disk before the records that it counts on.
             state = self.metrics.state_dict(self.step)
-            state |= {name: part.state_dict() for name, part in self._own().items()}
+            if self.selector is not None:
+                state["selector"] = self.selector.state_dict()
             state |= {"trained": self.trained, "random_state": self._random_state}
             return to({**state, "buffers": buffers}, "cpu")
 
@@ -309,7 +309,3 @@ class Trainer:
     def _shared(self) -> dict[str, Any]:
         """Return what has the same state on all ranks."""
         return {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
-
-    def _own(self) -> dict[str, Any]:
-        """Return what has a state of its own on every rank."""
-        return {} if self.selector is None else {"selector": self.selector}
