@@ -15,7 +15,6 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from figures_cost import dispatch, memory, step
-from figures_predictions import predictions
 from figures_select import speedup, times
 from keep import raw, read_csv
 from plotting import STYLE, Rows, save
@@ -25,7 +24,6 @@ FIGURES: dict[str, dict[str, Callable[[Rows], Figure]]] = {
     "step": {"parts": step},
     "memory": {"memory": memory},
     "dispatch": {"dispatch": dispatch},
-    "gpu_predictions": {"predictions": predictions},
 }
 
 

@@ -240,41 +240,6 @@ def test_a_store_is_checked_before_it_is_measured(
         bench.main([*options, "--providers=shards"])
 
 
-def test_the_predictions_of_a_gpu_on_the_cpu(
-    tmp_path: Path,
-    module: Callable[[str], ModuleType],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """All but the device: the ceilings, the checks, the rows, what they say, and the figure."""
-    bench, out = module("gpu_predictions"), tmp_path / "predictions.csv"
-    sizes = (
-        bench.Prediction(20, 10, torch.float32, 1e9),
-        bench.Prediction(30, 8, torch.bfloat16, 1e-9),
-    )
-    for name, value in {
-        **{"DEVICE": "cpu", "RIVALS": ("eager",), "PREDICTIONS": sizes},
-        **{"SIDE": 64, "POOL_BYTES": 100_000, "CALLS": 2},
-    }.items():
-        monkeypatch.setattr(bench, name, value)
-    assert bench.main(["--quick", f"--out={out}"]) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if "predicted" in line]
-    assert ["MISSED" in line for line in lines] == [False, False, True, True]
-    rows = read(out)
-    assert tuple(rows[0]) == (*module("common").PROVENANCE, *bench.COLUMNS)
-    ceilings, measured = rows[:5], rows[5:]
-    assert [row["bytes"] for row in ceilings] == ["16384"] * 3 + ["32768", "0"]
-    fastest = max(16384 / float(row["median_us"]) for row in ceilings[:3])
-    found = [(row["n"], row["provider"], row["predicted_us"], row["limit_us"]) for row in measured]
-    eager, ours = (("20", "eager", "", ""), ("20", "rho_ext", "1000000000.0", "1.3e+09"))
-    assert found[:4] == [eager, ours] * 2
-    assert [row["cache"] == "hot" for row in measured] == [False, False, True, True] * 2
-    for row in measured:
-        share = int(row["bytes"]) / float(row["median_us"]) / fastest
-        assert float(row["share_of_read"]) == pytest.approx(share, abs=1e-3)
-    assert_draws(module, out, "predictions")
-
-
 class Recorded:
     """A clock on which every call takes a microsecond, and which keeps what it was asked for."""
 

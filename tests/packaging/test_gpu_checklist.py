@@ -2,95 +2,125 @@
 
 from __future__ import annotations
 
-import importlib.util
+import csv
+import importlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+Module = Callable[[str], ModuleType]
 
 
-@pytest.fixture(scope="module")
-def gpu() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu", BENCHMARKS / "gpu.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu"] = module
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Module:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setattr(importlib.import_module("common"), "_busy", lambda: "0.00")
+    return lambda name: importlib.import_module(f"gpu.{name}")
 
 
-def python(code: str) -> tuple[str, ...]:
-    return (sys.executable, "-c", code)
+def summary(folder: Path) -> dict[str, tuple[str, str]]:
+    results = [json.loads(line) for line in (folder / "summary.jsonl").read_text().splitlines()]
+    return {result["step"]: (result["outcome"], result["reason"]) for result in results}
 
 
-def test_a_step_that_fails_or_hangs_takes_no_other_with_it(gpu: ModuleType, tmp_path: Path) -> None:
+def test_a_step_that_fails_or_hangs_takes_no_other_with_it(module: Module, tmp_path: Path) -> None:
+    gpu = module("__main__")
     sleeping = "[sys.executable, '-c', 'import time; time.sleep(60)']"
     child = f"import subprocess, sys; subprocess.run({sleeping})"
+    look = (
+        "import os, pathlib; print(os.environ['TOLD'], pathlib.Path('summary.jsonl').read_text())"
+    )
     steps = [
-        gpu.Step("right", python("print('fine')"), 600),
-        gpu.Step("wrong", python("raise SystemExit('broken')"), 600),
-        gpu.Step("killed", python("import os; os.kill(os.getpid(), 9)"), 600),
-        gpu.Step("hangs", python(child), 1),
-        gpu.Step("lacking", python(""), 600, modules=("no_such_module",)),
-        gpu.Step("toolless", python(""), 600, tools=("no-such-tool",)),
-        gpu.Step("fileless", python(""), 600, files=("right.log", "no-such.csv")),
-        gpu.Step("told", python("import os; print(os.environ['TOLD'])"), 600,
-                 environment=(("TOLD", "yes"),)),
-    ]  # fmt: skip
+        gpu.Step("right", ("-c", "print('fine')"), 600),
+        gpu.Step("wrong", ("-c", "raise SystemExit('broken')"), 600),
+        gpu.Step("killed", ("-c", "import os; os.kill(os.getpid(), 9)"), 600),
+        gpu.Step("hangs", ("-c", child), 1),
+        gpu.Step("lacking", (), 600, modules=("no_such_module",)),
+        gpu.Step("toolless", (), 600, tools=("no-such-tool",)),
+        gpu.Step("told", ("-c", look), 600, environment={"TOLD": "yes"}),
+    ]
     assert gpu.check(steps, tmp_path, minutes=100) == 3
-    results = [json.loads(line) for line in (tmp_path / "summary.jsonl").read_text().splitlines()]
-    outcomes = {result["step"]: (result["outcome"], result["reason"]) for result in results}
-    assert outcomes == {
+    assert summary(tmp_path) == {
         "right": ("ok", ""),
         "wrong": ("failed", "exit status 1"),
         "killed": ("failed", "exit status -9"),
         "hangs": ("failed", "took longer than 1 s"),
         "lacking": ("skipped", "Python has no no_such_module"),
         "toolless": ("skipped", "no-such-tool is not on the PATH"),
-        "fileless": ("skipped", "no step has left no-such.csv"),
         "told": ("ok", ""),
     }
     assert (tmp_path / "right.log").read_text() == "fine\n"
     assert "broken" in (tmp_path / "wrong.log").read_text()
-    assert (tmp_path / "told.log").read_text() == "yes\n"
-
-
-def test_what_the_minutes_do_not_cover_is_said(gpu: ModuleType, tmp_path: Path) -> None:
-    steps = [gpu.Step("late", python("print('never')"), 600)]
+    # Each step finds the results of those before it on the disk.
+    assert '"toolless"' in (tmp_path / "told.log").read_text()
+    steps = [gpu.Step("late", ("-c", "print('never')"), 600)]
     assert gpu.check(steps, tmp_path, minutes=0.1) == 0
-    result = json.loads((tmp_path / "summary.jsonl").read_text())
-    assert (result["outcome"], result["reason"]) == ("skipped", "the minutes are over")
+    assert summary(tmp_path) == {"late": ("skipped", "the minutes are over")}
     assert not (tmp_path / "late.log").exists()
 
 
-def test_results_are_on_the_disk_before_the_next_step(gpu: ModuleType, tmp_path: Path) -> None:
-    """A step reads the summary of those before it."""
-    look = "import pathlib; print(pathlib.Path('summary.jsonl').read_text())"
-    steps = [gpu.Step("first", python(""), 600), gpu.Step("second", python(look), 600)]
-    assert gpu.check(steps, tmp_path, minutes=100) == 0
-    assert '"first"' in (tmp_path / "second.log").read_text()
+def test_every_step_is_there(module: Module, capsys: pytest.CaptureFixture[str]) -> None:
+    gpu = module("__main__")
+    steps = gpu.all_steps("90")
+    assert len({step.name for step in steps}) == len(steps) > 12
+    for step in steps:
+        for argument in step.arguments:
+            if argument.endswith(".py"):
+                assert Path(argument).is_file()
+            if argument.startswith("gpu."):
+                assert callable(module(argument.removeprefix("gpu.")).main)
+    assert steps[0].environment == {"CUDAARCHS": "90-real"} or "CUDAARCHS" in os.environ
+    with pytest.raises(SystemExit):
+        gpu.main(["--steps", "build,grids"])
+    assert "'grids' is none of build, gpu" in capsys.readouterr().err
 
 
-def test_every_step_names_files_that_are_there(gpu: ModuleType) -> None:
-    for quick in (False, True):
-        steps = gpu.all_steps(quick)
-        assert len({step.name for step in steps}) == len(steps)
-        scripts = [Path(part) for step in steps for part in step.command if part.endswith(".py")]
-        assert len(scripts) >= 8
-        assert all(script.is_file() for script in scripts)
+def test_the_steps_of_the_op_on_the_cpu(
+    module: Module,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """All but the device, on a few sizes."""
+    speed, checks, out = module("speed"), module("checks"), tmp_path / "speed.csv"
+    sizes = ((40, 30, torch.bfloat16, 7), (20, 10, torch.float32, None))
+    monkeypatch.setattr(speed, "SIZES", sizes)
+    monkeypatch.setattr(speed, "CEILING", 1 << 12)
+    assert speed.main(["--device=cpu", "--seconds=0", f"--out={out}"]) == 0
+    with open(out, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["plan"] for row in rows[:4]] == ["read_sum", "read_largest", "copy", "empty"]
+    found = [(row["stage"], row["n"], row["k"], row["predicted_us"]) for row in rows[4:]]
+    assert found == [
+        *(("score", "40", "0", ""), ("select", "40", "1", ""), ("select", "40", "4", "7")),
+        *(("score", "20", "0", ""), ("select", "20", "1", ""), ("select", "20", "2", "")),
+    ]
+    assert not any(row["error"] for row in rows)
+    monkeypatch.setattr(checks, "SIZES", ((64, 10),))
+    assert checks.main(["--device=cpu", "--repeats=2"]) == 0
+    monkeypatch.setattr(checks, "same", lambda a, b: False)
+    assert checks.main(["--device=cpu", "--repeats=2", "--every=9"]) == 1
+    # One that fails hides no other.
+    shown = capsys.readouterr().out.splitlines()[-3:]
+    assert ["FAILED: AssertionError" in line for line in shown] == [False, True, False]
+
+
+def test_the_training_step_on_the_cpu(module: Module) -> None:
+    assert module("training").main(["--device=cpu"]) == 0
 
 
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "gpu.py")],
-        cwd=tmp_path,
+        [sys.executable, "-m", "benchmarks.gpu", "--out", str(tmp_path)],
+        cwd=BENCHMARKS.parent,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
@@ -99,9 +129,3 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert result.stdout.startswith("benchmarks.gpu: there is no NVIDIA GPU here")
     assert len(result.stdout.splitlines()) == 1
-
-
-def test_an_unknown_step_is_an_error(gpu: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        gpu.main(["--steps", "build,grids"])
-    assert "'grids' is none of build, doctor" in capsys.readouterr().err
