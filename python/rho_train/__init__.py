@@ -1,9 +1,11 @@
 """rho_train: the training layer of rho_ext: irreducible losses, selection, training, reports.
 
-selector = rho_train.Selector(il=store, ratio=0.1)
-for batch in loader:                       # large batches with ids
-    batch = selector(model, batch)         # the examples worth a step, same structure
-    loss = criterion(model(batch.x), batch.y)
+Selection takes three lines of a training loop:
+
+    selector = rho_train.Selector(il=store, ratio=0.1)
+    for batch in loader:                       # large batches with ids
+        batch = selector(model, batch)         # the examples worth a step, same structure
+        loss = criterion(model(batch.x), batch.y)
 """
 
 from rho_train.agreement import AgreementSampler
