@@ -15,7 +15,7 @@ import rho_ext
 from rho_ext import _library
 
 LIBRARY = _library._CUDA
-ARCHITECTURES = ("80", "86", "89", "90", "100", "120")
+ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 # kNeedsMoments = false: the methods rho, loss and neg_il without label smoothing.
 HOT = "ELb0EE"
 REGIMES = 2
@@ -72,6 +72,8 @@ def test_every_architecture_has_every_kernel() -> None:
     # PTX of the newest, for those to come.
     assert re.findall(r"sm_(\d+)\.ptx", cuobjdump("-lptx")) == ["120"]
     assert LIBRARY.stat().st_size < 5_000_000
+    # Only builds for tests let a caller force plans.
+    assert b"rho_ext_force_plan" not in LIBRARY.read_bytes()
 
 
 def test_the_hot_kernels_stay_in_registers() -> None:
