@@ -20,7 +20,7 @@ from plotting import STYLE, save
 
 # Step, mean, lowest and highest accuracy of the seeds.
 Curve = list[tuple[float, float, float, float]]
-_COLOURS = ("#56B4E9", "#0072B2", "#777777", "#D55E00", "#009E73")
+_COLOURS = ("#56B4E9", "#0072B2", "#CC79A7", "#E69F00", "#777777", "#D55E00", "#009E73")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

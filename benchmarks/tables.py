@@ -90,6 +90,8 @@ def demo() -> str:
     names = {
         "uniform_half": "uniform, half of the data",
         "uniform_all": "uniform, all data",
+        "smoothing": "uniform, all data, label smoothing 0.3",
+        "agreement": "agreement, all data, label smoothing 0.3",
         "train_loss": "highest training loss, half",
         "rho_holdout": "RHO-LOSS, half, IL from the other half",
         "rho_crossfit": "RHO-LOSS, all, cross-fit IL",

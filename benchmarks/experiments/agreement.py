@@ -29,9 +29,9 @@ from torch.utils.data import TensorDataset
 sys.path.insert(0, f"{Path(__file__).parents[1]}")
 
 from experiments.noise import label_noise
-from experiments.robust import EarlyLearning, gce_losses, infobatch
+from experiments.robust import EarlyLearning, infobatch
 from experiments.sets import load_fashion_mnist
-from rho_train import AgreementSampler, Batch, IndexedDataset, loader
+from rho_train import AgreementSampler, Batch, IndexedDataset, gce_losses, loader
 from rho_train.tasks import letters
 
 RUNS = Path(__file__).parent / "results" / "agreement" / "runs.csv"

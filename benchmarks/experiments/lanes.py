@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import rho_ext
-from experiments.robust import EarlyLearning, gce_losses, infobatch
-from rho_train import AgreementSampler, IndexedDataset, loader
+from experiments.robust import EarlyLearning, infobatch
+from rho_train import AgreementSampler, IndexedDataset, gce_losses, loader
 
 BATCH, LARGE_BATCH = 64, 192
 HIDDEN = (128, 128)

@@ -7,23 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def gce_losses(logits: Tensor, labels: Tensor, q: float = 0.3) -> Tensor:
-    """Return the generalised cross-entropies (1 - p^q) / q, float32 (n,) (Zhang and Sabuncu, 2018).
-
-    p is the probability of the label, p^q is computed as exp(-q * CE): the gradient of p^q by the
-    logits is finite where p rounds to 0. q -> 0 is the cross-entropy, q = 1 the mean absolute
-    error, which does not learn 26 classes from the start; nor does q = 0.5.
-
-    Example:
-        >>> gce_losses(torch.zeros(1, 2), torch.tensor([0]), q=1.0)
-        tensor([0.5000])
-    """
-    if not 0.0 < q <= 1.0:
-        raise ValueError(f"gce_losses: q must lie in (0, 1], got {q}")
-    losses = F.cross_entropy(logits.float(), labels, reduction="none")
-    return -torch.expm1(-q * losses) / q
-
-
 class EarlyLearning:
     """Early-learning regularisation (ELR, Liu et al., 2020): pull towards earlier predictions.
 

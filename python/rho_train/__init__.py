@@ -37,6 +37,7 @@ from rho_train.sequences import sequence_losses
 from rho_train.tasks.task import Task
 from rho_train.tokens import TokenSelection, select_tokens, token_losses
 from rho_train.trainer import TrainConfig, Trainer
+from rho_train.training_step import gce_losses
 
 __all__ = [
     "AgreementSampler",
@@ -62,6 +63,7 @@ __all__ = [
     "crossfit_il",
     "find_duplicates",
     "fingerprint",
+    "gce_losses",
     "holdout_il",
     "input_checksums",
     "linear_cross_entropy",

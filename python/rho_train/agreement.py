@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from rho_train.batch import describe, split, to
-from rho_train.checks import check_counts, check_labels
+from rho_train.checks import check_counts, check_ids, check_labels
 from rho_train.dataset import SeededIndices
 from rho_train.distributed import on_all, rank_and_world
 from rho_train.rng import generator
@@ -26,8 +26,7 @@ _RESCORED = 2  # passes after which the examples left out are scored again
 _RESCORING = 4  # batches of training in a batch of a forward pass without gradients
 _HELD, _HELD_NUMBERS = 32, 1 << 20  # batches, and numbers, that are read at once
 _PENDING, _NONE = -math.inf, math.inf
-_SETTINGS = ("n", "batch_size", "steps", "seed", "rank", "world")
-_STATE = ("_margin", "_news", "_plan", "passes", "_updated", "_drawn", "_rescored")
+_STATE = ("_margin", "_news", "_plan", "passes", "scored", "_updated", "_drawn", "_rescored")
 
 
 class AgreementSampler(Sampler[list[int]]):
@@ -50,15 +49,19 @@ class AgreementSampler(Sampler[list[int]]):
     takes 4 bytes on the device of the logits and 8 on the CPU. `update` never waits for the device.
 
     Args:
-        n: examples, fewer than 2^31, with the ids 0 to n - 1.
+        ids_or_n: the number of examples n, fewer than 2^31, with the ids 0 to n - 1; or the ids of
+            those to draw from, int64 (n,).
         batch_size: examples of a batch, of all ranks together.
         steps: batches of the whole training; the last pass stops there. The learning rate should
             decay over all of them. Give at least 6 passes, 6 * n / batch_size.
         seed: of the order and the skips; the global generators are never touched.
+        parts: into which each rank's share of a batch is cut, for gradient accumulation.
+        rescoring_cost: of an example, in parts of what training on it costs. The steps become fewer
+            by it, so that uniform steps would cost as much; about 1 / 3. 0: it takes no steps.
 
     Raises:
         TypeError: an argument is no int.
-        ValueError: batch_size is larger than n, or no multiple of the number of ranks.
+        ValueError: batch_size is larger than n, or no multiple of ranks times parts.
         RuntimeError: when iterated, `rescore` was left out, or `update` in two passes.
 
     Example:
@@ -81,22 +84,36 @@ class AgreementSampler(Sampler[list[int]]):
         80
     """
 
-    def __init__(self, n: int, batch_size: int, *, steps: int, seed: int = 0) -> None:
-        self.n, self.batch_size, self.steps, self.seed = n, batch_size, steps, seed
-        self.rank, self.world = rank_and_world()
-        check_counts(self, "n", "batch_size", "steps")
+    def __init__(
+        self,
+        ids_or_n: int | Tensor,
+        batch_size: int,
+        *,
+        steps: int,
+        seed: int = 0,
+        parts: int = 1,
+        rescoring_cost: float = 0.0,
+    ) -> None:
+        self._ids: Tensor | None = None
+        if isinstance(ids_or_n, int):
+            size = self.n = n = ids_or_n
+        else:
+            some = isinstance(ids_or_n, Tensor) and ids_or_n.numel() > 0
+            size = 1 + int(ids_or_n.max()) if some else 0
+            check_ids("AgreementSampler", "ids_or_n", ids_or_n, size)
+            self._ids, self.n = ids_or_n.cpu(), (n := len(ids_or_n))
+        self.batch_size, self.seed, self.parts = batch_size, seed, parts
+        self._steps, self._rescoring_cost, self.world = steps, rescoring_cost, 1
+        self.scored = 0
+        """Examples that this rank has scored again."""
+        check_counts(self, "n", "batch_size", "steps", "parts")
         if batch_size > n:
             got = f"{batch_size} for {n} examples"
             raise ValueError(f"AgreementSampler: batch_size must be at most n, got {got}")
-        self._share, rest = divmod(batch_size, self.world)
-        if rest:
-            raise ValueError(
-                f"AgreementSampler: batch_size must be a multiple of the {self.world} ranks, got "
-                f"{batch_size}; it is of all ranks together"
-            )
+        self._join()
         self.passes = self._updated = self._drawn = self._rescored = self._unanswered = 0
         self._warmup = max(1, round(_WARMUP * steps * batch_size / n))
-        self._margin = torch.full((n,), torch.nan, dtype=torch.float32, device="cpu")
+        self._margin = torch.full((size,), torch.nan, dtype=torch.float32, device="cpu")
         # The margins of this pass: _PENDING for examples that are drawn, _NONE for others.
         self._news = torch.full_like(self._margin, _NONE)
         self._strays = torch.zeros((), dtype=torch.int64, device="cpu")
@@ -104,15 +121,49 @@ class AgreementSampler(Sampler[list[int]]):
         self._held: list[tuple[Tensor, ...]] = []
         self._scoring: Tensor | None = None
 
+    def _join(self) -> None:
+        """Take this rank's part of each batch; frameworks start their ranks late."""
+        self.rank, self.world = rank_and_world()
+        if self.batch_size % (self.world * self.parts):
+            raise ValueError(
+                f"AgreementSampler: batch_size must be a multiple of {self.world} ranks times "
+                f"{self.parts} parts, got {self.batch_size}; it is of all of them together"
+            )
+        self._share = self.batch_size // self.world
+        self._settings = {
+            **{name: getattr(self, name) for name in ("n", "batch_size", "seed", "parts")},
+            **{"steps": self._steps, "rank": self.rank, "world": self.world},
+        }
+
+    @property
+    def steps(self) -> int:
+        """Batches of the whole training, fewer by what `rescore` has cost."""
+        spent = self.scored * self.world * self._rescoring_cost / self.batch_size
+        return self._steps - math.ceil(spent)
+
     @property
     def step(self) -> int:
         """Batches that `update` has seen."""
         return self._updated // self._share
 
+    def metrics(self) -> dict[str, float]:
+        """Return numbers for any logger, as `Selector.metrics`.
+
+        The passes, the examples scored again, and the share of the examples that the model keeps
+        contradicting, of those that the next pass knows of.
+        """
+        known = self._margin[~self._margin.isnan()]
+        out = float((known <= _bound(known)).double().mean()) if len(known) else 0.0
+        found = {"passes": self.passes, "scored": self.scored, "left_out": out}
+        return {f"selection/{name}": float(value) for name, value in found.items()}
+
     def __iter__(self) -> Iterator[list[int]]:
+        if self.passes == 0:
+            self._join()
+        part = self._share // self.parts
         if self._scoring is not None:
-            return self._batches(self._scoring, _RESCORING * self._share, "rescoring", self.passes)
-        left = self.steps - self.step
+            return self._batches(self._scoring, _RESCORING * part, "rescoring", self.passes)
+        left = max(self.steps - self.step, 0)
         if left > 0 and self._unanswered > 1:
             raise RuntimeError(
                 "AgreementSampler: two passes ended without an update; call sampler.update("
@@ -120,7 +171,8 @@ class AgreementSampler(Sampler[list[int]]):
             )
         ended = self._updated >= self._drawn
         plan = self._draw() if ended and left > 0 else self._remaining()
-        return self._batches(plan[: left * self._share], self._share, "transforms", self.step)
+        first = self._updated // part
+        return self._batches(plan[: left * self._share], part, "transforms", first)
 
     def _batches(self, ids: Tensor, size: int, stream: str, first: int) -> Iterator[list[int]]:
         for number, part in enumerate(torch.split(ids, size), first):
@@ -167,7 +219,7 @@ class AgreementSampler(Sampler[list[int]]):
         if self._news.device != values.device:
             self._news, self._strays = self._news.to(values.device), self._strays.to(values.device)
         news, ids = self._news, ids.to(values.device, torch.int64, non_blocking=True)
-        inside = ids.clamp(0, self.n - 1)
+        inside = ids.clamp(0, len(news) - 1)
         before = news.index_select(0, inside)
         pending = (inside == ids) & (before == _PENDING)
         self._strays += len(ids) - pending.sum() + ids.sort().values.diff().eq(0).sum()
@@ -182,7 +234,7 @@ class AgreementSampler(Sampler[list[int]]):
             raise ValueError(
                 f"AgreementSampler.update: {strays} ids were not drawn in this pass, or were "
                 "updated before; pass each batch of this sampler once, with the ids (in "
-                f"[0, {self.n})) that it was loaded with"
+                f"[0, {len(self._margin)})) that it was loaded with"
             )
 
     def rescore(
@@ -210,6 +262,7 @@ class AgreementSampler(Sampler[list[int]]):
         if len(out):
             for ids, values in on_all(lambda: self._scored(out, model, batches, forward)):
                 margin[ids] = torch.where(values.isinf(), margin[ids], values)
+            self.scored += -(-len(out) // self.world)
         self._rescored = self.passes
         return len(out)
 
@@ -244,15 +297,17 @@ class AgreementSampler(Sampler[list[int]]):
     def state_dict(self) -> dict[str, Any]:
         """Return what this rank has learnt and the pass that it is in; each rank keeps its own."""
         self._settle()
-        return {name: deepcopy(to(getattr(self, name), "cpu")) for name in _SETTINGS + _STATE}
+        state = {name: deepcopy(to(getattr(self, name), "cpu")) for name in _STATE}
+        return {**self._settings, **state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on as the sampler of `state_dict`; ValueError if it had other settings or ranks."""
-        for name in _SETTINGS:
-            if state[name] != getattr(self, name):
+        self._join()
+        for name, own in self._settings.items():
+            if state[name] != own:
                 raise ValueError(
-                    f"AgreementSampler: the state has {name} = {state[name]}, this sampler "
-                    f"{getattr(self, name)}; make it with the settings of the run that it continues"
+                    f"AgreementSampler: the state has {name} = {state[name]}, this sampler {own}; "
+                    "make it with the settings of the run that it continues"
                 )
         for name in _STATE:
             setattr(self, name, deepcopy(to(state[name], "cpu")))  # `update` moves them
@@ -281,7 +336,7 @@ class AgreementSampler(Sampler[list[int]]):
             )
         self._absorb()
         private = generator(self.seed, "agreement", self.passes)
-        margin, visits = self._margin, self.n
+        margin, visits = self._margin if self._ids is None else self._margin[self._ids], self.n
         order = torch.randperm(self.n, generator=private, dtype=torch.int32, device="cpu")
         if self.passes >= self._warmup:
             chance = torch.rand(self.n, generator=private, dtype=torch.float32, device="cpu")
@@ -292,6 +347,7 @@ class AgreementSampler(Sampler[list[int]]):
             first, *others = (order[level == one] for one in range(3))
             order, visits = torch.cat([first, *others]), len(first)
         order = order[: max(visits // self.batch_size, 1) * self.batch_size]
+        order = order if self._ids is None else self._ids[order]
         self._news[order.to(self._news.device)] = _PENDING
         self._plan = order.view(-1, self.world, self._share)[:, self.rank].flatten()
         self._drawn = self._updated + len(self._plan)

@@ -67,6 +67,13 @@ _BASE_60 = re.compile(r"(?:.*=)?([-+]?\d[\d_]*(?::[0-5]?\d)+(?:\.\d*)?)")
 DEMO = (
     Variant("uniform_half", "Uniform, half", "uniform", examples="rest"),
     Variant("uniform_all", "Uniform, all", "uniform"),
+    Variant("smoothing", "Uniform, all, label smoothing", overrides={"train.label_smoothing": 0.3}),
+    Variant(
+        "agreement",
+        "Agreement, all, label smoothing",
+        "agreement",
+        overrides={"train.label_smoothing": 0.3},
+    ),
     Variant("train_loss", "Training loss, half", "loss", examples="rest"),
     Variant("rho_holdout", "RHO-LOSS, half (holdout IL)", "rho", "holdout", "rest"),
     Variant("rho_crossfit", "RHO-LOSS, all (cross-fit IL)", "rho", "crossfit"),
@@ -129,7 +136,7 @@ def train(
     Under torchrun all ranks train it together, each on its share of every batch.
 
     Args:
-        method: uniform, rho, loss, neg_il, grad_norm, entropy, boltzmann or reducr.
+        method: uniform, agreement, rho, loss, neg_il, grad_norm, entropy, boltzmann or reducr.
         il: source of irreducible losses, for methods that need them: holdout, crossfit, or a store
             that `rho-ext il compute` wrote, whose seconds are not included.
         scope: of ranks; local: each selects from its own share; global: from those of all.

@@ -239,7 +239,7 @@ def _plan(spec: Spec, out: Path, where: Where) -> tuple[list[Job], dict[str, Any
                 if il_name not in counted:
                     counted[il_name] = _costs(data.task.il_model(0), data)
                 il_cost = il.cost(counted[il_name])
-            passes = getattr(find(variant.method), "passes", 1)
+            passes = getattr(find(variant.method), "passes", 1) if variant.selects else 1
             costs = replace(counted[key], passes=passes, il=il_cost)
             run = runs[variant.name] = Run(own, out, variant, seed, il_name, costs, own.train.steps)
             if il_name:
@@ -281,12 +281,12 @@ def _check_run(variant: Variant, spec: Spec, data: SeedData) -> None:
         assert spec.store is not None
         ILStore.load(spec.store, data.dataset).check()
     examples = round(variant.keep * len(data.train_ids(variant)))
-    name = "batch" if variant.method == "uniform" else "large_batch"
+    name = "large_batch" if variant.selects else "batch"
     if (drawn := getattr(spec.train, name)) > examples:
         problem = f"draws {drawn} examples at a time from {examples}; choose a smaller train.{name}"
         raise ValueError(f"variant {variant.name} {problem}")
     scored = spec.scoring.due(spec.train.large_batch)
-    if variant.method != "uniform" and scored < spec.train.batch:
+    if variant.selects and scored < spec.train.batch:
         raise ValueError(
             f"variant {variant.name}: scoring.refresh = {spec.scoring.refresh} scores {scored} "
             f"examples of a large batch, and train.batch = {spec.train.batch} are selected; choose "

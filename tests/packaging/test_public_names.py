@@ -16,7 +16,7 @@ RHO_TRAIN = """
     AgreementSampler Batch EqualCost History ILRecipe ILStore IndexedDataset
     JobsFailed LargeBatchSampler LinearScores OnlineModel Scoring Selector Stopped Task
     TokenSelection TrainConfig Trainer Variant compare crossfit_il find_duplicates
-    fingerprint holdout_il input_checksums linear_cross_entropy linear_score loader plan
+    fingerprint gce_losses holdout_il input_checksums linear_cross_entropy linear_score loader plan
     pretrained_il register score_examples select_tokens sequence_losses token_losses
 """
 

@@ -58,7 +58,11 @@ def plain(folder: Path) -> Trainer:
     return make_trainer(folder, "plain", SHORT, model=linear())
 
 
-RUNS = {"together": together, "plain": plain, "apart": apart}
+def agreeing(folder: Path) -> Trainer:
+    return make_trainer(folder, "agreement", SHORT, model=linear(), train_ids=torch.arange(5, 29))
+
+
+RUNS = {"together": together, "plain": plain, "agreeing": agreeing, "apart": apart}
 
 
 def irreducible(folder: Path | None = None) -> dict[str, Any]:

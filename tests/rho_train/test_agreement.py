@@ -124,6 +124,44 @@ def test_every_pass_is_full_and_disjoint(
     assert len(passes[0]) == min(steps, n // batch_size)
 
 
+def test_ids_parts_and_the_cost_of_scoring_again() -> None:
+    ids = torch.randperm(90, generator=torch.Generator().manual_seed(0))[:60]
+    where = {one: row for row, one in enumerate(ids.tolist())}
+
+    def run(some: int | Tensor, **options: Any) -> tuple[list[list[int]], AgreementSampler]:
+        sampler = AgreementSampler(some, 6, steps=120, seed=1, **options)
+
+        def values(number: int, rows: Tensor) -> Tensor:
+            if isinstance(some, Tensor):
+                rows = torch.tensor([where[one] for one in rows.tolist()])
+            noise = torch.randn(60, generator=torch.Generator().manual_seed(abs(number)))
+            return (torch.linspace(-3, 3, 60) + noise)[rows]
+
+        data = IndexedDataset(TensorDataset(torch.zeros(90, 1), torch.zeros(90).long()))
+        batches, drawn = loader(data, sampler), []
+        while sampler.step < sampler.steps:
+            for batch in batches:
+                assert len(batch.ids) == 6 // options.get("parts", 1)
+                drawn.append(batch.ids.tolist())
+                sampler.update(batch.ids, values(sampler.passes, batch.ids))
+            sampler.rescore(
+                nn.Identity(), batches, forward=lambda _, b: values(-sampler.passes, b.ids)
+            )
+        return drawn, sampler
+
+    plain, sampler = run(60)
+    assert len(plain) == 120
+    assert sampler.metrics()["selection/scored"] == sampler.scored > 50
+    assert 0.1 < sampler.metrics()["selection/left_out"] < 0.5
+    by_ids, _ = run(ids)
+    assert by_ids == [ids[torch.tensor(rows)].tolist() for rows in plain]
+    in_parts, _ = run(60, parts=2)
+    assert in_parts == [part for rows in plain for part in (rows[:3], rows[3:])]
+    paid, sampler = run(60, rescoring_cost=0.5)
+    assert paid == plain[: len(paid)]
+    assert len(paid) == sampler.steps == 120 - math.ceil(sampler.scored / 12)
+
+
 def test_nobody_starves() -> None:
     sampler, seen = AgreementSampler(60, 7, steps=500), [[0] for _ in range(60)]
     draw = torch.Generator().manual_seed(0)
@@ -236,10 +274,12 @@ def test_update_on_cuda_reads_nothing_back() -> None:
 
 def test_what_cannot_be_is_refused() -> None:
     def made(**changes: Any) -> AgreementSampler:
-        return AgreementSampler(**{"n": 8, "batch_size": 4, "steps": 100, **changes})
+        return AgreementSampler(**{"ids_or_n": 8, "batch_size": 4, "steps": 100, **changes})
 
     for changes, error, message in (
-        ({"n": 2.5}, TypeError, "n must be an int"),
+        ({"ids_or_n": 2.5}, TypeError, r"ids_or_n must be an int64 tensor \(m,\), got float"),
+        ({"ids_or_n": torch.tensor([3, 3])}, ValueError, "ids_or_n must not repeat"),
+        ({"parts": 3}, ValueError, "multiple of 1 ranks times 3 parts, got 4"),
         ({"steps": 0}, ValueError, "steps must be at least 1"),
         ({"batch_size": 9}, ValueError, "batch_size must be at most n, got 9 for 8"),
     ):
@@ -278,7 +318,7 @@ def test_what_cannot_be_is_refused() -> None:
         with pytest.raises(error, match=message):
             wrong.state_dict()
 
-    for other in (made(n=9), made(steps=99), made(seed=1), made(batch_size=2)):
+    for other in (made(ids_or_n=9), made(steps=99), made(seed=1), made(batch_size=2)):
         with pytest.raises(ValueError, match="the state has"):
             other.load_state_dict(sampler.state_dict())
 

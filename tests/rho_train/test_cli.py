@@ -40,22 +40,23 @@ def test_demo_survives_a_failing_run_and_goes_on_where_it_was(
     # The others are finished and reported.
     assert "report: " in captured.out
     finished = {record["method"] for record in records(out) if record["event"] == "end"}
-    assert finished == {"uniform_half", "uniform_all", "rho_holdout", "rho_crossfit"}
+    ours = {"uniform_half", "uniform_all", "smoothing", "agreement", "rho_holdout", "rho_crossfit"}
+    assert finished == ours
     blocked.unlink()
     files = {path: path.stat().st_mtime_ns for path in out.rglob("checkpoint.pt")}
     files |= {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
-    # Four checkpoints, two stores of IL, a history of each method that selects.
-    assert len(files) == 4 + 2 + 2
+    # Six checkpoints, two stores of IL, a history of each method that selects.
+    assert len(files) == 6 + 2 + 2
     assert main(command) == 0
     assert {path: path.stat().st_mtime_ns for path in files} == files
     printed = capfd.readouterr().out
-    for label in ("Uniform, half", "Uniform, all", "Training loss", "holdout IL", "cross-fit IL"):
+    for label in ("Uniform, half", "Agreement, all", "Training loss", "holdout IL", "cross-fit IL"):
         assert label in printed
     assert (out / "report.html").read_text().startswith("<!doctype html>")
     summary = (out / "summary.csv").read_text().splitlines()
     ends = [record["method"] for record in records(out) if record["event"] == "end"]
     assert sorted(ends) == sorted(line.split(",")[0] for line in summary[1:])
-    assert len(ends) == 5
+    assert len(ends) == 7
     selected = json.loads((out / "runs" / "rho_crossfit-seed0" / "selected.json").read_text())
     assert "".join(selected["classes"]) == "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     assert selected["most_selected"][0]["selected"] > 1

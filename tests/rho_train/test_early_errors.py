@@ -212,6 +212,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
             ValueError,
             "must not be larger than large",
         ),
+        (lambda: TrainConfig(gce=1.5), ValueError, r"gce must lie in \[0, 1\], got 1.5"),
+        (lambda: TrainConfig(gce=0.3, label_smoothing=0.1), ValueError, "give one of label_smooth"),
         (lambda: TrainConfig(lr=0.0), ValueError, "lr must be positive"),
         (lambda: TrainConfig(large_batch=0), ValueError, "large_batch must be at least 1, got 0"),
         (lambda: TrainConfig(workers=-1), ValueError, "workers must be at least 0, got -1"),

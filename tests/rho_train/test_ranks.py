@@ -184,7 +184,7 @@ def assert_same_steps(first: Any, second: Any, alone: Any) -> None:
 
 
 def test_a_trainer_on_ranks_trains_as_one_process(found: Found, tmp_path: Path) -> None:
-    for name in ("together", "plain"):
+    for name in ("together", "plain", "agreeing"):
         alone = ranks_training.RUNS[name](tmp_path / name)
         alone.fit()
         one, two = (ending(folder / name) for folder in (tmp_path, found[0]["folder"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import os
 import random
 import shutil
@@ -20,18 +21,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from rho_train import (
+    AgreementSampler,
     ILStore,
     IndexedDataset,
     Selector,
     Trainer,
     fingerprint,
     input_checksums,
+    loader,
     run_folder,
 )
+from rho_train.cost import Costs
 from rho_train.methods.context import ScoringContext, Selected
 from rho_train.optim import adamw
 from rho_train.progress import Stopped
@@ -260,8 +265,38 @@ def test_a_selector_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     store = ILStore(torch.zeros(N), fingerprint(other), input_checksums=input_checksums(other))
     with pytest.raises(ValueError, match="other inputs: 64 of 64 examples differ"):
         make_trainer(tmp_path, selector=Selector(il=store, k=8))
-    with pytest.raises(ValueError, match="without label smoothing, the Selector scores with 0.1"):
+    with pytest.raises(ValueError, match="with label smoothing 0.0, the Selector scores with 0.1"):
         make_trainer(tmp_path, selector=Selector(k=8, method="loss", label_smoothing=0.1))
+
+
+def test_by_agreement_it_is_the_plain_loop(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, steps=60, label_smoothing=0.3, lr=0.05)
+    costs = Costs(forward=1.0, training=3.0)
+    trainer = make_trainer(tmp_path, "agreement", config, costs=costs)
+    ids, model = trainer.train_ids, copy.deepcopy(trainer.model)
+    trainer.fit()
+    sampler = AgreementSampler(ids, 8, steps=60, seed=3, rescoring_cost=1 / 3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.01, fused=True)
+    batches, visited = loader(trainer.dataset, sampler), list[int]()
+    torch.manual_seed(3)
+    while sampler.step < sampler.steps:
+        for batch in batches:
+            logits = model(batch.x)
+            optimizer.zero_grad()
+            F.cross_entropy(logits, batch.y, label_smoothing=0.3).backward()
+            optimizer.step()
+            sampler.update(batch.ids, logits, batch.y)
+            visited += batch.ids.tolist()
+        sampler.rescore(model, batches)
+    torch.testing.assert_close(nn.utils.parameters_to_vector(model.parameters()), weights(trainer))
+    assert set(visited) <= set(ids.tolist())
+    end = records(tmp_path)[-1]
+    # What was scored again is paid for with steps.
+    assert end["scored"] == sampler.scored > 0
+    assert end["step"] == len(visited) // 8 == 60 - math.ceil(sampler.scored / 24) < 60
+    assert 3 * 60 * 8 - 3 * 8 < sum(end["cost"].values()) <= 3 * 60 * 8
+    with pytest.raises(ValueError, match="agreement draws small batches; leave the Selector out"):
+        make_trainer(tmp_path / "both", "loss", agreement=True)
 
 
 def test_a_folder_has_one_run_at_a_time(tmp_path: Path) -> None:

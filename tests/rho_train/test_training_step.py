@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from rho_train import Batch
+from rho_train import Batch, gce_losses
 from rho_train.optim import adamw
 from rho_train.training_step import training_step
 
@@ -63,6 +63,7 @@ def each(logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
             lambda m, b: each(m(b.x), b.y, label_smoothing=0.1).mean(),
             torch.float32,
         ),
+        ({"gce": 0.3}, lambda m, b: gce_losses(m(b.x), b.y).mean(), torch.float64),
         ({"loss_fn": squared}, lambda m, b: squared(m, b).nanmean(), torch.float32),
         (
             {"loss_fn": lambda m, b: each(m(b.x), b.y), "weights": WEIGHTS},
@@ -111,6 +112,18 @@ def test_autocast_is_left_as_it_is_outside_or_switched() -> None:
     assert seen == [False, False, True, True, False, True]
 
 
+def test_the_mean_is_over_the_examples_with_a_label() -> None:
+    some, every = batch_of(), batch_of()
+    some.y[5:] = -100
+    for options in ({}, {"label_smoothing": 0.3}, {"gce": 0.3}):
+        losses = []
+        for batch in (some, Batch(*(field[:5] for field in every))):
+            torch.manual_seed(0)
+            model = nn.Linear(4, 3)
+            losses.append(training_step(model, batch, adamw(model, 0.1, 0.0), **options).loss)
+        torch.testing.assert_close(*losses)
+
+
 def test_the_caller_is_named() -> None:
     model = nn.Linear(4, 3)
     optimizer = adamw(model, 0.01, 0.0)
@@ -118,3 +131,26 @@ def test_the_caller_is_named() -> None:
         training_step(model, (torch.zeros(2, 4), torch.zeros(2)), optimizer, where="mine")
     with pytest.raises(ValueError, match=r"mine: loss_fn must return the loss of each example"):
         training_step(model, batch_of(), optimizer, where="mine", loss_fn=lambda m, b: b.x.sum())
+
+
+def test_gce_and_its_gradient_are_those_of_float64_also_where_p_is_0() -> None:
+    draw = torch.Generator().manual_seed(0)
+    exact = 20 * torch.randn(200, 5, generator=draw, dtype=torch.float64)
+    exact[0] = torch.tensor([-1e4, 0, 0, 0, 0])
+    labels = torch.randint(0, 5, (200,), generator=draw)
+    labels[0] = 0
+    logits = exact.float().requires_grad_()
+    exact.requires_grad_()
+    for q in (0.1, 0.3, 1.0):
+        losses = gce_losses(logits, labels, q)
+        p = exact.softmax(1)[torch.arange(200), labels]
+        wanted = (1 - p**q) / q
+        torch.testing.assert_close(losses.double(), wanted, rtol=1e-5, atol=1e-6)
+        (found,) = torch.autograd.grad(losses.sum(), logits)
+        (truth,) = torch.autograd.grad(wanted[1:].sum(), exact)
+        torch.testing.assert_close(found[1:].double(), truth[1:], rtol=1e-4, atol=1e-6)
+        assert found[0].abs().max() == 0
+    small = gce_losses(logits, labels, 1e-4)
+    torch.testing.assert_close(
+        small[1:], F.cross_entropy(logits, labels, reduction="none")[1:], rtol=0.01, atol=0.01
+    )

@@ -47,7 +47,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 # Other tests register methods of their own.
 METHODS = tuple(name for name in names() if find(name).__module__.startswith("rho_train."))
-WAYS = ("plain", *METHODS, *PARTS)
+WAYS = ("plain", "agreement", *METHODS, *PARTS)
 
 
 def small_model(seed: int) -> nn.Module:
@@ -66,7 +66,7 @@ def make_trainer(
     x = torch.randn(N, 5, generator=generator)
     y = torch.randint(0, 3, (N,), generator=generator)
     selector = None
-    if way != "plain":
+    if way not in ("plain", "agreement"):
         il = torch.rand(N, generator=generator)
         chosen = {"il": il, "k": config.batch, "seed": 5}
         chosen |= PARTS[way]() if way in PARTS else {"method": way}
@@ -74,7 +74,9 @@ def make_trainer(
     defaults: dict[str, Any] = {
         "model": small_model(1),
         "dataset": IndexedDataset(TensorDataset(x, y)),
-        "train_ids": torch.arange(N),
+        # By agreement a few examples, so that a run has passes that leave some out.
+        "train_ids": torch.arange(140, N) if way == "agreement" else torch.arange(N),
+        "agreement": way == "agreement",
         "name": way,
         "seed": 3,
         "flags": {"noisy": y == 0},

@@ -113,7 +113,7 @@ class Run:
     def cost(self, steps: int, *, il: bool) -> float:
         """Return the counted cost of so many of its steps, as the run will count it itself."""
         spec, train, scored = self.spec, self.spec.train, 0
-        if self.variant.method != "uniform":
+        if self.variant.selects:
             scored = spec.scoring.due(train.large_batch)
             scored *= selecting_steps(steps, spec.warmup, spec.anneal)
         parts = self.costs.spent(steps * train.batch, scored)
@@ -198,13 +198,13 @@ class Run:
             found = evaluate(model, task.eval_set(), bf16=train.bf16, forward=task.forward)
             # The loss of a model that diverged is no number that JSON has.
             loss = found.loss if math.isfinite(found.loss) else None
-            tested = {"step": train.steps, **found._asdict(), "loss": loss}
+            tested = {"step": trainer.step, **found._asdict(), "loss": loss}
             atomic_write(folder / "test.json", to_line(tested))
 
         if not on_first((folder / "origin.json").exists):
             on_first(write_origin)
         selector = None
-        if variant.method != "uniform":
+        if variant.selects:
             world = rank_and_world()[1] if spec.scope == "local" else 1
             scoring, begin = spec.scoring, spec.warmup
             end = begin + selecting_steps(train.steps, begin, spec.anneal)
@@ -212,6 +212,8 @@ class Run:
                 il=store,
                 k=train.batch // world,
                 method=variant.method,
+                # Losses of a store are those without.
+                label_smoothing=0.0 if store else train.label_smoothing,
                 scoring=replace(scoring, bf16=train.bf16) if scoring.bf16 is None else scoring,
                 phases=partial(_outside, begin, end) if begin or spec.anneal > 0 else None,
                 forward=task.forward,
@@ -224,6 +226,7 @@ class Run:
             name=variant.name,
             seed=seed,
             selector=selector,
+            agreement=variant.method == "agreement",
             forward=task.forward,
             flags=data.flags,
             il_seconds=il_seconds,

@@ -43,7 +43,8 @@ class Variant:
     Args:
         name: in files and records.
         label: for people; empty: the name.
-        method: of selection; `uniform` draws the small batch directly.
+        method: of selection; `uniform` draws the small batch directly, `agreement` by an
+            `AgreementSampler`, whose re-scoring is paid for with steps.
         il: where irreducible losses come from; `stored`: from the store of the comparison.
         examples: train on `all`, or on the `rest` that is not held out; with a store, on those that
             it knows.
@@ -77,12 +78,14 @@ class Variant:
                 "Variant: name must be of letters, digits and ._+-, for folders are named by it, "
                 f"got {self.name!r}; what people read is the label"
             )
-        _check_one_of("method", self.method, names())
+        _check_one_of("method", self.method, (*names(), "agreement"))
         _check_one_of("il", self.il, get_args(ILKind))
         _check_one_of("examples", self.examples, ("all", "rest"))
         if not 0.0 < self.keep <= 1.0:
             raise ValueError(f"variant {self.name}: keep must lie in (0, 1], got {self.keep}")
-        if self.il == "none" and ("il" in needs_of(self.method) or self.keep < 1.0):
+        if self.il == "none" and (
+            (self.selects and "il" in needs_of(self.method)) or self.keep < 1.0
+        ):
             what = f"keep = {self.keep}" if self.keep < 1.0 else f"method {self.method}"
             fix = "choose il = holdout or crossfit"
             raise ValueError(f"variant {self.name}: {what} needs irreducible losses; {fix}")
@@ -91,9 +94,14 @@ class Variant:
             raise ValueError(f"variant {self.name}: {problem}")
 
     @property
+    def selects(self) -> bool:
+        """True if a Selector selects from large batches."""
+        return self.method not in ("uniform", "agreement")
+
+    @property
     def uses_il(self) -> bool:
         """True if irreducible losses have a part in it."""
-        return self.il != "none" and (self.keep < 1.0 or self.method != "uniform")
+        return self.il != "none" and (self.keep < 1.0 or self.selects)
 
     @property
     def computes_il(self) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rho_train.agreement import AgreementSampler
 from rho_train.batch import gather, to
 from rho_train.distributed import on_all, rank_and_world
 from rho_train.selector import Selector
@@ -65,7 +66,7 @@ def weighted_loss(
 
 
 class EveryRank:
-    """The state of a Selector on every rank, for what saves the state of rank 0 alone.
+    """The state of a Selector or AgreementSampler on every rank, for what saves rank 0 alone.
 
     All ranks call `state_dict` together.
 
@@ -74,7 +75,7 @@ class EveryRank:
         >>> state.load_state_dict(state.state_dict())  # or register_for_checkpointing(state)
     """
 
-    def __init__(self, selector: Selector) -> None:
+    def __init__(self, selector: Selector | AgreementSampler) -> None:
         self.selector = selector
 
     def state_dict(self) -> dict[str, Any]:

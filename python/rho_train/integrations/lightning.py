@@ -9,7 +9,8 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from rho_train.batch import describe
+from rho_train.agreement import AgreementSampler
+from rho_train.batch import describe, split
 from rho_train.distributed import rank_and_world
 from rho_train.integrations import EveryRank, check_framework, check_selector, weighted_loss
 from rho_train.selector import Selector
@@ -21,6 +22,9 @@ from lightning.pytorch import Callback  # noqa: E402
 
 class SelectionCallback(Callback):
     """Give `training_step` of a LightningModule the selected examples of its batches.
+
+    With an `AgreementSampler`, the `batch_sampler` of the loader, it gets whole batches, and the
+    sampler the logits that it computes by `self(inputs)`. The fit ends after `sampler.steps`.
 
     The module stays as it is. Its `forward` returns logits, else give `Selector(forward=...)` or
     `Selector(loss_fn=...)`. Validation, test and prediction are as without. Checkpoints hold the
@@ -36,46 +40,66 @@ class SelectionCallback(Callback):
         >>> trainer = lightning.Trainer(callbacks=[callback])  # doctest: +SKIP
     """
 
-    def __init__(self, selector: Selector) -> None:
-        check_selector("SelectionCallback", selector)
+    def __init__(self, selector: Selector | AgreementSampler) -> None:
+        if not isinstance(selector, AgreementSampler):
+            check_selector("SelectionCallback", selector)
         self.selector, self._ranks = selector, EveryRank(selector)
         self._own: dict[str, Any] | None = None
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Select in front of `training_step`, inside of its autocast."""
-        step, selector = pl_module.training_step, self.selector
-
-        @functools.wraps(step)
-        def training_step(batch: Any, *args: Any, **kwargs: Any) -> Any:
-            small = selector(pl_module, batch)
-            if selector.last is None or (weights := selector.last.weights) is None:
-                return step(small, *args, **kwargs)
-            if not pl_module.automatic_optimization:
-                raise ValueError(
-                    f"SelectionCallback: method {selector.method!r} gives weights, which cannot "
-                    "enter a loss that the module optimises manually; choose another method"
-                )
-
-            outputs = list[Any]()
-
-            def loss_of(rows: Any) -> Tensor:
-                outputs.append(output := step(rows, *args, **kwargs))
-                loss = output.get("loss") if isinstance(output, Mapping) else output
-                if not isinstance(loss, Tensor):
-                    raise ValueError(
-                        f"SelectionCallback: method {selector.method!r} gives weights, so "
-                        "training_step must return a loss or a dict with 'loss', got "
-                        f"{describe(output)}; return one, or choose another method"
-                    )
-                return loss
-
-            loss, output = weighted_loss(pl_module, loss_of, small, weights), outputs[-1]
-            if not isinstance(output, Mapping):
-                return loss
-            return {**output, "loss": loss} if len(outputs) == 1 else {"loss": loss}
-
+        step = pl_module.training_step
+        own = self._agree if isinstance(self.selector, AgreementSampler) else self._select
+        wrapped = functools.update_wrapper(functools.partial(own, pl_module, step), step)
         self._own = {key: own for key, own in vars(pl_module).items() if key == "training_step"}
-        pl_module.training_step = training_step
+        pl_module.training_step = wrapped
+
+    def _select(self, pl_module: Any, step: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        """Make the step on the selected examples."""
+        selector: Any = self.selector
+        small = selector(pl_module, batch)
+        if selector.last is None or (weights := selector.last.weights) is None:
+            return step(small, *args, **kwargs)
+        if not pl_module.automatic_optimization:
+            raise ValueError(
+                f"SelectionCallback: method {selector.method!r} gives weights, which cannot "
+                "enter a loss that the module optimises manually; choose another method"
+            )
+        outputs = list[Any]()
+
+        def loss_of(rows: Any) -> Tensor:
+            outputs.append(output := step(rows, *args, **kwargs))
+            loss = output.get("loss") if isinstance(output, Mapping) else output
+            if not isinstance(loss, Tensor):
+                raise ValueError(
+                    f"SelectionCallback: method {selector.method!r} gives weights, so "
+                    "training_step must return a loss or a dict with 'loss', got "
+                    f"{describe(output)}; return one, or choose another method"
+                )
+            return loss
+
+        loss, output = weighted_loss(pl_module, loss_of, small, weights), outputs[-1]
+        if not isinstance(output, Mapping):
+            return loss
+        return {**output, "loss": loss} if len(outputs) == 1 else {"loss": loss}
+
+    def _agree(self, pl_module: Any, step: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        """Make the step, and give the sampler the logits that it has computed."""
+        sampler: Any = self.selector
+        logits = list[Any]()
+        hook = pl_module.register_forward_hook(lambda module, inputs, out: logits.append(out))
+        try:
+            output = step(batch, *args, **kwargs)
+        finally:
+            hook.remove()
+        if len(logits) != 1:
+            raise ValueError(
+                "SelectionCallback: training_step must call self(inputs) once, for the logits of "
+                f"its batch, and calls it {len(logits)} times"
+            )
+        fields = split(batch, "SelectionCallback")
+        sampler.update(fields.ids, logits[0], fields.labels)
+        return output
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Refuse uneven batches on all ranks."""
@@ -100,7 +124,11 @@ class SelectionCallback(Callback):
         self.on_fit_end(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """Log the metrics of the Selector."""
+        """Log the metrics of the Selector, and end a pass of an AgreementSampler."""
+        if isinstance(sampler := self.selector, AgreementSampler):
+            with trainer.precision_plugin.forward_context():
+                sampler.rescore(pl_module, trainer.train_dataloader)
+            trainer.should_stop |= sampler.step >= sampler.steps
         if trainer.global_step % trainer.log_every_n_steps == 0:
             self.log_dict(self.selector.metrics())
 

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rho_train.agreement import AgreementSampler
 from rho_train.causal_lm import TokenSelector
 from rho_train.causal_lm import lm_losses as lm_losses
 from rho_train.checkpoint import load_checkpoint, save_checkpoint
 from rho_train.distributed import rank_and_world
 from rho_train.integrations import check_framework, check_selector, weighted_loss
+from rho_train.integrations.agreement import Passes
 from rho_train.integrations.crossfit import add_il as add_il
 from rho_train.integrations.reference_losses import (
     add_reference_losses as add_reference_losses,
@@ -42,19 +44,33 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
     `Selector(il="il")` reach the Selector and not the collator or the model. Checkpoints hold the
     Selector's state of every rank. Raises a TypeError or ValueError for what cannot be trained.
 
+    `agreement=True` trains a classifier without a Selector, on the batches of an
+    `AgreementSampler`: no more columns, batches of their usual size, and as many steps in an epoch
+    as without. `label_smoothing_factor=0.3` goes well with it.
+
     With a `TokenSelector` a step trains on tokens: the loss is the sum over the selected tokens of
     all accumulated batches (and ranks, with `average_tokens_across_devices`) by their number.
     """
 
     data_collator: Any
+    sampler: AgreementSampler | None
     _signature_columns: Any
 
     def __init__(
-        self, *args: Any, selector: Selector | TokenSelector | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        selector: Selector | TokenSelector | None = None,
+        agreement: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.selector, self._carried = selector, list[str]()
+        self.agreement, self.sampler = agreement, None
         self._first: dict[str, Any] | None = None
+        if agreement and (selector is not None or not hasattr(self.train_dataset, "__len__")):
+            raise ValueError(
+                "SelectionTrainer: agreement takes a training set with a length, and no selector"
+            )
         if selector is None:
             return
         if isinstance(selector, TokenSelector):
@@ -76,6 +92,10 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
 
     def get_train_dataloader(self) -> Any:
         """Return the loader of the Trainer, with ids and IL in its batches."""
+        if self.agreement:
+            self._passes = Passes(self, super().get_train_dataloader())
+            self.sampler = self._passes.sampler
+            return self._passes.loader()
         if isinstance(self.selector, Selector) and self._first is not None:
             self.selector.load_state_dict(copy.deepcopy(self._first))
         self._set_signature_columns_if_needed()
@@ -117,6 +137,11 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
         if isinstance(self.selector, TokenSelector) and model.training:
             return self._token_loss(self.selector, model, inputs, *args, **kwargs)
         weights, loss_of = inputs.pop(_WEIGHTS, None), super().compute_loss
+        if self.sampler is not None and model.training:
+            ids, labels = inputs.pop("ids"), inputs["labels"]
+            loss, outputs = loss_of(model, inputs, *args, **{**kwargs, "return_outputs": True})
+            self.sampler.update(ids, outputs.logits, labels)
+            return loss
         if weights is None:
             return loss_of(model, inputs, *args, **kwargs)
         loss = weighted_loss(model, lambda rows: loss_of(model, rows), inputs, weights)
@@ -153,28 +178,35 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log what the Trainer does, with a training loss also the metrics of the Selector."""
-        if self.selector and "loss" in logs:
-            logs.update(self.selector.metrics())
+        if (drawing := self.selector or self.sampler) and "loss" in logs:
+            logs.update(drawing.metrics())
         super().log(logs, *args, **kwargs)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        if isinstance(self.selector, Selector):
-            save_checkpoint(_state_path(output_dir), {"selector": self.selector.state_dict()})
+        if (stateful := self._stateful) is not None:
+            save_checkpoint(_state_path(output_dir), {"selector": stateful.state_dict()})
+
+    @property
+    def _stateful(self) -> Selector | AgreementSampler | None:
+        return self.selector if isinstance(self.selector, Selector) else self.sampler
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         # With the random state it would be too late: the Trainer takes one batch before that.
-        if not isinstance(self.selector, Selector) or not checkpoint:
+        if (stateful := self._stateful) is None or not checkpoint:
             return
         if (path := _state_path(checkpoint)).exists():
-            self.selector.load_state_dict(load_checkpoint(path, {})["selector"])
+            stateful.load_state_dict(load_checkpoint(path, {})["selector"])
         else:
+            name = type(stateful).__name__
             warnings.warn(
-                f"SelectionTrainer: {checkpoint} has no {path.name}, so the Selector starts anew: "
+                f"SelectionTrainer: {checkpoint} has no {path.name}, so the {name} starts anew: "
                 "it was saved without one, or by another number of processes",
                 stacklevel=2,
             )
+        if self.sampler is not None and not self.args.ignore_data_skip:
+            self._passes.done = self.state.global_step % self._passes.epoch
 
 
 class SelectionTrainer(SelectionMixin, Trainer):

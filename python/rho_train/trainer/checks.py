@@ -39,6 +39,8 @@ def check_run(run: Trainer) -> None:
     assert isinstance(eval_set, IndexedDataset)
     if not len(eval_set):
         raise ValueError("Trainer: eval_set must have at least one example, got none")
+    if run.agreement and selector is not None:
+        raise ValueError("Trainer: agreement draws small batches; leave the Selector out")
     rank, world = rank_and_world()
     for name, size in (("batch", config.batch), ("large_batch", config.large_batch)):
         if size % world:
@@ -95,8 +97,12 @@ def _misfits(selector: Selector, n: int, run: Trainer, shared: int, world: int) 
             yield f"an OnlineModel would become another on each of {world} ranks; give {wrapped}"
     if selector.steps:
         yield f"the Selector has made {selector.steps} selections in another run; make a new one"
-    if smoothing:
-        yield f"it trains without label smoothing, the Selector scores with {smoothing}; use 0"
+    # The losses of a store are without, and the Selector refuses to score otherwise.
+    if smoothing != config.label_smoothing and not isinstance(selector.il, ILStore):
+        yield (
+            f"it trains with label smoothing {config.label_smoothing}, the Selector scores with "
+            f"{smoothing}; make them agree"
+        )
     if k * shared != config.batch:
         of = f"the Selector selects {k} of a large batch of {batch}"
         of += f" on each of {shared} ranks" if shared > 1 else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import KW_ONLY, asdict, dataclass, field
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
+from rho_train.agreement import AgreementSampler
 from rho_train.batch import ids_of, to
 from rho_train.checkpoint import architecture_digest, random_state, restore_random_state
 from rho_train.checks import check_counts
@@ -48,6 +49,8 @@ class TrainConfig:
         batch: examples that a step trains on, n_b.
         lr: learning rate of AdamW.
         weight_decay: weight decay of AdamW.
+        label_smoothing: of the loss that a step trains on, in [0, 1]; evaluations are without.
+        gce: q of `rho_train.gce_losses`, which a step trains on; 0: on the cross-entropy.
         schedule: of the learning rate: constant (as in the paper), linear or cosine to zero.
         bf16: forward passes under bfloat16 autocast.
         compile: run the model through torch.compile; compiling, at every start, counts as training.
@@ -70,6 +73,8 @@ class TrainConfig:
     batch: int = 32
     lr: float = 1e-3
     weight_decay: float = 0.01
+    label_smoothing: float = 0.0
+    gce: float = 0.0
     schedule: LRSchedule = "constant"
     bf16: bool = False
     compile: bool = False
@@ -87,6 +92,12 @@ class TrainConfig:
                 f"TrainConfig: batch = {self.batch} must not be larger than large_batch = "
                 f"{self.large_batch}, which it is selected from"
             )
+        losses = {"label_smoothing": self.label_smoothing, "gce": self.gce}
+        for name, value in losses.items():
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"TrainConfig: {name} must lie in [0, 1], got {value}")
+        if all(losses.values()):
+            raise ValueError(f"TrainConfig: give one of {' and '.join(losses)}, got {losses}")
         check_adamw("TrainConfig", self.lr, self.weight_decay, self.schedule)
 
 
@@ -110,6 +121,9 @@ class Trainer:
         name: of the method, in every record.
         seed: of the order of the batches.
         selector: selects from large batches; None: plain training.
+        agreement: draw the small batches by an `AgreementSampler`, which with `costs` makes fewer
+            steps, so that the run costs as much as `config.steps` uniform ones; not with a
+            Selector.
         forward: called as `forward(model, batch)`, returns logits (n, C); the Selector must have
             the same one. None: the model's call.
         flags: known properties of all examples by id, such as `noisy`; records count them.
@@ -149,6 +163,7 @@ class Trainer:
     name: str
     seed: int = 0
     selector: Selector | None = None
+    agreement: bool = False
     forward: ForwardFunction | None = None
     flags: Mapping[str, Tensor] = field(default_factory=dict)
     il_seconds: float = 0.0
@@ -171,7 +186,7 @@ class Trainer:
             "seed": self.seed,
             "data": fingerprint(self.dataset),
             "train_ids": digest(self.train_ids),
-            "selection": selector and selector.identity(),
+            "selection": self.agreement or (selector and selector.identity()),
             "architecture": architecture_digest(model),
             "ranks": self.ranks[1],
         }
@@ -183,6 +198,16 @@ class Trainer:
         if world > 1:
             self.runner = DistributedDataParallel(self.runner)
         self.step = self.trained = 0
+        self.sampler: AgreementSampler | None = None
+        if self.agreement:
+            costs = self.costs
+            self.sampler = AgreementSampler(
+                self.train_ids,
+                config.batch,
+                steps=config.steps,
+                seed=self.seed,
+                rescoring_cost=costs.forward / costs.training if costs and costs.training else 0.0,
+            )
         self._random_state: dict[str, Any] | None = None
         self.work = RunFolder(self.folder, where="Trainer", identity=identity)
         with self.work.lock(_WAIT):
@@ -193,8 +218,8 @@ class Trainer:
                 self.trained, self._random_state = own["trained"], own["random_state"]
                 for key, part in self._shared().items():
                     part.load_state_dict(state[key])
-                if selector is not None:
-                    selector.load_state_dict(own["selector"])
+                if (stateful := selector or self.sampler) is not None:
+                    stateful.load_state_dict(own["selector"])
                 for buffer, saved in zip(model.buffers(), own["buffers"], strict=False):
                     buffer.copy_(saved)
                 state |= own
@@ -205,9 +230,14 @@ class Trainer:
             on_all(log)
 
     @property
+    def steps(self) -> int:
+        """Steps of the run: those of the config, less those that re-scoring has cost."""
+        return self.config.steps if self.sampler is None else self.sampler.steps
+
+    @property
     def finished(self) -> bool:
         """True if all steps are made."""
-        return self.step >= self.config.steps
+        return self.step >= self.steps
 
     def fit(self, on_step: OnStep = no_op) -> None:
         """Make the remaining steps; `on_step` is called with 1 after each, returns whether to stop.
@@ -240,7 +270,7 @@ class Trainer:
                 if self.finished or stop or self.step % config.checkpoint_every == 0:
                     self.save()
                 if stop and not self.finished:
-                    at = f"stopped at step {self.step} of {config.steps}"
+                    at = f"stopped at step {self.step} of {self.steps}"
                     raise Stopped(f"{at}; run the same command again to go on from there")
 
     def _train_step(self, batches: Iterator[Any]) -> None:
@@ -263,6 +293,8 @@ class Trainer:
             where="Trainer",
             weights=weights,
             forward=self.forward,
+            label_smoothing=self.config.label_smoothing,
+            gce=self.config.gce,
             bf16=self.config.bf16,
         )
         if self.step == 0 and self.ranks[1] > 1:
@@ -270,14 +302,22 @@ class Trainer:
         self.step += 1
         self.trained += selected
         self.metrics.count(made, invalid, selected)
+        if (sampler := self.sampler) is not None:
+            assert made.logits is not None
+            sampler.update(made.fields.ids, made.logits, made.fields.labels)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
+                sampler.rescore(self.runner, self._batches, forward=self.forward)
 
     def _small_batches(self) -> Generator[Any, None, None]:
         """Give the batch that each remaining step trains on."""
         selector, config = self.selector, self.config
         drawn = config.batch if selector is None else config.large_batch
         place: dict[str, Any] = {"rank": self.ranks[0], "world": self.ranks[1], "start": self.step}
-        sampler = LargeBatchSampler(self.train_ids, drawn, seed=self.seed, **place)
-        batches = loader(self.dataset, sampler, workers=config.workers, seed=self.seed)
+        sampler = self.sampler or LargeBatchSampler(self.train_ids, drawn, seed=self.seed, **place)
+        self._batches = loader(self.dataset, sampler, workers=config.workers, seed=self.seed)
+        batches: Any = self._batches
+        if self.sampler is not None:
+            batches = chain.from_iterable(repeat(batches))  # pass after pass
         il = None if selector is None else selector.il
         in_files = isinstance(il, ILStore) and il.table is None
         # Workers start here, before the clock.
@@ -297,8 +337,8 @@ class Trainer:
         def own() -> dict[str, Any]:
             # The checkpoint must not reach the disk before the records that it counts on.
             state = self.metrics.state_dict(self.step)
-            if self.selector is not None:
-                state["selector"] = self.selector.state_dict()
+            if (stateful := self.selector or self.sampler) is not None:
+                state["selector"] = stateful.state_dict()
             state |= {"trained": self.trained, "random_state": self._random_state}
             return to({**state, "buffers": buffers}, "cpu")
 

@@ -76,7 +76,7 @@ class MetricsLogger:
     def write(self, step: int, trained: int) -> None:
         """End the step, and write what is due after it."""
         config, selector = self.run.config, self.run.selector
-        finished = step >= config.steps
+        finished = step >= self.run.steps
         log, due = (finished or step % n == 0 for n in (config.log_every, config.eval_every))
         if log or due:
             float(self._sums["loss"])  # waits for the device
@@ -84,7 +84,7 @@ class MetricsLogger:
         if log:
             self._log(step)
         if due:
-            scored = 0 if selector is None else selector.scored
+            scored = getattr(selector or self.run.sampler, "scored", 0)
             trained, scored = map(int, self._over_ranks([trained, scored]))
             self.evaluate(step, trained, scored)
         if not finished:
@@ -107,7 +107,7 @@ class MetricsLogger:
         found = on_first(lambda: evaluate(run.runner, run.eval_set, **options))
         _finite("evaluation", found.loss, step)
         record = found._asdict()
-        if step < run.config.steps:
+        if step < run.steps:
             # By class once a run: with many classes it would be most of the file.
             del record["class_accuracy"]
         spent = {"cost": self._cost(trained, scored), "seconds": self.seconds}

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Subset
 
-from rho_train import History, Selector
+from rho_train import AgreementSampler, History, Selector
 from rho_train.integrations.lightning import SelectionCallback
 from tests.rho_train.integrations.test_lightning import Letters, N, data, fit, table, weights
 
@@ -50,6 +50,23 @@ def check_resume(folder: Path) -> None:
     assert ours["history"]["seen"].tolist() != both.tolist() == [2] * N
 
 
+def check_agreement() -> None:
+    sampler, module = AgreementSampler(N, 64, steps=30), Letters(dropout=0.0)
+    loader = DataLoader(data(), batch_sampler=sampler)
+    fit(
+        sampler, module, loader=loader, max_epochs=-1, **{**RANKS, "use_distributed_sampler": False}
+    )
+    state, steps = sampler.state_dict(), list[Any]([None, None])
+    found = [[ids.tolist() for ids in module.steps], state["_margin"].tolist(), state["scored"]]
+    dist.all_gather_object(steps, found)
+    (first, *shared), (second, *same) = steps
+    assert shared == same
+    assert shared[1] > 0
+    assert len(first) == len(second) == 30
+    for one, other in zip(first, second, strict=True):
+        assert len({*one, *other}) == 64
+
+
 def check_uneven_batches() -> None:
     rank = dist.get_rank()
     loader = DataLoader(Subset(data(), range(64 + 32 * rank)), batch_size=32)
@@ -64,6 +81,7 @@ def check_uneven_batches() -> None:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    check_agreement()  # first: the sampler is made before the ranks meet
     check_resume(Path(sys.argv[1]))
     check_uneven_batches()
     print("both ranks agree")

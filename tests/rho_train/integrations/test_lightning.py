@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from rho_train import Batch, History, IndexedDataset, Selector
+from rho_train import AgreementSampler, Batch, History, IndexedDataset, Selector
 from rho_train.methods.context import ScoringContext, Selected
 from rho_train.tasks import letters
 
@@ -68,15 +68,17 @@ def data() -> IndexedDataset:
     return IndexedDataset(TensorDataset(x, y))
 
 
-def fit(selector: Selector | None, module: Any = None, resume: Any = None, **options: Any) -> Any:
+def fit(
+    selector: Any, module: Any = None, resume: Any = None, loader: Any = None, **options: Any
+) -> Any:
     module = Letters() if module is None else module
     callbacks = [] if selector is None else [SelectionCallback(selector)]
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
     usual = {"accelerator": "cpu", "devices": 1, "max_epochs": 2, "enable_checkpointing": False}
     trainer = lightning.Trainer(callbacks=callbacks, **{**quiet, **usual, **options})
     torch.manual_seed(1)
-    loaders = DataLoader(data(), batch_size=32), DataLoader(data(), batch_size=64)
-    trainer.fit(module, *loaders, ckpt_path=resume)
+    loader = DataLoader(data(), batch_size=32) if loader is None else loader
+    trainer.fit(module, loader, DataLoader(data(), batch_size=64), ckpt_path=resume)
     assert "training_step" not in vars(module)
     return trainer, module
 
@@ -180,6 +182,48 @@ def test_resumes(tmp_path: Path) -> None:
     assert all(torch.equal(ours[name].nan_to_num(), theirs[name].nan_to_num()) for name in ours)
 
 
+def test_by_agreement_it_is_the_plain_loop(tmp_path: Path) -> None:
+    dataset = data()
+    dataset.labels[::3] = 0  # wrong ones
+
+    def run(steps: int = 60, resume: Any = None) -> Any:
+        sampler = AgreementSampler(N, 32, steps=60)
+        loader = DataLoader(dataset, batch_sampler=sampler)
+        module = Letters(dropout=0.0)
+        return sampler, *fit(sampler, module, resume, loader=loader, max_epochs=-1, max_steps=steps)
+
+    sampler, trainer, module = run(steps=-1)
+    by_hand, plain = AgreementSampler(N, 32, steps=60), Letters(dropout=0.0)
+    optimizer, visited = plain.configure_optimizers(), list[int]()
+    batches = DataLoader(dataset, batch_sampler=by_hand)
+    while by_hand.step < by_hand.steps:
+        by_hand.rescore(plain, batches)
+        for batch in batches:
+            logits = plain(batch.x)
+            optimizer.zero_grad()
+            F.cross_entropy(logits, batch.y).backward()
+            optimizer.step()
+            by_hand.update(batch.ids, logits, batch.y)
+            visited.append(batch.ids)
+    assert trainer.global_step == 60
+    assert torch.equal(torch.stack(module.steps), torch.stack(visited))
+    assert torch.equal(weights(module), weights(plain))
+    assert sampler.scored == by_hand.scored > 0
+    _, trainer, _ = run(steps=33)
+    trainer.save_checkpoint(tmp_path / "middle.ckpt")
+    resumed, _, again = run(resume=tmp_path / "middle.ckpt")
+    assert torch.equal(weights(again), weights(module))
+    assert resumed.scored == sampler.scored
+
+    class Silent(Letters):
+        def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+            return F.cross_entropy(self.net(batch.x), batch.y)
+
+    idle = AgreementSampler(N, 32, steps=60)
+    with pytest.raises(ValueError, match=r"must call self\(inputs\) once, .* calls it 0 times"):
+        fit(idle, Silent(), loader=DataLoader(dataset, batch_sampler=idle))
+
+
 @pytest.mark.slow
 def test_two_ranks(tmp_path: Path) -> None:
     done = launch(2, Path(__file__).with_name("lightning_two_ranks.py"), tmp_path)
@@ -216,7 +260,6 @@ def test_bad_input() -> None:
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = {"lightning": lightning, "Selector": Selector, "table": table(), "module": Letters()}
-    trainer = run_page("lightning", names | {"loader": DataLoader(data(), batch_size=32)})[
-        "trainer"
-    ]
-    assert trainer.global_step == 3
+    names |= {"AgreementSampler": AgreementSampler, "DataLoader": DataLoader, "data": data()}
+    found = run_page("lightning", names | {"loader": DataLoader(data(), batch_size=32)})
+    assert found["trainer"].global_step == found["sampler"].step == 20

@@ -11,7 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rho_train import History, IndexedDataset, Selector, causal_lm, linear_score
+from rho_train import (
+    AgreementSampler,
+    History,
+    IndexedDataset,
+    Selector,
+    causal_lm,
+    linear_score,
+    loader,
+)
 from rho_train.methods.context import ScoringContext, Selected
 
 from .launch import launch, run_page
@@ -299,6 +307,64 @@ def test_resumes_in_mid_epoch(tmp_path: Path) -> None:
         assert run("anew", str(checkpoint)).selector.steps == 9
 
 
+def test_by_agreement_it_is_the_plain_loop(tmp_path: Path) -> None:
+    rows, n, batch = data(96).remove_columns(["il", "text"]), 96, 16
+    labels = [0 if i % 3 == 0 else label for i, label in enumerate(rows["labels"])]  # wrong ones
+    rows = rows.remove_columns("labels").add_column("labels", labels)
+    options: dict[str, Any] = {"optim": "sgd", "learning_rate": 0.5, "max_grad_norm": 0.0}
+    options |= {"lr_scheduler_type": "constant", "label_smoothing_factor": 0.1}
+    options |= {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
+
+    class Recording(SelectionTrainer):
+        seen: list[Tensor]
+
+        def compute_loss(self, model: Any, inputs: Any, **options: Any) -> Any:
+            self.seen = [*getattr(self, "seen", ()), inputs["ids"]]
+            return super().compute_loss(model, inputs, **options)
+
+    def run(resume: Path | None = None, dropout: float = 0.1, **more: Any) -> Recording:
+        args = arguments(tmp_path, max_steps=-1, num_train_epochs=8, **options, **more)
+        trainer = Recording(
+            *(bert(dropout=dropout), args), train_dataset=rows, data_collator=pad, agreement=True
+        )
+        trainer.train(resume_from_checkpoint=resume and str(resume))
+        return trainer
+
+    trainer = run(dropout=0.0)
+    sampler, model = AgreementSampler(n, batch, steps=48, seed=0, parts=2), bert(dropout=0.0)
+    batches = loader(IndexedDataset(rows, collate_fn=pad), sampler)
+    optimizer, visited = torch.optim.SGD(model.parameters(), 0.5), list[Tensor]()
+    while sampler.step < sampler.steps:
+        sampler.rescore(model, batches)
+        for number, found in enumerate(batches):
+            visited.append(found.pop("ids"))
+            labels = found.pop("labels")
+            logits = model.train()(**found).logits
+            (F.cross_entropy(logits, labels, label_smoothing=0.1) / 2).backward()
+            sampler.update(visited[-1], logits, labels)
+            if number % 2:
+                optimizer.step()
+                optimizer.zero_grad()
+    assert torch.equal(torch.stack(trainer.seen), torch.stack(visited))
+    torch.testing.assert_close(weights(trainer.model), weights(model), rtol=1e-4, atol=1e-5)
+    assert trainer.sampler.scored == sampler.scored > 0
+    assert trainer.state.log_history[-2]["selection/passes"] == sampler.passes
+    assert trainer.state.epoch == 8
+
+    straight = run(save_strategy="steps", save_steps=21)
+    resumed = run(tmp_path / "checkpoint-21")
+    assert torch.equal(weights(straight.model), weights(resumed.model))
+    assert torch.equal(torch.stack(straight.seen[42:]), torch.stack(resumed.seen))
+    assert history(straight)[21:-1] == history(resumed)[21:-1]
+    with pytest.raises(ValueError, match="a training set with a length, and no selector"):
+        SelectionTrainer(
+            *(bert(), arguments(tmp_path)),
+            train_dataset=rows,
+            agreement=True,
+            selector=Selector(k=1),
+        )
+
+
 def test_counts_anew_after_want_of_memory(tmp_path: Path) -> None:
     class Failing(SelectionTrainer):
         calls = 0
@@ -520,4 +586,4 @@ def test_two_ranks(tmp_path: Path) -> None:
 def test_the_page_runs(tmp_path: Path) -> None:
     names = {"Trainer": Trainer, "Selector": Selector, "make_model": bert, "collate": pad}
     names |= {"args": arguments(tmp_path, max_steps=2), "train": data(64).remove_columns("il")}
-    assert run_page("transformers", names)["trainer"].selector.selected == 2 * 8
+    assert run_page("transformers", names)["trainer"].sampler.step == 2

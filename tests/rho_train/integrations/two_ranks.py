@@ -54,7 +54,6 @@ def weighted(context: ScoringContext) -> Selected:
 def check_one_step(folder: Path) -> None:
     """The step is that of the mean loss over the selected examples of both ranks."""
     cases: list[tuple[Any, dict[str, Any]]] = [
-        ("rho", {}),
         ("rho", {"scope": "global"}),
         (weighted, {}),
         ("rho", {"loss_fn": lm_losses}),
@@ -128,6 +127,32 @@ def check_resume(folder: Path) -> None:
     assert int(both.sum()) == 4 * 32
 
 
+def check_agreement(folder: Path) -> None:
+    """The ranks share the passes of one process, and go on with them."""
+
+    def go(where: str, resume: str | None = None, **options: Any) -> Recorded:
+        trainer = Recorded(
+            bert(),
+            arguments(folder / where, per_device_train_batch_size=8, max_steps=30, **options),
+            train_dataset=data(64).remove_columns("il"),
+            data_collator=pad,
+            agreement=True,
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    straight = go("straight", save_strategy="steps", save_steps=18)
+    dist.barrier()
+    resumed = go("resumed", str(folder / "straight" / "checkpoint-18"))
+    assert torch.equal(weights(straight.model), weights(resumed.model))
+    ours, theirs = straight.sampler.state_dict(), resumed.sampler.state_dict()
+    assert all(torch.equal(torch.as_tensor(ours[n]), torch.as_tensor(theirs[n])) for n in ours)
+    plans: list[Any] = [None, None]
+    dist.all_gather_object(plans, (ours["_plan"].tolist(), ours["_margin"].tolist()))
+    assert not {*plans[0][0]} & {*plans[1][0]}
+    assert plans[0][1] == plans[1][1]
+
+
 def check_irreducible_losses(folder: Path) -> None:
     """Both ranks have those of one process, but for the order of the Trainer's steps."""
     rows = data(90).remove_columns("il")
@@ -147,4 +172,5 @@ if __name__ == "__main__":
     check_tokens(Path(sys.argv[1]) / "tokens")
     check_irreducible_losses(Path(sys.argv[1]) / "il")
     check_resume(Path(sys.argv[1]))
+    check_agreement(Path(sys.argv[1]) / "agreement")
     print("both ranks agree")
