@@ -25,7 +25,7 @@ from rho_train.integrations.transformers import (
 torch.manual_seed(0)
 text = torch.tensor(list("\n".join(topics.values()).encode()))
 rows = text[: len(text) // 64 * 64].view(-1, 64)
-test, trusted, train = rows[torch.randperm(len(rows))].split([300, 1500, len(rows) - 1800])
+test, trusted, train = rows[torch.randperm(len(rows))[:1600]].split([100, 500, 1000])
 shuffled = train.gather(1, torch.rand(train.shape).argsort(1))
 train = torch.where(torch.rand(len(train), 1) < 0.4, shuffled, train)
 
@@ -41,9 +41,9 @@ def make_model(width):
 
 args = TrainingArguments(
     tempfile.mkdtemp(),
-    per_device_train_batch_size=32,
-    max_steps=150,
-    learning_rate=5e-3,
+    per_device_train_batch_size=16,
+    max_steps=80,
+    learning_rate=1e-2,
     save_strategy="no",
     report_to="none",
     use_cpu=True,
@@ -51,7 +51,7 @@ args = TrainingArguments(
 reference = make_model(32)  # learns from text that is known to be good
 Trainer(reference, args, train_dataset=dataset(trusted)).train()
 trainer = SelectionTrainer(
-    make_model(64),
+    make_model(48),
     args,
     train_dataset=add_reference_losses(dataset(train), reference, default_data_collator),
     eval_dataset=dataset(test),

@@ -23,7 +23,7 @@ pytestmark = [
         ("plain_loop", "torch", 225),
         ("lightning_module", "lightning", 135),
         ("transformers_trainer", "datasets", 110),
-        ("language_model", "datasets", 150),
+        ("language_model", "datasets", 80),
     ],
 )
 def test_example(
@@ -41,7 +41,7 @@ def test_example(
     assert f"{steps} steps" in shown
     ((what, found),) = re.findall(r"test (accuracy|loss) ([\d.]+)", shown)
     # How often each byte occurs gives a loss of 3.1.
-    assert float(found) > 35.0 if what == "accuracy" else float(found) < 2.5
+    assert float(found) > 35.0 if what == "accuracy" else float(found) < 2.9
 
 
 @pytest.mark.slow
