@@ -96,8 +96,7 @@ def dry_run(
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(positions):
         raise ValueError(
             f"{where}: {'the model' if forward is None else 'forward='} must return logits "
-            f"({len(positions)}, C), got {describe(output)}; for examples that are no "
-            "classification give loss_fn="
+            f"({len(positions)}, C), got {describe(output)}; without classes give loss_fn="
         )
     _check_shown(where, fields, dataset.labels)
     for rows in ids:

@@ -50,9 +50,7 @@ def check_settings(selector: Selector, method: object) -> None:
 def check_share(ratio: float, when: str = "") -> float:
     """Return a ratio, a ValueError if it is no share."""
     if not 0.0 < ratio <= 1.0:
-        raise ValueError(
-            f"Selector: ratio must lie in (0, 1], got {ratio}{when}; for a number use k="
-        )
+        raise ValueError(f"Selector: ratio must lie in (0, 1], got {ratio}{when}; a number is k=")
     return ratio
 
 
@@ -65,18 +63,12 @@ def _faults(selector: Selector, pointwise: bool) -> Iterator[str]:
     if not 0.0 <= smoothing <= 1.0:
         yield f"label_smoothing must lie in [0, 1], got {smoothing}"
     if "il" in needs and il is None:
-        yield (
-            f"{method} needs irreducible losses; pass il=, an ILStore (rho_train.holdout_il or "
-            "rho_train.crossfit_il make one) or a tensor by id"
-        )
+        yield f"{method} needs irreducible losses; pass il=, as a store of rho_train.crossfit_il"
     refresh = f"Scoring(refresh={scoring.refresh})"
     if scoring.refresh < 1.0 and selector.history is None:
         yield f"{refresh} needs the last losses; pass history=History(len(dataset))"
     if scoring.refresh < 1.0 and "logits" in needs:
-        yield (
-            f"{refresh} knows losses alone, and {method} needs the logits of all examples; choose "
-            "another method, or refresh=1"
-        )
+        yield f"{refresh} knows losses alone, and {method} needs the logits of all; use refresh=1"
     if selector.loss_fn is not None:
         if selector.forward is not None or smoothing:
             yield (
@@ -84,15 +76,10 @@ def _faults(selector: Selector, pointwise: bool) -> Iterator[str]:
                 f"{'forward' if selector.forward else 'label_smoothing'} out, and do it there"
             )
         if missing := {"logits", "classes"} & needs:
-            yield (
-                f"loss_fn= gives losses alone, and {method} needs "
-                f"{' and '.join(sorted(missing))}; choose a method of losses, as rho or loss"
-            )
+            needed = " and ".join(sorted(missing))
+            yield f"loss_fn= gives losses alone, and {method} needs {needed}; choose rho or loss"
     if scoring.channels_last and (selector.forward or selector.loss_fn):
-        yield (
-            "Scoring(channels_last=True) converts the inputs of the model, and "
-            f"{'forward' if selector.forward else 'loss_fn'}= calls it itself; convert there"
-        )
+        yield "Scoring(channels_last=True) converts inputs; forward= and loss_fn= must do it there"
     if smoothing and "il" in needs and isinstance(il, ILStore):
         # Examples learnt as well as smoothing lets them be would come before others.
         yield (
@@ -109,17 +96,14 @@ def _faults(selector: Selector, pointwise: bool) -> Iterator[str]:
         )
     if selector.scope == "global" and (scoring.refresh < 1.0 or scoring.train_mode):
         yield scope.format(
-            "needs scores that do not depend on the rank; leave Scoring(refresh=..., "
-            "train_mode=...) at their defaults"
+            "needs scores that do not depend on the rank; leave refresh= and train_mode= out"
         )
     own = {"il": il, "scorer": selector.scorer}
     of_one_rank = [name for name, one in own.items() if isinstance(one, OnlineModel)]
     # Each rank would train its own model, or draw its own uniform selection.
     of_one_rank += ["phases"] if selector.phases is not None else []
     if selector.scope == "global" and of_one_rank:
-        yield scope.format(
-            f"does not go with {of_one_rank[0]}=, which is of one rank; leave it out"
-        )
+        yield scope.format(f"does not go with {of_one_rank[0]}=, which is of one rank; drop it")
 
 
 def il_table(il: object) -> Tensor | None:

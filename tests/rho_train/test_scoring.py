@@ -321,7 +321,7 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
             forward=lambda model, batch: model(batch.x),
         ),
         ValueError,
-        "channels_last=True.*forward= calls it itself",
+        "channels_last=True.*forward= and loss_fn= must do it there",
     ),
     (lambda: History(0), ValueError, "n must be at least 1, got 0"),
     (lambda: History(2.0), TypeError, "n must be an int.*got 2.0"),
@@ -333,7 +333,7 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
     (
         lambda: Selector(k=1, method="entropy", scoring=Scoring(refresh=0.5), history=History(9)),
         ValueError,
-        "method 'entropy' needs the logits of all examples",
+        "method 'entropy' needs the logits of all; use refresh=1",
     ),
     (
         lambda: Selector(
@@ -343,7 +343,7 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
             history=History(9),
         ),
         ValueError,
-        "needs the logits of all examples",
+        "needs the logits of all; use refresh=1",
     ),
     (lambda: Selector(k=1, method="loss", history={}), TypeError, "History, got dict"),
     (

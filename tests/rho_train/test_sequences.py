@@ -326,7 +326,7 @@ def asks_for_logits(context: ScoringContext) -> Selected:
                 k=1, method="loss", loss_fn=losses, scoring=Scoring(channels_last=True)
             ),
             ValueError,
-            "loss_fn= calls it itself",
+            "forward= and loss_fn= must do it there",
         ),
         (
             lambda: Selector(k=1, method="loss", loss_fn=mean)(Table(drawn()[0]), large(ROWS)[0]),
@@ -362,7 +362,7 @@ def asks_for_logits(context: ScoringContext) -> Selected:
         (
             lambda: crossfit_il(Bigrams, texts()[0], 2, RECIPE),
             ValueError,
-            r"must return logits \(20, C\).*got .* \(20, 12, 11\); for .* give loss_fn=",
+            r"must return logits \(20, C\).*got .* \(20, 12, 11\); without classes give loss_fn=",
         ),
     ],
 )

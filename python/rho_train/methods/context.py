@@ -101,13 +101,13 @@ class InvalidCounter:
 
     def read(self) -> int:
         """Add to `invalid` what the device has counted, and return that."""
-        empty, unread = divmod(int(self._unread), 2**32)
-        self._unread = 0
+        empty, self._unread = divmod(int(self._unread), 2**32)
         if empty:
             raise FloatingPointError(
                 f"Selector: {empty} large batches since the last check had no example that can be "
                 "selected; Selector(check_every=1) says at which step and why"
             )
+        unread, self._unread = int(self._unread), 0
         self.invalid += unread
         return unread
 
