@@ -45,11 +45,15 @@ __device__ __forceinline__ uint4 load_unaligned(const T* from, int alignment) {
     const uint32_t* p = reinterpret_cast<const uint32_t*>(from);
     return make_uint4(__ldg(p), __ldg(p + 1), __ldg(p + 2), __ldg(p + 3));
   }
+  // The first and the last logit, and the aligned words between them: nothing outside the pack.
   const uint16_t* p = reinterpret_cast<const uint16_t*>(from);
-  const auto pair = [p](int i) {
-    return static_cast<uint32_t>(__ldg(p + i)) | static_cast<uint32_t>(__ldg(p + i + 1)) << 16;
-  };
-  return make_uint4(pair(0), pair(2), pair(4), pair(6));
+  const uint32_t* words = reinterpret_cast<const uint32_t*>(p + 1);
+  const uint32_t first = __ldg(p);
+  const uint32_t a = __ldg(words);
+  const uint32_t b = __ldg(words + 1);
+  const uint32_t c = __ldg(words + 2);
+  const uint32_t last = __ldg(p + 7);
+  return make_uint4(first | a << 16, a >> 16 | b << 16, b >> 16 | c << 16, c >> 16 | last << 16);
 }
 
 // A pack of logits that are all -inf.

@@ -8,50 +8,48 @@
 
 namespace rho_ext {
 
-enum class RowKind : int32_t { kScored, kIgnored, kInvalid };
+// In place of the label of a row that is not scored.
+inline constexpr int32_t kIgnored = -1;
+inline constexpr int32_t kInvalid = -2;
 
-// The inputs of a row beside its logits. They are read first, so that loading the logits hides the
-// latency of these dependent reads.
+// The inputs of a row beside its logits. Only the label is waited for before the logits are loaded:
+// the label's logit stays as it is in memory, since a conversion would wait for it.
+template <class T>
 struct RowInputs {
-  RowKind kind = RowKind::kScored;
-  int32_t label = 0;
-  float label_logit = 0.0f;
+  int32_t label = kInvalid;
+  T label_logit{};
   float il = 0.0f;
   float bias = 0.0f;
 };
 
 template <class T>
-__device__ __forceinline__ RowInputs read_inputs(const KernelParams& params, int64_t row) {
+__device__ __forceinline__ RowInputs<T> read_inputs(const KernelParams& params, int64_t row) {
   const Batch& batch = params.batch;
-  RowInputs inputs;
+  RowInputs<T> inputs;
   const int64_t label = read(batch.labels, row);
+  const int64_t id = batch.ids.data != nullptr ? read(batch.ids, row) : row;
   if (batch.bias.data != nullptr) {
     inputs.bias = read(batch.bias, row);
   }
   if (label == batch.ignore_index) {
-    inputs.kind = RowKind::kIgnored;
+    inputs.label = kIgnored;
     return inputs;
   }
-  bool valid = label >= 0 && label < batch.classes;
-  // Do not test the pointer: it is null for an empty table, too.
-  if (uses_il(batch.method)) {
-    const int64_t id = batch.ids.data != nullptr ? read(batch.ids, row) : row;
-    valid = valid && id >= 0 && id < batch.il_size;
-    if (valid) {
+  // Do not test the pointer of the table: it is null for an empty one, too.
+  const bool needs_il = uses_il(batch.method);
+  if (label >= 0 && label < batch.classes && (!needs_il || (id >= 0 && id < batch.il_size))) {
+    inputs.label = static_cast<int32_t>(label);
+    inputs.label_logit = row_start<T>(params, row)[label];
+    if (needs_il) {
       inputs.il = read(batch.il, id);
     }
-  }
-  inputs.kind = valid ? RowKind::kScored : RowKind::kInvalid;
-  if (valid) {
-    inputs.label = static_cast<int32_t>(label);
-    inputs.label_logit = to_float(row_start<T>(params, row)[label]);
   }
   return inputs;
 }
 
 // Compute the loss and the score of a valid row from its sums.
-template <bool kNeedsMoments>
-__device__ __forceinline__ void score_row(const KernelParams& params, const RowInputs& inputs,
+template <class T, bool kNeedsMoments>
+__device__ __forceinline__ void score_row(const KernelParams& params, const RowInputs<T>& inputs,
                                           const RowSums& sums, float& loss, float& score) {
   const Batch& batch = params.batch;
   // Moments combine sums of very different sizes, which need double: a few operations a row.
@@ -60,7 +58,7 @@ __device__ __forceinline__ void score_row(const KernelParams& params, const RowI
   stats.max = sums.max;
   stats.sum = sums.sum;
   stats.log_sum = std::log(static_cast<Real>(sums.sum));
-  stats.label = inputs.label_logit;
+  stats.label = to_float(inputs.label_logit);
   if constexpr (kNeedsMoments) {
     stats.moment = sums.moment;
     const double top = std::max(stats.max, stats.label);
@@ -75,16 +73,16 @@ __device__ __forceinline__ void score_row(const KernelParams& params, const RowI
 }
 
 // Write the results of a row. One thread of the row calls it.
-template <bool kNeedsMoments>
+template <class T, bool kNeedsMoments>
 __device__ __forceinline__ void finish_row(const KernelParams& params, int64_t row,
-                                           const RowInputs& inputs, const RowSums& sums) {
+                                           const RowInputs<T>& inputs, const RowSums& sums) {
   float loss = NAN;
   float score = NAN;
-  if (inputs.kind == RowKind::kIgnored) {
+  if (inputs.label == kIgnored) {
     loss = 0.0f;
     score = -INFINITY;
-  } else if (inputs.kind == RowKind::kScored) {
-    score_row<kNeedsMoments>(params, inputs, sums, loss, score);
+  } else if (inputs.label != kInvalid) {
+    score_row<T, kNeedsMoments>(params, inputs, sums, loss, score);
   }
   score = canonical_nan(score);
   params.outputs.losses[row] = canonical_nan(loss);
@@ -183,17 +181,17 @@ __device__ __forceinline__ void score_by_lane_groups(const KernelParams& params)
        base += gridDim.x * rows_per_block) {
     const int64_t row = base + static_cast<int>(threadIdx.x) / lanes;
     const bool here = row < params.batch.rows;
-    RowInputs inputs;
+    RowInputs<T> inputs;
     RowSums sums = empty_sums();
     if (here) {
       inputs = read_inputs<T>(params, row);
-      if (inputs.kind == RowKind::kScored) {
+      if (inputs.label >= 0) {
         sums = sum_packs<T, kNeedsMoments>(params, row, inputs.label, 0, packs, lane, lanes);
       }
     }
     sums = merge_lanes<kNeedsMoments>(sums, lanes, params.extra);
     if (here && lane == 0) {
-      finish_row<kNeedsMoments>(params, row, inputs, sums);
+      finish_row<T, kNeedsMoments>(params, row, inputs, sums);
     }
   }
 }
@@ -230,9 +228,9 @@ __device__ __forceinline__ void score_by_slices(const KernelParams& params) {
     const int64_t row = tile / slices;
     const int first = static_cast<int>(tile % slices * params.plan.slice_packs);
     const int last = static_cast<int>(min(packs, first + params.plan.slice_packs));
-    const RowInputs inputs = read_inputs<T>(params, row);
+    const RowInputs<T> inputs = read_inputs<T>(params, row);
     RowSums sums = empty_sums();
-    if (inputs.kind == RowKind::kScored) {
+    if (inputs.label >= 0) {
       sums =
           sum_packs<T, kNeedsMoments>(params, row, inputs.label, first, last,
                                       static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x));
@@ -241,7 +239,7 @@ __device__ __forceinline__ void score_by_slices(const KernelParams& params) {
     buffer = 1 - buffer;
     if (threadIdx.x == 0) {
       if (slices == 1) {
-        finish_row<kNeedsMoments>(params, row, inputs, sums);
+        finish_row<T, kNeedsMoments>(params, row, inputs, sums);
       } else {
         params.partials[tile] = sums;
       }
@@ -258,13 +256,13 @@ __device__ __forceinline__ RowSums read_partial(const RowSums* from) {
 template <class T, bool kNeedsMoments>
 __device__ __forceinline__ void merge_slices(const KernelParams& params) {
   for (int64_t row = threadIdx.x; row < params.batch.rows; row += blockDim.x) {
-    const RowInputs inputs = read_inputs<T>(params, row);
+    const RowInputs<T> inputs = read_inputs<T>(params, row);
     const RowSums* partials = params.partials + row * params.plan.slices;
     RowSums sums = read_partial(partials);
     for (int64_t slice = 1; slice < params.plan.slices; ++slice) {
       sums = merge<kNeedsMoments>(sums, read_partial(partials + slice), params.extra);
     }
-    finish_row<kNeedsMoments>(params, row, inputs, sums);
+    finish_row<T, kNeedsMoments>(params, row, inputs, sums);
   }
 }
 
