@@ -36,27 +36,29 @@ __device__ __forceinline__ bool is_last_block(uint32_t* ticket) {
   return last;
 }
 
-// Return the sum of the values of all earlier threads; `total` gets the sum of all threads.
-__device__ __forceinline__ uint32_t sum_before(uint32_t value, uint32_t& total) {
-  __shared__ uint32_t warps[kMaxThreads / 32];
-  const unsigned lane = threadIdx.x % 32;
-  uint32_t inclusive = value;
+// Return the sum of the values of the earlier lanes of the warp and of the caller.
+__device__ __forceinline__ uint32_t sum_to_lane(uint32_t value) {
 #pragma unroll
   for (unsigned distance = 1; distance < 32; distance *= 2) {
-    const uint32_t before = __shfl_up_sync(0xffffffffu, inclusive, distance);
-    inclusive += lane >= distance ? before : 0;
+    const uint32_t before = __shfl_up_sync(kAllLanes, value, distance);
+    value += threadIdx.x % 32 >= distance ? before : 0;
   }
+  return value;
+}
+
+// Return the sum of the values of all earlier threads.
+__device__ __forceinline__ uint32_t sum_before(uint32_t value) {
+  __shared__ uint32_t warps[kMaxThreads / 32];
+  const uint32_t inclusive = sum_to_lane(value);
   // Barrier: the sums of the previous call have been read.
   __syncthreads();
-  if (lane == 31) {
+  if (threadIdx.x % 32 == 31) {
     warps[threadIdx.x / 32] = inclusive;
   }
   __syncthreads();
   uint32_t before = 0;
-  total = 0;
-  for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) {
-    before += warp < threadIdx.x / 32 ? warps[warp] : 0;
-    total += warps[warp];
+  for (unsigned warp = 0; warp < threadIdx.x / 32; ++warp) {
+    before += warps[warp];
   }
   return before + inclusive - value;
 }

@@ -10,7 +10,8 @@ namespace rho_ext {
 struct State {
   uint32_t ticket;   // number of blocks that have finished their rows
   uint32_t invalid;  // number of invalid rows
-  uint32_t unused[62];
+  uint32_t winners;  // number of selected keys that were collected
+  uint32_t unused[61];
   uint32_t histograms[3 * kDigits];  // three digits of the keys of all blocks
 };
 static_assert(sizeof(State) == kStateBytes);
@@ -23,7 +24,6 @@ struct KernelParams {
   State* state;
   uint32_t* keys;     // ordered_bits of the score of each row
   RowSums* partials;  // sums of each slice of each row
-  uint32_t* counts;   // winning keys and tied keys of each block
   uint64_t* winners;  // two arrays of k keys
 };
 

@@ -61,7 +61,6 @@ struct Plan {
   size_t shared_bytes;
   // Offsets into the scratch memory, in bytes.
   size_t partials;
-  size_t counts;
   size_t winners;
   size_t scratch_bytes;
 
@@ -74,6 +73,8 @@ struct Plan {
 // A block has a power of two of threads, so that they share the digits evenly.
 inline constexpr int32_t kMaxThreads = 512;
 inline constexpr int32_t kUsualThreads = 256;
+// The mask of a warp function that all lanes call.
+inline constexpr unsigned kAllLanes = 0xffffffffu;
 // Packs of 16 bytes that a lane loads before it uses the first one.
 inline constexpr int32_t kUnroll = 4;
 inline constexpr int64_t kPackBytes = 16;
@@ -85,6 +86,8 @@ inline constexpr int64_t kOneBlockRows = 1024;
 // With more rows the last block alone is too slow.
 inline constexpr int64_t kLastBlockRows = 16384;
 inline constexpr int64_t kSortTile = 4096;
+// Keys that a thread sorts in its registers.
+inline constexpr int32_t kHeldKeys = 8;
 inline constexpr int64_t kDigits = 2048;
 // Size of `State`: counters, and a histogram for each of three digits.
 inline constexpr size_t kStateBytes = 4 * (64 + 3 * kDigits);
@@ -148,7 +151,8 @@ inline Plan make_plan(const Sizes& sizes, const DeviceLimits& device, const Forc
   size_t end = 0;
   if (sizes.k >= 0) {
     const int64_t largest_tile = forced.sort_tile != 0 ? forced.sort_tile : kSortTile;
-    plan.sort_tile = std::min(largest_tile, power_from(sizes.k));
+    plan.sort_tile =
+        std::min({largest_tile, int64_t{kHeldKeys} * plan.threads, power_from(sizes.k)});
     const bool large = n > kLastBlockRows || sizes.k > plan.sort_tile;
     const bool grid = forced.top_k_stage != 0
                           ? forced.top_k_stage == 1 + static_cast<int32_t>(TopKStage::kGrid)
@@ -160,8 +164,6 @@ inline Plan make_plan(const Sizes& sizes, const DeviceLimits& device, const Forc
   }
   plan.partials = end;
   end += plan.slices > 1 ? align16(kPartialBytes * static_cast<size_t>(n * plan.slices)) : 0;
-  plan.counts = end;
-  end += plan.top_k_stage == TopKStage::kGrid ? align16(8 * static_cast<size_t>(plan.blocks)) : 0;
   plan.winners = end;
   if (sizes.k > plan.sort_tile || plan.top_k_stage == TopKStage::kGrid) {
     plan.winner_stride = ceil_div(sizes.k, 2) * 2;

@@ -137,17 +137,16 @@ __device__ __forceinline__ RowSums merge(RowSums a, RowSums b, const ExtraSums& 
 // Merge the sums of neighbouring lanes, a power of two of them. All lanes get the result.
 template <bool kNeedsMoments>
 __device__ __forceinline__ RowSums merge_lanes(RowSums sums, int lanes, const ExtraSums& extra) {
-  constexpr unsigned kAll = 0xffffffffu;
   float largest = sums.max;
   for (int distance = lanes / 2; distance > 0; distance /= 2) {
-    largest = fmaxf(largest, __shfl_xor_sync(kAll, largest, distance));
+    largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, distance));
   }
   rescale<kNeedsMoments>(sums, largest, extra);
   for (int distance = lanes / 2; distance > 0; distance /= 2) {
-    sums.sum += __shfl_xor_sync(kAll, sums.sum, distance);
+    sums.sum += __shfl_xor_sync(kAllLanes, sums.sum, distance);
     if constexpr (kNeedsMoments) {
-      sums.moment += __shfl_xor_sync(kAll, sums.moment, distance);
-      sums.total += __shfl_xor_sync(kAll, sums.total, distance);
+      sums.moment += __shfl_xor_sync(kAllLanes, sums.moment, distance);
+      sums.total += __shfl_xor_sync(kAllLanes, sums.total, distance);
     }
   }
   return sums;

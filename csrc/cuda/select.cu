@@ -127,7 +127,6 @@ const char* launch(const Batch& batch, const Outputs& outputs, const Plan& plan,
   params.state = static_cast<State*>(workspace.state);
   params.keys = reinterpret_cast<uint32_t*>(scratch);
   params.partials = reinterpret_cast<RowSums*>(scratch + plan.partials);
-  params.counts = reinterpret_cast<uint32_t*>(scratch + plan.counts);
   params.winners = reinterpret_cast<uint64_t*>(scratch + plan.winners);
   const bool needs_moments =
       params.extra.entropy || params.extra.without_label || params.extra.smoothing;

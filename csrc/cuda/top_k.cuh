@@ -8,225 +8,248 @@
 
 namespace rho_ext {
 
-// Count the keys in [begin, end) above the threshold and at the threshold.
-__device__ __forceinline__ void count_winners(const uint32_t* keys, uint32_t begin, uint32_t end,
-                                              const Threshold& threshold, uint32_t& above,
-                                              uint32_t& equal) {
-  uint32_t mine_above = 0;
-  uint32_t mine_equal = 0;
-  for_each_key(keys, begin, end, [&](uint32_t key, bool inside) {
-    const uint32_t digits = key >> threshold.shift;
-    mine_above += inside && digits > threshold.prefix;
-    mine_equal += inside && digits == threshold.prefix;
-  });
-  sum_before(mine_above, above);
-  sum_before(mine_equal, equal);
-}
+// Sorted runs that are merged at a time.
+inline constexpr uint64_t kMergedRuns = 4;
 
-// Sum the counts of the earlier blocks of the group.
-__device__ __forceinline__ void count_earlier(const BlockGroup& group, const uint32_t* counts,
-                                              uint32_t& above, uint32_t& equal) {
-  uint32_t mine_above = 0;
-  uint32_t mine_equal = 0;
-  for (uint32_t block = threadIdx.x; block < group.rank; block += blockDim.x) {
-    mine_above += __ldcg(&counts[2 * block]);
-    mine_equal += __ldcg(&counts[2 * block + 1]);
-  }
-  sum_before(mine_above, above);
-  sum_before(mine_equal, equal);
-}
-
-// Write the selected keys of [begin, end) with their rows, in the order of their rows. `above` and
-// `equal` are the counts of all earlier rows.
+// Write the selected keys of [begin, end) with their rows, in any order. `taken` counts those that
+// all warps of the group have written.
 __device__ __forceinline__ void collect_winners(const KernelParams& params, uint32_t begin,
                                                 uint32_t end, const Threshold& threshold,
-                                                uint32_t above, uint32_t equal, uint64_t* winners) {
-  const uint32_t first_tie = static_cast<uint32_t>(params.outputs.k) - threshold.ties;
-  // All threads stay in the loop, because sum_before has barriers.
-  for (uint32_t base = begin; base < end; base += blockDim.x * kKeysPerThread) {
-    const uint32_t row = base + threadIdx.x * kKeysPerThread;
-    uint32_t key[kKeysPerThread];
-    read_keys(params.keys, row, end, key);
-    bool wins[kKeysPerThread];
-    bool ties[kKeysPerThread];
+                                                uint64_t* winners, uint32_t* taken) {
+  for_each_keys(params.keys, begin, end, [&](const auto& bits, const auto& rows) {
+    uint32_t wins = 0;
     uint32_t mine = 0;
 #pragma unroll
     for (uint32_t i = 0; i < kKeysPerThread; ++i) {
-      const uint32_t digits = key[i] >> threshold.shift;
-      wins[i] = row + i < end && digits > threshold.prefix;
-      ties[i] = row + i < end && digits == threshold.prefix;
-      // Both counts in one sum: one iteration has at most 2048 keys.
-      mine += (wins[i] ? 1u : 0u) + (ties[i] ? 1u << 16 : 0u);
+      const bool win =
+          rows[i] < end && with_row(bits[i], rows[i]) >> threshold.shift >= threshold.prefix;
+      wins |= win ? 1u << i : 0;
+      mine += win ? 1 : 0;
     }
-    uint32_t total = 0;
-    const uint32_t before = sum_before(mine, total);
-    uint32_t win = above + before % 65536;
-    uint32_t tie = equal + before / 65536;
+    const uint32_t sum = sum_to_lane(mine);
+    uint32_t at = 0;
+    if (threadIdx.x % 32 == 31) {
+      at = atomicAdd(taken, sum);
+    }
+    at = __shfl_sync(kAllLanes, at, 31) + sum - mine;
 #pragma unroll
     for (uint32_t i = 0; i < kKeysPerThread; ++i) {
-      // The tests stay in bounds if a workspace was not zero; then the result is wrong.
-      if (wins[i] && win < first_tie) {
-        winners[win] = key_of<float>(key[i], row + i);
+      // The test of `at` keeps in bounds if a workspace was not zero; then the result is wrong.
+      if ((wins >> i & 1) != 0 && at < params.outputs.k) {
+        winners[at] = key_of<float>(bits[i], rows[i]);
+        ++at;
       }
-      win += wins[i] ? 1u : 0u;
-      if (ties[i] && tie < threshold.ties) {
-        winners[first_tie + tie] = key_of<float>(key[i], row + i);
-      }
-      tie += ties[i] ? 1u : 0u;
     }
-    above += total % 65536;
-    equal += total / 65536;
+  });
+}
+
+// Keep the larger or the smaller key of each pair.
+template <int kHeld>
+__device__ __forceinline__ void keep(uint64_t (&keys)[kHeld], const uint64_t (&others)[kHeld],
+                                     bool larger) {
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i) {
+    keys[i] = (others[i] > keys[i]) == larger ? others[i] : keys[i];
   }
 }
 
-// Sort a power of two of keys in shared memory, descending (bitonic sort).
-__device__ __forceinline__ void sort_shared(uint64_t* keys, uint32_t count) {
-  __syncthreads();
+// Sort a power of two of keys, descending (bitonic sort). Thread t holds those from t * kHeld on.
+// `shared` has room for all.
+template <int kHeld>
+__device__ __forceinline__ void sort_held(uint64_t (&keys)[kHeld], uint32_t count,
+                                          uint64_t* shared) {
+  const uint32_t first = threadIdx.x * kHeld;
+  const uint32_t holders = count / kHeld;
+  // Warps without keys only keep to the barriers.
+  const bool idle = threadIdx.x / 32 * 32 >= holders;
+  uint64_t others[kHeld];
   for (uint32_t size = 2; size <= count; size *= 2) {
-    for (uint32_t stride = size / 2; stride > 0; stride /= 2) {
-      for (uint32_t pair = threadIdx.x; pair < count / 2; pair += blockDim.x) {
-        const uint32_t low = 2 * pair - pair % stride;
-        const uint64_t a = keys[low];
-        const uint64_t b = keys[low + stride];
-        if ((a < b) == ((low & size) == 0)) {
-          keys[low] = b;
-          keys[low + stride] = a;
+    const bool descending = (first & size) == 0;
+    uint32_t stride = size / 2;
+    for (; stride >= 32 * kHeld; stride /= 2) {
+      // The partner is in another warp.
+      __syncthreads();
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) {
+        if (!idle) {
+          shared[i * holders + threadIdx.x] = keys[i];
         }
       }
-      // With a stride of at most 32 each warp reads and writes 64 keys of its own.
-      if (stride > 32 || (stride == 1 && size >= 64)) {
-        __syncthreads();
-      } else {
-        __syncwarp();
+      __syncthreads();
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) {
+        others[i] = idle ? 0 : shared[i * holders + (threadIdx.x ^ (stride / kHeld))];
+      }
+      keep(keys, others, ((first & stride) == 0) == descending);
+    }
+    if (idle) {
+      continue;
+    }
+    for (; stride >= kHeld; stride /= 2) {
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) {
+        others[i] = __shfl_xor_sync(kAllLanes, keys[i], static_cast<int>(stride / kHeld));
+      }
+      keep(keys, others, ((first & stride) == 0) == descending);
+    }
+#pragma unroll
+    for (uint32_t near = kHeld / 2; near > 0; near /= 2) {
+#pragma unroll
+      for (uint32_t i = 0; i < kHeld; ++i) {
+        if ((i & near) == 0 && near < size) {
+          const uint64_t a = keys[i];
+          const uint64_t b = keys[i + near];
+          const bool swap = (a < b) == (((first + i) & size) == 0);
+          keys[i] = swap ? b : a;
+          keys[i + near] = swap ? a : b;
+        }
       }
     }
   }
-  __syncthreads();
 }
 
-__device__ __forceinline__ void write_winner(const KernelParams& params, int64_t rank,
+// Sort a tile of `count` keys: read(i) returns key i, and write(rank, key) gets all in descending
+// order.
+template <int kHeld, class Read, class Write>
+__device__ __forceinline__ void sort_tile(uint32_t tile, uint32_t count, uint64_t* shared,
+                                          const Read& read, const Write& write) {
+  const uint32_t holders = tile / kHeld;
+  uint64_t keys[kHeld];
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i) {
+    const uint32_t at = i * holders + threadIdx.x;
+    keys[i] = threadIdx.x < holders && at < count ? read(at) : kExcluded<float>;
+  }
+  sort_held(keys, tile, shared);
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i) {
+    const uint32_t rank = threadIdx.x * kHeld + i;
+    if (rank < count) {
+      write(rank, keys[i]);
+    }
+  }
+}
+
+__device__ __forceinline__ void write_winner(const KernelParams& params, uint64_t rank,
                                              uint64_t key) {
   const bool padding = key == kExcluded<float>;
   params.outputs.values[rank] = padding ? -INFINITY : key_score<float>(key);
   params.outputs.indices[rank] = padding ? -1 : key_row<float>(key);
 }
 
-// Sort each tile of the selected keys in place.
+// Sort each tile of the selected keys, a block at a time. A single one is the result; else `sorted`
+// gets the runs.
 __device__ __forceinline__ void sort_tiles(const BlockGroup& group, const KernelParams& params,
-                                           uint64_t* winners) {
+                                           const uint64_t* winners, bool in_shared,
+                                           uint64_t* sorted) {
   uint64_t* shared = reinterpret_cast<uint64_t*>(dynamic_shared());
   const uint32_t k = static_cast<uint32_t>(params.outputs.k);
   const uint32_t tile = static_cast<uint32_t>(params.plan.sort_tile);
   for (uint32_t begin = group.rank * tile; begin < k; begin += group.size * tile) {
+    const auto read = [&](uint32_t i) {
+      return in_shared ? winners[i] : __ldcg(&winners[begin + i]);
+    };
+    const auto write = [&](uint32_t rank, uint64_t key) {
+      if (k <= tile) {
+        write_winner(params, rank, key);
+      } else {
+        sorted[begin + rank] = key;
+      }
+    };
     const uint32_t count = min(tile, k - begin);
-    __syncthreads();
-    for (uint32_t i = threadIdx.x; i < tile; i += blockDim.x) {
-      shared[i] = i < count ? __ldcg(&winners[begin + i]) : kExcluded<float>;
-    }
-    sort_shared(shared, tile);
-    for (uint32_t i = threadIdx.x; i < count; i += blockDim.x) {
-      winners[begin + i] = shared[i];
-    }
-  }
-}
-
-// Count the keys of a descending run that come before `key`: larger ones, and equal ones if the run
-// is earlier. Only excluded keys can be equal.
-__device__ __forceinline__ uint32_t keys_before(const uint64_t* run, uint32_t count, uint64_t key,
-                                                bool earlier) {
-  uint32_t low = 0;
-  uint32_t high = count;
-  while (low < high) {
-    const uint32_t middle = low + (high - low) / 2;
-    const uint64_t other = __ldcg(&run[middle]);
-    if (other > key || (earlier && other == key)) {
-      low = middle + 1;
+    if (tile <= blockDim.x) {
+      sort_tile<1>(tile, count, shared, read, write);
     } else {
-      high = middle;
+      sort_tile<kHeldKeys>(tile, count, shared, read, write);
     }
   }
-  return low;
 }
 
-// Merge pairs of sorted runs until one is left. Return its address.
-__device__ __forceinline__ const uint64_t* merge_runs(const BlockGroup& group,
-                                                      const KernelParams& params, uint64_t* winners,
-                                                      uint64_t* other) {
-  const uint32_t k = static_cast<uint32_t>(params.outputs.k);
-  for (uint64_t run = static_cast<uint64_t>(params.plan.sort_tile); run < k; run *= 2) {
+// Merge sorted runs of sort_tile keys, kMergedRuns at a time, until one is left: the result.
+__device__ __forceinline__ void merge_runs(const BlockGroup& group, const KernelParams& params,
+                                           uint64_t* from, uint64_t* to) {
+  const uint64_t k = static_cast<uint64_t>(params.outputs.k);
+  for (uint64_t run = params.plan.sort_tile;; run *= kMergedRuns) {
+    const bool last = run * kMergedRuns >= k;
     for (uint64_t i = group.rank * blockDim.x + threadIdx.x; i < k;
          i += uint64_t{group.size} * blockDim.x) {
-      const uint64_t mine = i / run;
-      const uint64_t sibling = min((mine ^ 1) * run, uint64_t{k});
-      const uint32_t count = static_cast<uint32_t>(min(run, k - sibling));
-      const uint64_t key = __ldcg(&winners[i]);
-      const uint32_t before = keys_before(winners + sibling, count, key, mine % 2 == 1);
-      other[(mine & ~uint64_t{1}) * run + i % run + before] = key;
+      const uint64_t first = i & ~(run * kMergedRuns - 1);
+      const uint64_t key = __ldcg(&from[i]);
+      // In each run, also its own, the keys that come before: larger ones, and of equal ones those
+      // at an earlier place. Only excluded keys are equal. All runs are searched at the same time.
+      uint64_t before[kMergedRuns] = {};
+      for (uint64_t step = run; step > 0; step /= 2) {
+#pragma unroll
+        for (uint64_t r = 0; r < kMergedRuns; ++r) {
+          const uint64_t at = first + r * run + before[r] + step - 1;
+          if (before[r] + step <= run && at < k) {
+            const uint64_t other = __ldcg(&from[at]);
+            before[r] += other > key || (other == key && at < i) ? step : 0;
+          }
+        }
+      }
+      uint64_t rank = first;
+#pragma unroll
+      for (uint64_t r = 0; r < kMergedRuns; ++r) {
+        rank += before[r];
+      }
+      if (last) {
+        write_winner(params, rank, key);
+      } else {
+        to[rank] = key;
+      }
+    }
+    if (last) {
+      return;
     }
     group.sync();
-    uint64_t* merged = other;
-    other = winners;
-    winners = merged;
+    uint64_t* merged = to;
+    to = from;
+    from = merged;
   }
-  return winners;
 }
 
 // Select the top k. All keys must be visible to the blocks of the group.
 __device__ __forceinline__ void select_top(const BlockGroup& group, const KernelParams& params) {
-  if (group.rank == 0 && threadIdx.x == 0) {
+  __shared__ uint32_t taken;
+  const bool leads = group.rank == 0 && threadIdx.x == 0;
+  if (leads) {
     *params.outputs.invalid = static_cast<int32_t>(atomicExch(&params.state->invalid, 0u));
   }
-  const uint32_t k = static_cast<uint32_t>(params.outputs.k);
-  if (k == 0) {
+  if (params.outputs.k == 0) {
     return;
   }
-  // An equal share of the rows for each block, in multiples of kKeysPerThread.
-  const uint64_t quads = ceil_div(params.batch.rows, kKeysPerThread);
+  if (threadIdx.x == 0) {
+    taken = 0;
+  }
+  // An equal share of the rows for each block, in whole vectors.
+  const uint64_t vectors = ceil_div(params.batch.rows, kKeysPerVector);
   const auto share = [&](uint64_t rank) {
-    return static_cast<uint32_t>(
-        min(quads * rank / group.size * kKeysPerThread, static_cast<uint64_t>(params.batch.rows)));
+    return static_cast<uint32_t>(min(vectors * rank / group.size * kKeysPerVector,
+                                     static_cast<uint64_t>(params.batch.rows)));
   };
   const uint32_t begin = share(group.rank);
   const uint32_t end = share(group.rank + 1);
   const Threshold threshold = find_threshold(group, params, begin, end);
-  uint32_t above = 0;
-  uint32_t equal = 0;
-  if (group.size > 1) {
-    count_winners(params.keys, begin, end, threshold, above, equal);
-    if (threadIdx.x == 0) {
-      params.counts[2 * group.rank] = above;
-      params.counts[2 * group.rank + 1] = equal;
-    }
+  // Shared memory held the histogram. It has been read: find_digit ends with a barrier.
+  const bool in_shared = group.size == 1 && params.outputs.k <= params.plan.sort_tile;
+  uint64_t* winners = in_shared ? reinterpret_cast<uint64_t*>(dynamic_shared()) : params.winners;
+  collect_winners(params, begin, end, threshold, winners,
+                  in_shared ? &taken : &params.state->winners);
+  group.sync();
+  if (leads) {
+    params.state->winners = 0;
+  }
+  // All blocks have read the histograms: clear them.
+  for (uint32_t i = threadIdx.x; group.rank == 0 && group.size > 1 && i < 3 * kDigits;
+       i += blockDim.x) {
+    params.state->histograms[i] = 0;
+  }
+  uint64_t* sorted = params.winners + params.plan.winner_stride;
+  sort_tiles(group, params, winners, in_shared, sorted);
+  if (params.outputs.k > params.plan.sort_tile) {
     group.sync();
-    count_earlier(group, params.counts, above, equal);
-    // All blocks have read the histograms: clear them.
-    for (uint32_t i = threadIdx.x; group.rank == 0 && i < 3 * kDigits; i += blockDim.x) {
-      params.state->histograms[i] = 0;
-    }
-  }
-  uint64_t* shared = reinterpret_cast<uint64_t*>(dynamic_shared());
-  const uint32_t tile = static_cast<uint32_t>(params.plan.sort_tile);
-  if (group.size == 1 && k <= tile) {
-    // Shared memory held the histogram. It has been read: find_digit ends with a barrier.
-    for (uint32_t i = k + threadIdx.x; i < tile; i += blockDim.x) {
-      shared[i] = kExcluded<float>;
-    }
-    collect_winners(params, begin, end, threshold, above, equal, shared);
-    sort_shared(shared, tile);
-    for (uint32_t i = threadIdx.x; i < k; i += blockDim.x) {
-      write_winner(params, i, shared[i]);
-    }
-    return;
-  }
-  collect_winners(params, begin, end, threshold, above, equal, params.winners);
-  group.sync();
-  sort_tiles(group, params, params.winners);
-  group.sync();
-  const uint64_t* sorted =
-      merge_runs(group, params, params.winners, params.winners + params.plan.winner_stride);
-  for (uint64_t i = group.rank * blockDim.x + threadIdx.x; i < k;
-       i += uint64_t{group.size} * blockDim.x) {
-    write_winner(params, static_cast<int64_t>(i), __ldcg(&sorted[i]));
+    merge_runs(group, params, sorted, params.winners);
   }
 }
 

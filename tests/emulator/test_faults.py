@@ -68,9 +68,20 @@ FAULTS = {
     "no barrier before the sums of warps change": Fault(
         "cuda/block.cuh", "have been read.\n" + BARRIER, "have been read.\n", "races", RACE
     ),
-    "the sort leaves out a barrier": Fault(
-        "cuda/top_k.cuh", "if (stride > 32 || (stride == 1 && size >= 64))", "if (stride > 32)",
+    "the sort does not wait for the keys of other warps": Fault(
+        "cuda/top_k.cuh", "keys[i];\n        }\n      }\n      __syncthreads();\n",
+        "keys[i];\n        }\n      }\n", "races", RACE,
+    ),
+    "the sort does not wait until its keys were read": Fault(
+        "cuda/top_k.cuh", "is in another warp.\n      __syncthreads();\n", "is in another warp.\n",
         "races", RACE,
+    ),
+    "a warp that holds no key of the tile sorts": Fault(
+        "cuda/top_k.cuh", "if (!idle) {", "if (true) {", "plans", "wrong selection"
+    ),
+    "winners are sorted before all are collected": Fault(
+        "cuda/top_k.cuh", ": &params.state->winners);\n  group.sync();\n",
+        ": &params.state->winners);\n", "races", RACE,
     ),
     "no barrier after the histogram is emptied": Fault(
         "cuda/threshold.cuh", "shared[digit] = 0;\n  }\n" + BARRIER, "shared[digit] = 0;\n  }\n",
@@ -83,20 +94,33 @@ FAULTS = {
         "cuda/top_k.cuh", "params.state->histograms[i] = 0;", "",
         "small_blocks", "state left behind",
     ),
+    "a histogram is not emptied before its next turn": Fault(
+        "cuda/threshold.cuh", "previous[digit] = 0;", "", "small_blocks", "wrong selection"
+    ),
+    "the winners of the last launch stay": Fault(
+        "cuda/top_k.cuh", "params.state->winners = 0;", "", "small_blocks", "state left behind"
+    ),
     "the invalid rows of the last launch stay": Fault(
         "cuda/top_k.cuh", "atomicExch(&params.state->invalid, 0u)", "params.state->invalid",
         "small_blocks", "state left behind",
     ),
-    "ties in any order": Fault(
-        "cuda/top_k.cuh", "if ((a < b) ==", "if ((a >> 32 < b >> 32) ==",
+    "ties in any order, in a thread": Fault(
+        "cuda/top_k.cuh", "swap = (a < b)", "swap = (a >> 32 < b >> 32)",
         "small_blocks", "wrong selection",
     ),
-    "a block counts its own ties as earlier": Fault(
-        "cuda/top_k.cuh", "block < group.rank;", "block <= group.rank;",
+    "ties in any order, between threads": Fault(
+        "cuda/top_k.cuh", "(others[i] > keys[i])", "(others[i] >> 32 > keys[i] >> 32)",
+        "small_blocks", "wrong selection",
+    ),
+    "ties are searched for by the wrong row": Fault(
+        "cuda/threshold.cuh", "<< 32 | ~row;", "<< 32 | row;", "small_blocks", "wrong selection"
+    ),
+    "the rows of ties are not searched": Fault(
+        "cuda/threshold.cuh", ">> threshold.shift == 0) {", ">> threshold.shift >= 0) {",
         "small_blocks", "wrong selection",
     ),
     "padding is merged to the same place": Fault(
-        "cuda/top_k.cuh", "(earlier && other == key)", "(earlier && other > key)",
+        "cuda/top_k.cuh", "(other == key && at < i)", "(other == key && at < 0)",
         "small_blocks", "wrong selection"
     ),
     "NaN is a large score": Fault(
@@ -119,7 +143,7 @@ FAULTS = {
         "small_blocks", "misaligned",
     ),
     "keys past the last one are read": Fault(
-        "cuda/threshold.cuh", "row + i < end ? __ldcg", "row + i < end + 64 ? __ldcg",
+        "cuda/threshold.cuh", "row < end ? __ldcg", "row < end + 64 ? __ldcg",
         "small_blocks", OVERFLOW,
     ),
     "one pack too many": Fault(
@@ -136,14 +160,15 @@ FAULTS = {
         "const uint4 filler = make_uint4(0, 0, 0, 0);", "small_blocks", "wrong loss",
     ),
     "a shuffle of half a warp": Fault(
-        "cuda/row_sums.cuh", "kAll = 0xffffffffu", "kAll = 0x0000ffffu", "small_blocks", "mask"
+        "cuda/plan.h", "kAllLanes = 0xffffffffu", "kAllLanes = 0x0000ffffu",
+        "small_blocks", "mask",
     ),
     "all slices share one place for their warps": Fault(
         "cuda/rows.cuh", "    buffer = 1 - buffer;\n", "", "races", RACE
     ),
     "slices merged in the order of their arrival": Fault(
         "cuda/rows.cuh", "params.partials[tile] = sums;",
-        "params.partials[row * slices + atomicInc(&params.state->unused[row % 62], slices - 1)]"
+        "params.partials[row * slices + atomicInc(&params.state->unused[row % 61], slices - 1)]"
         " = sums;",
         "schedules", "other scores",
     ),

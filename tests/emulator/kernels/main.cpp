@@ -28,10 +28,11 @@ const Shape kShapes[] = {
      .padding = 3,
      .length = 9},
     {.rows = 21, .classes = 1001, .k = 7, .offset = 1},
-    {.rows = 300, .classes = 5, .k = 200, .bias = true, .ids = false, .kinds = 4},
+    {.rows = 420, .classes = 5, .k = 280, .bias = true, .ids = false, .kinds = 4},
     {.rows = 150, .classes = 2, .k = 149, .method = Method::kNegIl, .kinds = 1},
     {.rows = 40, .classes = 130, .k = 20, .method = Method::kGradNorm, .length = 10},
     {.rows = 40, .classes = 530, .k = 9, .type = kBrain, .method = Method::kEntropy, .offset = 4},
+    {.rows = 900, .classes = 2, .k = 700},
 };
 
 // Lane groups, a block for each row, several slices for each row.
@@ -71,8 +72,8 @@ void check_plans(int most_threads) {
         before = scored;
         for (int stage : {kLastBlock, kGrid}) {
           for (int tile : {0, 8, 64}) {
-            // Large blocks are slow, and sort like small ones.
-            if (blocks.threads == 64 || tile == 8) {
+            // Large blocks are slow, and merge like small ones.
+            if (blocks.threads == 64 || tile == 0) {
               forced.top_k_stage = stage;
               forced.sort_tile = tile;
               const Plan selecting = plan_of(problem, true, forced, 3);
@@ -109,8 +110,8 @@ void check_schedules(std::span<const Shape> shapes, std::span<const Schedule> sc
         check_same(problem, plan, run(problem, plan, schedule), scored, "other scores");
         for (int stage : {kLastBlock, kGrid}) {
           forced.top_k_stage = stage;
-          // Sort once with keys for several warps, once with many runs to merge.
-          forced.sort_tile = stage == kLastBlock ? 128 : 16;
+          // Sort once as many keys as a block can, once a key of each thread, once many runs.
+          forced.sort_tile = stage == kGrid ? 16 : schedule.order == 2 ? 64 : 0;
           const Plan selecting = plan_of(problem, true, forced, schedule.resident);
           check_selection(problem, selecting, run(problem, selecting, schedule), scored);
         }

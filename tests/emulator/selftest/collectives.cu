@@ -9,7 +9,7 @@ namespace {
 constexpr unsigned kAll = 0xffffffffu;
 
 struct Shuffled {
-  int flipped, up;
+  int flipped, up, third;
 };
 // In a last warp of fewer than 32 threads the missing lanes are not in the mask.
 __device__ unsigned mask_of_warp() {
@@ -22,6 +22,7 @@ __global__ void shuffle_all(Shuffled* out) {
   Shuffled& mine = out[threadIdx.x];
   mine.flipped = __shfl_xor_sync(mask, value, 1);
   mine.up = __shfl_up_sync(mask, value, 1);
+  mine.third = __shfl_sync(mask, value, 2, 8);
 }
 __global__ void shuffle_halves_at_different_rates(double* out) {
   const bool low = threadIdx.x < 16;
@@ -95,6 +96,7 @@ TEST(shuffles) {
       for (int t = 0; t < threads; ++t) {
         CHECK(out[t].flipped == (t ^ 1));
         CHECK(out[t].up == (t % 32 > 0 ? t - 1 : t));
+        CHECK(out[t].third == t / 8 * 8 + 2);
       }
     }
     std::vector<double> out(32);
