@@ -53,6 +53,7 @@ struct Plan {
   int32_t processors;  // multiprocessors of the device
   int32_t threads;
   int32_t lanes;        // lanes of a group; for slices: threads of a block
+  int32_t group_rows;   // rows that a group of lanes takes at a time
   int64_t slices;       // slices of a row
   int64_t slice_packs;  // packs of 16 bytes in a slice
   int64_t blocks;
@@ -72,7 +73,9 @@ struct Plan {
 //
 // A block has a power of two of threads, so that they share the digits evenly.
 inline constexpr int32_t kMaxThreads = 512;
-inline constexpr int32_t kUsualThreads = 256;
+inline constexpr int32_t kSliceThreads = 256;
+// Threads that a multiprocessor runs at a time, with 64 registers each.
+inline constexpr int32_t kBusyThreads = 1024;
 // The mask of a warp function that all lanes call.
 inline constexpr unsigned kAllLanes = 0xffffffffu;
 // Packs of 16 bytes that a lane loads before it uses the first one.
@@ -80,6 +83,9 @@ inline constexpr int32_t kUnroll = 4;
 inline constexpr int64_t kPackBytes = 16;
 // Rows up to this size go to a group of lanes each.
 inline constexpr int64_t kWarpRowBytes = 8192;
+// So do longer ones if there are enough for the warps of the device.
+inline constexpr int64_t kManyRowsBytes = 32768;
+inline constexpr int64_t kManyRows = 24;  // of a multiprocessor, which runs 32 warps
 // A batch up to this size goes to one block, which has no other block to wait for.
 inline constexpr int64_t kOneBlockBytes = 65536;
 inline constexpr int64_t kOneBlockRows = 1024;
@@ -109,20 +115,27 @@ inline int64_t power_from(int64_t value) {
 inline size_t align16(size_t bytes) { return (bytes + 15) / 16 * 16; }
 
 inline Plan make_plan(const Sizes& sizes, const DeviceLimits& device, const ForcedPlan& forced) {
-  const int64_t n = sizes.rows;
+  const int64_t n = std::max<int64_t>(sizes.rows, 1);
   const int64_t row_bytes = sizes.classes * sizes.element_size;
   const int64_t packs = ceil_div(row_bytes, kPackBytes);
 
   Plan plan{};
   plan.processors = device.processors;
-  plan.regime = forced.regime != 0           ? static_cast<RowRegime>(forced.regime - 1)
-                : row_bytes <= kWarpRowBytes ? RowRegime::kLaneGroups
-                                             : RowRegime::kSlices;
+  const bool lane_groups =
+      row_bytes <= (n < kManyRows * device.processors ? kWarpRowBytes : kManyRowsBytes);
+  plan.regime = forced.regime != 0 ? static_cast<RowRegime>(forced.regime - 1)
+                : lane_groups      ? RowRegime::kLaneGroups
+                                   : RowRegime::kSlices;
   const bool one_block = plan.regime == RowRegime::kLaneGroups && n <= kOneBlockRows &&
                          n * row_bytes <= kOneBlockBytes;
-  plan.threads = forced.threads != 0 ? forced.threads : one_block ? kMaxThreads : kUsualThreads;
+  // Lane groups compute the same in blocks of any size, and a large one selects faster.
+  plan.threads = forced.threads != 0                     ? forced.threads
+                 : plan.regime == RowRegime::kLaneGroups ? kMaxThreads
+                                                         : kSliceThreads;
   // No more blocks than run at a time: each takes several rows, one after another.
-  const int64_t resident = int64_t{device.processors} * (4 * kUsualThreads / plan.threads);
+  const int64_t resident = forced.blocks != 0 ? forced.blocks
+                           : one_block ? 1
+                                       : int64_t{device.processors} * (kBusyThreads / plan.threads);
   plan.slices = 1;
   plan.slice_packs = packs;
   int64_t tiles = 0;
@@ -130,22 +143,23 @@ inline Plan make_plan(const Sizes& sizes, const DeviceLimits& device, const Forc
     // Two or three packs of 16 bytes a lane. With fewer, the work per row dominates. With more,
     // neighbouring lanes read memory far apart.
     plan.lanes = static_cast<int32_t>(std::min<int64_t>(power_below(packs / 2), 32));
-    tiles = ceil_div(n, plan.threads / plan.lanes);
+    // As many rows a group as there are for all: the inputs and results of neighbouring rows are
+    // read and written together. At most one for each of its lanes, in equal rounds.
+    const int64_t groups = resident * (plan.threads / plan.lanes);
+    const int64_t rounds = ceil_div(n, groups * plan.lanes);
+    plan.group_rows = static_cast<int32_t>(ceil_div(n, groups * rounds));
+    tiles = ceil_div(n, plan.threads / plan.lanes * plan.group_rows);
   } else {
     plan.lanes = plan.threads;
     // Cut rows into slices where there are too few rows to keep all processors busy.
-    int64_t wanted =
-        forced.slices != 0 ? forced.slices : ceil_div(4 * resident, std::max<int64_t>(n, 1));
+    int64_t wanted = forced.slices != 0 ? forced.slices : ceil_div(4 * resident, n);
     const int64_t least_packs = forced.slices != 0 ? 1 : plan.threads * kUnroll;
     wanted = std::clamp<int64_t>(wanted, 1, ceil_div(packs, least_packs));
     plan.slice_packs = ceil_div(packs, wanted);
     plan.slices = ceil_div(packs, plan.slice_packs);
     tiles = n * plan.slices;
   }
-  plan.blocks = one_block ? 1 : std::clamp<int64_t>(tiles, 1, resident);
-  if (forced.blocks != 0) {
-    plan.blocks = forced.blocks;
-  }
+  plan.blocks = forced.blocks != 0 ? forced.blocks : std::min(tiles, resident);
 
   plan.top_k_stage = TopKStage::kNone;
   size_t end = 0;

@@ -169,29 +169,37 @@ __device__ __forceinline__ RowSums sum_packs(const KernelParams& params, int64_t
   return sums;
 }
 
-// Score rows with one group of lanes each.
+// Score rows with groups of lanes. A group takes several rows, one after another: each of its lanes
+// reads the inputs of one of them and finishes it.
 template <class T, bool kNeedsMoments>
 __device__ __forceinline__ void score_by_lane_groups(const KernelParams& params) {
   const int lanes = params.plan.lanes;
-  const int lane = static_cast<int>(threadIdx.x) % lanes;
-  const int64_t rows_per_block = static_cast<int>(blockDim.x) / lanes;
+  const int lane = static_cast<int>(threadIdx.x) & (lanes - 1);
+  const int group_rows = params.plan.group_rows;
   const int packs = static_cast<int>(params.plan.slice_packs);
+  const int64_t block_rows = static_cast<int>(blockDim.x) / lanes * group_rows;
   // All lanes of a warp stay in the loop, also those without a row, because they shuffle together.
-  for (int64_t base = blockIdx.x * rows_per_block; base < params.batch.rows;
-       base += gridDim.x * rows_per_block) {
-    const int64_t row = base + static_cast<int>(threadIdx.x) / lanes;
-    const bool here = row < params.batch.rows;
+  for (int64_t base = blockIdx.x * block_rows; base < params.batch.rows;
+       base += gridDim.x * block_rows) {
+    const int64_t first = base + static_cast<int>(threadIdx.x) / lanes * group_rows;
+    const bool here = lane < group_rows && first + lane < params.batch.rows;
     RowInputs<T> inputs;
-    RowSums sums = empty_sums();
     if (here) {
-      inputs = read_inputs<T>(params, row);
-      if (inputs.label >= 0) {
-        sums = sum_packs<T, kNeedsMoments>(params, row, inputs.label, 0, packs, lane, lanes);
-      }
+      inputs = read_inputs<T>(params, first + lane);
     }
-    sums = merge_lanes<kNeedsMoments>(sums, lanes, params.extra);
-    if (here && lane == 0) {
-      finish_row<T, kNeedsMoments>(params, row, inputs, sums);
+    RowSums mine = empty_sums();
+    for (int i = 0; i < group_rows; ++i) {
+      // Negative, as of a row that is not scored, if there is no such row.
+      const int label = __shfl_sync(kAllLanes, inputs.label, i, lanes);
+      RowSums sums = empty_sums();
+      if (label >= 0) {
+        sums = sum_packs<T, kNeedsMoments>(params, first + i, label, 0, packs, lane, lanes);
+      }
+      sums = merge_lanes<kNeedsMoments>(sums, lanes, params.extra);
+      mine = lane == i ? sums : mine;
+    }
+    if (here) {
+      finish_row<T, kNeedsMoments>(params, first + lane, inputs, mine);
     }
   }
 }

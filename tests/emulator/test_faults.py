@@ -151,9 +151,21 @@ FAULTS = {
         "if (start + lane + u * lanes <= whole)", "small_blocks", "wrong loss",
     ),
     "the last rows are lost": Fault(
-        "cuda/rows.cuh", "base < params.batch.rows;\n       base += gridDim.x * rows_per_block",
-        "base + rows_per_block <= params.batch.rows;\n       base += gridDim.x * rows_per_block",
+        "cuda/rows.cuh", "base < params.batch.rows;\n       base += gridDim.x * block_rows",
+        "base + block_rows <= params.batch.rows;\n       base += gridDim.x * block_rows",
         "small_blocks", "wrong loss",
+    ),
+    "a lane finishes the first row of its group": Fault(
+        "cuda/rows.cuh", "lane == i ? sums", "i == 0 ? sums", "small_blocks", "wrong loss"
+    ),
+    "a group finishes rows of the next": Fault(
+        "cuda/rows.cuh", "lane < group_rows && first", "first", "schedules", "other scores"
+    ),
+    "a word past the end of a pack at an odd logit": Fault(
+        "cuda/logits.cuh", "__ldg(p + 7)", "__ldg(words + 3)", "small_blocks", OVERFLOW
+    ),
+    "the wrong last logit of a pack at an odd logit": Fault(
+        "cuda/logits.cuh", "__ldg(p + 7)", "__ldg(p + 6)", "small_blocks", "wrong loss"
     ),
     "zeros fill the last pack": Fault(
         "cuda/logits.cuh", "const uint4 filler = negative_infinity<T>();",

@@ -68,8 +68,8 @@ def test_more_rows_never_get_fewer_blocks_beyond_one(
     n: int, classes: int, size: int, p: int
 ) -> None:
     few, many = (_C.launch_plan(rows, classes, size, 0, p) for rows in (n, min(2 * n, 2**31 - 1)))
-    assert many["regime"] == few["regime"]
-    if few["regime"] == "lane_groups" and few["threads"] == many["threads"]:
+    if few["regime"] == "lane_groups":
+        assert many["regime"] == "lane_groups"
         assert many["blocks"] >= few["blocks"]
     assert many["slices"] <= few["slices"]
 

@@ -19,7 +19,7 @@ constexpr auto kBrain = FloatType::kBFloat16;
 const Shape kShapes[] = {
     {.rows = 1, .classes = 1, .k = 1},
     {.rows = 2, .classes = 3, .k = 0, .method = Method::kLoss},
-    {.rows = 100, .classes = 300, .k = 40, .type = kBrain, .offset = 1},
+    {.rows = 100, .classes = 304, .k = 40, .type = kBrain, .offset = 1},
     {.rows = 70,
      .classes = 37,
      .k = 70,
@@ -31,7 +31,7 @@ const Shape kShapes[] = {
     {.rows = 420, .classes = 5, .k = 280, .bias = true, .ids = false, .kinds = 4},
     {.rows = 150, .classes = 2, .k = 149, .method = Method::kNegIl, .kinds = 1},
     {.rows = 40, .classes = 130, .k = 20, .method = Method::kGradNorm, .length = 10},
-    {.rows = 40, .classes = 530, .k = 9, .type = kBrain, .method = Method::kEntropy, .offset = 4},
+    {.rows = 40, .classes = 531, .k = 9, .type = kBrain, .method = Method::kEntropy, .offset = 4},
     {.rows = 900, .classes = 2, .k = 700},
 };
 
