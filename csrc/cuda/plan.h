@@ -92,6 +92,8 @@ inline constexpr int64_t kOneBlockRows = 1024;
 // With more rows the last block alone is too slow.
 inline constexpr int64_t kLastBlockRows = 16384;
 inline constexpr int64_t kSortTile = 4096;
+// Sorted tiles that are merged at a time.
+inline constexpr int64_t kMergedRuns = 4;
 // Keys that a thread sorts in its registers.
 inline constexpr int32_t kHeldKeys = 8;
 inline constexpr int64_t kDigits = 2048;
@@ -171,6 +173,12 @@ inline Plan make_plan(const Sizes& sizes, const DeviceLimits& device, const Forc
     const bool grid = forced.top_k_stage != 0
                           ? forced.top_k_stage == 1 + static_cast<int32_t>(TopKStage::kGrid)
                           : large && device.cooperative;
+    int64_t merged = plan.sort_tile;
+    while (merged < sizes.k) {
+      merged *= kMergedRuns;
+    }
+    // Smaller tiles, which more blocks sort, if they need no more merging.
+    plan.sort_tile /= merged > plan.sort_tile && merged / 2 >= sizes.k ? 2 : 1;
     // The last block merges slices. There are few rows then, so it also selects quickly.
     plan.top_k_stage = grid && plan.slices == 1 ? TopKStage::kGrid : TopKStage::kLastBlock;
     plan.shared_bytes = static_cast<size_t>(std::max(4 * kDigits, 8 * plan.sort_tile));

@@ -8,9 +8,6 @@
 
 namespace rho_ext {
 
-// Sorted runs that are merged at a time.
-inline constexpr uint64_t kMergedRuns = 4;
-
 // Write the selected keys of [begin, end) with their rows, in any order. `taken` counts those that
 // all warps of the group have written.
 __device__ __forceinline__ void collect_winners(const KernelParams& params, uint32_t begin,
