@@ -267,6 +267,7 @@ __device__ __forceinline__ void merge_slices(const KernelParams& params) {
     const RowInputs<T> inputs = read_inputs<T>(params, row);
     const RowSums* partials = params.partials + row * params.plan.slices;
     RowSums sums = read_partial(partials);
+#pragma unroll 4
     for (int64_t slice = 1; slice < params.plan.slices; ++slice) {
       sums = merge<kNeedsMoments>(sums, read_partial(partials + slice), params.extra);
     }

@@ -18,29 +18,28 @@ __global__ void __launch_bounds__(kMaxThreads, kNeedsMoments ? 1 : 2)
   } else {
     score_by_slices<T, kNeedsMoments>(params);
   }
+  BlockGroup group{0, 1};
   if (params.plan.top_k_stage == TopKStage::kGrid) {
-    const BlockGroup group{blockIdx.x, gridDim.x};
-    group.sync();
-    select_top(group, params);
-    return;
-  }
-  const bool sliced = kRegime == RowRegime::kSlices && params.plan.slices > 1;
-  if (params.plan.top_k_stage == TopKStage::kNone && !sliced) {
-    return;
-  }
-  if (!is_last_block(&params.state->ticket)) {
-    return;
-  }
-  const BlockGroup group{0, 1};
-  if constexpr (kRegime == RowRegime::kSlices) {
-    if (sliced) {
-      merge_slices<T, kNeedsMoments>(params);
-      group.sync();
+    group = {blockIdx.x, gridDim.x};
+  } else {
+    const bool sliced = kRegime == RowRegime::kSlices && params.plan.slices > 1;
+    if (params.plan.top_k_stage == TopKStage::kNone && !sliced) {
+      return;
+    }
+    if (!is_last_block(&params.state->ticket)) {
+      return;
+    }
+    if constexpr (kRegime == RowRegime::kSlices) {
+      if (sliced) {
+        merge_slices<T, kNeedsMoments>(params);
+      }
+    }
+    if (params.plan.top_k_stage == TopKStage::kNone) {
+      return;
     }
   }
-  if (params.plan.top_k_stage == TopKStage::kLastBlock) {
-    select_top(group, params);
-  }
+  group.sync();
+  select_top(group, params);
 }
 
 using Kernel = void (*)(KernelParams);
