@@ -9,15 +9,17 @@ namespace rho_ext {
 
 // The blocks that select: the last one alone, or all blocks of a cooperative launch.
 struct BlockGroup {
-  uint32_t rank;
-  uint32_t size;
+  bool grid;
+
+  __device__ uint32_t rank() const { return grid ? blockIdx.x : 0; }
+  __device__ uint32_t size() const { return grid ? gridDim.x : 1; }
 
   // Barrier: earlier writes are visible to the whole group.
   __device__ void sync() const {
-    if (size == 1) {
-      __syncthreads();
-    } else {
+    if (grid) {
       cooperative_groups::this_grid().sync();
+    } else {
+      __syncthreads();
     }
   }
 };

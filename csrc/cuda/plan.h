@@ -93,7 +93,7 @@ inline constexpr int64_t kOneBlockRows = 1024;
 inline constexpr int64_t kLastBlockRows = 16384;
 inline constexpr int64_t kSortTile = 4096;
 // Sorted tiles that are merged at a time.
-inline constexpr int64_t kMergedRuns = 4;
+inline constexpr uint32_t kMergedRuns = 4;
 // Keys that a thread sorts in its registers.
 inline constexpr int32_t kHeldKeys = 8;
 inline constexpr int64_t kDigits = 2048;
@@ -181,7 +181,8 @@ inline Plan make_plan(const Sizes& sizes, const DeviceLimits& device, const Forc
     plan.sort_tile /= merged > plan.sort_tile && merged / 2 >= sizes.k ? 2 : 1;
     // The last block merges slices. There are few rows then, so it also selects quickly.
     plan.top_k_stage = grid && plan.slices == 1 ? TopKStage::kGrid : TopKStage::kLastBlock;
-    plan.shared_bytes = static_cast<size_t>(std::max(4 * kDigits, 8 * plan.sort_tile));
+    const int64_t held = plan.sort_tile > plan.threads ? kHeldKeys : 1;
+    plan.shared_bytes = static_cast<size_t>(std::max(4 * kDigits, 8 * held * kMaxThreads));
     end = align16(4 * static_cast<size_t>(n));  // keys
   }
   plan.partials = end;

@@ -18,10 +18,8 @@ __global__ void __launch_bounds__(kMaxThreads, kNeedsMoments ? 1 : 2)
   } else {
     score_by_slices<T, kNeedsMoments>(params);
   }
-  BlockGroup group{0, 1};
-  if (params.plan.top_k_stage == TopKStage::kGrid) {
-    group = {blockIdx.x, gridDim.x};
-  } else {
+  const BlockGroup group{params.plan.top_k_stage == TopKStage::kGrid};
+  if (!group.grid) {
     const bool sliced = kRegime == RowRegime::kSlices && params.plan.slices > 1;
     if (params.plan.top_k_stage == TopKStage::kNone && !sliced) {
       return;

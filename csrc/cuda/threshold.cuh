@@ -21,12 +21,14 @@ __device__ __forceinline__ uint64_t with_row(uint32_t bits, uint32_t row) {
 template <class Visit>
 __device__ __forceinline__ void for_each_keys(const uint32_t* keys, uint32_t begin, uint32_t end,
                                               const Visit& visit) {
+  const uint32_t lane = threadIdx.x % 32;
   for (uint32_t base = begin; base < end; base += blockDim.x * kKeysPerThread) {
+    const uint32_t first = base + (threadIdx.x - lane) * kKeysPerThread + lane * kKeysPerVector;
     uint32_t bits[kKeysPerThread];
     uint32_t rows[kKeysPerThread];
 #pragma unroll
     for (uint32_t i = 0; i < kKeysPerThread; i += kKeysPerVector) {
-      const uint32_t row = base + i * blockDim.x + threadIdx.x * kKeysPerVector;
+      const uint32_t row = first + i * 32;
       // The memory of the keys ends with a whole vector.
       const uint4 four =
           row < end ? __ldcg(reinterpret_cast<const uint4*>(keys + row)) : make_uint4(0, 0, 0, 0);
@@ -96,7 +98,7 @@ __device__ __forceinline__ void count_digits(const BlockGroup& group, const Kern
     }
   });
   __syncthreads();
-  if (group.size == 1) {
+  if (!group.grid) {
     return;
   }
   uint32_t* global = params.state->histograms + turn % 3 * kDigits;
@@ -110,7 +112,7 @@ __device__ __forceinline__ void count_digits(const BlockGroup& group, const Kern
   for (uint32_t digit = threadIdx.x; digit < kDigits; digit += blockDim.x) {
     shared[digit] = __ldcg(&global[digit]);
     // All blocks have read it, and use it again after one more barrier.
-    if (group.rank == 0) {
+    if (group.rank() == 0) {
       previous[digit] = 0;
     }
   }

@@ -13,6 +13,7 @@ namespace rho_ext {
 __device__ __forceinline__ void collect_winners(const KernelParams& params, uint32_t begin,
                                                 uint32_t end, const Threshold& threshold,
                                                 uint64_t* winners, uint32_t* taken) {
+  const uint32_t k = static_cast<uint32_t>(params.outputs.k);
   for_each_keys(params.keys, begin, end, [&](const auto& bits, const auto& rows) {
     uint32_t wins = 0;
     uint32_t mine = 0;
@@ -32,7 +33,7 @@ __device__ __forceinline__ void collect_winners(const KernelParams& params, uint
 #pragma unroll
     for (uint32_t i = 0; i < kKeysPerThread; ++i) {
       // The test of `at` keeps in bounds if a workspace was not zero; then the result is wrong.
-      if ((wins >> i & 1) != 0 && at < params.outputs.k) {
+      if ((wins >> i & 1) != 0 && at < k) {
         winners[at] = key_of<float>(bits[i], rows[i]);
         ++at;
       }
@@ -40,26 +41,19 @@ __device__ __forceinline__ void collect_winners(const KernelParams& params, uint
   });
 }
 
-// Keep the larger or the smaller key of each pair.
-template <int kHeld>
-__device__ __forceinline__ void keep(uint64_t (&keys)[kHeld], const uint64_t (&others)[kHeld],
-                                     bool larger) {
-#pragma unroll
-  for (int i = 0; i < kHeld; ++i) {
-    keys[i] = (others[i] > keys[i]) == larger ? others[i] : keys[i];
-  }
+// Return the larger or the smaller key of two.
+__device__ __forceinline__ uint64_t one_of(uint64_t key, uint64_t other, bool larger) {
+  return (other > key) == larger ? other : key;
 }
 
 // Sort a power of two of keys, descending (bitonic sort). Thread t holds those from t * kHeld on.
-// `shared` has room for all.
+// `shared` has room for kHeld keys of each of kMaxThreads threads.
 template <int kHeld>
 __device__ __forceinline__ void sort_held(uint64_t (&keys)[kHeld], uint32_t count,
                                           uint64_t* shared) {
   const uint32_t first = threadIdx.x * kHeld;
-  const uint32_t holders = count / kHeld;
-  // Warps without keys only keep to the barriers.
-  const bool idle = threadIdx.x / 32 * 32 >= holders;
-  uint64_t others[kHeld];
+  // Warps without keys of the tile only keep to the barriers.
+  const bool idle = first - threadIdx.x % 32 * kHeld >= count;
   for (uint32_t size = 2; size <= count; size *= 2) {
     const bool descending = (first & size) == 0;
     uint32_t stride = size / 2;
@@ -68,16 +62,14 @@ __device__ __forceinline__ void sort_held(uint64_t (&keys)[kHeld], uint32_t coun
       __syncthreads();
 #pragma unroll
       for (int i = 0; i < kHeld; ++i) {
-        if (!idle) {
-          shared[i * holders + threadIdx.x] = keys[i];
-        }
+        shared[i * kMaxThreads + threadIdx.x] = keys[i];
       }
       __syncthreads();
 #pragma unroll
       for (int i = 0; i < kHeld; ++i) {
-        others[i] = idle ? 0 : shared[i * holders + (threadIdx.x ^ (stride / kHeld))];
+        const uint64_t other = shared[i * kMaxThreads + (threadIdx.x ^ (stride / kHeld))];
+        keys[i] = one_of(keys[i], other, ((first & stride) == 0) == descending);
       }
-      keep(keys, others, ((first & stride) == 0) == descending);
     }
     if (idle) {
       continue;
@@ -85,9 +77,10 @@ __device__ __forceinline__ void sort_held(uint64_t (&keys)[kHeld], uint32_t coun
     for (; stride >= kHeld; stride /= 2) {
 #pragma unroll
       for (int i = 0; i < kHeld; ++i) {
-        others[i] = __shfl_xor_sync(kAllLanes, keys[i], static_cast<int>(stride / kHeld));
+        const uint64_t other =
+            __shfl_xor_sync(kAllLanes, keys[i], static_cast<int>(stride / kHeld));
+        keys[i] = one_of(keys[i], other, ((first & stride) == 0) == descending);
       }
-      keep(keys, others, ((first & stride) == 0) == descending);
     }
 #pragma unroll
     for (uint32_t near = kHeld / 2; near > 0; near /= 2) {
@@ -110,14 +103,14 @@ __device__ __forceinline__ void sort_held(uint64_t (&keys)[kHeld], uint32_t coun
 template <int kHeld, class Read, class Write>
 __device__ __forceinline__ void sort_tile(uint32_t tile, uint32_t count, uint64_t* shared,
                                           const Read& read, const Write& write) {
-  const uint32_t holders = tile / kHeld;
+  const uint32_t lane = threadIdx.x % 32;
   uint64_t keys[kHeld];
 #pragma unroll
   for (int i = 0; i < kHeld; ++i) {
-    const uint32_t at = i * holders + threadIdx.x;
-    keys[i] = threadIdx.x < holders && at < count ? read(at) : kExcluded<float>;
+    const uint32_t at = (threadIdx.x - lane) * kHeld + lane + i * 32;
+    keys[i] = at < count ? read(at) : kExcluded<float>;
   }
-  sort_held(keys, tile, shared);
+  sort_held(keys, kHeld == 1 ? tile : max(tile, 32u * kHeld), shared);
 #pragma unroll
   for (int i = 0; i < kHeld; ++i) {
     const uint32_t rank = threadIdx.x * kHeld + i;
@@ -127,7 +120,7 @@ __device__ __forceinline__ void sort_tile(uint32_t tile, uint32_t count, uint64_
   }
 }
 
-__device__ __forceinline__ void write_winner(const KernelParams& params, uint64_t rank,
+__device__ __forceinline__ void write_winner(const KernelParams& params, uint32_t rank,
                                              uint64_t key) {
   const bool padding = key == kExcluded<float>;
   params.outputs.values[rank] = padding ? -INFINITY : key_score<float>(key);
@@ -137,14 +130,13 @@ __device__ __forceinline__ void write_winner(const KernelParams& params, uint64_
 // Sort each tile of the selected keys, a block at a time. A single one is the result; else `sorted`
 // gets the runs.
 __device__ __forceinline__ void sort_tiles(const BlockGroup& group, const KernelParams& params,
-                                           const uint64_t* winners, bool in_shared,
-                                           uint64_t* sorted) {
+                                           bool in_shared, uint64_t* sorted) {
   uint64_t* shared = reinterpret_cast<uint64_t*>(dynamic_shared());
   const uint32_t k = static_cast<uint32_t>(params.outputs.k);
   const uint32_t tile = static_cast<uint32_t>(params.plan.sort_tile);
-  for (uint32_t begin = group.rank * tile; begin < k; begin += group.size * tile) {
+  for (uint32_t begin = group.rank() * tile; begin < k; begin += group.size() * tile) {
     const auto read = [&](uint32_t i) {
-      return in_shared ? winners[i] : __ldcg(&winners[begin + i]);
+      return in_shared ? shared[i] : __ldcg(&params.winners[begin + i]);
     };
     const auto write = [&](uint32_t rank, uint64_t key) {
       if (k <= tile) {
@@ -165,29 +157,29 @@ __device__ __forceinline__ void sort_tiles(const BlockGroup& group, const Kernel
 // Merge sorted runs of sort_tile keys, kMergedRuns at a time, until one is left: the result.
 __device__ __forceinline__ void merge_runs(const BlockGroup& group, const KernelParams& params,
                                            uint64_t* from, uint64_t* to) {
-  const uint64_t k = static_cast<uint64_t>(params.outputs.k);
-  for (uint64_t run = params.plan.sort_tile;; run *= kMergedRuns) {
-    const bool last = run * kMergedRuns >= k;
-    for (uint64_t i = group.rank * blockDim.x + threadIdx.x; i < k;
-         i += uint64_t{group.size} * blockDim.x) {
-      const uint64_t first = i & ~(run * kMergedRuns - 1);
+  const uint32_t k = static_cast<uint32_t>(params.outputs.k);
+  for (uint32_t run = static_cast<uint32_t>(params.plan.sort_tile);; run *= kMergedRuns) {
+    const bool last = (k - 1) / kMergedRuns < run;
+    for (uint32_t i = group.rank() * blockDim.x + threadIdx.x; i < k;
+         i += group.size() * blockDim.x) {
+      const uint32_t first = i & ~(run * kMergedRuns - 1);
       const uint64_t key = __ldcg(&from[i]);
-      // In each run, also its own, the keys that come before: larger ones, and of equal ones those
-      // at an earlier place. Only excluded keys are equal. All runs are searched at the same time.
-      uint64_t before[kMergedRuns] = {};
-      for (uint64_t step = run; step > 0; step /= 2) {
+      // Count in each run, also its own, the keys that come before: larger ones, and of equal ones
+      // those at an earlier place. Only excluded keys are equal. All runs are searched at a time.
+      uint32_t before[kMergedRuns] = {};
+      for (uint32_t step = run; step > 0; step /= 2) {
 #pragma unroll
-        for (uint64_t r = 0; r < kMergedRuns; ++r) {
-          const uint64_t at = first + r * run + before[r] + step - 1;
+        for (uint32_t r = 0; r < kMergedRuns; ++r) {
+          const uint32_t at = first + r * run + before[r] + step - 1;
           if (before[r] + step <= run && at < k) {
             const uint64_t other = __ldcg(&from[at]);
             before[r] += other > key || (other == key && at < i) ? step : 0;
           }
         }
       }
-      uint64_t rank = first;
+      uint32_t rank = first;
 #pragma unroll
-      for (uint64_t r = 0; r < kMergedRuns; ++r) {
+      for (uint32_t r = 0; r < kMergedRuns; ++r) {
         rank += before[r];
       }
       if (last) {
@@ -209,7 +201,7 @@ __device__ __forceinline__ void merge_runs(const BlockGroup& group, const Kernel
 // Select the top k. All keys must be visible to the blocks of the group.
 __device__ __forceinline__ void select_top(const BlockGroup& group, const KernelParams& params) {
   __shared__ uint32_t taken;
-  const bool leads = group.rank == 0 && threadIdx.x == 0;
+  const bool leads = group.rank() == 0 && threadIdx.x == 0;
   if (leads) {
     *params.outputs.invalid = static_cast<int32_t>(atomicExch(&params.state->invalid, 0u));
   }
@@ -222,14 +214,14 @@ __device__ __forceinline__ void select_top(const BlockGroup& group, const Kernel
   // An equal share of the rows for each block, in whole vectors.
   const uint64_t vectors = ceil_div(params.batch.rows, kKeysPerVector);
   const auto share = [&](uint64_t rank) {
-    return static_cast<uint32_t>(min(vectors * rank / group.size * kKeysPerVector,
+    return static_cast<uint32_t>(min(vectors * rank / group.size() * kKeysPerVector,
                                      static_cast<uint64_t>(params.batch.rows)));
   };
-  const uint32_t begin = share(group.rank);
-  const uint32_t end = share(group.rank + 1);
+  const uint32_t begin = share(group.rank());
+  const uint32_t end = share(group.rank() + 1);
   const Threshold threshold = find_threshold(group, params, begin, end);
   // Shared memory held the histogram. It has been read: find_digit ends with a barrier.
-  const bool in_shared = group.size == 1 && params.outputs.k <= params.plan.sort_tile;
+  const bool in_shared = !group.grid && params.outputs.k <= params.plan.sort_tile;
   uint64_t* winners = in_shared ? reinterpret_cast<uint64_t*>(dynamic_shared()) : params.winners;
   collect_winners(params, begin, end, threshold, winners,
                   in_shared ? &taken : &params.state->winners);
@@ -238,12 +230,12 @@ __device__ __forceinline__ void select_top(const BlockGroup& group, const Kernel
     params.state->winners = 0;
   }
   // All blocks have read the histograms: clear them.
-  for (uint32_t i = threadIdx.x; group.rank == 0 && group.size > 1 && i < 3 * kDigits;
+  for (uint32_t i = threadIdx.x; group.rank() == 0 && group.grid && i < 3 * kDigits;
        i += blockDim.x) {
     params.state->histograms[i] = 0;
   }
   uint64_t* sorted = params.winners + params.plan.winner_stride;
-  sort_tiles(group, params, winners, in_shared, sorted);
+  sort_tiles(group, params, in_shared, sorted);
   if (params.outputs.k > params.plan.sort_tile) {
     group.sync();
     merge_runs(group, params, sorted, params.winners);
