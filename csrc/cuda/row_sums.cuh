@@ -137,16 +137,23 @@ __device__ __forceinline__ RowSums merge(RowSums a, RowSums b, const ExtraSums& 
 // Merge the sums of neighbouring lanes, a power of two of them. All lanes get the result.
 template <bool kNeedsMoments>
 __device__ __forceinline__ RowSums merge_lanes(RowSums sums, int lanes, const ExtraSums& extra) {
+  // Always five steps, without a branch between them.
   float largest = sums.max;
-  for (int distance = lanes / 2; distance > 0; distance /= 2) {
-    largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, distance));
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) {
+    const float other = __shfl_xor_sync(kAllLanes, largest, distance);
+    largest = distance < lanes ? fmaxf(largest, other) : largest;
   }
   rescale<kNeedsMoments>(sums, largest, extra);
-  for (int distance = lanes / 2; distance > 0; distance /= 2) {
-    sums.sum += __shfl_xor_sync(kAllLanes, sums.sum, distance);
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) {
+    const float other = __shfl_xor_sync(kAllLanes, sums.sum, distance);
+    sums.sum = distance < lanes ? sums.sum + other : sums.sum;
     if constexpr (kNeedsMoments) {
-      sums.moment += __shfl_xor_sync(kAllLanes, sums.moment, distance);
-      sums.total += __shfl_xor_sync(kAllLanes, sums.total, distance);
+      const float moment = __shfl_xor_sync(kAllLanes, sums.moment, distance);
+      sums.moment = distance < lanes ? sums.moment + moment : sums.moment;
+      const double total = __shfl_xor_sync(kAllLanes, sums.total, distance);
+      sums.total = distance < lanes ? sums.total + total : sums.total;
     }
   }
   return sums;
