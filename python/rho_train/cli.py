@@ -40,6 +40,7 @@ from rho_train.optim import adamw
 from rho_train.planning import RATIOS
 from rho_train.planning import plan as measure
 from rho_train.progress import Stopped
+from rho_train.recommendation import estimate_wrong, recommend, share_of_duplicates
 from rho_train.report import write_report
 from rho_train.tasks.task import BUILT_IN, load_task, options_of, task_function
 from rho_train.trainer import TrainConfig
@@ -166,16 +167,18 @@ def plan(
     proxy: dict[str, Any] | None = None,
     ratios: tuple[int, ...] = RATIOS,
     seconds: float = 8.0,
+    models: int = 1,
     device: str = "auto",
     train: TrainConfig = TrainConfig(),  # noqa: B008 (frozen)
 ) -> None:
-    """Measure what a step with selection costs here, and how many steps it must save to pay.
+    """Measure what a step with selection costs here, and recommend a way to train.
 
     Args:
         proxy: options that make the model of the task one that could score in its place, as
             --proxy.hidden [32]; none: no proxy is measured.
         ratios: sizes of the large batch, in times train.batch.
         seconds: how long to measure, compiling not counted.
+        models: how many will be trained on these data, for the recommendation.
         train: how the target is trained; large_batch is not used.
     """
     if started_ranks() > 1:
@@ -183,9 +186,10 @@ def plan(
     made = load_task(task, task_options)
     where = device_named(device)
     small = load_task(task, {**(task_options or {}), **proxy}).model(0).to(where) if proxy else None
+    model, data = made.model(0).to(where), made.dataset()
     found = measure(
-        made.model(0).to(where),
-        made.dataset(),
+        model,
+        data,
         batch=train.batch,
         ratios=ratios,
         proxy=small,
@@ -196,6 +200,16 @@ def plan(
         seconds=seconds,
     )
     print(found)
+    if made.loss_fn is None:
+        wrong = estimate_wrong(
+            *(model, data),
+            batch=train.batch,
+            lr=train.lr,
+            steps=int(seconds / found.uniform),
+            forward=made.forward,
+        )
+        passes, repeats = train.steps * train.batch / len(data), share_of_duplicates(data)
+        print(recommend(wrong=wrong, models=models, passes=passes, duplicates=repeats))
 
 
 def report(run: Path, out: Path | None = None) -> None:

@@ -1,0 +1,111 @@
+"""One recommendation for a task: which way to train pays there, and why."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from rho_train.agreement import AgreementSampler
+from rho_train.batch import to
+from rho_train.dataset import IndexedDataset
+from rho_train.dry_run import unchanged
+from rho_train.il.checksums import read_checksums
+from rho_train.optim import adamw
+from rho_train.rng import generator
+from rho_train.sampler import loader
+from rho_train.scoring import ForwardFunction, device_of
+from rho_train.training_step import training_step
+
+# Thresholds, and where they were measured.
+_DUPLICATES = 0.05
+_WRONG = 0.15  # `estimate_wrong` says 0.11 of clean letters, 0.28 where 20 % are drawn anew
+_MODELS = 21  # that earn back the IL on each of four sets with 40 % wrong labels: docs/results.md
+_PASSES = 6  # to which GCE is level with agreement: results/agreement/runs.csv
+
+_SHORT = 3  # passes of the training that estimates
+_LEAST, _MOST = 1000, 5000  # examples of it
+
+
+def recommend(
+    *, wrong: float | None, models: int = 1, passes: float = 10.0, duplicates: float = 0.0
+) -> str:
+    """Return what to do, as options of `rho-ext train` where it has them, and why.
+
+    Args:
+        wrong: share of the labels that look wrong, in [0, 1]; None: unknown.
+        models: that will be trained on the data; they share one computation of IL.
+        passes: over the data, that a run makes.
+        duplicates: share of the examples whose inputs occurred before.
+
+    Example:
+        >>> print(recommend(wrong=0.02))
+        Recommended: --method uniform --train.schedule cosine --train.label_smoothing 0.1
+        Why: 2 % of the labels look wrong, too few for selection to pay
+    """
+    decayed = "--train.schedule cosine"
+    plain = f"--method uniform {decayed} --train.label_smoothing 0.1"
+    look = "" if wrong is None else f"{100 * wrong:.0f} % of the labels look wrong"
+    if duplicates >= _DUPLICATES:
+        what = "leave out what rho_train.find_duplicates finds, then plan again"
+        why = f"{100 * duplicates:.0f} % of the examples repeat the inputs of others"
+    elif wrong is None:
+        what, why = plain, "nothing says that labels are wrong; more --seconds would tell"
+    elif wrong < _WRONG:
+        what, why = plain, f"{look}, too few for selection to pay"
+    elif models >= _MODELS:
+        what = "rho-ext il compute once, then train on store.lowest(share of right labels), or RHO"
+        why = f"{look}, and {models} models earn the IL back"
+    elif passes > _PASSES:
+        what = f"--method agreement {decayed} --train.label_smoothing 0.3"
+        why = f"{look}, and {passes:.0f} passes are enough to leave them out"
+    else:
+        what = f"--method uniform {decayed} --train.gce 0.3"
+        why = f"{look}, and {passes:.1f} passes are few: a robust loss needs no time to find them"
+    return f"Recommended: {what}\nWhy: {why}"
+
+
+def estimate_wrong(
+    model: nn.Module,
+    dataset: IndexedDataset,
+    *,
+    batch: int,
+    lr: float,
+    steps: int,
+    forward: ForwardFunction | None = None,
+) -> float | None:
+    """Return the share of the labels that a short training by agreement contradicts.
+
+    A copy of the model makes three passes over up to 5,000 random examples; None if it has no steps
+    for 1,000. What is hard to learn in three passes counts too, a tenth of clean letters.
+    """
+    n = min(len(dataset), _MOST, steps * batch // _SHORT)
+    if n < _LEAST:
+        return None
+    device = device_of(model)
+    order = torch.randperm(len(dataset), generator=generator(0, "estimate"), device="cpu")
+    sampler = AgreementSampler(order[:n], batch, steps=_SHORT * n // batch)
+    with unchanged(model):
+        target = copy.deepcopy(model).train()
+        optimizer, batches = adamw(target, lr, 0.01), loader(dataset, sampler)
+        while sampler.step < sampler.steps:
+            for found in batches:
+                options: dict[str, Any] = {"where": "plan", "forward": forward}
+                made = training_step(
+                    target, to(found, device), optimizer, label_smoothing=0.3, **options
+                )
+                assert made.logits is not None
+                sampler.update(made.fields.ids, made.logits, made.fields.labels)
+            sampler.rescore(target, batches, forward=forward)
+    sampler._absorb()
+    return sampler.metrics()["selection/left_out"]
+
+
+def share_of_duplicates(dataset: IndexedDataset) -> float:
+    """Return about the share of the examples whose inputs occurred before, by 5,000 of them."""
+    order = torch.randperm(len(dataset), generator=generator(0, "estimate"), device="cpu")
+    found = [one.sha256 for one in read_checksums(dataset, order[:_MOST].tolist())]
+    # Both copies of an example are seldom among some of all.
+    return min(1.0, (1.0 - len({*found}) / len(found)) * len(dataset) / len(found))

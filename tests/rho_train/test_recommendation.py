@@ -1,0 +1,49 @@
+"""The recommendation of `plan`, on letters of which the answer is known."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch.utils.data import TensorDataset
+
+from rho_train import IndexedDataset
+from rho_train.recommendation import estimate_wrong, recommend, share_of_duplicates
+from rho_train.tasks import letters
+
+
+def test_it_follows_from_the_numbers() -> None:
+    cases: list[tuple[dict[str, Any], str, str]] = [
+        ({"wrong": None}, "--method uniform", "nothing says that labels are wrong"),
+        ({"wrong": 0.05, "models": 99, "passes": 99}, "label_smoothing 0.1", "5 % of the labels"),
+        ({"wrong": 0.3, "passes": 15}, "--method agreement", "30 % .* 15 passes are enough"),
+        ({"wrong": 0.3, "passes": 6}, "--train.gce 0.3", "6.0 passes are few"),
+        ({"wrong": 0.3, "models": 21}, "il compute once", "21 models earn the IL back"),
+        ({"wrong": 0.3, "duplicates": 0.5}, "find_duplicates", "50 % of the examples repeat"),
+    ]
+    for numbers, what, why in cases:
+        first, second = recommend(**numbers).splitlines()
+        assert what in first
+        assert re.search(why, second), second
+
+
+def test_letters_show_what_they_are() -> None:
+    for noise, passes, models, what in (
+        (0.0, 15, 1, "--method uniform"),
+        (0.0, 15, 50, "--method uniform"),
+        (0.4, 15, 1, "--method agreement"),
+        (0.4, 4, 1, "--train.gce"),
+        (0.4, 15, 50, "il compute once"),
+    ):
+        task = letters(noise=noise)
+        state = torch.get_rng_state()
+        wrong = estimate_wrong(task.model(0), task.dataset(), batch=32, lr=3e-3, steps=600)
+        assert torch.equal(state, torch.get_rng_state())
+        repeats = share_of_duplicates(task.dataset())
+        said = recommend(wrong=wrong, passes=passes, models=models, duplicates=repeats)
+        assert what in said, (noise, said)
+    x, y = task.train[:2000]
+    twice = IndexedDataset(TensorDataset(x.repeat(2, 1), y.repeat(2)))
+    assert share_of_duplicates(twice) == 0.5
+    assert estimate_wrong(task.model(0), twice, batch=32, lr=3e-3, steps=90) is None
