@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
-from importlib.util import find_spec
 from multiprocessing import parent_process
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -44,7 +43,6 @@ def images(
     Raises:
         FileNotFoundError: a folder is missing, or there is no image in one of them.
         ValueError: a file is no image, or the model does not fit.
-        ImportError: Pillow is missing.
     """
     parts = Path(folder) / "train", Path(folder) / "test"
     for part in parts:
@@ -107,8 +105,6 @@ class ImageFiles(Sequence[Tensor]):
     def __init__(self, paths: Sequence[Path], size: int) -> None:
         if operator.index(size) < 1:
             raise ValueError(f"ImageFiles: size must be at least 1 pixel, got {size}")
-        if find_spec("PIL") is None:
-            raise ImportError("ImageFiles: image files need Pillow; pip install 'rho-ext[images]'")
         self.paths, self.size = tuple(paths), size
 
     @property

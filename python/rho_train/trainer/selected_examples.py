@@ -126,7 +126,7 @@ def render(x: object) -> dict[str, Any]:
     except (TypeError, ValueError, RuntimeError):
         return {"text": f"({type(x).__name__})"}
     if (pixels := _pixels(tensor)) is not None:
-        from PIL import Image  # matplotlib depends on it
+        from PIL import Image
 
         file, image = io.BytesIO(), Image.fromarray(pixels.squeeze(2).numpy())
         image.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)

@@ -252,7 +252,10 @@ def test_bad_input() -> None:
     with pytest.raises(ValueError, match="method <function.*weighted.* gives weights"):
         fit(Selector(method=weighted, k=8), Manual())
     with pytest.raises(ValueError, match="or a dict with 'loss', got None"):
-        fit(Selector(method=weighted, k=8), Skipping())
+        fit(
+            Selector(method=lambda c: c.top(c.losses)._replace(weights=torch.ones(c.k)), k=8),
+            Skipping(),
+        )
     with pytest.raises(ValueError, match="BatchNorm needs them together"):
         fit(Selector(method=weighted, k=8))
 
