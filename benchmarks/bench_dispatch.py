@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             over = f"{spent.median / base.median:.3f}" if base else ""
             minimum = {"minimum_us": f"{spent.minimum:.3f}", "over_cheapest": over}
             file.write({"path": name, **spent.columns(), **minimum})
-    print(table(times), f"rows: {arguments.out}", sep="\n")
+        print(table(times))
     return 0
 
 

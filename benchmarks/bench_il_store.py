@@ -93,7 +93,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"(p95 {row['p95_ms']})",
                     flush=True,
                 )
-    print(f"rows: {arguments.out}")
     return 0
 
 

@@ -223,7 +223,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                     flush=True,
                 )
                 check(row)
-    print(f"rows: {arguments.out}")
     return 0
 
 

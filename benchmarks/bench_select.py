@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -266,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for row in rows:
                 file.write(row)
             print(line(rows), flush=True)
-        print(summary(file.rows), f"rows: {Path(file.path)}", sep="\n")
+        print(summary(file.rows))
     return 0
 
 

@@ -288,7 +288,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for row in found:
                     file.write({"model": name, "large_batch": large, "small_batch": small, **row})
                 print(f"{name}: {small} of {large}", table(found), sep="\n", flush=True)
-    print(f"rows: {arguments.out}")
     return 0
 
 

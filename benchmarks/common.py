@@ -180,6 +180,8 @@ class CsvFile:
         traceback: TracebackType | None,
     ) -> None:
         self._file.close()
+        if error is None:
+            print(f"rows: {self.path}")
 
     def write(self, row: Mapping[str, object]) -> None:
         self.rows.append(dict(row))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from experiments import derive
+from experiments import rivals_page
 from experiments.derive import Method, Row, read_csv
 from experiments.page import markdown, suites
 
@@ -117,56 +117,29 @@ def demo() -> str:
     return markdown([*head, "seconds to target", "seconds in all, with IL"], rows)
 
 
-_SETS = ("Letters", "Fashion-MNIST", "OCR letters", "Tweets", "20 Newsgroups")
-_BUDGETS = ("uniform_all_decay", "all_minutes", "all_minutes_with_il")
-_RHO = "rho_crossfit_decay"
+def rivals(column: str = "test") -> str:
+    """Return the accuracy of all methods, the best form and budget of each by validation."""
+    methods = [method for method in rivals_page.FORMS if method != "best uniform"]
+    lines = rivals_page.accuracies(methods, column)
+    used = [i for i, texts in enumerate(zip(*lines, strict=True)) if any(texts)]
+    head = ["set, labels", *methods]
+    return markdown([head[i] for i in used], [[line[i] for i in used] for line in lines])
 
 
-def _cell(suite: str, cell: str) -> dict[str, Method]:
-    rows = derive.in_cell(derive.read_runs(suite), cell)
-    return derive.methods(rows, "uniform_all_decay")
+def differences() -> str:
+    """Return differences of pairs of methods, seed by seed."""
+    pairs = [("agreement", rival) for rival in ("smoothing", "GCE", "best uniform")]
+    ours = ("RHO-LOSS", "RHO-LOSS, IL free", "filter", "filter, IL free")
+    pairs += [(method, "best uniform") for method in ours]
+    head = ["set, labels", *(f"{ours} - {rival}" for ours, rival in pairs)]
+    return markdown(head, rivals_page.differences(pairs))
 
 
-def _above(of: dict[str, Method], ours: str, rival: str) -> str:
-    found = of[ours].above(of[rival].runs)
-    return "-" if found is None else found.points
-
-
-def sets(noise: str, head: str) -> str:
-    """Return how far RHO-LOSS ends above its rivals on five sets."""
-    rivals = {
-        "uniform sampling, the same steps": _BUDGETS[:1],
-        "the same minutes, precomputed IL": _BUDGETS[1:2],
-        "the same minutes, IL cost included": _BUDGETS[2:],
-        "a filter by the same IL, the same minutes": ("filter_60_minutes", "filter_90_minutes"),
-    }
-    cells = [_cell("tuned", f"{name}, {noise}") for name in _SETS]
-    rows = []
-    for line, among in rivals.items():
-        # Of two filters the one that is higher on the validation split.
-        best = [max(among, key=lambda name: of[name].mean("validation") or 0.0) for of in cells]
-        rows.append([line, *(_above(of, _RHO, name) for of, name in zip(cells, best, strict=True))])
-    return markdown([head, *_SETS], rows)
-
-
-def larger() -> str:
-    """Return how far RHO-LOSS ends above its rivals with larger models."""
-    models = {
-        "MLP of 3 x 768": ("large_target", "OCR letters, MLP of 3 x 768, 40 % noise"),
-        "residual net": ("large_target", "Fashion-MNIST, residual net, 20 % noise"),
-        "small transformer": ("one_store", "Tweets, transformer"),
-        "residual net, clean labels": ("one_store", "OCR letters, residual net"),
-        "CNN, clean labels": ("one_store", "OCR letters, CNN"),
-    }
-    rows = []
-    for model, (suite, cell) in models.items():
-        of = _cell(suite, cell)
-        ours = "rho-large_batch-160" if suite == "large_target" else _RHO
-        noise = f", {cell.rpartition(', ')[2]}" if "%" in cell else ""
-        name = f"{cell.partition(',')[0]}{noise}"
-        rows.append([model, name, *(_above(of, ours, rival) for rival in _BUDGETS)])
-    head = ["model", "set", "the same steps", "the same minutes, precomputed IL"]
-    return markdown([*head, "IL cost included"], rows)
+def scraped() -> str:
+    """Return where methods end on scraped data, with copies and without."""
+    methods = ("uniform", "smoothing", "GCE", "agreement", "RHO-LOSS", "RHO-LOSS, IL free")
+    head = ["trains on", "accuracy", "balanced", "copies removed: accuracy", "balanced"]
+    return markdown(head, rivals_page.scraped((*methods, "filter, IL free", "true labels")))
 
 
 def language() -> str:
@@ -209,7 +182,7 @@ def minilm() -> str:
         ends = [row for row in _rows("minilm", method=name) if row["accuracy"]]
         if not ends:
             continue
-        of = Method([{**row, "label": label} for row in ends], uniform)
+        of = Method([{**row, "label": label} for row in ends])
         cells = [f"{float(ends[0]['lr']):g}", ends[0]["steps"]]
         cells.append(f"{fmean(float(row['cost']) for row in ends) / 1e12:.2f}")
         for score in scores:
@@ -334,9 +307,14 @@ def _geometric(ratios: Iterable[float]) -> float:
 
 TABLES: dict[str, Callable[[], str]] = {
     "demo": demo,
-    "labels as they are": lambda: sets("as it is", "labels as they are"),
-    "wrong labels": lambda: sets("40 % noise", "40 % of the labels wrong"),
-    "larger models": larger,
+    "situations": lambda: markdown(
+        ["if", "do", "because, in points"], rivals_page.situations()
+    ).replace("---:", "---"),
+    "rivals": rivals,
+    "rivals, balanced": lambda: rivals("balanced"),
+    "rivals, worst class": lambda: rivals("worst_class"),
+    "differences": differences,
+    "scraped": scraped,
     "language model": language,
     "MiniLM": minilm,
     "scoring cost": scoring,

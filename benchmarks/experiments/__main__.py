@@ -1,6 +1,6 @@
 """Run the suites of experiments, and write their rows, figures and tables.
 
-python benchmarks/experiments run tuned --quick --data DATA
+python benchmarks/experiments run properties --quick
 """
 
 from __future__ import annotations

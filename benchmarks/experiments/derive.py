@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import fmean, stdev
 
 Row = dict[str, str]
 RESULTS = Path(__file__).parent / "results"
@@ -70,17 +70,11 @@ def paired(differences: Iterable[float]) -> Paired | None:
 
 
 class Method:
-    """The runs of one method in a cell, one a seed, beside those of a baseline.
+    """The runs of one method in a cell, one a seed."""
 
-    The target of a seed is the best of the baseline's curve with this seed (of earlier rows, which
-    have no cost, its end). A run that never meets it counts as infinitely late in medians and as 0
-    in factors.
-    """
-
-    def __init__(self, runs: Sequence[Row], baseline: Sequence[Row]) -> None:
+    def __init__(self, runs: Sequence[Row]) -> None:
         self.runs = list(runs)
         self.label = self.runs[0]["label"]
-        self._base = {row["seed"]: row for row in baseline}
 
     def mean(self, column: str) -> float | None:
         """Return the mean of a column, or None where no run has it."""
@@ -102,34 +96,6 @@ class Method:
             if run[column] and of[column]
         )
 
-    @property
-    def reached(self) -> int:
-        """The number of seeds that meet the target."""
-        return sum(bool(run["steps_to_target"]) for run in self.runs if run["seed"] in self._base)
-
-    def median(self, cost: Callable[[Row], float]) -> float | None:
-        """Return the median of a cost until the target; None if the median seed never meets it."""
-        values = [
-            cost(run) if run["steps_to_target"] else math.inf
-            for run in self.runs
-            if run["seed"] in self._base
-        ]
-        middle = median(values or [math.inf])
-        return middle if math.isfinite(middle) else None
-
-    def factor(self, cost: Callable[[Row], float]) -> float | None:
-        """Return the median over the seeds of the baseline's cost over that of the method."""
-        if self.median(cost) is None:
-            return None
-        factors = []
-        for run in self.runs:
-            if (base := self._base.get(run["seed"])) is None:
-                continue
-            ours = cost(run) if run["steps_to_target"] else math.inf
-            # An untrained model that meets the target is no speed-up.
-            factors.append(cost(base) / ours if ours > 0 else 1.0)
-        return median(factors)
-
     def share(self, name: str) -> float | None:
         """Return the mean share of the selected examples that `name` counts."""
         if any(not run[name] for run in self.runs):
@@ -137,35 +103,9 @@ class Method:
         return fmean(float(run[name]) / float(run["selected"]) for run in self.runs)
 
 
-def steps(run: Row) -> float:
-    """Steps until the target."""
-    return float(run["steps_to_target"])
-
-
-def counted(rows: Iterable[Row]) -> bool:
-    """Return whether rows have costs; those of earlier runs have seconds alone."""
-    return all(row.get("cost") for row in rows)
-
-
-def cost(run: Row) -> float:
-    """Cost until the target, with precomputed IL; of earlier rows the seconds."""
-    return float(run.get("cost_to_target") or run["seconds_to_target"])
-
-
-def cost_with_il(run: Row) -> float:
-    """Cost until the target, IL included; of earlier rows the seconds."""
-    return cost(run) + float(run.get("il_cost") or run["il_seconds"])
-
-
-def earlier(name: str) -> str:
-    """Return the name that a method at equal cost had in rows of earlier runs."""
-    return name.replace("_cost", "_minutes")
-
-
-def methods(rows: Sequence[Row], baseline: str) -> dict[str, Method]:
+def methods(rows: Sequence[Row]) -> dict[str, Method]:
     """Return the methods of a cell by name, in the order of the rows."""
     by_name: dict[str, list[Row]] = {}
     for row in rows:
         by_name.setdefault(row["method"], []).append(row)
-    base = by_name.get(baseline, [])
-    return {name: Method(runs, base) for name, runs in by_name.items()}
+    return {name: Method(runs) for name, runs in by_name.items()}

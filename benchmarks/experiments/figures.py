@@ -49,16 +49,14 @@ def draw(suite: Suite, rows: Sequence[Row], curves: Sequence[Row], folder: Path)
     """
     folder.mkdir(parents=True, exist_ok=True)
     for kind in suite.figures:
-        source = curves if kind in ("curves", "cost") else rows
+        source = curves if kind == "curves" else rows
         cells = [cell for cell in suite.cells if in_cell(source, cell.name)]
         if cells:
             with matplotlib.rc_context(_GRID):
                 save(_KINDS[kind](suite, cells, source), folder / f"{suite.name}-{kind}.png")
 
 
-def _curves(
-    suite: Suite, cells: Sequence[Cell], curves: Sequence[Row], *, cost: bool = False
-) -> Figure:
+def _curves(suite: Suite, cells: Sequence[Cell], curves: Sequence[Row]) -> Figure:
     methods = suite.curves or tuple(dict.fromkeys(row["method"] for row in curves))
     figure, axes = _grid(len(cells), 2.6)
     for axis, cell in zip(axes, cells, strict=False):
@@ -71,8 +69,6 @@ def _curves(
                 [100 * float(row[k]) for row in ours] for k in ("accuracy", "lowest", "highest")
             )
             x = [float(row["step"]) for row in ours]
-            if cost:
-                x = [float(row["cost"]) for row in ours]
             colour = _COLOURS[index % len(_COLOURS)]
             axis.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
             marker = {"marker": _MARKERS[index % len(_MARKERS)], "markersize": 4}
@@ -83,32 +79,9 @@ def _curves(
         span = max(tops) - min(tops)
         axis.set_ylim(min(tops) - 0.08 * span - 0.1, max(tops) + 0.12 * span + 0.1)
         axis.set_title(cell.name, loc="left")
-        axis.set_xlabel("cost in uniform steps, IL included" if cost else "steps")
+        axis.set_xlabel("steps")
         axis.set_ylabel("validation accuracy, %")
     _legend(figure, axes)
-    return figure
-
-
-def _factors(suite: Suite, cells: Sequence[Cell], rows: Sequence[Row]) -> Figure:
-    kinds = (
-        (derive.steps, "steps", "o"),
-        (derive.cost, "cost, precomputed IL", "s"),
-        (derive.cost_with_il, "cost, IL included", "^"),
-    )
-    figure, panels = _by_method(suite, cells, rows, 0.22)
-    for axis, of in panels:
-        for index, (cost, label, marker) in enumerate(kinds):
-            found = [(method.factor(cost), y) for method, y in of]
-            x, y = [x for x, _ in found if x], [y for x, y in found if x]
-            axis.plot(x, y, marker, color=_COLOURS[index + 1], markersize=5, label=label)
-        axis.axvline(1, color="#000000", linewidth=0.8)
-        axis.set_xscale("log", base=2)
-        # Room for half and for twice, so that every panel has numbers to read it by.
-        low, high = axis.get_xlim()
-        axis.set_xlim(min(low, 0.45), max(high, 2.2))
-        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    _legend(figure, [axis for axis, _ in panels])
-    figure.supxlabel("how many times sooner or cheaper the target is met", fontsize=9)
     return figure
 
 
@@ -138,7 +111,7 @@ def _by_method(
     figure, axes = _grid(len(cells), 0.6 + height * len(names), rows=labels)
     panels = []
     for axis, cell in zip(axes, cells, strict=False):
-        of = derive.methods(in_cell(rows, cell.name), suite.baseline)
+        of = derive.methods(in_cell(rows, cell.name))
         axis.set_yticks(range(len(names)), labels[::-1])
         axis.set_ylim(-0.6, len(names) - 0.4)
         axis.set_title(cell.name, loc="left")
@@ -175,7 +148,5 @@ def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
 
 _KINDS: dict[str, Any] = {
     "curves": _curves,
-    "cost": lambda *of: _curves(*of, cost=True),
-    "factors": _factors,
     "shares": _shares,
 }

@@ -15,10 +15,6 @@ _SHARE_NAMES = {
     "less_relevant": "of less relevant classes",
     "redundant": "that are copies",
 }
-_EARLIER = (
-    "These rows were made before costs were counted: a method with the “same minutes” made as many "
-    "steps as fit into the seconds of another run at the pace of a third."
-)
 Cells = dict[str, dict[str, Method]]  # by the name of the cell and of the method
 
 
@@ -41,16 +37,11 @@ def _section(name: str) -> str:
         return "\n\n".join([*parts, f"**Not run here.** {suite.status}"])
     parts.append(_origin(suite, rows))
     cells = {
-        cell.name: derive.methods(found, suite.baseline)
+        cell.name: derive.methods(found)
         for cell in suite.cells
         if (found := in_cell(rows, cell.name))
     }
-    if suite.tune == "validation":
-        parts.append(_rates(cells))
-    elif suite.tune:
-        parts.append(_recipes(cells))
-    else:
-        parts += _compared(suite, cells, rows)
+    parts += _compared(suite, cells)
     for kind in suite.figures:
         if (FOLDER / "figures" / f"{name}-{kind}.png").exists():
             parts.append(f"![{suite.title}: {kind}](figures/{name}-{kind}.png)")
@@ -71,10 +62,9 @@ def _origin(suite: Suite, rows: Sequence[Row]) -> str:
     )
 
 
-def _compared(suite: Suite, cells: Cells, rows: Sequence[Row]) -> list[str]:
+def _compared(suite: Suite, cells: Cells) -> list[str]:
     base = _label(cells, suite.baseline)
     parts = [
-        *([_EARLIER] if any("_minutes" in row["method"] for row in rows) else []),
         f"Points of test accuracy above “{base}”; of that itself the accuracy, %.",
         _by_method(cells, lambda method, of: _above(method, of, suite.baseline, "test")),
     ]
@@ -83,25 +73,9 @@ def _compared(suite: Suite, cells: Cells, rows: Sequence[Row]) -> list[str]:
             parts.append(f"Points of “{_label(cells, ours)}” above other rivals.")
             rivals = {
                 _label(cells, rival): [_pair(of, ours, rival) for of in cells.values()]
-                for name in suite.against
-                for rival in (name, derive.earlier(name))
-                if any(rival in of for of in cells.values())
+                for rival in suite.against
             }
             parts.append(markdown(["rival", *cells], [[k, *v] for k, v in rivals.items()]))
-    if "worst_class" in suite.columns:
-        parts.append("The same of the accuracy of the worst class.")
-        parts.append(
-            _by_method(cells, lambda method, of: _above(method, of, suite.baseline, "worst_class"))
-        )
-    if "seconds" in suite.columns:
-        parts.append(
-            "How many times sooner the best of the baseline is met: in steps / in cost with "
-            "precomputed IL / in cost, IL included (-: not in the median seed)."
-            if derive.counted(rows)
-            else "How many times sooner the end of the baseline is met: in steps / in seconds with "
-            "precomputed IL / in seconds, IL cost included (-: not in the median seed)."
-        )
-        parts.append(_by_method(cells, _factors))
     for share in SHARES:
         if share in suite.columns and any(
             method.share(share) is not None for of in cells.values() for method in of.values()
@@ -146,43 +120,6 @@ def _pair(of: dict[str, Method], ours: str, rival: str) -> str:
     return "-" if found is None else found.points
 
 
-def _factors(method: Method, _: dict[str, Method]) -> str:
-    costs = (derive.steps, derive.cost, derive.cost_with_il)
-    factors = [method.factor(cost) for cost in costs]
-    if factors[0] is None or not method.mean("il_seconds"):
-        return "-"
-    return " / ".join("-" if factor is None else f"{factor:.1f}" for factor in factors)
-
-
 def _share(method: Method, name: str) -> str:
     share = method.share(name)
     return "-" if share is None else f"{100 * share:.0f}"
-
-
-def _rates(cells: Cells) -> str:
-    """Return the best rate of every kind of method, and its accuracy."""
-    kinds: dict[str, str] = {}
-    for name, method in next(iter(cells.values())).items():
-        kinds.setdefault(name.partition("-lr-")[0], method.label.rpartition(", lr ")[0])
-    rows = []
-    for cell, of in cells.items():
-        row = [cell]
-        for kind in kinds:
-            tried = {name: m for name, m in of.items() if name.partition("-lr-")[0] == kind}
-            best = max(tried, key=lambda name: tried[name].mean("validation") or 0.0)
-            accuracy = 100 * (tried[best].mean("validation") or 0.0)
-            row.append(f"{best.rpartition('-lr-')[2]} ({accuracy:.1f})")
-        rows.append(row)
-    said = "The best rate of each kind, and its accuracy on the validation split, %."
-    return f"{said}\n\n{markdown(['cell', *kinds.values()], rows)}"
-
-
-def _recipes(cells: Cells) -> str:
-    """Return the IL recipes with the lowest loss on held-out examples."""
-    rows = []
-    for cell, of in cells.items():
-        known = {m.label.partition(", schedule ")[2]: m.mean("il_loss") for m in of.values()}
-        best = sorted((loss, name) for name, loss in known.items() if loss is not None)
-        rows.append([cell, *(f"{name}: {loss:.3f}" for loss, name in (*best[:3], best[-1]))])
-    said = "Mean loss of the IL models on the examples that they score, nats."
-    return f"{said}\n\n{markdown(['cell', 'lowest', 'second', 'third', 'highest'], rows)}"

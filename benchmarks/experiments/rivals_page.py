@@ -29,6 +29,34 @@ FORMS = {
     "true labels": ("true labels",),
     "best uniform": ("uniform", "smoothing .1", "smoothing .3", "GCE"),
 }
+_RANDOM = ("40", "20")
+# What to do when, because of which difference, in which settings, within how many passes.
+SITUATIONS = (
+    (
+        *("labels are wrong at random, 8 passes or more", "agreement and label smoothing"),
+        *(("agreement", "best uniform"), _RANDOM, 16),
+    ),
+    (
+        *("the same, 4 passes or fewer", "generalised cross-entropy"),
+        *(("GCE", "uniform"), _RANDOM, 4),
+    ),
+    (
+        *("labels are wrong as people or models err", "label smoothing, or agreement with it"),
+        *(("agreement", "smoothing"), ("weak", "natural"), 16),
+    ),
+    (
+        *("labels are right", "label smoothing"),
+        *(("smoothing", "uniform"), ("0",), 16),
+    ),
+    (
+        *("labels are wrong, and IL is there", "keep what has the lowest IL, once, and smooth"),
+        *(("filter, IL free", "RHO-LOSS, IL free"), _RANDOM, 16),
+    ),
+    (
+        *("this run would have to pay for the IL", "no IL: what stands above"),
+        *(("best uniform", "RHO-LOSS"), ("0", "40", "weak", "natural"), 16),
+    ),
+)
 
 
 class Ends:
@@ -53,12 +81,12 @@ class Ends:
         rows = [row for row in found if row is not None]
         return max(rows, key=lambda row: fmean(values(row, "validation")), default=None)
 
-    def above(self, ours: str, rival: str, column: str = "test") -> Paired | None:
-        """Return the differences of two methods by seed, as shares."""
-        a, b = self.best(ours), self.best(rival)
+    def above(self, ours: str, rival: str, most: int = 16) -> Paired | None:
+        """Return the differences of two methods within a budget by seed, as shares."""
+        a, b = self.best(ours, most), self.best(rival, most)
         if a is None or b is None:
             return None
-        pairs = zip(values(a, column), values(b, column), strict=False)  # the seeds of both
+        pairs = zip(values(a, "test"), values(b, "test"), strict=False)  # the seeds of both
         return paired((x - y) / 100 for x, y in pairs)
 
 
@@ -111,6 +139,21 @@ def differences(pairs: Sequence[tuple[str, str]]) -> list[list[str]]:
             found = [ends.above(*pair) for pair in pairs]
             lines.append([name(setting), *("" if of is None else of.points for of in found)])
     return lines
+
+
+def situations() -> list[list[str]]:
+    """Return what to do in which situation, and the differences that say so, in points."""
+    table = []
+    for situation, todo, (ours, rival), noises, most in SITUATIONS:
+        found = [
+            f"{name(setting)} {of.points}"
+            for setting, ends in settings().items()
+            if setting[0] in SETS and setting[1] in noises
+            if (of := ends.above(ours, rival, most)) is not None
+        ]
+        if found:
+            table.append([situation, todo, f"{ours} - {rival}: {'; '.join(found)}"])
+    return table
 
 
 def scraped(methods: Sequence[str]) -> list[list[str]]:

@@ -15,12 +15,11 @@ from rho_train.report import pair, read_experiment
 _NAMES = {"date": "date", "commit": "commit", "machine": "processor", "torch": "torch"}
 
 
-def read(folder: Path, *, tuning: bool = False) -> tuple[list[Row], list[Row]]:
+def read(folder: Path) -> tuple[list[Row], list[Row]]:
     """Return the rows of the finished runs of a comparison, and their curves.
 
     Args:
         folder: of the comparison.
-        tuning: leave out what the test set says.
     """
     try:
         experiment = read_experiment(folder)
@@ -40,9 +39,9 @@ def read(folder: Path, *, tuning: bool = False) -> tuple[list[Row], list[Row]]:
             met = target is not None and math.isfinite(target.target_steps)
             values = {
                 "steps": run.end["step"],
-                "test": None if tuning else run.test["accuracy"],
-                "balanced": None if tuning else fmean(classes),
-                "worst_class": None if tuning else min(classes),
+                "test": run.test["accuracy"],
+                "balanced": fmean(classes),
+                "worst_class": min(classes),
                 "validation": run.eval[-1]["accuracy"] if validated else None,
                 "steps_to_target": target.target_steps if target and met else None,
                 "cost_to_target": target.target_cost - cost["il"] if target and met else None,

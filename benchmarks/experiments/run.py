@@ -13,25 +13,23 @@ from experiments import derive, rows
 from experiments.derive import RESULTS, Row
 from experiments.evidence import evidence
 from experiments.set_options import FOLDERS
-from experiments.suite import FOLDER, Cell, Entry, Suite, with_rates
+from experiments.suite import FOLDER, Cell, Entry, Suite
 from keep import csv_text
 from rho_train import EqualCost, ILRecipe, JobsFailed, Scoring, TrainConfig, Variant, compare
 
 _PARTS = ("task", "train", "il", "scoring")
 
 
-def arguments(suite: Suite, cell: Cell, data: Path, results: Path = RESULTS) -> dict[str, Any]:
+def arguments(suite: Suite, cell: Cell, data: Path) -> dict[str, Any]:
     """Return the arguments of `rho_train.compare` for a cell.
 
     Args:
         suite, cell: what to compare.
         data: the folder that holds the folders of the sets.
-        results: holds the rows of tuning suites.
 
     Raises:
-        ValueError: an option is unknown or impossible, or learning rates are not known yet.
+        ValueError: an option is unknown or impossible.
     """
-    tuned = derive.read_runs(cell.rates[0], results) if cell.rates else []
     parts: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
     given: dict[str, Any] = {}
     for name, value in cell.options.items():
@@ -43,7 +41,7 @@ def arguments(suite: Suite, cell: Cell, data: Path, results: Path = RESULTS) -> 
     return {
         "task": evidence,
         "task_options": task,
-        "methods": [_variant(entry) for entry in with_rates(suite.methods, cell, tuned)],
+        "methods": [_variant(entry) for entry in suite.methods],
         "baseline": suite.baseline,
         "train": TrainConfig(**parts["train"]),
         "il": ILRecipe(**parts["il"]),
@@ -118,7 +116,7 @@ def _keep(suite: Suite, folder: Path, results: Path, refused: set[str]) -> list[
     curves: list[Row] = []
     for cell in suite.cells:
         old = derive.in_cell(before, cell.name)
-        found, drawn = rows.read(folder / cell.slug, tuning=bool(suite.tune))
+        found, drawn = rows.read(folder / cell.slug)
         wanted = len(suite.methods) * len(suite.options["seeds"])
         if cell.name in refused or len(found) < min(wanted, len(old)):
             found, drawn = [], []

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rho_ext
-from experiments import lanes, rivals
+from experiments import lanes, rivals, rivals_page
 from experiments.derive import read_csv
 from experiments.lanes import BATCH, LARGE_BATCH, Data, Lanes, Method, crossfit, train
 from experiments.noise import weak_labels
@@ -107,6 +107,26 @@ def test_methods_visit_what_they_say_and_keep_to_the_budget() -> None:
     assert wrong["RHO-LOSS, IL free"] < wrong["highest loss"] - 0.1
     for name in ("agreement", "filter, IL free"):
         assert wrong[name] < uniform - 0.05, name
+
+
+def test_the_page_chooses_by_validation_and_pairs_seeds(tmp_path: Path) -> None:
+    def row(method: str, passes: int, test: str, validation: str) -> dict[str, str]:
+        known = {"set": "ocr", "noise": "40", "method": method, "passes": f"{passes}"}
+        return {**known, "test": test, "validation": validation}
+
+    rows = [
+        *(row("uniform", 8, "70 72", "50 50"), row("uniform", 16, "60 60", "49 49")),
+        *(row("GCE", 8, "80 80", "40 40"), row("agreement", 16, "73 76 90", "1 1 1")),
+    ]
+    ends = rivals_page.Ends(("ocr", "40"), rows)
+    assert ends.best("uniform") is rows[0]
+    assert ends.best("best uniform") is rows[0]
+    assert ends.best("agreement", most=8) is None
+    assert ends.at("uniform", 16) is rows[1]
+    above = ends.above("agreement", "best uniform")
+    assert above is not None
+    assert (above.n, above.points) == (2, "+3.5 ± 0.5")
+    assert ends.above("agreement", "ELR") is None
 
 
 def test_weak_labels_err_where_classes_look_alike() -> None:

@@ -15,8 +15,14 @@ TINY = Suite(
     question="Does it run?",
     methods=[
         variants.UNIFORM_ALL_DECAY,
-        variants.RHO_CROSSFIT_DECAY,
-        variants.ALL_COST_WITH_IL,
+        variants.decayed(variants.RHO_CROSSFIT),
+        variants.equal_cost(
+            variants.UNIFORM_ALL_DECAY,
+            "all_cost_with_il",
+            variants.decayed(variants.RHO_CROSSFIT),
+            "equal cost",
+            True,
+        ),
         variants.RHO_HOLDOUT,
     ],
     baseline="uniform_all_decay",
@@ -66,7 +72,7 @@ def test_a_suite_leaves_one_row_a_run_and_goes_on(
     assert all(row["steps_to_target"] for row in rows if row["method"] == "uniform_all_decay")
     ends = {(c["cell"], c["method"]): float(c["accuracy"]) for c in curves if c["step"] == "20"}
     for (cell, name), accuracy in ends.items():
-        found = derive.methods(derive.in_cell(rows, cell), TINY.baseline)[name]
+        found = derive.methods(derive.in_cell(rows, cell))[name]
         if name != "all_cost_with_il":
             assert found.mean("validation") == pytest.approx(accuracy, abs=1e-5)
 
@@ -93,9 +99,7 @@ def test_every_suite_makes_arguments_of_compare(variant: str, tmp_path: Path) ->
     for name in names():
         suite = load(name, variant)
         for cell in suite.cells:
-            # The rates of the full variants are known when the full tuning was run.
-            known = cell if variant == "quick" else replace(cell, rates=None)
-            given: dict[str, Any] = run.arguments(suite, known, tmp_path)
+            given: dict[str, Any] = run.arguments(suite, cell, tmp_path)
             assert len(given["methods"]) == len(suite.methods)
             assert given["train"].steps == cell.options["train.steps"]
             folder = given["task_options"].get("folder")
@@ -103,7 +107,7 @@ def test_every_suite_makes_arguments_of_compare(variant: str, tmp_path: Path) ->
 
 
 def test_a_short_trial_is_short_everywhere() -> None:
-    suite = run.shortened(load("noise_budgets", "quick"), steps=50, seeds=2)
+    suite = run.shortened(load("properties", "quick"), steps=50, seeds=2)
     assert all(cell.options["train.steps"] == 50 for cell in suite.cells)
     assert all(cell.options["train.eval_every"] == 10 for cell in suite.cells)
     assert all(cell.options["seeds"] == [0, 1] for cell in suite.cells)
