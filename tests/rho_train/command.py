@@ -31,6 +31,11 @@ def train_arguments(table: Path, out: Path, *more: str) -> list[str]:
     ]
 
 
+def demo_arguments(table: Path, out: Path, *more: str) -> list[str]:
+    _, *arguments = train_arguments(table, out, "--seeds=1", *more)
+    return ["demo", *(argument.replace("--recipe.", "--il.") for argument in arguments)]
+
+
 def records(out: Path) -> list[dict[str, Any]]:
     """Read the metrics of all runs without the clock."""
     found = [one for path in sorted(out.glob("runs/*/metrics.jsonl")) for one in read_lines(path)]

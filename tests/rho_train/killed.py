@@ -1,4 +1,4 @@
-"""A program that trains in every way, kills each run twice, and lets it finish.
+"""A program that trains in several ways, kills each run twice, and lets it finish.
 
 test_interruption.py compares what they left.
 
@@ -20,7 +20,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 import torch
-from ways import CONFIG, WAYS, make_trainer
+from ways import CONFIG, KILLED, make_trainer
 
 from rho_train import TrainConfig, Trainer
 from rho_train.checkpoint import save_checkpoint
@@ -100,7 +100,7 @@ def train(folder: Path, number: int, moment: tuple[str, int]) -> None:
     torch.set_num_threads(1)
     log = folder.with_suffix(".log")
     watch = Watch(log, moment)
-    make_trainer(folder, WAYS[number], config_of(number)).fit()
+    make_trainer(folder, KILLED[number], config_of(number)).fit()
     sys.setprofile(None)
     if log.exists():
         signal.pause()  # the kill is on its way
@@ -134,10 +134,10 @@ def run(folder: Path, number: int, moment: tuple[str, int] = ("", 0)) -> Ended:
 
 
 def main(out: Path) -> None:
-    """Kill every way at a random moment, kill it again while it starts, and let it finish."""
+    """Kill each way at a random moment, kill it again while it starts, and let it finish."""
     moments, runs = random.Random(SEED), list[Ended]()
     make_trainer(out / "warm")  # imports what torch imports late
-    for number, way in enumerate(WAYS):
+    for number, way in enumerate(KILLED):
         counts = json.loads(run(out / f"{number}-whole", number).log)
         killed = out / f"{number}-killed"
         for place in (_FIRST_KILLS[number % len(_FIRST_KILLS)], "start"):

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -108,18 +107,16 @@ def test_a_store_of_changed_data_is_refused(
 @pytest.mark.slow
 def test_ranks_of_torchrun_compute_il_and_train_over_a_ctrl_c(tmp_path: Path, table: Path) -> None:
     one, two, out = tmp_path / "one", tmp_path / "two", tmp_path / "run"
-    # As torchrun sets it for its ranks: sums depend on the number of threads.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    options: dict[str, Any] = {"cwd": sys.prefix, "env": environment}
-    for command, path in (([sys.executable], one), (launcher, two)):
-        arguments = [*command, "-m", "rho_train", *compute_arguments(table, path)]
-        subprocess.run(arguments, check=True, **options)
+    # Sums depend on the number of threads: torchrun sets one, as the tests do here.
+    assert main(compute_arguments(table, one)) == 0
+    command = [*launcher, "-m", "rho_train", *compute_arguments(table, two)]
+    subprocess.run(command, check=True, cwd=sys.prefix)
     assert torch.equal(ILStore.load(one).il, ILStore.load(two).il)
     assert sorted(os.listdir(tmp_path)) == ["one", "table.npz", "two"]
     train = train_arguments(table, out, f"--il={two}", "--train.steps=1000", "--scope=global")
     command = [*launcher, "-m", "rho_train", *train]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=sys.prefix)
     checkpoint = out / "runs" / "rho-seed0" / "checkpoint.pt"
     while not checkpoint.exists():
         assert process.poll() is None, process.communicate()
@@ -129,14 +126,13 @@ def test_ranks_of_torchrun_compute_il_and_train_over_a_ctrl_c(tmp_path: Path, ta
     stopped = torch.load(checkpoint, weights_only=True)["step"]
     assert 0 < stopped < 1000
     assert f"stopped at step {stopped} of 1000" in errors
-    subprocess.run(command, check=True, **options)
-    assert [record["event"] for record in records(out)].count("end") == 1
+    assert not list(out.rglob("*.tmp"))
 
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_work_that_goes_on(tmp_path: Path, table: Path) -> None:
     whole, stopped = tmp_path / "whole.safetensors", tmp_path / "stopped.safetensors"
-    long = "--recipe.epochs=60"
+    long = "--recipe.epochs=30"
     assert main(compute_arguments(table, whole, long)) == 0
     process = run(compute_arguments(table, stopped, long))
     work = tmp_path / "stopped.safetensors.unfinished"

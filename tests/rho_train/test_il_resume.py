@@ -72,9 +72,9 @@ def test_a_killed_process_resumes(tmp_path: Path, one_thread: None) -> None:
 @pytest.mark.slow
 def test_a_real_kill_at_random_moments(tmp_path: Path, one_thread: None) -> None:
     moments, kills = random.Random(0), 0
-    for file in ("0/training", "0/training", "0/best", "0/losses", "1/training", "1/losses"):
+    for file in ("0/training", "0/best", "0/losses", "1/training"):
         kills += kill(tmp_path, file, moments.uniform(0, 0.05))
-    assert kills >= 4
+    assert kills >= 3
     assert bits(il_program.compute(tmp_path / "work")) == bits(il_program.compute(None))
 
 

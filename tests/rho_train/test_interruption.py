@@ -17,8 +17,8 @@ import pytest
 from rho_train.cli import main
 from rho_train.run_folder import RunFolder
 
-from .command import SMALL, records, run, train_arguments
-from .ways import WAYS, ending
+from .command import demo_arguments, records, run, train_arguments
+from .ways import KILLED, ending
 
 
 def wait_for(process: subprocess.Popen[str], folder: Path, pattern: str) -> None:
@@ -78,19 +78,20 @@ def test_a_second_ctrl_c_ends_work_that_does_not_stop(processes: str) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_a_demo_that_resumes(tmp_path: Path) -> None:
-    long = [*SMALL, "--train.steps=200", "--train.eval_every=100", "--processes=1"]
+def test_ctrl_c_leaves_a_demo_that_resumes(tmp_path: Path, module_table: Path) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert main(["demo", f"--out={whole}", *long]) == 0
-    process = run(["demo", f"--out={stopped}", *long, "--processes=2"], start_new_session=True)
+    long = "--train.steps=400"
+    assert main(demo_arguments(module_table, whole, long, "--processes=1")) == 0
+    command = demo_arguments(module_table, stopped, long, "--processes=2")
+    process = run(command, start_new_session=True)
     wait_for(process, stopped, "runs/*/metrics.jsonl")
     press_ctrl_c(process)
-    assert main(["demo", f"--out={stopped}", *long]) == 0
+    assert main([*command, "--processes=1"]) == 0
     assert records(stopped) == records(whole)
 
 
 @pytest.mark.slow
-def test_every_way_to_train_survives_kills_at_random_moments(tmp_path: Path) -> None:
+def test_training_survives_kills_at_random_moments(tmp_path: Path) -> None:
     program = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("killed.py")), str(tmp_path)],
         cwd=sys.prefix,
@@ -101,8 +102,8 @@ def test_every_way_to_train_survives_kills_at_random_moments(tmp_path: Path) -> 
     print(program.stdout)
     assert program.returncode == 0, program.stderr
     runs = [json.loads(line) for line in program.stdout.splitlines()]
-    assert [run["code"] for run in runs] == [-signal.SIGKILL, -signal.SIGKILL, 0] * len(WAYS)
-    for number, way in enumerate(WAYS):
+    assert [run["code"] for run in runs] == [-signal.SIGKILL, -signal.SIGKILL, 0] * len(KILLED)
+    for number, way in enumerate(KILLED):
         killed, whole = tmp_path / f"{number}-killed", tmp_path / f"{number}-whole"
         assert ending(killed) == ending(whole), way
         # Nothing half-written is left; a history and what was selected are there to the bit.

@@ -48,6 +48,8 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
 # Other tests register methods of their own.
 METHODS = tuple(name for name in names() if find(name).__module__.startswith("rho_train."))
 WAYS = ("plain", "agreement", *METHODS, *PARTS)
+# All resume after a stop; kills cut what they have in common, at each kind of moment.
+KILLED = WAYS[::3]
 
 
 def small_model(seed: int) -> nn.Module:
