@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from rho_train.identity import name_of
 
 _FIX = "restore it from a copy, or delete it: the same command then does its work again"
 _FOOTER = b"rho_ext6"  # with the version of the format
-_PIECE = 1 << 22
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -38,17 +36,12 @@ def load_checkpoint(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: it is damaged, of another version, or another run's: the entry is named.
         OSError: it cannot be read.
     """
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END) - len(_FOOTER) - digest.digest_size
-        file.seek(0)
-        for begin in range(0, size, _PIECE):
-            digest.update(file.read(min(_PIECE, size - begin)))
-        if file.read() != _FOOTER + digest.digest():
-            raise ValueError(f"load_checkpoint: {path} is damaged or of another version; {_FIX}")
-        file.seek(0)
-        # weights_only: a checkpoint is data, loading it must not run code.
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    content, end = path.read_bytes(), len(_FOOTER) + hashlib.sha256().digest_size
+    if content[-end:] != _FOOTER + hashlib.sha256(memoryview(content)[:-end]).digest():
+        raise ValueError(f"load_checkpoint: {path} is damaged or of another version; {_FIX}")
+    # weights_only: a checkpoint is data, loading it must not run code.
+    loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    state: dict[str, Any] = loaded
     for name, wanted in expected.items():
         if (found := state.get(name)) != wanted:
             raise ValueError(

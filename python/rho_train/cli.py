@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
+import io
 import itertools
 import logging
+import os
 import re
 import signal
 import sys
-from argparse import SUPPRESS
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,10 +22,8 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 import rho_ext
 from rho_train import cli_il
 from rho_train.compare import compare
-from rho_train.comparison.runner import EXPECTED, JobsFailed
+from rho_train.comparison.runner import EXPECTED, JobsFailed, show_warning, warned
 from rho_train.comparison.spec import Variant
-from rho_train.config_file import MODE, ConfigFile
-from rho_train.console import tolerant_streams
 from rho_train.distributed import (
     device_named,
     process_group,
@@ -61,8 +60,6 @@ _HELP = {
     "il": "how the IL models are trained.",
     "recipe": "how the IL models are trained.",
 }
-# 1:30 is 90 for some readers of YAML.
-_BASE_60 = re.compile(r"(?:.*=)?([-+]?\d[\d_]*(?::[0-5]?\d)+(?:\.\d*)?)")
 
 # The baselines come first, and "uniform on all data" is what a user would do otherwise.
 DEMO = (
@@ -260,7 +257,7 @@ _COMMANDS: dict[str, Any] = {
 
 
 def _parser(**options: Any) -> ArgumentParser:
-    return ArgumentParser(exit_on_error=False, allow_abbrev=False, parser_mode=MODE, **options)
+    return ArgumentParser(exit_on_error=False, allow_abbrev=False, **options)
 
 
 def _add_commands(parser: ArgumentParser, functions: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,32 +281,35 @@ def _add_commands(parser: ArgumentParser, functions: Mapping[str, Any]) -> dict[
         command = parsers[name] = _parser(description=summary, epilog=tasks if has_task else None)
         commands.add_subcommand(name, command, help=summary)
         if has_task:
-            command.add_argument("--config", action=ConfigFile, help="YAML file with options")
+            command.add_argument("--config", action="config", help="YAML file with options")
         command.add_function_arguments(function, as_group=False, as_positional=True)
-        for option in (f"--{p.name}" for p in parameters.values() if is_dataclass(p.default)):
-            # jsonargparse would read a file here too; --config alone does, with its checks.
-            command._option_string_actions.pop(option).help = SUPPRESS
     return parsers
 
 
-def _fixes(text: str, given: list[str], options: list[str]) -> Iterator[str]:
-    """Say what may have been meant instead of what an ArgumentError names."""
-    if given and given[0].startswith("-"):
-        yield "the command comes first, as in 'rho-ext demo --seeds 1'"
-    if found := re.search(r"'tuple'>. Got value: (\d+)$", text):
-        yield f"write [{found[1]}]"
-    if unknown := re.search(r"(?:unrecognized arguments: |accept option ')(?:--)?([\w.-]+)", text):
-        name = f"--{unknown[1]}"
-        if any(option.startswith(f"{name}.") for option in options):
-            yield f"give {name}.OPTION, or a file with --config"
-            return
-        tasks = (options_of(task_function(task)) for task in BUILT_IN if "--task" in options)
-        known = [*options, *(f"--task.{o.partition('=')[0]}" for task in tasks for o in task)]
-        # Also by the last part alone; an option that is called so goes first.
-        spelled = {f"--{o.lstrip('-').rpartition('.')[2]}": o for o in known}
-        spelled |= {option: option for option in known}
-        for near in difflib.get_close_matches(name, spelled, 1):
-            yield f"did you mean {spelled[near]}?"
+def _meant(text: str, options: list[str]) -> str:
+    """Return the option that may have been meant instead of the one that an error names."""
+    unknown = re.search(r"(?:unrecognized arguments: |accept option ')(?:--)?([\w.-]+)", text)
+    tasks = (options_of(task_function(task)) for task in BUILT_IN if "--task" in options)
+    known = [*options, *(f"--task.{o.partition('=')[0]}" for task in tasks for o in task)]
+    # Also by the last part alone; an option that is called so goes first.
+    spelled = {f"--{o.lstrip('-').rpartition('.')[2]}": o for o in known} | {o: o for o in known}
+    near = difflib.get_close_matches(f"--{unknown[1]}", spelled, 1) if unknown else []
+    return "".join(f"; did you mean {spelled[one]}?" for one in near)
+
+
+def _mend_streams() -> None:
+    """Make closed streams drop what is printed, and standard output show "?" if it must."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # It takes the lowest free number; else a checkpoint would, and get what is printed.
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, io.StringIO())
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -317,14 +317,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done; 1: an error, named on standard error; 2: wrong arguments; 130: stopped, resumable.
     """
-    with tolerant_streams():
-        return _main(list(sys.argv[1:] if arguments is None else arguments))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    _mend_streams()
+    logging.basicConfig(format="%(message)s")
+    with warnings.catch_warnings():
+        warned.clear()
+        warnings.showwarning = show_warning
+        # Options of a task belong to another function, so jsonargparse takes them as a mapping.
+        return _main([re.sub(r"^--task\.", "--task_options.", argument) for argument in given])
 
 
 def _main(given: list[str]) -> int:
-    logging.basicConfig(format="%(message)s")
-    # Options of a task belong to another function, so jsonargparse takes them as a mapping.
-    given = [re.sub(r"^--task\.", "--task_options.", argument) for argument in given]
     parser = _parser(
         prog="rho-ext",
         description="Train on the examples that are learnable, worth learning and not yet learnt.",
@@ -333,16 +336,12 @@ def _main(given: list[str]) -> int:
     )
     parsers = _add_commands(parser, _COMMANDS)
     try:
-        for argument in given:
-            if found := _BASE_60.fullmatch(argument):
-                raise ArgumentError(
-                    None, f"{found[1]} is a number to base 60 in YAML; write another"
-                )
         ready: Namespace = parser.instantiate(parser.parse_args(given))
         function: Any = _COMMANDS
         while isinstance(function, dict):
             function, ready = function[ready.command], ready[ready.command]
         function(**{k: v for k, v in vars(ready).items() if k != "config"})
+        sys.stdout.flush()
     except (Stopped, KeyboardInterrupt) as stopped:
         # One Ctrl-C more would only add a traceback.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -355,15 +354,14 @@ def _main(given: list[str]) -> int:
         commands = list(itertools.takewhile(parsers.__contains__, given))
         options = list(parsers[commands[-1]]._option_string_actions) if commands else []
         text = " ".join(f"{error}".split())
-        fixes = _fixes(text, given, options)
-        print("; ".join([f"rho-ext: error: {text}", *fixes]), file=sys.stderr)
+        print(f"rho-ext: error: {text}{_meant(text, options)}", file=sys.stderr)
         print(f"see {' '.join(['rho-ext', *commands])} --help", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Nobody reads on, as after `| head`; Python would try again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except _ERRORS as error:
         print(f"rho-ext: error: {error_text(error)}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -24,6 +24,7 @@ from rho_train.distributed import (
     started_first,
 )
 from rho_train.il import ILRecipe, ILStore
+from rho_train.progress import stop_signals
 from rho_train.run_folder import RunFolder
 from rho_train.tasks.task import load_task
 
@@ -71,11 +72,15 @@ def compute(
     with process_group(where):
         rank, _ = rank_and_world()
         steps = il.steps()
-        with tqdm(total=steps, unit="step", dynamic_ncols=True, disable=rank > 0 or None) as bar:
+        quiet = rank > 0 or None
+        with (
+            tqdm(total=steps, unit="step", dynamic_ncols=True, disable=quiet) as bar,
+            stop_signals() as stop,
+        ):
 
             def on_step(made: int) -> bool:
                 bar.update(made)
-                return False
+                return stop.is_set()
 
             def save() -> None:
                 config = {"task": task, "options": options, **made_from}
@@ -86,10 +91,8 @@ def compute(
                 store.replace(info=info).save(unnamed, rows_a_file)
                 os.replace(unnamed, target)
 
-            folder = RunFolder(work, where="il compute", on_step=on_step)
-            held = folder.lock("wait for it, or choose another --out")
-            with held, folder.stopping_on_signals():
-                store = il.compute(seed, work / "models", folder.step)
+            with RunFolder(work, where="il compute").lock("wait for it, or choose another --out"):
+                store = il.compute(seed, work / "models", on_step)
                 on_first(save)
     if rank == 0:  # no other rank reads there any more
         shutil.rmtree(work, ignore_errors=True)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,11 @@ from rho_train.distributed import device_named, on_first, rank_and_world
 from rho_train.dry_run import dry_run
 from rho_train.files import atomic_write
 from rho_train.global_scope import Scope
-from rho_train.il import ILRecipe, ILStore
+from rho_train.il import ILRecipe
 from rho_train.methods.registry import find
-from rho_train.notebook import html_table
 from rho_train.progress import stop_signals
 from rho_train.records import from_line, to_line
-from rho_train.report import format_table, read_experiment, summarize, write_report
-from rho_train.report.table import tables
+from rho_train.report import read_experiment, summarize, write_report
 from rho_train.run_folder import RunFolder
 from rho_train.scoring import Scoring
 from rho_train.tasks.task import TaskSource, digest_of
@@ -49,17 +48,14 @@ class Comparison:
     folder: Path
 
     def __str__(self) -> str:
-        return format_table(summarize(read_experiment(self.folder)))
+        return f"{summarize(read_experiment(self.folder))}"
 
     def _repr_html_(self) -> str:
-        summary = summarize(read_experiment(self.folder))
-        shown = [column for columns in tables(summary).values() for column in columns]
-        rows = [[row.label, *(one.cell(row) for one in shown)] for row in summary.methods]
-        return html_table(rows, ["Method", *(one.head for one in shown)])
+        return f"<pre>{escape(str(self))}</pre>"
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the report, into the folder itself unless `out` is given, and return its path."""
-        return write_report(self.folder, out=None if out is None else Path(out))
+        return write_report(self.folder, None if out is None else Path(out))
 
 
 def compare(
@@ -173,6 +169,7 @@ def compare(
     threads = torch.get_num_threads() if processes == 1 else max(1, (cores or 1) // processes)
     where = {**_environment(max(processes, world), threads, spec.device), **(origin or {})}
     jobs, planned = _plan(spec, out, where)
+    planned["environment"] = where
     if processes > 1:
         try:
             pickle.dumps([job.work for job in jobs])
@@ -191,15 +188,7 @@ def compare(
             disable=rank > 0 or None,
         ) as bar,
     ):
-
-        def describe() -> None:
-            described = _grown(out / "experiment.json", planned | {"environment": where})
-            labels = ", ".join(one["label"] for one in described["methods"])
-            described["title"] = title or f"{labels} on {planned['title']}"
-            described["description"] = description or planned["description"]
-            atomic_write(out / "experiment.json", to_line(described))
-
-        on_first(describe)
+        on_first(partial(_describe, out / "experiment.json", planned, title, description))
         failed = run_jobs(jobs, bar, stop, processes, threads)
     if failed:
         raise JobsFailed("\n".join(f"{name}: {error}" for name, error in failed.items()))
@@ -229,10 +218,8 @@ def _plan(spec: Spec, out: Path, where: Where) -> tuple[list[Job], dict[str, Any
                     f"variant {variant.name}: its task options change the training data; give "
                     "them to all variants"
                 )
-            model = data.task.model(seed)
-            _check_run(variant, own, data)
             if key not in counted:
-                counted[key] = _costs(model, data)
+                counted[key] = _costs(data.task.model(seed), data)
             il, il_name, il_cost = ILWork(own, data, variant.il), "", 0.0
             if variant.computes_il:
                 il_name = f"{il.name()}-seed{seed}"
@@ -242,6 +229,7 @@ def _plan(spec: Spec, out: Path, where: Where) -> tuple[list[Job], dict[str, Any
             passes = getattr(find(variant.method), "passes", 1) if variant.selects else 1
             costs = replace(counted[key], passes=passes, il=il_cost)
             run = runs[variant.name] = Run(own, out, variant, seed, il_name, costs, own.train.steps)
+            run.check(data)
             if il_name:
                 il_jobs.setdefault(il_name, Job(il_name, run.compute_il, il.steps()))
         for name, run in runs.items():
@@ -275,55 +263,34 @@ def _costs(model: nn.Module, data: SeedData) -> Costs:
     )
 
 
-def _check_run(variant: Variant, spec: Spec, data: SeedData) -> None:
-    """Refuse what no run could do before hours go into irreducible losses."""
-    if variant.uses_il and variant.il == "stored":
-        assert spec.store is not None
-        ILStore.load(spec.store, data.dataset).check()
-    examples = round(variant.keep * len(data.train_ids(variant)))
-    name = "large_batch" if variant.selects else "batch"
-    if (drawn := getattr(spec.train, name)) > examples:
-        problem = f"draws {drawn} examples at a time from {examples}; choose a smaller train.{name}"
-        raise ValueError(f"variant {variant.name} {problem}")
-    scored = spec.scoring.due(spec.train.large_batch)
-    if variant.selects and scored < spec.train.batch:
-        raise ValueError(
-            f"variant {variant.name}: scoring.refresh = {spec.scoring.refresh} scores {scored} "
-            f"examples of a large batch, and train.batch = {spec.train.batch} are selected; choose "
-            "a larger refresh"
-        )
-
-
-def _grown(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Return what experiment.json says with the methods and seeds that it had before."""
-    if not path.exists():
-        return wanted
-    found = from_line(path.read_bytes(), path)
-    config, data = wanted["config"], found.get("data", {})
-    methods = {one["name"]: one for one in found["methods"]}
-    differing = [key for key in sorted(config) if found["config"].get(key) != config[key]]
-    differing += [
-        f"data of seed {seed}" for seed, of in wanted["data"].items() if data.get(seed, of) != of
-    ]
-    differing += [
-        f"method {one['name']}"
-        for one in wanted["methods"]
-        if methods.get(one["name"], one).get("settings") != one["settings"]
-    ]
-    if differing:
-        fix = "choose another --out, or delete that folder"
-        problem = f"{path.parent} holds another comparison: {', '.join(differing)} differ"
-        raise ValueError(f"{problem}; {fix}")
-    # Titles and labels may be others now.
-    methods |= {one["name"]: one for one in wanted["methods"]}
-    return {
-        **wanted,
-        "methods": list(methods.values()),
-        "seeds": list(dict.fromkeys([*found["seeds"], *wanted["seeds"]])),
-        "data": data | wanted["data"],
-        "step_cost": found.get("step_cost", {}) | wanted["step_cost"],
-        "environment": found["environment"],  # each run has its own in its origin.json
-    }
+def _describe(path: Path, planned: dict[str, Any], title: str, description: str) -> None:
+    """Write experiment.json, with the methods and seeds that it had before."""
+    described = dict(planned)
+    if path.exists():
+        found = from_line(path.read_bytes(), path)
+        config, had = planned["config"], {one["name"]: one for one in found["methods"]}
+        methods = {one["name"]: one for one in planned["methods"]}
+        differing = [key for key in sorted(config) if found["config"].get(key) != config[key]]
+        for seed, data in planned["data"].items():
+            differing += [f"data of seed {seed}"] if found["data"].get(seed, data) != data else []
+        for name, own in methods.items():
+            same = had.get(name, own)["settings"] == own["settings"]
+            differing += [] if same else [f"method {name}"]
+        if differing:
+            raise ValueError(
+                f"{path.parent} holds another comparison: {', '.join(differing)} differ; choose "
+                "another --out, or delete that folder"
+            )
+        described |= {
+            "methods": list((had | methods).values()),  # labels may be others now
+            "seeds": list(dict.fromkeys([*found["seeds"], *planned["seeds"]])),
+            **{key: found[key] | planned[key] for key in ("data", "step_cost")},
+            "environment": found["environment"],  # each run has its own in its origin.json
+        }
+    labels = ", ".join(one["label"] for one in described["methods"])
+    described["title"] = title or f"{labels} on {planned['title']}"
+    described["description"] = description or planned["description"]
+    atomic_write(path, to_line(described))
 
 
 def _environment(processes: int, threads: int, device: torch.device) -> dict[str, str | int]:

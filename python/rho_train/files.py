@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import secrets
-import stat
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,9 +30,8 @@ def atomic_write(
     """Replace the file `path` by `data` in one step.
 
     Readers, and a run killed at any moment, see either the previous file or the whole new one: a
-    temporary file in the same folder takes its name after it was flushed to the disk. The mode of
-    the previous file is kept. Through a symlink its target is
-    written. Text is stored as UTF-8. An iterable is written piece by piece.
+    temporary file in the same folder takes its name after it was flushed to the disk. Through a
+    symlink its target is written. Text is stored as UTF-8. An iterable is written piece by piece.
 
     Raises:
         OSError: the file cannot be written, or the path is a folder, a device, a FIFO or a socket;
@@ -51,12 +49,12 @@ def atomic_write(
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        previous = _previous(target)
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if os.path.lexists(target) and not target.is_file():
+            raise OSError(errno.EINVAL, "it is a device, a FIFO, a socket or a loop of links")
         try:
             with open(temporary, "xb") as file:
-                if previous is not None:
-                    with contextlib.suppress(OSError):
-                        os.fchmod(file.fileno(), stat.S_IMODE(previous.st_mode))
                 for piece in pieces:
                     file.write(piece)
                 file.flush()
@@ -69,19 +67,6 @@ def atomic_write(
         _sync_folder(target.parent)
     except OSError as error:
         raise explained(error, f"atomic_write: cannot write {path}") from error
-
-
-def _previous(path: Path) -> os.stat_result | None:
-    """Return the status of a file that may be replaced, None if there is none."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    if stat.S_ISDIR(found.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "it is a device, a FIFO or a socket")
-    return found
 
 
 def _sync_folder(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import random
 import time
@@ -222,9 +221,7 @@ def plan(
         times = {key: list[tuple[float, float]]() for key in selectors}
         order, shuffle = list(selectors), random.Random(0).shuffle
         end = time.perf_counter() + (1.0 - _LOADER_SHARE) * seconds
-        for repeat in itertools.count():
-            if repeat >= _REPEATS and time.perf_counter() >= end:
-                break
+        while len(times["uniform", 1]) < _REPEATS or time.perf_counter() < end:
             shuffle(order)
             for key in order:
                 times[key].append(make_step(selectors[key], key[1] * batch))
@@ -264,13 +261,11 @@ def _load(
     first = to(next(batches), device)
     for _ in range(2 * workers):
         next(batches)
-    started = time.perf_counter()
-    for count in itertools.count(1):
+    started, spent, count = time.perf_counter(), 0.0, 0
+    while count < _REPEATS or spent < seconds:
         to(next(batches), device)
-        spent = _now(device) - started
-        if count >= _REPEATS and spent >= seconds:
-            return spent / count, first
-    raise AssertionError
+        spent, count = _now(device) - started, count + 1
+    return spent / count, first
 
 
 def _now(device: torch.device) -> float:

@@ -17,7 +17,8 @@ class Bar(tqdm):  # type: ignore[type-arg]
     """Says when a step was made."""
 
     def update(self, n: float | None = 1) -> bool | None:
-        print("step", flush=True)
+        if n:
+            print("step", flush=True)
         return None
 
 

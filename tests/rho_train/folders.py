@@ -20,7 +20,7 @@ FIVE = {
     "crossfit": NASTY,
 }
 # Those of a comparison without selection, whose examples have no flags.
-PLAIN = {"accuracy-steps", "accuracy-cost", "cost"}
+PLAIN = {"accuracy-steps", "accuracy-cost"}
 FIGURES = {*PLAIN, "noisy"}
 # A red pixel.
 PIXEL = (

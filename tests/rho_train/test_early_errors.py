@@ -70,7 +70,11 @@ TRAINER: list[tuple[Callable[[], dict[str, Any]], type[Exception], str]] = [
     (lambda: {"train_ids": torch.tensor([0, N])}, IndexError, r"lie in \[0, 200\).*got 200"),
     (lambda: {"train_ids": torch.arange(-1, 50)}, IndexError, r"lie in \[0, 200\).*got -1"),
     (lambda: {"train_ids": torch.arange(N) // 2}, ValueError, "must not repeat, got 100 repeats"),
-    (lambda: {"train_ids": torch.arange(31)}, ValueError, r"batch_size must lie in \[1, 31\]"),
+    (
+        lambda: {"train_ids": torch.arange(31)},
+        ValueError,
+        "batch = 32 examples .* from 31",
+    ),
     (
         lambda: {"flags": {"noisy": Y[1:] == 0}},
         ValueError,

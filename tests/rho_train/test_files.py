@@ -41,18 +41,12 @@ def test_the_new_file_replaces_the_previous_one(target: Path) -> None:
     assert os.listdir(target.parent) == [target.name]
 
 
-def test_new_files_follow_the_umask_and_others_keep_their_mode(tmp_path: Path) -> None:
+def test_files_follow_the_umask(tmp_path: Path) -> None:
     for umask in (0o022, 0o027, 0o077):
         before = os.umask(umask)
         try:
             atomic_write(tmp_path / f"{umask}", "")
             assert stat.S_IMODE((tmp_path / f"{umask}").stat().st_mode) == 0o666 & ~umask
-            for mode in (0o640, 0o600, 0o666):
-                path = tmp_path / f"{umask}-{mode}"
-                path.touch()
-                path.chmod(mode)
-                atomic_write(path, "new")
-                assert stat.S_IMODE(path.stat().st_mode) == mode
         finally:
             os.umask(before)
 
@@ -69,7 +63,9 @@ def test_a_symlink_stays_and_its_target_is_written(target: Path) -> None:
         assert file.read_text() == link
         assert not file.is_symlink()
     (folder / "loop").symlink_to("loop")
-    with pytest.raises(OSError, match=r"cannot write .*loop: Too many levels"):
+    with pytest.raises(
+        OSError, match=r"cannot write .*loop: it is .* a loop of links; choose a path"
+    ):
         atomic_write(folder / "loop", "new")
     assert sorted(os.listdir(folder)) == ["dangling", "loop", "one", "two"]
     assert sorted(os.listdir(target.parent)) == ["links", "made", "result.json"]
@@ -88,7 +84,8 @@ def test_what_is_no_file_is_refused_and_stays(tmp_path: Path) -> None:
     assert len(before) >= 3
     for name in before:
         with pytest.raises(
-            OSError, match=rf"cannot write .*/{name}: it is a device, a FIFO or a socket; choose"
+            OSError,
+            match=rf"cannot write .*/{name}: it is a device, a FIFO, .*; choose",
         ) as caught:
             atomic_write(tmp_path / name, "new")
         assert error_text(caught.value).startswith("atomic_write: cannot write")

@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from rho_train.comparison.data import SeedData
 from rho_train.comparison.spec import Spec, Variant
@@ -151,11 +153,6 @@ class Run:
         return steps
 
     @property
-    def folder(self) -> Path:
-        """Its folder."""
-        return run_path(self.out, self.variant.name, self.seed)
-
-    @property
     def store(self) -> Path:
         """The file of the irreducible losses that are computed for it."""
         return self.out / "il" / f"{self.il}.safetensors"
@@ -172,72 +169,97 @@ class Run:
             on_first(lambda: found.save(self.store))
         on_first(lambda: shutil.rmtree(work, ignore_errors=True))
 
+    def check(self, data: SeedData) -> None:
+        """Refuse what the run could not do, before hours go into irreducible losses."""
+        il: ILStore | Tensor | None = None
+        if self.variant.computes_il:
+            il = torch.zeros(len(data.dataset), dtype=torch.float32, device="cpu")
+        elif (il := self._il(data)) is not None:
+            il.check()
+        try:
+            with TemporaryDirectory() as folder:
+                Trainer(**self._arguments(data, il) | {"folder": folder})
+        except (ValueError, TypeError, IndexError) as error:
+            raise ValueError(f"variant {self.variant.name}: {error}") from error
+
     def train(self, where: Mapping[str, str | int], on_step: OnStep) -> None:
         """Train, and write origin.json first and test.json at the end."""
-        spec, variant, folder, seed = self.spec, self.variant, self.folder, self.seed
-        train = replace(spec.train, steps=self.steps)
-        data = SeedData.make(spec, seed)
-        task, store, ids, il_seconds = data.task, None, data.train_ids(variant), 0.0
-        if variant.computes_il:
-            store = ILStore.load(self.store, data.dataset)
-            il_seconds = float(store.info["seconds"])
-        elif variant.uses_il:
-            assert spec.store is not None
-            store = ILStore.load(spec.store, data.dataset)
-            ids = store.known.nonzero().flatten()
-        if store is not None and variant.keep < 1.0:
-            ids = store.lowest(variant.keep, ids)
-        model = task.model(seed).to(spec.device)
+        data = SeedData.make(self.spec, self.seed)
+        task, store = data.task, self._il(data)
+        given = self._arguments(data, store)
+        model, train, folder = given["model"], given["config"], given["folder"]
         folder.mkdir(parents=True, exist_ok=True)
 
         def write_origin() -> None:
-            own = {} if store is None else {"il_loss": _loss(store)}
-            atomic_write(folder / "origin.json", to_line({**where, **own}))
+            if not (path := folder / "origin.json").exists():
+                own = {} if store is None else {"il_loss": _loss(store)}
+                atomic_write(path, to_line({**where, **own}))
 
         def test() -> None:
+            if (path := folder / "test.json").exists():
+                return
             found = evaluate(model, task.eval_set(), bf16=train.bf16, forward=task.forward)
             # The loss of a model that diverged is no number that JSON has.
             loss = found.loss if math.isfinite(found.loss) else None
             tested = {"step": trainer.step, **found._asdict(), "loss": loss}
-            atomic_write(folder / "test.json", to_line(tested))
+            atomic_write(path, to_line(tested))
 
-        if not on_first((folder / "origin.json").exists):
-            on_first(write_origin)
-        selector = None
+        on_first(write_origin)
+        il_seconds = (
+            float(store.info["seconds"]) if store is not None and self.variant.computes_il else 0.0
+        )
+        trainer = Trainer(**given, il_seconds=il_seconds)
+        on_step(trainer.step)
+        trainer.fit(on_step)
+        on_first(test)
+
+    def _il(self, data: SeedData) -> ILStore | None:
+        path = self.store if self.variant.computes_il else self.spec.store
+        return ILStore.load(path, data.dataset) if path and self.variant.uses_il else None
+
+    def _arguments(self, data: SeedData, il: ILStore | Tensor | None) -> dict[str, Any]:
+        """Return the arguments of the Trainer."""
+        spec, variant, task, selector = self.spec, self.variant, data.task, None
+        train, ids = replace(spec.train, steps=self.steps), data.train_ids(variant)
+        if variant.il == "stored" and isinstance(il, ILStore):
+            ids = il.known.nonzero().flatten()
+        if variant.keep < 1.0:  # before any IL are known, as many others do for a check
+            some = ids[: round(variant.keep * len(ids))]
+            ids = il.lowest(variant.keep, ids) if isinstance(il, ILStore) else some
         if variant.selects:
             world = rank_and_world()[1] if spec.scope == "local" else 1
             scoring, begin = spec.scoring, spec.warmup
             end = begin + selecting_steps(train.steps, begin, spec.anneal)
             selector = Selector(
-                il=store,
+                il=il,
                 k=train.batch // world,
                 method=variant.method,
                 # Losses of a store are those without.
-                label_smoothing=0.0 if store else train.label_smoothing,
+                label_smoothing=train.label_smoothing if il is None else 0.0,
                 scoring=replace(scoring, bf16=train.bf16) if scoring.bf16 is None else scoring,
                 phases=partial(_outside, begin, end) if begin or spec.anneal > 0 else None,
                 forward=task.forward,
                 history=History(len(data.dataset)),
-                seed=seed,
+                seed=self.seed,
                 scope=spec.scope,
             )
-        trainer = Trainer(
-            *(model, data.dataset, ids, data.eval_set, train, folder),
-            name=variant.name,
-            seed=seed,
-            selector=selector,
-            agreement=variant.method == "agreement",
-            forward=task.forward,
-            flags=data.flags,
-            il_seconds=il_seconds,
-            costs=self.costs,
-            classes=task.classes,
-            show=None if task.show is None else data.show,
-        )
-        on_step(trainer.step)
-        trainer.fit(on_step)
-        if not on_first((folder / "test.json").exists):
-            on_first(test)
+        return {
+            "model": task.model(self.seed).to(spec.device),
+            "dataset": data.dataset,
+            "train_ids": ids,
+            "eval_set": data.eval_set,
+            "config": train,
+            "folder": run_path(self.out, variant.name, self.seed),
+            "name": variant.name,
+            "seed": self.seed,
+            "selector": selector,
+            "agreement": variant.method == "agreement",
+            "forward": task.forward,
+            "flags": data.flags,
+            "costs": self.costs,
+            "classes": task.classes,
+            "show": None if task.show is None else data.show,
+        }
 
 
 def _outside(begin: int, end: int, step: int) -> bool:

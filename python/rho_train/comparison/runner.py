@@ -3,42 +3,46 @@
 from __future__ import annotations
 
 import multiprocessing
-import queue
 import signal
+import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
-from rho_train import console
 from rho_train.files import error_text
 from rho_train.progress import OnStep, Stopped, leave_with_parent
 
 _POLL_SECONDS = 0.2
+_STOPPED = "stopped; run the same command again to go on"
 # What bad input, a full disk or a diverged model raise; other errors come with their traceback.
 EXPECTED = (ValueError, TypeError, IndexError, OSError, FloatingPointError)
+
+warned = set[str]()  # the texts that are said already
+
+
+def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print the text of a warning once, in place of `warnings.showwarning`."""
+    if f"{message}" not in warned:
+        warned.add(f"{message}")
+        print(f"rho-ext: warning: {message}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
 class Job:
-    """Work that can start when the job that it needs is done."""
+    """Work that can start when the job that it needs, an earlier one, is done."""
 
     name: str
     work: Callable[[OnStep], None]
     steps: int
     needs: str = ""
-
-
-# A function that submits a job, and the queue of the steps that workers report.
-_Executor: TypeAlias = tuple[Callable[[Job], Future[None]], Any]
 
 
 class JobsFailed(Exception):
@@ -49,92 +53,18 @@ def run_jobs(
     jobs: list[Job], bar: tqdm[Any], stop: threading.Event, processes: int, threads: int
 ) -> dict[str, str]:
     """Run jobs, `processes` at a time with `threads` threads each; return the errors by name."""
-    waiting, done, failed = list(jobs), {""}, dict[str, str]()
-    running: dict[Future[None], Job] = {}
-    executor = _here(bar, stop) if processes == 1 else _pool(processes, threads)
-    with executor as (submit, progress):
-        while True:
-            for job in [job for job in waiting if job.needs in failed]:
-                waiting.remove(job)
-                failed[job.name] = f"not run, {job.needs} failed"
-            for job in [job for job in waiting if job.needs in done]:
-                if not stop.is_set():
-                    waiting.remove(job)
-                    running[submit(job)] = job
-            if stop.is_set():
-                raise Stopped("stopped; run the same command again to go on")
-            if not running:
-                return failed
-            bar.set_postfix_str(", ".join(job.name for job in running.values()), refresh=False)
-            finished, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
-            with suppress(queue.Empty):
-                while True:
-                    bar.update(progress.get_nowait())
-            for future in finished:
-                job = running.pop(future)
-                try:
-                    future.result()
-                except BrokenProcessPool:
-                    raise
-                except Exception as error:
-                    failed[job.name] = _text(error)
-                else:
-                    done.add(job.name)
-
-
-def _text(error: Exception) -> str:
-    if isinstance(error, EXPECTED):
-        return error_text(error)
-    return "".join(traceback.format_exception(error)).rstrip()
-
-
-@contextmanager
-def _here(bar: tqdm[Any], stop: threading.Event) -> Iterator[_Executor]:
-    """Run jobs in this process."""
-
-    def on_step(steps: int) -> bool:
-        bar.update(steps)
-        return stop.is_set()
-
-    def submit(job: Job) -> Future[None]:
-        future: Future[None] = Future()
-        bar.set_description(job.name)
-        try:
-            job.work(on_step)
-            future.set_result(None)
-        except Stopped:
-            raise
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-    yield submit, queue.SimpleQueue()
-
-
-@contextmanager
-def _pool(processes: int, threads: int) -> Iterator[_Executor]:
-    """Run jobs in workers, which all stop at a whole step if anything fails here."""
+    if processes == 1:
+        return _run_here(jobs, bar, stop)
     # Spawned, not forked: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    progress, stop_all = context.Queue(), context.Event()
-    start = (threads, progress, stop_all, console.warned)
+    shared = context.Value("q", 0), context.Event()
+    start, others = (threads, *shared, warned), {*multiprocessing.active_children()}
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=start)
-    others = {*multiprocessing.active_children()}
-
-    def submit(job: Job) -> Future[None]:
-        # Ctrl-C goes to the whole process group; the parent alone decides, so new workers, which
-        # inherit the mask, never see it.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        try:
-            return pool.submit(_work, job.work)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
     try:
         try:
-            yield submit, progress
+            failed = _run_in(pool, jobs, bar, stop, shared[0])
         except Exception:
-            stop_all.set()
+            shared[1].set()  # all stop at a whole step
             pool.shutdown(cancel_futures=True)
             raise
         pool.shutdown()
@@ -148,33 +78,96 @@ def _pool(processes: int, threads: int) -> Iterator[_Executor]:
         for worker in {*multiprocessing.active_children()} - others:
             worker.kill()
         raise
+    return failed
 
 
-# In a worker process:
-_progress: Any = None
+def _run_here(jobs: list[Job], bar: tqdm[Any], stop: threading.Event) -> dict[str, str]:
+    failed = dict[str, str]()
+
+    def on_step(steps: int) -> bool:
+        bar.update(steps)
+        return stop.is_set()
+
+    for job in jobs:
+        bar.set_description(job.name)
+        if job.needs in failed:
+            failed[job.name] = f"not run, {job.needs} failed"
+            continue
+        try:
+            job.work(on_step)
+        except Stopped:
+            raise
+        except Exception as error:
+            failed[job.name] = _text(error)
+        if stop.is_set():
+            raise Stopped(_STOPPED)
+    return failed
+
+
+def _run_in(
+    pool: ProcessPoolExecutor, jobs: list[Job], bar: tqdm[Any], stop: threading.Event, steps: Any
+) -> dict[str, str]:
+    waiting, done, failed = list(jobs), {""}, dict[str, str]()
+    running = dict[Future[None], Job]()
+    while True:
+        for job in [*waiting]:
+            if job.needs in failed:
+                failed[job.name] = f"not run, {job.needs} failed"
+            elif job.needs in done:
+                # Ctrl-C goes to the whole process group; the parent alone decides, so new workers,
+                # which inherit the mask, never see it.
+                mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+                try:
+                    running[pool.submit(_work, job.work)] = job
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            else:
+                continue
+            waiting.remove(job)
+        if not running:
+            return failed
+        bar.set_postfix_str(", ".join(job.name for job in running.values()), refresh=False)
+        finished, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+        # Not `steps.value`: a killed worker may hold its lock.
+        bar.update(steps.get_obj().value - bar.n)
+        for future in finished:
+            job = running.pop(future)
+            try:
+                future.result()
+            except BrokenProcessPool:
+                raise
+            except Exception as error:
+                failed[job.name] = _text(error)
+            else:
+                done.add(job.name)
+        if stop.is_set():
+            raise Stopped(_STOPPED)
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, EXPECTED):
+        return error_text(error)
+    return "".join(traceback.format_exception(error)).rstrip()
+
+
+# In a worker process: the steps of all workers, and whether to stop.
+_steps: Any = None
 _stop_all: Any = None
 
 
-def _start(threads: int, progress: Any, stop_all: Any, warned: set[str]) -> None:
-    global _progress, _stop_all
-    _progress, _stop_all = progress, stop_all
+def _start(threads: int, steps: Any, stop_all: Any, said: set[str]) -> None:
+    global _steps, _stop_all
+    _steps, _stop_all = steps, stop_all
     torch.set_num_threads(threads)
-    console.warned |= warned
-    warnings.showwarning = console.show_warning
+    warned.update(said)
+    warnings.showwarning = show_warning
     leave_with_parent()
 
 
 def _work(work: Callable[[OnStep], None]) -> None:
-    pending = 0
-
     def on_step(steps: int) -> bool:
-        nonlocal pending
-        pending += steps
-        # One message for many steps: a queue costs more than a step of a small model.
-        if pending >= 50:
-            _progress.put(pending)
-            pending = 0
+        with _steps.get_lock():
+            _steps.value += steps
         return bool(_stop_all.is_set())
 
     work(on_step)
-    _progress.put(pending)

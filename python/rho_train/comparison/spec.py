@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,7 +14,7 @@ from rho_train.global_scope import Scope
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import names, needs_of
 from rho_train.scoring import Scoring
-from rho_train.tasks.task import Task, TaskSource, converted, model_identity, plain_options
+from rho_train.tasks.task import Task, TaskSource, model_identity, plain_options
 from rho_train.trainer import TrainConfig
 
 ILKind = Literal["none", "holdout", "crossfit", "stored"]
@@ -177,8 +176,7 @@ class Spec:
                 now = changes.get("task_options", self.task_options)
                 changes["task_options"] = {**now, option: value}
             elif part in _PARTS and option:
-                now = changes.get(part, getattr(self, part))
-                changes[part] = _changed(now, part, option, value)
+                changes[part] = replace(changes.get(part, getattr(self, part)), **{option: value})
             elif name in _OWN:
                 changes[name] = value
             else:
@@ -203,15 +201,6 @@ class Spec:
 def _check_one_of(what: str, value: object, known: Sequence[str]) -> None:
     if value not in known:
         raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}")
-
-
-def _changed(part: Any, prefix: str, option: str, value: Any) -> Any:
-    known = inspect.signature(type(part)).parameters
-    if option not in known:
-        has = f"{prefix} has {', '.join(known)}"
-        raise ValueError(f"overrides: there is no option '{prefix}.{option}'; {has}")
-    value = converted(f"overrides: {prefix}.{option}", value, known[option])
-    return replace(part, **{option: value})
 
 
 def variants_of(methods: Sequence[str | Variant]) -> tuple[Variant, ...]:

@@ -3,14 +3,5 @@
 from rho_train.report.page import write_report
 from rho_train.report.read import Experiment, read_experiment
 from rho_train.report.summary import Summary, pair, summarize
-from rho_train.report.table import format_table
 
-__all__ = [
-    "Experiment",
-    "Summary",
-    "format_table",
-    "pair",
-    "read_experiment",
-    "summarize",
-    "write_report",
-]
+__all__ = ["Experiment", "Summary", "pair", "read_experiment", "summarize", "write_report"]

@@ -1,126 +1,194 @@
-"""The figures of the report; each is left out where a comparison has no data for it."""
+"""The figures of the report, as SVG that takes its colours from the style sheet."""
 
 from __future__ import annotations
 
+import io
 import math
+import re
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from html import escape
 from typing import Any
 
+import matplotlib.style
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from rho_train.report.drawing import (
-    COLOURS,
-    Curves,
-    Figure,
-    add_legend,
-    line_figure,
-    make_axes,
-    our_style,
-    plain,
-    rounded,
-    to_svg,
-)
 from rho_train.report.read import Experiment, Run
 from rho_train.report.summary import Summary
 
-_WARMUP = 0.4  # share of the training in which the curves rise; the axis shows the rest
-_PARTS = {"il": ("IL", 7), "training": ("training", 0), "scoring": ("scoring", 2)}
+# In the SVG each colour becomes the variable of the style sheet with its name.
+_NAMES = [*(f"c{style}" for style in range(8)), "soft", "grid", "paper", "ink"]
+_COLOURS = {name: f"#0000{0xC0 + index:02x}" for index, name in enumerate(_NAMES)}
+_MARKERS = "os^DvPX*"
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "rho_ext",
+    "text.color": _COLOURS["ink"],
+    "grid.color": _COLOURS["grid"],
+    "lines.markeredgecolor": _COLOURS["paper"],
+    "lines.linewidth": 2,
+    "lines.markersize": 7,
+    "axes.titlelocation": "left",
+    "axes.grid.axis": "y",
+    "ytick.major.size": 0,
+    "legend.borderpad": 0,
+    "legend.labelspacing": 0.25,
+    "legend.handlelength": 1.6,
+    **dict.fromkeys(("axes.labelcolor", "axes.edgecolor", "axes.titlecolor"), _COLOURS["soft"]),
+    **dict.fromkeys(("xtick.color", "ytick.color"), _COLOURS["soft"]),
+    **dict.fromkeys(("font.size", "axes.titlesize"), 11.5),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none"),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left"), False),
+    **dict.fromkeys(("text.parse_math", "legend.frameon"), False),
+}
+# Inches of 72 units. 4.8 are about the pixels of a phone: fonts keep their size there.
+_WIDTH, _HEIGHT, _LEFT = 4.8, 1.9, 0.55
+_WARMUP = 0.4  # share of the training in which accuracies rise; the axis shows the rest
+
+Curves = dict[str, tuple[Any, Any]]
+"""By method x (n,) and y (n, seeds)."""
 
 
-def draw_figures(experiment: Experiment, summary: Summary) -> dict[str, Figure]:
+@dataclass(frozen=True)
+class Figure:
+    """Curves with what stands above and below them; `reference` is a dashed line with its label.
+
+    The axis of y begins at `low`.
+    """
+
+    title: str
+    caption: str
+    curves: Curves
+    x: str
+    y: str
+    reference: tuple[str, float] | None = None
+    low: float = 0.0
+
+
+def styles(experiment: Experiment) -> dict[str, int]:
+    """Return the colour and marker of each method: 0 for the baseline, then the others in order."""
+    others = [name for name in experiment.labels if name != experiment.baseline]
+    return {name: style for style, name in enumerate([experiment.baseline, *others])}
+
+
+def figures_of(experiment: Experiment, summary: Summary) -> dict[str, Figure]:
     """Return all figures that the comparison has data for, by name, in reading order."""
-    with our_style():
-        figures = [
-            *_accuracies(experiment, summary),
-            _costs(summary),
-            _wrong_labels(experiment, summary),
-        ]
-    return {figure.name: figure for figure in figures if figure is not None}
 
-
-def _curves(experiment: Experiment, of_run: Callable[[Run], Mapping[Any, float]]) -> Curves:
-    """Return the values of `of_run` by method, at the places that all its runs have."""
-    curves = {}
-    for method, runs in experiment.runs.items():
-        found = [of_run(run) for run in runs]
-        if places := sorted(set.intersection(*map(set, found))):
-            values = [[of[place] for of in found] for place in places]
-            curves[method] = np.array(places), np.array(values)
-    return curves
-
-
-def _accuracies(experiment: Experiment, summary: Summary) -> list[Figure | None]:
-    """Return the curves of accuracy against cost, IL included, and against steps."""
-    curves = _curves(experiment, lambda run: {e["step"]: e["accuracy"] for e in run.eval})
-    costs = _curves(
-        experiment, lambda run: {e["step"]: sum(run.costs(e).values()) for e in run.eval}
-    )
-    by_cost = {m: (costs[m][1].mean(1), values) for m, (_, values) in curves.items()}
-    late = [v[steps >= _WARMUP * steps[-1]] for steps, v in curves.values()]
-    best = None if math.isnan(summary.target) else ("baseline's best", summary.target)
-    highest = max([*(v.max() for v in late), best[1] if best else 0.0])
-    ylim = rounded(min((v.min() for v in late), default=0.0), highest)
-    bands = any(values.shape[1] > 1 for _, values in curves.values())
-    spread = "Lines: mean over the seeds; bands: from the lowest to the highest seed."
-    caption = spread if bands else "One seed."
-    if best:
-        of = f"the best of “{summary.baseline.label}” (mean over the seeds)"
-        caption += f" The dashed line is {of}: a method that crosses it earlier is cheaper."
-    y = f"{experiment.watched.capitalize()} accuracy"
-    return [
-        line_figure(
-            *(experiment, "accuracy-cost", by_cost, f"{y} against cost"),
-            f"{caption} A curve starts when its irreducible losses are computed.",
-            *("Cost in uniform steps, IL included", y),
-            reference=best,
-            ylim=ylim,
-        ),
-        line_figure(
-            *(experiment, "accuracy-steps", curves, f"{y} against steps"),
-            "The same against steps, which leave out what scoring and irreducible losses cost.",
-            *("Steps", y),
-            reference=best,
-            ylim=ylim,
-        ),
-    ]
-
-
-def _wrong_labels(experiment: Experiment, summary: Summary) -> Figure | None:
-    """Return the share of wrong labels among the selected examples over the steps."""
+    def curves(of_run: Callable[[Run], Mapping[Any, float]]) -> Curves:
+        """Return the values of `of_run` by method, at the places that all its runs have."""
+        found = {}
+        for method, runs in experiment.runs.items():
+            values = [of_run(run) for run in runs]
+            if places := sorted(set.intersection(*map(set, values))):
+                numbers = [[of[place] for of in values] for place in places]
+                found[method] = np.array(places), np.array(numbers)
+        return found
 
     def shares(run: Run) -> dict[int, float]:
         known = (one for one in run.train if one["noisy"] is not None and one["selected"])
         return {one["step"]: one["noisy"] / one["selected"] for one in known}
 
-    reference = f"all examples: {summary.noisy:.1%}", summary.noisy
-    return line_figure(
-        *(experiment, "noisy", _curves(experiment, shares), "Wrong labels among the selected"),
-        "Above the dashed line a method seeks wrong labels out.",
-        *("Steps", "Share of the selected examples"),
-        reference=None if math.isnan(summary.noisy) else reference,
-    )
+    accuracies = curves(lambda run: {e["step"]: e["accuracy"] for e in run.eval})
+    costs = curves(lambda run: {e["step"]: sum(run.costs(e).values()) for e in run.eval})
+    by_cost = {m: (costs[m][1].mean(1), values) for m, (_, values) in accuracies.items()}
+    late = [values[steps >= _WARMUP * steps[-1]].min() for steps, values in accuracies.values()]
+    low = math.floor(10 * min(late, default=0.0)) / 10
+    best = None if math.isnan(summary.target) else ("baseline's best", summary.target)
+    bands = any(values.shape[1] > 1 for _, values in accuracies.values())
+    caption = "One seed."
+    if bands:
+        caption = "Lines: mean over the seeds; bands: from the lowest to the highest seed."
+    if best:
+        of = f"the best of “{summary.baseline['label']}” (mean over the seeds)"
+        caption += f" The dashed line is {of}: a method that crosses it earlier is cheaper."
+    caption += f" The axis begins at {low:.0%}." if low else ""
+    y = f"{experiment.watched.capitalize()} accuracy"
+    noise = None
+    if not math.isnan(summary.noisy):
+        noise = f"all examples: {summary.noisy:.1%}", summary.noisy
+    found = {
+        "accuracy-cost": Figure(
+            f"{y} against cost",
+            f"{caption} A curve starts when its irreducible losses are computed.",
+            *(by_cost, "Cost in uniform steps, IL included", y, best, low),
+        ),
+        "accuracy-steps": Figure(
+            f"{y} against steps",
+            "The same against steps, which leave out what scoring and irreducible losses cost.",
+            *(accuracies, "Steps", y, best, low),
+        ),
+        "noisy": Figure(
+            "Wrong labels among the selected",
+            "Above the dashed line a method seeks wrong labels out.",
+            *(curves(shares), "Steps", "Share of the selected examples", noise),
+        ),
+    }
+    return {name: figure for name, figure in found.items() if figure.curves}
 
 
-def _costs(summary: Summary) -> Figure:
-    """Return the cost by part as a stacked bar for each method."""
-    rows = [row for row in summary.methods if row.cost]
-    axes = make_axes(1, height=0.5 * len(rows), left=0.15)
-    places, reached = np.arange(len(rows))[::-1], np.zeros(len(rows))
-    for part, (label, style) in _PARTS.items():
-        sizes = np.array([row.cost[part] for row in rows])
-        axes.barh(places, sizes, 0.4, reached, color=COLOURS[style], label=label)
-        reached = reached + sizes
-    totals = [f"{row.total:,.0f}, {row.seconds:,.1f} s" for row in rows]
-    for place, row, total in zip(places, rows, totals, strict=True):
-        axes.text(0, place + 0.3, plain(row.label, 38))
-        axes.text(reached.max(), place + 0.3, total, ha="right")
-    axes.set(xlim=(0, max(1e-3, reached.max())), ylim=(-0.3, len(rows) - 0.2), yticks=[])
-    axes.set_xlabel("Cost in uniform steps")
-    axes.grid(axis="x")
-    add_legend(axes, columns=3)
-    words = "; ".join(f"{row.label}: {total}" for row, total in zip(rows, totals, strict=True))
-    caption = (
-        "Cost of a whole run by part, and beside it the seconds that it took, without evaluation; "
-        "means over the seeds. With precomputed IL a bar begins behind them."
-    )
-    return Figure("cost", to_svg(axes, "cost", words), "Where the cost went", caption)
+def draw(name: str, figure: Figure, experiment: Experiment) -> str:
+    """Return an SVG element, whose ids begin with `name`: means, and bands over the seeds."""
+    # Our style, whatever a matplotlibrc says; the browser has a font with the glyphs.
+    with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        rows = len(figure.curves) + (figure.reference is not None)  # of the legend, above all
+        total = _HEIGHT + 0.85 + 0.21 * rows
+        box = _LEFT / _WIDTH, 0.5 / total, 1 - (_LEFT + 0.28) / _WIDTH, _HEIGHT / total
+        axes = Drawing(figsize=(_WIDTH, total)).add_axes(box)
+        for method, (at, values) in figure.curves.items():
+            style = styles(experiment)[method]
+            marker = _MARKERS[(style + style // 8) % 8] + "-"
+            (line,) = axes.plot(at, values.mean(1), marker, color=_COLOURS[f"c{style % 8}"])
+            line.set(markevery=(0.05 * (style % 4), 0.2), label=_plain(experiment.labels[method]))
+            if values.shape[1] > 1:
+                band = values.min(1), values.max(1)
+                axes.fill_between(at, *band, color=line.get_color(), alpha=0.16, linewidth=0)
+        top = max(values.max() for _, values in figure.curves.values())
+        if figure.reference is not None:
+            label, at = figure.reference
+            axes.axhline(at, color=_COLOURS["soft"], ls="--", lw=1.3, label=label)
+            top = max(top, at)
+        end = max(1e-3, *(at[-1] for at, _ in figure.curves.values()))
+        high = max(figure.low + 0.01, 1.05 * top - 0.05 * figure.low)
+        axes.set(xlabel=figure.x, title=figure.y, xlim=(0.0, end), ylim=(figure.low, high))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0 if high - figure.low > 0.05 else 1))
+        whole: Any = {"bbox_to_anchor": (0, 1), "bbox_transform": axes.figure.transFigure}
+        axes.legend(loc="upper left", borderaxespad=0.2, **whole)
+        last = (f"{experiment.labels[m]} {v[-1].mean():.1%}" for m, (_, v) in figure.curves.items())
+        return _to_svg(axes, name, f"{figure.y}. Last values: {'; '.join(last)}.")
+
+
+def _to_svg(axes: Axes, name: str, words: str) -> str:
+    """Return the figure as an SVG element whose ids begin with `name`; `words` describe it."""
+    file, drawing = io.StringIO(), axes.get_figure(root=True)
+    assert drawing is not None
+    drawing.savefig(file, format="svg", metadata={"Date": None})
+    body = re.sub(r"<(metadata|style).*?</\1>", "", file.getvalue(), flags=re.DOTALL)
+
+    def in_page(match: re.Match[str]) -> str:
+        # Ids are unique in the page; the style sheet has size, font and colours.
+        tag = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", match[0])
+        tag = re.sub(r"#0000(c\w)", lambda c: f"var(--{_NAMES[int(c[1], 16) - 0xC0]})", tag)
+        tag = re.sub(r"font-family: [^;\"]*; ?", "", tag)
+        return re.sub(r"(\d\.\d\d)\d+", r"\1", tag)
+
+    body = body[body.index("<svg") :].replace("xlink:href", "href")
+    head, _, rest = re.sub(r"<[^>]+>", in_page, body).partition(">")
+    head = re.sub(r' (width|height|xmlns:xlink)="[^"]*"', "", head)
+    return f'{head} class="chart" role="img" aria-label="{escape(words)}">{rest}'
+
+
+def _plain(label: str, most: int = 42) -> str:
+    """Return a label that matplotlib draws as it is, cut to its room."""
+    text = "".join(letter if letter.isprintable() else " " for letter in label)
+    # matplotlib leaves labels with a leading underscore out.
+    text = f"\u200b{text}" if text.startswith("_") else text
+    return text if len(text) <= most else f"{text[: most - 1]}…"

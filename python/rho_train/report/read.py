@@ -43,10 +43,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A comparison and its finished runs; `left_out` has method, seed and reason of the others.
+    """A comparison, as experiment.json has it, with its finished runs by method.
 
-    `labels` are those of the methods, by name and in order; `runs` those of each method that has
-    any. `watched` names the examples of the curves, `test` or `validation`.
+    `labels` are those of the methods, by name and in order; `left_out` has method, seed and reason
+    of other runs. `watched` names the examples of the curves, `test` or `validation`.
     """
 
     title: str
@@ -76,13 +76,13 @@ def read_experiment(out: Path) -> Experiment:
         ...
         ValueError: read_experiment: nowhere/experiment.json is missing; give the folder ...
     """
-    out = Path(out)
-    path = out / "experiment.json"
+    path = Path(out) / "experiment.json"
     if not path.is_file():
         raise ValueError(f"read_experiment: {path} is missing; give the folder of a comparison")
     plan = from_line(path.read_bytes(), path)
+    labels = {method["name"]: method["label"] for method in plan["methods"]}
     runs, left_out = defaultdict[str, list[Run]](list), []
-    for name in (method["name"] for method in plan["methods"]):
+    for name in labels:
         for seed in plan["seeds"]:
             found = _read_run(run_path(out, name, seed), name, seed, plan["step_cost"][f"{seed}"])
             if isinstance(found, Run):
@@ -91,58 +91,42 @@ def read_experiment(out: Path) -> Experiment:
                 left_out.append((name, seed, found))
     if not runs:
         raise ValueError(
-            f"read_experiment: {out / 'runs'} has no finished run; let at least one finish, then "
-            "write the report again"
+            f"read_experiment: {path.with_name('runs')} has no finished run; let at least one "
+            "finish, then write the report again"
         )
     kept = ("title", "description", "seeds", "baseline", "config", "environment")
-    return Experiment(
-        **{key: plan[key] for key in kept},
-        labels={method["name"]: method["label"] for method in plan["methods"]},
-        watched="validation" if plan["config"]["validation"] > 0 else "test",
-        runs=dict(runs),
-        left_out=left_out,
-    )
+    watched = "validation" if plan["config"]["validation"] > 0 else "test"
+    own: Any = {key: plan[key] for key in kept}
+    return Experiment(**own, labels=labels, watched=watched, runs=dict(runs), left_out=left_out)
 
 
 def _read_run(folder: Path, method: str, seed: int, step_cost: float) -> Run | str:
     """Return the run in a folder, or why it is not finished."""
-    path, last = folder / "metrics.jsonl", 0
+    path = folder / "metrics.jsonl"
     records = read_lines(path) if path.exists() else []
     if not records:
         return "no record"
     events = defaultdict[str, list[Record]](list)
-    for line, record in enumerate(records, 1):
-        now = record["step"]
-        if (record["method"], record["seed"]) != (method, seed) or now < last or events["end"]:
-            raise ValueError(
-                f"read_experiment: {path}, line {line}: step {now} of {record['method']}, seed "
-                f"{record['seed']} cannot follow step {last} of {method}, seed {seed}; restore the "
-                "file, or move the folder of this run away and run it again"
-            )
+    for record in records:
         events[record["event"]].append(record)
-        last = now
+    steps = [record["step"] for record in records]
+    own = {(record["method"], record["seed"]) for record in records} == {(method, seed)}
+    if not own or steps != sorted(steps) or events["end"] not in ([], records[-1:]):
+        raise ValueError(
+            f"read_experiment: {path} has records of another run than {method}, seed {seed}, or in "
+            "another order; restore the file, or move its folder away and run it again"
+        )
     if not events["end"]:
-        return f"unfinished, last record at step {last:,}"
-    if not (test := folder / "test.json").exists():
+        return f"unfinished, last record at step {steps[-1]:,}"
+    test, selected = folder / "test.json", folder / "selected.json"
+    if not test.exists():
         return "not tested"
     return Run(
         seed=seed,
         train=events["train"],
         eval=events["eval"],
-        end=events["end"][0],
+        end=records[-1],
         test=from_line(test.read_bytes(), test),
-        selected=_read_selected(folder / "selected.json"),
+        selected=from_line(selected.read_bytes(), selected) if selected.exists() else {},
         step_cost=step_cost,
     )
-
-
-def _read_selected(path: Path) -> Record:
-    """Return what selected.json says, with the names of the classes as labels."""
-    if not path.exists():
-        return {}
-    found = from_line(path.read_bytes(), path)
-    names = found["classes"] or ()
-    for one in (*found["most_selected"], *found["never_selected"]):
-        label = one["label"]
-        one["label"] = names[label] if 0 <= label < len(names) else str(label)
-    return found

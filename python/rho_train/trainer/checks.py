@@ -63,7 +63,12 @@ def check_run(run: Trainer) -> None:
         for step in range(config.steps) if callable(selector.ratio) else ():
             selector.size(config.large_batch // shared, step)
         _check_il(selector, run.dataset, run.train_ids)
-    drawn = config.batch if selector is None else config.large_batch
+    name = "batch" if selector is None else "large_batch"
+    if (drawn := getattr(config, name)) > len(run.train_ids):
+        raise ValueError(
+            f"Trainer: {name} = {drawn} examples are drawn from {len(run.train_ids)}; choose a "
+            f"smaller {name}"
+        )
     sampler = LargeBatchSampler(run.train_ids, drawn, seed=run.seed, rank=rank, world=world)
     first = next(iter(sampler))
     positions = torch.tensor(first, dtype=torch.int64, device="cpu")
