@@ -252,11 +252,11 @@ def by_holdout(ids: Any = FIRST, labels: Tensor = Y) -> object:
 @pytest.mark.parametrize(
     ("compute", "error", "message"),
     [
-        (lambda: by_holdout([1, 2]), TypeError, "holdout_ids must be an int64 .* got list"),
+        (lambda: by_holdout([1, 2]), TypeError, "holdout must be an int64 .* got list"),
         (lambda: by_holdout(Y == 0), TypeError, r"got torch.bool .* pass mask\.nonzero"),
-        (lambda: by_holdout(torch.tensor([N])), IndexError, r"holdout_ids must lie in \[0, 200\)"),
-        (lambda: by_holdout(torch.arange(0)), ValueError, "holdout_ids must have at least one id"),
-        (lambda: by_holdout(FIRST // 2), ValueError, "holdout_ids must not repeat, got 25 repeats"),
+        (lambda: by_holdout(torch.tensor([N])), IndexError, r"holdout must lie in \[0, 200\)"),
+        (lambda: by_holdout(torch.arange(0)), ValueError, "holdout must have at least one id"),
+        (lambda: by_holdout(FIRST // 2), ValueError, "holdout must not repeat, got 25 repeats"),
         (
             lambda: train_il(SAME, data(), FIRST, torch.arange(0), ILRecipe(epochs=1000)),
             ValueError,

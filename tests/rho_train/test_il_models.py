@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,11 @@ def make_data(seed: int = 0) -> IndexedDataset:
     # The first feature is the id itself, so that a model can tell which examples it was shown.
     x[:, 0] = torch.arange(N)
     return IndexedDataset(TensorDataset(x, torch.randint(0, 3, (N,), generator=generator)))
+
+
+def tensors_of(data: IndexedDataset) -> tuple[Tensor, ...]:
+    assert isinstance(data.dataset, TensorDataset)
+    return data.dataset.tensors
 
 
 def make_model(seed: int) -> nn.Module:
@@ -94,12 +100,54 @@ def test_holdout_scores_exactly_the_other_examples() -> None:
 def test_il_is_the_loss_of_the_final_model_at_the_example() -> None:
     data, model = make_data(), make_model(0)
     store = holdout_il(lambda seed: model, data, torch.arange(20), ILRecipe(epochs=3))
-    assert isinstance(data.dataset, TensorDataset)
-    x, y = data.dataset.tensors
+    x, y = tensors_of(data)
     model.eval()
     with torch.no_grad():
         expected = nn.functional.cross_entropy(model(x[20:]), y[20:], reduction="none")
     torch.testing.assert_close(store.il[20:], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_holdout_of_its_own_gives_every_example_the_loss_of_the_model_at_its_best() -> None:
+    data, curated, model = make_data(), make_data(seed=1), make_model(0)
+    by_epoch: list[float] = []
+    seen: set[int] = set()
+
+    def watch(steps: int) -> bool:
+        if steps:
+            x, y = tensors_of(curated)
+            model.eval()
+            with torch.no_grad():
+                losses = nn.functional.cross_entropy(model(x), y, reduction="none")
+            model.train()
+            by_epoch.append(float(losses[[i for i in range(N) if i not in seen]].mean()))
+        return False
+
+    def forward(module: nn.Module, batch: Any) -> Tensor:
+        if module.training:
+            seen.update(batch.x[:, 0].int().tolist())
+        return module(batch.x)  # type: ignore[no-any-return]
+
+    # One step is one epoch of four fifths of the curated examples.
+    recipe = ILRecipe(epochs=30, lr=0.05)
+    store = holdout_il(lambda s: model, data, curated, recipe, forward=forward, on_step=watch)
+    assert len(seen) == N - N // 5
+    best = 1 + by_epoch.index(min(by_epoch))
+    assert 1 < best < 30
+    assert store.info["best_epoch"] == f"{best}"
+    assert store.info["kind"] == f"curated, {N} examples"
+    x, y = tensors_of(data)
+    model.eval()
+    with torch.no_grad():
+        wanted = nn.functional.cross_entropy(model(x), y, reduction="none")
+    torch.testing.assert_close(store.il, wanted, rtol=1e-5, atol=1e-6)
+    one = IndexedDataset(TensorDataset(torch.zeros(1, 4), torch.zeros(1).long()))
+    with pytest.raises(ValueError, match="holdout has 1 examples; give two at least"):
+        holdout_il(make_model, data, one, recipe)
+    with pytest.raises(TypeError, match="wrap it"):
+        holdout_il(make_model, data, curated.dataset, recipe)
+    wide = IndexedDataset(TensorDataset(torch.zeros(5, 9), torch.zeros(5).long()))
+    with pytest.raises(ValueError, match="holdout_il: the model cannot take the batch"):
+        holdout_il(make_model, wide, curated, ILRecipe(epochs=10**9))
 
 
 def test_the_epoch_with_the_lowest_loss_on_the_target_examples_is_used() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from rho_train.checks import MakeModel, build_model, check_ids
 from rho_train.dataset import IndexedDataset, check_indexed, fingerprint
@@ -28,7 +29,7 @@ from rho_train.scoring import ForwardFunction, LossFunction
 def holdout_il(
     make_model: MakeModel,
     dataset: IndexedDataset,
-    holdout_ids: Tensor,
+    holdout: Tensor | IndexedDataset,
     recipe: ILRecipe,
     *,
     forward: ForwardFunction | None = None,
@@ -40,18 +41,22 @@ def holdout_il(
 ) -> ILStore:
     """Train on a holdout and score every other example (paper, section 3).
 
-    The held-out examples stay unknown (NaN): train the target on the others.
+    Held-out examples of `dataset` stay unknown (NaN): train the target on the others. A data set of
+    its own, such as a small curated one, steers: RHO-LOSS leaves what is unlike it, as that has a
+    high IL. Every example gets IL then, so `dataset` must not have those of the holdout; the model
+    trains on four fifths of the holdout and ends as it was best on the others.
 
     Args:
         make_model: builds the model from `recipe.seed`.
         dataset: all examples, without augmentation (paper, Appendix B).
-        holdout_ids: int64 (m,), the examples to train on.
+        holdout: the examples to train on: int64 (m,), ids of `dataset`, or a data set of its own
+            with labels of the same classes.
         recipe: epochs, batch size, AdamW; `ILRecipe.finetune()` for a pretrained model.
         forward: called as `forward(model, batch)`, returns logits (n, C); None: the model's call.
         loss_fn: for examples that are no classification, see `Selector`; they need no labels.
         optimizer: makes the optimizer of a model, whose rates follow the schedule of the recipe;
             None: AdamW with `lr` and `weight_decay` of the recipe.
-        augmented: the same examples with augmentation, to train on.
+        augmented: `dataset`, or the holdout of its own, with augmentation, to train on.
         folder: for checkpoints: after a kill the same call resumes and gives the same bits; under
             an initialised process group the ranks share the work. Delete it afterwards.
         on_step: called with the number of steps that were made, 0 while examples are scored;
@@ -74,15 +79,25 @@ def holdout_il(
     """
     check_indexed("holdout_il", dataset)
     n = len(dataset)
-    check_ids("holdout_il", "holdout_ids", holdout_ids, n)
     fold = torch.zeros(n, dtype=torch.int16, device="cpu")
-    fold[holdout_ids] = -1
+    work = RunFolder(folder, where="holdout_il", on_step=on_step)
+    more: dict[str, Any] = {"forward": forward, "loss_fn": loss_fn, "optimizer": optimizer}
+    if isinstance(holdout, Dataset):
+        check_indexed("holdout_il", holdout)
+        if len(holdout) < 2:
+            raise ValueError(
+                f"holdout_il: holdout has {len(holdout)} examples; give two at least, one to train "
+                "on and one to find the best epoch by"
+            )
+        kind = f"curated, {len(holdout)} examples"
+        more["curated"] = holdout
+        return _by_folds(kind, make_model, dataset, fold, recipe, work, augmented, **more)
+    check_ids("holdout_il", "holdout", holdout, n)
+    fold[holdout] = -1
     if not (fold == 0).any():
         raise ValueError(
             f"holdout_il: all {n} examples are held out; leave some, half is a good start"
         )
-    work = RunFolder(folder, where="holdout_il", on_step=on_step)
-    more: dict[str, Any] = {"forward": forward, "loss_fn": loss_fn, "optimizer": optimizer}
     return _by_folds("holdout", make_model, dataset, fold, recipe, work, augmented, **more)
 
 
@@ -181,15 +196,31 @@ def _by_folds(
     augmented: IndexedDataset | None,
     *,
     optimizer: MakeOptimizer | None,
+    curated: IndexedDataset | None = None,
     **functions: Any,
 ) -> ILStore:
-    """Train model f on all examples but those of fold f, and score these; fold -1 has no model."""
+    """Train model f on all examples but those of fold f, and score these; fold -1 has no model.
+
+    With a curated data set the only model trains on four fifths of that.
+    """
+    others = dataset if curated is None else curated
     if folder.path is not None:
-        shared = {"data": fingerprint(dataset), "folds": digest(fold), "recipe": repr(recipe)}
+        data = {"data": fingerprint(dataset), "holdout": fingerprint(others)}
+        shared = {**data, "folds": digest(fold), "recipe": repr(recipe)}
         agree(folder.where, shared)
     inputs = checked_inputs(dataset, folder)
     rank, world = (0, 1) if folder.path is None else rank_and_world()
     folds, models = range(int(fold.max()) + 1), list[nn.Module]()
+
+    def shares(f: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the ids to train on, to evaluate on and to score."""
+        target = (fold == f).nonzero().flatten()
+        if curated is None:
+            return (fold != f).nonzero().flatten(), target, target
+        private = generator(recipe.seed, "curated")
+        order = torch.randperm(len(curated), generator=private, dtype=torch.int64, device="cpu")
+        fifth = max(1, len(order) // 5)
+        return order[fifth:], order[:fifth], target
 
     def losses_of_fold(f: int) -> tuple[Tensor, dict[str, str]]:
         model = build_model(folder.where, make_model, recipe.seed + f)
@@ -198,11 +229,13 @@ def _by_folds(
                 "make_model must build a new model for every fold, got the same one twice"
             )
         models[:] = [model]
-        ids, target = (fold != f).nonzero().flatten(), (fold == f).nonzero().flatten()
+        ids, evaluated, target = shares(f)
         path = None if folder.path is None else folder / f"model-{f}"
         options: dict[str, Any] = {"on_step": folder.step, **functions}
         more: dict[str, Any] = {"optimizer": optimizer, "augmented": augmented, "folder": path}
-        fit = train_il(model, dataset, ids, target, recipe, **options, **more)
+        if curated is not None:
+            dry_run(folder.where, model, dataset, target[:32], target, **functions)
+        fit = train_il(model, others, ids, evaluated, recipe, **options, **more)
         # Ranks share the folds, and so no pieces of them.
         options |= {"batch_size": recipe.scoring_batch, "folder": path if world == 1 else None}
         started = time.perf_counter()
@@ -223,7 +256,7 @@ def _by_folds(
     for f in folds:
         il[fold == f] = found[f][0]
         if f % world != rank:
-            folder.step(recipe.steps(int((fold != f).sum())))
+            folder.step(recipe.steps(len(shares(f)[0])))
     made = [found[f][1] for f in folds]
     joined = {
         key: ", ".join(one[key] for one in made)
@@ -231,7 +264,7 @@ def _by_folds(
     }
     seconds = sum(float(one["seconds"]) for one in made)
     info = made[0] | joined | {"seconds": f"{seconds:.3f}"}
-    if functions["loss_fn"] is None:
+    if functions["loss_fn"] is None and curated is None:
         warn_near_chance(folder.where, il, dataset.labels)
     crossfit = fold if len(folds) > 1 else None
     return ILStore.of(dataset, il, fold=crossfit, info=info, input_checksums=inputs)

@@ -1,0 +1,99 @@
+"""The tables of steering and of unequal classes, from their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+
+from experiments.derive import Row, paired, read_runs
+from experiments.page import markdown
+
+Cell = dict[str, list[Row]]  # rows by method
+
+
+def _cells(rows: Iterable[Row], *keys: str) -> dict[tuple[str, ...], Cell]:
+    """Return the rows by the values of keys, and then by method."""
+    found: dict[tuple[str, ...], Cell] = {}
+    for row in rows:
+        cell = found.setdefault(tuple(row[key] for key in keys), {})
+        cell.setdefault(row["method"], []).append(row)
+    return found
+
+
+def _mean(rows: Sequence[Row], column: str) -> float:
+    return fmean(float(row[column]) for row in rows)
+
+
+def _above(ours: Sequence[Row], theirs: Sequence[Row], column: str) -> str:
+    """Return the mean difference of two methods over the seeds, in points with its error."""
+    other = {row["seed"]: float(row[column]) for row in theirs}
+    found = paired(float(row[column]) - other[row["seed"]] for row in ours)
+    assert found is not None
+    return found.points
+
+
+def steering(name: str) -> str:
+    """Return where every method ends on a set, by curated examples and budget."""
+    cells = _cells(
+        (row for row in read_runs("steering") if row["set"] == name), "curated", "budget"
+    )
+    methods = list(dict.fromkeys(method for cell in cells.values() for method in cell))
+    rows = []
+    for method in methods:
+        texts = []
+        for cell in cells.values():
+            top = max(_mean(of, "test") for of in cell.values())
+            text = ""
+            if method in cell:
+                mean = _mean(cell[method], "test")
+                text = f"**{100 * mean:.1f}**" if mean == top else f"{100 * mean:.1f}"
+            texts.append(text)
+        rows.append([method, *texts])
+    heads = [f"{int(n):,} curated, {int(budget):,} steps" for n, budget in cells]
+    return markdown([name, *heads], rows)
+
+
+def lead() -> str:
+    """Return how far the best form of RHO-LOSS ends above the best rival, both by validation."""
+    rows = []
+    for (name, curated, budget), cell in _cells(
+        read_runs("steering"), "set", "curated", "budget"
+    ).items():
+        best = [
+            max(
+                (method for method in cell if method.startswith("RHO-LOSS") == is_rho),
+                key=lambda method: _mean(cell[method], "validation"),
+            )
+            for is_rho in (True, False)
+        ]
+        row = [f"{name}, {int(curated):,} curated", f"{int(budget):,}", *best]
+        rows.append([*row, _above(*(cell[method] for method in best), "test")])
+    head = ["pool", "uniform steps", "best RHO-LOSS", "best rival", "RHO-LOSS minus rival"]
+    return markdown(head, rows)
+
+
+def unequal() -> str:
+    """Return where methods end above uniform sampling with the same steps."""
+    cells = _cells(read_runs("unequal"), "set", "noise")
+    rows = []
+    columns = ("accuracy", "balanced", "rare", "worst")
+    for (name, noise), cell in cells.items():
+        base = cell["uniform"]
+        where = name + (f", {100 * float(noise):.0f} % noise" if float(noise) else "")
+        rows.append([f"**{where}**: uniform", *(f"{100 * _mean(base, c):.1f}" for c in columns)])
+        for method, found in cell.items():
+            if method != "uniform":
+                rows.append([method, *(_above(found, base, column) for column in columns)])
+    head = ["trains by", "accuracy", "balanced", "rare classes", "worst class"]
+    return markdown(head, rows)
+
+
+def why() -> str:
+    """Return the IL of rare classes, and how often they are selected."""
+    rows = []
+    for (name, noise), cell in _cells(read_runs("unequal"), "set", "noise").items():
+        where = name + (f", {100 * float(noise):.0f} % noise" if float(noise) else "")
+        some = cell["RHO-LOSS"]
+        row = [where, f"{_mean(some, 'il'):.2f}", f"{_mean(some, 'rare_il'):.2f}"]
+        rows.append([*row, *(f"{_mean(cell[m], 'rare_selected'):.2f}" for m in ("RHO-LOSS",))])
+    return markdown(["set", "mean IL", "of rare classes", "rare selected over their share"], rows)
