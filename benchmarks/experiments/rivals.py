@@ -1,6 +1,6 @@
 """Compare selection with its rivals at equal counted cost, over five budgets.
 
-python benchmarks/experiments/rivals.py --data DATA [--only letters ocr]
+python benchmarks/experiments/rivals.py --data DATA [--sets letters ocr]
 python benchmarks/experiments/rivals.py --draw
 
 A forward pass of an example costs 1 and a backward pass 2; IL models, scoring and re-scoring count.
@@ -58,8 +58,6 @@ METHODS = (
     Method("RHO-LOSS, IL free", select="rho", il="free"),
     Method("filter", visits="filter", il="included"),
     Method("filter + smoothing, IL free", smoothing=0.3, visits="filter", il="free"),
-)
-FURTHER = (
     Method("smoothing .1", smoothing=0.1),
     Method("ELR", loss="elr"),
     Method("InfoBatch", loss="infobatch"),
@@ -84,21 +82,11 @@ class Setting(NamedTuple):
 
 SETTINGS = (
     Setting("letters", "40", seeds=5),
-    Setting("ocr", "40"),
-    Setting("fashion", "40"),
-    Setting("letters", "0"),
+    *(Setting(name, "40") for name in ("ocr", "fashion")),
     Setting("tweets", "natural"),
-    Setting("letters", "weak"),
-    *(Setting(name, noise) for noise in ("0", "weak") for name in ("ocr", "fashion")),
+    *(Setting(name, noise) for noise in ("0", "weak") for name in ("letters", "ocr", "fashion")),
     *(Setting(name, "40") for name in ("web", "web, distinct")),
     *(Setting(name, "20") for name in ("letters", "ocr", "fashion")),
-)
-# A run that is stopped has the most telling rows.
-ORDER = (
-    *product((METHODS[:5],), SETTINGS[:5]),
-    (METHODS[5:7], SETTINGS[1]),
-    *product((METHODS[:5],), SETTINGS[5:8]),
-    *product((METHODS, FURTHER), SETTINGS),
 )
 
 
@@ -356,7 +344,11 @@ def percent(values: Tensor) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default="data", help="has the folders of the sets")
-    parser.add_argument("--only", nargs="+", help="sets")
+    sets, noises = (list(dict.fromkeys(of)) for of in zip(*(s[:2] for s in SETTINGS), strict=True))
+    names = [method.name for method in METHODS]
+    parser.add_argument("--sets", nargs="+", choices=sets, default=sets)
+    parser.add_argument("--noise", nargs="+", choices=noises, default=noises)
+    parser.add_argument("--methods", nargs="+", choices=names, default=names)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--machine", default="epyc", help="its name in rows")
     parser.add_argument("--draw", action="store_true", help="only the figure, from the rows")
@@ -369,15 +361,14 @@ def main() -> None:
     commit = subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
     origin = {"commit": commit, "machine": options.machine, "torch": torch.__version__}
     origin["date"] = time.strftime("%Y-%m-%d", time.gmtime())
-    made: dict[Setting, Comparison] = {}
-    for methods, setting in ORDER:
-        if options.only and setting.set not in options.only:
+    for setting in SETTINGS:
+        if setting.set not in options.sets or setting.noise not in options.noise:
             continue
-        if setting not in made:
-            made[setting] = Comparison(setting, options.data, options.out, origin)
-        for method, passes in product(methods, BUDGETS):
-            if setting.noise != "0" or method.visits != "true":
-                made[setting].run(method, passes)
+        comparison = Comparison(setting, options.data, options.out, origin)
+        for method, passes in product(METHODS, BUDGETS):
+            clean = setting.noise == "0" and method.visits == "true"
+            if method.name in options.methods and not clean:
+                comparison.run(method, passes)
 
 
 if __name__ == "__main__":
