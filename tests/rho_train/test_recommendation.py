@@ -15,7 +15,7 @@ from rho_train.tasks import letters
 
 def test_it_follows_from_the_numbers() -> None:
     cases: list[tuple[dict[str, Any], str, str]] = [
-        ({"wrong": None}, "--method uniform", "nothing says that labels are wrong"),
+        ({"wrong": None}, "--method uniform", "did not tell wrong labels"),
         ({"wrong": 0.05, "models": 99, "passes": 99}, "label_smoothing 0.1", "5 % of the labels"),
         ({"wrong": 0.3, "passes": 15}, "--method agreement", "30 % .* 15 passes are enough"),
         ({"wrong": 0.3, "passes": 6}, "--train.gce 0.3", "6.0 passes are few"),
@@ -29,21 +29,19 @@ def test_it_follows_from_the_numbers() -> None:
 
 
 def test_letters_show_what_they_are() -> None:
-    for noise, passes, models, what in (
-        (0.0, 15, 1, "--method uniform"),
-        (0.0, 15, 50, "--method uniform"),
-        (0.4, 15, 1, "--method agreement"),
-        (0.4, 4, 1, "--train.gce"),
-        (0.4, 15, 50, "il compute once"),
+    for noise, cases in (
+        (0.0, [(15, 1, "--method uniform"), (15, 50, "--method uniform")]),
+        (0.4, [(15, 1, "--method agreement"), (4, 1, "train.gce"), (15, 50, "il compute once")]),
     ):
-        task = letters(noise=noise)
-        state = torch.get_rng_state()
-        wrong = estimate_wrong(task.model(0), task.dataset(), batch=32, lr=3e-3, steps=600)
+        task, state = letters(noise=noise), torch.get_rng_state()
+        wrong = estimate_wrong(task.model(0), task.dataset(), batch=32, lr=3e-3, steps=300)
         assert torch.equal(state, torch.get_rng_state())
         repeats = share_of_duplicates(task.dataset())
-        said = recommend(wrong=wrong, passes=passes, models=models, duplicates=repeats)
-        assert what in said, (noise, said)
+        for passes, models, what in cases:
+            said = recommend(wrong=wrong, passes=passes, models=models, duplicates=repeats)
+            assert what in said, (noise, said)
     x, y = task.train[:2000]
     twice = IndexedDataset(TensorDataset(x.repeat(2, 1), y.repeat(2)))
     assert share_of_duplicates(twice) == 0.5
-    assert estimate_wrong(task.model(0), twice, batch=32, lr=3e-3, steps=90) is None
+    for steps, lr in ((90, 3e-3), (200, 1e-6)):  # too few examples; nothing is learnt
+        assert estimate_wrong(task.model(0), twice, batch=32, lr=lr, steps=steps) is None
