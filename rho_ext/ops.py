@@ -207,7 +207,8 @@ def select(
             read their values.
         method: `rho` = CE - IL; `loss` = CE; `neg_il` = -IL;
             `grad_norm` = ||softmax(logits) - onehot(label)||_2 (label smoothing does not enter);
-            `entropy` = that of softmax(logits), in nats.
+            `entropy` = that of softmax(logits), in nats; `logsumexp` = that of the logits: in
+            `score` beside the losses, which are -log p of the labels.
         bias: (n,) float32 added to the score: Gumbel noise, class weights, quotas. A row whose
             score becomes -inf is masked: it is never returned.
         ignore_index: rows with this label are never selected and their loss is 0.

@@ -78,6 +78,9 @@ def score(
         largest = others.amax(1)
         ratio = others / largest.where(largest > 0, 1.0)[:, None]
         scores = largest * (ratio.sum(1).square() + ratio.square().sum(1)).sqrt()
+    elif method == "logsumexp":
+        # Of rows with the logit inf NaN, as the loss is.
+        scores = logits.logsumexp(1).masked_fill((logits == torch.inf).any(1), torch.nan)
     else:
         p = logits.softmax(1)
         scores = -torch.special.xlogy(p, p).sum(1)

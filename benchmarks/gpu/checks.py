@@ -24,7 +24,7 @@ SIZES = ((320, 10), (4096, 1000), (320, 50257), (65536, 100))
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Classes whose rows are aligned to 16, 8, 4 and 2 bytes, whole packs of 16 bytes and not.
 CLASSES = (1, 3, 10, 50, 200, 1001)
-METHODS = ("rho", "rho", "loss", "neg_il", "grad_norm", "entropy")
+METHODS = ("rho", "logsumexp", "loss", "neg_il", "grad_norm", "entropy")
 # The name of the call in the profile; the profiler may show it on the device too.
 CALL = "the call of select"
 

@@ -12,8 +12,9 @@
 namespace rho_ext {
 
 // The order is part of the op schema: Python passes the number.
-enum class Method : int64_t { kRho, kLoss, kNegIl, kGradNorm, kEntropy };
-inline constexpr const char* kMethodNames[] = {"rho", "loss", "neg_il", "grad_norm", "entropy"};
+enum class Method : int64_t { kRho, kLoss, kNegIl, kGradNorm, kEntropy, kLogSumExp };
+inline constexpr const char* kMethodNames[] = {"rho",       "loss",    "neg_il",
+                                               "grad_norm", "entropy", "logsumexp"};
 inline constexpr int64_t kMethodCount = std::size(kMethodNames);
 
 RHO_HOST_DEVICE constexpr bool uses_il(Method method) {
@@ -101,6 +102,8 @@ RHO_HOST_DEVICE Real score_of(Method method, const RowStats<Stats>& row, Real lo
       return static_cast<Real>(grad_norm_of(row));
     case Method::kEntropy:
       return static_cast<Real>(entropy_of(row));
+    case Method::kLogSumExp:
+      return static_cast<Real>(row.max + row.log_sum);
   }
   return loss;
 }

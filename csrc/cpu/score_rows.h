@@ -72,7 +72,12 @@ void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
                          const BlockStats& stats) {
     Real score[kRowsPerCall];
     Real loss[kRowsPerCall];
-    if (reduction_of(in.method) == kLogSumExp) {
+    if (in.method == Method::kLogSumExp) {
+      for (int64_t i = 0; i < rows; ++i) {
+        loss[i] = static_cast<Real>(stats.loss[i]);
+        score[i] = static_cast<Real>(stats.max[i] + stats.log_sum[i]);
+      }
+    } else if (reduction_of(in.method) == kLogSumExp) {
       kernels.score(in.method, stats.loss, il, rows, loss, score);
     } else {
       for (int64_t i = 0; i < rows; ++i) {

@@ -38,6 +38,7 @@ from rho_train.tasks.task import Task
 from rho_train.tokens import TokenSelection, select_tokens, token_losses
 from rho_train.trainer import TrainConfig, Trainer
 from rho_train.training_step import gce_losses
+from rho_train.vocabulary_parallel import vocabulary_parallel_score
 
 __all__ = [
     "AgreementSampler",
@@ -76,4 +77,5 @@ __all__ = [
     "select_tokens",
     "sequence_losses",
     "token_losses",
+    "vocabulary_parallel_score",
 ]

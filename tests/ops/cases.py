@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-METHODS = ("rho", "loss", "neg_il", "grad_norm", "entropy")
-WITHOUT_IL = ("loss", "grad_norm", "entropy")
+METHODS = ("rho", "loss", "neg_il", "grad_norm", "entropy", "logsumexp")
+WITHOUT_IL = ("loss", "grad_norm", "entropy", "logsumexp")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # Around every vector width, the block of the kernels (1024), and a small vocabulary.
 CLASSES = (1, 2, 3, 7, 16, 17, 26, 64, 100, 1000, 1001, 1024, 1025, 5000)

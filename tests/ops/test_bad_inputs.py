@@ -266,12 +266,12 @@ def test_what_is_no_tensor(op: str, device: torch.device) -> None:
         assert caught.value.__context__ is None or caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize("method", [5, -1])
+@pytest.mark.parametrize("method", [6, -1])
 def test_method_numbers_of_the_op(method: int, backend: Backend) -> None:
     """Whoever calls the op itself gets no undefined behaviour either."""
     g, op = good(backend.device), backend.op("score")
     arguments = (g["logits"], g["labels"], None, None, method, None, -100, 0.0)
-    message = re.escape(f"score: method must be in [0, 5), got {method}")
+    message = re.escape(f"score: method must be in [0, 6), got {method}")
     with pytest.raises(ValueError, match=message):
         op(*arguments)
     with FakeTensorMode() as mode, pytest.raises(ValueError, match=message):
@@ -381,7 +381,7 @@ def test_the_first_bad_row_is_named_whatever_the_threads(
                 rho_ext.select(logits, labels, ids, 5, method="loss")
 
 
-ONLY = "method must be one of rho, loss, neg_il, grad_norm, entropy, got "
+ONLY = "method must be one of rho, loss, neg_il, grad_norm, entropy, logsumexp, got "
 AN_INT = "k must be an int, the number of rows to select, got "
 
 # Rules about options: checked in Python.

@@ -259,7 +259,7 @@ def check_scores(inputs: Inputs, method: str) -> Scores:
     ignored = inputs["labels"] == inputs["ignore_index"]
     in_double = inputs["logits"].dtype == torch.float64
     scores = score(**free, method=method).scores
-    if in_double or method in ("grad_norm", "entropy"):
+    if in_double or method in ("grad_norm", "entropy", "logsumexp"):
         assert_accurate(scores, plain.scores, truth.scores, classes)
     else:
         row_il = table_rows(inputs)

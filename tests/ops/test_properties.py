@@ -65,6 +65,8 @@ def test_a_constant_per_row_changes_no_score(backend: Backend, case: Case, power
     moved = (logits + shift[:, None]).to(torch.float32)
     assert torch.equal(moved.double(), logits + shift[:, None])
     for method in METHODS:
+        if method == "logsumexp":
+            continue
         truth = reference.score(**inputs | {"logits": logits}, method=method)
         plain = reference.score(**inputs | {"logits": logits.float()}, method=method)
         got = score(**inputs | {"logits": moved}, method=method)

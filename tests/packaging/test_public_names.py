@@ -18,6 +18,7 @@ RHO_TRAIN = """
     TokenSelection TrainConfig Trainer Variant compare crossfit_il find_duplicates
     fingerprint gce_losses holdout_il input_checksums linear_cross_entropy linear_score loader plan
     pretrained_il register score_examples select_tokens sequence_losses token_losses
+    vocabulary_parallel_score
 """
 
 

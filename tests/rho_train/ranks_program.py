@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import TensorDataset
 
@@ -33,6 +34,7 @@ from rho_train import (
     Selector,
     loader,
     register,
+    vocabulary_parallel_score,
 )
 from rho_train.distributed import rank_and_world
 from rho_train.methods.built_in import Boltzmann
@@ -290,6 +292,41 @@ def agreement() -> tuple[list[list[int]], Tensor]:
     return ids, state["_margin"]
 
 
+def vocabulary() -> dict[str, Any]:
+    """Return logits and labels, and their scores where two ranks share the classes."""
+    rank, world = rank_and_world()
+    logits = 3 * torch.randn(6, 8, 11, generator=torch.Generator().manual_seed(4))
+    labels = torch.randint(11, (6, 8), generator=torch.Generator().manual_seed(5))
+    learnt = torch.linspace(0, 30, 8) + torch.zeros(6, 1)
+    logits[:4].scatter_add_(2, labels[:4, :, None], learnt[:4, :, None])
+    logits[1, :, 7:] = -torch.inf  # a part of the vocabulary that is padding
+    labels[1] = labels[1] % 7
+    labels[2, 3] = -100
+    logits[3, 0, labels[3, 0]] = -torch.inf
+    logits[3, 1] = -torch.inf
+    mesh = init_device_mesh("cpu", (world,))
+    spread = distribute_tensor(logits, mesh, [Shard(2)])
+    own = logits[..., :7] if rank == 0 else logits[..., 7:]
+    small = torch.tensor([[30.0, 5.0], [4.0, 6.0]], dtype=torch.float64)
+    odds = (small.flatten()[1:] - 30.0).exp().sum()
+    refused = ""
+    try:
+        vocabulary_parallel_score(own, labels + 4)
+    except IndexError as error:
+        refused = str(error)
+    return {
+        "inputs": (logits, labels),
+        "tensor": tuple(vocabulary_parallel_score(own, labels)),
+        "DTensor": tuple(vocabulary_parallel_score(spread, labels)),
+        "rows": tuple(vocabulary_parallel_score(own[0], labels[0])),
+        "small": (
+            vocabulary_parallel_score(small[rank : rank + 1], labels[:1, 0] * 0).losses,
+            odds.log1p().float()[None],
+        ),
+        "refused": refused,
+    }
+
+
 def parameters(model: nn.Module) -> Tensor:
     """Return all parameters in one row; of a sharded model all ranks must ask."""
     whole = (p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters())
@@ -319,6 +356,7 @@ def main(out: Path, rank: int, world: int) -> None:
         "agreement": agreement(),
         "regression": regression(DistributedDataParallel),
         "regression, fsdp": regression(shard),
+        "vocabulary": vocabulary(),
     }
     if (out / "ranks_training.py").exists():
         from ranks_training import irreducible, runs

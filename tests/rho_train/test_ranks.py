@@ -225,6 +225,27 @@ def test_ranks_that_stop_together_resume_to_the_bit(found: Found) -> None:
         assert not own
 
 
+def test_ranks_that_share_the_classes_score_as_one(found: Found) -> None:
+    first, second = (rank["vocabulary"] for rank in found)
+    logits, labels = first["inputs"]
+    exact = logits.double().log_softmax(2)
+    known = labels.masked_fill(labels == -100, 0)
+    truth = -exact.gather(2, known[..., None])[..., 0]
+    wanted = truth.masked_fill(labels == -100, 0.0)
+    for name in ("tensor", "DTensor"):
+        for a, b in zip(first[name], second[name], strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+        losses, logsumexp = first[name]
+        torch.testing.assert_close(losses.double(), wanted, rtol=1e-6, atol=2e-7, equal_nan=True)
+        sums = logits.double().logsumexp(2)
+        torch.testing.assert_close(logsumexp.double(), sums, rtol=1e-6, atol=1e-6)
+    # Learnt rows of float64 logits, of which one rank holds all but 1e-9 of the sum.
+    losses, truth = first["small"]
+    torch.testing.assert_close(losses, truth, rtol=1e-6, atol=0)
+    torch.testing.assert_close(first["rows"][0], first["tensor"][0][0], rtol=0, atol=0)
+    assert "labels must lie in [0, 11), the classes of all ranks" in first["refused"]
+
+
 def test_ranks_share_the_folds_and_the_pieces_of_il(found: Found) -> None:
     alone = ranks_training.irreducible()
     # 2 epochs of 4 steps for each of 3 folds, of which the first rank has 2.

@@ -135,7 +135,8 @@ Truth Problem::truth_of(const std::vector<double>& logits, int64_t row) const {
     squares += i == label ? 0 * p : p * p;
   }
   const double il = needs_il ? il_.data[id] : 0.0;
-  const double scores[] = {loss - il, loss, -il, std::sqrt(others * others + squares), entropy};
+  const double norm = std::sqrt(others * others + squares);
+  const double scores[] = {loss - il, loss, -il, norm, entropy, log_sum};
   const double score = scores[static_cast<int>(shape.method)];
   return {loss, shape.bias ? score + bias_.data[row] : score};
 }
