@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from rho_train.checkpoint import load_checkpoint, save_checkpoint
 from rho_train.distributed import on_first
 from rho_train.files import make_folder, remove_unfinished
-from rho_train.progress import OnStep, no_op, stop_signals
+from rho_train.progress import OnStep, no_op
 
 
 class RunFolder:
@@ -51,7 +50,6 @@ class RunFolder:
         self.path = None if path is None else Path(path)
         self.where, self.on_step = where, on_step
         self.identity = dict(identity or {})
-        self._stop = threading.Event()
         if self.path is not None:
             make_folder(self.path, where)
 
@@ -62,7 +60,7 @@ class RunFolder:
 
     def step(self, count: int = 1) -> bool:
         """Report steps that were just made, and return whether the work should stop."""
-        return self.on_step(count) or self._stop.is_set()
+        return self.on_step(count)
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
         """Write a checkpoint with the identity, see `save_checkpoint`."""
@@ -99,13 +97,3 @@ class RunFolder:
                     raise ValueError(f"another process is running in {folder}; {fix}") from error
             remove_unfinished(folder, below=below)
             yield
-
-    @contextmanager
-    def stopping_on_signals(self) -> Iterator[None]:
-        """Let `step` ask to stop after the first Ctrl-C or SIGTERM, see `stop_signals`."""
-        before = self._stop
-        with stop_signals() as self._stop:
-            try:
-                yield
-            finally:
-                self._stop = before

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rho_train.progress import no_op, stop_signals
+from rho_train.progress import stop_signals
 from rho_train.run_folder import RunFolder
 
 
@@ -38,7 +38,7 @@ def test_without_a_path_nothing_is_kept() -> None:
     assert folder.load("x.pt") is None
 
 
-def test_steps_are_reported_and_signals_ask_to_stop(tmp_path: Path) -> None:
+def test_steps_are_reported(tmp_path: Path) -> None:
     reported: list[int] = []
 
     def on_step(count: int) -> bool:
@@ -48,12 +48,6 @@ def test_steps_are_reported_and_signals_ask_to_stop(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, where="test", on_step=on_step)
     assert [folder.step(), folder.step(0), folder.step(2)] == [False, False, True]
     assert reported == [1, 0, 2]
-    folder.on_step = no_op
-    with folder.stopping_on_signals():
-        assert not folder.step()
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert folder.step()
-    assert not folder.step()
 
 
 def test_a_folder_has_one_process_and_is_cleaned(tmp_path: Path) -> None:

@@ -158,7 +158,6 @@ def draw(name: str, figure: Figure, experiment: Experiment) -> str:
         axes.set(xlabel=figure.x, title=figure.y, xlim=(0.0, end), ylim=(figure.low, high))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0 if high - figure.low > 0.05 else 1))
         whole: Any = {"bbox_to_anchor": (0, 1), "bbox_transform": axes.figure.transFigure}
         axes.legend(loc="upper left", borderaxespad=0.2, **whole)

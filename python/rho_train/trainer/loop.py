@@ -24,7 +24,7 @@ from rho_train.distributed import agree, any_rank, on_all, on_first, rank_and_wo
 from rho_train.identity import digest
 from rho_train.il.store import ILStore
 from rho_train.optim import LRSchedule, adamw, check_adamw, lr_schedule, subnormals_flushed
-from rho_train.progress import OnStep, Stopped, no_op
+from rho_train.progress import OnStep, Stopped, no_op, stop_signals
 from rho_train.rng import generator
 from rho_train.run_folder import RunFolder
 from rho_train.sampler import LargeBatchSampler, loader
@@ -247,10 +247,10 @@ class Trainer:
         """
         if self.finished:
             return
-        self.work.on_step, config = on_step, self.config
+        config = self.config
         with (
             self.work.lock(_WAIT),
-            self.work.stopping_on_signals(),
+            stop_signals() as signalled,
             subnormals_flushed(),
             closing(self._small_batches()) as batches,
         ):
@@ -266,7 +266,7 @@ class Trainer:
                 self.metrics.start_clock()
                 self._train_step(batches)
                 self.metrics.write(self.step, self.trained)
-                stop = any_rank(self.work.step())
+                stop = any_rank(on_step(1) or signalled.is_set())
                 if self.finished or stop or self.step % config.checkpoint_every == 0:
                     self.save()
                 if stop and not self.finished:
