@@ -41,12 +41,12 @@ SITUATIONS = (
         *(("GCE", "uniform"), _RANDOM, 4),
     ),
     (
-        *("labels are wrong as people or models err", "label smoothing, or agreement with it"),
+        *("labels are wrong as people or models err", "the same; on tweets nothing helps"),
         *(("agreement", "smoothing"), ("weak", "natural"), 16),
     ),
     (
         *("labels are right", "label smoothing"),
-        *(("smoothing", "uniform"), ("0",), 16),
+        *(("smoothing", "agreement"), ("0",), 16),
     ),
     (
         *("labels are wrong, and IL is there", "keep what has the lowest IL, once, and smooth"),
@@ -165,7 +165,8 @@ def scraped(methods: Sequence[str]) -> list[list[str]]:
         for which in ("web", "web, distinct"):
             row = known[which, "40"].best(method) if (which, "40") in known else None
             line += [_mean(row), _mean(row, "balanced")]
-        lines.append(line)
+        if any(line[1:]):
+            lines.append(line)
     return lines
 
 
@@ -183,7 +184,7 @@ def draw(path: Path) -> None:
         "agreement": ("#D55E00", "-", "^"),
         "RHO-LOSS": ("#009E73", "-", "v"),
         "RHO-LOSS, IL free": ("#009E73", ":", "v"),
-        "filter, IL free": ("#CC79A7", ":", "P"),
+        "filter, IL free": ("#7B3294", ":", "P"),
         "true labels": ("#BBBBBB", "--", ""),
     }
     panels = [of for of in settings() if of[0] in SETS and of[1] != "20"]
