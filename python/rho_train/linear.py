@@ -21,6 +21,7 @@ from rho_train.tokens import (
 )
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_NO_LABEL = -(2**63)
 
 
 class LinearScores(NamedTuple):
@@ -100,6 +101,7 @@ def _scores(
     """Return losses, and logsumexp or an empty tensor."""
     known = _inside("linear_score", labels, len(weight), ignore_index)
     ignored = labels == ignore_index
+    used = labels.masked_fill(ignored, 0)
     losses = torch.zeros_like(labels, dtype=torch.float32)
     total = losses.new_empty(len(labels) if logsumexp else 0)
     order = torch.arange(len(labels), device=labels.device)
@@ -108,15 +110,12 @@ def _scores(
     with torch.autocast(hidden.device.type, enabled=False):
         head = Head((hidden, weight, bias), known, softcap, chunk, [False] * 3)
         for rows in torch.split(order, head.rows):
-            logits = head.logits(rows)
-            losses[rows] = rho_ext.score(
-                logits, labels[rows], None, method="loss", ignore_index=ignore_index
-            ).losses
+            # Rows with an ignored label have a logsumexp too.
+            sums, losses[rows] = rho_ext.score(
+                head.logits(rows), used[rows], None, method="logsumexp", ignore_index=_NO_LABEL
+            )
             if logsumexp:
-                # The loss of the largest logit is small, so that no digit of the sum is lost.
-                most, best = logits.max(1)
-                rest = rho_ext.score(logits, best, None, method="loss", ignore_index=-1).losses
-                total[rows] = most + rest.masked_fill(most.isinf(), 0.0)
+                total[rows] = sums
     return losses.masked_fill_(ignored, 0.0), total
 
 

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
+from torch._guards import TracingContext
 from torch.autograd import forward_ad
 
 import rho_ext
@@ -120,6 +122,23 @@ def test_every_method_compiles(device: torch.device) -> None:
 
         compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
         check(compiled, step, case.inputs(device))
+
+
+def test_graphs_do_not_copy_the_active_table() -> None:
+    """Its address is static, as AOTAutograd says to what makes CUDA graphs."""
+    static = list[torch.Size]()
+
+    def compiler(graph: Any, inputs: list[Tensor]) -> Any:
+        places = TracingContext.get().fw_metadata.static_input_indices
+        static.extend(inputs[place].shape for place in places)
+        return graph
+
+    compiled = torch.compile(select, backend=aot_autograd(fw_compiler=compiler), fullgraph=True)
+    inputs = Case("static table").inputs(torch.device("cpu"))
+    logits, labels, ids, table = (inputs[name] for name in ("logits", "labels", "ids", "il"))
+    with torch.inference_mode(), rho_ext.use_il(table):
+        compiled(logits, labels, ids, 5)
+    assert static == [table.shape]
 
 
 def test_the_active_table_inside_a_compiled_function(device: torch.device) -> None:
