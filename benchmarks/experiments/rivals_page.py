@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments.derive import Paired, Row, paired, read_runs
 
@@ -29,32 +29,47 @@ FORMS = {
     "true labels": ("true labels",),
     "best uniform": ("uniform", "smoothing .1", "smoothing .3", "GCE"),
 }
-_RANDOM = ("40", "20")
-# What to do when, because of which difference, in which settings, within how many passes.
+_RANDOM, _ALL = ("40", "20"), ("0", "40", "weak", "natural")
+
+
+class Situation(NamedTuple):
+    """What to do when, and the difference of two methods that says so, in some settings."""
+
+    when: str
+    do: str
+    ours: str
+    rival: str
+    noises: tuple[str, ...]
+    passes: int = 16
+    column: str = "test"
+    sets: tuple[str, ...] = tuple(SETS)
+
+
 SITUATIONS = (
-    (
+    Situation(
         *("labels are wrong at random, 8 passes or more", "agreement and label smoothing"),
-        *(("agreement", "best uniform"), _RANDOM, 16),
+        *("agreement", "best uniform", _RANDOM),
     ),
-    (
-        *("the same, 4 passes or fewer", "generalised cross-entropy"),
-        *(("GCE", "uniform"), _RANDOM, 4),
+    Situation(
+        *("the same, 4 passes or fewer", "generalised cross-entropy (GCE)"),
+        *("GCE", "uniform", _RANDOM, 4),
     ),
-    (
-        *("labels are wrong as people or models err", "the same; on tweets nothing helps"),
-        *(("agreement", "smoothing"), ("weak", "natural"), 16),
+    Situation(
+        *("labels are wrong as people or models err", "agreement; on tweets nothing helps"),
+        *("agreement", "smoothing", ("weak", "natural")),
     ),
-    (
-        *("labels are right", "label smoothing"),
-        *(("smoothing", "agreement"), ("0",), 16),
+    Situation("labels are right", "label smoothing", "smoothing", "agreement", ("0",)),
+    Situation(
+        *("some classes are rare", "GCE or smoothing, and look at the worst class"),
+        *("GCE", "agreement", _ALL, 16, "balanced", ("ocr",)),
     ),
-    (
+    Situation(
         *("labels are wrong, and IL is there", "keep what has the lowest IL, once, and smooth"),
-        *(("filter, IL free", "RHO-LOSS, IL free"), _RANDOM, 16),
+        *("filter, IL free", "RHO-LOSS, IL free", _RANDOM),
     ),
-    (
+    Situation(
         *("this run would have to pay for the IL", "no IL: what stands above"),
-        *(("best uniform", "RHO-LOSS"), ("0", "40", "weak", "natural"), 16),
+        *("best uniform", "RHO-LOSS", _ALL),
     ),
 )
 
@@ -81,12 +96,12 @@ class Ends:
         rows = [row for row in found if row is not None]
         return max(rows, key=lambda row: fmean(values(row, "validation")), default=None)
 
-    def above(self, ours: str, rival: str, most: int = 16) -> Paired | None:
+    def above(self, ours: str, rival: str, most: int = 16, column: str = "test") -> Paired | None:
         """Return the differences of two methods within a budget by seed, as shares."""
         a, b = self.best(ours, most), self.best(rival, most)
         if a is None or b is None:
             return None
-        pairs = zip(values(a, "test"), values(b, "test"), strict=False)  # the seeds of both
+        pairs = zip(values(a, column), values(b, column), strict=False)  # the seeds of both
         return paired((x - y) / 100 for x, y in pairs)
 
 
@@ -144,15 +159,17 @@ def differences(pairs: Sequence[tuple[str, str]]) -> list[list[str]]:
 def situations() -> list[list[str]]:
     """Return what to do in which situation, and the differences that say so, in points."""
     table = []
-    for situation, todo, (ours, rival), noises, most in SITUATIONS:
+    for of in SITUATIONS:
         found = [
-            f"{name(setting)} {of.points}"
+            f"{name(setting)} {above.points}"
             for setting, ends in settings().items()
-            if setting[0] in SETS and setting[1] in noises
-            if (of := ends.above(ours, rival, most)) is not None
+            if setting[0] in of.sets and setting[1] in of.noises
+            if (above := ends.above(of.ours, of.rival, of.passes, of.column)) is not None
         ]
         if found:
-            table.append([situation, todo, f"{ours} - {rival}: {'; '.join(found)}"])
+            what = " in balanced accuracy" if of.column == "balanced" else ""
+            why = f"{of.ours} - {of.rival}{what}: {'; '.join(found)}"
+            table.append([of.when, of.do, why])
     return table
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rho_ext
-from experiments import lanes, rivals, rivals_page
+from experiments import lanes, rival_sets, rivals, rivals_page
 from experiments.derive import read_csv
 from experiments.lanes import BATCH, LARGE_BATCH, Data, Lanes, Method, crossfit, train
 from experiments.noise import weak_labels
@@ -149,14 +149,14 @@ def test_a_stopped_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     }
     options |= {"GRID": (0.001, 0.003, 0.01), "SHARES": (0.6, 0.9), "IL_EPOCHS": (1, 2)}
     for name, value in options.items():
-        monkeypatch.setattr(rivals, name, value)
-    rivals.source.cache_clear()
+        monkeypatch.setattr(rival_sets if name in ("N", "VALIDATION") else rivals, name, value)
+    rival_sets.source.cache_clear()
     origin = {"commit": "c", "machine": "m", "torch": "t", "date": "d"}
     methods = [rivals.METHODS[0], rivals.METHODS[7]]
 
     def go() -> list[list[dict[str, str]]]:
         comparison = rivals.Comparison(
-            rivals.Setting("web, distinct", "40"), tmp_path, tmp_path, origin
+            rival_sets.Setting("web, distinct", "40"), tmp_path, tmp_path, origin
         )
         for method in methods:
             for passes in (1, 2):
@@ -182,4 +182,4 @@ def test_a_stopped_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     # The best rate is not at the edge of what was tried, or the grid was widened twice.
     near = sorted(lr for share, lr in tried if share == best["share"])
     assert len(near) == 5 or near[0] < float(best["lr"]) < near[-1]
-    rivals.source.cache_clear()
+    rival_sets.source.cache_clear()
