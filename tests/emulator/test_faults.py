@@ -92,7 +92,8 @@ FAULTS = {
         "small_blocks", "state left behind",
     ),
     "a histogram is not emptied before its next turn": Fault(
-        "cuda/threshold.cuh", "previous[digit] = 0;", "", "small_blocks", "wrong selection"
+        "cuda/threshold.cuh", "previous[digit] = 0;", "previous[digit] += 0;",
+        "small_blocks", "wrong selection",
     ),
     "the winners of the last launch stay": Fault(
         "cuda/top_k.cuh", "params.state->winners = 0;", "", "small_blocks", "state left behind"
@@ -117,7 +118,7 @@ FAULTS = {
         "small_blocks", "wrong selection",
     ),
     "padding is merged to the same place": Fault(
-        "cuda/top_k.cuh", "(other == key && at < i)", "(other == key && at < 0)",
+        "cuda/top_k.cuh", "(other == key && at < i)", "(other == key && at > k)",
         "small_blocks", "wrong selection"
     ),
     "NaN is a large score": Fault(
@@ -156,7 +157,8 @@ FAULTS = {
         "cuda/rows.cuh", "lane == i ? sums", "i == 0 ? sums", "small_blocks", "wrong loss"
     ),
     "a group finishes rows of the next": Fault(
-        "cuda/rows.cuh", "lane < group_rows && first", "first", "schedules", "other scores"
+        "cuda/rows.cuh", "lane < group_rows && first", "first",
+        "schedules", "wrong count of invalid rows",
     ),
     "a word past the end of a pack at an odd logit": Fault(
         "cuda/logits.cuh", "__ldg(p + 7)", "__ldg(words + 3)", "small_blocks", OVERFLOW
