@@ -48,12 +48,10 @@ __device__ __forceinline__ uint32_t sum_to_lane(uint32_t value) {
   return value;
 }
 
-// Return the sum of the values of all earlier threads.
+// Return the sum of the values of all earlier threads. Callers have a barrier between two calls.
 __device__ __forceinline__ uint32_t sum_before(uint32_t value) {
   __shared__ uint32_t warps[kMaxThreads / 32];
   const uint32_t inclusive = sum_to_lane(value);
-  // Barrier: the sums of the previous call have been read.
-  __syncthreads();
   if (threadIdx.x % 32 == 31) {
     warps[threadIdx.x / 32] = inclusive;
   }

@@ -9,7 +9,7 @@ namespace rho_ext {
 // Keys that a thread loads before it uses the first, in vectors of four neighbours. The share of
 // each block begins at a multiple of four.
 inline constexpr uint32_t kKeysPerVector = 4;
-inline constexpr uint32_t kKeysPerThread = 16;
+inline constexpr uint32_t kKeysPerThread = 8;
 
 // The bits of a score with its row, also of one that must not be selected: all are different.
 __device__ __forceinline__ uint64_t with_row(uint32_t bits, uint32_t row) {

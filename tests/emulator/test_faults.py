@@ -65,9 +65,6 @@ FAULTS = {
         "cuda/block.cuh", "cooperative_groups::this_grid().sync();", "__syncthreads();",
         "small_blocks", "state left behind",
     ),
-    "no barrier before the sums of warps change": Fault(
-        "cuda/block.cuh", "have been read.\n" + BARRIER, "have been read.\n", "races", RACE
-    ),
     "the sort does not wait for the keys of other warps": Fault(
         "cuda/top_k.cuh", "= keys[i];\n      }\n      __syncthreads();\n", "= keys[i];\n      }\n",
         "races", RACE,
