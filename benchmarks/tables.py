@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from experiments import rivals_page
+from experiments import rivals_page, small_tables
 from experiments.derive import Method, Row, read_csv
 from experiments.page import markdown, suites
 
@@ -321,6 +321,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "how fast": fast,
     "floor": floor,
     "bandwidth": bandwidth,
+    "steering": small_tables.lead,
+    "steering, Letters": lambda: small_tables.steering("Letters"),
+    "steering, 20 Newsgroups": lambda: small_tables.steering("20 Newsgroups"),
+    "steering, Fashion-MNIST": lambda: small_tables.steering("Fashion-MNIST"),
+    "steering, unequal": lambda: small_tables.steering("Letters, unequal"),
+    "unequal classes": small_tables.unequal,
+    "why rare classes are lost": small_tables.why,
     "suites": suites,
 }
 

@@ -438,6 +438,20 @@ def test_what_has_no_lowest_share() -> None:
         store.lowest(0.5, torch.tensor([0, 1]))
 
 
+def test_rare_classes_are_kept_by_an_il_of_zero() -> None:
+    labels = torch.tensor([0] * 5 + [3] * 2 + [-100] + [1])
+    il = torch.arange(1.0, 10.0).index_fill(0, torch.tensor([2, 6]), torch.nan)
+    store = ILStore.of(data_set(labels), il)
+    wanted = il.clone()
+    wanted[[5, 8]] = 0  # an unknown IL stays unknown, and so does that of no class
+    for below in (3, 5):
+        torch.testing.assert_close(store.keep_rare(below).il, wanted, equal_nan=True)
+    torch.testing.assert_close(store.keep_rare(1).il, il, equal_nan=True)
+    store.keep_rare().verify(data_set(labels))
+    with pytest.raises(ValueError, match="keep_rare needs labels; make the store by ILStore.of"):
+        store.replace(labels=None).keep_rare()
+
+
 def test_labels_of_other_examples_are_refused() -> None:
     generator = torch.Generator().manual_seed(0)
     for high, dtype in ((7, torch.uint8), (300, torch.int16), (70_000, torch.int32)):

@@ -164,6 +164,24 @@ class ILStore:
             )
         return examples[losses.argsort(stable=True)[:count]].sort().values
 
+    def keep_rare(self, below: int = 100) -> ILStore:
+        """Return a store with IL 0 for classes with fewer examples than that: their loss counts.
+
+        An IL model hardly learns a class of few examples. Its loss there is high and not
+        irreducible, and RHO-LOSS would leave the class. ValueError if the store has no labels.
+
+        Example:
+            >>> data = IndexedDataset([(0.5, 0), (0.7, 1), (0.6, 1)], labels=[0, 1, 1])
+            >>> ILStore.of(data, torch.tensor([3.0, 0.3, 0.4])).keep_rare(below=2).il
+            tensor([0.0000, 0.3000, 0.4000])
+        """
+        if self.labels is None:
+            raise ValueError("ILStore: keep_rare needs labels; make the store by ILStore.of")
+        labels = self.labels.long()
+        counts = labels[labels >= 0].bincount()
+        rare = (labels >= 0) & (counts[labels.clamp_min(0)] < below) & self.known
+        return self.replace(il=self.il.masked_fill(rare, 0.0))
+
     def gather(self, ids: Tensor) -> Tensor:
         """Return the IL of ids, float32 (n,) on the CPU; IndexError for an id out of range."""
         return self._columns["il"].rows(self._in_range(ids))
