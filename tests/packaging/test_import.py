@@ -14,10 +14,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
 
 import rho_ext
-from rho_ext import _C
+from rho_ext import _C, _library
 
 
 def folder(package: str) -> Path:
@@ -187,3 +188,10 @@ def test_libraries_that_do_not_fit_say_so(tmp_path: Path) -> None:
         assert error[-1].startswith(f"ImportError: rho_ext: the {message}"), error
         for file in files:
             file.unlink()
+
+
+def test_a_torch_without_cuda_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    for hip, told in ((None, "has no CUDA; install one that has"), ("6.4", "is built for ROCm")):
+        monkeypatch.setattr(torch.version, "hip", hip)
+        assert told in str(_library.cuda_missing())
