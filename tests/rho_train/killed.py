@@ -43,7 +43,7 @@ _ON_DISK = ("file", "metrics")
 _SYSTEM_CALLS = ("open", "write", "flush", "fsync", "replace", "close", "truncate", "stat")
 # The kill "anywhere" comes from another process and hits what C++ or the kernel is doing then;
 # the others are exact.
-_FIRST_KILLS = ("step", "checkpoint", "file", "metrics", "anywhere")
+_FIRST_KILLS = ("file", "checkpoint", "metrics", "file", "step", "anywhere", "file", "metrics")
 
 
 class Watch:
