@@ -36,6 +36,7 @@ from rho_train.tasks import letters
 
 RUNS = Path(__file__).parent / "results" / "agreement" / "runs.csv"
 METHODS = ("uniform", "smoothing", "gce", "elr", "infobatch", "agreement", "true labels")
+METHODS += ("agreement by loss",)
 FIELDS = (
     *("set", "noise", "method", "seed", "passes", "lr", "test", "visits", "scored", "steps"),
     *("wrong_visits", "seconds", "commit", "torch"),
@@ -105,8 +106,10 @@ def train(
 
     def one_pass() -> Iterator[Any]:
         nonlocal scored, weights
-        if method == "agreement":
-            scored += sampler.rescore(model, batches)
+        if method.startswith("agreement"):
+            by_loss = method == "agreement by loss"
+            forward = (lambda model, batch: outputs(model(batch.x), batch)[0]) if by_loss else None
+            scored += sampler.rescore(model, batches, forward=forward)
             yield from batches
             return
         ids = (~data.wrong).nonzero().flatten() if method == "true labels" else torch.arange(n)
@@ -115,6 +118,12 @@ def train(
             ids, weights = infobatch(last, spent / budget, generator)
         for some in ids.split(batch_size)[: len(ids) // batch_size]:
             yield Batch(data.x[some], data.y[some], some)
+
+    def outputs(logits: Tensor, batch: Batch) -> tuple[Tensor, ...]:
+        """Return what the sampler learns from: logits and labels, or numbers from the losses."""
+        if method == "agreement":
+            return logits, batch.y
+        return (math.log(classes) - F.cross_entropy(logits, batch.y, reduction="none"),)
 
     def loss_of(logits: Tensor, batch: Batch) -> Tensor:
         if method == "gce":
@@ -144,8 +153,8 @@ def train(
             visits, steps = visits + len(batch.ids), steps + 1
             if spent > 0.75 * budget:
                 late, wrong = late + len(batch.ids), wrong + data.wrong[batch.ids].sum()
-            if method == "agreement":
-                sampler.update(batch.ids, logits, batch.y)
+            if method.startswith("agreement"):
+                sampler.update(batch.ids, *outputs(logits, batch))
         if sampler.step == sampler.steps:
             break
     seconds = time.process_time() - began
