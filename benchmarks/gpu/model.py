@@ -23,8 +23,8 @@ PACKS, ROW, INPUTS, LAST_PACK = {2: 236, 4: 117}, 100, 205, 110
 UNALIGNED = {2: 45, 4: 16}
 # A slice of a row in each of the warps of its block.
 SLICE = 255
-# Of 16 keys a lane: counting a digit, collecting the winners.
-COUNT, COLLECT = 267, 444
+# Of 8 keys a lane: counting a digit, collecting the winners.
+COUNT, COLLECT = 136, 226
 # Of a step of the sort, by keys that a thread holds: between its own keys, lanes and warps.
 SORT = {1: (0, 13, 16), 8: (44, 56, 60)}
 
@@ -100,9 +100,9 @@ def top_k_us(n: int, classes: int, size: int, k: int) -> float:
     merges = ceil(log2(max(1, k / tile)) / 2)
     while merges and tile * 4**merges // 2 >= k:
         tile //= 2
-    loads = ceil(keys / (16 * threads)) * (L2 + 150)
-    passes = 3 * (700 + loads + keys / 512 / SCHEDULERS * COUNT)
-    collect = loads + keys / 512 / SCHEDULERS * COLLECT
+    loads = ceil(keys / (8 * threads)) * (L2 + 150)
+    passes = 3 * (700 + loads + keys / 256 / SCHEDULERS * COUNT)
+    collect = loads + keys / 256 / SCHEDULERS * COLLECT
     total = us(passes + collect) + sort_us(tile, threads)
     if blocks == 1:
         return TICKET_US + total
