@@ -196,12 +196,12 @@ def draw(path: Path) -> None:
 
     shown = {
         "uniform": ("#000000", "-", "o"),
-        "smoothing": ("#777777", "-", "s"),
+        "smoothing": ("#56B4E9", "-", "s"),
         "GCE": ("#0072B2", "-", "D"),
         "agreement": ("#D55E00", "-", "^"),
         "RHO-LOSS": ("#009E73", "-", "v"),
         "RHO-LOSS, IL free": ("#009E73", ":", "v"),
-        "filter, IL free": ("#7B3294", ":", "P"),
+        "filter, IL free": ("#555555", ":", "P"),
         "true labels": ("#BBBBBB", "--", ""),
     }
     panels = [of for of in settings() if of[0] in SETS and of[1] != "20"]
