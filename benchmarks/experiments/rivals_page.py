@@ -69,7 +69,7 @@ SITUATIONS = (
     ),
     Situation(
         *("this run would have to pay for the IL", "no IL: what stands above"),
-        *("best uniform", "RHO-LOSS", _ALL),
+        *("uniform", "RHO-LOSS", _ALL),
     ),
 )
 
