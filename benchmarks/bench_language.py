@@ -261,7 +261,7 @@ class Study:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = options("bench_language", str(__doc__).partition("\n")[0], METHODS)
     parser.add_argument("--data", type=Path, default=Path("data"), help="holds newsgroups")
-    parser.add_argument("--steps", type=int, default=240, help="of uniform sampling: the budget")
+    parser.add_argument("--steps", type=int, default=1000, help="of uniform sampling: the budget")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args(argv)
     if arguments.quick:

@@ -289,8 +289,8 @@ def test_language_spends_the_same_and_goes_on(
 ) -> None:
     pytest.importorskip("tokenizers", reason="no tokenizers: pip install tokenizers")
     bench, out, folder = module("bench_language"), tmp_path / "out.csv", tmp_path / "newsgroups"
-    monkeypatch.setattr(bench, "RATES", (8e-3, 1.6e-2))
-    monkeypatch.setattr(bench, "WIDEST", 2)
+    monkeypatch.setattr(bench, "RATES", (1.6e-2,))
+    monkeypatch.setattr(bench, "WIDEST", 1)
     folder.mkdir()
     for name, text in {
         "20newsgroups-train": "to the moon and back again ",
