@@ -143,28 +143,34 @@ def scraped() -> str:
 
 
 def language() -> str:
-    """Return where the methods of the language model end."""
+    """Return where the methods of the language model end, by kind of text, at their best rates."""
     names = {
         "uniform": "uniform sampling",
-        "uniform_minutes": "the same, the seconds of RHO-LOSS",
-        "uniform_minutes_with_il": "the same, with the seconds of the IL",
+        "tokens": "RHO-LOSS, 60 % of the tokens",
+        "sequences": "RHO-LOSS, 8 of 24 sequences",
+        "fewer_steps": "uniform sampling, the steps of these",
         "filter": "uniform sampling of the 60 % with the lowest IL",
-        "rho": "RHO-LOSS, sequences",
-        "rho_tokens": "RHO-LOSS, tokens",
+        "with_il": "uniform sampling, with the cost of the IL",
+        "reference": "the reference: useful text of other posts alone",
     }
+    found = _rows("language")
+    unit = float(next(row for row in found if row["method"] == "uniform")["cost"])
     rows = []
-    for method, label in names.items():
-        ends = _rows("language", method=method)
-        loss, steps, seconds, il, noisy = (
-            [float(row[name]) for row in ends]
-            for name in ("test_loss", "steps", "seconds", "il_seconds", "noisy")
-        )
-        error = stdev(loss) / len(loss) ** 0.5
-        cost = f"{fmean(seconds):.0f}" + (f" + {fmean(il):.0f}" if fmean(il) else "")
-        row = [label, f"{fmean(loss):.3f} ± {error:.3f}", f"{fmean(steps):,.0f}", cost]
-        rows.append([*row, _share(fmean(noisy))])
-    head = ["trains on", "loss on clean text, nats a letter", "steps", "seconds, + IL"]
-    return markdown([*head, "shuffled among these"], rows)
+    for text in dict.fromkeys(row["text"] for row in found):
+        for method, label in names.items():
+            runs = [row for row in found if (row["text"], row["method"]) == (text, method)]
+            if not runs:
+                continue
+            tuned = [row for row in runs if row["seed"] == "0"]
+            lr = min(tuned, key=lambda row: float(row["validation"]))["lr"]
+            ends = [row for row in runs if row["lr"] == lr]
+            loss = [float(row["test_loss"]) for row in ends]
+            cost, il = (float(ends[0][name]) / unit for name in ("cost", "il_cost"))
+            row = [text, label, f"{fmean(loss):.3f} ± {stdev(loss) / len(loss) ** 0.5:.3f}"]
+            row += [lr, ends[0]["steps"], f"{cost:.2f}" + (f" + {il:.2f}" if il else "")]
+            rows.append([*row, _share(fmean(float(row["useless"]) for row in ends))])
+    head = ["text", "trains on", "loss, nats a token", "rate", "steps", "cost, + IL"]
+    return markdown([*head, "useless among these"], rows)
 
 
 def minilm() -> str:
