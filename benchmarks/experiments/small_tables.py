@@ -33,25 +33,22 @@ def _above(ours: Sequence[Row], theirs: Sequence[Row], column: str) -> str:
     return found.points
 
 
-def steering(name: str) -> str:
-    """Return where every method ends on a set, by curated examples and budget."""
+def steering() -> str:
+    """Return where every method ends, by set and curated examples; the highest is bold."""
     cells = _cells(
-        (row for row in read_runs("steering") if row["set"] == name), "curated", "budget"
+        (row for row in read_runs("steering") if row["set"] != STATED), "set", "curated", "budget"
     )
-    methods = list(dict.fromkeys(method for cell in cells.values() for method in cell))
+    tops = [max(_mean(of, "test") for of in cell.values()) for cell in cells.values()]
     rows = []
-    for method in methods:
-        texts = []
-        for cell in cells.values():
-            top = max(_mean(of, "test") for of in cell.values())
-            text = ""
-            if method in cell:
-                mean = _mean(cell[method], "test")
-                text = f"**{100 * mean:.1f}**" if mean == top else f"{100 * mean:.1f}"
-            texts.append(text)
+    for method in next(iter(cells.values())):
+        means = [_mean(cell[method], "test") for cell in cells.values()]
+        texts = [
+            f"**{100 * mean:.1f}**" if mean == top else f"{100 * mean:.1f}"
+            for mean, top in zip(means, tops, strict=True)
+        ]
         rows.append([method, *texts])
-    heads = [f"{int(n):,} curated, {int(budget):,} steps" for n, budget in cells]
-    return markdown([name, *heads], rows)
+    heads = [f"{name}, {int(n):,}" + f"; {budget}" * (budget != "300") for name, n, budget in cells]
+    return markdown(["trains by", *heads], rows)
 
 
 def stated() -> str:
