@@ -5,19 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import warnings
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from rho_train.agreement import AgreementSampler
-from rho_train.batch import gather, to
+from rho_train.batch import to
 from rho_train.distributed import on_all, rank_and_world
 from rho_train.selector import Selector
-
-T = TypeVar("T")
 
 # The first version and the first that is not known, as in the extras of pyproject.toml. Before 5.15
 # transformers count the items of smoothed and of shifted labels otherwise.
@@ -46,23 +41,14 @@ def check_selector(where: str, selector: object) -> None:
         raise TypeError(f"{where}: selector must be a Selector, got {kind}")
 
 
-def weighted_loss(
-    model: nn.Module, loss_of: Callable[[T], Tensor], batch: T, weights: Tensor
-) -> Tensor:
-    """Return the mean of `weights * losses` over a batch, from a framework's own mean loss.
-
-    Unequal weights need a forward pass of each example: a ValueError if BatchNorm needs them all.
-    """
-    if bool((weights == weights[0]).all()):
-        return weights[0] * loss_of(batch)
-    if any(isinstance(one, _BatchNorm) and one.training for one in model.modules()):
+def factor_of(weights: Tensor) -> Tensor:
+    """Return the one weight of all examples, which a framework's own mean loss can be scaled by."""
+    if bool((weights != weights[0]).any()):
         raise ValueError(
-            "Selector: a method with weights needs a forward pass of each example here, and "
-            "BatchNorm needs them together; choose another method, or a training loop of your own"
+            "Selector: a method gave the examples different weights, which cannot enter the mean "
+            "loss of a framework; choose another method, or a training loop of your own"
         )
-    n = len(weights)
-    losses = [loss_of(gather(batch, n, slice(row, row + 1))) for row in range(n)]
-    return (weights * torch.stack(losses)).mean()
+    return weights[0]
 
 
 class EveryRank:

@@ -12,7 +12,7 @@ from torch import Tensor
 from rho_train.agreement import AgreementSampler
 from rho_train.batch import describe, split
 from rho_train.distributed import rank_and_world
-from rho_train.integrations import EveryRank, check_framework, check_selector, weighted_loss
+from rho_train.integrations import EveryRank, check_framework, check_selector, factor_of
 from rho_train.selector import Selector
 
 check_framework("lightning")
@@ -29,8 +29,7 @@ class SelectionCallback(Callback):
     The module stays as it is. Its `forward` returns logits, else give `Selector(forward=...)` or
     `Selector(loss_fn=...)`. Validation, test and prediction are as without. Checkpoints hold the
     Selector's state on every rank. `Selector.metrics()` are logged every `log_every_n_steps` steps.
-    Weights of a method enter the loss that `training_step` returns; with some it is called
-    for each selected example, and other values that it returns are left out. A
+    A weight that a method gives all examples enters the loss that `training_step` returns. A
     `rho_train.LargeBatchSampler` on several devices needs
     `lightning.Trainer(use_distributed_sampler=False)`. `fit` raises a ValueError for ranks with
     uneven batches, and for weights where the module optimises manually or returns no loss.
@@ -65,23 +64,16 @@ class SelectionCallback(Callback):
                 f"SelectionCallback: method {selector.method!r} gives weights, which cannot "
                 "enter a loss that the module optimises manually; choose another method"
             )
-        outputs = list[Any]()
-
-        def loss_of(rows: Any) -> Tensor:
-            outputs.append(output := step(rows, *args, **kwargs))
-            loss = output.get("loss") if isinstance(output, Mapping) else output
-            if not isinstance(loss, Tensor):
-                raise ValueError(
-                    f"SelectionCallback: method {selector.method!r} gives weights, so "
-                    "training_step must return a loss or a dict with 'loss', got "
-                    f"{describe(output)}; return one, or choose another method"
-                )
-            return loss
-
-        loss, output = weighted_loss(pl_module, loss_of, small, weights), outputs[-1]
-        if not isinstance(output, Mapping):
-            return loss
-        return {**output, "loss": loss} if len(outputs) == 1 else {"loss": loss}
+        output = step(small, *args, **kwargs)
+        loss = output.get("loss") if isinstance(output, Mapping) else output
+        if not isinstance(loss, Tensor):
+            raise ValueError(
+                f"SelectionCallback: method {selector.method!r} gives weights, so training_step "
+                f"must return a loss or a dict with 'loss', got {describe(output)}; return one, or "
+                "choose another method"
+            )
+        loss = factor_of(weights) * loss
+        return {**output, "loss": loss} if isinstance(output, Mapping) else loss
 
     def _agree(self, pl_module: Any, step: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """Make the step, and give the sampler the logits that it has computed."""

@@ -18,7 +18,7 @@ from rho_train.causal_lm import TokenSelector
 from rho_train.causal_lm import lm_losses as lm_losses
 from rho_train.checkpoint import load_checkpoint, save_checkpoint
 from rho_train.distributed import rank_and_world
-from rho_train.integrations import check_framework, check_selector, weighted_loss
+from rho_train.integrations import check_framework, check_selector, factor_of
 from rho_train.integrations.agreement import Passes
 from rho_train.integrations.crossfit import add_il as add_il
 from rho_train.integrations.reference_losses import (
@@ -144,7 +144,7 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
             return loss
         if weights is None:
             return loss_of(model, inputs, *args, **kwargs)
-        loss = weighted_loss(model, lambda rows: loss_of(model, rows), inputs, weights)
+        loss = factor_of(weights) * loss_of(model, inputs)
         # Some losses the Trainer takes for means over all accumulated batches.
         scaled = self.compute_loss_func or getattr(self, "loss_is_scaled_for_ga", False)
         return loss / self.current_gradient_accumulation_steps if scaled else loss

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from rho_train import History, Selector, causal_lm
 from rho_train.causal_lm import TokenSelector
-from rho_train.methods import ScoringContext, Selected
 from tests.rho_train.integrations.test_token_selector import gemma
 from tests.rho_train.integrations.test_transformers import (
     Recorded,
@@ -47,15 +46,11 @@ def run(model: nn.Module, folder: Path, selector: Any, **options: Any) -> Record
     return trainer
 
 
-def weighted(context: ScoringContext) -> Selected:
-    return context.top(context.losses)._replace(weights=torch.arange(1.0, context.k + 1))
-
-
 def check_one_step(folder: Path) -> None:
     """The step is that of the mean loss over the selected examples of both ranks."""
     cases: list[tuple[Any, dict[str, Any]]] = [
         ("rho", {"scope": "global"}),
-        (weighted, {}),
+        ("rho", {}),
         ("rho", {"loss_fn": lm_losses}),
     ]
     for method, settings in cases:
