@@ -55,7 +55,7 @@ SITUATIONS = (
         *("GCE", "uniform", _RANDOM, 4),
     ),
     Situation(
-        *("labels are wrong as people or models err", "agreement; on tweets nothing helps"),
+        *("labels are wrong as people or models err", "smoothing, or agreement: no clear winner"),
         *("agreement", "smoothing", ("weak", "natural")),
     ),
     Situation("labels are right", "label smoothing", "smoothing", "agreement", ("0",)),
