@@ -80,9 +80,9 @@ def test_a_second_ctrl_c_ends_work_that_does_not_stop(processes: str) -> None:
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_demo_that_resumes(tmp_path: Path, module_table: Path) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    long = "--train.steps=400"
-    assert main(demo_arguments(module_table, whole, long, "--processes=1")) == 0
-    command = demo_arguments(module_table, stopped, long, "--processes=2")
+    long = [f"--train.{part}=200" for part in ("steps", "eval_every", "checkpoint_every")]
+    assert main(demo_arguments(module_table, whole, *long, "--processes=1")) == 0
+    command = demo_arguments(module_table, stopped, *long, "--processes=2")
     process = run(command, start_new_session=True)
     wait_for(process, stopped, "runs/*/metrics.jsonl")
     press_ctrl_c(process)
