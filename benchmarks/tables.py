@@ -330,6 +330,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "steering": small_tables.steering,
     "steering, best": small_tables.lead,
     "steering, unequal": small_tables.stated,
+    "steering, 900 steps": lambda: small_tables.stated(second=True),
     "unequal classes": small_tables.unequal,
     "why rare classes are lost": small_tables.why,
     "suites": suites,
