@@ -85,6 +85,9 @@ def _share(value: float, digits: int = 0) -> str:
     return f"{100 * value:.{digits}f} %"
 
 
+_REACHED = ("target_steps", "target_cost")
+
+
 def demo() -> str:
     """Return the methods of `rho-ext demo`."""
     names = {
@@ -96,25 +99,19 @@ def demo() -> str:
         "rho_holdout": "RHO-LOSS, half, IL from the other half",
         "rho_crossfit": "RHO-LOSS, all, cross-fit IL",
     }
-    rows = []
-    for row in _rows("demo", experiment="demo"):
-        sooner = "never"
-        if row["steps"]:
-            sooner = f"{float(row['target_seconds']):.1f}"
-            if float(row["il_seconds"]):
-                sooner += f", or {float(row['reused_seconds']):.1f} with precomputed IL"
-        rows.append(
-            [
-                names[row["method"]],
-                _share(float(row["accuracy"]), 1),
-                f"{float(row['steps']):,.0f}" if row["steps"] else "never",
-                _share(float(row["noisy"]), 1),
-                sooner,
-                f"{float(row['charged_seconds']):.1f}",
-            ]
-        )
-    head = ["trains on", "final accuracy", "steps to target", "wrong labels among the selected"]
-    return markdown([*head, "seconds to target", "seconds in all, with IL"], rows)
+    rows = [
+        [
+            names[row["method"]],
+            _share(float(row["accuracy"]), 1),
+            _share(float(row["noisy"]), 1),
+            *(f"{float(row[name]):,.0f}" if row[name] else "never" for name in _REACHED),
+            f"{float(row['total']):,.0f}",
+            f"{float(row['seconds']):.1f}",
+        ]
+        for row in _rows("demo", experiment="demo")
+    ]
+    head = ["trains on", "final accuracy", "wrong labels among these", "steps to target"]
+    return markdown([*head, "cost to target", "cost in all, with IL", "seconds"], rows)
 
 
 def rivals(column: str = "test") -> str:
