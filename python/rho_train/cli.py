@@ -39,7 +39,12 @@ from rho_train.optim import adamw
 from rho_train.planning import RATIOS
 from rho_train.planning import plan as measure
 from rho_train.progress import Stopped
-from rho_train.recommendation import estimate_wrong, recommend, share_of_duplicates
+from rho_train.recommendation import (
+    estimate_wrong,
+    rarest_class,
+    recommend,
+    share_of_duplicates,
+)
 from rho_train.report import write_report
 from rho_train.tasks.task import BUILT_IN, load_task, options_of, task_function
 from rho_train.trainer import TrainConfig
@@ -205,8 +210,14 @@ def plan(
             steps=int(seconds / found.uniform),
             forward=made.forward,
         )
-        passes, repeats = train.steps * train.batch / len(data), share_of_duplicates(data)
-        print(recommend(wrong=wrong, models=models, passes=passes, duplicates=repeats))
+        said = recommend(
+            wrong=wrong,
+            models=models,
+            passes=train.steps * train.batch / len(data),
+            duplicates=share_of_duplicates(data),
+            rarest=rarest_class(data.labels),
+        )
+        print(said)
 
 
 def report(run: Path, out: Path | None = None) -> None:
