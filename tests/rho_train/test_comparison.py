@@ -202,7 +202,7 @@ def test_options_reach_the_selector(tmp_path: Path) -> None:
         variant("plain"),
         variant("warm", warmup=20),
         variant("annealed", anneal=0.5),
-        variant("stale", **{"scoring.refresh": 0.5}),
+        variant("stale", **{"scoring.refresh": 0.5, "train.label_smoothing": 0.1}),
     )
     # 40 candidates in each of 30 steps.
     scored = {name.removesuffix("-seed0"): found["scored"] for name, found in ends.items()}

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rho_train.comparison.data import SeedData
 from rho_train.comparison.spec import Spec, Variant
@@ -171,9 +171,9 @@ class Run:
 
     def check(self, data: SeedData) -> None:
         """Refuse what the run could not do, before hours go into irreducible losses."""
-        il: ILStore | Tensor | None = None
-        if self.variant.computes_il:
-            il = torch.zeros(len(data.dataset), dtype=torch.float32, device="cpu")
+        if self.variant.computes_il:  # any will do
+            zeros = torch.zeros(len(data.dataset), dtype=torch.float32, device="cpu")
+            il: ILStore | None = ILStore.of(data.dataset, zeros)
         elif (il := self._il(data)) is not None:
             il.check()
         try:
@@ -217,15 +217,14 @@ class Run:
         path = self.store if self.variant.computes_il else self.spec.store
         return ILStore.load(path, data.dataset) if path and self.variant.uses_il else None
 
-    def _arguments(self, data: SeedData, il: ILStore | Tensor | None) -> dict[str, Any]:
+    def _arguments(self, data: SeedData, il: ILStore | None) -> dict[str, Any]:
         """Return the arguments of the Trainer."""
         spec, variant, task, selector = self.spec, self.variant, data.task, None
         train, ids = replace(spec.train, steps=self.steps), data.train_ids(variant)
-        if variant.il == "stored" and isinstance(il, ILStore):
+        if il is not None and variant.il == "stored":
             ids = il.known.nonzero().flatten()
-        if variant.keep < 1.0:  # before any IL are known, as many others do for a check
-            some = ids[: round(variant.keep * len(ids))]
-            ids = il.lowest(variant.keep, ids) if isinstance(il, ILStore) else some
+        if il is not None and variant.keep < 1.0:
+            ids = il.lowest(variant.keep, ids)
         if variant.selects:
             world = rank_and_world()[1] if spec.scope == "local" else 1
             scoring, begin = spec.scoring, spec.warmup
