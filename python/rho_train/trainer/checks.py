@@ -77,8 +77,14 @@ def check_run(run: Trainer) -> None:
     rows = torch.arange(len(eval_set), dtype=torch.int64, device="cpu")
     try_out("Trainer: eval_set", model, eval_set, rows[:_EVAL_EXAMPLES], rows)
     if selector is not None:
-        if (phases := selector.phases) is not None:  # the first step that is not uniform
-            selector.steps = next((t for t in range(config.steps) if not phases(t)), 0)
+        if (phases := selector.phases) is not None:
+            selecting = next((t for t in range(config.steps) if not phases(t)), None)
+            if selecting is None:
+                raise ValueError(
+                    f"Trainer: phases are uniform in all {config.steps} steps (warmup and anneal "
+                    "of a variant), so nothing would be selected; shorten them, or train longer"
+                )
+            selector.steps = selecting
         try:
             selector.preview(model, batch)
         finally:
