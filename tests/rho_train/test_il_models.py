@@ -107,7 +107,9 @@ def test_il_is_the_loss_of_the_final_model_at_the_example() -> None:
     torch.testing.assert_close(store.il[20:], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_holdout_of_its_own_gives_every_example_the_loss_of_the_model_at_its_best() -> None:
+def test_a_holdout_of_its_own_gives_every_example_the_loss_of_the_model_at_its_best(
+    tmp_path: Path,
+) -> None:
     data, curated, model = make_data(), make_data(seed=1), make_model(0)
     by_epoch: list[float] = []
     seen: set[int] = set()
@@ -140,6 +142,11 @@ def test_a_holdout_of_its_own_gives_every_example_the_loss_of_the_model_at_its_b
     with torch.no_grad():
         wanted = nn.functional.cross_entropy(model(x), y, reduction="none")
     torch.testing.assert_close(store.il, wanted, rtol=1e-5, atol=1e-6)
+    holdout_il(make_model, data, curated, ILRecipe(epochs=1), folder=tmp_path)
+    x, y = tensors_of(curated)
+    moved = IndexedDataset(TensorDataset(x + 1, y))
+    with pytest.raises(ValueError, match="unfinished irreducible losses of other inputs"):
+        holdout_il(make_model, data, moved, ILRecipe(epochs=1), folder=tmp_path)
     one = IndexedDataset(TensorDataset(torch.zeros(1, 4), torch.zeros(1).long()))
     with pytest.raises(ValueError, match="holdout has 1 examples; give two at least"):
         holdout_il(make_model, data, one, recipe)

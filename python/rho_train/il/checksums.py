@@ -77,7 +77,9 @@ def check_inputs(wanted: InputChecksums, dataset: IndexedDataset) -> int:
     )
 
 
-def checked_inputs(dataset: IndexedDataset, folder: RunFolder) -> InputChecksums:
+def checked_inputs(
+    dataset: IndexedDataset, folder: RunFolder, name: str = "inputs"
+) -> InputChecksums:
     """Return checksums; refuse a data set that augments or is not that of the folder."""
     found = input_checksums(dataset)
     if not found and len(dataset):
@@ -86,7 +88,7 @@ def checked_inputs(dataset: IndexedDataset, folder: RunFolder) -> InputChecksums
             "without: pass the plain data set, and the other as augmented= to train on it"
         )
     if folder.path is not None:
-        path, line = folder / "inputs.json", to_line({"inputs": found})
+        path, line = folder / f"{name}.json", to_line({"inputs": found})
         if not path.exists():
             atomic_write(path, line)
         if path.read_bytes() != line.encode():

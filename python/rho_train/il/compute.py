@@ -209,6 +209,8 @@ def _by_folds(
         shared = {**data, "folds": digest(fold), "recipe": repr(recipe)}
         agree(folder.where, shared)
     inputs = checked_inputs(dataset, folder)
+    if curated is not None:
+        checked_inputs(curated, folder, "holdout")
     rank, world = (0, 1) if folder.path is None else rank_and_world()
     folds, models = range(int(fold.max()) + 1), list[nn.Module]()
 
@@ -231,7 +233,7 @@ def _by_folds(
         models[:] = [model]
         ids, evaluated, target = shares(f)
         path = None if folder.path is None else folder / f"model-{f}"
-        options: dict[str, Any] = {"on_step": folder.step, **functions}
+        options: dict[str, Any] = {"on_step": folder.on_step, **functions}
         more: dict[str, Any] = {"optimizer": optimizer, "augmented": augmented, "folder": path}
         if curated is not None:
             dry_run(folder.where, model, dataset, target[:32], target, **functions)
@@ -256,7 +258,7 @@ def _by_folds(
     for f in folds:
         il[fold == f] = found[f][0]
         if f % world != rank:
-            folder.step(recipe.steps(len(shares(f)[0])))
+            folder.on_step(recipe.steps(len(shares(f)[0])))
     made = [found[f][1] for f in folds]
     joined = {
         key: ", ".join(one[key] for one in made)
