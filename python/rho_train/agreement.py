@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
@@ -38,6 +39,9 @@ class AgreementSampler(Sampler[list[int]]):
     -0.5 * mean(M where M > 0) are left out: the model keeps contradicting them. Every second pass
     `rescore` replaces their margins, and they may come back. Of the others, those above the mean
     are skipped in half of the passes: the model has learnt them.
+
+    It pays where labels are wrong at random. Where they are right label smoothing alone is better.
+    A rare class looks wrong to the model and is left out, so look at the accuracy of the worst one.
 
     A pass is drawn when its iteration begins, from the margins of the passes before, so workers may
     load ahead. An iteration that was left early goes on with the examples without an `update`, also
@@ -101,7 +105,8 @@ class AgreementSampler(Sampler[list[int]]):
             some = isinstance(ids_or_n, Tensor) and ids_or_n.numel() > 0
             size = 1 + int(ids_or_n.max()) if some else 0
             check_ids("AgreementSampler", "ids_or_n", ids_or_n, size)
-            self._ids, self.n = ids_or_n.cpu(), (n := len(ids_or_n))
+            # A copy, so that the stream does not change when the caller's tensor does.
+            self._ids, self.n = ids_or_n.to("cpu", copy=True), (n := len(ids_or_n))
         self.batch_size, self.seed, self.parts = batch_size, seed, parts
         self._steps, self._rescoring_cost, self.world = steps, rescoring_cost, 1
         self.scored = 0
@@ -133,6 +138,8 @@ class AgreementSampler(Sampler[list[int]]):
         self._settings = {
             **{name: getattr(self, name) for name in ("n", "batch_size", "seed", "parts")},
             **{"steps": self._steps, "rank": self.rank, "world": self.world},
+            "ids": 0 if self._ids is None else zlib.crc32(self._ids.numpy().data),
+            "rescoring_cost": self._rescoring_cost,
         }
 
     @property

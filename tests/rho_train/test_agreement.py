@@ -318,7 +318,8 @@ def test_what_cannot_be_is_refused() -> None:
         with pytest.raises(error, match=message):
             wrong.state_dict()
 
-    for other in (made(ids_or_n=9), made(steps=99), made(seed=1), made(batch_size=2)):
+    others = (made(ids_or_n=9), made(steps=99), made(seed=1), made(batch_size=2))
+    for other in (*others, made(ids_or_n=torch.arange(8)), made(rescoring_cost=0.3)):
         with pytest.raises(ValueError, match="the state has"):
             other.load_state_dict(sampler.state_dict())
 
