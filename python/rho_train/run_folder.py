@@ -32,7 +32,7 @@ class RunFolder:
         >>> import tempfile
         >>> folder = RunFolder(tempfile.mkdtemp(), where="example", identity={"seed": 3})
         >>> folder.save("half.pt", {"step": 5})
-        >>> folder.load("half.pt")["step"], folder.load("other.pt"), folder.step(5)
+        >>> folder.load("half.pt")["step"], folder.load("other.pt"), folder.on_step(5)
         (5, None, False)
         >>> RunFolder(folder.path, where="example", identity={"seed": 4}).load("half.pt")
         Traceback (most recent call last):
@@ -57,10 +57,6 @@ class RunFolder:
         """Return the path of a file in the folder."""
         assert self.path is not None
         return self.path / name
-
-    def step(self, count: int = 1) -> bool:
-        """Report steps that were just made, and return whether the work should stop."""
-        return self.on_step(count)
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
         """Write a checkpoint with the identity, see `save_checkpoint`."""

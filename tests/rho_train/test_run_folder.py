@@ -38,18 +38,6 @@ def test_without_a_path_nothing_is_kept() -> None:
     assert folder.load("x.pt") is None
 
 
-def test_steps_are_reported(tmp_path: Path) -> None:
-    reported: list[int] = []
-
-    def on_step(count: int) -> bool:
-        reported.append(count)
-        return sum(reported) >= 3
-
-    folder = RunFolder(tmp_path, where="test", on_step=on_step)
-    assert [folder.step(), folder.step(0), folder.step(2)] == [False, False, True]
-    assert reported == [1, 0, 2]
-
-
 def test_a_folder_has_one_process_and_is_cleaned(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, where="test")
     left, below = tmp_path / f".{'0' * 16}.tmp", tmp_path / "part" / f".{'1' * 16}.tmp"

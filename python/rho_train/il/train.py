@@ -214,7 +214,7 @@ class _Fit:
                 setattr(self, name, state[name])
             for part, saved in zip(self.parts, state["parts"], strict=False):
                 part.load_state_dict(saved)
-            folder.step(self.step)
+            folder.on_step(self.step)
 
     def run(
         self, dataset: IndexedDataset, train_ids: Tensor, evaluate: Callable[[], float]
@@ -240,7 +240,7 @@ class _Fit:
                         **self.functions,
                     )
                     self.step += 1
-                    if self.folder.step():
+                    if self.folder.on_step(1):
                         raise Stopped("the training of the IL model was stopped")
                     if time.perf_counter() >= self.due:
                         self._save(_TRAINING)
