@@ -33,7 +33,7 @@ _RANDOM, _ALL = ("40", "20"), ("0", "40", "weak", "natural")
 
 
 class Situation(NamedTuple):
-    """What to do when, and the difference of two methods that says so, in some settings."""
+    """A thing to do, when, and the difference of two methods that says so, in some settings."""
 
     when: str
     do: str

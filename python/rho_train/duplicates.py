@@ -24,8 +24,8 @@ def find_duplicates(
     Args:
         dataset: read once, without augmentation. Texts count as they are: lower their case before.
         embeddings: floating point (n, d), one row an example, such as the features of a pretrained
-            encoder: examples that point the same way are duplicates too, and so are those of a
-            chain of such pairs. Takes n^2 d / 2 multiply-adds.
+            encoder: an example that points the same way as earlier ones is a duplicate of the first
+            of them, and of what that one is a duplicate of. Takes n^2 d / 2 multiply-adds.
         similarity: the lowest cosine of such a pair, in (0, 1].
 
     Raises:

@@ -147,7 +147,9 @@ def _as_positions(positions: Any) -> Tensor:
         ) from error
     if tensor.numel() == 0:
         return tensor.flatten()  # which the caller refuses
+    n = 0
     if not tensor.is_floating_point() and tensor.dtype != torch.bool:
         tensor = tensor.to(torch.int64)
-    check_ids("LargeBatchSampler", "positions", tensor, max(0, int(tensor.max())) + 1)
+        n = max(0, int(tensor.max())) + 1
+    check_ids("LargeBatchSampler", "positions", tensor, n)
     return tensor

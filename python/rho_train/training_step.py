@@ -65,10 +65,9 @@ def training_step(
 ) -> Trained:
     """Take one optimizer step on a batch of the model's device; `where` names the caller in errors.
 
-    The loss is the mean cross-entropy, that of `gce_losses(q=gce)`, or the mean of `(weights *
-    losses)`. With `loss_fn` and no
-    weights it is the mean over the examples that have a loss. Losses are computed in float32, in
-    float64 if the logits are. Nothing here waits for the device.
+    The loss is the mean of the cross-entropies, or of `gce_losses(q=gce)`, over the examples that
+    have a label, with `loss_fn` over those that have a loss; or the mean of `(weights * losses)`.
+    Losses are computed in float32, in float64 if the logits are. Nothing here waits for the device.
     """
     fields, logits = split(batch, where, needs_labels=loss_fn is None), None
     autocast: AbstractContextManager[object] = nullcontext()

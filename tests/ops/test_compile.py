@@ -214,7 +214,7 @@ DERIVATIVES: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], object]] =
 @pytest.mark.filterwarnings("ignore:`torch.jit.script.*` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("kind", DERIVATIVES)
 def test_derivatives_are_refused(kind: str, device: torch.device) -> None:
-    """As backward() refuses them, but not where nothing of the op is differentiated."""
+    """They are refused as by backward(), but not where nothing of the op is differentiated."""
     inputs = Case("derivatives", n=4, classes=3, id_dtype=None, bias=True).inputs(device)
     ops = {"score": score, "select": partial(select, k=2)}
     for (op, call), name in product(ops.items(), ("logits", "il", "bias")):

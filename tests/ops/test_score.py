@@ -116,7 +116,7 @@ def test_rows_that_rise_are_accurate(backend: Backend) -> None:
 @on("cpu")
 @pytest.mark.parametrize("classes", [16, 128, 511, 1024, 4096])
 def test_rows_of_equal_logits_are_accurate(classes: int, device: torch.device) -> None:
-    """If the terms of a sum are equal, the errors of adding them are too."""
+    """The errors of adding terms are equal if the terms are."""
     logits = torch.linspace(-3, 3, 2000, device=device)[:, None].repeat(1, classes)
     logits[:, 0] = 0.0
     labels = torch.zeros(len(logits), dtype=torch.int64, device=device)

@@ -448,6 +448,8 @@ def test_rare_classes_are_kept_by_an_il_of_zero() -> None:
         torch.testing.assert_close(store.keep_rare(below).il, wanted, equal_nan=True)
     torch.testing.assert_close(store.keep_rare(1).il, il, equal_nan=True)
     store.keep_rare().verify(data_set(labels))
+    none = ILStore.of(data_set(labels * 0 - 100), il)
+    torch.testing.assert_close(none.keep_rare().il, il, equal_nan=True)
     with pytest.raises(ValueError, match="keep_rare needs labels; make the store by ILStore.of"):
         store.replace(labels=None).keep_rare()
 

@@ -204,7 +204,7 @@ def test_unknown_or_bad_labels_are_refused(source: Any, labels: Any, message: st
 
 
 class Series:
-    """As of pandas: `series[i]` is the value at the label i of its index, not at position i."""
+    """A pandas column: `series[i]` is the value at the label i of its index, not at position i."""
 
     def __init__(self, values: Any) -> None:
         self.values = np.array(values)
@@ -221,7 +221,7 @@ class Series:
 
 
 class Column(Sequence[int]):
-    """As of Hugging Face datasets: rows are read one by one, or all by a slice."""
+    """A column of Hugging Face datasets: rows are read one by one, or all by a slice."""
 
     def __init__(self, values: list[int]) -> None:
         self.values = values
@@ -235,7 +235,7 @@ class Column(Sequence[int]):
 
 
 class Rows:
-    """As a data set of Hugging Face: rows by position, columns by name."""
+    """A data set of Hugging Face: rows by position, columns by name."""
 
     def __init__(self, layout: str | None = None, **columns: list[Any]) -> None:
         self.columns, self.format = columns, {"type": layout}

@@ -79,7 +79,7 @@ class Encoder(nn.Module):
 
 
 def padded(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """As a collator that knows nothing of ids."""
+    """Join examples as a collator that knows nothing of ids."""
     assert all(set(row) == {"input_ids", "label"} for row in rows)
     ids = pad_sequence([torch.tensor(row["input_ids"]) for row in rows], batch_first=True)
     labels = torch.tensor([row["label"] for row in rows])

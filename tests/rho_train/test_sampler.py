@@ -158,7 +158,7 @@ def test_batches_are_the_same_with_any_default_device() -> None:
         ([3, 4, 3, 1, 0], {}, ValueError, "positions must not repeat, got 1 repeats"),
         ([3, 4, -1, 1, 0], {}, IndexError, r"positions must lie in \[0, 5\), got -1"),
         (torch.ones(8, dtype=torch.bool), {}, TypeError, r"mask\.nonzero"),
-        (torch.rand(8), {}, TypeError, "positions must be an int64 tensor"),
+        (torch.full((8,), torch.nan), {}, TypeError, "positions must be an int64 tensor"),
         (torch.zeros(8, 1, dtype=torch.int64), {}, TypeError, r"tensor \(m,\), got .*\(8, 1\)"),
         ([("a", 0)], {}, TypeError, r"pass len\(dataset\)"),
     ],

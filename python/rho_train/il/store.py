@@ -178,7 +178,7 @@ class ILStore:
         if self.labels is None:
             raise ValueError("ILStore: keep_rare needs labels; make the store by ILStore.of")
         labels = self.labels.long()
-        counts = labels[labels >= 0].bincount()
+        counts = labels[labels >= 0].bincount(minlength=1)
         rare = (labels >= 0) & (counts[labels.clamp_min(0)] < below) & self.known
         return self.replace(il=self.il.masked_fill(rare, 0.0))
 

@@ -107,7 +107,7 @@ class Summary:
 
     @property
     def target_meaning(self) -> str:
-        """What the target is, in words; empty for one method."""
+        """The target in words; empty for one method."""
         best = f"the best {self.watched} accuracy of “{self.baseline['label']}” with the same seed"
         return "" if math.isnan(self.target) else f"{best} ({percent(self.target)}% on average)"
 

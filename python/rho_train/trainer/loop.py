@@ -128,7 +128,7 @@ class Trainer:
             the same one. None: the model's call.
         flags: known properties of all examples by id, such as `noisy`; records count them.
         il_seconds, costs, classes: seconds of the irreducible losses, counted cost of an example
-            (`rho_train.cost`) and names of the classes, for the records only.
+            (`rho_train.cost`) and names of the classes, for the records.
         show: returns what people see of the example with an id, a text or a tensor; None: what the
             model gets.
 

@@ -248,7 +248,7 @@ def test_ids_and_il_follow_their_examples(tmp_path: Path) -> None:
 
 
 def test_evaluates_data_with_ids_and_il(tmp_path: Path) -> None:
-    """As without, and the Selector does not see them."""
+    """They are as without, and the Selector does not see them."""
 
     def all_columns(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         names = ("il", "ids")
