@@ -36,7 +36,7 @@ def selected(device: str, steps: int, **settings: Any) -> Tensor:
     own, generator, found = model(device), torch.Generator().manual_seed(2), []
     selector = Selector(il=TABLE, k=SMALL, **settings)
     optimizer = torch.optim.AdamW(own.parameters(), lr=1e-3)
-    waits = "check_every" in settings or "compile" in str(settings)
+    waits = "check_every" in settings or settings.get("scoring", Scoring()).compile
     for step in range(steps):
         ids = torch.randperm(N, generator=generator)[:LARGE]
         batch = Batch(X[ids].to(device), Y[ids].to(device), ids.to(device))

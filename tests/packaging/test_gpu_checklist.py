@@ -6,6 +6,7 @@ import csv
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -113,11 +114,15 @@ def test_the_steps_of_the_op_on_the_cpu(
     assert ["FAILED: AssertionError" in line for line in shown] == [False, True, False]
 
 
-def test_no_prediction_beats_the_memory(module: Module) -> None:
-    model = module("model")
-    for n, classes, size in model.BEFORE:
-        memory = n * classes * size / model.BYTES_PER_SECOND * 1e6
-        assert model.select_us(n, classes, size, n // 10) > model.LAUNCH_US + memory
+def test_the_page_shows_what_the_model_predicts(module: Module) -> None:
+    model, page = module("model"), (BENCHMARKS / "README.md").read_text()
+    rows = re.findall(r"^\| (\d+) x (\d+) (\w+) \| (.*?) \| (.*?) \| (.*?) \|", page, re.MULTILINE)
+    assert rows
+    for rows_text, classes, dtype, *told in rows:
+        n = int(rows_text)
+        size = n, int(classes), getattr(torch, dtype).itemsize
+        us = model.rows_us(*size), model.top_k_us(*size, n // 10), model.select_us(*size, n // 10)
+        assert told == [f"{one:.1f}" if one < 10 else f"{one:,.0f}" for one in us], size
 
 
 def test_the_training_step_on_the_cpu(module: Module) -> None:
