@@ -17,10 +17,10 @@ struct RowSums {
   // Add a block without finding its maximum first. If the maximum is too far above `max`, change
   // nothing and return false.
   template <class T>
-  bool add_in_one_pass(const Logits<T, kReduction>& logits, bool has_label) {
+  bool add_in_one_pass(const Logits<T, kReduction>& logits, bool has_label, float most) {
     const float offset = offset_of(max);
     const float powers = reduce<float>(sum_above(logits, offset), kSum);
-    if (!(powers <= kLargestSum && is_correctable(offset))) {
+    if (!(powers <= most && is_correctable(offset))) {
       return false;
     }
     const auto of = [](float v) { return static_cast<double>(v); };
@@ -104,7 +104,7 @@ inline void reduce_long_rows(const RowBlock& rows, BlockStats& stats) {
       if constexpr (kReduction == kLogSumExp && std::is_same_v<Real, float>) {
         // If the sums are relative to another logit by now, the label needs no correction.
         const bool has_label = here && sums.max == load_logit(x + label);
-        if (one_pass && sums.add_in_one_pass(logits, has_label)) {
+        if (one_pass && sums.add_in_one_pass(logits, has_label, rows.most)) {
           continue;
         }
       }

@@ -179,15 +179,12 @@ struct LaneSums {
 // logit that is not far below the largest. The label's is known before the row is read, so no
 // maximum is needed, and each logit is loaded and converted once. One fused multiply-add gives
 //   u = x log2(e) - offset,  offset = label's logit * log2(e), rounded,
-// and 2^u is summed.
+// and 2^u is summed. Rows whose sum is above `most`, NaN or infinity are summed again, relative to
+// their maximum.
 template <Reduction kReduction, class Real>
 inline bool is_relative_to_label(const RowBlock& rows) {
   return kReduction == kLogSumExp && std::is_same_v<Real, float> && rows.smoothing == 0;
 }
-
-// The largest valid sum relative to the label's logit: that of a logit 64 above it. Rows with a
-// larger sum, NaN or infinity are summed again, relative to their maximum.
-constexpr float kLargestSum = 0x1p92f;
 
 #if defined(__FMA__) || defined(__aarch64__)
 template <class V>

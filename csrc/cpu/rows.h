@@ -36,6 +36,7 @@ struct RowBlock {
   const int64_t* labels;  // kRowsPerCall of them; a row with a negative label is skipped
   int64_t rows;
   double smoothing;  // label smoothing; if not 0, RowStats::distance is filled
+  float most;        // largest sum relative to the label's logit that is accurate enough
   ILPrefetch il_prefetch;
 };
 

@@ -26,6 +26,10 @@ constexpr Reduction reduction_of(Method method) {
   }
 }
 
+// Return the most that a row may sum relative to its label's logit (RowBlock::most). An exp of x
+// errs by a share of x: a loss is as large as that, while a logsumexp may be small.
+constexpr float most_of(Method method) { return method == Method::kLogSumExp ? 0x1p4f : 0x1p92f; }
+
 inline RowKernel row_kernel(ScalarType dtype, Method method) {
   const RowKernels& kernels = row_kernels();
   Reduction reduction = reduction_of(method);
@@ -117,7 +121,7 @@ void score_rows(const char* op, const ScoreArguments& in, const Emit& emit) {
         return;
       }
       kernel({data + before * element_bytes, all.stride, classes, before, label, rows,
-              in.label_smoothing,
+              in.label_smoothing, most_of(in.method),
               lookup.il_prefetch(base + rows, std::min(base + rows + kRowsPerCall, end), soon)},
              stats);
       score_block(base, rows, label, il, stats);

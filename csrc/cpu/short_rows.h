@@ -81,7 +81,7 @@ inline FloatVector load_each(const T* const* places) {
 // neighbour changes its bits.
 template <class T>
 inline void sum_relative_to_label(const T* const* starts, const T* const* labels, int64_t classes,
-                                  int64_t here, int64_t first, BlockStats& stats) {
+                                  int64_t here, int64_t first, float most, BlockStats& stats) {
   constexpr int kCount = kLanes<float>;
   FloatVector lanes[kCount];
   for (int64_t row = here; row < kCount; ++row) {
@@ -106,7 +106,7 @@ inline void sum_relative_to_label(const T* const* starts, const T* const* labels
   store(stats.max + first, wide(label));
   store(stats.sum + first, corrected_sum(wide(sums), wide(power), wide(label), wide(offset)));
   const FloatVector one = FloatVector{} + 1.0f;
-  const FloatVector bad = sums <= kLargestSum && is_correctable(offset) ? one - one : one;
+  const FloatVector bad = sums <= most && is_correctable(offset) ? one - one : one;
   if (reduce<float>(bad, kMax) == 0.0f) [[likely]] {
     return;
   }
@@ -143,7 +143,7 @@ inline void reduce_short_rows(const RowBlock& rows, BlockStats& stats) {
     }
     if constexpr (std::is_same_v<Real, float>) {
       if (is_relative_to_label<kReduction, Real>(rows)) {
-        sum_relative_to_label(starts, labels, rows.classes, here, first, stats);
+        sum_relative_to_label(starts, labels, rows.classes, here, first, rows.most, stats);
         continue;
       }
     }

@@ -104,6 +104,7 @@ def _scores(
     used = labels.masked_fill(ignored, 0)
     losses = torch.zeros_like(labels, dtype=torch.float32)
     total = losses.new_empty(len(labels) if logsumexp else 0)
+    method = "logsumexp" if logsumexp else "loss"
     order = torch.arange(len(labels), device=labels.device)
     if not logsumexp and labels.device.type == "cpu":
         order = order[~ignored]
@@ -112,7 +113,7 @@ def _scores(
         for rows in torch.split(order, head.rows):
             # Rows with an ignored label have a logsumexp too.
             sums, losses[rows] = rho_ext.score(
-                head.logits(rows), used[rows], None, method="logsumexp", ignore_index=_NO_LABEL
+                head.logits(rows), used[rows], None, method=method, ignore_index=_NO_LABEL
             )
             if logsumexp:
                 total[rows] = sums

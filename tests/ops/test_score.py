@@ -113,6 +113,23 @@ def test_rows_that_rise_are_accurate(backend: Backend) -> None:
         assert_accurate(score(logits, labels, None, method="loss").losses, plain, truth, 3000)
 
 
+def test_the_logsumexp_is_accurate_whatever_the_label(backend: Backend) -> None:
+    """The CPU sums relative to the label's logit, and may for a loss that is as far from it."""
+    generator = torch.Generator().manual_seed(0)
+    for dtype, classes in product(backend.dtypes, (16, 26, 1000, 5000)):
+        logits = torch.full((81, classes), -200.0)
+        logits[:, 0], logits[:, -1] = torch.rand(81, generator=generator), -torch.arange(81.0)
+        logits = logits.to(backend.device, dtype)
+        labels = torch.full((81,), classes - 1, device=backend.device)
+        got = score(logits, labels, None, method="logsumexp")
+        sums = [x.logsumexp(1) for x in (logits.float(), logits.double())]
+        losses = [
+            F.cross_entropy(x, labels, reduction="none") for x in (logits.float(), logits.double())
+        ]
+        assert_accurate(got.scores, *sums, classes)
+        assert_accurate(got.losses, *losses, classes)
+
+
 @on("cpu")
 @pytest.mark.parametrize("classes", [16, 128, 511, 1024, 4096])
 def test_rows_of_equal_logits_are_accurate(classes: int, device: torch.device) -> None:
