@@ -46,7 +46,8 @@ class use_il:
     As a call it holds for the rest of the process. As a context manager it holds inside: on exit
     the previous table is active again, unless a call inside has activated another one. One table
     is active for all threads; contexts must not overlap between threads. CUDA graphs read it where
-    it is, those of `torch.compile(mode="reduce-overhead")` too; a graph captured by hand keeps it.
+    it is, those of `torch.compile(mode="reduce-overhead")` too. A graph captured by hand goes on
+    reading the table of its capture, which must stay alive.
 
     Args:
         table: (N,) float32, float16 or bfloat16; row i is the irreducible loss of the example

@@ -9,8 +9,8 @@ namespace rho_ext {
 
 inline constexpr float kLog2E = 1.44269504f;
 
-// The sums beside exp(x - max), for kernels with kNeedsMoments. The methods rho, loss and neg_il
-// without label smoothing need none of them.
+// The sums beside exp(x - max), for kernels with kNeedsMoments. Of the methods, without label
+// smoothing, only grad_norm and entropy need them.
 struct ExtraSums {
   bool entropy;        // moment: sum of exp(x - max) * (max - x), else of exp(x - max)^2
   bool without_label;  // grad_norm: max, sum and moment exclude the label's logit

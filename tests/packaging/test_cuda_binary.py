@@ -17,7 +17,7 @@ from rho_ext import _library
 
 LIBRARY = _library._CUDA
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
-# kNeedsMoments = false: the methods rho, loss and neg_il without label smoothing.
+# kNeedsMoments = false: every method but grad_norm and entropy, without label smoothing.
 HOT = "ELb0EE"
 REGIMES = 2
 TYPES = 3

@@ -18,7 +18,7 @@ constexpr auto kBrain = FloatType::kBFloat16;
 
 const Shape kShapes[] = {
     {.rows = 1, .classes = 1, .k = 1},
-    {.rows = 2, .classes = 3, .k = 0, .method = Method::kLoss},
+    {.rows = 2, .classes = 3, .k = 0, .method = Method::kLogSumExp},
     {.rows = 100, .classes = 304, .k = 40, .type = kBrain, .offset = 1},
     {.rows = 70,
      .classes = 37,
