@@ -341,10 +341,6 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
             "what collate_fn returns must not have a key 'ids' already",
         ),
         (
-            lambda: data + IndexedDataset(Texts(), collate_fn=list),
-            "a and b of a . b have different collate_fn",
-        ),
-        (
             lambda: Trainer(*run, name="", selector=selector, forward=encoded),
             "forward= must be the same for the Trainer and for its Selector",
         ),
@@ -355,8 +351,6 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     ):
         with pytest.raises((ValueError, TypeError), match=message):
             call()
-    total = data + IndexedDataset(Texts())
-    assert total.collate(total.__getitems__([0, N]))["ids"].tolist() == [0, N]
 
 
 ROWS = [{"a": row, "target": row.sum()} for row in X]
