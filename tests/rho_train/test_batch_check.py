@@ -280,7 +280,7 @@ def test_no_graph_is_compiled_for_the_small_batch() -> None:
         sizes.append(len([one for one in inputs if one.ndim == 2 and one.shape[1] == F_IN][-1]))
         return graph.forward
 
-    model = torch.compile(linear(), backend=backend)
+    model = torch.compile(linear(), backend=backend, dynamic=False)
     Selector(il=IL, k=K)(model, BATCH)  # type: ignore[arg-type]
     assert sizes == [8]
 

@@ -357,7 +357,7 @@ def test_by_agreement_it_is_the_plain_loop(tmp_path: Path) -> None:
             *(bert(), arguments(tmp_path)),
             train_dataset=rows,
             agreement=True,
-            selector=Selector(k=1),
+            selector=Selector(k=1, method="loss"),
         )
 
 
