@@ -60,7 +60,7 @@ def build_info() -> dict[str, str | list[str]]:
     Raises:
         ValueError: `RHO_EXT_ISA` names an instruction set that cannot run here.
 
-    Example:
+    Examples:
         >>> import rho_ext
         >>> rho_ext.build_info()["torch_target"]
         '2.10'

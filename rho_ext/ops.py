@@ -57,7 +57,7 @@ class use_il:
         TypeError: the table is not a tensor.
         ValueError: the table is not 1-D, or its dtype is not one of the three.
 
-    Example:
+    Examples:
         >>> import torch, rho_ext
         >>> with rho_ext.use_il(torch.tensor([0.1, 2.0])):
         ...     logits, labels, ids = torch.zeros(2, 3), torch.tensor([0, 1]), torch.tensor([1, 0])
@@ -105,7 +105,7 @@ def workspace(device: torch.device | str) -> Tensor:
     Returns:
         (6208,) int32 zeros on the device.
 
-    Example:
+    Examples:
         >>> import rho_ext
         >>> rho_ext.workspace("cpu").dtype
         torch.int32
@@ -234,7 +234,7 @@ def select(
         RuntimeError: logits are on CUDA, and torch or this build of rho_ext has none; or logits,
             il or bias is being differentiated by `torch.func` or forward-mode AD.
 
-    Example:
+    Examples:
         >>> import torch, rho_ext
         >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
         >>> labels, ids = torch.tensor([0, 0, 1]), torch.tensor([7, 3, 5])
@@ -289,7 +289,7 @@ def score(
         Scores: `scores` (n,) float32, NaN for invalid rows and -inf for ignored ones; `losses`
         (n,) float32, the cross-entropy of every row.
 
-    Example:
+    Examples:
         >>> import torch, rho_ext
         >>> rho_ext.score(torch.zeros(1, 2), torch.tensor([0]), None, method="loss").scores
         tensor([0.6931])

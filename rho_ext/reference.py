@@ -30,7 +30,7 @@ def score(
 
     The formulas of `rho_ext.select`, in float32, or in float64 for float64 logits.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rho_ext import reference
         >>> reference.score(torch.zeros(1, 2), torch.tensor([0]), None, method="loss").scores
@@ -104,7 +104,7 @@ def select(
 ) -> Selection:
     """Return the k best rows: score descending, ties in favour of the lower row.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rho_ext import reference
         >>> logits, labels = torch.zeros(3, 2), torch.tensor([0, 1, -100])

@@ -68,7 +68,7 @@ class AgreementSampler(Sampler[list[int]]):
         ValueError: batch_size is larger than n, or no multiple of ranks times parts.
         RuntimeError: when iterated, `rescore` was left out, or `update` in two passes.
 
-    Example:
+    Examples:
         >>> from torch.utils.data import TensorDataset
         >>> from rho_train import IndexedDataset, loader
         >>> data = IndexedDataset(TensorDataset(torch.randn(64, 3), torch.arange(64) % 2))

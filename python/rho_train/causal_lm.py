@@ -128,7 +128,7 @@ class TokenSelector:
     `TokenSelection` at the tokens that predict them. `last` is the last one, without its graph. A
     ValueError or TypeError if an argument or the batch is not as described.
 
-    Example:
+    Examples:
         >>> selector = TokenSelector(ratio=0.6, il="il")
         >>> trainer = SelectionTrainer(model, args, train_dataset=data, selector=selector)
         ... # doctest: +SKIP

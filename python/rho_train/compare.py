@@ -123,7 +123,7 @@ def compare(
         JobsFailed: runs failed; raised when all others are done.
         Stopped: Ctrl-C or SIGTERM; call it again to go on.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> config = TrainConfig(steps=20, eval_every=10)
         >>> done = compare("letters", ["uniform", "loss"], [0], out=tempfile.mkdtemp(),

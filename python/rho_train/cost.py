@@ -49,7 +49,7 @@ class Costs:
     def spent(self, trained: int, scored: int) -> dict[str, float]:
         """Return the cost by part, from the examples that were trained on and scored.
 
-        Example:
+        Examples:
             >>> Costs(forward=10.0, training=25.0, il=500.0).spent(trained=8, scored=40)
             {'training': 200.0, 'scoring': 400.0, 'il': 500.0}
         """
@@ -79,7 +79,7 @@ def forward_cost(
     Raises:
         ValueError: the model cannot take the batch.
 
-    Example:
+    Examples:
         >>> from rho_train import Batch
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> batch = Batch(torch.zeros(5, 4), torch.zeros(5).long(), torch.arange(5))
@@ -100,7 +100,7 @@ def training_cost(model: nn.Module, batch: Any, *, forward: ForwardFunction | No
     cost no backward pass. Arguments and errors are those of `forward_cost`; the model, its
     gradients and the random state stay as they were.
 
-    Example:
+    Examples:
         >>> from rho_train import Batch
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> batch = Batch(torch.zeros(5, 4), torch.zeros(5).long(), torch.arange(5))
@@ -146,7 +146,7 @@ def selecting_steps(steps: int, warmup: int = 0, anneal: float = 0.0) -> int:
 def steps_within(budget: float, cost: Callable[[int], float]) -> int:
     """Return the most steps that cost at most the budget; `cost` of n steps must grow with n.
 
-    Example:
+    Examples:
         >>> steps_within(10.0, lambda steps: 1.0 + 2.0 * steps)
         4
     """

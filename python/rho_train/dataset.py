@@ -56,7 +56,7 @@ class IndexedDataset(Dataset[Any]):
             when they are read, are neither (x, y) pairs nor dicts.
         ValueError: `labels` do not match the data set.
 
-    Example:
+    Examples:
         >>> data = IndexedDataset(TensorDataset(torch.rand(4, 2), torch.tensor([0, 1, 1, 0])))
         >>> data[-1].ids
         3
@@ -189,7 +189,7 @@ def fingerprint(dataset: IndexedDataset) -> dict[str, str]:
 
     No example is loaded. Anything but an IndexedDataset is a TypeError.
 
-    Example:
+    Examples:
         >>> fingerprint(IndexedDataset([("a", 0), ("b", 1)], labels=[0, 1]))["n"]
         '2'
     """

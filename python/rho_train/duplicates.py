@@ -33,7 +33,7 @@ def find_duplicates(
         ValueError: `embeddings` have other rows or values that are not finite, or `similarity` is
             out of range.
 
-    Example:
+    Examples:
         >>> from torch.utils.data import Subset, TensorDataset
         >>> examples = TensorDataset(torch.tensor([[1.0], [2.0], [1.0]]), torch.tensor([0, 1, 1]))
         >>> first = find_duplicates(IndexedDataset(examples))

@@ -37,7 +37,7 @@ def atomic_write(
         OSError: the file cannot be written, or the path is a folder, a device, a FIFO or a socket;
             what was there is untouched, no other file is left.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> atomic_write(folder / "summary.json", "{}")

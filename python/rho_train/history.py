@@ -15,7 +15,7 @@ class History:
     (n,) in nats, of the last scoring, NaN before it; `step` int32 (n,), the selection of that
     scoring, -1 before it.
 
-    Example:
+    Examples:
         >>> from rho_train import Batch, Selector
         >>> selector = Selector(k=1, method="loss", history=History(9))
         >>> batch = Batch(torch.eye(2), torch.zeros(2).long(), torch.tensor([7, 5]))

@@ -247,7 +247,7 @@ def linear_cross_entropy(
         RuntimeError: backward with create_graph=True.
         IndexError: a label is out of range (on the CPU; on CUDA the loss is NaN).
 
-    Example:
+    Examples:
         >>> hidden, weight = torch.eye(3), torch.eye(3, requires_grad=True)
         >>> loss, selection = linear_cross_entropy(
         ...     hidden, weight, torch.tensor([0, 2, -100]), ratio=0.5
@@ -294,7 +294,7 @@ def linear_score(
         LinearScores: `losses` (...) float32 in nats, 0 where the label is ignored; `log_p`, their
         negative; `logsumexp` (...) float32 or None.
 
-    Example:
+    Examples:
         >>> scores = linear_score(torch.zeros(2, 3), torch.ones(4, 3), torch.tensor([1, -100]))
         >>> scores.log_p
         tensor([-1.3863, -0.0000])

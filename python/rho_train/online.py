@@ -23,7 +23,7 @@ class OnlineModel:
     Its BatchNorm statistics change in its own steps alone. It is trained in place, on the device of
     the batches; the paper's rate is a hundredth of the target's.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rho_train import Batch, Selector
         >>> online = OnlineModel(nn.Linear(2, 2))

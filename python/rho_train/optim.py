@@ -31,7 +31,7 @@ def subnormals_flushed() -> Iterator[None]:
     hundred cycles each: on a Xeon a step of an MLP took twice as long from step 800 on. torch's own
     threads inherit the mode when they start.
 
-    Example:
+    Examples:
         >>> with subnormals_flushed():
         ...     torch.tensor(2e-38) / 4
         tensor(0.)

@@ -149,7 +149,7 @@ def plan(
         TypeError: `dataset` is not an IndexedDataset.
         ValueError: a number is out of range, or the model cannot take a batch.
 
-    Example:
+    Examples:
         >>> from torch.utils.data import TensorDataset
         >>> x, y = torch.randn(64, 2), torch.arange(64) % 2
         >>> data = IndexedDataset(TensorDataset(x, y))

@@ -53,7 +53,7 @@ def recommend(
         duplicates: share of the examples whose inputs occurred before.
         rarest: see `rarest_class`.
 
-    Example:
+    Examples:
         >>> print(recommend(wrong=0.02))
         Recommended: --method uniform --train.schedule cosine --train.label_smoothing 0.3
         Why: 2 % of the labels look wrong, too few for selection to pay

@@ -19,7 +19,7 @@ def to_line(values: Mapping[str, Any]) -> str:
         ValueError: a number is NaN or infinite, which JSON has not.
         TypeError: JSON has no form for a value.
 
-    Example:
+    Examples:
         >>> to_line({"step": 5, "loss": 0.25})
         '{"step": 5, "loss": 0.25, "crc32": "ce956f7f"}\n'
     """
@@ -33,7 +33,7 @@ def from_line(line: bytes, place: object) -> dict[str, Any]:
     Raises:
         ValueError: any bit of the line, its newline included, is another one; `place` is named.
 
-    Example:
+    Examples:
         >>> line = to_line({"step": 5, "loss": 0.25}).encode()
         >>> from_line(line, "metrics.jsonl, line 1")
         {'step': 5, 'loss': 0.25}

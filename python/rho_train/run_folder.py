@@ -28,7 +28,7 @@ class RunFolder:
     Raises:
         OSError: the folder cannot be made or written.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> folder = RunFolder(tempfile.mkdtemp(), where="example", identity={"seed": 3})
         >>> folder.save("half.pt", {"step": 5})

@@ -38,7 +38,7 @@ class LargeBatchSampler(Sampler[list[int]]):
     Raises:
         TypeError, ValueError: an argument is not as described.
 
-    Example:
+    Examples:
         >>> stream = iter(LargeBatchSampler(10, 4, seed=0))
         >>> first, second = next(stream), next(stream)
         >>> second == next(iter(LargeBatchSampler(10, 4, seed=0, start=1)))
@@ -117,7 +117,7 @@ def loader(
     The batches and their random transforms do not depend on `workers`, and the global generators
     stay as they are. Anything but an IndexedDataset is a TypeError.
 
-    Example:
+    Examples:
         >>> data = IndexedDataset([(float(i), 0) for i in range(8)], labels=[0] * 8)
         >>> len(next(iter(loader(data, LargeBatchSampler(8, 4, seed=0)))).ids)
         4

@@ -46,7 +46,7 @@ class Scoring:
         train_mode: score in training mode, as the paper's code does: dropout is on, and BatchNorm
             normalises with the statistics of the large batch and learns them.
 
-    Example:
+    Examples:
         >>> Scoring(micro_batch=64).whole, Scoring(bf16=True).whole
         (False, True)
     """

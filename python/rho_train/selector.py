@@ -96,7 +96,7 @@ class Selector:
     Raises:
         TypeError, ValueError: an argument is not as described.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rho_train import Batch
         >>> selector = Selector(il=torch.zeros(4), k=1)
@@ -164,7 +164,7 @@ class Selector:
         The counters and seconds, and of the last selection the mean losses of the large batch and
         of its selected examples, NaN where nothing was scored. Reads the device.
 
-        Example:
+        Examples:
             >>> selector = Selector(method="loss", ratio=0.5)
             >>> selector.metrics()["selection/steps"]  # writer.add_scalar(name, value, step)
             0.0

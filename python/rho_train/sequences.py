@@ -32,7 +32,7 @@ def sequence_losses(
     Raises:
         ValueError, IndexError: the shapes do not fit; a label is out of range (on the CPU).
 
-    Example:
+    Examples:
         >>> logits = torch.zeros(2, 3, 5)
         >>> sequence_losses(logits, torch.tensor([[1, 4, -100], [-100, -100, -100]]))
         tensor([1.6094,    nan])

@@ -140,7 +140,7 @@ def token_losses(
     Returns:
         float32 (B, T) in nats, 0 where there is no label; with `shift` also for the first token.
 
-    Example:
+    Examples:
         >>> token_losses(torch.zeros(1, 3, 5), torch.tensor([[1, 4, -100]]), shift=True)
         tensor([[0.0000, 1.6094, 0.0000]])
     """
@@ -188,7 +188,7 @@ def select_tokens(
             (0, 1].
         IndexError: a label is out of range (on the CPU; on CUDA the loss is NaN).
 
-    Example:
+    Examples:
         >>> labels, il = torch.tensor([[1, 0, 3, -100]]), torch.tensor([[0.1, 1.9, 0.2, 0.0]])
         >>> select_tokens(torch.zeros(1, 4, 5), labels, il=il, ratio=0.6).mask
         tensor([[ True, False,  True, False]])

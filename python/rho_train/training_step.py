@@ -38,7 +38,7 @@ def gce_losses(logits: Tensor, labels: Tensor, q: float = 0.3) -> Tensor:
     Returns:
         Losses (n,), in float32, or in float64 if the logits are. ValueError: q is out of range.
 
-    Example:
+    Examples:
         >>> gce_losses(torch.zeros(1, 2), torch.tensor([0]), q=1.0)
         tensor([0.5000])
     """

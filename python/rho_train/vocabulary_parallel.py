@@ -35,7 +35,7 @@ def vocabulary_parallel_score(
         ValueError: the DTensor is not sharded by its classes, or as of `rho_ext.score`.
         IndexError: a label is out of range (on the CPU; on CUDA its loss is NaN).
 
-    Example:
+    Examples:
         >>> def loss_fn(model, batch):
         ...     return vocabulary_parallel_score(model(batch.x), batch.y).losses
     """

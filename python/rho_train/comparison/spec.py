@@ -56,7 +56,7 @@ class Variant:
     Raises:
         ValueError: an argument is out of range, or two exclude each other.
 
-    Example:
+    Examples:
         >>> Variant("slow", method="rho", il="crossfit", overrides={"train.lr": 1e-4}).label
         'slow'
     """

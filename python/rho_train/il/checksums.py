@@ -42,7 +42,7 @@ def input_checksums(dataset: IndexedDataset) -> InputChecksums:
     their type alone. Where the data set shows no classes, labels count too. There are no checksums
     of a data set that augments. Anything but an IndexedDataset is a TypeError.
 
-    Example:
+    Examples:
         >>> data = IndexedDataset([(0.5, 0), (0.7, 1)], labels=[0, 1])
         >>> [found.id for found in input_checksums(data)]
         [0, 1]

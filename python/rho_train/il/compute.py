@@ -69,7 +69,7 @@ def holdout_il(
         OSError: the folder cannot be written.
         Stopped: `on_step` asked for it; without a folder the work is lost.
 
-    Example:
+    Examples:
         >>> from torch.utils.data import TensorDataset
         >>> data = IndexedDataset(TensorDataset(torch.rand(40, 2), torch.arange(40) % 2))
         >>> make = lambda seed: nn.Linear(2, 2)
@@ -121,7 +121,7 @@ def crossfit_il(
     with `fold` f in the store. Examples with the same number in `groups`, int64 (n,), are in one
     fold, as copies of an example must be. Other arguments and errors are as in `holdout_il`.
 
-    Example:
+    Examples:
         >>> from torch.utils.data import TensorDataset
         >>> data = IndexedDataset(TensorDataset(torch.rand(40, 2), torch.arange(40) % 2))
         >>> make = lambda seed: nn.Linear(2, 2)
@@ -166,7 +166,7 @@ def pretrained_il(
     (Deng et al. 2023, table 7). Arguments and errors are those of `score_examples`, and a
     ValueError if `dataset` augments.
 
-    Example:
+    Examples:
         >>> from torch.utils.data import TensorDataset
         >>> data = IndexedDataset(TensorDataset(torch.zeros(3, 2), torch.tensor([0, 1, 1])))
         >>> pretrained_il(nn.Linear(2, 2, bias=False), data).il

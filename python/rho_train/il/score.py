@@ -61,7 +61,7 @@ def score_examples(
             an example, or the folder holds other losses.
         OSError, Stopped: as in `holdout_il`.
 
-    Example:
+    Examples:
         >>> from torch.utils.data import TensorDataset
         >>> data = IndexedDataset(TensorDataset(torch.zeros(3, 2), torch.tensor([0, 1, -100])))
         >>> score_examples(nn.Linear(2, 1, bias=False), data, torch.tensor([0, 2]))

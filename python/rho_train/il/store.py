@@ -43,7 +43,7 @@ class ILStore:
     Raises:
         ValueError: wrong shapes, dtypes or devices, or a fingerprint of other data.
 
-    Example:
+    Examples:
         >>> data = IndexedDataset([(0.5, 0), (0.7, 1)], labels=[0, 1])
         >>> store = ILStore.of(data, torch.tensor([0.3, float("nan")]))
         >>> store.verify(data)
@@ -147,7 +147,7 @@ class ILStore:
         A filter before training; of equal losses the lower ids come first. `share` is in (0, 1], of
         `ids`, int64 (n,), which all must have an IL; None: of all that have one.
 
-        Example:
+        Examples:
             >>> data = {"n": "4", "labels": "", "ids": "position"}
             >>> ILStore(torch.tensor([0.5, 0.1, torch.nan, 0.3]), data).lowest(0.67)
             tensor([1, 3])
@@ -170,7 +170,7 @@ class ILStore:
         An IL model hardly learns a class of few examples. Its loss there is high and not
         irreducible, and RHO-LOSS would leave the class. ValueError if the store has no labels.
 
-        Example:
+        Examples:
             >>> data = IndexedDataset([(0.5, 0), (0.7, 1), (0.6, 1)], labels=[0, 1, 1])
             >>> ILStore.of(data, torch.tensor([3.0, 0.3, 0.4])).keep_rare(below=2).il
             tensor([0.0000, 0.3000, 0.4000])
@@ -191,7 +191,7 @@ class ILStore:
 
         Does nothing if the store knows no labels, or `labels` are no integers, one an id.
 
-        Example:
+        Examples:
             >>> data = IndexedDataset([(0.5, 0), (0.7, 1)], labels=[0, 1])
             >>> store = ILStore.of(data, torch.tensor([0.3, 0.4]))
             >>> store.check_labels(torch.tensor([1]), torch.tensor([1]))

@@ -86,7 +86,7 @@ class ILRecipe:
     def finetune(cls, **changes: Any) -> ILRecipe:
         """Return what fine-tuning of a pretrained encoder uses, with some `changes`.
 
-        Example:
+        Examples:
             >>> ILRecipe.finetune(epochs=2).lr
             3e-05
         """

@@ -56,7 +56,7 @@ class EveryRank:
 
     All ranks call `state_dict` together.
 
-    Example:
+    Examples:
         >>> state = EveryRank(Selector(method="loss", ratio=0.1))
         >>> state.load_state_dict(state.state_dict())  # or register_for_checkpointing(state)
     """

@@ -34,7 +34,7 @@ class SelectionCallback(Callback):
     `lightning.Trainer(use_distributed_sampler=False)`. `fit` raises a ValueError for ranks with
     uneven batches, and for weights where the module optimises manually or returns no loss.
 
-    Example:
+    Examples:
         >>> callback = SelectionCallback(Selector(method="loss", ratio=0.25))
         >>> trainer = lightning.Trainer(callbacks=[callback])  # doctest: +SKIP
     """

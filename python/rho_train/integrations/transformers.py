@@ -212,7 +212,7 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
 class SelectionTrainer(SelectionMixin, Trainer):
     """`transformers.Trainer` with `selector=`; see `SelectionMixin`.
 
-    Example:
+    Examples:
         >>> selector = Selector(il="il", ratio=0.25)
         >>> trainer = SelectionTrainer(model, args, train_dataset=data, selector=selector)
         ... # doctest: +SKIP

@@ -45,7 +45,7 @@ def uniform(context: ScoringContext) -> Selected:
 
     No forward pass is made, so no losses are known.
 
-    Example:
+    Examples:
         >>> from rho_train import Batch, Selector
         >>> batch = Batch(torch.zeros(4, 2), torch.zeros(4).long(), torch.arange(4))
         >>> Selector(k=4, method="uniform")(torch.nn.Identity(), batch).ids
@@ -73,7 +73,7 @@ class Boltzmann:
         score: one of the fused five.
         temperature: T >= 0; 0 is the top k itself.
 
-    Example:
+    Examples:
         >>> from rho_train import Batch, Selector
         >>> selector = Selector(k=1, method=Boltzmann("loss", temperature=0.0))
         >>> batch = Batch(torch.tensor([[0.0], [0.0]]), torch.tensor([0, 0]), torch.tensor([5, 6]))
@@ -114,7 +114,7 @@ class Reducr:
     loss of class c in the large batch (in the paper: in a holdout set), for a class without
     examples the mean of the others. The weights begin equal and sum to one; lr >= 0.
 
-    Example:
+    Examples:
         >>> from rho_train import Batch, Selector
         >>> method = Reducr(lr=math.log(4))
         >>> selector = Selector(il=torch.zeros(2), k=1, method=method)

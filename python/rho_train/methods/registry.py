@@ -37,7 +37,7 @@ def register(
         ValueError: the name is taken by another method or is no name, or a need is unknown.
             Defining the same function again, as in a notebook, replaces it.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rho_train import Batch, Selector
         >>> @register("margin")

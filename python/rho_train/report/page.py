@@ -23,7 +23,7 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
         ValueError: see `read_experiment`.
         OSError: `out` cannot be written.
 
-    Example:
+    Examples:
         >>> write_report(Path("runs/demo"))  # doctest: +SKIP
         PosixPath('runs/demo/report.html')
     """

@@ -70,7 +70,7 @@ def read_experiment(out: Path) -> Experiment:
         ValueError: a file is missing or damaged, with its name and the fix; no run is finished.
         OSError: a file cannot be opened.
 
-    Example:
+    Examples:
         >>> read_experiment(Path("nowhere"))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...

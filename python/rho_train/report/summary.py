@@ -162,7 +162,7 @@ class Summary:
 def percent(mean: float, error: float = math.nan) -> str:
     """Return a mean with its standard error, in percent.
 
-    Example:
+    Examples:
         >>> percent(0.8125, 0.004), percent(0.8125), percent(math.nan)
         ('81.2 ± 0.4', '81.2', '-')
     """
@@ -186,7 +186,7 @@ def _cell(head: str, name: str, row: Mapping[str, Any]) -> str:
 def summarize(experiment: Experiment) -> Summary:
     """Summarise the finished runs; every comparison with the baseline is made seed by seed.
 
-    Example:
+    Examples:
         >>> summary = summarize(read_experiment(out))  # doctest: +SKIP
         >>> summary.baseline["accuracy"]  # doctest: +SKIP
     """

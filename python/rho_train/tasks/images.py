@@ -93,7 +93,7 @@ class ImageFiles(Sequence[Tensor]):
     transparent. A tensor of rows gives the files of these rows. A file that is no readable image is
     a ValueError.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from PIL import Image
         >>> path = Path(tempfile.mkdtemp()) / "red.png"

@@ -28,7 +28,7 @@ def mlp(
 ) -> nn.Sequential:
     """Build a multilayer perceptron with ReLU and dropout, x (n, inputs) to logits (n, classes).
 
-    Example:
+    Examples:
         >>> mlp(16, [256, 256], 26, seed=0)(torch.zeros(2, 16)).shape
         torch.Size([2, 26])
     """
@@ -51,7 +51,7 @@ def cnn(
 
     A 3x3 convolution, ReLU and 2x2 maximum for each width but the last, that of a hidden layer.
 
-    Example:
+    Examples:
         >>> cnn((1, 28, 28), 10, seed=0)(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape
         torch.Size([2, 10])
     """
@@ -79,7 +79,7 @@ def embedding_bag(
 
     The mean embedding of the first width, without padding (id 0), then layers of the others.
 
-    Example:
+    Examples:
         >>> embedding_bag(1000, 3, seed=0)(torch.tensor([[5, 7, 0], [9, 0, 0]])).shape
         torch.Size([2, 3])
     """

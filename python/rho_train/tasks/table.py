@@ -46,7 +46,7 @@ def table(
         ValueError: it is no .npz file of plain arrays, lacks one, has features that are no finite
             numbers or labels that are no class indices, or `test` leaves no row.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "mine.npz"
         >>> np.savez(path, features=np.random.rand(10, 3), labels=np.arange(10) % 2)
@@ -139,7 +139,7 @@ def letters(
             true one included, as in the paper's code.
         hidden, dropout, il_hidden: of the MLP, see `table`.
 
-    Example:
+    Examples:
         >>> task = letters(seed=0, noise=0.1)
         >>> len(task.train), len(task.test), int(task.flags["noisy"].sum())
         (14668, 4000, 1411)

@@ -56,7 +56,7 @@ class Task:
         ValueError: a data set is not map-style; labels, groups or flags do not have one value an
             example; `make_model` is no function of a seed; `forward` and `loss_fn` are given.
 
-    Example:
+    Examples:
         >>> import torch
         >>> x, y = torch.randn(40, 3), torch.arange(40) % 2
         >>> task = Task(name="random", train=TensorDataset(x, y), test=TensorDataset(x, y),
@@ -175,7 +175,7 @@ def load_task(source: TaskSource, options: Mapping[str, Any] | None = None, seed
 
     `seed` is for its own noise or split, if it takes one. A ValueError says what does not fit.
 
-    Example:
+    Examples:
         >>> load_task("letters", {"noise": 0.1}, seed=3).name
         'Letter Recognition'
     """

@@ -82,7 +82,7 @@ def text(
         ValueError: it is of another kind or encoding, damaged, lacks a column, has a row without
             text or label, or `test` leaves no row; the message names the line and the fix.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "mine.csv"
         >>> _ = path.write_text("text,label\\nfine,1\\nbad,0\\nfine,1\\n")

@@ -63,7 +63,7 @@ class TrainConfig:
     Raises:
         TypeError, ValueError: a setting has another type, or is out of range.
 
-    Example:
+    Examples:
         >>> TrainConfig(steps=100, large_batch=64, batch=16).lr
         0.001
     """
@@ -139,7 +139,7 @@ class Trainer:
         RuntimeError: not all ranks of the process group make a Trainer.
         OSError: the folder cannot be written.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from torch.utils.data import TensorDataset
         >>> from rho_train import IndexedDataset, Selector, TrainConfig
