@@ -80,8 +80,10 @@ def stages(n: int) -> dict[tuple[str, int], Callable[..., Any]]:
     def selecting(k: int) -> Callable[..., Any]:
         return lambda x, y, ids, table: rho_ext.select(x, y, ids, k, il=table)
 
-    scoring = lambda x, y, ids, table: rho_ext.score(x, y, ids, il=table)  # noqa: E731
-    return {("score", 0): scoring, **{("select", k): selecting(k) for k in (1, max(2, n // 10))}}
+    return {
+        ("score", 0): lambda x, y, ids, table: rho_ext.score(x, y, ids, il=table),
+        **{("select", k): selecting(k) for k in (1, max(2, n // 10))},
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
