@@ -317,6 +317,14 @@ def test_what_cannot_be_is_refused() -> None:
             wrong.update(ids, torch.zeros(len(ids), 3), sent_labels[: len(ids)])
         with pytest.raises(error, match=message):
             wrong.state_dict()
+    for late in (False, True):  # in range, but never drawn, or entered before
+        wrong = made(ids_or_n=torch.arange(4, 12))
+        first = torch.tensor(next(iter(wrong)))
+        wrong.update(first, good, labels)
+        wrong.state_dict()
+        wrong.update(first if late else torch.arange(4), good, labels)
+        with pytest.raises(ValueError, match="4 ids were not drawn"):
+            wrong.state_dict()
 
     others = (made(ids_or_n=9), made(steps=99), made(seed=1), made(batch_size=2))
     for other in (*others, made(ids_or_n=torch.arange(8)), made(rescoring_cost=0.3)):
