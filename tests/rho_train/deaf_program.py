@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -13,12 +14,17 @@ from rho_train.comparison.runner import Job, run_jobs
 from rho_train.progress import stop_signals
 
 
+def say(line: bytes) -> None:
+    """Write a line at once: two processes print, and unbuffered `print` writes its end apart."""
+    os.write(1, line)
+
+
 class Bar(tqdm):  # type: ignore[type-arg]
     """Says when a step was made."""
 
     def update(self, n: float | None = 1) -> bool | None:
         if n:
-            print("step", flush=True)
+            say(b"step\n")
         return None
 
 
@@ -27,7 +33,7 @@ def deaf(on_step: Callable[[int], bool]) -> None:
     while True:
         if on_step(50) and not told:
             told = True
-            print("stopping", flush=True)
+            say(b"stopping\n")
         time.sleep(0.01)
 
 
