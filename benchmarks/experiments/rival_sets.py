@@ -28,12 +28,10 @@ class Setting(NamedTuple):
 
     set: str
     noise: str
-    seeds: int = 3
 
 
 SETTINGS = (
-    Setting("letters", "40", seeds=5),
-    *(Setting(name, "40") for name in ("ocr", "fashion")),
+    *(Setting(name, "40") for name in ("letters", "ocr", "fashion")),
     Setting("tweets", "natural"),
     *(Setting(name, noise) for noise in ("0", "weak") for name in ("letters", "ocr", "fashion")),
     *(Setting(name, "40") for name in ("web", "web, distinct")),

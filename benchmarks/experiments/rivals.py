@@ -6,9 +6,9 @@ python benchmarks/experiments/rivals.py --draw
 A forward pass of an example costs 1 and a backward pass 2; IL models, scoring and re-scoring count.
 A budget of b passes is 3 * b * n. Every method has a learning rate of its own, and a filter its
 share: those with the best accuracy after 8 passes on validation examples, whose labels are as wrong
-as those of the others, with other seeds. A best rate at the edge of the grid widens the grid.
-`rates.csv` has a row for each candidate. A row of `runs.csv` is one run of five or three seeds side
-by side, with accuracies in % by seed. Rows that are there stay: a stopped run goes on.
+as those of the others, with another seed. A best rate at the edge of the grid widens the grid.
+`rates.csv` has a row for each candidate. A row of `runs.csv` is one run of five seeds side by side,
+with accuracies in % by seed. Rows that are there stay: a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -90,15 +90,14 @@ class Comparison:
 
     def __init__(self, setting: Setting, folder: Path, out: Path, origin: dict[str, str]) -> None:
         self.setting, self.origin = setting, origin
-        self.seeds = SEEDS[: setting.seeds]
-        self.data = {seeds: load(setting, seeds, folder) for seeds in (self.seeds, TUNING_SEEDS)}
+        self.data = {seeds: load(setting, seeds, folder) for seeds in (SEEDS, TUNING_SEEDS)}
         self.tried = Table(out / "rates.csv", TRIED, 6)
         self.done = Table(out / "runs.csv", COLUMNS, 4)
         self._il: dict[tuple[Any, ...], tuple[Tensor, float]] = {}
 
     def budget(self, passes: int) -> float:
         """Return the cost of passes over the data."""
-        return 3.0 * passes * self.data[self.seeds].unit
+        return 3.0 * passes * self.data[SEEDS].unit
 
     def il(
         self, method: Method, seeds: tuple[int, ...], passes: int
@@ -192,14 +191,14 @@ class Comparison:
             return
         share, lr = self.tune(method)
         began = time.process_time()
-        il, il_cost = self.il(method, self.seeds, passes)
+        il, il_cost = self.il(method, SEEDS, passes)
         if method.il == "included":
             began = time.process_time()
-        data, n = self.data[self.seeds], len(self.seeds)
+        data, n = self.data[SEEDS], len(SEEDS)
         found = train(
             method,
             data,
-            self.seeds,
+            SEEDS,
             [lr] * n,
             self.budget(passes) - (il_cost if method.il == "included" else 0),
             shares=[share] * n,
@@ -210,9 +209,7 @@ class Comparison:
         classes = F.one_hot(data.test_y).float()
         by_class = right @ classes / classes.sum(0)
         unit = 3.0 * data.unit
-        row = dict(
-            zip(COLUMNS, (*key, f"{self.seeds[0]}-{self.seeds[-1]}", f"{lr:g}"), strict=False)
-        )
+        row = dict(zip(COLUMNS, (*key, f"{SEEDS[0]}-{SEEDS[-1]}", f"{lr:g}"), strict=False))
         row |= {
             "share": f"{share:g}",
             "test": percent(right.mean(1)),
