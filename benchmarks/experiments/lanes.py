@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -16,20 +16,21 @@ from torch.utils.data import TensorDataset
 import rho_ext
 from experiments.robust import EarlyLearning, infobatch
 from rho_train import AgreementSampler, IndexedDataset, gce_losses, loader
+from rho_train.tasks import mlp
 
 BATCH, LARGE_BATCH = 64, 192
 HIDDEN = (128, 128)
 
 
 class Lanes:
-    """MLPs of one shape, each with its own weights, order and rate; torch's AdamW trains them.
+    """Copies of MLPs of one shape, each with its own order and rate; torch's AdamW trains them.
 
     `models` are ordinary modules over the same storage. A lane learns what it would alone, up to
     the rounding of a batched matrix product.
     """
 
-    def __init__(self, sizes: Sequence[int], seeds: Sequence[int]) -> None:
-        self.models = [_mlp(sizes, seed) for seed in seeds]
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        self.models = [copy.deepcopy(model) for model in models]
         rows = torch.stack([nn.utils.parameters_to_vector(m.parameters()) for m in self.models])
         rows, grads = rows.detach(), torch.zeros_like(rows)
         self._weights: list[Tensor] = []
@@ -43,10 +44,14 @@ class Lanes:
                 part.data = lane
             self._weights.append(weight)
             begin = columns.stop
-        groups = [row.requires_grad_() for row in rows.unbind()]
-        for row, grad in zip(groups, grads, strict=True):
+        self._rows = [row.requires_grad_() for row in rows.unbind()]
+        for row, grad in zip(self._rows, grads, strict=True):
             row.grad = grad
-        self._optimizer = torch.optim.AdamW([{"params": [row]} for row in groups], fused=True)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the moments of AdamW, as a new optimizer."""
+        self._optimizer = torch.optim.AdamW([{"params": [row]} for row in self._rows], fused=True)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the logits (lanes, m, C) of x (lanes, m, d)."""
@@ -63,13 +68,6 @@ class Lanes:
         for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         self._optimizer.step()
-
-
-def _mlp(sizes: Sequence[int], seed: int) -> nn.Sequential:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        layers = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.ReLU())]
-    return nn.Sequential(*layers[:-1])
 
 
 class Data(NamedTuple):
@@ -149,7 +147,7 @@ def train(
     count, n = data.y.shape
     lane = torch.arange(count).unsqueeze(1)
     classes = int(data.test_y.max()) + 1
-    lanes = Lanes((data.x.shape[1], *HIDDEN, classes), seeds)
+    lanes = Lanes([mlp(data.x.shape[1], HIDDEN, classes, seed=seed) for seed in seeds])
     cost, late, wrong = [0] * count, torch.zeros(count), torch.zeros(count)
     last, weights = torch.full((count, n), math.inf), torch.ones(count, n)
     elr = EarlyLearning(count * n, classes) if method.loss == "elr" else None

@@ -10,7 +10,7 @@ sizes in the pool that fall exponentially to a fiftieth; the curated ones are eq
 A budget is a number of uniform steps on 32 examples; everything is counted (`rho_train.cost`), also
 the IL model, scoring the pool by it, and tuning on the curated set. Every method has the rate, and
 then the shares, that are best on 400 other examples of the curated kind, with a seed of its own and
-the first of the budgets. Runs of a method are trained at once, as a stack; what is drawn for a run
+the first of the budgets. Runs of a method are trained at once, in lanes; what is drawn for a run
 depends on its seed alone.
 
 Stated before the final runs, from the seeds 101 to 103: of "Letters, unequal" with 400 curated
@@ -44,10 +44,10 @@ from torch.utils.data import TensorDataset
 sys.path.insert(0, f"{Path(__file__).parents[1]}")
 
 import rho_ext
+from experiments.lanes import Lanes
 from experiments.noise import label_noise
 from experiments.rng import generator
 from experiments.small_sets import Runs, load
-from experiments.stacked import Stack
 from rho_train import Batch, ILRecipe, IndexedDataset, holdout_il
 from rho_train.cost import forward_cost, training_cost
 from rho_train.tasks import mlp
@@ -197,15 +197,16 @@ def il_of(name: str, curated: int, seed: int, folder: Path) -> Scores:
 def classifier_of(name: str, curated: int, seed: int, folder: Path) -> Scores:
     """Return how unlike the curated inputs those of the pool are, by a small classifier."""
     data, steps = data_of(name, seed, folder), 300
-    model = mlp(data.x.shape[1], SMALL, 2, seed=seed)
-    stack, y = Stack([model]), torch.arange(BATCH)[None] // 16
+    lanes, y = Lanes([mlp(data.x.shape[1], SMALL, 2, seed=seed)]), torch.arange(BATCH) // 16
     sources = data.curated[0][:curated], data.x
     batches = [_stream(len(x), 16, seed) for x in sources]
     for step in range(steps):
         x = torch.cat([x[next(ids)] for x, ids in zip(sources, batches, strict=True)])
-        stack.train_step(x[None], y, 0.003 * _decay(torch.tensor([step / steps])))
+        lr = 0.003 * _decay(torch.tensor([step / steps]))
+        lanes.step(F.cross_entropy(lanes(x[None])[0], y), lr.tolist())
+    (model,) = lanes.models
     with torch.no_grad():
-        values = stack(data.x[None])[0].softmax(1)[:, 1]
+        values = model(data.x).softmax(1)[:, 1]
     forward, training = costs(data.x.shape[1], *SMALL, 2)
     return Scores(model, values, forward * len(values) + training * steps * BATCH)
 
@@ -213,6 +214,12 @@ def classifier_of(name: str, curated: int, seed: int, folder: Path) -> Scores:
 def _decay(progress: Tensor) -> Tensor:
     """Return half a cosine from 1 to 0."""
     return 0.5 * (1 + (math.pi * progress).cos())
+
+
+def _step(lanes: Lanes, x: Tensor, y: Tensor, rates: Tensor) -> None:
+    """Train each model on the mean cross-entropy of its row, at its rate."""
+    losses = F.cross_entropy(lanes(x).flatten(0, 1), y.flatten(), reduction="sum")
+    lanes.step(losses / y.shape[1], rates.tolist())
 
 
 def _drawn(runs: Sequence[Run], what: str, steps: int, n: int) -> Tensor:
@@ -249,7 +256,7 @@ def train(method: Method, budget: int, runs: Sequence[Run], folder: Path) -> lis
     width, classes = data[0].x.shape[1], data[0].classes
     forward, training = costs(width, *TARGET, classes)
     small_forward, small_training = costs(width, *SMALL, classes)
-    stack = Stack([mlp(width, TARGET, classes, seed=run.seed) for run in runs])
+    lanes = Lanes([mlp(width, TARGET, classes, seed=run.seed) for run in runs])
     total, step_cost = budget * BATCH * training, BATCH * training + method.large * forward
     left = [(1 - run.tuned) * total for run in runs]
     order, values = [torch.arange(len(of.y)) for of in data], torch.zeros(0)
@@ -260,7 +267,7 @@ def train(method: Method, budget: int, runs: Sequence[Run], folder: Path) -> lis
         order = [one.values.argsort() for one in scores]
         left = [have - one.cost for have, one in zip(left, scores, strict=True)]
         if method.online:
-            online = Stack([one.model for one in scores])
+            online = Lanes([one.model for one in scores])
             step_cost += method.large * small_forward + method.small * small_training
             left = [have + small_forward * len(of.y) for have, of in zip(left, data, strict=True)]
     steps = torch.tensor([max(0, int(one / step_cost)) * bool(method.small) for one in left])
@@ -286,29 +293,29 @@ def train(method: Method, budget: int, runs: Sequence[Run], folder: Path) -> lis
                     il = F.cross_entropy(logits, y.flatten(), reduction="none")
                 else:
                     il = values.gather(1, ids).flatten()
-                logits = stack(x).flatten(0, 1)
+                logits = lanes(x).flatten(0, 1)
                 scored = rho_ext.score(logits, y.flatten(), None, il=il).scores
             best = scored.view(len(runs), n).topk(method.small).indices
             x, y, is_useful = pool.rows(ids.gather(1, best))
         useful += is_useful.float().mean(1) * (at < 1)
         if method.online:
-            online.train_step(x, y, method.online * (at < 1))
+            _step(online, x, y, method.online * (at < 1))
         if method.small < BATCH:
             more = few.rows(places[step, :, method.small :])
             x, y = torch.cat([x, more[0]], 1), torch.cat([y, more[1]], 1)
-        stack.train_step(x, y, lr * _decay(at))
-    stack.restart()
+        _step(lanes, x, y, lr * _decay(at))
+    lanes.restart()
     lr = lr * torch.where(steps > 0, 0.3, 1.0)
     for step in range(int(after.max())):
         at = (step / after.clamp_min(1)).clamp_max(1)
-        stack.train_step(*few.rows(places[step]), lr * _decay(at))
+        _step(lanes, *few.rows(places[step]), lr * _decay(at))
     found = []
     for r, run in enumerate(runs):
         row: dict[str, Any] = {"lr": run.lr, "share": run.share, "tuned": run.tuned}
         for name in ("validation", "test"):
             x, y = getattr(data[r], name)
             with torch.no_grad():
-                right = stack(x[None], slice(r, r + 1))[0].argmax(1) == y
+                right = lanes.models[r](x).argmax(1) == y
             row[name] = round(float(right.float().mean()), 4)
         made = int(steps[r])
         row |= {"steps": made, "useful": round(float(useful[r]) / max(1, made), 3)}

@@ -16,6 +16,7 @@ from experiments import lanes, rival_sets, rivals, rivals_page
 from experiments.derive import read_csv
 from experiments.lanes import BATCH, LARGE_BATCH, Data, Lanes, Method, crossfit, train
 from experiments.noise import weak_labels
+from rho_train.tasks import mlp
 
 
 def small(lanes_: int = 2, n: int = 448) -> Data:
@@ -75,12 +76,13 @@ def test_a_lane_learns_what_it_would_alone() -> None:
 
 
 def test_a_rate_of_zero_changes_nothing() -> None:
-    model = Lanes((4, 8, 2), (0, 1))
-    before = [[p.clone() for p in lane.parameters()] for lane in model.models]
+    before = [mlp(4, [8], 2, seed=seed) for seed in (0, 1)]
+    model = Lanes(before)
     x = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
     model.step(model(x).square().sum(), (0.0, 0.1))
     for lane, (old, now) in enumerate(zip(before, model.models, strict=True)):
-        same = [a.equal(b) for a, b in zip(old, now.parameters(), strict=True)]
+        pairs = zip(old.parameters(), now.parameters(), strict=True)
+        same = [a.equal(b) for a, b in pairs]
         assert same == [lane == 0] * 4
 
 

@@ -1,4 +1,4 @@
-"""Smoke runs of the experiments on small sets; the stack against torch's own optimizer."""
+"""Smoke runs of the experiments on small sets."""
 
 from __future__ import annotations
 
@@ -7,31 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-import torch.nn.functional as F
 
 from experiments import steering, unequal
-from experiments.stacked import Stack
-from rho_train.tasks import mlp
-
-
-def test_a_stack_is_trained_as_each_of_its_models_alone() -> None:
-    rates, steps = (0.01, 0.001, 0.0), 5
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(steps, 3, 8, 4, generator=draw)
-    y = torch.randint(0, 5, (steps, 3, 8), generator=draw)
-    models = [mlp(4, [6], 5, seed=seed) for seed in range(3)]
-    stack = Stack(models)
-    for step in range(steps):
-        stack.train_step(x[step], y[step], torch.tensor(rates))
-    for place, (model, lr) in enumerate(zip(models, rates, strict=True)):
-        optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
-        for step in range(steps):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[step, place]), y[step, place]).backward()
-            optimizer.step()
-        found = stack(x[0, place][None], slice(place, place + 1))[0]
-        torch.testing.assert_close(found, model(x[0, place]), rtol=1e-4, atol=1e-5)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
