@@ -583,3 +583,8 @@ def test_the_page_runs(tmp_path: Path) -> None:
     names = {"Trainer": Trainer, "Selector": Selector, "make_model": bert, "collate": pad}
     names |= {"args": arguments(tmp_path, max_steps=2), "train": data(64).remove_columns("il")}
     assert run_page("transformers", names)["trainer"].sampler.step == 2
+
+
+def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_page("transformers", {}, "tutorial_text")["trainer"].selector.steps == 18
