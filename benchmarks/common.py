@@ -196,13 +196,18 @@ class Runs:
         self.path, self._origin, self._columns = path, origin, columns
         self.rows: list[Row] = [dict(row) for row in read_csv(path)]
 
+    def find(self, key: Mapping[str, object]) -> Row | None:
+        """Return the row of this command with the cells of `key`, if there is one."""
+        cells = {name: f"{value}" for name, value in key.items()}
+        cells["command"] = f"{self._origin['command']}"
+        return next((row for row in self.rows if cells.items() <= row.items()), None)
+
     def row(self, key: Mapping[str, object], make: Callable[[], Row]) -> Row:
         """Return the row of this command with the cells of `key`; make and write it if need be."""
-        cells = {"command": self._origin["command"]}
-        cells |= {name: f"{value}" for name, value in key.items()}
-        for row in self.rows:
-            if cells.items() <= row.items():
-                return row
+        found = self.find(key)
+        if found is not None:
+            return found
+        cells = {name: f"{value}" for name, value in key.items()}
         self.rows.append({**self._origin, **cells, **make()})
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", newline="") as file:

@@ -14,12 +14,9 @@ with accuracies in % by seed. Rows that are there stay: a stopped run goes on.
 from __future__ import annotations
 
 import argparse
-import csv
-import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from torch import Tensor
 
 sys.path.insert(0, f"{Path(__file__).parents[1]}")
 
+from common import Row, Runs, provenance
 from experiments import rivals_page
 from experiments.lanes import Lanes, Method, crossfit, logits_of, train
 from experiments.rival_sets import SETTINGS, Setting, load
@@ -59,41 +57,25 @@ METHODS = (
     Method("RHO-LOSS + smoothing, IL free", smoothing=0.3, select="rho", il="free"),
     Method("highest loss", select="loss"),
 )
-COLUMNS = ("set", "noise", "method", "passes", "seeds", "lr", "share", "test", "balanced")
-COLUMNS += ("worst_class", "validation", "wrong_visits", "cost", "il_cost", "seconds")
-COLUMNS += ("commit", "machine", "torch", "date")
-TRIED = ("set", "noise", "method", "passes", "share", "lr", "validation", "commit")
-
-
-class Table:
-    """A CSV file that gets a row at a time; `has` says which are there, by their first columns."""
-
-    def __init__(self, path: Path, columns: tuple[str, ...], key: int) -> None:
-        self.path, self.columns, self._key = path, columns, key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            path.write_text(",".join(columns) + "\n")
-        with path.open(newline="") as file:
-            self.rows = {self.key(row): row for row in csv.DictReader(file)}
-
-    def key(self, row: Mapping[str, object]) -> tuple[str, ...]:
-        return tuple(f"{row[name]}" for name in self.columns[: self._key])
-
-    def add(self, row: Mapping[str, object]) -> None:
-        self.rows[self.key(row)] = {name: f"{value}" for name, value in row.items()}
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.columns, lineterminator="\n").writerow(row)
+KEY = ("command", "set", "noise", "method", "passes")
+TRIED = (*KEY, "share", "lr", "validation")
+COLUMNS = (*KEY, "seeds", "lr", "share", "test", "balanced", "worst_class", "validation")
+COLUMNS += ("wrong_visits", "cost", "il_cost", "seconds")
 
 
 class Comparison:
     """All methods on one setting: their tuning, and the runs that count."""
 
-    def __init__(self, setting: Setting, folder: Path, out: Path, origin: dict[str, str]) -> None:
-        self.setting, self.origin = setting, origin
+    def __init__(self, setting: Setting, folder: Path, out: Path, origin: Row) -> None:
+        self.setting = setting
         self.data = {seeds: load(setting, seeds, folder) for seeds in (SEEDS, TUNING_SEEDS)}
-        self.tried = Table(out / "rates.csv", TRIED, 6)
-        self.done = Table(out / "runs.csv", COLUMNS, 4)
+        self.tried = Runs(out / "rates.csv", origin, TRIED)
+        self.done = Runs(out / "runs.csv", origin, COLUMNS)
         self._il: dict[tuple[Any, ...], tuple[Tensor, float]] = {}
+
+    def key(self, name: str, passes: int) -> dict[str, object]:
+        """Return the cells by which rows of a method are found."""
+        return {**self.setting._asdict(), "method": name, "passes": passes}
 
     def budget(self, passes: int) -> float:
         """Return the cost of passes over the data."""
@@ -143,15 +125,15 @@ class Comparison:
         first = GRID if len(shares) == 1 else GRID[1:2]
         wanted = [(share, lr) for share in shares for lr in first]
         while True:
-            rows = {
-                (share, lr): (*self.setting[:2], name, f"{passes}", f"{share:g}", f"{lr:g}")
+            keys = {
+                (share, lr): {**self.key(name, passes), "share": f"{share:g}", "lr": f"{lr:g}"}
                 for share, lr in wanted
             }
-            new = [of for of, key in rows.items() if key not in self.tried.rows]
+            new = [of for of, key in keys.items() if self.tried.find(key) is None]
             for of, score in zip(new, scores(new) if new else [], strict=True):
-                row = dict(zip(TRIED, (*rows[of], f"{score:.5f}"), strict=False))
-                self.tried.add(row | {"commit": self.origin["commit"]})
-            known |= {of: float(self.tried.rows[key]["validation"]) for of, key in rows.items()}
+                self.tried.row(keys[of], partial(dict, validation=f"{score:.5f}"))
+            for of, key in keys.items():
+                known[of] = float(f"{self.tried.row(key, dict)['validation']}")
             share, lr = max(known, key=lambda of: known[of])
             rates = sorted(rate for part, rate in known if part == share)
             if rates == [GRID[1]]:  # the share is known, the rate is not
@@ -186,14 +168,13 @@ class Comparison:
 
     def run(self, method: Method, passes: int) -> None:
         """Add the row of a method at a budget, unless it is there or IL models do not fit in."""
-        key = (*self.setting[:2], method.name, f"{passes}")
-        if key in self.done.rows or (method.il == "included" and passes == 1):
-            return
+        if method.il != "included" or passes > 1:
+            self.done.row(self.key(method.name, passes), partial(self._run, method, passes))
+
+    def _run(self, method: Method, passes: int) -> Row:
         share, lr = self.tune(method)
-        began = time.process_time()
         il, il_cost = self.il(method, SEEDS, passes)
-        if method.il == "included":
-            began = time.process_time()
+        began = time.process_time()
         data, n = self.data[SEEDS], len(SEEDS)
         found = train(
             method,
@@ -209,8 +190,9 @@ class Comparison:
         classes = F.one_hot(data.test_y).float()
         by_class = right @ classes / classes.sum(0)
         unit = 3.0 * data.unit
-        row = dict(zip(COLUMNS, (*key, f"{SEEDS[0]}-{SEEDS[-1]}", f"{lr:g}"), strict=False))
-        row |= {
+        return {
+            "seeds": f"{SEEDS[0]}-{SEEDS[-1]}",
+            "lr": f"{lr:g}",
             "share": f"{share:g}",
             "test": percent(right.mean(1)),
             "balanced": percent(by_class.nanmean(1)),
@@ -221,8 +203,6 @@ class Comparison:
             "il_cost": f"{il_cost / unit:.3f}",
             "seconds": f"{seconds:.2f}",
         }
-        self.done.add(row | self.origin)
-        print(", ".join(key), row["test"], f"{lr:g} {share:g} {seconds:.1f} s", flush=True)
 
 
 def accuracy(lanes: Lanes, x: Tensor, y: Tensor) -> Tensor:
@@ -244,17 +224,14 @@ def main() -> None:
     parser.add_argument("--noise", nargs="+", choices=noises, default=noises)
     parser.add_argument("--methods", nargs="+", choices=names, default=names)
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--machine", default="epyc", help="its name in rows")
     parser.add_argument("--draw", action="store_true", help="only the figure, from the rows")
+    parser.set_defaults(device="cpu")
     options = parser.parse_args()
     if options.draw:
         rivals_page.draw(Path(__file__).parent / "figures" / "rivals.png")
         return
     torch.set_num_threads(1)
-    describe = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
-    origin = {"commit": commit, "machine": options.machine, "torch": torch.__version__}
-    origin["date"] = time.strftime("%Y-%m-%d", time.gmtime())
+    origin = {**provenance("rivals", options), "command": "rivals.py"}
     for setting in SETTINGS:
         if setting.set not in options.sets or setting.noise not in options.noise:
             continue

@@ -1,13 +1,10 @@
-"""Sets of vectors for experiments with many short runs, and rows of runs that can be resumed."""
+"""Sets of vectors for experiments with many short runs."""
 
 from __future__ import annotations
 
-import csv
-import subprocess
-from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -57,36 +54,3 @@ def _bags(tokens: Tensor) -> Tensor:
     found.scatter_add_(1, tokens.where(tokens < WORDS, 0), torch.ones(tokens.shape))
     found[:, :2] = 0
     return 10 * F.normalize(found.log1p())
-
-
-class Runs:
-    """The rows of a file, one a run; rows that it has are not made again."""
-
-    def __init__(self, path: Path, keys: Sequence[str]) -> None:
-        self.path, self.keys, self.done = path, keys, set[tuple[str, ...]]()
-        if path.exists():
-            with path.open(newline="") as file:
-                self.done = {self._key(row) for row in csv.DictReader(file)}
-        git = ["git", "describe", "--always", "--dirty"]
-        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-        self.origin = {"commit": commit, "torch": torch.__version__}
-
-    def _key(self, row: Mapping[str, Any]) -> tuple[str, ...]:
-        return tuple(f"{row[name]}" for name in self.keys)
-
-    def has(self, **key: Any) -> bool:
-        """Return whether there is a row with these values of the keys."""
-        return self._key(key) in self.done
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row; the first one writes the names."""
-        row = {**row, **self.origin}
-        new = not self.path.exists()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row), lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        self.done.add(self._key(row))
-        print(*row.values(), flush=True)

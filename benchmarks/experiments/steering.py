@@ -30,7 +30,7 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice, product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,10 +44,11 @@ from torch.utils.data import TensorDataset
 sys.path.insert(0, f"{Path(__file__).parents[1]}")
 
 import rho_ext
+from common import Runs, provenance
 from experiments.lanes import Lanes
 from experiments.noise import label_noise
 from experiments.rng import generator
-from experiments.small_sets import Runs, load
+from experiments.small_sets import load
 from rho_train import Batch, ILRecipe, IndexedDataset, holdout_il
 from rho_train.cost import forward_cost, training_cost
 from rho_train.tasks import mlp
@@ -55,6 +56,8 @@ from rho_train.tasks import mlp
 RUNS = Path(__file__).parent / "results" / "steering" / "runs.csv"
 SETS = ("Letters", "20 Newsgroups", "Fashion-MNIST")
 CURATED, BUDGETS = (50, 400, 2000), (300, 900)
+COLUMNS = ("command", "set", "budget", "method", "curated", "seed", "lr", "share", "tuned")
+COLUMNS += ("validation", "test", "steps", "useful", "il_cost")
 RATES = (0.001, 0.003, 0.01, 0.03)
 BATCH, TARGET, SMALL = 32, [64, 64], [32]
 TUNING_SEED = 100
@@ -354,9 +357,12 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--out", type=Path, default=RUNS)
+    parser.set_defaults(device="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    file = Runs(options.out, ("set", "budget", "method", "curated", "seed"))
+    # What is selected by validation is selected at the first budget, so a row depends on it.
+    command = " ".join(["steering.py", "--budgets", *map(str, options.budgets)])
+    file = Runs(options.out, {**provenance("steering", options), "command": command}, COLUMNS)
     for name, method in product(options.sets, options.methods):
         of = METHODS[method]
         settings: dict[int, Run] = {}
@@ -365,7 +371,7 @@ def main() -> None:
             left = [
                 pair
                 for pair in product(options.curated, options.seeds)
-                if not file.has(**key, curated=pair[0], seed=pair[1])
+                if not file.find({**key, "curated": pair[0], "seed": pair[1]})
             ]
             if not left:
                 continue
@@ -374,7 +380,8 @@ def main() -> None:
                 settings = {one.curated: one for one in found}
             runs = [settings[curated]._replace(seed=seed) for curated, seed in left]
             for run, row in zip(runs, train(of, budget, runs, options.data), strict=True):
-                file.add(key | {"curated": run.curated, "seed": run.seed} | row)
+                cells = {**key, "curated": run.curated, "seed": run.seed}
+                file.row(cells, partial(dict, row))
 
 
 if __name__ == "__main__":

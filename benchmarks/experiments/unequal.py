@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,11 @@ from torch.utils.data import TensorDataset
 
 sys.path.insert(0, f"{Path(__file__).parents[1]}")
 
+from common import Runs, provenance
 from experiments.methods import ClassQuota
 from experiments.noise import label_noise
 from experiments.rng import generator
-from experiments.small_sets import Runs, Vectors, load
+from experiments.small_sets import Vectors, load
 from rho_train import Batch, ILRecipe, IndexedDataset, Selector, crossfit_il
 from rho_train.cost import forward_cost, training_cost
 from rho_train.tasks import mlp
@@ -36,6 +38,8 @@ from rho_train.tasks import mlp
 RUNS = Path(__file__).parent / "results" / "unequal" / "runs.csv"
 SETS = {"Letters": (400, 3), "Fashion-MNIST": (2000, 4), "Reuters R52": None}
 BATCH, LARGE, RARE = 32, 96, 10
+COLUMNS = ("command", "set", "noise", "seed", "method", "steps", "accuracy", "balanced", "rare")
+COLUMNS += ("worst", "il", "rare_il", "rare_selected")
 
 
 def class_means(il: Tensor, y: Tensor) -> Tensor:
@@ -156,20 +160,22 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--lr", type=float, default=0.003)
     parser.add_argument("--out", type=Path, default=RUNS)
+    parser.set_defaults(device="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    runs = Runs(options.out, ("set", "noise", "method", "seed"))
+    command = f"unequal.py --steps {options.steps} --lr {options.lr}"
+    runs = Runs(options.out, {**provenance("unequal", options), "command": command}, COLUMNS)
     for name, noise, seed in product(options.sets, options.noise, options.seeds):
         key = {"set": name, "noise": noise, "seed": seed}
-        methods = [one for one in options.methods if not runs.has(**key, method=one)]
+        methods = [one for one in options.methods if not runs.find({**key, "method": one})]
         if not methods:
             continue
         data = unequal(name, noise, seed, options.data)
         il, more = il_of(data, seed, options.steps)
         for method in methods:
             steps = more if method == "uniform, equal cost" else options.steps
-            found = run(method, data, il, steps, options.lr, seed)
-            runs.add(key | {"method": method} | found)
+            make = partial(run, method, data, il, steps, options.lr, seed)
+            runs.row({**key, "method": method}, make)
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def test_a_stopped_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     for name, value in options.items():
         monkeypatch.setattr(rival_sets if name in ("N", "VALIDATION") else rivals, name, value)
     rival_sets.source.cache_clear()
-    origin = {"commit": "c", "machine": "m", "torch": "t", "date": "d"}
+    origin: dict[str, object] = {"command": "rivals.py"}
     methods = [rivals.METHODS[0], rivals.METHODS[7]]
 
     def go() -> list[list[dict[str, str]]]:
