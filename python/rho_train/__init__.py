@@ -39,6 +39,7 @@ from rho_train.tokens import TokenSelection, select_tokens, token_losses
 from rho_train.trainer import TrainConfig, Trainer
 from rho_train.training_step import gce_losses
 from rho_train.vocabulary_parallel import vocabulary_parallel_score
+from rho_train.wrong_labels import find_wrong_labels
 
 __all__ = [
     "AgreementSampler",
@@ -63,6 +64,7 @@ __all__ = [
     "compare",
     "crossfit_il",
     "find_duplicates",
+    "find_wrong_labels",
     "fingerprint",
     "gce_losses",
     "holdout_il",

@@ -26,9 +26,11 @@ from rho_train.distributed import (
 from rho_train.il import ILRecipe, ILStore
 from rho_train.progress import stop_signals
 from rho_train.run_folder import RunFolder
-from rho_train.tasks.task import load_task
+from rho_train.tasks.task import Task, load_task
+from rho_train.wrong_labels import find_wrong_labels, summary_of, write_wrong_labels
 
 _QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+_SHOWN = 10
 
 
 def compute(
@@ -129,28 +131,45 @@ def _config(store: ILStore) -> dict[str, Any]:
     )
 
 
-def inspect(path: Path, extremes: int = 10) -> None:
-    """Show the quantiles of a store and its extreme examples.
+def inspect(
+    path: Path,
+    out: Path | None = None,
+    top: int = 100,
+    task: str = "",
+    task_options: dict[str, Any] | None = None,
+) -> None:
+    """Show the quantiles of a store, and the examples whose labels look wrong.
 
     Args:
         path: the store, a file or a folder of files.
-        extremes: how many of the highest and of the lowest irreducible losses are listed.
+        out: folder that gets wrong_labels.html, which shows the examples, and wrong_labels.csv.
+        top: how many examples the page lists, the most suspicious ones.
+        task: as of `il verify`; the page needs it.
+        task_options: as of `il verify`.
     """
     store = ILStore.load(path)
     print(_numbers(store))
-    il = store.il.numpy()
-    # NaN comes last in either order.
-    for title, losses in (("highest", -il), ("lowest", il)):
-        print(f"\n{title}")
-        shown = max(0, min(extremes, int(store.known.sum())))
-        for id in np.argsort(losses, kind="stable")[:shown].tolist():
-            fold = "" if store.fold is None else f"  fold {store.fold[id]}"
-            print(f"  id {id:<12} {il[id]:10.4f}{fold}")
-    count = len(store.input_checksums)
-    inputs = f"{count} examples, whose inputs a data set must have" if count else "not compared"
-    for key, text in sorted({**store.info, "inputs": inputs}.items()):
-        print(f"\n{key}: {text}", end="")
-    print()
+    for key, text in sorted(store.info.items()):
+        print(f"{key}: {text}")
+    try:
+        found = find_wrong_labels(store)
+    except ValueError as error:
+        if out is not None:
+            raise
+        print(f"labels: not judged; {error}")
+        return
+    print(f"\n{summary_of(store)}")
+    assert store.labels is not None
+    for id in found[: min(_SHOWN, top)].tolist():
+        il = float(store.il[id])
+        print(f"  id {id:<12} label {int(store.labels[id]):<5} IL {il:8.4f}")
+    if out is None:
+        print(f"see them: rho-ext il inspect {path} --out FOLDER")
+        return
+    made = _task(store, task, task_options)
+    if made is None:
+        raise ValueError("il inspect: the store does not say of which data it is; give --task")
+    print(f"page: {write_wrong_labels(store, made, out, top)}")
 
 
 def _numbers(store: ILStore) -> str:
@@ -181,16 +200,22 @@ def verify(
     store = ILStore.load(path)
     store.check()
     print(f"content: {len(store):,} rows as they were written\n{_numbers(store)}")
-    config = _config(store)
-    source = task or config.get("task", "")
-    if not source:
+    made = _task(store, task, task_options)
+    if made is None:
         print("data: not compared; give --task, or call ILStore.verify(dataset)")
     else:
-        made_with = config.get("options", {}) if source == config.get("task") else {}
-        options = {**made_with, **(task_options or {})}
-        compared = store.verify(load_task(source, options, config.get("seed", 0)).dataset())
+        compared = store.verify(made.dataset())
         print("data: count, labels and ids are those that it was computed from")
         print(f"inputs: {compared} of {len(store.input_checksums)} examples compared")
+
+
+def _task(store: ILStore, task: str, task_options: dict[str, Any] | None) -> Task | None:
+    """Make the task that a store was computed for, or the one that is named; None: unknown."""
+    config = _config(store)
+    source = task or config.get("task", "")
+    made_with = config.get("options", {}) if source == config.get("task") else {}
+    options = {**made_with, **(task_options or {})}
+    return load_task(source, options, config.get("seed", 0)) if source else None
 
 
 COMMANDS = {"compute": compute, "inspect": inspect, "verify": verify}

@@ -13,11 +13,11 @@ RHO_EXT = """
     Scores Selection build_info reference score select use_il workspace
 """
 RHO_TRAIN = """
-    AgreementSampler Batch EqualCost History ILRecipe ILStore IndexedDataset
-    JobsFailed LargeBatchSampler LinearScores OnlineModel Scoring Selector Stopped Task
-    TokenSelection TrainConfig Trainer Variant compare crossfit_il find_duplicates
-    fingerprint gce_losses holdout_il input_checksums linear_cross_entropy linear_score loader plan
-    pretrained_il register score_examples select_tokens sequence_losses token_losses
+    AgreementSampler Batch EqualCost History ILRecipe ILStore IndexedDataset JobsFailed
+    LargeBatchSampler LinearScores OnlineModel Scoring Selector Stopped Task TokenSelection
+    TrainConfig Trainer Variant compare crossfit_il find_duplicates find_wrong_labels
+    fingerprint gce_losses holdout_il input_checksums linear_cross_entropy linear_score loader
+    plan pretrained_il register score_examples select_tokens sequence_losses token_losses
     vocabulary_parallel_score
 """
 

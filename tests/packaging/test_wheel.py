@@ -32,6 +32,7 @@ def test_package_data_is_there_and_sources_are_not() -> None:
         "rho_train/py.typed",
         "rho_train/tasks/letter_recognition.npz",
         "rho_train/report/template.html",
+        "rho_train/report/wrong_labels.html",
         "rho_train/report/page.css",
     ):
         assert name in installed

@@ -65,7 +65,6 @@ def test_computed_once_and_used_by_many_targets(
     assert main(["il", "inspect", str(path)]) == 0
     printed = capfd.readouterr().out
     assert f"{known} of 600 examples" in printed
-    assert "inputs: 64 examples, whose inputs" in printed
     assert main(["il", "verify", str(path), f"--task.path={table}"]) == 0
     printed = capfd.readouterr().out
     assert f"{known} of 600 examples have" in printed
@@ -154,24 +153,28 @@ def inspect(store: ILStore, folder: Path, capfd: pytest.CaptureFixture[str], *mo
     return capfd.readouterr().out
 
 
-def test_inspect_shows_the_distribution_and_the_extremes(
+def test_inspect_shows_the_distribution_and_suspects(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     il = torch.linspace(0, 2, 1001)
     il[[17, 400, 3]] = torch.tensor([9.5, torch.nan, 2.0])
     print_of = {"n": "1001", "labels": "", "ids": "position"}
-    store = ILStore(il, print_of, torch.arange(1001).int(), {"kind": "made up"})
-    printed = inspect(store, tmp_path, capfd, "--extremes=2")
+    store = ILStore(il, print_of, None, {"kind": "made up"})
+    printed = inspect(store, tmp_path, capfd)
     assert "1,000 of 1,001 examples have an irreducible loss (99.9%)" in printed
     known = il[~il.isnan()]
     assert f"mean {known.double().mean():.4f} nats; quantiles: 0% 0.0000, 1% 0.02" in printed
-    assert re.search(r"50% 1\.00\d\d, .*99% 1\.9\d\d\d, 100% 9\.5000\n", printed)
-    top = r"highest\n  id 17 +9\.5000  fold 17\n  id 3 +2\.0000  fold 3\n\nlowest\n  id 0 +0\.0"
-    assert re.search(top, printed)
-    assert re.search(
-        r"\n  id 1 +0\.0020  fold 1\n\ninputs: not compared\nkind: made up\n$", printed
-    )
-    assert "  id " not in inspect(store, tmp_path, capfd, "--extremes=-1")
+    assert re.search(r"50% 1\.00\d\d, .*99% 1\.9\d\d\d, 100% 9\.5000\nkind: made up\n", printed)
+    assert "labels: not judged; find_wrong_labels: the store has no labels" in printed
+    labelled = store.replace(labels=torch.arange(1001).remainder(2).byte())
+    printed = inspect(labelled, tmp_path, capfd, "--top=2")
+    # Guessing between two classes has a loss of 0.69.
+    wrong = int((known > -torch.tensor(0.5).log()).sum())
+    assert f"{wrong} of 1,000 labels (65.5%) look wrong" in printed
+    assert re.search(r"\n  id 17 +label 1 +IL +9\.5000\n  id 3 +label 1 .*\nsee them:", printed)
+    arguments = ["il", "inspect", str(tmp_path / "il.safetensors"), f"--out={tmp_path / 'page'}"]
+    assert main(arguments) == 1
+    assert "does not say of which data it is; give --task" in capfd.readouterr().err
     assert main(["il", "verify", str(tmp_path / "il.safetensors")]) == 0
     assert "data: not compared; give --task" in capfd.readouterr().out
 

@@ -64,6 +64,7 @@ def images(
         make_model=lambda seed: make(hidden, seed),
         make_il_model=lambda seed: make(il_hidden or hidden, seed),
         classes=tuple(classes),
+        show=lambda index: train.datasets[0].paths[index],
     )
 
 

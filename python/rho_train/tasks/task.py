@@ -44,7 +44,8 @@ class Task:
             the loss of each, floating point (n,). They need no labels. `rho-ext il compute` and
             `plan` take such a task; train it in a loop of your own.
         classes: names of the classes.
-        show: what people see of training example i, a text or a tensor; None: what the model gets.
+        show: what people see of training example i, a text, a tensor or the Path of an image file;
+            None: what the model gets.
         groups: int64 (n,), copies of an example share a number and a side of every split.
         flags: what is known of the training examples, bool (n,) by name, such as "noisy".
         description: one sentence under the title of a report.

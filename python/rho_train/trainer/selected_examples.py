@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from rho_train.batch import split, to
-from rho_train.dataset import fingerprint
+from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.distributed import on_all, on_first
 from rho_train.files import atomic_write
 from rho_train.history import History
@@ -61,14 +61,6 @@ def selected_record(history: History, run: Trainer, il: Tensor | None = None) ->
     `most_selected` are the 12 that were selected most, `never_selected` 12 of the `never` ones that
     were seen and never selected, evenly in the order of their last loss.
     """
-
-    def show(position: int) -> object:
-        """Return what people see of an example, else the first input that a model gets."""
-        if run.show is not None:
-            return run.show(position)
-        inputs = split(run.dataset.collate(run.dataset.__getitems__([position])), "Trainer").inputs
-        return (next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)[0]
-
     ids, order = run.train_ids.cpu().sort()
     columns = {name: column.cpu()[ids] for name, column in history.state_dict().items()}
     seen, selected, loss = columns["seen"], columns["selected"], columns["loss"]
@@ -86,7 +78,7 @@ def selected_record(history: History, run: Trainer, il: Tensor | None = None) ->
             "loss": _finite(loss[row]),
             "seen": int(seen[row]),
             "selected": int(selected[row]),
-            **render(show(i)),
+            **render(shown(run.dataset, run.show, i)),
         }
 
     ranked = selected.argsort(stable=True, descending=True)[: int((selected > 0).sum())]
@@ -112,12 +104,26 @@ def _finite(value: Tensor) -> float | None:
     return float(value) if bool(value.isfinite()) else None
 
 
-def render(x: object) -> dict[str, Any]:
+def shown(dataset: IndexedDataset, show: Callable[[int], object] | None, position: int) -> object:
+    """Return what people see of an example, else the first input that a model gets."""
+    if show is not None:
+        return show(position)
+    inputs = split(dataset.collate(dataset.__getitems__([position])), "Trainer").inputs
+    return (next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)[0]
+
+
+def render(x: object, side: int = _SIDE) -> dict[str, Any]:
     """Return {"image": PNG as data URI} or {"text": ...}.
 
-    Tensors and arrays (H, W), (1 or 3, H, W) and (H, W, 1 or 3) are images, at most 32 pixels wide,
-    stretched to the full range if they are not uint8; anything else is described in words.
+    Paths are those of image files. Tensors and arrays (H, W), (1 or 3, H, W) and (H, W, 1 or 3) are
+    images, stretched to the full range if they are not uint8. An image is at most `side` pixels
+    wide. Anything else is described in words.
     """
+    if isinstance(x, Path):
+        from PIL import Image, ImageOps
+
+        with Image.open(x) as image:
+            return {"image": _as_uri(ImageOps.exif_transpose(image).convert("RGB"), side)}
     if isinstance(x, str):
         return {"text": x if len(x) <= _CHARACTERS else f"{x[: _CHARACTERS - 1]}…"}
     try:
@@ -128,15 +134,21 @@ def render(x: object) -> dict[str, Any]:
     if (pixels := _pixels(tensor)) is not None:
         from PIL import Image
 
-        file, image = io.BytesIO(), Image.fromarray(pixels.squeeze(2).numpy())
-        image.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
-        image.save(file, "PNG")
-        return {"image": f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"}
+        return {"image": _as_uri(Image.fromarray(pixels.squeeze(2).numpy()), side)}
     if tensor.ndim == 1:
         form = ".3g" if tensor.is_floating_point() else ""
         shown = " ".join(f"{value:{form}}" for value in tensor[:_TOKENS].tolist())
         return {"text": shown if len(tensor) <= _TOKENS else f"{shown} …"}
     return {"text": f"({str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)})"}
+
+
+def _as_uri(image: Any, side: int) -> str:
+    from PIL import Image
+
+    file = io.BytesIO()
+    image.thumbnail((side, side), Image.Resampling.BOX)
+    image.save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _pixels(x: Tensor) -> Tensor | None:

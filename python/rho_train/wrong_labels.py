@@ -1,0 +1,127 @@
+"""Labels that look wrong, by their irreducible losses: their ids, and a page of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from rho_train.files import atomic_write, make_folder
+from rho_train.il.store import ILStore
+from rho_train.tasks.task import Task
+from rho_train.trainer.selected_examples import render, shown
+
+_SIDE, _CLASSES = 96, 20
+_COLUMNS = ("id", "label", "class", "il", "example")
+
+
+def find_wrong_labels(store: ILStore) -> Tensor:
+    """Return the ids of examples whose label looks wrong, int64 (m,), most suspicious first.
+
+    A label looks wrong if the IL model, which never saw the example, finds it less likely than the
+    share of its class in the data: `IL + log(share) > 0`, by which the ids are ordered (Ethayarajh
+    et al. 2022). So rare classes, whose IL is high, do not come first. With noise that hits all
+    classes alike they should: `store.il.argsort(descending=True)` finds more of it then.
+
+    Raises:
+        ValueError: the store has no labels, or its losses are of a `loss_fn` of your own.
+
+    Examples:
+        >>> data = {"n": "4", "labels": "", "ids": "position"}
+        >>> il, labels = torch.tensor([0.1, 2.5, 0.2, 0.9]), torch.tensor([0, 0, 1, 1])
+        >>> find_wrong_labels(ILStore(il, data, labels=labels))
+        tensor([1, 3])
+    """
+    ids, guess = _guess(store)
+    above = store.il[ids].double() - guess
+    order = above.argsort(descending=True, stable=True)
+    return ids[order[: int((above > 0).sum())]]
+
+
+def write_wrong_labels(store: ILStore, task: Task, out: Path, top: int = 100) -> Path:
+    """Write wrong_labels.html, one file without network use, and .csv; return the page's path.
+
+    Args:
+        store: of the training set of the task.
+        task: shows the examples.
+        out: folder that gets both.
+        top: how many of the most suspicious examples they list.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    found, data = find_wrong_labels(store), task.dataset()
+    store.verify(data)
+    assert store.labels is not None
+    noisy, rows = task.flags.get("noisy"), []
+    for id in found[: max(0, top)].tolist():
+        label, il, example = int(store.labels[id]), float(store.il[id]), shown(data, task.show, id)
+        drawn = render(example, _SIDE)
+        text = f"{example}" if isinstance(example, (str, Path)) else drawn.get("text", "")
+        row: dict[str, Any] = {"id": id, "label": label, "class": _name(task, label), "il": il}
+        row["noisy"] = noisy is not None and bool(noisy[id])
+        rows.append({**row, "example": text, **drawn})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    packaged = files("rho_train.report")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.from_string((packaged / "wrong_labels.html").read_text("utf-8")).render(
+        css=(packaged / "page.css").read_text("utf-8"),
+        task=task,
+        said=summary_of(store),
+        rows=rows,
+        classes=_classes(store, found, task)[:_CLASSES],
+    )
+    make_folder(out, "il inspect")
+    # Texts may hold lone surrogates, which UTF-8 has not.
+    for name, content in (("wrong_labels.csv", text.getvalue()), ("wrong_labels.html", page)):
+        atomic_write(out / name, content.encode("utf-8", "replace"))
+    return out / "wrong_labels.html"
+
+
+def summary_of(store: ILStore) -> str:
+    """Return in a sentence how many labels look wrong."""
+    count, known = len(find_wrong_labels(store)), int(store.known.sum())
+    return (
+        f"{count:,} of {known:,} labels ({count / max(known, 1):.1%}) look wrong: a model that "
+        "never saw the example finds them less likely than the share of their class"
+    )
+
+
+def _guess(store: ILStore) -> tuple[Tensor, Tensor]:
+    """Return the ids with an IL, and the loss of guessing their labels by the shares of classes."""
+    loss, labels = store.info.get("loss_function", "cross-entropy"), store.labels
+    if labels is None or loss != "cross-entropy":
+        problem = "has no labels" if labels is None else f"has losses of {loss}, no cross-entropies"
+        raise ValueError(
+            f"find_wrong_labels: the store {problem}; compute it for a data set with labels "
+            "(ILStore.of) and without loss_fn"
+        )
+    ids = store.known.nonzero().flatten()
+    _, place, counts = labels[ids].unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
+    return ids, -(counts.double() / max(len(ids), 1)).log()[place]
+
+
+def _classes(store: ILStore, found: Tensor, task: Task) -> list[dict[str, Any]]:
+    """Return for each class how many labels look wrong and what the IL model knows of it."""
+    (ids, guess), labels = _guess(store), store.labels
+    assert labels is not None
+    rows = list[dict[str, Any]]()
+    for label in labels[ids].unique().tolist():  # type: ignore[no-untyped-call]
+        own, first = labels[ids] == label, guess[labels[ids] == label][0]
+        mean = store.il[ids[own]].double().mean()
+        wrong, n = int((labels[found] == label).sum()), int(own.sum())
+        learnt = float(1 - mean / first) if first > 0 else 0.0
+        rows.append({"class": _name(task, label), "wrong": wrong, "n": n, "learnt": learnt})
+    return sorted(rows, key=lambda row: -row["wrong"])
+
+
+def _name(task: Task, label: int) -> str:
+    return f"{task.classes[label]}" if 0 <= label < len(task.classes) else f"{label}"
