@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import rho_train
 from common import BenchmarkFailed, CsvFile, Row, options, prepare, provenance, run
 from providers import PROVIDERS, Provider
-from rho_train import History, Scoring, Selector
+from rho_train import Scoring, Selector
 from rho_train.tasks import mlp
 from timing import Times
 
@@ -32,14 +32,12 @@ OPTIONS = {
     "selector": Scoring(),
     "bf16": Scoring(bf16=True),
     "micro_batch": Scoring(micro_batch=MICRO_BATCH),
-    "channels_last": Scoring(channels_last=True),
     "compile": Scoring(compile=True),
-    "refresh": Scoring(refresh=0.5),
     "proxy": Scoring(),
 }
 STEPS = (*BY_HAND, *OPTIONS, "uniform")
-# Products of matrices round by shape and layout, and a score at the border may change with it.
-ROUNDS_OTHERWISE = ("micro_batch", "channels_last", "compile", "refresh")
+# Products of matrices round by their shape, and a score at the border may change with it.
+ROUNDS_OTHERWISE = ("micro_batch", "compile")
 COLUMNS = (
     *("model", "large_batch", "small_batch", "step", "part"),
     *("repeats", "median_us", "p20_us", "p80_us", "share_of_step", "over_uniform"),
@@ -59,10 +57,8 @@ class Task:
     classes: int
 
     def steps(self, names: Sequence[str], large: int) -> list[str]:
-        """Return the steps that differ for this model and this large batch."""
-        images = len(self.shape) == 3
-        useless = {"channels_last": not images, "micro_batch": large <= MICRO_BATCH}
-        return [step for step in names if not useless.get(step, False)]
+        """Return the steps that differ for this large batch."""
+        return [step for step in names if step != "micro_batch" or large > MICRO_BATCH]
 
 
 def cnn(width: int) -> nn.Module:
@@ -117,7 +113,6 @@ class Steps:
                 k=small,
                 scoring=scoring,
                 scorer=self.proxy if name == "proxy" else None,
-                history=History(EXAMPLES) if name == "refresh" else None,
             )
             for name, scoring in OPTIONS.items()
         }
@@ -187,8 +182,7 @@ def check(steps: Steps, large: int, names: Sequence[str]) -> None:
             logits = model(batch.x)
         model.train()
         best = PROVIDERS["rho_ext"]()(logits, batch.y, batch.ids, steps.il, steps.small)[1]
-        for _ in range(2):  # The second half of a large batch is refreshed the second time.
-            small = selector(steps.model, batch)
+        small = selector(steps.model, batch)
         allowed = 1 if name in ROUNDS_OTHERWISE else 0
         if _differ(small.ids, batch.ids[best]) > allowed:
             raise BenchmarkFailed(

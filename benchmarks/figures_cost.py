@@ -16,9 +16,7 @@ STEPS = {
     "selector": "Selector",
     "bf16": "Selector, bf16",
     "micro_batch": "Selector, 64 at a time",
-    "channels_last": "Selector, channels-last",
     "compile": "Selector, compiled",
-    "refresh": "Selector, half of it stale",
     "proxy": "Selector, proxy",
 }
 PARTS = {

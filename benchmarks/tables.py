@@ -206,9 +206,7 @@ def scoring() -> str:
     options = {
         "as it is": "selector",
         "`scoring=Scoring(bf16=True)`": "bf16",
-        "`scoring=Scoring(channels_last=True)`": "channels_last",
         "`scoring=Scoring(compile=True)`": "compile",
-        "`scoring=Scoring(refresh=0.5)`, `history=History(len(data))`": "refresh",
         "`scorer=proxy`": "proxy",
         "`scoring=Scoring(micro_batch=64)`": "micro_batch",
     }

@@ -99,7 +99,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "history": {"history": History(N)},
         "micro_batch": {"scoring": Scoring(micro_batch=100)},
         "bf16": {"scoring": Scoring(bf16=True)},
-        "refresh": {"scoring": Scoring(refresh=0.5), "history": History(N)},
         "check_every=1": {"check_every": 1},
     }
     if device == "cuda":

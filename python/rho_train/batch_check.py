@@ -78,7 +78,7 @@ class _Rescoring:
     def gap(self, batch: Any, rows: Tensor) -> float:
         """Return how far the losses of a batch are from those of `rows`, 0 within rounding."""
         found, wanted = self.score(batch), self.losses[rows]
-        same = (found == wanted) | (found.isnan() & wanted.isnan()) | ~self.context.fresh(rows)
+        same = (found == wanted) | (found.isnan() & wanted.isnan())
         gaps = (found - wanted).abs().nan_to_num(torch.inf)
         return float(gaps.masked_fill(same | (gaps <= self.tolerance[rows]), 0.0).max())
 
@@ -105,10 +105,8 @@ class _Rescoring:
         whole = [name for name in fields if name not in cut]
         if error is None and self.sharded:  # all ranks would have to make the same passes
             return f"{what}, and why is not known of a sharded model"
-        scored = self.context.passes.rows
-        if scored is None:
-            scored = torch.arange(n, dtype=torch.int64, device=rows.device)
-        if error is None and self.gap(gather(self.batch, n, scored), scored):
+        every = torch.arange(n, dtype=torch.int64, device=rows.device)
+        if error is None and self.gap(gather(self.batch, n, every), every):
             return (
                 "scored twice, the same examples have other losses, so the model draws random "
                 "numbers or keeps a state"
@@ -118,7 +116,7 @@ class _Rescoring:
                 what += f", but not if the field {name} stays whole: all examples share it"
                 break
         else:
-            flipped = scored.flip(0)
+            flipped = every.flip(0)
             mixes = error is None and self._equal(gather(self.batch, n, flipped), flipped)
             if mixes or (error is None and not whole):
                 return (

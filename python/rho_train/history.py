@@ -46,23 +46,14 @@ class History:
             for name, value in self.state_dict().items():
                 setattr(self, name, value.to(device))
 
-    def oldest(self, ids: Tensor, count: int) -> Tensor:
-        """Return `count` rows of `ids` without a loss or with the oldest; ties to the lower row."""
-        return self.step[ids].argsort(stable=True)[:count].sort().values
-
-    def add(
-        self, step: int, ids: Tensor, selected: Tensor, losses: Tensor | None, rows: Tensor | None
-    ) -> None:
-        """Count a selection from ids, with their `losses` if scored, `rows` if not all were."""
+    def add(self, step: int, ids: Tensor, selected: Tensor, losses: Tensor | None) -> None:
+        """Count a selection from ids, with their `losses` if scored."""
         one = self.seen.new_ones(())
         self.seen.index_add_(0, ids, one.expand(len(ids)))
         self.selected.index_add_(0, selected, one.expand(len(selected)))
-        if losses is None:
-            return
-        if rows is not None:
-            ids, losses = ids[rows], losses[rows]
-        self.loss[ids] = losses.float()
-        self.step[ids] = step
+        if losses is not None:
+            self.loss[ids] = losses.float()
+            self.step[ids] = step
 
     def state_dict(self) -> dict[str, Any]:
         """Return the four columns, for a checkpoint."""

@@ -12,14 +12,13 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rho_train.batch import gather, ids_of, split, to
 from rho_train.checkpoint import random_state, restore_random_state
 from rho_train.dataset import IndexedDataset
 from rho_train.dry_run import takes_the_batch
 from rho_train.files import error_text
-from rho_train.history import History
 from rho_train.optim import MakeOptimizer, adamw
 from rho_train.sampler import LargeBatchSampler, loader
 from rho_train.scoring import ForwardFunction, LossFunction, Scoring, device_of
@@ -32,9 +31,7 @@ _LOADER_SHARE = 0.15  # of the seconds
 _OPTIONS = {
     "plain": Scoring(),
     "bf16": Scoring(bf16=True),
-    "channels_last": Scoring(channels_last=True),
     "compiled": Scoring(compile=True),
-    "refresh 0.5": Scoring(refresh=0.5),
     "proxy": Scoring(),
 }
 
@@ -156,7 +153,7 @@ def plan(
         >>> found = plan(nn.Linear(2, 2), data, batch=4, ratios=[3], proxy=nn.Linear(2, 2),
         ...     seconds=0.1)
         >>> [(row.option, row.large_batch) for row in found.rows if row.option != "compiled"]
-        [('plain', 12), ('bf16', 12), ('refresh 0.5', 12), ('proxy', 12)]
+        [('plain', 12), ('bf16', 12), ('proxy', 12)]
     """
     for name, value in {"batch": batch, "workers": workers, "seconds": seconds}.items():
         least = int(name == "batch")
@@ -188,24 +185,19 @@ def plan(
         made = adamw(target, lr=1e-3, weight_decay=0.01) if optimizer is None else optimizer(target)
         with takes_the_batch("plan", pool):
             make_step(None, batch)
-        fields = split(pool, "plan", needs_labels=False)
-        images = isinstance(fields.inputs, Tensor) and fields.inputs.ndim == 4
-        n = 1 + int(fields.ids.max())
+        n = 1 + int(split(pool, "plan", needs_labels=False).ids.max())
         common = {"il": torch.zeros(n, dtype=torch.float32, device="cpu"), "k": batch, **functions}
         selectors = dict[tuple[str, int], Selector | None]({("uniform", 1): None})
         notes = list[str]()
         for option, scoring in _OPTIONS.items():
-            if (option == "proxy" and proxy is None) or (
-                option == "channels_last" and not (images and forward is loss_fn is None)
-            ):
+            if option == "proxy" and proxy is None:
                 continue
             own: dict[str, Any] = {**common, "scoring": scoring}
             own["scorer"] = proxy if option == "proxy" else None
             started, ready = time.perf_counter(), dict[tuple[str, int], Selector | None]()
             try:
                 for ratio in ratios:
-                    history = History(n) if scoring.refresh < 1.0 else None
-                    ready[option, ratio] = selector = Selector(**own, history=history)
+                    ready[option, ratio] = selector = Selector(**own)
                     make_step(selector, ratio * batch)
                     make_step(selector, ratio * batch)
             except Exception as error:  # (whatever a compiler or a backend raises)

@@ -36,26 +36,19 @@ class Scoring:
     Args:
         bf16: score under bfloat16 autocast, or without; None: as it is outside.
         micro_batch: examples of one forward pass; bounds the memory. None: the whole large batch.
-        channels_last: score images (n, C, H, W) in this memory format, best if the model has it.
         compile: score through `torch.compile`; a string is its mode: "reduce-overhead" replays the
             pass as a CUDA graph, for large batches of one size.
-        refresh: share of the large batch that is scored anew, the examples with the oldest losses
-            (Stale-SB of Jiang et al., 2019, does it by epochs). The others keep their last loss;
-            without one they are not selected. Below 1 it needs `Selector(history=...)` and a method
-            that needs losses alone.
         train_mode: score in training mode, as the paper's code does: dropout is on, and BatchNorm
             normalises with the statistics of the large batch and learns them.
 
     Examples:
-        >>> Scoring(micro_batch=64).whole, Scoring(bf16=True).whole
-        (False, True)
+        >>> Scoring(micro_batch=64, bf16=True).compile
+        False
     """
 
     bf16: bool | None = None
     micro_batch: int | None = None
-    channels_last: bool = False
     compile: bool | str = False
-    refresh: float = 1.0
     train_mode: bool = False
 
     def __post_init__(self) -> None:
@@ -64,22 +57,11 @@ class Scoring:
         if self.compile not in _COMPILE:
             known = ", ".join(map(str, _COMPILE))
             raise ValueError(f"Scoring: compile must be one of {known}, got {self.compile!r}")
-        if not 0.0 < self.refresh <= 1.0:
-            raise ValueError(f"Scoring: refresh must lie in (0, 1], got {self.refresh}")
-        if self.train_mode and not self.whole:
+        if self.train_mode and self.micro_batch is not None:
             raise ValueError(
                 "Scoring: train_mode takes BatchNorm's statistics over the whole large batch; "
-                "leave micro_batch and refresh at their defaults"
+                f"leave micro_batch out, got {self.micro_batch}"
             )
-
-    @property
-    def whole(self) -> bool:
-        """True if one pass scores all examples."""
-        return self.micro_batch is None and self.refresh == 1.0
-
-    def due(self, n: int) -> int:
-        """Return how many of n examples are scored anew."""
-        return share_of(n, self.refresh)
 
 
 def share_of(n: int, share: float) -> int:
@@ -93,48 +75,46 @@ class MicroBatches:
     """The forward passes of a module over one large batch of n examples.
 
     `examples` is the batch for `forward` and `loss_fn`, else its `Fields`; `compiled` holds the
-    modules that `torch.compile` has seen; `whole`: one pass gives all logits. `rows` int64 are
-    those that are scored, ascending, None for all; `known` float32 (n,) are then the last losses,
-    NaN for none. `seconds` are those of the host, which on CUDA only launches the passes.
+    modules that `torch.compile` has seen. `seconds` are those of the host, which on CUDA only
+    launches the passes.
     """
 
     options: Scoring
     forward: ForwardFunction | None
     loss_fn: LossFunction | None
     compiled: dict[nn.Module, Any]
-    whole: bool
     module: nn.Module
     examples: Any
     n: int
-    rows: Tensor | None = None
-    known: Tensor | None = None
     seconds: float = field(default=0.0, init=False)
+
+    @property
+    def whole(self) -> bool:
+        """True if one pass gives all logits."""
+        return self.options.micro_batch is None and self.loss_fn is None
 
     def of(self, module: nn.Module, batch: Any, fields: Fields) -> MicroBatches:
         """Return the same passes, by a module, over all examples of another batch."""
         own = fields if self.forward is self.loss_fn is None else batch
-        n = len(fields.ids)
-        return replace(self, module=module, examples=own, n=n, rows=None, known=None)
+        return replace(self, module=module, examples=own, n=len(fields.ids))
 
-    def __iter__(self) -> Iterator[tuple[slice | Tensor, Tensor]]:
-        """Yield rows of the large batch, as an index, and their logits or losses."""
-        n, examples, rows = self.n, self.examples, self.rows
-        if rows is not None:
-            examples, n = gather(examples, n, rows), len(rows)
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield rows of the large batch, and their logits or losses."""
+        n, examples = self.n, self.examples
         size = self.options.micro_batch or n
         for begin in range(0, n, size):
             here = slice(begin, min(begin + size, n))
             piece = gather(examples, n, here) if size < n else examples
-            yield here if rows is None else rows[here], self._output(piece, here.stop - begin)
+            yield here, self._output(piece, here.stop - begin)
 
     def logits(self) -> Tensor:
-        """Return the logits (n, C) of all examples, if all are scored and have some."""
+        """Return the logits (n, C) of all examples, if they have some."""
         if self.whole:
             return self._output(self.examples, self.n)
-        if self.loss_fn is not None or self.rows is not None:
+        if self.loss_fn is not None:
             raise ValueError(
-                f"Selector: {'loss_fn=' if self.loss_fn else 'Scoring(refresh=...)'} gives losses "
-                "alone, and this method asks for logits; choose a method of losses, as rho"
+                "Selector: loss_fn= gives losses alone, and this method asks for logits; choose a "
+                "method of losses, as rho"
             )
         return torch.cat([logits for _, logits in self])
 
@@ -151,10 +131,7 @@ class MicroBatches:
         elif self.forward is not None:
             output = self.forward(module, examples)
         else:
-            inputs = examples.inputs
-            if options.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
-            output = logits_of("Selector", module, inputs)
+            output = logits_of("Selector", module, examples.inputs)
         self.seconds += time.perf_counter() - started
         return output
 

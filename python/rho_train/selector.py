@@ -132,8 +132,7 @@ class Selector:
         method = registry.find(self.method)
         self.needs = frozenset(registry.needs_of(method))
         check_settings(self, method)
-        whole = self.scoring.whole and self.loss_fn is None
-        self._passes = self.scoring, self.forward, self.loss_fn, dict[nn.Module, Any](), whole
+        self._passes = self.scoring, self.forward, self.loss_fn, dict[nn.Module, Any]()
         self._il_table = il_table(self.il)
         self._proxy = self.scorer.model if isinstance(self.scorer, OnlineModel) else self.scorer
         self._invalid = InvalidCounter(self.check_every)
@@ -217,11 +216,6 @@ class Selector:
                 f"Selector: k = {k} is larger than the batch of {n}; load larger batches, with "
                 "drop_last=True if only the last one is short"
             )
-        if self.scoring.refresh < 1.0 and k > self.scoring.due(n):
-            raise ValueError(
-                f"Selector: k = {k} is larger than the {self.scoring.due(n)} examples of {n} that "
-                f"Scoring(refresh={self.scoring.refresh}) scores; lower k or raise refresh"
-            )
         return k
 
     def _scorer(self, model: nn.Module) -> nn.Module:
@@ -252,14 +246,12 @@ class Selector:
         if step == 0 or parsed.labels.ndim != 1:
             first = step == 0 and self.needs_ids
             check_batch(batch, parsed, classes=self.loss_fn is None, first=first)
-        rows, known, rank, begin, total = None, None, None, 0, n
+        rank, begin, total = None, 0, n
         if self.history is not None:
             # Before the pass: what inference mode makes could not be counted in afterwards.
             self.history.to(ids.device)
             fix = "make it for the whole data set, History(len(dataset))"
             check_rows("History", ids, len(self.history), fix)
-            if options.refresh < 1.0:
-                rows, known = self.history.oldest(ids, options.due(n)), self.history.loss[ids]
         if self.phases is not None and self.phases(step):
             method, needs = uniform, frozenset()
         if self.scope == "global":
@@ -268,7 +260,7 @@ class Selector:
             rank, (begin, total) = 0, global_position(n, settings, ids.device)
         size = self.size(total, step)
         examples, seconds = parsed if self.forward is self.loss_fn is None else batch, 0.0
-        passes = MicroBatches(*self._passes, scorer, examples, n, rows, known)
+        passes = MicroBatches(*self._passes, scorer, examples, n)
         context = ScoringContext(
             labels=parsed.labels,
             ids=ids,
@@ -326,8 +318,7 @@ class Selector:
                 f"{type(small).__name__} keeps {len(ids_of(small))} ids: functions compute its "
                 "fields, so that they cannot be cut; collate to a dict, a dataclass or Batch"
             )
-        fresh = selected.losses is not None and self._unchecked
-        if fresh and (context.passes.rows is None or context.fresh(rows).any()):
+        if selected.losses is not None and self._unchecked:
             told = False
             if not self._unchecked & (self._unchecked - 1):  # the 1st, 2nd, 4th, 8th, ...
                 began = time.perf_counter()
@@ -338,9 +329,9 @@ class Selector:
             self._unchecked = 0 if told else self._unchecked + 1
         weights = None if selected.weights is None else selected.weights[order]
         self.last = LastSelection(ids, selected, weights)
-        count, scored = 0 if pending.stand_in else k, context.passes.rows
+        count = 0 if pending.stand_in else k
         if self.history is not None:
-            self.history.add(step, ids, ids[rows[:count]], selected.losses, scored)
+            self.history.add(step, ids, ids[rows[:count]], selected.losses)
         if hasattr(method, "update"):
             method.update(context, selected)
         for learner in (self.il, self.scorer):
@@ -348,7 +339,7 @@ class Selector:
                 learner.train_step(small, weights, context)
         self.steps += 1
         if selected.losses is not None:
-            self.scored += n if scored is None else len(scored)
+            self.scored += n
         self.selected += count
         self.score_seconds += pending.score_seconds
         return small

@@ -57,18 +57,13 @@ def check_share(ratio: float, when: str = "") -> float:
 def _faults(selector: Selector, pointwise: bool) -> Iterator[str]:
     """Yield what is wrong with the settings, and how to mend it."""
     needs, il, smoothing = selector.needs, selector.il, selector.label_smoothing
-    ratio, scoring, method = selector.ratio, selector.scoring, f"method {selector.method!r}"
+    ratio, method = selector.ratio, f"method {selector.method!r}"
     if (ratio is None) == (selector.k is None):
         yield f"give either ratio or k, got ratio={ratio} and k={selector.k}"
     if not 0.0 <= smoothing <= 1.0:
         yield f"label_smoothing must lie in [0, 1], got {smoothing}"
     if "il" in needs and il is None:
         yield f"{method} needs irreducible losses; pass il=, as a store of rho_train.crossfit_il"
-    refresh = f"Scoring(refresh={scoring.refresh})"
-    if scoring.refresh < 1.0 and selector.history is None:
-        yield f"{refresh} needs the last losses; pass history=History(len(dataset))"
-    if scoring.refresh < 1.0 and "logits" in needs:
-        yield f"{refresh} knows losses alone, and {method} needs the logits of all; use refresh=1"
     if selector.loss_fn is not None:
         if selector.forward is not None or smoothing:
             yield (
@@ -78,8 +73,6 @@ def _faults(selector: Selector, pointwise: bool) -> Iterator[str]:
         if missing := {"logits", "classes"} & needs:
             needed = " and ".join(sorted(missing))
             yield f"loss_fn= gives losses alone, and {method} needs {needed}; choose rho or loss"
-    if scoring.channels_last and (selector.forward or selector.loss_fn):
-        yield "Scoring(channels_last=True) converts inputs; forward= and loss_fn= must do it there"
     if smoothing and "il" in needs and isinstance(il, ILStore):
         # Examples learnt as well as smoothing lets them be would come before others.
         yield (
@@ -94,10 +87,8 @@ def _faults(selector: Selector, pointwise: bool) -> Iterator[str]:
             f"needs a method that scores each example for itself, and {selector.method!r} does not "
             "say so; choose rho or loss, register(name, pointwise=True) a method that does"
         )
-    if selector.scope == "global" and (scoring.refresh < 1.0 or scoring.train_mode):
-        yield scope.format(
-            "needs scores that do not depend on the rank; leave refresh= and train_mode= out"
-        )
+    if selector.scope == "global" and selector.scoring.train_mode:
+        yield scope.format("needs scores that do not depend on the rank; leave train_mode= out")
     own = {"il": il, "scorer": selector.scorer}
     of_one_rank = [name for name, one in own.items() if isinstance(one, OnlineModel)]
     # Each rank would train its own model, or draw its own uniform selection.

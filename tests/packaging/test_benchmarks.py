@@ -142,9 +142,7 @@ def test_step(
     found: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
     for row in rows:
         found.setdefault((row["model"], row["step"]), {})[row["part"]] = row
-    # An MLP has no images.
-    everything = {(model, step) for step in bench.STEPS}
-    assert set(found) == everything - {("mlp", "channels_last")}
+    assert set(found) == {(model, step) for step in bench.STEPS}
     for (_, step), parts in found.items():
         pieces = {"modes", "score", "op", "gather", "train"}
         if step in bench.OPTIONS:
@@ -162,7 +160,7 @@ def test_a_step_that_selects_other_examples_stops_the_run(
 ) -> None:
     bench = module("bench_step")
     steps = bench.Steps(bench.TASKS["mlp"], 32, "cpu")
-    options = ["selector", "bf16", "micro_batch", "refresh", "proxy"]
+    options = ["selector", "bf16", "micro_batch", "proxy"]
     bench.check(steps, 320, options)
     # The selectors keep the first table.
     steps.il = -3 * steps.il

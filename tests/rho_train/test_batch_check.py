@@ -16,7 +16,6 @@ from torch.utils.data import TensorDataset
 
 from rho_train import (
     Batch,
-    History,
     ILStore,
     IndexedDataset,
     OnlineModel,
@@ -158,7 +157,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Any, dict[str, Any], str]] = {
 def test_fields_that_are_not_one_row_an_example_are_refused(case: str) -> None:
     make, batch, options, message = REFUSED[case]
     options = {"il": IL, **options}
-    for more in ({}, {"scorer": make()}, {"scoring": Scoring(refresh=0.9), "history": History(N)}):
+    for more in ({}, {"scorer": make()}):
         if more and case != "embedding bag":
             continue
         for _ in range(2):
@@ -228,11 +227,6 @@ HEALTHY: dict[str, tuple[dict[str, Any], list[tuple[int, bool]], list[tuple[int,
         [(8, False)],
         [(4, False)],
     ),
-    "refresh": (
-        {"scoring": Scoring(refresh=0.5), "history": History(N)},
-        [(4, False)],
-        [(4, False)],
-    ),
     "global": ({"scope": "global"}, [(8, False)], [(4, False)]),
     "weights": ({"method": weighted}, [(8, False)], [(4, False)]),
     "uniform": ({"method": "uniform"}, [], []),
@@ -247,8 +241,6 @@ def test_one_more_pass_that_changes_nothing(case: str) -> None:
         torch.manual_seed(1)
         random.seed(1)
         np.random.seed(1)  # noqa: NPY002
-        if "history" in options:
-            options["history"] = History(N)
         model, selector = Healthy(), Selector(il=IL, k=K, check_batches=check, **options)
         with warnings.catch_warnings():
             warnings.simplefilter("error")

@@ -30,7 +30,6 @@ from .command import demo_arguments, run
 TRAIN = TrainConfig(steps=30, large_batch=40, batch=8, eval_every=10, lr=0.03)
 DRAWN = ["b81f800317dff8f4", "22e3fe631d6264a6", "74980e43300875df", "2b684b25196dd4cd"]
 CROSS = Variant("rho", method="rho", il="crossfit")
-STALE = Variant("stale", method="loss", overrides={"scoring.refresh": 0.1})
 
 
 def task(
@@ -202,11 +201,11 @@ def test_options_reach_the_selector(tmp_path: Path) -> None:
         variant("plain"),
         variant("warm", warmup=20),
         variant("annealed", anneal=0.5),
-        variant("stale", **{"scoring.refresh": 0.5, "train.label_smoothing": 0.1}),
+        variant("pieces", **{"scoring.micro_batch": 16, "train.label_smoothing": 0.1}),
     )
     # 40 candidates in each of 30 steps.
     scored = {name.removesuffix("-seed0"): found["scored"] for name, found in ends.items()}
-    assert scored == {"plain": 1200, "warm": 400, "annealed": 600, "stale": 600}
+    assert scored == {"plain": 1200, "warm": 400, "annealed": 600, "pieces": 1200}
 
 
 def test_a_filter_trains_on_the_examples_with_the_lowest_losses(
@@ -359,7 +358,6 @@ def test_impossible_variants_are_named() -> None:
         ({"cost": EqualCost("best")}, "one: cost: to must be one of uniform, got 'best'"),
         ({"cost": EqualCost("one")}, "one: cost: to must be one of uniform, got 'one'"),
         ({"methods": [Variant("one", cost=EqualCost("one"))]}, "no variant makes train.steps of"),
-        ({"methods": [STALE]}, r"stale: .*k = 8 is larger than the 4 examples .*\(refresh=0.1\)"),
     ],
 )
 def test_impossible_comparisons_do_not_start(

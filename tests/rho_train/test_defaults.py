@@ -137,7 +137,6 @@ OTHERS: dict[str, Callable[[], Any]] = {
 OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     **{f"method {name}": lambda name=name: {"method": name} for name in names()},  # type: ignore[misc]
     "history": lambda: {"history": History(N)},
-    "refresh": lambda: {"history": History(N), "scoring": Scoring(refresh=0.5)},
     "micro-batches": lambda: {"history": History(N), "scoring": Scoring(micro_batch=11)},
     "loss_fn": lambda: {"loss_fn": losses},
     "loss_fn, micro-batches": lambda: {"loss_fn": losses, "scoring": Scoring(micro_batch=11)},

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument")
 
 def test_a_run_on_a_gpu_is_that_on_the_cpu_also_when_it_changes(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, steps=8, log_every=3)
-    for way in ("rho", "refresh"):
+    for way in ("rho", "micro-batches"):
         make_trainer(tmp_path / way, way, config).fit()
         whole = ending(tmp_path / way)["model"]
         for number, devices in enumerate(((GPU, GPU), (CPU, GPU), (GPU, CPU))):
@@ -122,10 +122,8 @@ def cases() -> dict[str, dict[str, Any]]:
         "online": {"il": OnlineModel(online)},
         "proxy": {"scorer": OnlineModel(online), "method": "loss"},
         "history": {"history": History(N)},
-        "refresh": {"history": History(N), "scoring": Scoring(refresh=0.5)},
         "micro_batch": {"scoring": Scoring(micro_batch=16)},
         "bf16": {"scoring": Scoring(bf16=True)},
-        "channels_last": {"scoring": Scoring(channels_last=True)},
         "train_mode": {"scoring": Scoring(train_mode=True)},
         "phases": {"phases": lambda step: step < 48, "method": "loss"},
         "loss_fn": {"loss_fn": lambda model, batch: model(batch.x).logsumexp(1)},

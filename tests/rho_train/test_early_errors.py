@@ -152,18 +152,13 @@ TRAINER: list[tuple[Callable[[], dict[str, Any]], type[Exception], str]] = [
         ValueError,
         "phases are uniform in all 30 steps",
     ),
-    # Only in the last third would more points be wanted than are scored.
+    # Only in the last third is it no share.
     (
         lambda: {
-            "selector": Selector(
-                ratio=lambda step: 0.25 if step < 20 else 0.5,
-                method="loss",
-                scoring=Scoring(refresh=0.4),
-                history=History(N),
-            )
+            "selector": Selector(ratio=lambda step: 0.25 if step < 20 else 1.5, method="loss")
         },
         ValueError,
-        r"k = 16 is larger than the 13 examples of 32 that Scoring\(refresh=0.4\) scores",
+        r"ratio must lie in \(0, 1\], got 1.5 at step 20; a number is k=",
     ),
 ]
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rho_train import Batch, History, Scoring, Selector, register
+from rho_train import Batch, Selector, register
 from rho_train.methods.built_in import Boltzmann, Reducr
 from rho_train.methods.context import ScoringContext, Selected
-from rho_train.methods.registry import names, needs_of, unregister
+from rho_train.methods.registry import names, unregister
 
 from .ways import METHODS
 
@@ -144,18 +144,6 @@ def test_no_method_selects_a_row_without_a_finite_loss_or_il() -> None:
         wanted = torch.cat([batch.ids[:7], batch.ids[8:]])
         assert torch.equal(selector(model, batch).ids, wanted), name
         assert selector.invalid == 1, name
-
-
-def test_no_method_selects_a_row_that_was_not_scored() -> None:
-    for name in set(METHODS) - {"uniform"}:
-        if "logits" in needs_of(name):
-            continue
-        model, batch, il = large()
-        # Of the ten rows that are scored three are ignored, so there are seven for ten places.
-        batch.y[:3] = -100
-        options: dict[str, Any] = {"scoring": Scoring(refresh=0.25), "history": History(40)}
-        selector = Selector(il=il + 50, k=10, method=name, **options)
-        assert selector(model, batch).ids.tolist() == batch.ids[3:10].tolist(), name
 
 
 @pytest.fixture

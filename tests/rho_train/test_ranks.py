@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from rho_train import History, OnlineModel, Scoring, Selector, distributed
+from rho_train import OnlineModel, Scoring, Selector, distributed
 
 from . import ranks_program as program
 from . import ranks_training
@@ -275,7 +275,6 @@ def test_what_ranks_cannot_select_together_is_refused() -> None:
         ({"method": "reducr"}, "'reducr' does not say so; choose rho or loss"),
         ({"method": "uniform"}, r"register\(name, pointwise=True\)"),
         ({"scoring": Scoring(train_mode=True)}, "scores that do not depend on the rank"),
-        ({"scoring": Scoring(refresh=0.5), "history": History(4)}, "do not depend on the rank"),
         ({"il": OnlineModel(nn.Linear(1, 1))}, "does not go with il=, which"),
         ({"phases": lambda step: step < 2}, "does not go with phases="),
     ]

@@ -22,7 +22,7 @@ from rho_train import (
     Selector,
     fingerprint,
 )
-from rho_train.methods.built_in import Boltzmann, Reducr
+from rho_train.methods.built_in import Reducr
 from rho_train.methods.registry import needs_of
 from rho_train.optim import adamw
 
@@ -87,50 +87,6 @@ def _tolerance(exact: bool) -> dict[str, float]:
     return {"rtol": 0.0, "atol": 0.0} if exact else {"rtol": 1e-5, "atol": 1e-6}
 
 
-def test_the_oldest_losses_are_refreshed_and_the_others_used_as_they_are() -> None:
-    def batch(rows: list[int], loss: list[float]) -> Batch:
-        # Of two classes with logits (0, z), label 0: the loss is log(1 + e^z).
-        z = torch.tensor(loss).expm1().log()
-        x = torch.stack([torch.zeros_like(z), z], 1)
-        return Batch(x, torch.zeros(len(z), dtype=torch.int64), torch.tensor(rows))
-
-    history = History(6)
-    selector = Selector(k=1, method="loss", scoring=Scoring(refresh=0.5), history=history)
-    model = Widths()
-    # Nothing is known: the first two rows are scored, and the third cannot be selected.
-    assert selector(model, batch([0, 1, 2, 3], [1.0, 2.0, 9.0, 9.0])).ids.tolist() == [1]
-    assert torch.allclose(history.loss[:2], torch.tensor([1.0, 2.0]))
-    assert history.loss[2:].isnan().all()
-    # The two without a loss are scored; 1 is selected by its old loss of 2, though it is 0.5 now.
-    assert selector(model, batch([0, 1, 2, 3], [0.5, 0.5, 1.5, 1.0])).ids.tolist() == [1]
-    # 0 and 1 have the oldest losses.
-    assert selector(model, batch([3, 2, 1, 0], [9.0, 9.0, 0.5, 0.5])).ids.tolist() == [2]
-    assert history.step.tolist() == [2, 2, 1, 1, -1, -1]
-    assert history.seen.tolist() == [3, 3, 3, 3, 0, 0]
-    assert history.selected.tolist() == [0, 2, 1, 0, 0, 0]
-    assert model.seen == [2, 1, 2, 2]  # the second is the check of the small batch
-    assert selector.scored == 6
-
-
-def test_losses_that_are_all_up_to_date_select_as_scoring_all_does() -> None:
-    for name in ("rho", "neg_il", "loss"):
-        assert_same_as_scoring_all(name)
-
-
-def assert_same_as_scoring_all(name: str) -> None:
-    il = TABLE.nan_to_num()
-    history = History(100)
-    half = Selector(il=il, k=9, method=name, scoring=Scoring(refresh=0.5), history=history, seed=2)
-    half(Widths(), BATCH)
-    half(Widths(), BATCH)
-    full = Selector(il=il, k=9, method=name, seed=2)
-    full.steps = 2
-    assert half(Widths(), BATCH).ids.tolist() == full(Widths(), BATCH).ids.tolist()
-    assert half.last is not None
-    assert full.last is not None
-    assert torch.equal(half.last.losses, full.last.losses)
-
-
 def test_a_history_moves_outside_of_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     # Columns that are made in inference mode could not be counted in afterwards.
     def to(self: History, device: torch.device) -> None:
@@ -139,25 +95,8 @@ def test_a_history_moves_outside_of_the_pass(monkeypatch: pytest.MonkeyPatch) ->
 
     moved: list[torch.device] = []
     monkeypatch.setattr(History, "to", to)
-    options = Scoring(refresh=0.5)
-    Selector(k=4, method="loss", scoring=options, history=History(100))(Widths(), BATCH)
+    Selector(k=4, method="loss", history=History(100))(Widths(), BATCH)
     assert moved
-
-
-def test_images_are_scored_channels_last_and_returned_as_they_were() -> None:
-    seen: list[bool] = []
-
-    class Probe(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            seen.append(x.is_contiguous(memory_format=torch.channels_last))
-            return x.flatten(1)
-
-    batch = Batch(torch.randn(6, 2, 3, 3), torch.zeros(6, dtype=torch.int64), torch.arange(6))
-    selector = Selector(k=2, method="loss", scoring=Scoring(channels_last=True))
-    small = selector(Probe(), batch)
-    assert seen == [True, True]
-    assert small.x.is_contiguous()
-    assert torch.equal(small.x, batch.x[small.ids])
 
 
 def test_a_compiled_scorer_is_compiled_once_and_learns_with_the_model(
@@ -234,14 +173,6 @@ def test_training_mode_leaves_a_frozen_part_frozen() -> None:
     assert not any(part.training for part in model)
 
 
-def test_the_share_that_is_scored_can_be_selected() -> None:
-    options = Scoring(refresh=0.5)
-    for n in range(1, 12):
-        selector = Selector(ratio=0.5, method="loss", scoring=options, history=History(100))
-        rows = Batch(LOGITS[20 : 20 + n], LABELS[20 : 20 + n], IDS[20 : 20 + n])
-        assert len(selector(Widths(), rows).ids) == options.due(n)
-
-
 def test_the_host_reads_seldom_with_check_every() -> None:
     often = Selector(il=TABLE, k=12)
     seldom = Selector(il=TABLE, k=12, check_every=3)
@@ -309,42 +240,10 @@ def _columns(selector: Selector) -> list[Tensor]:
 REFUSED: list[tuple[Any, type[Exception], str]] = [
     (lambda: Scoring(micro_batch=0), ValueError, "micro_batch must be at least 1, got 0"),
     (lambda: Scoring(micro_batch=0.5), TypeError, "micro_batch must be an int, got 0.5"),
-    (lambda: Scoring(refresh=0.0), ValueError, r"refresh must lie in \(0, 1\], got 0.0"),
-    (lambda: Scoring(refresh=float("nan")), ValueError, "refresh must lie in"),
     (lambda: Scoring(micro_batch=8, train_mode=True), ValueError, "train_mode.*micro_batch"),
     (lambda: Scoring(compile="fast"), ValueError, "compile must be one of .*default.*got 'fast'"),
-    (
-        lambda: Selector(
-            k=1,
-            method="loss",
-            scoring=Scoring(channels_last=True),
-            forward=lambda model, batch: model(batch.x),
-        ),
-        ValueError,
-        "channels_last=True.*forward= and loss_fn= must do it there",
-    ),
     (lambda: History(0), ValueError, "n must be at least 1, got 0"),
     (lambda: History(2.0), TypeError, "n must be an int.*got 2.0"),
-    (
-        lambda: Selector(k=1, method="loss", scoring=Scoring(refresh=0.5)),
-        ValueError,
-        r"refresh=0.5\) needs the last losses; pass history=History",
-    ),
-    (
-        lambda: Selector(k=1, method="entropy", scoring=Scoring(refresh=0.5), history=History(9)),
-        ValueError,
-        "method 'entropy' needs the logits of all; use refresh=1",
-    ),
-    (
-        lambda: Selector(
-            k=1,
-            method=Boltzmann("grad_norm"),
-            scoring=Scoring(refresh=0.5),
-            history=History(9),
-        ),
-        ValueError,
-        "needs the logits of all; use refresh=1",
-    ),
     (lambda: Selector(k=1, method="loss", history={}), TypeError, "History, got dict"),
     (
         lambda: Selector(k=1, method="loss", history=History(39))(Widths(), BATCH),
@@ -355,13 +254,6 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
         lambda: Selector(k=1, method="loss", check_every=0),
         ValueError,
         "check_every must be at least 1, got 0",
-    ),
-    (
-        lambda: Selector(k=30, method="loss", scoring=Scoring(refresh=0.5), history=History(100))(
-            Widths(), BATCH
-        ),
-        ValueError,
-        "k = 30 is larger than the 20 examples of 40",
     ),
 ]
 
@@ -374,7 +266,6 @@ def test_what_cannot_work_is_refused() -> None:
 
 DEFAULTS: dict[str, Any] = {
     "micro-batches": {"scoring": Scoring(micro_batch=16)},
-    "refresh": {"scoring": Scoring(refresh=0.5)},
     "losses": {"loss_fn": lambda model, b: F.cross_entropy(model(b.x), b.y, reduction="none")},
     "reducr": {"method": Reducr(lr=1.0)},
 }

@@ -13,7 +13,6 @@ from torch.utils.data import TensorDataset
 
 from rho_train import (
     Batch,
-    History,
     ILRecipe,
     ILStore,
     IndexedDataset,
@@ -152,20 +151,6 @@ def test_methods_that_draw_by_losses_draw_sequences() -> None:
         assert len(small.ids.unique()) == 5
     best = Selector(k=5, method=cold[0], loss_fn=losses)(Table(drawn()[0]), batch)
     assert set(best.ids.tolist()) == set(batch.ids[ce.topk(5).indices].tolist())
-
-
-def test_old_losses_of_sequences_are_refreshed() -> None:
-    batch, ce = large(ROWS[ROWS != 3])
-    n, model = len(batch.ids), Table(drawn()[0])
-    history = History(N + 100)
-    options = Scoring(refresh=0.5)
-    selector = Selector(il=IL, k=4, loss_fn=losses, scoring=options, history=history)
-    first, second = selector(model, batch), selector(model, batch)
-    assert model.widths == [options.due(n), 4, options.due(n)]
-    excess = ce - IL.double()[batch.ids]
-    # Now all losses are known, and the model has not moved.
-    assert set(second.ids.tolist()) == set(batch.ids[excess.topk(4).indices].tolist())
-    assert len(first.ids) == 4
 
 
 def test_a_function_without_a_mean_is_plain_classification() -> None:
@@ -320,13 +305,6 @@ def asks_for_logits(context: ScoringContext) -> Selected:
             lambda: Selector(k=1, method="loss", loss_fn=losses, forward=losses),
             ValueError,
             "leave forward out",
-        ),
-        (
-            lambda: Selector(
-                k=1, method="loss", loss_fn=losses, scoring=Scoring(channels_last=True)
-            ),
-            ValueError,
-            "forward= and loss_fn= must do it there",
         ),
         (
             lambda: Selector(k=1, method="loss", loss_fn=mean)(Table(drawn()[0]), large(ROWS)[0]),

@@ -16,7 +16,6 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from rho_train import IndexedDataset, OnlineModel, Selector, TrainConfig, Trainer
-from rho_train.history import History
 from rho_train.methods.built_in import Reducr
 from rho_train.methods.registry import find, names
 from rho_train.records import read_lines
@@ -41,7 +40,6 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "reducr, fast": lambda: {"method": Reducr(lr=1.0)},
     "phases": lambda: {"phases": lambda step: not 8 <= step < 21, "method": "loss"},
     "micro-batches": lambda: {"scoring": Scoring(micro_batch=5)},
-    "refresh": lambda: {"scoring": Scoring(refresh=0.5), "history": History(N)},
     "train mode": lambda: {"scoring": Scoring(train_mode=True)},
     "fewer": lambda: {"k": None, "ratio": fewer},
 }

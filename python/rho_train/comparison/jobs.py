@@ -116,8 +116,7 @@ class Run:
         """Return the counted cost of so many of its steps, as the run will count it itself."""
         spec, train, scored = self.spec, self.spec.train, 0
         if self.variant.selects:
-            scored = spec.scoring.due(train.large_batch)
-            scored *= selecting_steps(steps, spec.warmup, spec.anneal)
+            scored = train.large_batch * selecting_steps(steps, spec.warmup, spec.anneal)
         parts = self.costs.spent(steps * train.batch, scored)
         return sum(parts.values()) if il else parts["training"] + parts["scoring"]
 

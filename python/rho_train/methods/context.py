@@ -164,13 +164,6 @@ class ScoringContext:
         """True if a method has read the scores or logits of all examples."""
         return bool(self._scores) or self._logits is not None
 
-    def fresh(self, rows: Tensor) -> Tensor:
-        """Return which rows were scored in this step, not in an earlier one, bool (k,)."""
-        scored = self.passes.rows
-        return (
-            torch.ones_like(rows, dtype=torch.bool) if scored is None else torch.isin(rows, scored)
-        )
-
     @property
     def classes(self) -> int:
         """C, once something has been scored."""
@@ -227,7 +220,7 @@ class ScoringContext:
         return Selected(*best)
 
     def score(self, method: str) -> rho_ext.Scores:
-        """Score by `rho_ext.score`; -inf for rows ignored or never scored, NaN for invalid ones."""
+        """Score by `rho_ext.score`; -inf for ignored rows, NaN for invalid ones."""
         if method not in self._scores:
             if self._in_pieces:
                 self._scores[method] = self._score_pieces(method)
@@ -236,7 +229,7 @@ class ScoringContext:
         return self._scores[method]
 
     def score_logits(
-        self, method: str, logits: Tensor, rows: slice | Tensor = slice(None)
+        self, method: str, logits: Tensor, rows: slice = slice(None)
     ) -> rho_ext.Scores:
         """Score all rows, or some, by given logits."""
         il = self.il_values
@@ -271,22 +264,16 @@ class ScoringContext:
         return self._logits is None and not self.passes.whole
 
     def _score_pieces(self, method: str) -> rho_ext.Scores:
-        known, by_losses = self.passes.known, self.passes.loss_fn is not None
-        if known is None:
-            losses, scores = torch.empty_like(self.ids.expand(2, -1), dtype=torch.float32).unbind()
-        else:
-            losses = known.clone()
-            scores = self._score_losses(method, losses, slice(None))
-            scores.masked_fill_(losses.isnan() | self.ignored, -torch.inf)
+        losses, scores = torch.empty_like(self.ids.expand(2, -1), dtype=torch.float32).unbind()
         for rows, output in self.passes:
-            if by_losses:
+            if self.passes.loss_fn is not None:
                 scores[rows], losses[rows] = self._score_losses(method, output, rows), output
             else:
                 scores[rows], losses[rows] = self.score_logits(method, output, rows)
                 self._classes = output.shape[1]
         return rho_ext.Scores(scores, losses)
 
-    def _score_losses(self, method: str, losses: Tensor, rows: slice | Tensor) -> Tensor:
+    def _score_losses(self, method: str, losses: Tensor, rows: slice) -> Tensor:
         """Score rows by known losses, for the methods that need nothing else."""
         il = 0.0 if method == "loss" else self.il[rows].float()
         # An example without a loss is not selected by its IL either.

@@ -21,9 +21,8 @@ def register(
     Args:
         name: new, of letters, digits and underscores.
         needs: of a function: `il`, irreducible losses; `ids`, those of the data set (else it sees
-            rows where a batch has no ids); `logits`, those of all examples, which
-            `Scoring(refresh=...)` does not have; `classes`, labels that are classes.
-            `Selector(loss_fn=...)` has neither logits nor classes.
+            rows where a batch has no ids); `logits`, or `classes`, labels that are classes, which
+            `Selector(loss_fn=...)` does not have.
         pointwise: of a function: it selects the highest scores, and the score of an example does
             not depend on the others, as `Selector(scope="global")` wants.
 
