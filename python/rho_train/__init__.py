@@ -14,7 +14,7 @@ from rho_train.compare import compare
 from rho_train.comparison.runner import JobsFailed
 from rho_train.comparison.spec import EqualCost, Variant
 from rho_train.dataset import IndexedDataset, fingerprint
-from rho_train.duplicates import find_duplicates
+from rho_train.checksums import find_duplicates
 from rho_train.history import History
 from rho_train.il import (
     ILRecipe,

@@ -35,7 +35,7 @@ from rho_train.files import error_text
 from rho_train.global_scope import Scope
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import names, needs_of
-from rho_train.optim import adamw
+from rho_train.training_step import adamw
 from rho_train.planning import RATIOS
 from rho_train.planning import plan as measure
 from rho_train.progress import Stopped

@@ -18,7 +18,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 import rho_ext
-from rho_train.comparison.data import SeedData
+from rho_train.comparison.spec import SeedData
 from rho_train.comparison.jobs import ILWork, Run
 from rho_train.comparison.runner import Job, JobsFailed, run_jobs
 from rho_train.comparison.spec import EqualCost, Spec, Variant, variants_of
@@ -30,7 +30,7 @@ from rho_train.global_scope import Scope
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import find
 from rho_train.progress import stop_signals
-from rho_train.records import from_line, to_line
+from rho_train.files import from_line, to_line
 from rho_train.report import read_experiment, summarize, write_report
 from rho_train.run_folder import RunFolder
 from rho_train.scoring import Scoring

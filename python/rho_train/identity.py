@@ -26,6 +26,39 @@ def module_digest(module: nn.Module) -> str:
     return digest(*(value for value in module.state_dict().values() if isinstance(value, Tensor)))
 
 
+def architecture_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of the architecture of a model, whatever its weights.
+
+    It covers names, types and shapes of the parts and their public attributes that are numbers,
+    texts or functions, not code.
+
+    Examples:
+        >>> one, other = nn.Sequential(nn.Dropout(0.1)), nn.Sequential(nn.Dropout(0.2))
+        >>> architecture_digest(one) == architecture_digest(other)
+        False
+    """
+    named, state = model.named_modules(), model.state_dict().items()
+    parts = [
+        (name, type(one).__qualname__, sorted(_attributes(one).items())) for name, one in named
+    ]
+    shapes = [(name, tuple(value.shape)) for name, value in state if isinstance(value, Tensor)]
+    return hashlib.sha256(repr((parts, shapes)).encode()).hexdigest()
+
+
+def _attributes(part: nn.Module) -> dict[str, str]:
+    found, plain = {}, _PLAIN[:4]
+    for key, value in vars(part).items():
+        if key.startswith("_") or key == "training":
+            continue
+        if callable(value):
+            found[key] = name_of(value)
+        elif isinstance(value, (*plain, torch.Size)) or (
+            isinstance(value, tuple) and all(isinstance(v, plain) for v in value)
+        ):
+            found[key] = repr(value)
+    return found
+
+
 def identity_of(part: object) -> object:
     """Return what decides the work of an object: its own `identity()`, its content, or its name."""
     if isinstance(part, Tensor):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rho_train.records import read_lines
+from rho_train.files import read_lines
 
 SMALL = ["--train.steps=60", "--train.eval_every=20", "--il.epochs=1", "--seeds=1"]
 

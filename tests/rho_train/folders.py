@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rho_train.comparison.jobs import run_path
-from rho_train.records import to_line
+from rho_train.files import to_line
 
 NASTY = 'Loss <b> & "quotes"'
 FIVE = {

@@ -17,7 +17,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from rho_train import ILRecipe, IndexedDataset, holdout_il
-from rho_train.checkpoint import architecture_digest, load_checkpoint, save_checkpoint
+from rho_train.identity import architecture_digest
+from rho_train.run_folder import load_checkpoint, save_checkpoint
 from rho_train.identity import name_of
 from rho_train.progress import Stopped
 
@@ -28,7 +29,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import nn
 from rho_train.identity import name_of
-from rho_train.checkpoint import architecture_digest
+from rho_train.identity import architecture_digest
 print(architecture_digest(nn.TransformerEncoderLayer(8, 2, 16)))
 print(name_of(partial(F.cross_entropy, weight=None, other=F.relu)))
 """

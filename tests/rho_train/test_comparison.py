@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from rho_train import EqualCost, ILRecipe, ILStore, Task, TrainConfig, Variant, compare
-from rho_train.comparison.data import SeedData
+from rho_train.comparison.spec import SeedData
 from rho_train.comparison.jobs import ILWork
 from rho_train.comparison.runner import JobsFailed
 from rho_train.comparison.spec import Spec

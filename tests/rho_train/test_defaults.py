@@ -28,7 +28,7 @@ from rho_train import (
     Trainer,
 )
 from rho_train.methods.registry import names
-from rho_train.records import read_lines
+from rho_train.files import read_lines
 from rho_train.scoring import Scoring
 from rho_train.trainer.evaluation import evaluate
 

@@ -26,7 +26,7 @@ def test_near_duplicates_are_joined_by_chains_in_any_block(
     near = torch.stack([angles.cos(), angles.sin()], 1) * torch.arange(1, 8).unsqueeze(1)
     data = IndexedDataset(TensorDataset(torch.arange(7.0), torch.arange(7)))
     for rows in (1024, 2):
-        monkeypatch.setattr("rho_train.duplicates._ROWS", rows)
+        monkeypatch.setattr("rho_train.checksums._ROWS", rows)
         found = find_duplicates(data, embeddings=near, similarity=0.975)
         assert found.tolist() == [0, 1, 0, 0, 4, 1, 0]
     copies = IndexedDataset(TensorDataset(torch.zeros(7), torch.arange(7)))

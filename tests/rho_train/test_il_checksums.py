@@ -23,7 +23,7 @@ from rho_train import (
     input_checksums,
     pretrained_il,
 )
-from rho_train.il.checksums import InputChecksum
+from rho_train.checksums import InputChecksum
 
 N = 1000
 GENERATOR = torch.Generator().manual_seed(0)

@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from rho_train.dataset import IndexedDataset, fingerprint
-from rho_train.il.checksums import input_checksums
+from rho_train.checksums import input_checksums
 from rho_train.il.store import ILStore
-from rho_train.records import from_line, to_line
+from rho_train.files import from_line, to_line
 
 N = 50
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rho_train import Batch, Selector, register
-from rho_train.methods.built_in import Boltzmann, Reducr
+from rho_train.methods.registry import Boltzmann, Reducr
 from rho_train.methods.context import ScoringContext, Selected
 from rho_train.methods.registry import names, unregister
 

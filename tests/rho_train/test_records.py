@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rho_train.records import from_line, read_lines, to_line
+from rho_train.files import from_line, read_lines, to_line
 
 VALUES = [
     {"event": "train", "step": 10, "loss": 0.1, "noisy": None, "cost": {"il": 1e-6}},

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from rho_train.compare import Comparison
-from rho_train.records import from_line
+from rho_train.files import from_line
 from rho_train.report import pair, read_experiment, summarize, write_report
 from rho_train.report.figures import draw, figures_of
 from rho_train.report.summary import Pair

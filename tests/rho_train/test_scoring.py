@@ -22,9 +22,9 @@ from rho_train import (
     Selector,
     fingerprint,
 )
-from rho_train.methods.built_in import Reducr
+from rho_train.methods.registry import Reducr
 from rho_train.methods.registry import needs_of
-from rho_train.optim import adamw
+from rho_train.training_step import adamw
 
 from .ways import METHODS
 

@@ -26,7 +26,7 @@ from rho_train import (
     score_examples,
     sequence_losses,
 )
-from rho_train.methods.built_in import Boltzmann
+from rho_train.methods.registry import Boltzmann
 from rho_train.methods.context import ScoringContext, Selected
 
 N, T, C = 40, 7, 11

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from rho_train import Batch, gce_losses
-from rho_train.optim import adamw
+from rho_train.training_step import adamw
 from rho_train.training_step import training_step
 
 N = 9

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rho_train.comparison.data import SeedData
+from rho_train.comparison.spec import SeedData
 from rho_train.comparison.spec import Spec, Variant
 from rho_train.cost import Costs, selecting_steps, steps_within
 from rho_train.distributed import on_first, rank_and_world
@@ -24,7 +24,7 @@ from rho_train.files import atomic_write
 from rho_train.history import History
 from rho_train.il import ILStore, crossfit_il, holdout_il
 from rho_train.progress import OnStep
-from rho_train.records import to_line
+from rho_train.files import to_line
 from rho_train.selector import Selector
 from rho_train.tasks.task import digest_of, model_identity
 from rho_train.trainer import Trainer

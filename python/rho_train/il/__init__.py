@@ -1,6 +1,6 @@
 """Irreducible losses (IL): computing and storing them."""
 
-from rho_train.il.checksums import input_checksums
+from rho_train.checksums import input_checksums
 from rho_train.il.compute import crossfit_il, holdout_il, pretrained_il
 from rho_train.il.score import score_examples
 from rho_train.il.store import ILStore

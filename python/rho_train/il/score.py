@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import rho_ext
 from rho_train.batch import split, to
-from rho_train.checkpoint import architecture_digest, load_checkpoint, save_checkpoint
+from rho_train.identity import architecture_digest
+from rho_train.run_folder import load_checkpoint, save_checkpoint
 from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.distributed import agree, on_all, rank_and_world
 from rho_train.identity import digest, module_digest, name_of

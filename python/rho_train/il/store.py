@@ -17,8 +17,8 @@ from rho_train.dataset import fingerprint as fingerprint_of
 from rho_train.files import atomic_write
 from rho_train.identity import digest
 from rho_train.il.blocks import INTEGERS, Column
-from rho_train.il.checksums import InputChecksum, InputChecksums, check_inputs
-from rho_train.records import from_line, to_line
+from rho_train.checksums import InputChecksum, InputChecksums, check_inputs
+from rho_train.files import from_line, to_line
 
 _FORMAT = "rho_ext.il_store 6"
 _FINGERPRINT = {"n": "count", "labels": "labels in their order (SHA-256)", "ids": "id scheme"}

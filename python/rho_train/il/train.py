@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from rho_train.batch import to
-from rho_train.checkpoint import architecture_digest, random_state, restore_random_state
+from rho_train.identity import architecture_digest
+from rho_train.run_folder import random_state, restore_random_state
 from rho_train.checks import check_counts, check_ids
 from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.dry_run import dry_run
 from rho_train.identity import digest, module_digest
 from rho_train.il.score import SCORING_BATCH, names_of, score_examples
-from rho_train.optim import (
+from rho_train.training_step import (
     LRSchedule,
     MakeOptimizer,
     adamw,

@@ -1,6 +1,6 @@
 """Methods of selection: the built-in ones, their input and output, and their registry."""
 
-from rho_train.methods.built_in import Boltzmann, Reducr
+from rho_train.methods.registry import Boltzmann, Reducr
 from rho_train.methods.context import Method, ScoringContext, Selected
 from rho_train.methods.registry import names, needs_of, register, unregister
 

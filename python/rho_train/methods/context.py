@@ -1,22 +1,22 @@
-"""Input and output of a method, `ScoringContext` and `Selected`, and the count of invalid rows."""
+"""Input and output of a method, the record of a selection, and the count of invalid rows."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Generic, TypeVar
+from torch import Tensor
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
-
 import torch
-from torch import Tensor
-
 import rho_ext
 from rho_train.batch import upload
 from rho_train.checks import check_rows
 from rho_train.distributed import rank_and_world
 from rho_train.rng import generator
 from rho_train.scoring import MicroBatches
-
 
 class Selected(NamedTuple):
     """Selected rows of a large batch of n examples, the best first.
@@ -287,3 +287,55 @@ def ranked(scores: Tensor, k: int) -> rho_ext.Selection:
     # Of one class, as only the scores count, by the negative of the negative.
     logits, labels = scores.new_zeros(len(scores), 1), torch.zeros_like(scores, dtype=torch.int64)
     return rho_ext.select(logits, labels, None, k, il=-scores, method="neg_il")
+
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class PendingSelection(Generic[T]):
+    """A selection before it is counted; a stand-in is that of `select_globally`."""
+
+    batch: T
+    context: ScoringContext
+    selected: Selected
+    method: Method
+    score_seconds: float
+    stand_in: bool
+
+
+@dataclass(frozen=True, eq=False)
+class LastSelection:
+    """The selection of k examples of the last large batch of n.
+
+    `ids` int64 (n,); `losses` float32 (n,) in nats, None where nothing was scored, as by `uniform`;
+    `indices` int64 (k,), rows of the batch, and `values` float32 (k,), their scores, the highest
+    first; `weights` float32 (k,), factors of the losses of the returned batch, in its order, before
+    they are averaged; None: 1. With `scope="global"` k is the number of examples of this rank; one
+    without any has a stand-in of weight 0 and value -inf. `selected` is the result of the method
+    without padding, in inference mode; all others can enter a loss.
+    """
+
+    ids: Tensor
+    selected: Selected
+    weights: Tensor | None = None
+
+    # Copied on first access, to keep steps cheap.
+    @cached_property
+    def losses(self) -> Tensor | None:
+        """Losses of the large batch, float32 (n,)."""
+        return None if self.selected.losses is None else _for_autograd(self.selected.losses)
+
+    @cached_property
+    def indices(self) -> Tensor:
+        """Selected rows of the large batch, int64 (k,)."""
+        return _for_autograd(self.selected.indices)
+
+    @cached_property
+    def values(self) -> Tensor:
+        """Their scores, float32 (k,)."""
+        return _for_autograd(self.selected.values)
+
+
+def _for_autograd(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.is_inference() else tensor

@@ -1,10 +1,16 @@
-"""Names of the methods of selection."""
+"""The methods of selection: their names, and those that come with the package."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import Any
+import torch
+from torch import Tensor
+from rho_train.batch import upload
+from rho_train.methods.context import Method, ScoringContext, Selected
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
-
 from rho_train.methods.context import Method
 
 M = TypeVar("M", bound=Callable[..., Any])
@@ -99,3 +105,166 @@ def needs_of(method: str | Method) -> Collection[str]:
 def names() -> tuple[str, ...]:
     """Return the names of all methods."""
     return tuple(_METHODS)
+
+
+# The five scores of `rho_ext.select`, all baselines of the paper's section 4, and their needs:
+# `rho` = CE - IL (Mindermann et al., ICML 2022, eq. 3); `loss` = CE (Loshchilov and Hutter, 2015,
+# without their sampling); `neg_il` = -IL; `grad_norm` = ||softmax(z) - onehot(y)||_2 (Katharopoulos
+# and Fleuret, ICML 2018, section 3.2, for the logits); `entropy` = H[softmax(z)].
+_NEEDS: dict[str, tuple[str, ...]] = {
+    "rho": ("il",),
+    "loss": (),
+    "neg_il": ("il",),
+    "grad_norm": ("logits",),
+    "entropy": ("logits",),
+}
+# Reducr sums losses up to _MOST nats in multiples of _UNIT.
+_MOST, _UNIT = 2.0**15, 2.0**-24
+
+
+def _best_by(score: str) -> Method:
+    def best(context: ScoringContext) -> Selected:
+        return context.select(score)
+
+    return best
+
+
+for _name, _needs in _NEEDS.items():
+    register(_name, needs=_needs, pointwise=True)(_best_by(_name))
+
+
+@register("uniform")
+def uniform(context: ScoringContext) -> Selected:
+    """Draw k of the n examples without replacement, each set with the same probability.
+
+    No forward pass is made, so no losses are known.
+
+    Examples:
+        >>> from rho_train import Batch, Selector
+        >>> batch = Batch(torch.zeros(4, 2), torch.zeros(4).long(), torch.arange(4))
+        >>> Selector(k=4, method="uniform")(torch.nn.Identity(), batch).ids
+        tensor([0, 1, 2, 3])
+    """
+    ignored = context.ignored
+    order = torch.randperm(len(ignored), generator=context.generator, device="cpu")
+    order = upload(order, ignored.device)
+    # Those that are ignored come last, and the others keep their order.
+    indices = order[ignored[order].argsort(stable=True)][: context.k]
+    indices = indices.masked_fill(ignored[indices], -1)
+    return Selected(torch.zeros_like(indices, dtype=torch.float32), indices, None)
+
+
+@register("boltzmann")
+@dataclass(frozen=True)
+class Boltzmann:
+    """Draw k examples without replacement, one after the other with `p_i ~ exp(score_i / T)`.
+
+    Computed as the top k of `score_i + T G_i` with standard Gumbel noise G, which has the same
+    distribution (Gumbel top-k: Kool et al., ICML 2019). The reference code draws with replacement,
+    where half of the draws are repeats.
+
+    Args:
+        score: one of the fused five.
+        temperature: T >= 0; 0 is the top k itself.
+
+    Examples:
+        >>> from rho_train import Batch, Selector
+        >>> selector = Selector(k=1, method=Boltzmann("loss", temperature=0.0))
+        >>> batch = Batch(torch.tensor([[0.0], [0.0]]), torch.tensor([0, 0]), torch.tensor([5, 6]))
+        >>> selector(torch.nn.Identity(), batch).ids
+        tensor([5])
+    """
+
+    score: str = "rho"
+    temperature: float = 0.25
+    pointwise = True
+
+    def __post_init__(self) -> None:
+        if self.score not in _NEEDS:
+            raise ValueError(
+                f"Boltzmann: score must be one of {', '.join(_NEEDS)}, got {self.score!r}"
+            )
+        if not 0.0 <= self.temperature < math.inf:
+            raise ValueError(
+                f"Boltzmann: temperature must be finite and at least 0, got {self.temperature}"
+            )
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Those of the score."""
+        return _NEEDS[self.score]
+
+    def __call__(self, context: ScoringContext) -> Selected:
+        """Return the k rows with the highest score after the noise."""
+        return context.select(self.score, self.temperature * context.gumbel())
+
+
+@register("reducr")
+class Reducr:
+    """Select the top k of the clipped excess loss, weighted towards classes with a high loss.
+
+    `score_i = w_y max(0, CE_i - IL_i)` (after REDUCR: Bankes et al., NeurIPS 2024, who have an IL
+    model for each class). After every selection `w_c ~ w_c exp(lr * L_c)`, where L_c is the mean
+    loss of class c in the large batch (in the paper: in a holdout set), for a class without
+    examples the mean of the others. The weights begin equal and sum to one; lr >= 0.
+
+    Examples:
+        >>> from rho_train import Batch, Selector
+        >>> method = Reducr(lr=math.log(4))
+        >>> selector = Selector(il=torch.zeros(2), k=1, method=method)
+        >>> x = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+        >>> batch = Batch(x, torch.tensor([0, 1]), torch.tensor([0, 1]))
+        >>> selector(torch.nn.Identity(), batch).ids  # losses log(1 + e) and log(1 + e) - 1
+        tensor([0])
+        >>> method.weights  # four to one
+        tensor([0.8000, 0.2000])
+    """
+
+    needs = ("il", "classes")
+
+    def __init__(self, lr: float = 1e-4) -> None:
+        if not 0.0 <= lr < math.inf:
+            raise ValueError(f"Reducr: lr must be finite and at least 0, got {lr}")
+        self.lr = lr
+        self.weights: Tensor | None = None
+
+    def __call__(self, context: ScoringContext) -> Selected:
+        """Return the k rows with the highest weighted excess."""
+        losses, weights = context.score("loss").scores, self._weights(context)
+        # An ignored row may have any weight. One without a loss cannot be selected.
+        known = context.labels.masked_fill(context.ignored, 0).long()
+        excess = (losses - context.il).clamp_min(0.0).masked_fill(losses == -torch.inf, -torch.inf)
+        return context.top(weights[known] * excess)
+
+    def update(self, context: ScoringContext, selected: Selected) -> None:
+        """Move the weights towards the classes with a high loss."""
+        assert selected.losses is not None
+        weights, losses = self._weights(context), selected.losses
+        seen = (context.labels != context.ignore_index) & losses.isfinite()
+        labels = torch.where(seen, context.labels, 0).long()
+        # Integers, whose sum over equal labels has one result in any order, as a GPU adds them.
+        units = torch.where(seen, losses.double().clamp_max(_MOST) / _UNIT, 0.0).round().long()
+        total = torch.zeros_like(weights, dtype=torch.int64).index_add_(0, labels, units)
+        count = torch.zeros_like(total).index_add_(0, labels, seen.long())
+        known, mean = count > 0, total.double() * _UNIT / count
+        mean = torch.where(known, mean, torch.where(known, mean, 0.0).sum() / known.sum())
+        self.weights = (weights.log() + self.lr * mean.float()).softmax(0)
+
+    def _weights(self, context: ScoringContext) -> Tensor:
+        if self.weights is None:
+            ones = torch.ones(context.classes, dtype=torch.float32, device=context.ids.device)
+            return ones / context.classes
+        self.weights = self.weights.to(context.ids.device)
+        return self.weights
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the selection."""
+        return {"method": "reducr", "lr": self.lr}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the class weights, for a checkpoint."""
+        return {"weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the class weights of `state_dict`."""
+        self.weights = state["weights"]

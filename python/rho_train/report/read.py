@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rho_train.comparison.jobs import run_path
-from rho_train.records import from_line, read_lines
+from rho_train.files import from_line, read_lines
 
 Record = dict[str, Any]
 

@@ -16,14 +16,15 @@ from torch.utils.data import Dataset
 
 from rho_train.agreement import AgreementSampler
 from rho_train.batch import ids_of, to
-from rho_train.checkpoint import architecture_digest, random_state, restore_random_state
+from rho_train.identity import architecture_digest
+from rho_train.run_folder import random_state, restore_random_state
 from rho_train.checks import check_counts
 from rho_train.cost import Costs
 from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.distributed import agree, any_rank, on_all, on_first, rank_and_world
 from rho_train.identity import digest
 from rho_train.il.store import ILStore
-from rho_train.optim import LRSchedule, adamw, check_adamw, lr_schedule, subnormals_flushed
+from rho_train.training_step import LRSchedule, adamw, check_adamw, lr_schedule, subnormals_flushed
 from rho_train.progress import OnStep, Stopped, no_op, stop_signals
 from rho_train.rng import generator
 from rho_train.run_folder import RunFolder

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rho_train.batch import to
 from rho_train.distributed import on_first, rank_and_world, summed
-from rho_train.records import to_line
+from rho_train.files import to_line
 from rho_train.scoring import device_of
 from rho_train.trainer.evaluation import evaluate
 from rho_train.trainer.selected_examples import save_selected

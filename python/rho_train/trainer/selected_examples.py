@@ -19,7 +19,7 @@ from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.distributed import on_all, on_first
 from rho_train.files import atomic_write
 from rho_train.history import History
-from rho_train.records import to_line
+from rho_train.files import to_line
 
 if TYPE_CHECKING:
     from rho_train.trainer.loop import Trainer
