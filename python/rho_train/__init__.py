@@ -10,11 +10,11 @@ Selection takes three lines of a training loop:
 
 from rho_train.agreement import AgreementSampler
 from rho_train.batch import Batch
+from rho_train.checksums import find_duplicates
 from rho_train.compare import compare
 from rho_train.comparison.runner import JobsFailed
 from rho_train.comparison.spec import EqualCost, Variant
 from rho_train.dataset import IndexedDataset, fingerprint
-from rho_train.checksums import find_duplicates
 from rho_train.history import History
 from rho_train.il import (
     ILRecipe,

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-from rho_train.batch import describe
-from rho_train.dataset import IndexedDataset, check_indexed
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
+
 import numpy as np
-from rho_train.batch import inputs_of
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rho_train.batch import describe, inputs_of
 from rho_train.dataset import IndexedDataset, check_indexed, fingerprint
-from rho_train.files import atomic_write
-from rho_train.files import to_line
+from rho_train.files import atomic_write, to_line
 from rho_train.rng import generator, global_seed
 from rho_train.run_folder import RunFolder
 

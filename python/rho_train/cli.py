@@ -35,7 +35,6 @@ from rho_train.files import error_text
 from rho_train.global_scope import Scope
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import names, needs_of
-from rho_train.training_step import adamw
 from rho_train.planning import RATIOS
 from rho_train.planning import plan as measure
 from rho_train.progress import Stopped
@@ -48,6 +47,7 @@ from rho_train.recommendation import (
 from rho_train.report import write_report
 from rho_train.tasks.task import BUILT_IN, load_task, options_of, task_function
 from rho_train.trainer import TrainConfig
+from rho_train.training_step import adamw
 
 _STOPPED = 130  # as a shell reports Ctrl-C
 _ERRORS = (*EXPECTED, ImportError, JobsFailed)

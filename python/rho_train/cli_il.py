@@ -12,9 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from tqdm.auto import tqdm
 
-from rho_train.comparison.spec import SeedData
 from rho_train.comparison.jobs import ILWork
-from rho_train.comparison.spec import Spec, Variant
+from rho_train.comparison.spec import SeedData, Spec, Variant
 from rho_train.dataset import IndexedDataset
 from rho_train.distributed import (
     device_named,

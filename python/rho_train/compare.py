@@ -18,19 +18,17 @@ from torch import nn
 from tqdm.auto import tqdm
 
 import rho_ext
-from rho_train.comparison.spec import SeedData
 from rho_train.comparison.jobs import ILWork, Run
 from rho_train.comparison.runner import Job, JobsFailed, run_jobs
-from rho_train.comparison.spec import EqualCost, Spec, Variant, variants_of
+from rho_train.comparison.spec import EqualCost, SeedData, Spec, Variant, variants_of
 from rho_train.cost import Costs, forward_cost, training_cost
 from rho_train.distributed import device_named, on_first, rank_and_world
 from rho_train.dry_run import dry_run
-from rho_train.files import atomic_write
+from rho_train.files import atomic_write, from_line, to_line
 from rho_train.global_scope import Scope
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import find
 from rho_train.progress import stop_signals
-from rho_train.files import from_line, to_line
 from rho_train.report import read_experiment, summarize, write_report
 from rho_train.run_folder import RunFolder
 from rho_train.scoring import Scoring

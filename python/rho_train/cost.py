@@ -47,12 +47,7 @@ class Costs:
     il: float = 0.0
 
     def spent(self, trained: int, scored: int) -> dict[str, float]:
-        """Return the cost by part, from the examples that were trained on and scored.
-
-        Examples:
-            >>> Costs(forward=10.0, training=25.0, il=500.0).spent(trained=8, scored=40)
-            {'training': 200.0, 'scoring': 400.0, 'il': 500.0}
-        """
+        """Return the cost by part, from the examples that were trained on and scored."""
         scoring = self.forward * self.passes * scored
         return {"training": self.training * trained, "scoring": scoring, "il": self.il}
 
@@ -136,27 +131,6 @@ def _counted(where: str, model: nn.Module, batch: Any) -> Iterator[FlopCounterMo
                 yield FlopCounterMode(display=False, custom_mapping=_FORMULAS)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-
-
-def selecting_steps(steps: int, warmup: int = 0, anneal: float = 0.0) -> int:
-    """Return in how many steps a Selector scores, `warmup` and a share at the end left out."""
-    return max(0, steps - math.floor(anneal * steps + 0.5) - warmup)
-
-
-def steps_within(budget: float, cost: Callable[[int], float]) -> int:
-    """Return the most steps that cost at most the budget; `cost` of n steps must grow with n.
-
-    Examples:
-        >>> steps_within(10.0, lambda steps: 1.0 + 2.0 * steps)
-        4
-    """
-    low, high = 0, 1
-    while cost(high) <= budget:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if cost(middle) <= budget else (low, middle)
-    return low
 
 
 # The flops, two a multiply-add, of operators that torch's counter does not know, from their

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import re
-import zlib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 import contextlib
 import errno
+import json
 import os
+import re
 import secrets
 import tempfile
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 _FIXES = {
     errno.ENOSPC: "free some space or choose a folder on another disk",
@@ -37,17 +36,7 @@ def atomic_write(
     Readers, and a run killed at any moment, see either the previous file or the whole new one: a
     temporary file in the same folder takes its name after it was flushed to the disk. Through a
     symlink its target is written. Text is stored as UTF-8. An iterable is written piece by piece.
-
-    Raises:
-        OSError: the file cannot be written, or the path is a folder, a device, a FIFO or a socket;
-            what was there is untouched, no other file is left.
-
-    Examples:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> atomic_write(folder / "summary.json", "{}")
-        >>> (folder / "summary.json").read_text()
-        '{}'
+    After an OSError, what was there is untouched and no other file is left.
     """
     data = data.encode() if isinstance(data, str) else data
     pieces = [data] if isinstance(data, (bytes, memoryview)) else data
@@ -118,38 +107,14 @@ def error_text(error: Exception) -> str:
     return str(error)
 
 
-_ENTRY = rb'"crc32": "[0-9a-f]{8}"\}'
-
-
 def to_line(values: Mapping[str, Any]) -> str:
-    r"""Return values as a line of JSON whose last entry is the CRC-32 of the bytes before it.
-
-    Raises:
-        ValueError: a number is NaN or infinite, which JSON has not.
-        TypeError: JSON has no form for a value.
-
-    Examples:
-        >>> to_line({"step": 5, "loss": 0.25})
-        '{"step": 5, "loss": 0.25, "crc32": "ce956f7f"}\n'
-    """
+    """Return values as a line of JSON whose last entry is the CRC-32 of the bytes before it."""
     text = json.dumps(values, allow_nan=False)[:-1] + (", " if values else "")
     return f'{text}"crc32": "{zlib.crc32(text.encode()):08x}"}}\n'
 
 
 def from_line(line: bytes, place: object) -> dict[str, Any]:
-    """Return the values of a line, or of a file of one line, that `to_line` made.
-
-    Raises:
-        ValueError: any bit of the line, its newline included, is another one; `place` is named.
-
-    Examples:
-        >>> line = to_line({"step": 5, "loss": 0.25}).encode()
-        >>> from_line(line, "metrics.jsonl, line 1")
-        {'step': 5, 'loss': 0.25}
-        >>> from_line(line.replace(b"0.25", b"0.35"), "metrics.jsonl, line 1")
-        Traceback (most recent call last):
-        ValueError: metrics.jsonl, line 1: the record is damaged: its checksum is missing or ...
-    """
+    """Return the values of a line of `to_line`; a ValueError names `place` if a bit differs."""
     text = line.rpartition(b'"crc32": ')[0]
     if not text or line != text + f'"crc32": "{zlib.crc32(text):08x}"}}\n'.encode():
         raise ValueError(
@@ -163,14 +128,9 @@ def from_line(line: bytes, place: object) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a file; a last line that a kill cut short is left out.
-
-    Raises:
-        ValueError: a record is damaged, see `from_line`.
-        OSError: the file cannot be read.
-    """
+    """Return the records of a file; a last line that a kill cut short is left out."""
     *lines, rest = path.read_bytes().split(b"\n")
     # A cut line ends with its entry or before: other bytes behind it were a newline.
-    if re.search(_ENTRY + rb".", rest, re.DOTALL):
+    if re.search(rb'"crc32": "[0-9a-f]{8}"\}.', rest, re.DOTALL):
         lines.append(rest)
     return [from_line(line + b"\n", f"{path}, line {i}") for i, line in enumerate(lines, 1)]

@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from rho_train.identity import module_digest
 from rho_train.methods.context import ScoringContext
-from rho_train.training_step import adamw, check_adamw
 from rho_train.rng import generator
 from rho_train.scoring import check_module, device_of, seeded
-from rho_train.training_step import training_step
+from rho_train.training_step import adamw, check_adamw, training_step
 
 
 class OnlineModel:

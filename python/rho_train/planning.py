@@ -15,15 +15,14 @@ import torch
 from torch import nn
 
 from rho_train.batch import gather, ids_of, split, to
-from rho_train.run_folder import random_state, restore_random_state
 from rho_train.dataset import IndexedDataset
 from rho_train.dry_run import takes_the_batch
 from rho_train.files import error_text
-from rho_train.training_step import MakeOptimizer, adamw
+from rho_train.run_folder import random_state, restore_random_state
 from rho_train.sampler import LargeBatchSampler, loader
 from rho_train.scoring import ForwardFunction, LossFunction, Scoring, device_of
 from rho_train.selector import Selector
-from rho_train.training_step import training_step
+from rho_train.training_step import MakeOptimizer, adamw, training_step
 
 RATIOS = (2, 3, 5, 10)
 _REPEATS = 3  # at least

@@ -10,14 +10,13 @@ from torch import Tensor, nn
 
 from rho_train.agreement import AgreementSampler
 from rho_train.batch import to
+from rho_train.checksums import read_checksums
 from rho_train.dataset import IndexedDataset
 from rho_train.dry_run import unchanged
-from rho_train.checksums import read_checksums
-from rho_train.training_step import adamw
 from rho_train.rng import generator
 from rho_train.sampler import loader
 from rho_train.scoring import ForwardFunction, device_of
-from rho_train.training_step import training_step
+from rho_train.training_step import adamw, training_step
 
 # Thresholds, and where they were measured.
 _DUPLICATES = 0.05

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-import torch
-from torch import Tensor, nn
-from rho_train.files import atomic_write
 import errno
 import fcntl
+import hashlib
+import io
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
 from rho_train.distributed import on_first
-from rho_train.files import make_folder, remove_unfinished
+from rho_train.files import atomic_write, make_folder, remove_unfinished
 from rho_train.progress import OnStep, no_op
 
 _FIX = "restore it from a copy, or delete it: the same command then does its work again"
@@ -36,9 +35,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 def load_checkpoint(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     """Read a checkpoint whose entries `expected`, such as the configuration, are as they were.
 
-    Raises:
-        ValueError: it is damaged, of another version, or another run's: the entry is named.
-        OSError: it cannot be read.
+    A ValueError says that it is damaged, of another version, or another run's, by which entry.
     """
     content, end = path.read_bytes(), len(_FOOTER) + hashlib.sha256().digest_size
     if content[-end:] != _FOOTER + hashlib.sha256(memoryview(content)[:-end]).digest():
@@ -77,19 +74,6 @@ class RunFolder:
         identity: what decides the result of the work, as plain JSON values. Every checkpoint
             carries it, and one with another is refused.
         on_step: called with the number of steps just made; returns whether to stop.
-
-    Raises:
-        OSError: the folder cannot be made or written.
-
-    Examples:
-        >>> import tempfile
-        >>> folder = RunFolder(tempfile.mkdtemp(), where="example", identity={"seed": 3})
-        >>> folder.save("half.pt", {"step": 5})
-        >>> folder.load("half.pt")["step"], folder.load("other.pt"), folder.on_step(5)
-        (5, None, False)
-        >>> RunFolder(folder.path, where="example", identity={"seed": 4}).load("half.pt")
-        Traceback (most recent call last):
-        ValueError: load_checkpoint: ...half.pt belongs to a run with another seed: it has 3, ...
     """
 
     def __init__(

@@ -19,8 +19,15 @@ from rho_train.history import History
 from rho_train.identity import identity_of
 from rho_train.il.store import ILStore
 from rho_train.methods import registry
+from rho_train.methods.context import (
+    InvalidCounter,
+    LastSelection,
+    Method,
+    PendingSelection,
+    ScoringContext,
+    Selected,
+)
 from rho_train.methods.registry import uniform
-from rho_train.methods.context import InvalidCounter, Method, ScoringContext, Selected
 from rho_train.online import OnlineModel
 from rho_train.scoring import (
     ForwardFunction,
@@ -31,7 +38,6 @@ from rho_train.scoring import (
     scoring_mode,
     share_of,
 )
-from rho_train.methods.context import LastSelection, PendingSelection
 from rho_train.selector_checks import (
     check_batch,
     check_settings,

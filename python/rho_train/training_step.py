@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Literal, get_args
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal, NamedTuple, get_args
+
 import torch
-from torch import nn
-from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
 from rho_train.batch import Fields, split
 from rho_train.scoring import ForwardFunction, LossFunction, device_of, output_of
 
@@ -37,11 +34,6 @@ def subnormals_flushed() -> Iterator[None]:
     AdamW's mean gradient of a weight without gradients decays to such numbers, which take a
     hundred cycles each: on a Xeon a step of an MLP took twice as long from step 800 on. torch's own
     threads inherit the mode when they start.
-
-    Examples:
-        >>> with subnormals_flushed():
-        ...     torch.tensor(2e-38) / 4
-        tensor(0.)
     """
     tiny = torch.tensor(2e-38, dtype=torch.float32, device="cpu")
     before = bool(tiny / 4 == 0)

@@ -23,8 +23,8 @@ import torch
 from ways import CONFIG, KILLED, make_trainer
 
 from rho_train import TrainConfig, Trainer
-from rho_train.run_folder import save_checkpoint
 from rho_train.files import atomic_write
+from rho_train.run_folder import save_checkpoint
 from rho_train.trainer.metrics_logger import MetricsFile
 
 SEED = 0

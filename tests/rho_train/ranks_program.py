@@ -37,9 +37,8 @@ from rho_train import (
     vocabulary_parallel_score,
 )
 from rho_train.distributed import rank_and_world
-from rho_train.methods.registry import Boltzmann
 from rho_train.methods.context import ScoringContext, Selected
-from rho_train.methods.registry import unregister
+from rho_train.methods.registry import Boltzmann, unregister
 
 DRAWING = ("uniform", "boltzmann")
 N = 40

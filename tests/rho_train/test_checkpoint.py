@@ -17,10 +17,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from rho_train import ILRecipe, IndexedDataset, holdout_il
-from rho_train.identity import architecture_digest
-from rho_train.run_folder import load_checkpoint, save_checkpoint
-from rho_train.identity import name_of
+from rho_train.identity import architecture_digest, name_of
 from rho_train.progress import Stopped
+from rho_train.run_folder import load_checkpoint, save_checkpoint
 
 from .ways import make_trainer
 

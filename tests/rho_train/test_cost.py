@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rho_train import Batch, linear_cross_entropy, linear_score
-from rho_train.cost import Costs, forward_cost, selecting_steps, steps_within, training_cost
+from rho_train.cost import Costs, forward_cost, training_cost
 
 
 @pytest.fixture(autouse=True)
@@ -144,19 +143,3 @@ def test_frozen_parts_cost_no_backward_pass_that_nobody_needs() -> None:
 def test_costs_are_of_what_was_trained_and_scored() -> None:
     spent = Costs(10.0, 25.0, passes=4, il=5.0).spent(trained=2, scored=3)
     assert spent == {"training": 25 * 2, "scoring": 10 * 4 * 3, "il": 5}
-
-
-def test_steps_of_uniform_phases_do_not_score() -> None:
-    found = [selecting_steps(10, *phases) for phases in ((), (3,), (0, 0.15), (3, 0.5), (9, 0.5))]
-    assert found == [10, 7, 8, 2, 0]
-
-
-def test_a_budget_has_as_many_steps_as_fit() -> None:
-    for price, extra in itertools.product((1.0, 0.3, 7.0), (0.0, 0.25)):
-        for budget in (0.0, 0.2, 1.0, 7.0, 29.9, 30.0, 1e6):
-
-            def cost(steps: int, price: float = price, extra: float = extra) -> float:
-                return extra + price * steps
-
-            steps = steps_within(budget, cost)
-            assert cost(steps) <= budget < cost(steps + 1) or (steps == 0 and budget < cost(1))

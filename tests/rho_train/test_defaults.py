@@ -27,8 +27,8 @@ from rho_train import (
     TrainConfig,
     Trainer,
 )
-from rho_train.methods.registry import names
 from rho_train.files import read_lines
+from rho_train.methods.registry import names
 from rho_train.scoring import Scoring
 from rho_train.trainer.evaluation import evaluate
 

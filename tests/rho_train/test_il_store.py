@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.checksums import input_checksums
-from rho_train.il.store import ILStore
+from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.files import from_line, to_line
+from rho_train.il.store import ILStore
 
 N = 50
 

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from rho_train import Batch, Selector, register
-from rho_train.methods.registry import Boltzmann, Reducr
 from rho_train.methods.context import ScoringContext, Selected
-from rho_train.methods.registry import names, unregister
+from rho_train.methods.registry import Boltzmann, Reducr, names, unregister
 
 from .ways import METHODS
 

@@ -22,8 +22,7 @@ from rho_train import (
     Selector,
     fingerprint,
 )
-from rho_train.methods.registry import Reducr
-from rho_train.methods.registry import needs_of
+from rho_train.methods.registry import Reducr, needs_of
 from rho_train.training_step import adamw
 
 from .ways import METHODS

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from rho_train import Batch, History, ILStore, IndexedDataset, Scoring, Selector, fingerprint
-from rho_train.methods.registry import Boltzmann
 from rho_train.methods.context import ScoringContext, Selected
+from rho_train.methods.registry import Boltzmann
 
 # Losses by hand: logits (0, 0) cost log 2, (a, 0) cost log(1 + e^-a) for label 0.
 X = torch.tensor([[9.0, 0.0], [0.0, 0.0], [-3.0, 0.0], [-9.0, 0.0]])

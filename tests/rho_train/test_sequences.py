@@ -26,8 +26,8 @@ from rho_train import (
     score_examples,
     sequence_losses,
 )
-from rho_train.methods.registry import Boltzmann
 from rho_train.methods.context import ScoringContext, Selected
+from rho_train.methods.registry import Boltzmann
 
 N, T, C = 40, 7, 11
 

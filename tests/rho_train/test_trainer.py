@@ -38,11 +38,11 @@ from rho_train import (
 )
 from rho_train.cost import Costs
 from rho_train.methods.context import ScoringContext, Selected
-from rho_train.training_step import adamw
 from rho_train.progress import Stopped
 from rho_train.sampler import LargeBatchSampler
 from rho_train.trainer import loop
 from rho_train.trainer.metrics_logger import MetricsLogger
+from rho_train.training_step import adamw
 
 from .ways import CONFIG, METHODS, PARTS, WAYS, N, ending, make_trainer, records, small_model
 

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from rho_train import Batch, gce_losses
-from rho_train.training_step import adamw
-from rho_train.training_step import training_step
+from rho_train.training_step import adamw, training_step
 
 N = 9
 WEIGHTS = torch.linspace(0.1, 2.0, N)

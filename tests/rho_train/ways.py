@@ -16,9 +16,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from rho_train import IndexedDataset, OnlineModel, Selector, TrainConfig, Trainer
-from rho_train.methods.registry import Reducr
-from rho_train.methods.registry import find, names
 from rho_train.files import read_lines
+from rho_train.methods.registry import Reducr, find, names
 from rho_train.scoring import Scoring
 
 N = 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shutil
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,15 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from rho_train.comparison.spec import SeedData
-from rho_train.comparison.spec import Spec, Variant
-from rho_train.cost import Costs, selecting_steps, steps_within
+from rho_train.comparison.spec import SeedData, Spec, Variant
+from rho_train.cost import Costs
 from rho_train.distributed import on_first, rank_and_world
-from rho_train.files import atomic_write
+from rho_train.files import atomic_write, to_line
 from rho_train.history import History
 from rho_train.il import ILStore, crossfit_il, holdout_il
 from rho_train.progress import OnStep
-from rho_train.files import to_line
 from rho_train.selector import Selector
 from rho_train.tasks.task import digest_of, model_identity
 from rho_train.trainer import Trainer
@@ -114,9 +113,8 @@ class Run:
 
     def cost(self, steps: int, *, il: bool) -> float:
         """Return the counted cost of so many of its steps, as the run will count it itself."""
-        spec, train, scored = self.spec, self.spec.train, 0
-        if self.variant.selects:
-            scored = train.large_batch * selecting_steps(steps, spec.warmup, spec.anneal)
+        train = self.spec.train
+        scored = steps * train.large_batch if self.variant.selects else 0
         parts = self.costs.spent(steps * train.batch, scored)
         return sum(parts.values()) if il else parts["training"] + parts["scoring"]
 
@@ -141,7 +139,7 @@ class Run:
                 "as of operators of your own; compare them with equal steps"
             )
         budget, unit = other.cost(other.steps, il=equal.il), other.step_cost
-        steps = steps_within(budget, partial(self.cost, il=equal.il))
+        steps = bisect_right(range(1, 1 << 60), budget, key=partial(self.cost, il=equal.il))
         if steps < 1:
             raise ValueError(
                 f"variant {name}: cost: {equal.to} costs {budget / unit:,.1f} uniform steps, the "
@@ -226,8 +224,7 @@ class Run:
             ids = il.lowest(variant.keep, ids)
         if variant.selects:
             world = rank_and_world()[1] if spec.scope == "local" else 1
-            scoring, begin = spec.scoring, spec.warmup
-            end = begin + selecting_steps(train.steps, begin, spec.anneal)
+            scoring = spec.scoring
             selector = Selector(
                 il=il,
                 k=train.batch // world,
@@ -235,7 +232,6 @@ class Run:
                 # Losses of a store are those without.
                 label_smoothing=train.label_smoothing if il is None else 0.0,
                 scoring=replace(scoring, bf16=train.bf16) if scoring.bf16 is None else scoring,
-                phases=partial(_outside, begin, end) if begin or spec.anneal > 0 else None,
                 forward=task.forward,
                 history=History(len(data.dataset)),
                 seed=self.seed,
@@ -258,11 +254,6 @@ class Run:
             "classes": task.classes,
             "show": None if task.show is None else data.show,
         }
-
-
-def _outside(begin: int, end: int, step: int) -> bool:
-    """Return whether selection is uniform at a step."""
-    return not begin <= step < end
 
 
 def _loss(store: ILStore) -> float | None:

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-import torch
-from torch import Tensor
-from rho_train.dataset import IndexedDataset
-from rho_train.rng import generator
-from rho_train.tasks.task import Task, load_task
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from rho_train.dataset import IndexedDataset
 from rho_train.global_scope import Scope
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import names, needs_of
+from rho_train.rng import generator
 from rho_train.scoring import Scoring
-from rho_train.tasks.task import Task, TaskSource, model_identity, plain_options
+from rho_train.tasks.task import Task, TaskSource, load_task, model_identity, plain_options
 from rho_train.trainer import TrainConfig
 
 ILKind = Literal["none", "holdout", "crossfit", "stored"]
 _PARTS = ("train", "il", "scoring")
-_OWN = ("holdout", "folds", "warmup", "anneal")
+_OWN = ("holdout", "folds")
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,7 @@ class Variant:
             it knows.
         keep: share of these, with the lowest irreducible losses, that is trained on.
         overrides: by dotted name: of train, il, task and scoring, as {"train.lr": 0.003,
-            "task.hidden": [64]}; holdout, folds; warmup (uniform steps at the start) and anneal
-            (share of uniform steps at the end).
+            "task.hidden": [64]}; holdout and folds.
         cost: gives the steps of a run; None: `train.steps`.
 
     Raises:
@@ -134,8 +131,6 @@ class Spec:
     holdout: float = 0.5
     folds: int = 2
     validation: float = 0.0
-    warmup: int = 0
-    anneal: float = 0.0
     store: Path | None = None
     scope: Scope = "local"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -154,9 +149,6 @@ class Spec:
             raise ValueError(f"folds must be at least 2, got {self.folds}")
         if not 0.0 <= self.validation < 1.0:
             raise ValueError(f"validation must lie in [0, 1), got {self.validation}")
-        if self.warmup < 0 or not 0.0 <= self.anneal <= 1.0:
-            got = f"{self.warmup} and {self.anneal}"
-            raise ValueError(f"warmup must be at least 0 and anneal in [0, 1], got {got}")
         own_steps = [v.name for v in self.variants if v.cost is None]
         for variant in self.variants:
             try:

@@ -22,7 +22,7 @@ class Column:
     """A column by id, (N,), as tensors of consecutive ids: in memory, or mapped from files.
 
     Each block of 65,536 rows of a file has a CRC-32. It is compared once, before the first of its
-    rows is used, so that opening a file takes no time. A ValueError names what does not fit.
+    rows is used, so that opening a file takes no time.
     """
 
     def __init__(

@@ -11,19 +11,19 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from rho_train.checks import MakeModel, build_model, check_ids
+from rho_train.checksums import checked_inputs
 from rho_train.dataset import IndexedDataset, check_indexed, fingerprint
 from rho_train.distributed import agree, on_all, rank_and_world
 from rho_train.dry_run import dry_run
 from rho_train.identity import digest, module_digest
-from rho_train.checksums import checked_inputs
 from rho_train.il.score import SCORING_BATCH, names_of, score_examples, warn_near_chance
 from rho_train.il.store import ILStore
 from rho_train.il.train import ILRecipe, train_il
-from rho_train.training_step import MakeOptimizer
 from rho_train.progress import OnStep, no_op
 from rho_train.rng import generator
 from rho_train.run_folder import RunFolder
 from rho_train.scoring import ForwardFunction, LossFunction
+from rho_train.training_step import MakeOptimizer
 
 
 def holdout_il(

@@ -12,13 +12,11 @@ from torch import Tensor, nn
 
 import rho_ext
 from rho_train.batch import split, to
-from rho_train.identity import architecture_digest
-from rho_train.run_folder import load_checkpoint, save_checkpoint
 from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.distributed import agree, on_all, rank_and_world
-from rho_train.identity import digest, module_digest, name_of
+from rho_train.identity import architecture_digest, digest, module_digest, name_of
 from rho_train.progress import OnStep, Stopped, no_op
-from rho_train.run_folder import RunFolder
+from rho_train.run_folder import RunFolder, load_checkpoint, save_checkpoint
 from rho_train.sampler import loader
 from rho_train.scoring import ForwardFunction, LossFunction, device_of, output_of, scoring_mode
 

@@ -12,13 +12,12 @@ from safetensors.torch import save as serialized
 from torch import Tensor
 
 from rho_train.checks import check_rows
+from rho_train.checksums import InputChecksum, InputChecksums, check_inputs
 from rho_train.dataset import IndexedDataset
 from rho_train.dataset import fingerprint as fingerprint_of
-from rho_train.files import atomic_write
+from rho_train.files import atomic_write, from_line, to_line
 from rho_train.identity import digest
 from rho_train.il.blocks import INTEGERS, Column
-from rho_train.checksums import InputChecksum, InputChecksums, check_inputs
-from rho_train.files import from_line, to_line
 
 _FORMAT = "rho_ext.il_store 6"
 _FINGERPRINT = {"n": "count", "labels": "labels in their order (SHA-256)", "ids": "id scheme"}

@@ -16,13 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from rho_train.batch import to
-from rho_train.identity import architecture_digest
-from rho_train.run_folder import random_state, restore_random_state
 from rho_train.checks import check_counts, check_ids
 from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.dry_run import dry_run
-from rho_train.identity import digest, module_digest
+from rho_train.identity import architecture_digest, digest, module_digest
 from rho_train.il.score import SCORING_BATCH, names_of, score_examples
+from rho_train.progress import OnStep, Stopped, no_op
+from rho_train.run_folder import RunFolder, random_state, restore_random_state
+from rho_train.sampler import LargeBatchSampler, loader
+from rho_train.scoring import ForwardFunction, LossFunction, device_of
 from rho_train.training_step import (
     LRSchedule,
     MakeOptimizer,
@@ -30,12 +32,8 @@ from rho_train.training_step import (
     check_adamw,
     lr_schedule,
     subnormals_flushed,
+    training_step,
 )
-from rho_train.progress import OnStep, Stopped, no_op
-from rho_train.run_folder import RunFolder
-from rho_train.sampler import LargeBatchSampler, loader
-from rho_train.scoring import ForwardFunction, LossFunction, device_of
-from rho_train.training_step import training_step
 
 BEST = "best.pt"
 """The file with the weights of the best epoch of a finished training."""

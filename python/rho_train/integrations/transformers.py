@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from rho_train.agreement import AgreementSampler
 from rho_train.causal_lm import TokenSelector
 from rho_train.causal_lm import lm_losses as lm_losses
-from rho_train.run_folder import load_checkpoint, save_checkpoint
 from rho_train.distributed import rank_and_world
 from rho_train.integrations import check_framework, check_selector, factor_of
 from rho_train.integrations.agreement import Passes
@@ -25,6 +24,7 @@ from rho_train.integrations.reference_losses import (
     add_reference_losses as add_reference_losses,
 )
 from rho_train.integrations.reference_losses import at_tokens
+from rho_train.run_folder import load_checkpoint, save_checkpoint
 from rho_train.selector import Selector
 
 check_framework("transformers")

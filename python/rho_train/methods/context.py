@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Generic, TypeVar
-from torch import Tensor
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import cached_property
+from typing import Generic, NamedTuple, TypeVar
+
 import torch
+from torch import Tensor
+
 import rho_ext
 from rho_train.batch import upload
 from rho_train.checks import check_rows
 from rho_train.distributed import rank_and_world
 from rho_train.rng import generator
 from rho_train.scoring import MicroBatches
+
 
 class Selected(NamedTuple):
     """Selected rows of a large batch of n examples, the best first.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor
+
 from rho_train.batch import upload
 from rho_train.methods.context import Method, ScoringContext, Selected
-from collections.abc import Callable, Collection
-from typing import Any, TypeVar
-from rho_train.methods.context import Method
 
 M = TypeVar("M", bound=Callable[..., Any])
 
@@ -135,16 +135,7 @@ for _name, _needs in _NEEDS.items():
 
 @register("uniform")
 def uniform(context: ScoringContext) -> Selected:
-    """Draw k of the n examples without replacement, each set with the same probability.
-
-    No forward pass is made, so no losses are known.
-
-    Examples:
-        >>> from rho_train import Batch, Selector
-        >>> batch = Batch(torch.zeros(4, 2), torch.zeros(4).long(), torch.arange(4))
-        >>> Selector(k=4, method="uniform")(torch.nn.Identity(), batch).ids
-        tensor([0, 1, 2, 3])
-    """
+    """Draw k of the n examples without replacement, each set with the same probability."""
     ignored = context.ignored
     order = torch.randperm(len(ignored), generator=context.generator, device="cpu")
     order = upload(order, ignored.device)

@@ -18,11 +18,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from rho_train.batch import describe
-from rho_train.identity import architecture_digest
 from rho_train.checks import MakeModel, build_model, check_factory, check_flags, warn_of_classes
-from rho_train.dataset import IndexedDataset, fingerprint
-from rho_train.identity import digest, name_of
 from rho_train.checksums import input_checksums
+from rho_train.dataset import IndexedDataset, fingerprint
+from rho_train.identity import architecture_digest, digest, name_of
 from rho_train.scoring import ForwardFunction, LossFunction
 
 

@@ -81,8 +81,8 @@ def check_run(run: Trainer) -> None:
             selecting = next((t for t in range(config.steps) if not phases(t)), None)
             if selecting is None:
                 raise ValueError(
-                    f"Trainer: phases are uniform in all {config.steps} steps (warmup and anneal "
-                    "of a variant), so nothing would be selected; shorten them, or train longer"
+                    f"Trainer: phases are uniform in all {config.steps} steps, so nothing would be "
+                    "selected; shorten them, or train longer"
                 )
             selector.steps = selecting
         try:

@@ -16,25 +16,29 @@ from torch.utils.data import Dataset
 
 from rho_train.agreement import AgreementSampler
 from rho_train.batch import ids_of, to
-from rho_train.identity import architecture_digest
-from rho_train.run_folder import random_state, restore_random_state
 from rho_train.checks import check_counts
 from rho_train.cost import Costs
 from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.distributed import agree, any_rank, on_all, on_first, rank_and_world
-from rho_train.identity import digest
+from rho_train.identity import architecture_digest, digest
 from rho_train.il.store import ILStore
-from rho_train.training_step import LRSchedule, adamw, check_adamw, lr_schedule, subnormals_flushed
 from rho_train.progress import OnStep, Stopped, no_op, stop_signals
 from rho_train.rng import generator
-from rho_train.run_folder import RunFolder
+from rho_train.run_folder import RunFolder, random_state, restore_random_state
 from rho_train.sampler import LargeBatchSampler, loader
 from rho_train.scoring import ForwardFunction, device_of
 from rho_train.selector import Selector
 from rho_train.trainer.checks import check_run, check_trained
 from rho_train.trainer.evaluation import eval_data
 from rho_train.trainer.metrics_logger import MetricsLogger
-from rho_train.training_step import training_step
+from rho_train.training_step import (
+    LRSchedule,
+    adamw,
+    check_adamw,
+    lr_schedule,
+    subnormals_flushed,
+    training_step,
+)
 
 _CHECKPOINT = "checkpoint.pt"
 _WAIT = "wait for it, or train in another folder"

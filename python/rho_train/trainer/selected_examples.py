@@ -17,9 +17,8 @@ from torch import Tensor
 from rho_train.batch import split, to
 from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.distributed import on_all, on_first
-from rho_train.files import atomic_write
+from rho_train.files import atomic_write, to_line
 from rho_train.history import History
-from rho_train.files import to_line
 
 if TYPE_CHECKING:
     from rho_train.trainer.loop import Trainer
