@@ -172,8 +172,9 @@ class SelectiveBackprop:
     def __call__(self, context: ScoringContext) -> Selected:
         """Return the k rows with the highest log-probability after the noise."""
         losses = context.score("loss").scores
-        ranked = losses[losses > -torch.inf].sort().values
-        cdf = torch.searchsorted(ranked, losses, right=True).float() / max(1, len(ranked))
+        usable = losses > -torch.inf
+        ranked = torch.where(usable, losses, torch.nan).sort().values  # NaN comes last
+        cdf = torch.searchsorted(ranked, losses, right=True).float() / usable.sum().clamp_min(1)
         scores = self.power * cdf.log() + context.gumbel()
         return context.top(torch.where(losses.isnan(), torch.nan, scores))
 
@@ -217,18 +218,22 @@ class ClassQuota:
     def __call__(self, context: ScoringContext) -> Selected:
         """Return the k rows with the lowest seat numbers."""
         scores = context.score(self.score).scores
-        rows = (scores > -torch.inf).nonzero().squeeze(1)  # neither ignored nor NaN
-        rows = rows[scores[rows].argsort(descending=True, stable=True)]
-        labels, device = context.labels[rows].long(), rows.device
-        counts = torch.bincount(labels, minlength=context.classes)
+        classes, device = context.classes, scores.device
+        usable = scores > -torch.inf  # neither ignored nor NaN
+        # The others are of a class after the last.
+        labels = torch.where(usable, context.labels.long(), classes)
+        counts = torch.zeros(classes + 1, dtype=torch.int64, device=device)
+        counts = counts.scatter_add(0, labels, torch.ones_like(labels))
         shares = counts.double()
         if self.shares is not None:
-            shares = torch.tensor(self.shares, dtype=torch.float64, device=device)
-        if len(shares) != context.classes:
-            raise ValueError(
-                f"ClassQuota: shares must have one number a class, {context.classes}, got "
-                f"{len(shares)}"
-            )
+            if len(self.shares) != classes:
+                raise ValueError(
+                    f"ClassQuota: shares must have one number a class, {classes}, got "
+                    f"{len(self.shares)}"
+                )
+            shares = torch.tensor((*self.shares, 1.0), dtype=torch.float64, device=device)
+        rows = torch.where(usable, scores, -torch.inf).argsort(descending=True, stable=True)
+        labels = labels[rows]
         # Rows by class, the best first: the rank within a class counts from where it begins.
         by_class = labels.argsort(stable=True)
         grouped = labels[by_class]
@@ -236,6 +241,7 @@ class ClassQuota:
         ranks -= (counts.cumsum(0) - counts)[grouped]
         seats = torch.empty(len(rows), dtype=torch.float64, device=device)
         seats[by_class] = (ranks.double() + 0.5) / shares[grouped]
+        seats = torch.where(labels < classes, seats, torch.inf)
         # The rows are in the order of their scores, and a stable sort keeps it among equals.
         best = rows[seats.argsort(stable=True)[: context.k]]
         mask = torch.full_like(scores, -torch.inf).index_fill(0, best, 0)

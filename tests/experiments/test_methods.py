@@ -14,6 +14,7 @@ from experiments import methods
 from rho_train import Batch, Selector
 from rho_train.methods import needs_of
 
+from ..rho_train.pretend_gpu import GPU, pretend_gpu
 from ..rho_train.test_methods import DRAWS, assert_share, draws, large, rows_with, select
 
 LOG2 = math.log(2)
@@ -178,6 +179,21 @@ def test_every_rival_selects_k_usable_rows() -> None:
         with pytest.warns(UserWarning, match="without a usable score"):
             small = Selector(il=il, k=30, method=name)(model, batch)
         assert small.x.isfinite().all(), name
+
+
+def test_rivals_do_not_wait_for_a_gpu() -> None:
+    for name in NAMES:
+        model, batch, il = large()
+        here = Selector(k=12, il=il, method=name, seed=3)
+        wanted = [here(model, batch).ids.tolist() for _ in range(2)]
+        with pretend_gpu() as gpu:
+            model, batch = model.to(GPU), batch.to(GPU)
+            selector = Selector(k=12, il=il.to(GPU), method=name, seed=3)
+            first = selector(model, batch)
+            gpu.waits.clear()
+            second = selector(model, batch)
+            assert not gpu.waits, (name, gpu.waits)
+            assert [first.ids.tolist(), second.ids.tolist()] == wanted, name
 
 
 ERRORS: list[tuple[Callable[[], Any], str]] = [
