@@ -44,6 +44,13 @@ def test_example(
     assert float(found) > 35.0 if what == "accuracy" else float(found) < 2.9
 
 
+def test_most_labels_that_look_wrong_are(capfd: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / "find_wrong_labels.py"), run_name="__main__")
+    shown = capfd.readouterr().out
+    (shares,) = re.findall(r"(\d+)% of them are, and (\d+)% of all wrong ones", shown)
+    assert min(map(int, shares)) > 60
+
+
 @pytest.mark.slow
 def test_two_processes() -> None:
     pytest.importorskip("accelerate", reason="no accelerate: pip install 'rho-ext[transformers]'")
