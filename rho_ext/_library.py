@@ -35,7 +35,7 @@ try:
     _CUDA = Path(_C.__file__).with_name("_cuda.so")
     if torch.version.cuda is not None and _CUDA.exists():
         torch.ops.load_library(str(_CUDA))
-    METHODS = {name: number for number, name in enumerate(_C.methods())}
+    METHODS: dict[str, int] = _C.methods()
     NEEDS_IL = frozenset(_C.needs_il())
     WORKSPACE_WORDS: int = _C.workspace_words
 except (ImportError, OSError, AttributeError) as error:

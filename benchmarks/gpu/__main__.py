@@ -90,7 +90,7 @@ def all_steps(architecture: str) -> list[Step]:
     example, ops = (str(ROOT / path) for path in ("examples/transformers_trainer.py", "tests/ops"))
     tests = ("-m", "pytest", "-v", "-k", "cuda", "-n8", "--maxfail=20", "-pno:cacheprovider", ops)
     return [
-        Step("build", install, 150, ("scikit_build_core",), ("nvcc",), build),
+        Step("build", install, 150, ("scikit_build_core", "pybind11"), ("nvcc",), build),
         Step("gpu", (), 20, tools=("nvidia-smi",), command=clocks),
         Step("speed", ("-m", "gpu.speed"), 100),
         Step("checks", ("-m", "gpu.checks"), 100),
