@@ -29,7 +29,7 @@ FORMS = {
     "true labels": ("true labels",),
     "best uniform": ("uniform", "smoothing .1", "smoothing .3", "GCE"),
 }
-_RANDOM, _ALL = ("40", "20"), ("0", "40", "weak", "natural")
+_RANDOM, _ALL = ("40", "20"), ("0", "40", "20", "weak", "natural")
 
 
 class Situation(NamedTuple):
