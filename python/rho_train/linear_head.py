@@ -12,7 +12,7 @@ from rho_train.tokens import top_share
 
 # Logits in memory at a time. Every block reads the weight twice and its gradient once, so that
 # small ones are slow.
-_CPU_BLOCK, _GPU_BLOCK, _CPU_ROWS = 2**26, 2**28, 512
+_CPU_BLOCK, _GPU_BLOCK, _CPU_ROWS = 88_000_000, 2**28, 688
 
 
 class Head:
@@ -58,6 +58,12 @@ class Head:
             out.div_(self.softcap).tanh_().mul_(self.softcap)
         return out
 
+    def move(self, places: Tensor) -> None:
+        """Move the logits in these ascending places to the beginning of the buffer."""
+        for to, place in enumerate(places.tolist()):
+            if to != place:
+                self.buffer[to] = self.buffer[place]
+
     def add(self, rows: Tensor, factor: Tensor | None = None) -> None:
         """Add the gradients of rows, times `factor`; the buffer begins with their logits."""
         logits = self.buffer[: len(rows)]
@@ -85,16 +91,16 @@ class Head:
                 self.sums[1] += error.T @ hidden
 
 
-def _threshold(scores: Tensor, ratio: float, n: int) -> Tensor:
-    """Return the least score that is likely in the top share of all n, from those so far.
+def _band(scores: Tensor, ratio: float, n: int) -> tuple[Tensor, Tensor]:
+    """Return the least scores that are surely, and perhaps, in the best share of all n.
 
-    Scores come in random order. A row that is added for nothing costs more than one that is added
-    later: hence the margin of a standard deviation.
+    Scores come in random order. The band is three standard deviations to each side.
     """
     seen = len(scores)
-    margin = math.sqrt(ratio * (1 - ratio) * seen * (1 - seen / n))
-    k = min(max(math.floor(ratio * seen + 0.5 - margin), 1), seen)
-    return scores.topk(k).values[-1]
+    middle = ratio * seen + 0.5
+    margin = 3 * math.sqrt(ratio * (1 - ratio) * seen * (1 - seen / n))
+    ranked = torch.cat((scores.new_full((1,), torch.inf), scores.sort(descending=True).values))
+    return ranked[max(int(middle - margin), 0)], ranked[min(int(middle + margin) + 1, seen)]
 
 
 def select_rows(
@@ -102,9 +108,9 @@ def select_rows(
 ) -> tuple[Tensor, Tensor]:
     """Return losses and the mask of the best share of them, and add its gradients to `head`.
 
-    While the logits of a row are there its gradient costs two products, later a third one. So rows
-    that will likely be selected are added as they are scored, and the few wrong guesses corrected
-    in the end. If the host may not wait for the scores, only a ratio of 1 is added at once.
+    While the logits of a row are there its gradient costs two products, later a third one. So the
+    logits of rows that may be selected wait in the buffer until this is sure; what is wrong in the
+    end is corrected. If the host may not wait for scores, only a ratio of 1 is added at once.
     """
     n, wanted = len(labels), any(head.wanted)
     scores = torch.full((n,), -torch.inf, dtype=torch.float32, device=labels.device)
@@ -115,7 +121,14 @@ def select_rows(
         if ratio < 1:
             seed = torch.Generator(device="cpu").manual_seed(0)
             order = order[torch.randperm(len(order), generator=seed, device="cpu")]
-    kept, at, size, ranked, least = order[:0], 0, head.rows, 0, scores.new_empty(())
+    kept, at, size, ranked, sure, possible = order[:0], 0, head.rows, 0, scores, scores
+
+    def add(places: Tensor) -> None:
+        """Add the rows that wait in these places of the buffer."""
+        head.move(places)
+        added[kept[places]] = True
+        head.add(kept[places])
+
     while at < len(order):
         rows = order[at : at + size]
         logits = head.logits(rows, len(kept))
@@ -129,20 +142,27 @@ def select_rows(
             added[rows] = True
             head.add(rows, None if may_wait else (scores[rows] != -torch.inf).float())
         elif wanted and may_wait:
+            kept = torch.cat((kept, rows))
+            if at == len(order):
+                break
             # Ranking all scores for each of many small blocks would be quadratic.
             if 8 * at >= 9 * ranked:
-                ranked, least = at, _threshold(scores[order[:at]], ratio, len(order))
-            likely = (scores[rows] >= least).nonzero()[:, 0]
-            for to, place in enumerate(likely.tolist()):
-                logits[to].copy_(logits[place])
-            kept = torch.cat((kept, rows[likely]))
-            if 2 * len(kept) > size or at == len(order):
-                added[kept] = True
-                head.add(kept)
-                kept = kept[:0]
+                ranked, (sure, possible) = at, _band(scores[order[:at]], ratio, len(order))
+            own = scores[kept]
+            wait = (own >= possible).nonzero()[:, 0]
+            if 2 * len(wait) <= size:
+                head.move(wait)
+            else:
+                wait = wait[own[wait] < sure]
+                wait = wait[own[wait].sort(descending=True).indices[: size // 2]]
+                saved = head.buffer[wait]
+                add((own >= sure).nonzero()[:, 0])
+                head.buffer[: len(wait)] = saved
+            kept = kept[wait]
     mask, places = top_share(scores[None], ratio)
     mask = mask[0]
     if may_wait:
+        add(mask[kept].nonzero()[:, 0])
         places = (mask != added).nonzero()[:, 0]
     if wanted and (len(places) if may_wait else ratio < 1):
         rows = places.clamp(min=0)

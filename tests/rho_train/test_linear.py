@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import rho_ext
 from rho_train import linear_cross_entropy, linear_score
 from rho_train.linear import _cross_entropy, _scores
-from rho_train.linear_head import Head, _threshold, select_rows
+from rho_train.linear_head import Head, _band, select_rows
 from rho_train.scoring import share_of
 from rho_train.tokens import top_share
 
@@ -162,14 +162,32 @@ def test_a_device_that_is_not_waited_for_gives_the_same(monkeypatch: pytest.Monk
 def test_small_blocks_do_not_rank_all_scores_each(monkeypatch: pytest.MonkeyPatch) -> None:
     ranked = []
 
-    def counted(scores: Tensor, ratio: float, n: int) -> Tensor:
+    def counted(scores: Tensor, ratio: float, n: int) -> tuple[Tensor, Tensor]:
         ranked.append(len(scores))
-        return _threshold(scores, ratio, n)
+        return _band(scores, ratio, n)
 
-    monkeypatch.setattr("rho_train.linear_head._threshold", counted)
+    monkeypatch.setattr("rho_train.linear_head._band", counted)
     hidden, weight, _, labels, il = drawn()
     linear_cross_entropy(hidden, weight.requires_grad_(), labels, il=il, ratio=0.6, chunk=1)
     assert sum(ranked) < 10 * T
+
+
+def test_rows_wait_until_it_is_sure_that_they_are_selected(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = []
+    add = Head.add
+
+    def counting(head: Head, rows: Tensor, factor: Tensor | None = None) -> None:
+        counted.append(0 if factor is None else len(rows))
+        add(head, rows, factor)
+
+    monkeypatch.setattr(Head, "add", counting)
+    for seed in range(20):
+        hidden, weight, _, labels, il = drawn(seed)
+        for ratio in (0.6, 0.25):
+            linear_cross_entropy(hidden, weight.requires_grad_(), labels, il=il, ratio=ratio)
+            linear_cross_entropy(hidden, weight, labels, il=il, ratio=ratio, chunk=60)
+    assert len(counted) > 100
+    assert sum(counted) == 0  # a correction costs three products
 
 
 class Largest(TorchDispatchMode):
