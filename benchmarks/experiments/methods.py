@@ -175,7 +175,9 @@ class SelectiveBackprop:
         usable = losses > -torch.inf
         ranked = torch.where(usable, losses, torch.nan).sort().values  # NaN comes last
         cdf = torch.searchsorted(ranked, losses, right=True).float() / usable.sum().clamp_min(1)
-        scores = self.power * cdf.log() + context.gumbel()
+        noise = torch.empty(len(losses), dtype=torch.float64, device="cpu")
+        noise.exponential_(generator=context.generator)  # -log of it is Gumbel noise
+        scores = self.power * cdf.log() - noise.log().float().to(losses.device, non_blocking=True)
         return context.top(torch.where(losses.isnan(), torch.nan, scores))
 
 

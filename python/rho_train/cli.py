@@ -139,7 +139,7 @@ def train(
     Under torchrun all ranks train it together, each on its share of every batch.
 
     Args:
-        method: uniform, agreement, rho, loss, neg_il, grad_norm, entropy, boltzmann or reducr.
+        method: uniform, agreement, rho, loss, neg_il, grad_norm, entropy or reducr.
         il: source of irreducible losses, for methods that need them: holdout, crossfit, or a store
             that `rho-ext il compute` wrote, whose seconds are not included.
         scope: of ranks; local: each selects from its own share; global: from those of all.

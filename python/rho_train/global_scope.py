@@ -17,12 +17,11 @@ from rho_train.methods.context import Selected, ranked
 Scope = Literal["local", "global"]
 
 
-def global_position(n: int, settings: Sequence[float], device: torch.device) -> tuple[int, int]:
-    """Return where this rank's n examples begin among those of all ranks, and the number of all.
+def count_globally(n: int, settings: Sequence[float], device: torch.device) -> int:
+    """Return the number of the examples of all ranks, of which this one has n.
 
     All ranks raise if they differ in `settings` (steps, seed, k, ratio), or one has no examples.
     """
-    rank, _ = rank_and_world()
     rows = all_gather(torch.tensor([n, *settings], dtype=torch.float64, device=device)).tolist()
     counts = [int(count) for count, *_ in rows]
     said = [f"({', '.join(f'{value:g}' for value in row[1:])})" for row in rows]
@@ -38,7 +37,7 @@ def global_position(n: int, settings: Sequence[float], device: torch.device) -> 
                 f"of all, got (steps, seed, k, ratio) = {said[0]} on rank 0 and {said[other]} on "
                 f"rank {other}"
             )
-    return sum(counts[:rank]), sum(counts)
+    return sum(counts)
 
 
 def select_globally(

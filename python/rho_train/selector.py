@@ -14,7 +14,7 @@ from rho_train.batch import describe, gather, ids_of, split, take_il, to, upload
 from rho_train.batch_check import check_small_batch
 from rho_train.checks import check_rows
 from rho_train.dry_run import unchanged
-from rho_train.global_scope import Scope, global_position, select_globally
+from rho_train.global_scope import Scope, count_globally, select_globally
 from rho_train.history import History
 from rho_train.identity import identity_of
 from rho_train.il.store import ILStore
@@ -252,7 +252,6 @@ class Selector:
         if step == 0 or parsed.labels.ndim != 1:
             first = step == 0 and self.needs_ids
             check_batch(batch, parsed, classes=self.loss_fn is None, first=first)
-        rank, begin, total = None, 0, n
         if self.history is not None:
             # Before the pass: what inference mode makes could not be counted in afterwards.
             self.history.to(ids.device)
@@ -260,10 +259,10 @@ class Selector:
             check_rows("History", ids, len(self.history), fix)
         if self.phases is not None and self.phases(step):
             method, needs = uniform, frozenset()
+        total = n
         if self.scope == "global":
-            # All draw as rank 0, for the examples of all.
             settings = (step, self.seed, self.k or 0, self._ratio_at(step))
-            rank, (begin, total) = 0, global_position(n, settings, ids.device)
+            total = count_globally(n, settings, ids.device)
         size = self.size(total, step)
         examples, seconds = parsed if self.forward is self.loss_fn is None else batch, 0.0
         passes = MicroBatches(*self._passes, scorer, examples, n)
@@ -276,9 +275,6 @@ class Selector:
             passes=passes,
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
-            rank=rank,
-            begin=begin,
-            total=total,
         )
         if "il" in needs and isinstance(self.il, OnlineModel):
             with scoring_mode(self.il.model, bf16=options.bf16) as module:

@@ -38,9 +38,8 @@ from rho_train import (
 )
 from rho_train.distributed import rank_and_world
 from rho_train.methods.context import ScoringContext, Selected
-from rho_train.methods.registry import Boltzmann, unregister
+from rho_train.methods.registry import unregister
 
-DRAWING = ("uniform", "boltzmann")
 N = 40
 
 
@@ -59,16 +58,21 @@ def large(seed: int, n: int = N) -> Batch:
     return Batch(x, torch.randint(0, 3, (n,), generator=generator), torch.arange(n))
 
 
+def by_chance(context: ScoringContext) -> Selected:
+    """Select the highest losses after noise."""
+    return context.select("loss", torch.rand(len(context.ids), generator=context.generator))
+
+
 def draws() -> dict[str, list[list[int]]]:
     """Return the draws of each method in three steps, by two Selectors of one seed."""
     il = torch.rand(N, generator=torch.Generator().manual_seed(9))
     model = net()
     return {
-        method: [
+        name: [
             [i for _ in range(3) for i in selector(model, large(0)).ids.tolist()]
             for selector in (Selector(il=il, k=8, method=method, seed=3) for _ in range(2))
         ]
-        for method in DRAWING
+        for name, method in {"uniform": "uniform", "by chance": by_chance}.items()
     }
 
 
@@ -120,7 +124,7 @@ def cases() -> dict[str, Case]:
     batch = Batch(x, y, torch.randperm(N, generator=generator))
     found = {
         f"{method}, {size}": Case({"method": method, **size}, batch, il, cut)
-        for method in ("rho", "loss", "neg_il", "grad_norm", "entropy", "boltzmann")
+        for method in ("rho", "loss", "neg_il", "grad_norm", "entropy")
         for size in ({"k": 1}, {"ratio": 0.25}, {"k": 35}, {"k": N})
         for cut in (11,)
     }
@@ -249,7 +253,7 @@ def stream(
     examples, model = large(0), softmax_regression().float()
     data = IndexedDataset(TensorDataset(examples.x, examples.y))
     sampler = LargeBatchSampler(N, 15, seed=1, start=start, rank=rank, world=world)
-    selector = Selector(k=4, method=Boltzmann("loss"), scope="global")
+    selector = Selector(k=4, method="loss", scope="global")
     if state is not None:
         selector.load_state_dict(state)
     ids = []

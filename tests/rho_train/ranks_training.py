@@ -28,9 +28,9 @@ from rho_train.il import train
 from rho_train.progress import Stopped
 
 if __package__:  # not in a program
-    from .ways import CONFIG, N, make_trainer, small_model
+    from .ways import CONFIG, N, by_chance, make_trainer, small_model
 else:
-    from ways import CONFIG, N, make_trainer, small_model
+    from ways import CONFIG, N, by_chance, make_trainer, small_model
 
 IL = torch.rand(N, generator=torch.Generator().manual_seed(9))
 SHORT = replace(CONFIG, steps=12, eval_every=6, checkpoint_every=5)
@@ -50,7 +50,7 @@ def together(folder: Path) -> Trainer:
 
 def apart(folder: Path) -> Trainer:
     """Return a run of BatchNorm, dropout and draws, whose ranks select for themselves."""
-    selector = Selector(il=IL, k=CONFIG.batch // 2, method="boltzmann", history=History(N), seed=5)
+    selector = Selector(il=IL, k=CONFIG.batch // 2, method=by_chance, history=History(N), seed=5)
     return make_trainer(folder, config=SHORT, selector=selector)
 
 

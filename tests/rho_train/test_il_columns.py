@@ -72,7 +72,7 @@ by_id.needs = ("ids",)  # type: ignore[attr-defined]
 
 def test_ids_are_demanded_only_where_something_needs_them() -> None:
     batch = {"x": X, "y": Y}
-    for method in ("loss", "uniform", "entropy", "grad_norm", "boltzmann"):
+    for method in ("loss", "uniform", "entropy", "grad_norm"):
         selector = Selector(il="il", k=2, method=method)
         assert len(selector(nn.Identity(), {**batch, "il": TABLE[IDS]})["y"]) == 2
     assert len(Selector(k=2, method="loss")(nn.Identity(), (X, Y))[1]) == 2

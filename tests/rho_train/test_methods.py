@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rho_train import Batch, Selector, register
 from rho_train.methods.context import ScoringContext, Selected
-from rho_train.methods.registry import Boltzmann, Reducr, names, unregister
+from rho_train.methods.registry import Reducr, names, unregister
 
 from .ways import METHODS
 
@@ -61,18 +61,6 @@ def test_uniform_draws_every_example_equally_often_and_makes_no_forward_pass() -
     select(selector, batch, Never())
     assert selector.last is not None
     assert (selector.last.losses, selector.scored, selector.selected) == (None, 0, 2)
-
-
-def test_boltzmann_draws_without_replacement_by_softmax() -> None:
-    # exp(CE) = 1 / p = 4 : 2 : 2, so with T = 1 the first draw has (1/2, 1/4, 1/4).
-    batch, method = rows_with(0.25, 0.5, 0.5), Boltzmann("loss", temperature=1.0)
-    assert_share([ids == [0] for ids in draws(method, batch, 1)], 1 / 2)
-    # First 0 then 1: 1/2 * 1/2; first 1 then 0: 1/4 * 2/3.
-    assert_share([ids == [0, 1] for ids in draws(method, batch, 2)], 1 / 4 + 1 / 6)
-    # Half the temperature squares the ratios: 16 : 4 : 4.
-    assert_share([ids == [0] for ids in draws(Boltzmann("loss", 0.5), batch, 1)], 2 / 3)
-    cold = Selector(k=1, method=Boltzmann("loss", 0.0))
-    assert [select(cold, batch) for _ in range(20)] == [[0]] * 20
 
 
 def test_reducr_by_hand() -> None:
@@ -136,7 +124,7 @@ def test_no_method_selects_a_row_without_a_finite_loss_or_il() -> None:
         selector = Selector(il=il, k=39, method=name)
         assert selector(model, batch).x.isfinite().all(), name
         assert selector.invalid == 1, name
-    for name in ("rho", "neg_il", "boltzmann", "reducr"):
+    for name in ("rho", "neg_il", "reducr"):
         model, batch, il = large()
         il[batch.ids[7]] = torch.nan
         selector = Selector(il=il, k=40, method=name)
@@ -192,10 +180,8 @@ def test_a_method_of_ones_own() -> None:
 
 
 ERRORS: list[tuple[Callable[[], object], str]] = [
-    (lambda: Boltzmann("best"), "Boltzmann: score must be one of rho, .*got 'best'"),
-    (lambda: Boltzmann(temperature=-1.0), "temperature must be finite and at least 0, got -1"),
     (lambda: Reducr(lr=-1.0), "lr must be finite and at least 0"),
-    (lambda: Selector(k=1, method="boltzmann"), "method 'boltzmann' needs irreducible"),
+    (lambda: Selector(k=1, method="reducr"), "method 'reducr' needs irreducible"),
     (lambda: Selector(k=1, method="reducr"), "method 'reducr' needs irreducible"),
 ]
 

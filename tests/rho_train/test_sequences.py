@@ -27,7 +27,6 @@ from rho_train import (
     sequence_losses,
 )
 from rho_train.methods.context import ScoringContext, Selected
-from rho_train.methods.registry import Boltzmann
 
 N, T, C = 40, 7, 11
 
@@ -143,14 +142,9 @@ def test_a_sequence_without_tokens_is_counted_and_never_selected() -> None:
     assert selector.invalid == 1
 
 
-def test_methods_that_draw_by_losses_draw_sequences() -> None:
-    batch, ce = large(ROWS[ROWS != 3])
-    cold: list[Any] = [Boltzmann("loss", temperature=1e-6), "uniform"]
-    for method in cold:
-        small = Selector(k=5, method=method, loss_fn=losses)(Table(drawn()[0]), batch)
-        assert len(small.ids.unique()) == 5
-    best = Selector(k=5, method=cold[0], loss_fn=losses)(Table(drawn()[0]), batch)
-    assert set(best.ids.tolist()) == set(batch.ids[ce.topk(5).indices].tolist())
+def test_uniform_selection_draws_sequences() -> None:
+    small = Selector(k=5, method="uniform", loss_fn=losses)(Table(drawn()[0]), large(ROWS)[0])
+    assert len(small.ids.unique()) == 5
 
 
 def test_a_function_without_a_mean_is_plain_classification() -> None:

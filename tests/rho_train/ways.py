@@ -17,6 +17,7 @@ from torch.utils.data import TensorDataset
 
 from rho_train import IndexedDataset, OnlineModel, Selector, TrainConfig, Trainer
 from rho_train.files import read_lines
+from rho_train.methods import ScoringContext, Selected
 from rho_train.methods.registry import Reducr, find, names
 from rho_train.scoring import Scoring
 
@@ -32,6 +33,13 @@ def fewer(step: int) -> float:
     return 0.25 * (1.0 - done) + 0.1 * done
 
 
+def by_chance(context: ScoringContext) -> Selected:
+    """Select the highest excess loss after noise, as a method of a user that draws."""
+    noise = torch.rand(len(context.ids), generator=context.generator)
+    return context.select("rho", noise.to(context.ids.device))
+
+
+by_chance.needs = ("il",)  # type: ignore[attr-defined]
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "online il": lambda: {"il": OnlineModel(small_model(2), lr=0.01)},
     "online scorer": lambda: {"scorer": OnlineModel(small_model(2), lr=0.01), "method": "loss"},
@@ -40,6 +48,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "phases": lambda: {"phases": lambda step: not 8 <= step < 21, "method": "loss"},
     "micro-batches": lambda: {"scoring": Scoring(micro_batch=5)},
     "train mode": lambda: {"scoring": Scoring(train_mode=True)},
+    "by chance": lambda: {"method": by_chance},
     "fewer": lambda: {"k": None, "ratio": fewer},
 }
 # Other tests register methods of their own.

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 import rho_ext
-from rho_train.batch import upload
 from rho_train.checks import check_rows
 from rho_train.distributed import rank_and_world
 from rho_train.rng import generator
@@ -127,12 +126,10 @@ class ScoringContext:
         labels, ids: int64 or int32 (n,).
         k: rows to select.
         step: selections made before this one.
-        seed: of the Selector; what a method draws depends on it, `step` and `rank` alone.
+        seed: of the Selector; what a method draws depends on it, `step` and the rank alone.
         passes: the forward passes of the module that scores, in eval mode.
         il_values: irreducible losses by id (N,), or of the rows (n,) if `il_is_per_row`.
         ignore_index, label_smoothing: as in `rho_ext.select`.
-        rank: of the draws; None: that of the process, where each draws for itself.
-        begin, total: the first of these n examples among the `total` ones that all ranks draw for.
     """
 
     labels: Tensor
@@ -145,9 +142,6 @@ class ScoringContext:
     il_is_per_row: bool = False
     ignore_index: int
     label_smoothing: float
-    rank: int | None
-    begin: int
-    total: int
     _logits: Tensor | None = field(default=None, init=False, repr=False)
     _scores: dict[str, rho_ext.Scores] = field(default_factory=dict, init=False, repr=False)
     _classes: int | None = field(default=None, init=False, repr=False)
@@ -174,7 +168,7 @@ class ScoringContext:
     def generator(self) -> torch.Generator:
         """CPU generator of this step; methods leave the global ones alone."""
         if self._generator is None:
-            rank = rank_and_world()[0] if self.rank is None else self.rank
+            rank, _ = rank_and_world()
             own = (rank,) if rank else ()  # One process draws what the first of several does.
             self._generator = generator(self.seed, "selection", self.step, *own)
         return self._generator
@@ -252,13 +246,6 @@ class ScoringContext:
         """
         best = ranked(scores.float().masked_fill(self.ignored, -torch.inf), self.k)
         return Selected(*best)._replace(losses=self.losses if losses is None else losses)
-
-    def gumbel(self) -> Tensor:
-        """Draw standard Gumbel noise, float32 (n,)."""
-        exponential = torch.empty(self.total, dtype=torch.float64, device="cpu")
-        exponential.exponential_(generator=self.generator)
-        own = exponential[self.begin : self.begin + len(self.ids)]
-        return upload(-own.log().float(), self.ids.device)
 
     @property
     def _in_pieces(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -92,7 +91,7 @@ def find(method: object) -> Method:
     if isinstance(method, type) or not callable(method):
         raise TypeError(
             f"Selector: method must be a name or be called with ScoringContext, got {method!r}; "
-            "of a class pass an object, as Boltzmann()"
+            "of a class pass an object, as Reducr()"
         )
     return method
 
@@ -143,51 +142,6 @@ def uniform(context: ScoringContext) -> Selected:
     indices = order[ignored[order].argsort(stable=True)][: context.k]
     indices = indices.masked_fill(ignored[indices], -1)
     return Selected(torch.zeros_like(indices, dtype=torch.float32), indices, None)
-
-
-@register("boltzmann")
-@dataclass(frozen=True)
-class Boltzmann:
-    """Draw k examples without replacement, one after the other with `p_i ~ exp(score_i / T)`.
-
-    Computed as the top k of `score_i + T G_i` with standard Gumbel noise G, which has the same
-    distribution (Gumbel top-k: Kool et al., ICML 2019). The reference code draws with replacement,
-    where half of the draws are repeats.
-
-    Args:
-        score: one of the fused five.
-        temperature: T >= 0; 0 is the top k itself.
-
-    Examples:
-        >>> from rho_train import Batch, Selector
-        >>> selector = Selector(k=1, method=Boltzmann("loss", temperature=0.0))
-        >>> batch = Batch(torch.tensor([[0.0], [0.0]]), torch.tensor([0, 0]), torch.tensor([5, 6]))
-        >>> selector(torch.nn.Identity(), batch).ids
-        tensor([5])
-    """
-
-    score: str = "rho"
-    temperature: float = 0.25
-    pointwise = True
-
-    def __post_init__(self) -> None:
-        if self.score not in _NEEDS:
-            raise ValueError(
-                f"Boltzmann: score must be one of {', '.join(_NEEDS)}, got {self.score!r}"
-            )
-        if not 0.0 <= self.temperature < math.inf:
-            raise ValueError(
-                f"Boltzmann: temperature must be finite and at least 0, got {self.temperature}"
-            )
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Those of the score."""
-        return _NEEDS[self.score]
-
-    def __call__(self, context: ScoringContext) -> Selected:
-        """Return the k rows with the highest score after the noise."""
-        return context.select(self.score, self.temperature * context.gumbel())
 
 
 @register("reducr")

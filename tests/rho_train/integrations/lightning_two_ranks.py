@@ -16,13 +16,14 @@ from torch.utils.data import DataLoader, Subset
 from rho_train import AgreementSampler, History, Selector
 from rho_train.integrations.lightning import SelectionCallback
 from tests.rho_train.integrations.test_lightning import Letters, N, data, fit, table, weights
+from tests.rho_train.ways import by_chance
 
 RANKS = {"devices": 2, "strategy": "ddp", "use_distributed_sampler": True}
 
 
 def run(**options: Any) -> tuple[Selector, Any, Any]:
     selector = Selector(
-        il=table(), method="boltzmann", ratio=0.25, history=History(N), phases=lambda step: step < 4
+        il=table(), method=by_chance, ratio=0.25, history=History(N), phases=lambda step: step < 4
     )
     # Lightning saves no random state.
     return selector, *fit(selector, Letters(dropout=0.0), **RANKS, **options)

@@ -25,6 +25,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from rho_train.integrations.lightning import SelectionCallback
 
+from ..ways import by_chance
 from .launch import launch, run_page
 
 # Lightning warns of workers, devices and what it will change.
@@ -154,7 +155,7 @@ def test_resumes(tmp_path: Path) -> None:
     def run(**options: Any) -> Any:
         selector = Selector(
             il=table(),
-            method="boltzmann",
+            method=by_chance,
             ratio=0.25,
             history=History(N),
             phases=lambda step: step < 8,

@@ -22,6 +22,7 @@ from rho_train import (
 )
 from rho_train.methods.context import ScoringContext, Selected
 
+from ..ways import by_chance
 from .launch import launch, run_page
 from .text import PAGES, paragraphs, tokens
 
@@ -274,7 +275,7 @@ def test_resumes_in_mid_epoch(tmp_path: Path) -> None:
         n = 320
         selector = Selector(
             il="il",
-            method="boltzmann",
+            method=by_chance,
             ratio=0.25,
             history=History(n),
             phases=lambda step: step < 6,

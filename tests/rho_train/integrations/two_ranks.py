@@ -28,6 +28,7 @@ from tests.rho_train.integrations.test_transformers import (
     pad_lm,
     weights,
 )
+from tests.rho_train.ways import by_chance
 
 N = 320
 
@@ -100,7 +101,7 @@ def check_resume(folder: Path) -> None:
     def go(where: str, **options: Any) -> tuple[Tensor, dict[str, Any]]:
         selector = Selector(
             il="il",
-            method="boltzmann",
+            method=by_chance,
             ratio=0.25,
             history=History(N),
             phases=lambda step: step < 2,
