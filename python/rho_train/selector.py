@@ -16,7 +16,7 @@ from rho_train.checks import check_rows
 from rho_train.dry_run import unchanged
 from rho_train.global_scope import Scope, count_globally, select_globally
 from rho_train.history import History
-from rho_train.identity import identity_of
+from rho_train.identity import digest, identity_of
 from rho_train.il.store import ILStore
 from rho_train.methods import registry
 from rho_train.methods.context import (
@@ -287,6 +287,7 @@ class Selector:
                     f"Selector: il must have one row an example, got {describe(column)} for {n} "
                     "examples; check the collate_fn"
                 )
+            column = upload(column, ids.device) if column.is_cpu else column
             context.il_values, context.il_is_per_row = column.float(), True
         elif "il" in needs:
             if self._label_checks:
@@ -371,10 +372,18 @@ class Selector:
                 raise ValueError(f"{error}; {off}") from None
         self._label_checks -= 1
 
-    def identity(self) -> dict[str, Any]:
-        """Return everything that decides what is selected, tables and models as their SHA-256."""
+    def identity(self, steps: int = 0) -> dict[str, Any]:
+        """Return everything that decides what is selected, tables and models as their SHA-256.
+
+        Functions of the step count by their values in the first `steps`.
+        """
         deciding = sorted(_SETTINGS - {"il", "forward", "history", "check_every", "check_batches"})
         settings = {name: identity_of(getattr(self, name)) for name in deciding}
+        for name in ("ratio", "phases"):
+            if callable(function := getattr(self, name)):
+                values = [float(function(step)) for step in range(steps)]
+                found = digest(torch.tensor(values, dtype=torch.float64, device="cpu"))
+                settings[name] = f"{settings[name]}, values {found[:16]}"
         il = self.il if self._il_table is None else self._il_table
         # The values alone decide, whatever else the files say.
         return {**settings, "il": il.sha256 if isinstance(il, ILStore) else identity_of(il)}

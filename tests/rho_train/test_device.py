@@ -119,6 +119,7 @@ def cases() -> dict[str, dict[str, Any]]:
         "store": {"il": ILStore(torch.rand(N), files.fingerprint)},
         "store in files": {"il": files},
         "column": {"il": "il"},
+        "column on the CPU": {"il": "il"},
         "online": {"il": OnlineModel(online)},
         "proxy": {"scorer": OnlineModel(online), "method": "loss"},
         "history": {"history": History(N)},
@@ -151,8 +152,8 @@ def large_batch(case: str, step: int) -> Any:
         "y": y.to(GPU),
         "ids": ids if case == "store in files" else ids.to(GPU),
     }
-    if case == "column":
-        return {**batch, "il": torch.rand(40).to(GPU)}
+    if case.startswith("column"):
+        return {**batch, "il": torch.rand(40).to("cpu" if case.endswith("CPU") else GPU)}
     return {**batch, "names": ["a"] * 40} if case == "must: list" else Batch(**batch)
 
 

@@ -211,6 +211,9 @@ def test_autocast_of_the_caller_is_kept_unless_told() -> None:
 def test_identity_tells_selectors_apart() -> None:
     one = Selector(il=TABLE, k=2)
     assert one.identity() == Selector(il=TABLE.clone(), k=2).identity()
+    early, late = (Selector(il=TABLE, k=2, phases=lambda t, n=n: t < n) for n in (5, 9))  # type: ignore[misc]
+    assert early.identity(6) != late.identity(6)
+    assert early.identity(5) == late.identity(5)  # in so many steps they do the same
     others = [
         Selector(il=TABLE + 1, k=2),
         Selector(il=TABLE, k=3),

@@ -191,7 +191,7 @@ class Trainer:
             "seed": self.seed,
             "data": fingerprint(self.dataset),
             "train_ids": digest(self.train_ids),
-            "selection": self.agreement or (selector and selector.identity()),
+            "selection": self.agreement or (selector and selector.identity(config.steps)),
             "architecture": architecture_digest(model),
             "ranks": self.ranks[1],
         }
