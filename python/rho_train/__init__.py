@@ -41,43 +41,10 @@ from rho_train.training_step import gce_losses
 from rho_train.vocabulary_parallel import vocabulary_parallel_score
 from rho_train.wrong_labels import find_wrong_labels
 
-__all__ = [
-    "AgreementSampler",
-    "Batch",
-    "EqualCost",
-    "History",
-    "ILRecipe",
-    "ILStore",
-    "IndexedDataset",
-    "JobsFailed",
-    "LargeBatchSampler",
-    "LinearScores",
-    "OnlineModel",
-    "Scoring",
-    "Selector",
-    "Stopped",
-    "Task",
-    "TokenSelection",
-    "TrainConfig",
-    "Trainer",
-    "Variant",
-    "compare",
-    "crossfit_il",
-    "find_duplicates",
-    "find_wrong_labels",
-    "fingerprint",
-    "gce_losses",
-    "holdout_il",
-    "input_checksums",
-    "linear_cross_entropy",
-    "linear_score",
-    "loader",
-    "plan",
-    "pretrained_il",
-    "register",
-    "score_examples",
-    "select_tokens",
-    "sequence_losses",
-    "token_losses",
-    "vocabulary_parallel_score",
-]
+__all__ = ["AgreementSampler", "Batch", "EqualCost", "History", "ILRecipe", "ILStore"]
+__all__ += ["IndexedDataset", "JobsFailed", "LargeBatchSampler", "LinearScores", "OnlineModel"]
+__all__ += ["Scoring", "Selector", "Stopped", "Task", "TokenSelection", "TrainConfig", "Trainer"]
+__all__ += ["Variant", "compare", "crossfit_il", "find_duplicates", "find_wrong_labels"]
+__all__ += ["fingerprint", "gce_losses", "holdout_il", "input_checksums", "linear_cross_entropy"]
+__all__ += ["linear_score", "loader", "plan", "pretrained_il", "register", "score_examples"]
+__all__ += ["select_tokens", "sequence_losses", "token_losses", "vocabulary_parallel_score"]
