@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from rho_train.batch import describe, gather, ids_of, split, take_il, to, upload
-from rho_train.batch_check import check_small_batch
 from rho_train.checks import check_rows
 from rho_train.dry_run import unchanged
 from rho_train.global_scope import Scope, count_globally, select_globally
@@ -42,6 +41,7 @@ from rho_train.selector_checks import (
     check_batch,
     check_settings,
     check_share,
+    check_small_batch,
     check_training,
     il_table,
 )

@@ -55,7 +55,7 @@ def test_selects_the_examples_with_the_largest_reducible_loss() -> None:
 
 
 def test_a_step_takes_four_files_and_parses_the_batch_once() -> None:
-    """The records of `selection` and the parser of `batch` are beside the path."""
+    """The parser of `batch` is beside the path."""
     for micro_batch in (None, 2):
         selector = Selector(il=TABLE, k=2, scoring=Scoring(micro_batch=micro_batch))
         selector(nn.Identity(), Batch(X, Y, IDS))
@@ -71,8 +71,8 @@ def test_a_step_takes_four_files_and_parses_the_batch_once() -> None:
             selector(nn.Identity(), Batch(X, Y, IDS))
         finally:
             sys.setprofile(None)
-        files = {"selector", "scoring", "methods.context", "methods.built_in", "batch"}
-        assert {name for name, _ in calls} == files | {"selection"}
+        files = {"selector", "scoring", "methods.context", "methods.registry", "batch"}
+        assert {name for name, _ in calls} == files
         assert [function for _, function in calls].count("split") == 1
 
 
