@@ -13,35 +13,38 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
-from rho_train.batch import describe, split, to
-from rho_train.checks import check_counts, check_ids, check_labels
+from rho_train.batch import split, to
+from rho_train.checks import check_counts, check_ids
 from rho_train.dataset import SeededIndices
 from rho_train.distributed import on_all, rank_and_world
+from rho_train.margins import UNKNOWN, check_rows, margins
 from rho_train.rng import generator
 from rho_train.scoring import ForwardFunction, check_module, device_of, output_of, scoring_mode
 
 _WARMUP = 0.15  # share of the steps, rounded to whole passes, that visit every example
-_BOUND = 0.5  # of the mean positive margin: examples below minus this are left out
+_BOUND = 0.5  # of the mean positive margin: examples below minus this are contradicted
+_FEW = 0.1  # share of contradicted examples below which none is left out
+_RARE = 0.5  # of how surprising the class of an example is, added to its margin
 _SKIPPED = 0.5  # chance that an example above the mean margin is skipped in a pass
 _RESCORED = 2  # passes after which the examples left out are scored again
 _RESCORING = 4  # batches of training in a batch of a forward pass without gradients
 _HELD, _HELD_NUMBERS = 32, 1 << 20  # batches, and numbers, that are read at once
-_PENDING, _NONE = -math.inf, math.inf
-_STATE = ("_margin", "_news", "_plan", "passes", "scored", "_updated", "_drawn", "_rescored")
+_PENDING = -math.inf
+_STATE = ("_margin", "_labels", "_news", "_plan", "passes", "scored")
+_COUNTS = ("_updated", "_drawn", "_rescored")
 
 
 class AgreementSampler(Sampler[list[int]]):
-    """A batch sampler that skips examples that the model contradicts, or has learnt.
+    """A batch sampler that leaves out examples that the model keeps contradicting.
 
     The margin of an example is its logit[label] - max(other logits) in the training pass, positive
-    where the model agrees with the label. Each iteration is one pass. The first passes, 15 % of the
-    steps, visit every example. Then examples whose running margin M = (M + margin) / 2 is at most
-    -0.5 * mean(M where M > 0) are left out: the model keeps contradicting them. Every second pass
-    `rescore` replaces their margins, and they may come back. Of the others, those above the mean
-    are skipped in half of the passes: the model has learnt them.
-
-    It pays where labels are wrong at random. Where they are right label smoothing alone is better.
-    A rare class looks wrong to the model and is left out, so look at the accuracy of the worst one.
+    where the model agrees with the label; M is its running mean (M + margin) / 2, plus half of
+    -log p - H: p is the share of the class, H the mean of -log p, so that rare classes, which look
+    wrong to the model, stay. Each iteration is one pass. The first passes, 15 % of the steps, visit
+    every example. Then examples with M <= -0.5 * mean(M where M > 0) are left out, unless they are
+    less than a tenth of all: then this is uniform sampling, as on data with right labels. Every
+    second pass `rescore` replaces their margins, and they may come back. Of the others, those
+    with a margin above the mean are skipped in half of the passes: the model has learnt them.
 
     A pass is drawn when its iteration begins, from the margins of the passes before, so workers may
     load ahead. An iteration that was left early goes on with the examples without an `update`, also
@@ -50,7 +53,7 @@ class AgreementSampler(Sampler[list[int]]):
 
     Under torch.distributed every rank makes the same passes, takes its part of each batch and
     learns from the margins of all when a pass begins: the ids are those of one process. An example
-    takes 4 bytes on the device of the logits and 8 on the CPU. `update` never waits for the device.
+    takes 8 bytes on the device of the logits and 12 on the CPU. `update` never waits for it.
 
     Args:
         ids_or_n: the number of examples n, fewer than 2^31, with the ids 0 to n - 1; or the ids of
@@ -119,12 +122,19 @@ class AgreementSampler(Sampler[list[int]]):
         self.passes = self._updated = self._drawn = self._rescored = self._unanswered = 0
         self._warmup = max(1, round(_WARMUP * steps * batch_size / n))
         self._margin = torch.full((size,), torch.nan, dtype=torch.float32, device="cpu")
-        # The margins of this pass: _PENDING for examples that are drawn, _NONE for others.
-        self._news = torch.full_like(self._margin, _NONE)
+        self._labels = torch.full((size,), -1, dtype=torch.int32, device="cpu")
+        self._news = self._nothing()
         self._strays = torch.zeros((), dtype=torch.int64, device="cpu")
         self._plan = torch.empty(0, dtype=torch.int32, device="cpu")
         self._held: list[tuple[Tensor, ...]] = []
         self._scoring: Tensor | None = None
+
+    def _nothing(self) -> Tensor:
+        """Return the margins and labels of a pass that was not drawn.
+
+        Those that are drawn become _PENDING.
+        """
+        return torch.tensor([UNKNOWN, -1], dtype=torch.float32).repeat(len(self._margin), 1)
 
     def _join(self) -> None:
         """Take this rank's part of each batch; frameworks start their ranks late."""
@@ -156,11 +166,10 @@ class AgreementSampler(Sampler[list[int]]):
     def metrics(self) -> dict[str, float]:
         """Return numbers for any logger, as `Selector.metrics`.
 
-        The passes, the examples scored again, and the share of the examples that the model keeps
-        contradicting, of those that the next pass knows of.
+        The passes, the examples scored again, and the share of the examples that the next pass
+        leaves out.
         """
-        known = self._margin[~self._margin.isnan()]
-        out = float((known <= _bound(known)).double().mean()) if len(known) else 0.0
+        out = int(self._left_out().sum()) / self.n
         found = {"passes": self.passes, "scored": self.scored, "left_out": out}
         return {f"selection/{name}": float(value) for name, value in found.items()}
 
@@ -206,7 +215,7 @@ class AgreementSampler(Sampler[list[int]]):
             IndexError: a label is out of range. These two come after up to 32 batches, on CUDA when
                 the next pass begins.
         """
-        _check_rows("AgreementSampler.update", ids, outputs, labels)
+        check_rows("AgreementSampler.update", ids, outputs, labels)
         parts = (ids, outputs) if labels is None else (ids, outputs, labels)
         if self._held and len(self._held[0]) != len(parts):
             self._learn()
@@ -223,15 +232,15 @@ class AgreementSampler(Sampler[list[int]]):
             return
         ids, *rest = (torch.cat(parts) for parts in zip(*self._held, strict=True))
         self._held.clear()
-        values = _agreement("AgreementSampler.update", ids, *rest)
+        values = margins("AgreementSampler.update", ids, *rest)
         if self._news.device != values.device:
             self._news, self._strays = self._news.to(values.device), self._strays.to(values.device)
         news, ids = self._news, ids.to(values.device, torch.int64, non_blocking=True)
         inside = ids.clamp(0, len(news) - 1)
         before = news.index_select(0, inside)
-        pending = (inside == ids) & (before == _PENDING)
+        pending = (inside == ids) & (before.select(1, 0) == _PENDING)
         self._strays += len(ids) - pending.sum() + ids.sort().values.diff().eq(0).sum()
-        news.index_copy_(0, inside, torch.where(pending, values, before))
+        news.index_copy_(0, inside, torch.where(pending.unsqueeze(1), values, before))
         if not news.is_cuda:
             self._settle()
 
@@ -265,8 +274,7 @@ class AgreementSampler(Sampler[list[int]]):
         if not self._due():
             return 0
         self._absorb()
-        margin = self._margin
-        out = (margin <= _bound(margin)).nonzero().flatten()
+        out, margin = self._left_out().nonzero().flatten(), self._margin
         if len(out):
             for ids, values in on_all(lambda: self._scored(out, model, batches, forward)):
                 margin[ids] = torch.where(values.isinf(), margin[ids], values)
@@ -290,8 +298,8 @@ class AgreementSampler(Sampler[list[int]]):
                 with scoring_mode(model) as scorer:
                     outputs = output_of(where, scorer, batch, fields, forward, None)
                     labels = fields.labels if outputs.ndim == 2 else None
-                    _check_rows(where, fields.ids, outputs, labels)
-                    scored.append((fields.ids, _agreement(where, fields.ids, outputs, labels)))
+                    check_rows(where, fields.ids, outputs, labels)
+                    scored.append((fields.ids, margins(where, fields.ids, outputs, labels)[:, 0]))
         finally:
             self._scoring = None
         ids, values = (torch.cat(part).cpu() for part in zip(*scored, strict=True))
@@ -305,19 +313,24 @@ class AgreementSampler(Sampler[list[int]]):
     def state_dict(self) -> dict[str, Any]:
         """Return what this rank has learnt and the pass that it is in; each rank keeps its own."""
         self._settle()
-        state = {name: deepcopy(to(getattr(self, name), "cpu")) for name in _STATE}
+        state = {name: deepcopy(to(getattr(self, name), "cpu")) for name in _STATE + _COUNTS}
         return {**self._settings, **state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on as the sampler of `state_dict`; ValueError if it had other settings or ranks."""
         self._join()
+        if missing := sorted({*self._settings, *_STATE, *_COUNTS} - set(state)):
+            raise ValueError(
+                f"AgreementSampler: the state has no {', '.join(missing)}; it is of another "
+                "version, so begin the run anew"
+            )
         for name, own in self._settings.items():
             if state[name] != own:
                 raise ValueError(
                     f"AgreementSampler: the state has {name} = {state[name]}, this sampler {own}; "
                     "make it with the settings of the run that it continues"
                 )
-        for name in _STATE:
+        for name in _STATE + _COUNTS:
             setattr(self, name, deepcopy(to(state[name], "cpu")))  # `update` moves them
         self._unanswered = 0
         self._strays.zero_()
@@ -333,7 +346,7 @@ class AgreementSampler(Sampler[list[int]]):
         """Return the drawn examples of this rank without an update, in order."""
         self._settle()
         plan = self._plan
-        return plan[(self._news[plan.to(self._news.device)] == _PENDING).cpu()]
+        return plan[(self._news[plan.to(self._news.device), 0] == _PENDING).cpu()]
 
     def _draw(self) -> Tensor:
         """Draw the next pass, and return the part of this rank."""
@@ -344,11 +357,12 @@ class AgreementSampler(Sampler[list[int]]):
             )
         self._absorb()
         private = generator(self.seed, "agreement", self.passes)
-        margin, visits = self._margin if self._ids is None else self._margin[self._ids], self.n
+        margin, out, visits = self._margin, self._left_out(), self.n
+        if self._ids is not None:
+            margin, out = margin[self._ids], out[self._ids]
         order = torch.randperm(self.n, generator=private, dtype=torch.int32, device="cpu")
-        if self.passes >= self._warmup:
+        if self.passes >= self._warmup and out.any():
             chance = torch.rand(self.n, generator=private, dtype=torch.float32, device="cpu")
-            out = margin <= _bound(margin)
             learnt = margin > margin[~out].double().nanmean()
             # 0: visited, 1: skipped, 2: left out; these only fill a pass of less than a batch.
             level = torch.where(out, 2, learnt & (chance < _SKIPPED)).to(torch.int8)[order]
@@ -356,7 +370,7 @@ class AgreementSampler(Sampler[list[int]]):
             order, visits = torch.cat([first, *others]), len(first)
         order = order[: max(visits // self.batch_size, 1) * self.batch_size]
         order = order if self._ids is None else self._ids[order]
-        self._news[order.to(self._news.device)] = _PENDING
+        self._news[order.to(self._news.device), 0] = _PENDING
         self._plan = order.view(-1, self.world, self._share)[:, self.rank].flatten()
         self._drawn = self._updated + len(self._plan)
         self.passes += 1
@@ -369,48 +383,24 @@ class AgreementSampler(Sampler[list[int]]):
         if self.world > 1:  # where a rank has no margin it holds _PENDING, the lowest
             news = news.cuda() if dist.get_backend() == "nccl" else news
             dist.all_reduce(news, op=dist.ReduceOp.MAX)
-        self._news, news, margin = torch.full_like(news, _NONE), news.cpu(), self._margin
+        margin, (news, labels) = self._margin, news.cpu().unbind(1)
         mean = torch.where(margin.isnan(), news, (margin + news) / 2)
         self._margin = torch.where(news.isinf(), margin, mean)
+        self._labels = torch.where(labels < 0, self._labels, labels.int())
+        self._news = self._nothing()
 
+    def _contradicted(self) -> Tensor:
+        """Return which examples the model keeps contradicting, bool by id."""
+        margin, known = self._margin, self._labels >= 0
+        if known.any():
+            p = self._labels[known].bincount().double()
+            p /= p.sum()
+            surprise = -p.log() - torch.special.entr(p).sum()  # mean 0
+            margin = margin + torch.where(known, _RARE * surprise[self._labels], 0.0).float()
+        # All bad: the bound is NaN, and none is contradicted.
+        return margin <= -_BOUND * margin[margin > 0].double().mean()
 
-def _bound(margin: Tensor) -> Tensor:
-    """Return the margin up to which examples are left out; NaN, so that none is, if all are bad."""
-    return -_BOUND * margin[margin > 0].double().mean()
-
-
-def _check_rows(where: str, ids: Tensor, outputs: Tensor, labels: Tensor | None) -> None:
-    """Refuse what has not one row an example, or another type."""
-    if not isinstance(ids, Tensor) or ids.ndim != 1 or ids.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"{where}: ids must be an int64 tensor (m,), got {describe(ids)}")
-    wanted = "a number for each example, (m,)" if labels is None else "logits (m, C)"
-    shape = outputs.shape if isinstance(outputs, Tensor) else ()
-    if len(shape) != 1 + (labels is not None) or not outputs.is_floating_point():
-        fix = "pass labels too" if labels is None else "C classes in the last dimension"
-        raise TypeError(
-            f"{where}: outputs must be {wanted}, floating point, got {describe(outputs)}; {fix}"
-        )
-    if labels is not None and labels.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"{where}: labels must be int64 or int32 (m,), got {describe(labels)}")
-    if shape[:1] != ids.shape or (labels is not None and labels.shape != ids.shape):
-        raise ValueError(
-            f"{where}: ids, outputs and labels must have one row an example, got {len(ids)} ids, "
-            f"outputs {tuple(shape)}" + ("" if labels is None else f", {describe(labels)} labels")
-        )
-
-
-def _agreement(where: str, ids: Tensor, outputs: Tensor, labels: Tensor | None = None) -> Tensor:
-    """Return logits[label] - max(other logits), or `outputs` without labels, float32 (m,).
-
-    NaN becomes _NONE, as of examples with the label -100.
-    """
-    values = outputs.float()
-    if labels is not None:
-        labels, classes = labels.to(values.device, torch.int64, non_blocking=True), values.shape[1]
-        known = (labels >= 0) & (labels < classes)
-        if not labels.is_cuda and bool((labels[~known] != -100).any()):
-            check_labels(where, labels, ids, classes)  # names the first
-        column = labels.clamp(0, classes - 1).unsqueeze(1)
-        own, others = values.gather(1, column), values.scatter(1, column, -math.inf)
-        values = torch.where(known, own.squeeze(1) - others.amax(1), math.nan)
-    return values.nan_to_num(_NONE, posinf=_NONE)
+    def _left_out(self) -> Tensor:
+        """Return which examples are left out: those contradicted, unless they are few."""
+        found = self._contradicted()
+        return found & (int(found.sum()) >= _FEW * self.n)

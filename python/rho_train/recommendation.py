@@ -120,7 +120,7 @@ def estimate_wrong(
                 sampler.update(made.fields.ids, made.logits, made.fields.labels)
             sampler.rescore(target, batches, forward=forward)
     sampler._absorb()
-    share = sampler.metrics()["selection/left_out"]
+    share = int(sampler._contradicted().sum()) / n
     return share if share <= _UNLEARNT and made.loss.isfinite() else None
 
 

@@ -207,7 +207,7 @@ def agreement_failures() -> dict[str, str]:
                 for ids in map(torch.tensor, sampler):
                     if name == "stray" and rank and number:
                         sampler._strays += 1  # as on CUDA, where `update` does not look
-                    sampler.update(ids, ids / 1 - 9)
+                    sampler.update(ids, ids - N / 2)
         except ValueError as error:
             said[name] = f"{type(error).__name__}: {error}"
     return said
