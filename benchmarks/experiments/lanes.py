@@ -132,6 +132,7 @@ def train(
     shares: Sequence[float] = (),
     il: Tensor | None = None,
     pools: Sequence[Tensor] | None = None,
+    hidden: Sequence[int] = HIDDEN,
 ) -> Result:
     """Train a lane for each seed and rate, decayed over the budget; a forward pass costs 1.
 
@@ -143,11 +144,12 @@ def train(
         shares: of a filter: what it keeps, by lane.
         il: irreducible losses (lanes, n) of the methods that need them.
         pools: ids that each lane visits, in place of those of the method.
+        hidden: widths of the hidden layers.
     """
     count, n = data.y.shape
     lane = torch.arange(count).unsqueeze(1)
     classes = int(data.test_y.max()) + 1
-    lanes = Lanes([mlp(data.x.shape[1], HIDDEN, classes, seed=seed) for seed in seeds])
+    lanes = Lanes([mlp(data.x.shape[1], hidden, classes, seed=seed) for seed in seeds])
     cost, late, wrong = [0] * count, torch.zeros(count), torch.zeros(count)
     last, weights = torch.full((count, n), math.inf), torch.ones(count, n)
     elr = EarlyLearning(count * n, classes) if method.loss == "elr" else None
@@ -230,11 +232,15 @@ def train(
 
 
 def crossfit(
-    data: Data, seeds: Sequence[int], rates: Sequence[float], epochs: float
+    data: Data,
+    seeds: Sequence[int],
+    rates: Sequence[float],
+    epochs: float,
+    hidden: Sequence[int] = HIDDEN,
 ) -> tuple[Tensor, float]:
     """Return the IL (lanes, n) of two models a lane, each trained on a half, and its cost.
 
-    The cost is 3 n for an epoch of both, and n for the losses.
+    The cost is 3 n for an epoch of both, and n for the losses, in forward passes of these models.
     """
     count, n = data.y.shape
     halves, both = [], torch.arange(count).repeat(2)
@@ -244,9 +250,8 @@ def crossfit(
     pools = [half[k] for k in (0, 1) for half in halves]
     twice = data.of(both)
     double_seeds = [seed + k * 104729 for k in (0, 1) for seed in seeds]
-    found = train(
-        Method("il"), twice, double_seeds, [*rates, *rates], 1.5 * n * epochs, pools=pools
-    )
+    both_rates, budget = [*rates, *rates], 1.5 * n * epochs
+    found = train(Method("il"), twice, double_seeds, both_rates, budget, pools=pools, hidden=hidden)
     losses = losses_of(found.lanes, twice)
     il = losses[:count]
     for k, (first, _) in enumerate(halves):  # the model of the first half scores the second

@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 
 from experiments.corruption import Corruption, CorruptionConfig
 from experiments.evidence import DataConfig
-from experiments.lanes import Data
+from experiments.lanes import HIDDEN, Data
 from experiments.noise import label_noise, weak_labels
 from rho_train import IndexedDataset, find_duplicates
 
@@ -24,10 +24,19 @@ _SURE = 0.7  # below it, annotators doubted a label
 
 
 class Setting(NamedTuple):
-    """A set of examples, and its noise: the share drawn anew in %, `weak`, or `natural`."""
+    """A set of examples, and its noise: the share drawn anew in %, `weak`, or `natural`.
+
+    Args:
+        set, noise: as in rows.
+        passes: the budgets.
+        target, il: widths of the hidden layers of the target and of its IL models.
+    """
 
     set: str
     noise: str
+    passes: tuple[int, ...] = (1, 2, 4, 8, 16)
+    target: tuple[int, ...] = HIDDEN
+    il: tuple[int, ...] = HIDDEN
 
 
 SETTINGS = (
@@ -36,6 +45,7 @@ SETTINGS = (
     *(Setting(name, noise) for noise in ("0", "weak") for name in ("letters", "ocr", "fashion")),
     *(Setting(name, "40") for name in ("web", "web, distinct")),
     *(Setting(name, "20") for name in ("letters", "ocr", "fashion")),
+    Setting("letters, larger target", "40", (4, 16), (512, 512), (64,)),
 )
 
 
@@ -90,7 +100,8 @@ def _latent(x: Tensor, test_x: Tensor, words: int = 3000, size: int = 100) -> tu
 def load(setting: Setting, seeds: Sequence[int], folder: Path) -> Data:
     """Load a setting: a lane for each seed, which draws the noise; inputs are the same for all."""
     web = setting.set.startswith("web")
-    x, y, test_x, test_y, classes, sure = source("letters" if web else setting.set, folder)
+    name = "letters" if web else setting.set.partition(",")[0]
+    x, y, test_x, test_y, classes, sure = source(name, folder)
     rows, train_rows = torch.arange(N + VALIDATION), torch.arange(N)
     if web:
         # Scraped data: of four in five classes 6 % are left, half of the examples occur ten times.

@@ -4,7 +4,9 @@ python benchmarks/experiments/rivals.py --data DATA [--sets letters ocr]
 python benchmarks/experiments/rivals.py --draw
 
 A forward pass of an example costs 1 and a backward pass 2; IL models, scoring and re-scoring count.
-A budget of b passes is 3 * b * n. Every method has a learning rate of its own, and a filter its
+A budget of b passes is 3 * b * n. IL models have the target's size and 30 % of the budget; those of
+a "larger target" have one small layer and the epochs that are best, whose cost is the share of
+their multiply-adds. Every method has a learning rate of its own, and a filter its
 share: those with the best accuracy after 8 passes on validation examples, whose labels are as wrong
 as those of the others, with another seed. A best rate at the edge of the grid widens the grid.
 `rates.csv` has a row for each candidate. A row of `runs.csv` is one run of five seeds side by side,
@@ -17,7 +19,7 @@ import argparse
 import sys
 import time
 from functools import cache, partial
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from experiments.rival_sets import SETTINGS, Setting, load
 
 OUT = Path(__file__).parent / "results" / "rivals"
 SEEDS, TUNING_SEEDS = (1000, 1001, 1002, 1003, 1004), (100,)
-BUDGETS, TUNED_AT = (1, 2, 4, 8, 16), 8  # in passes
+TUNED_AT = 8  # passes
 GRID = (0.001, 0.003, 0.01)
 SHARES = (0.6, 0.75, 0.9, 0.95)
 IL_EPOCHS, IL_SHARE = (4, 10), 0.3
@@ -75,7 +77,8 @@ class Comparison:
 
     def key(self, name: str, passes: int) -> dict[str, object]:
         """Return the cells by which rows of a method are found."""
-        return {**self.setting._asdict(), "method": name, "passes": passes}
+        of = self.setting
+        return {"set": of.set, "noise": of.noise, "method": name, "passes": passes}
 
     def budget(self, passes: int) -> float:
         """Return the cost of passes over the data."""
@@ -88,15 +91,18 @@ class Comparison:
         if not method.il:
             return None, 0.0
         data = self.data[seeds]
-        rate, epochs = self.recipe(IL_EPOCHS[:1])
-        if method.il == "free":
+        setting, n = self.setting, len(data.x)
+        sizes = [(data.x.shape[1], *of, int(data.test_y.max()) + 1) for of in setting[3:]]
+        target, small = (sum(a * b for a, b in pairwise(of)) for of in sizes)
+        if method.il == "free" or small < target:
             rate, epochs = self.recipe(IL_EPOCHS)
         else:
-            n = len(data.x)
+            rate, _ = self.recipe(IL_EPOCHS[:1])
             epochs = (IL_SHARE * self.budget(passes) - n) / (3 * n)
         key = (seeds, rate, epochs)
         if key not in self._il:
-            self._il[key] = crossfit(data, seeds, [rate] * len(seeds), epochs)
+            il, cost = crossfit(data, seeds, [rate] * len(seeds), epochs, setting.il)
+            self._il[key] = il, cost * small / target
         return self._il[key]
 
     @cache  # noqa: B019 (one object a setting)
@@ -110,7 +116,7 @@ class Comparison:
                 lanes = torch.arange(len(TUNING_SEEDS)).repeat(len(candidates))
                 rates = [lr for _, lr in candidates for _ in TUNING_SEEDS]
                 seeds = TUNING_SEEDS * len(candidates)
-                il, _ = crossfit(data.of(lanes), seeds, rates, epochs)
+                il, _ = crossfit(data.of(lanes), seeds, rates, epochs, self.setting.il)
                 return (-il.mean(1).view(-1, len(TUNING_SEEDS)).mean(1)).tolist()
 
             _, rate, value = self.best("IL", epochs, (1.0,), losses)
@@ -159,6 +165,7 @@ class Comparison:
                 self.budget(TUNED_AT) - (il_cost if method.il == "included" else 0),
                 shares=[share for share, _ in candidates for _ in TUNING_SEEDS],
                 il=None if il is None else il[lanes],
+                hidden=self.setting.target,
             )
             right = accuracy(found.lanes, data.validation_x, data.validation_y)
             return right.view(-1, len(TUNING_SEEDS)).mean(1).tolist()
@@ -184,6 +191,7 @@ class Comparison:
             self.budget(passes) - (il_cost if method.il == "included" else 0),
             shares=[share] * n,
             il=il,
+            hidden=self.setting.target,
         )
         seconds = (time.process_time() - began) / n
         right = logits_of(found.lanes, data.test_x).argmax(-1).eq(data.test_y).float()
@@ -236,7 +244,7 @@ def main() -> None:
         if setting.set not in options.sets or setting.noise not in options.noise:
             continue
         comparison = Comparison(setting, options.data, options.out, origin)
-        for method, passes in product(METHODS, BUDGETS):
+        for method, passes in product(METHODS, setting.passes):
             clean = setting.noise == "0" and method.visits == "true"
             if method.name in options.methods and not clean:
                 comparison.run(method, passes)
