@@ -143,9 +143,10 @@ def inspect(
         path: the store, a file or a folder of files.
         out: folder that gets wrong_labels.html, which shows the examples, and wrong_labels.csv.
         top: how many examples the page lists, the most suspicious ones.
-        task: as of `il verify`; the page needs it.
-        task_options: as of `il verify`.
+        task: of the store, for the page; empty: the one that it was computed for.
     """
+    if top < 1:
+        raise ValueError(f"il inspect: top must be at least 1, got {top}")
     store = ILStore.load(path)
     print(_numbers(store))
     for key, text in sorted(store.info.items()):
@@ -157,7 +158,7 @@ def inspect(
             raise
         print(f"labels: not judged; {error}")
         return
-    print(f"\n{summary_of(store)}")
+    print(f"\n{summary_of(store, found)}")
     assert store.labels is not None
     for id in found[: min(_SHOWN, top)].tolist():
         il = float(store.il[id])
@@ -167,7 +168,7 @@ def inspect(
         return
     made = _task(store, task, task_options)
     if made is None:
-        raise ValueError("il inspect: the store does not say of which data it is; give --task")
+        raise ValueError("il inspect: the store does not name its task; give --task")
     print(f"page: {write_wrong_labels(store, made, out, top)}")
 
 

@@ -57,7 +57,7 @@ def write_wrong_labels(store: ILStore, task: Task, out: Path, top: int = 100) ->
     store.verify(data)
     assert store.labels is not None
     noisy, rows = task.flags.get("noisy"), []
-    for id in found[: max(0, top)].tolist():
+    for id in found[:top].tolist():
         label, il, example = int(store.labels[id]), float(store.il[id]), shown(data, task.show, id)
         drawn = render(example, _SIDE)
         text = f"{example}" if isinstance(example, (str, Path)) else drawn.get("text", "")
@@ -75,7 +75,7 @@ def write_wrong_labels(store: ILStore, task: Task, out: Path, top: int = 100) ->
     page = environment.from_string((packaged / "wrong_labels.html").read_text("utf-8")).render(
         css=(packaged / "page.css").read_text("utf-8"),
         task=task,
-        said=summary_of(store),
+        said=summary_of(store, found),
         rows=rows,
         classes=_classes(store, found, task)[:_CLASSES],
     )
@@ -86,9 +86,9 @@ def write_wrong_labels(store: ILStore, task: Task, out: Path, top: int = 100) ->
     return out / "wrong_labels.html"
 
 
-def summary_of(store: ILStore) -> str:
+def summary_of(store: ILStore, found: Tensor) -> str:
     """Return in a sentence how many labels look wrong."""
-    count, known = len(find_wrong_labels(store)), int(store.known.sum())
+    count, known = len(found), int(store.known.sum())
     return (
         f"{count:,} of {known:,} labels ({count / max(known, 1):.1%}) look wrong: a model that "
         "never saw the example finds them less likely than the share of their class"

@@ -174,7 +174,9 @@ def test_inspect_shows_the_distribution_and_suspects(
     assert re.search(r"\n  id 17 +label 1 +IL +9\.5000\n  id 3 +label 1 .*\nsee them:", printed)
     arguments = ["il", "inspect", str(tmp_path / "il.safetensors"), f"--out={tmp_path / 'page'}"]
     assert main(arguments) == 1
-    assert "does not say of which data it is; give --task" in capfd.readouterr().err
+    assert "does not name its task; give --task" in capfd.readouterr().err
+    assert main([*arguments, "--top=0"]) == 1
+    assert "top must be at least 1, got 0" in capfd.readouterr().err
     assert main(["il", "verify", str(tmp_path / "il.safetensors")]) == 0
     assert "data: not compared; give --task" in capfd.readouterr().out
 
