@@ -36,7 +36,7 @@ def test_package_data_is_there_and_sources_are_not() -> None:
         "rho_train/report/page.css",
     ):
         assert name in installed
-    assert any(re.match(r"rho_ext/_C\.abi3\.so$", path) for path in installed)
+    assert any(re.match(r"rho_ext/_C\..*so$", path) for path in installed)
     assert any(path.endswith("letter_recognition.LICENSE") for path in installed)
     sources = (".cpp", ".cu", ".cuh", ".h", ".inc", ".o")
     assert not [path for path in installed if path.endswith(sources)]
