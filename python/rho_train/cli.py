@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 import io
 import itertools
@@ -13,17 +12,19 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_loader
 
 import rho_ext
 from rho_train import cli_il
+from rho_train.cli_errors import explained, load_yaml, say
 from rho_train.compare import compare
 from rho_train.comparison.runner import EXPECTED, JobsFailed, show_warning, warned
-from rho_train.comparison.spec import Variant
+from rho_train.comparison.spec import Variant, variants_of
 from rho_train.distributed import (
     device_named,
     process_group,
@@ -45,7 +46,7 @@ from rho_train.recommendation import (
     share_of_duplicates,
 )
 from rho_train.report import write_report
-from rho_train.tasks.task import BUILT_IN, load_task, options_of, task_function
+from rho_train.tasks.task import BUILT_IN, import_here, load_task, options_of, task_function
 from rho_train.trainer import TrainConfig
 from rho_train.training_step import adamw
 
@@ -62,7 +63,6 @@ _HELP = {
     "holdout": "share of the training examples that a holdout IL model trains on.",
     "folds": "of the cross-fit.",
     "train": "how the target is trained.",
-    "il": "how the IL models are trained.",
     "recipe": "how the IL models are trained.",
 }
 
@@ -85,21 +85,25 @@ DEMO = (
 
 def demo(
     out: Path = Path("rho-demo"),
+    methods: tuple[str, ...] = (),
     task: str = "letters",
     task_options: dict[str, Any] | None = None,
     seeds: int = 3,
     processes: int = 0,
     device: str = "auto",
     train: TrainConfig = TrainConfig(),  # noqa: B008 (frozen)
-    il: ILRecipe = ILRecipe(),  # noqa: B008 (frozen)
+    recipe: ILRecipe = ILRecipe(),  # noqa: B008 (frozen)
 ) -> None:
     """Train on real data with RHO-LOSS beside its baselines, and write a report.
 
     Args:
+        methods: more methods to compare, as --methods [entropy], or those of --import.
         task_options: options of the task, as --task.noise 0.2; letters have noise 0.1 by default.
         seeds: how often every method is repeated, each time with other noise, split and weights.
         processes: how many runs at a time; 0: one for each core, one on a GPU.
     """
+    if seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {seeds}")
     options = {"noise": 0.1} if task == "letters" else {}
     options |= task_options or {}
     made = load_task(task, options)
@@ -108,13 +112,13 @@ def demo(
         f"irreducible loss, “all” on everything. {made.attribution}"
     )
     _compare(
-        *(out, task, DEMO, range(seeds)),
+        *(out, task, (*DEMO, *variants_of(methods)), range(seeds)),
         title=f"RHO-LOSS beside its baselines on {made.name}",
         description=about.strip(),
         task_options=options,
         baseline="uniform_all",
         train=train,
-        il=il,
+        il=recipe,
         processes=processes,
         device=device,
     )
@@ -139,7 +143,7 @@ def train(
     Under torchrun all ranks train it together, each on its share of every batch.
 
     Args:
-        method: uniform, agreement, rho, loss, neg_il, grad_norm, entropy or reducr.
+        method: uniform, agreement, rho, loss, neg_il, grad_norm, entropy, reducr, or an own one.
         il: source of irreducible losses, for methods that need them: holdout, crossfit, or a store
             that `rho-ext il compute` wrote, whose seconds are not included.
         scope: of ranks; local: each selects from its own share; global: from those of all.
@@ -147,7 +151,8 @@ def train(
     needs_il = method in names() and "il" in needs_of(method)
     kind = ("stored" if isinstance(il, Path) else il) if needs_il else "none"
     if kind == "stored" and not Path(il).exists():
-        raise ValueError(f"there is no store {il}; check --il, or give none, holdout or crossfit")
+        known = "none, holdout, crossfit or the folder of a store"
+        raise ValueError(f"--il must be one of {known}, got '{il}'; there is no such store")
     variant = Variant(method, method, method, kind, "rest" if kind == "holdout" else "all")
     _compare(
         *(out, task, [variant], [seed]),
@@ -227,10 +232,10 @@ def report(run: Path, out: Path | None = None) -> None:
         run: output folder of `demo` or `train`.
         out: folder that gets report.html; by default that of the run.
     """
-    if out is not None and out.suffix in (".html", ".htm"):
+    if out is not None and (out.is_file() or out.suffix in (".html", ".htm")):
         fix = f"as {out.with_suffix('')}, which gets report.html"
-        raise ValueError(f"report: --out must be a folder, {fix}; got {out}")
-    print(f"report: {write_report(run, out)}")
+        raise ValueError(f"--out must be a folder, {fix}; got {out}")
+    print(f"next: open {write_report(run, out)}")
 
 
 def doctor() -> None:
@@ -249,19 +254,19 @@ def _compare(out: Path, *arguments: Any, device: str, **options: Any) -> None:
             # A report on the runs that are finished is of use all the same.
             with contextlib.suppress(ValueError):
                 if first:
-                    print(f"report: {write_report(out)}")
+                    print(f"next: open {write_report(out)}, which has the others")
             raise
     if first:
         # The table comes after the page, so that no terminal can cost it.
         page = write_report(out)
-        print(f"{table}\nreport: {page}")
+        print(f"{table}\nnext: open {page}")
 
 
 _COMMANDS: dict[str, Any] = {
     "demo": demo,
     "train": train,
     "plan": plan,
-    "il": cli_il.COMMANDS,
+    **{f"il {name}": function for name, function in cli_il.COMMANDS.items()},
     "report": report,
     "doctor": doctor,
 }
@@ -271,41 +276,39 @@ def _parser(**options: Any) -> ArgumentParser:
     return ArgumentParser(exit_on_error=False, allow_abbrev=False, **options)
 
 
-def _add_commands(parser: ArgumentParser, functions: Mapping[str, Any]) -> dict[str, Any]:
-    """Add a parser for each function, and return them by command."""
-    commands = parser.add_subcommands(required=True, dest="command")
+def parsers() -> dict[str, ArgumentParser]:
+    """Return the parser of every command by its words, after that of `rho-ext` itself."""
+    set_loader("yaml", load_yaml, (yaml.YAMLError,))
+    root = _parser(
+        prog="rho-ext",
+        description="Train on the examples that are learnable, worth learning and not yet learnt.",
+        epilog="examples: 'rho-ext demo', 'rho-ext train --method rho --train.steps 5000'",
+        version=rho_ext.__version__,
+    )
     options = (f"{name}: {', '.join(options_of(task_function(name)))}" for name in BUILT_IN)
     tasks = "options of the tasks, given as --task.OPTION: " + "; ".join(options)
-    parsers = dict[str, Any]()
-    for name, function in functions.items():
-        if isinstance(function, dict):
-            parsers[name] = command = _parser(description=cli_il.__doc__)
-            commands.add_subcommand(name, command, help=cli_il.__doc__)
-            parsers |= _add_commands(command, function)
-            continue
+    made, groups = {"": root}, {"": root.add_subcommands(required=True, dest="command")}
+    for command, function in _COMMANDS.items():
+        above, _, name = command.rpartition(" ")
+        if above not in groups:
+            made[above] = group = _parser(description=cli_il.__doc__)
+            groups[""].add_subcommand(above, group, help=cli_il.__doc__)
+            groups[above] = group.add_subcommands(required=True, dest="command")
         parameters = inspect.signature(function).parameters
         summary, _, own = f"{inspect.getdoc(function)}".partition("\n\nArgs:")
         shared = [name for name in parameters if name in _HELP and f"\n    {name}: " not in own]
         lines = (f"    {name}: {_HELP[name]}" for name in shared)
         function.__doc__ = "\n".join([f"{summary}\n\nArgs:{own}", *lines])
         has_task = "task" in parameters
-        command = parsers[name] = _parser(description=summary, epilog=tasks if has_task else None)
-        commands.add_subcommand(name, command, help=summary)
+        made[command] = parser = _parser(description=summary, epilog=tasks if has_task else None)
+        groups[above].add_subcommand(name, parser, help=summary)
         if has_task:
-            command.add_argument("--config", action="config", help="YAML file with options")
-        command.add_function_arguments(function, as_group=False, as_positional=True)
-    return parsers
-
-
-def _meant(text: str, options: list[str]) -> str:
-    """Return the option that may have been meant instead of the one that an error names."""
-    unknown = re.search(r"(?:unrecognized arguments: |accept option ')(?:--)?([\w.-]+)", text)
-    tasks = (options_of(task_function(task)) for task in BUILT_IN if "--task" in options)
-    known = [*options, *(f"--task.{o.partition('=')[0]}" for task in tasks for o in task)]
-    # Also by the last part alone; an option that is called so goes first.
-    spelled = {f"--{o.lstrip('-').rpartition('.')[2]}": o for o in known} | {o: o for o in known}
-    near = difflib.get_close_matches(f"--{unknown[1]}", spelled, 1) if unknown else []
-    return "".join(f"; did you mean {spelled[one]}?" for one in near)
+            parser.add_argument("--config", action="config", help="YAML file with options")
+        if {"method", "methods"} & {*parameters}:
+            text = "module that registers methods of your own, as my_methods for my_methods.py"
+            parser.add_argument("--import", type=str, default="", help=text)
+        parser.add_function_arguments(function, as_group=False, as_positional=True)
+    return made
 
 
 def _mend_streams() -> None:
@@ -339,40 +342,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(given: list[str]) -> int:
-    parser = _parser(
-        prog="rho-ext",
-        description="Train on the examples that are learnable, worth learning and not yet learnt.",
-        epilog="examples: 'rho-ext demo', 'rho-ext train --method rho --train.steps 5000'",
-        version=rho_ext.__version__,
-    )
-    parsers = _add_commands(parser, _COMMANDS)
+    known = parsers()
+    words = itertools.accumulate(given, "{} {}".format)
+    command = "".join([*itertools.takewhile(known.__contains__, words)][-1:])
     try:
-        ready: Namespace = parser.instantiate(parser.parse_args(given))
-        function: Any = _COMMANDS
-        while isinstance(function, dict):
-            function, ready = function[ready.command], ready[ready.command]
-        function(**{k: v for k, v in vars(ready).items() if k != "config"})
+        try:
+            ready: Namespace = known[""].instantiate(known[""].parse_args(given))
+            for word in command.split():
+                ready = ready[word]
+            values = {k: v for k, v in vars(ready).items() if k != "config"}
+            if module := values.pop("import", ""):
+                import_here(f"--import {module}", module)
+        except (ArgumentError, *EXPECTED) as error:
+            say("error: ", explained(" ".join(f"{error}".split()), given, command, known))
+            print(f"see {f'rho-ext {command}'.rstrip()} --help", file=sys.stderr)
+            return 2
+        _COMMANDS[command](**values)
         sys.stdout.flush()
     except (Stopped, KeyboardInterrupt) as stopped:
         # One Ctrl-C more would only add a traceback.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         said = f"{stopped}" or "stopped"
-        again = "" if "again" in said else "; run the same command again to go on"
         if started_first():
-            print(f"rho-ext: {said}{again}", file=sys.stderr)
+            again = "" if "again" in said else "; run the same command again to go on"
+            say("", f"{said}{again}")
         return _STOPPED
-    except ArgumentError as error:
-        commands = list(itertools.takewhile(parsers.__contains__, given))
-        options = list(parsers[commands[-1]]._option_string_actions) if commands else []
-        text = " ".join(f"{error}".split())
-        print(f"rho-ext: error: {text}{_meant(text, options)}", file=sys.stderr)
-        print(f"see {' '.join(['rho-ext', *commands])} --help", file=sys.stderr)
-        return 2
     except BrokenPipeError:
         # Nobody reads on, as after `| head`; Python would try again when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except _ERRORS as error:
-        print(f"rho-ext: error: {error_text(error)}", file=sys.stderr)
+        say("error: ", explained(error_text(error), given, command, known))
         return 1
     return 0

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from rho_train.comparison.jobs import ILWork
 from rho_train.comparison.spec import SeedData, Spec, Variant
@@ -23,7 +22,7 @@ from rho_train.distributed import (
     started_first,
 )
 from rho_train.il import ILRecipe, ILStore
-from rho_train.progress import stop_signals
+from rho_train.progress import progress_bar
 from rho_train.run_folder import RunFolder
 from rho_train.tasks.task import Task, load_task
 from rho_train.wrong_labels import find_wrong_labels, summary_of, write_wrong_labels
@@ -33,7 +32,7 @@ _SHOWN = 10
 
 
 def compute(
-    out: Path = Path("il.safetensors"),
+    out: Path = Path("il"),
     kind: Literal["holdout", "crossfit"] = "crossfit",
     seed: int = 0,
     task: str = "letters",
@@ -47,13 +46,15 @@ def compute(
     """Compute irreducible losses that many runs can use.
 
     Args:
-        out: the store; unfinished work is kept beside it, and the same command goes on from it.
+        out: folder of the store; unfinished work is kept beside it, and the same command goes on.
         kind: holdout: losses of the examples that are not held out; crossfit: of all.
         seed: of noise, split and weights, as in `rho-ext train`.
-        rows_a_file: write a folder of files with so many rows each; 0: one file.
+        rows_a_file: examples in each file of the store; 0: all in one.
     """
     if rows_a_file < 0:
-        raise ValueError(f"rows_a_file must be at least 0, got {rows_a_file}")
+        raise ValueError(f"--rows_a_file must be at least 0, got {rows_a_file}")
+    if out.is_file():
+        raise ValueError(f"--out must be a folder, got the file {out}; choose another")
     variant = Variant("il", "", "rho", kind, "rest" if kind == "holdout" else "all")
     options = task_options or {}
     parts: dict[str, Any] = {"il": recipe, "holdout": holdout, "folds": folds}
@@ -64,7 +65,7 @@ def compute(
     made_from = {"seed": seed, **il.identity()}
     target = out.resolve()  # through a link, also one to a file that is not there yet
     work = target.with_name(f"{target.name}.unfinished")
-    if out.exists():
+    if out.is_dir() and any(out.iterdir()):
         _check_same(out, data.dataset, made_from)
         shutil.rmtree(work, ignore_errors=True)  # of a run that was killed at its end
         if started_first():
@@ -72,16 +73,7 @@ def compute(
         return
     with process_group(where):
         rank, _ = rank_and_world()
-        steps = il.steps()
-        quiet = rank > 0 or None
-        with (
-            tqdm(total=steps, unit="step", dynamic_ncols=True, disable=quiet) as bar,
-            stop_signals() as stop,
-        ):
-
-            def on_step(made: int) -> bool:
-                bar.update(made)
-                return stop.is_set()
+        with progress_bar(il.steps(), hidden=rank > 0) as progress:
 
             def save() -> None:
                 config = {"task": task, "options": options, **made_from}
@@ -89,15 +81,16 @@ def compute(
                 # Written where the rest of the work is: a kill leaves nothing beside the store.
                 unnamed = work / "store"
                 shutil.rmtree(unnamed, ignore_errors=True)
-                store.replace(info=info).save(unnamed, rows_a_file)
+                store.replace(info=info).save(unnamed, rows_a_file or max(len(store), 1))
                 os.replace(unnamed, target)
 
             with RunFolder(work, where="il compute").lock("wait for it, or choose another --out"):
-                store = il.compute(seed, work / "models", on_step)
+                store = il.compute(seed, work / "models", progress)
                 on_first(save)
     if rank == 0:  # no other rank reads there any more
         shutil.rmtree(work, ignore_errors=True)
-        print(f"{_numbers(store)}\nstore: {out}")
+        print(f"{_numbers(store)}\nnext: rho-ext train --il {out}, with the same task; in Python")
+        print(f"rho_train.Selector(il=rho_train.ILStore.load({str(out)!r}), ratio=0.1)")
 
 
 def _check_same(path: Path, dataset: IndexedDataset, wanted: dict[str, Any]) -> None:

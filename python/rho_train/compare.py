@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 import rho_ext
 from rho_train.comparison.jobs import ILWork, Run
@@ -28,7 +27,7 @@ from rho_train.files import atomic_write, from_line, to_line
 from rho_train.global_scope import Scope
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import find
-from rho_train.progress import stop_signals
+from rho_train.progress import progress_bar
 from rho_train.report import read_experiment, summarize, write_report
 from rho_train.run_folder import RunFolder
 from rho_train.scoring import Scoring
@@ -178,16 +177,10 @@ def compare(
             ) from error
     with (
         RunFolder(out, where="compare").lock("wait for it, or choose another --out", below=True),
-        stop_signals() as stop,
-        tqdm(
-            total=sum(job.steps for job in jobs),
-            unit="step",
-            dynamic_ncols=True,
-            disable=rank > 0 or None,
-        ) as bar,
+        progress_bar(sum(job.steps for job in jobs), hidden=rank > 0) as progress,
     ):
         on_first(partial(_describe, out / "experiment.json", planned, title, description))
-        failed = run_jobs(jobs, bar, stop, processes, threads)
+        failed = run_jobs(jobs, progress, processes, threads)
     if failed:
         raise JobsFailed("\n".join(f"{name}: {error}" for name, error in failed.items()))
     return Comparison(out)

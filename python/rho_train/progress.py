@@ -8,7 +8,11 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import FrameType
+from typing import Any
+
+from tqdm.auto import tqdm
 
 OnStep = Callable[[int], bool]
 """Called with the number of steps just made; returns whether the work should stop."""
@@ -51,6 +55,36 @@ def stop_signals() -> Iterator[threading.Event]:
         yield stop
     finally:
         restore()
+
+
+@dataclass
+class Progress:
+    """Count steps on a bar, and ask to stop after the first Ctrl-C or SIGTERM; an OnStep."""
+
+    bar: tqdm[Any]
+    stop: threading.Event
+    done: int = 0
+
+    def __call__(self, steps: int) -> bool:
+        """Count steps, and return whether to stop."""
+        self.done += steps  # a bar that is not shown does not count
+        self.bar.update(steps)
+        return self.stop.is_set()
+
+
+@contextlib.contextmanager
+def progress_bar(total: int, *, hidden: bool) -> Iterator[Progress]:
+    """Show a bar of steps where standard error is a terminal; Stopped says how far they came."""
+    with (
+        tqdm(total=total, unit="step", dynamic_ncols=True, disable=hidden or None) as bar,
+        stop_signals() as stop,
+    ):
+        progress = Progress(bar, stop)
+        try:
+            yield progress
+        except Stopped as error:
+            at = f"stopped at step {progress.done:,} of {total:,}"
+            raise Stopped(f"{at}; run the same command again to go on") from error
 
 
 def leave_with_parent() -> None:

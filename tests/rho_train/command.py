@@ -9,7 +9,7 @@ from typing import Any
 
 from rho_train.files import read_lines
 
-SMALL = ["--train.steps=60", "--train.eval_every=20", "--il.epochs=1", "--seeds=1"]
+SMALL = ["--train.steps=60", "--train.eval_every=20", "--recipe.epochs=1", "--seeds=1"]
 
 
 def train_arguments(table: Path, out: Path, *more: str) -> list[str]:
@@ -32,8 +32,7 @@ def train_arguments(table: Path, out: Path, *more: str) -> list[str]:
 
 
 def demo_arguments(table: Path, out: Path, *more: str) -> list[str]:
-    _, *arguments = train_arguments(table, out, "--seeds=1", *more)
-    return ["demo", *(argument.replace("--recipe.", "--il.") for argument in arguments)]
+    return ["demo", *train_arguments(table, out, "--seeds=1", *more)[1:]]
 
 
 def records(out: Path) -> list[dict[str, Any]]:

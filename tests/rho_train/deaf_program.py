@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from rho_train import cli
 from rho_train.comparison.runner import Job, run_jobs
-from rho_train.progress import stop_signals
+from rho_train.progress import Progress, stop_signals
 
 
 def say(line: bytes) -> None:
@@ -39,7 +39,8 @@ def deaf(on_step: Callable[[int], bool]) -> None:
 
 def doctor() -> None:
     with stop_signals() as stop:
-        run_jobs([Job(n, deaf, 1) for n in "ab"], Bar(disable=True), stop, int(sys.argv[1]), 1)
+        jobs = [Job(name, deaf, 1) for name in "ab"]
+        run_jobs(jobs, Progress(Bar(disable=True), stop), int(sys.argv[1]), 1)
 
 
 if __name__ == "__main__":

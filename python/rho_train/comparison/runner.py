@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import signal
 import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Callable
@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from rho_train.files import error_text
-from rho_train.progress import OnStep, Stopped, leave_with_parent
+from rho_train.methods.registry import modules
+from rho_train.progress import OnStep, Progress, Stopped, leave_with_parent
 
 _POLL_SECONDS = 0.2
-_STOPPED = "stopped; run the same command again to go on"
 # What bad input, a full disk or a diverged model raise; other errors come with their traceback.
 EXPECTED = (ValueError, TypeError, IndexError, OSError, FloatingPointError)
 
@@ -49,20 +48,18 @@ class JobsFailed(Exception):
     """Some jobs of a comparison failed; the message names each with its error."""
 
 
-def run_jobs(
-    jobs: list[Job], bar: tqdm[Any], stop: threading.Event, processes: int, threads: int
-) -> dict[str, str]:
+def run_jobs(jobs: list[Job], progress: Progress, processes: int, threads: int) -> dict[str, str]:
     """Run jobs, `processes` at a time with `threads` threads each; return the errors by name."""
     if processes == 1:
-        return _run_here(jobs, bar, stop)
+        return _run_here(jobs, progress)
     # Spawned, not forked: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     shared = context.Value("q", 0), context.Event()
-    start, others = (threads, *shared, warned), {*multiprocessing.active_children()}
+    start, others = (threads, *shared, warned, modules()), {*multiprocessing.active_children()}
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=start)
     try:
         try:
-            failed = _run_in(pool, jobs, bar, stop, shared[0])
+            failed = _run_in(pool, jobs, progress, shared[0])
         except Exception:
             shared[1].set()  # all stop at a whole step
             pool.shutdown(cancel_futures=True)
@@ -81,31 +78,26 @@ def run_jobs(
     return failed
 
 
-def _run_here(jobs: list[Job], bar: tqdm[Any], stop: threading.Event) -> dict[str, str]:
+def _run_here(jobs: list[Job], progress: Progress) -> dict[str, str]:
     failed = dict[str, str]()
-
-    def on_step(steps: int) -> bool:
-        bar.update(steps)
-        return stop.is_set()
-
     for job in jobs:
-        bar.set_description(job.name)
+        progress.bar.set_description(job.name)
         if job.needs in failed:
             failed[job.name] = f"not run, {job.needs} failed"
             continue
         try:
-            job.work(on_step)
+            job.work(progress)
         except Stopped:
             raise
         except Exception as error:
             failed[job.name] = _text(error)
-        if stop.is_set():
-            raise Stopped(_STOPPED)
+        if progress.stop.is_set():
+            raise Stopped
     return failed
 
 
 def _run_in(
-    pool: ProcessPoolExecutor, jobs: list[Job], bar: tqdm[Any], stop: threading.Event, steps: Any
+    pool: ProcessPoolExecutor, jobs: list[Job], progress: Progress, steps: Any
 ) -> dict[str, str]:
     waiting, done, failed = list(jobs), {""}, dict[str, str]()
     running = dict[Future[None], Job]()
@@ -126,10 +118,11 @@ def _run_in(
             waiting.remove(job)
         if not running:
             return failed
-        bar.set_postfix_str(", ".join(job.name for job in running.values()), refresh=False)
+        names = ", ".join(job.name for job in running.values())
+        progress.bar.set_postfix_str(names, refresh=False)
         finished, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
         # Not `steps.value`: a killed worker may hold its lock.
-        bar.update(steps.get_obj().value - bar.n)
+        progress(steps.get_obj().value - progress.done)
         for future in finished:
             job = running.pop(future)
             try:
@@ -140,8 +133,8 @@ def _run_in(
                 failed[job.name] = _text(error)
             else:
                 done.add(job.name)
-        if stop.is_set():
-            raise Stopped(_STOPPED)
+        if progress.stop.is_set():
+            raise Stopped
 
 
 def _text(error: Exception) -> str:
@@ -155,12 +148,14 @@ _steps: Any = None
 _stop_all: Any = None
 
 
-def _start(threads: int, steps: Any, stop_all: Any, said: set[str]) -> None:
+def _start(threads: int, steps: Any, stop_all: Any, said: set[str], known: set[str]) -> None:
     global _steps, _stop_all
     _steps, _stop_all = steps, stop_all
     torch.set_num_threads(threads)
     warned.update(said)
     warnings.showwarning = show_warning
+    for module in known:
+        importlib.import_module(module)
     leave_with_parent()
 
 

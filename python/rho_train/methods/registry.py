@@ -101,6 +101,11 @@ def needs_of(method: str | Method) -> Collection[str]:
     return getattr(find(method), "needs", ())
 
 
+def modules() -> set[str]:
+    """Return the modules that registered methods, which worker processes must import too."""
+    return {_origin(method)[0] for method in _METHODS.values()} - {"__main__"}
+
+
 def names() -> tuple[str, ...]:
     """Return the names of all methods."""
     return tuple(_METHODS)

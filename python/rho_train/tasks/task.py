@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import torch
@@ -242,17 +243,22 @@ def task_function(source: TaskSource) -> Callable[..., Task]:
     if not module_name or not name:
         known = ", ".join(BUILT_IN)
         raise ValueError(f"task must be one of {known} or module:function, got {source!r}")
+    function: Any = getattr(import_here(f"task {source}", module_name), name, None)
+    if not callable(function):
+        raise ValueError(f"task {source}: {module_name} has no function {name!r}")
+    return function  # type: ignore[no-any-return]
+
+
+def import_here(where: str, module: str) -> ModuleType:
+    """Import a module of the user; a ValueError names the caller."""
     # A console command does not look into the folder that it is called in.
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        function: Any = getattr(importlib.import_module(module_name), name, None)
+        return importlib.import_module(module)
     except (ImportError, SyntaxError) as error:
-        raise ValueError(f"task {source}: {error}") from error
-    if not callable(function):
-        raise ValueError(f"task {source}: {module_name} has no function {name!r}")
-    return function  # type: ignore[no-any-return]
+        raise ValueError(f"{where}: {error}") from error
 
 
 def model_identity(model: nn.Module) -> dict[str, Any]:
