@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from experiments.duplicates import without_duplicates
 from experiments.models import ModelConfig
 from experiments.sets import load_tweets
 from rho_train import Batch, History, ILRecipe, ILStore, Selector, crossfit_il
-from rho_train.cost import forward_cost, steps_within
+from rho_train.cost import forward_cost
 
 METHODS = ("uniform", "smoothing", "rho", "fewer_steps")
 BATCH, LARGE_BATCH, TOKENS = 16, 48, 24
@@ -126,7 +127,8 @@ class Experiment:
                 self.stores[seed] = tweets.irreducible_losses(seed)
             store = self.stores[seed]
             left = self.spent(steps) - store.info["cost"]
-            steps = steps_within(left, lambda steps: self.spent(steps, LARGE_BATCH))
+            cost = partial(self.spent, scored=LARGE_BATCH)
+            steps = bisect_right(range(1, 1 << 60), left, key=cost)
             if not steps:  # To transformers no steps mean epochs.
                 raise ValueError(
                     f"bench_minilm: irreducible losses cost {store.info['cost']:.3g} multiply-adds "
