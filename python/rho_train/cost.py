@@ -63,9 +63,8 @@ def forward_cost(
 
     Counted are matrix products, convolutions, attention and recurrent layers, the heads of
     `rho_train.linear_cross_entropy` and `linear_score`, and for embeddings an addition for every
-    number that is read. Bilinear layers, distances
-    and what is done element by element are not. Examples that are padded cost what their
-    batch costs.
+    number that is read. Bilinear layers, distances and what is done element by element are not.
+    Examples that are padded cost what their batch costs.
 
     Args:
         model: on the device of the batch; it stays as it was.
