@@ -3,8 +3,9 @@
 pip install cleanlab
 python benchmarks/experiments/wrong_labels.py --data DATA
 
-A row of `runs.csv` is a ranking of one draw of noise: how many of its first 100, and of its first
-as many as there are wrong labels, are wrong; how many it lists, and how many of these are wrong.
+A row of `runs.csv` is a ranking of one draw of noise: how many of its first 100 are wrong, and
+`top_wrong` of its first `top`: as many as there are wrong labels, or as cleanlab lists if these are
+fewer. Then how many the method lists, and how many of these are wrong.
 Labels are drawn anew (a share in %), drawn by a weak labeller, or as they are: in tweets those are
 wrong that annotators doubted. `unequal` has a tenth of the examples of four in five classes.
 """
@@ -37,7 +38,7 @@ SETTINGS = (
     ("tweets", "natural"),
 )
 SEEDS, FOLDS = (1000, 1001, 1002), 2
-COLUMNS = ("set", "noise", "seed", "examples", "wrong", "method", "top_100", "top_wrong")
+COLUMNS = ("set", "noise", "seed", "examples", "wrong", "method", "top_100", "top", "top_wrong")
 COLUMNS += ("listed", "listed_wrong", "commit", "machine", "torch", "cleanlab", "date")
 
 
@@ -119,10 +120,12 @@ def main() -> None:
             n = int(wrong.sum())
             setting = {"set": name, "noise": noise, "seed": seed, "examples": len(y), "wrong": n}
             store, chances = crossfit(x, y, seed)
-            for method, (order, listed) in rankings(store, y, chances).items():
+            found = rankings(store, y, chances)
+            top = min(n, *(len(order) for order, _ in found.values()))
+            for method, (order, listed) in found.items():
                 row = {"method": method, "listed": len(listed), **setting, **origin}
-                row |= {"top_100": int(wrong[order[:100]].sum())}
-                row |= {"top_wrong": int(wrong[order[:n]].sum())}
+                row |= {"top_100": int(wrong[order[:100]].sum()), "top": top}
+                row |= {"top_wrong": int(wrong[order[:top]].sum())}
                 writer.writerow(row | {"listed_wrong": int(wrong[listed].sum())})
             file.flush()
             print(name, noise, seed, flush=True)
