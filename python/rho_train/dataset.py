@@ -240,7 +240,8 @@ def _labels_of(dataset: Any) -> Tensor:
         if column is not None and np.ndim(dataset[0][column]) == 0:
             return _as_labels(dataset[column], len(dataset), f"the column {column!r}")
     raise ValueError(
-        f"IndexedDataset: {name} has no attribute labels or targets; pass the labels by labels="
+        f"IndexedDataset: {name} has no attribute labels or targets; pass the labels of the "
+        "examples, as labels=[y for _, y in data]"
     )
 
 
