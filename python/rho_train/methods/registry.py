@@ -44,15 +44,15 @@ def register(
     Examples:
         >>> import torch
         >>> from rho_train import Batch, Selector
-        >>> @register("margin")
+        >>> @register("own_margin")
         ... def margin(context):
         ...     best, second = context.logits.topk(2).values.unbind(1)
         ...     return context.top(second - best)
         >>> x = torch.tensor([[0.0, 3.0], [0.0, 1.0], [0.0, 2.0]])
         >>> batch = Batch(x, torch.tensor([0, 0, 0]), torch.tensor([7, 8, 9]))
-        >>> Selector(k=2, method="margin")(torch.nn.Identity(), batch).ids
+        >>> Selector(k=2, method="own_margin")(torch.nn.Identity(), batch).ids
         tensor([8, 9])
-        >>> unregister("margin")
+        >>> unregister("own_margin")
     """
     if not name.isidentifier():
         raise ValueError(f"register: name must be letters, digits and underscores, got {name!r}")
