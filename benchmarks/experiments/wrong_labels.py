@@ -5,18 +5,17 @@ python benchmarks/experiments/wrong_labels.py --data DATA
 
 A row of `runs.csv` is a ranking of one draw of noise: how many of its first 100 are wrong, and
 `top_wrong` of its first `top`: as many as there are wrong labels, or as cleanlab lists if these are
-fewer. Then how many the method lists, and how many of these are wrong.
-Labels are drawn anew (a share in %), drawn by a weak labeller, or as they are: in tweets those are
-wrong that annotators doubted. `unequal` has a tenth of the examples of four in five classes.
+fewer. Then how many the method lists, and how many of these are wrong. Labels are drawn anew (a
+share in %), drawn by a weak labeller, or as they are: in tweets those are wrong that annotators
+doubted. `unequal` has a tenth of the examples of four in five classes. After a stop the same
+command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import subprocess
 import sys
-import time
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -25,12 +24,13 @@ from torch.utils.data import TensorDataset
 
 sys.path.insert(0, f"{Path(__file__).parents[1]}")
 
+from common import Row, Runs, provenance
 from experiments.noise import label_noise, weak_labels
 from experiments.rival_sets import source
 from rho_train import ILRecipe, ILStore, IndexedDataset, crossfit_il, find_wrong_labels
 from rho_train.tasks import mlp
 
-OUT = Path(__file__).parent / "results" / "wrong_labels"
+OUT = Path(__file__).parent / "results" / "wrong_labels" / "runs.csv"
 SETTINGS = (
     *(("letters", noise) for noise in ("0", "20", "40", "weak")),
     *(("letters, unequal", noise) for noise in ("20", "weak")),
@@ -38,8 +38,8 @@ SETTINGS = (
     ("tweets", "natural"),
 )
 SEEDS, FOLDS = (1000, 1001, 1002), 2
-COLUMNS = ("set", "noise", "seed", "examples", "wrong", "method", "top_100", "top", "top_wrong")
-COLUMNS += ("listed", "listed_wrong", "commit", "machine", "torch", "cleanlab", "date")
+COLUMNS = ("command", "cleanlab", "set", "noise", "seed", "method", "examples", "wrong")
+COLUMNS += ("top_100", "top", "top_wrong", "listed", "listed_wrong")
 
 
 def noisy(name: str, noise: str, seed: int, folder: Path) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,7 +79,7 @@ def crossfit(x: Tensor, y: Tensor, seed: int) -> tuple[ILStore, Tensor]:
     return store, chances
 
 
-def rankings(store: ILStore, y: Tensor, chances: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+def rankings(store: ILStore, chances: Tensor, y: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """Return by method the ids, most suspicious first, and those of them that it lists."""
     from cleanlab.filter import find_label_issues
 
@@ -97,38 +97,42 @@ def rankings(store: ILStore, y: Tensor, chances: Tensor) -> dict[str, tuple[Tens
     return found
 
 
+def measures(name: str, noise: str, seed: int, folder: Path) -> dict[str, Row]:
+    """Return the measures of each ranking."""
+    x, y, wrong = noisy(name, noise, seed, folder)
+    found = rankings(*crossfit(x, y, seed), y)
+    top = min(int(wrong.sum()), *(len(order) for order, _ in found.values()))
+    return {
+        method: {
+            "examples": len(y),
+            "wrong": int(wrong.sum()),
+            "top_100": int(wrong[order[:100]].sum()),
+            "top": top,
+            "top_wrong": int(wrong[order[:top]].sum()),
+            "listed": len(listed),
+            "listed_wrong": int(wrong[listed].sum()),
+        }
+        for method, (order, listed) in found.items()
+    }
+
+
 def main() -> None:
+    import cleanlab
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--data", type=Path, default="data", help="has the folders of the sets")
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--machine", default="epyc", help="its name in rows")
+    parser.set_defaults(device="cpu")
     options = parser.parse_args()
-    import cleanlab
-
     torch.set_num_threads(1)
-    describe = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
-    origin = {"commit": commit, "machine": options.machine, "torch": torch.__version__}
-    origin |= {"cleanlab": cleanlab.__version__, "date": time.strftime("%Y-%m-%d", time.gmtime())}
-    options.out.mkdir(parents=True, exist_ok=True)
-    with (options.out / "runs.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for (name, noise), seed in ((setting, seed) for setting in SETTINGS for seed in SEEDS):
-            x, y, wrong = noisy(name, noise, seed, options.data)
-            n = int(wrong.sum())
-            setting = {"set": name, "noise": noise, "seed": seed, "examples": len(y), "wrong": n}
-            store, chances = crossfit(x, y, seed)
-            found = rankings(store, y, chances)
-            top = min(n, *(len(order) for order, _ in found.values()))
-            for method, (order, listed) in found.items():
-                row = {"method": method, "listed": len(listed), **setting, **origin}
-                row |= {"top_100": int(wrong[order[:100]].sum()), "top": top}
-                row |= {"top_wrong": int(wrong[order[:top]].sum())}
-                writer.writerow(row | {"listed_wrong": int(wrong[listed].sum())})
-            file.flush()
-            print(name, noise, seed, flush=True)
+    origin = {"command": "wrong_labels.py", "cleanlab": cleanlab.__version__}
+    runs = Runs(options.out, provenance("wrong_labels", options) | origin, COLUMNS)
+    for (name, noise), seed in product(SETTINGS, SEEDS):
+        key = {"set": name, "noise": noise, "seed": seed}
+        if runs.find(key) is None:
+            for method, row in measures(name, noise, seed, options.data).items():
+                runs.row({**key, "method": method}, lambda row=row: row)
 
 
 if __name__ == "__main__":
