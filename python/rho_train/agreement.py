@@ -9,7 +9,6 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
@@ -17,21 +16,15 @@ from rho_train.batch import split, to
 from rho_train.checks import check_counts, check_ids
 from rho_train.dataset import SeededIndices
 from rho_train.distributed import on_all, rank_and_world
-from rho_train.margins import UNKNOWN, check_rows, margins
+from rho_train.margins import TABLES, Margins, check_rows, margins
 from rho_train.rng import generator
 from rho_train.scoring import ForwardFunction, check_module, device_of, output_of, scoring_mode
 
 _WARMUP = 0.15  # share of the steps, rounded to whole passes, that visit every example
-_BOUND = 0.5  # of the mean positive margin: examples below minus this are contradicted
-_FEW = 0.1  # share of contradicted examples below which none is left out
-_RARE = 0.5  # of how surprising the class of an example is, added to its margin
 _SKIPPED = 0.5  # chance that an example above the mean margin is skipped in a pass
 _RESCORED = 2  # passes after which the examples left out are scored again
 _RESCORING = 4  # batches of training in a batch of a forward pass without gradients
-_HELD, _HELD_NUMBERS = 32, 1 << 20  # batches, and numbers, that are read at once
-_PENDING = -math.inf
-_STATE = ("_margin", "_labels", "_news", "_plan", "passes", "scored")
-_COUNTS = ("_updated", "_drawn", "_rescored")
+_STATE = ("_plan", "passes", "scored", "_updated", "_drawn", "_rescored")
 
 
 class AgreementSampler(Sampler[list[int]]):
@@ -121,20 +114,9 @@ class AgreementSampler(Sampler[list[int]]):
         self._join()
         self.passes = self._updated = self._drawn = self._rescored = self._unanswered = 0
         self._warmup = max(1, round(_WARMUP * steps * batch_size / n))
-        self._margin = torch.full((size,), torch.nan, dtype=torch.float32, device="cpu")
-        self._labels = torch.full((size,), -1, dtype=torch.int32, device="cpu")
-        self._news = self._nothing()
-        self._strays = torch.zeros((), dtype=torch.int64, device="cpu")
+        self._margins = Margins(size)
         self._plan = torch.empty(0, dtype=torch.int32, device="cpu")
-        self._held: list[tuple[Tensor, ...]] = []
         self._scoring: Tensor | None = None
-
-    def _nothing(self) -> Tensor:
-        """Return the margins and labels of a pass that was not drawn.
-
-        Those that are drawn become _PENDING.
-        """
-        return torch.tensor([UNKNOWN, -1], dtype=torch.float32).repeat(len(self._margin), 1)
 
     def _join(self) -> None:
         """Take this rank's part of each batch; frameworks start their ranks late."""
@@ -169,7 +151,7 @@ class AgreementSampler(Sampler[list[int]]):
         The passes, the examples scored again, and the share of the examples that the next pass
         leaves out.
         """
-        out = int(self._left_out().sum()) / self.n
+        out = int(self._margins.left_out().sum()) / self.n
         found = {"passes": self.passes, "scored": self.scored, "left_out": out}
         return {f"selection/{name}": float(value) for name, value in found.items()}
 
@@ -216,43 +198,9 @@ class AgreementSampler(Sampler[list[int]]):
                 the next pass begins.
         """
         check_rows("AgreementSampler.update", ids, outputs, labels)
-        parts = (ids, outputs) if labels is None else (ids, outputs, labels)
-        if self._held and len(self._held[0]) != len(parts):
-            self._learn()
-        # Copies, because the caller may change them; several steps are cheaper to read at once.
-        self._held.append(tuple(part.detach().clone() for part in parts))
+        self._margins.hold(ids, outputs, labels)
         self._updated += len(ids)
         self._unanswered = 0
-        if len(self._held) == _HELD or len(self._held) * outputs.numel() > _HELD_NUMBERS:
-            self._learn()
-
-    def _learn(self) -> None:
-        """Enter the margins of the batches since the last call; nothing waits for CUDA."""
-        if not self._held:
-            return
-        ids, *rest = (torch.cat(parts) for parts in zip(*self._held, strict=True))
-        self._held.clear()
-        values = margins("AgreementSampler.update", ids, *rest)
-        if self._news.device != values.device:
-            self._news, self._strays = self._news.to(values.device), self._strays.to(values.device)
-        news, ids = self._news, ids.to(values.device, torch.int64, non_blocking=True)
-        inside = ids.clamp(0, len(news) - 1)
-        before = news.index_select(0, inside)
-        pending = (inside == ids) & (before.select(1, 0) == _PENDING)
-        self._strays += len(ids) - pending.sum() + ids.sort().values.diff().eq(0).sum()
-        news.index_copy_(0, inside, torch.where(pending.unsqueeze(1), values, before))
-        if not news.is_cuda:
-            self._settle()
-
-    def _settle(self) -> None:
-        """Enter all margins and refuse ids that had no place; waits for CUDA."""
-        self._learn()
-        if strays := int(self._strays):
-            raise ValueError(
-                f"AgreementSampler.update: {strays} ids were not drawn in this pass, or were "
-                "updated before; pass each batch of this sampler once, with the ids (in "
-                f"[0, {len(self._margin)})) that it was loaded with"
-            )
 
     def rescore(
         self, model: nn.Module, batches: DataLoader[Any], *, forward: ForwardFunction | None = None
@@ -273,8 +221,8 @@ class AgreementSampler(Sampler[list[int]]):
         check_module("AgreementSampler.rescore", model)
         if not self._due():
             return 0
-        self._absorb()
-        out, margin = self._left_out().nonzero().flatten(), self._margin
+        self._margins.absorb(self.world)
+        out, margin = self._margins.left_out().nonzero().flatten(), self._margins.running
         if len(out):
             for ids, values in on_all(lambda: self._scored(out, model, batches, forward)):
                 margin[ids] = torch.where(values.isinf(), margin[ids], values)
@@ -312,14 +260,14 @@ class AgreementSampler(Sampler[list[int]]):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what this rank has learnt and the pass that it is in; each rank keeps its own."""
-        self._settle()
-        state = {name: deepcopy(to(getattr(self, name), "cpu")) for name in _STATE + _COUNTS}
-        return {**self._settings, **state}
+        self._margins.settle()
+        state = {name: deepcopy(getattr(self, name)) for name in _STATE}
+        return {**self._settings, **state, **self._margins.state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on as the sampler of `state_dict`; ValueError if it had other settings or ranks."""
         self._join()
-        if missing := sorted({*self._settings, *_STATE, *_COUNTS} - set(state)):
+        if missing := sorted({*self._settings, *_STATE, *TABLES} - set(state)):
             raise ValueError(
                 f"AgreementSampler: the state has no {', '.join(missing)}; it is of another "
                 "version, so begin the run anew"
@@ -330,11 +278,10 @@ class AgreementSampler(Sampler[list[int]]):
                     f"AgreementSampler: the state has {name} = {state[name]}, this sampler {own}; "
                     "make it with the settings of the run that it continues"
                 )
-        for name in _STATE + _COUNTS:
-            setattr(self, name, deepcopy(to(state[name], "cpu")))  # `update` moves them
+        for name in _STATE:
+            setattr(self, name, deepcopy(state[name]))
+        self._margins.load(state)
         self._unanswered = 0
-        self._strays.zero_()
-        self._held.clear()
 
     def _due(self) -> bool:
         """Return whether the pass that comes needs `rescore` first."""
@@ -344,9 +291,7 @@ class AgreementSampler(Sampler[list[int]]):
 
     def _remaining(self) -> Tensor:
         """Return the drawn examples of this rank without an update, in order."""
-        self._settle()
-        plan = self._plan
-        return plan[(self._news[plan.to(self._news.device), 0] == _PENDING).cpu()]
+        return self._plan[self._margins.awaited(self._plan)]
 
     def _draw(self) -> Tensor:
         """Draw the next pass, and return the part of this rank."""
@@ -355,9 +300,9 @@ class AgreementSampler(Sampler[list[int]]):
                 "AgreementSampler: the examples left out must be scored again; call "
                 "sampler.rescore(model, batches) before every pass"
             )
-        self._absorb()
+        self._margins.absorb(self.world)
         private = generator(self.seed, "agreement", self.passes)
-        margin, out, visits = self._margin, self._left_out(), self.n
+        margin, out, visits = self._margins.running, self._margins.left_out(), self.n
         if self._ids is not None:
             margin, out = margin[self._ids], out[self._ids]
         order = torch.randperm(self.n, generator=private, dtype=torch.int32, device="cpu")
@@ -370,37 +315,8 @@ class AgreementSampler(Sampler[list[int]]):
             order, visits = torch.cat([first, *others]), len(first)
         order = order[: max(visits // self.batch_size, 1) * self.batch_size]
         order = order if self._ids is None else self._ids[order]
-        self._news[order.to(self._news.device), 0] = _PENDING
+        self._margins.expect(order)
         self._plan = order.view(-1, self.world, self._share)[:, self.rank].flatten()
         self._drawn = self._updated + len(self._plan)
         self.passes += 1
         return self._plan
-
-    def _absorb(self) -> None:
-        """Enter the margins of the pass that ended, those of all ranks, into the running ones."""
-        on_all(self._settle)
-        news = self._news
-        if self.world > 1:  # where a rank has no margin it holds _PENDING, the lowest
-            news = news.cuda() if dist.get_backend() == "nccl" else news
-            dist.all_reduce(news, op=dist.ReduceOp.MAX)
-        margin, (news, labels) = self._margin, news.cpu().unbind(1)
-        mean = torch.where(margin.isnan(), news, (margin + news) / 2)
-        self._margin = torch.where(news.isinf(), margin, mean)
-        self._labels = torch.where(labels < 0, self._labels, labels.int())
-        self._news = self._nothing()
-
-    def _contradicted(self) -> Tensor:
-        """Return which examples the model keeps contradicting, bool by id."""
-        margin, known = self._margin, self._labels >= 0
-        if known.any():
-            p = self._labels[known].bincount().double()
-            p /= p.sum()
-            surprise = -p.log() - torch.special.entr(p).sum()  # mean 0
-            margin = margin + torch.where(known, _RARE * surprise[self._labels], 0.0).float()
-        # All bad: the bound is NaN, and none is contradicted.
-        return margin <= -_BOUND * margin[margin > 0].double().mean()
-
-    def _left_out(self) -> Tensor:
-        """Return which examples are left out: those contradicted, unless they are few."""
-        found = self._contradicted()
-        return found & (int(found.sum()) >= _FEW * self.n)

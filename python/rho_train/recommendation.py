@@ -119,8 +119,8 @@ def estimate_wrong(
                 assert made.logits is not None
                 sampler.update(made.fields.ids, made.logits, made.fields.labels)
             sampler.rescore(target, batches, forward=forward)
-    sampler._absorb()
-    share = int(sampler._contradicted().sum()) / n
+    sampler._margins.absorb(1)
+    share = int(sampler._margins.contradicted().sum()) / n
     return share if share <= _UNLEARNT and made.loss.isfinite() else None
 
 

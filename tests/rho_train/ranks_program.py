@@ -206,7 +206,7 @@ def agreement_failures() -> dict[str, str]:
                 sampler.rescore(nn.Linear(5, 1), batches, forward=lambda _, batch: batch.ids / 1)
                 for ids in map(torch.tensor, sampler):
                     if name == "stray" and rank and number:
-                        sampler._strays += 1  # as on CUDA, where `update` does not look
+                        sampler._margins.strays += 1  # as on CUDA, where `update` does not look
                     sampler.update(ids, ids - N / 2)
         except ValueError as error:
             said[name] = f"{type(error).__name__}: {error}"
@@ -292,7 +292,7 @@ def agreement() -> tuple[list[list[int]], Tensor]:
                 ids.append(batch.ids.tolist())
                 sampler.update(batch.ids, values[len(ids) // 6, batch.ids])
         state = sampler.state_dict()
-    return ids, state["_margin"]
+    return ids, state["running"]
 
 
 def vocabulary() -> dict[str, Any]:

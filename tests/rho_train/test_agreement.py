@@ -280,8 +280,8 @@ def test_update_on_cuda_reads_nothing_back() -> None:
         logits, labels = torch.zeros(4, 3, device="cuda"), torch.zeros(4, device="cuda").long()
         sampler.update(ids.clone(), logits, labels)
         sampler.update(labels.int(), torch.zeros(4, device="cuda"))
-        sampler._learn()
-        assert sampler._news.device == sampler._strays.device == logits.device
+        sampler._margins.learn()
+        assert sampler._margins.news.device == sampler._margins.strays.device == logits.device
     assert sampler.step == 2
 
 
@@ -343,6 +343,11 @@ def test_what_cannot_be_is_refused() -> None:
     for other in (*others, made(ids_or_n=torch.arange(8)), made(rescoring_cost=0.3)):
         with pytest.raises(ValueError, match="the state has"):
             other.load_state_dict(sampler.state_dict())
+
+    old = sampler.state_dict()
+    del old["labels"]
+    with pytest.raises(ValueError, match="the state has no labels; it is of another version"):
+        sampler.load_state_dict(old)
 
     idle = made()
     for _ in range(2):

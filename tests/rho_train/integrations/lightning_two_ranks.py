@@ -58,7 +58,7 @@ def check_agreement() -> None:
         sampler, module, loader=loader, max_epochs=-1, **{**RANKS, "use_distributed_sampler": False}
     )
     state, steps = sampler.state_dict(), list[Any]([None, None])
-    found = [[ids.tolist() for ids in module.steps], state["_margin"].tolist(), state["scored"]]
+    found = [[ids.tolist() for ids in module.steps], state["running"].tolist(), state["scored"]]
     dist.all_gather_object(steps, found)
     (first, *shared), (second, *same) = steps
     assert shared == same
