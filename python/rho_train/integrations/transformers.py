@@ -304,10 +304,11 @@ def _token_problems(trainer: Any, selector: TokenSelector) -> Iterator[str]:
     encoder = getattr(config, "is_encoder_decoder", False)
     if encoder or getattr(model, "loss_type", None) not in causal:
         yield f"a TokenSelector is for causal language models, got {type(model).__name__}"
-    if trainer.label_smoother is not None or trainer.compute_loss_func is not None:
+    own_loss = trainer.label_smoother or trainer.compute_loss_func
+    if own_loss is not None or getattr(trainer.args, "loss_type", "nll") == "dft":
         yield (
-            "a TokenSelector gives the loss; leave label_smoothing_factor at 0 and "
-            "compute_loss_func off"
+            "a TokenSelector gives the loss; leave label_smoothing_factor at 0, loss_type at nll "
+            "and compute_loss_func off"
         )
     if trainer.args.n_gpu > 1:
         yield f"a TokenSelector takes one GPU a process, got {trainer.args.n_gpu}; use torchrun"

@@ -249,26 +249,70 @@ def test_the_page_runs(tmp_path: Path) -> None:
     assert run_page("transformers", names, "language_models")["trainer"].selector.last.k > 0
 
 
+def texts(batch: Any) -> list[dict[str, Tensor]]:
+    """Return the batch, or the texts that are packed into its single row as batches of one."""
+    places = batch.get("position_ids")
+    if places is None:
+        return [{"attention_mask": torch.ones_like(batch["input_ids"]), **batch}]
+    sizes = (places[0] == 0).nonzero()[1:, 0].tolist()
+    both = (batch[name].tensor_split(sizes, dim=1) for name in ("input_ids", "labels"))
+    return [
+        {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids)}
+        for ids, labels in zip(*both, strict=True)
+    ]
+
+
 def test_works_below_sft_trainer(tmp_path: Path) -> None:
     trl = pytest.importorskip("trl", reason="no trl: pip install trl")
 
     class Selecting(Recording, trl.SFTTrainer):
         pass
 
-    for options in ({}, {"packing": True, "packing_strategy": "wrapped", "max_length": 40}):
+    def made(kind: Any, train: Any, options: dict[str, Any], **own: Any) -> Any:
         usual = {"per_device_train_batch_size": 8, "max_steps": 1, "logging_steps": 1}
         quiet = {"report_to": [], "use_cpu": True, "disable_tqdm": True, "save_strategy": "no"}
         args = trl.SFTConfig(str(tmp_path), bf16=False, **usual, **quiet, **options)
-        trainer = Selecting(
-            llama(),
-            args,
-            train_dataset=data(64).select_columns(["text"]),
-            processing_class=characters(),
-            selector=TokenSelector(ratio=0.6, reference=reference()),
+        return kind(llama(), args, train_dataset=train, processing_class=characters(), **own)
+
+    text, packing = data(64).select_columns(["text"]), {"packing": True, "max_length": 100}
+    prompts = text.map(lambda row: {"prompt": row["text"][:9], "completion": row["text"][9:]})
+    prompts, wrapped = prompts.remove_columns("text"), {"packing_strategy": "wrapped"}
+    trainers = [
+        made(Selecting, train, options, selector=TokenSelector(ratio=0.6, reference=reference()))
+        for train, options in (
+            (text, {}),
+            (prompts, {}),
+            (text, {**packing, **wrapped}),
+            (rows(64), packing),
         )
-        trainer.train()
+    ]
+    prepared = made(trl.SFTTrainer, rows(64), packing)
+    train = add_reference_losses(prepared.train_dataset, reference(), prepared.data_collator)
+    packing["dataset_kwargs"] = {"skip_prepare_dataset": True}
+    trainers.append(made(Selecting, train, packing, selector=TokenSelector(ratio=0.6, il="il")))
+    with pytest.raises(ValueError, match="loss_type at nll"):
+        made(Selecting, text, {"loss_type": "dft"}, selector=TokenSelector(ratio=0.6))
+    for trainer in trainers:
+        with mock.patch.object(causal_lm, "select_tokens", side_effect=AssertionError("logits")):
+            trainer.train()
         model, (batch,) = llama(), trainer.small
-        batch = {"attention_mask": torch.ones_like(batch["input_ids"]), **batch}
+        assert len(texts(batch)) == 1 or len(texts(batch)) > 15  # of 8 rows
+        losses = torch.cat([losses_by_hand(model, own) for own in texts(batch)])
         with torch.no_grad():
-            il = losses_by_hand(reference().eval(), batch)
-        check_step(trainer, model, selected_by_hand(losses_by_hand(model, batch), il, 0.6).mean())
+            il = torch.cat([losses_by_hand(reference().eval(), own) for own in texts(batch)])
+        if trainer.selector.il:
+            found = batch["il"][batch["labels"] != -100]
+            torch.testing.assert_close(found, il, rtol=0, atol=0.003)  # of float16
+            il = found
+        check_step(trainer, model, selected_by_hand(losses, il, 0.6).mean())
+
+
+def test_the_page_runs_in_trl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trl", reason="no trl: pip install trl")
+    monkeypatch.chdir(tmp_path)
+    options = {"packing": True, "max_length": 40, "max_steps": 1, "save_strategy": "no"}
+    options |= {"report_to": [], "bf16": False, "use_cpu": True, "disable_tqdm": True}
+    names = {"model": llama(), "reference": reference(), "tokenizer": characters()}
+    names |= {"text": data(32).select_columns(["text"]), "options": options}
+    names |= {"TokenSelector": TokenSelector, "add_reference_losses": add_reference_losses}
+    assert run_page("trl", names, "language_models")["trainer"].selector.last.k > 0
