@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image
 
 import rho_ext
 from rho_train.cli import main
+from rho_train.methods.registry import unregister
 
 from .command import SMALL, records, train_arguments
 
@@ -27,10 +29,20 @@ def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_demo_survives_a_failing_run_and_goes_on_where_it_was(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    (tmp_path / "own_methods.py").write_text(
+        "from rho_train import register\n"
+        "@register('lowest')\n"
+        "def lowest(context):\n"
+        "    return context.top(-context.losses)\n"
+    )
     out = tmp_path / "demo"
     command = ["demo", f"--out={out}", *SMALL, "--processes=2"]
+    # The workers import it too.
+    command += ["--import=own_methods", "--methods=[lowest]"]
     blocked = out / "runs" / "train_loss-seed0"
     blocked.parent.mkdir(parents=True)
     blocked.write_text("in the way")
@@ -41,12 +53,13 @@ def test_demo_survives_a_failing_run_and_goes_on_where_it_was(
     assert f"next: open {out}" in captured.out
     finished = {record["method"] for record in records(out) if record["event"] == "end"}
     ours = {"uniform_half", "uniform_all", "smoothing", "agreement", "rho_holdout", "rho_crossfit"}
+    ours.add("lowest")
     assert finished == ours
     blocked.unlink()
     files = {path: path.stat().st_mtime_ns for path in out.rglob("checkpoint.pt")}
     files |= {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
-    # Six checkpoints, two stores of IL, a history of each method that selects.
-    assert len(files) == 6 + 2 + 2
+    # Seven checkpoints, two stores of IL, a history of each method that selects.
+    assert len(files) == 7 + 2 + 3
     assert main(command) == 0
     assert {path: path.stat().st_mtime_ns for path in files} == files
     printed = capfd.readouterr().out
@@ -56,7 +69,8 @@ def test_demo_survives_a_failing_run_and_goes_on_where_it_was(
     summary = (out / "summary.csv").read_text().splitlines()
     ends = [record["method"] for record in records(out) if record["event"] == "end"]
     assert sorted(ends) == sorted(line.split(",")[0] for line in summary[1:])
-    assert len(ends) == 7
+    assert len(ends) == 8
+    unregister("lowest")
     selected = json.loads((out / "runs" / "rho_crossfit-seed0" / "selected.json").read_text())
     assert "".join(selected["classes"]) == "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     assert selected["most_selected"][0]["selected"] > 1
@@ -138,7 +152,7 @@ MISTAKES = (
     ("report", "the argument 'run' is missing see rho-ext report --help"),
     ("report FOLDER --out page.html", "--out must be a folder, as page"),
     ("doctor x", "options have names, as --out x; got 'x'"),
-    ("plan --out x", "no option --out x; it is an option of demo, train, il compute, report"),
+    ("plan --out x", "no option --out x; it is an option of demo, train, il compute"),
     ("plan --ratios 3", r"--ratios must be a list, as \[3\], got '3'"),
     ("demo --seeds 0", "--seeds must be at least 1, got 0"),
     ("demo --methods [entropi]", "method must be one of .*, got 'entropi'; did you mean entropy"),
@@ -213,6 +227,12 @@ def test_errors_are_red_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> N
     lines = shown.getvalue().splitlines()[::2]
     assert lines[0] == lines[2] != lines[1]
     assert lines[1].startswith("rho-ext: \x1b[31merror: ")
+
+
+def test_the_page_of_the_commands_is_up_to_date() -> None:
+    program = Path(__file__).parents[2] / "docs" / "command_line.py"
+    page = runpy.run_path(f"{program}")["page"]()
+    assert program.with_suffix(".md").read_text("utf-8") == page, "run docs/command_line.py"
 
 
 COMMANDS = ("demo", "train", "plan", "report", "doctor", "il compute", "il inspect", "il verify")

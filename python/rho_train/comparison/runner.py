@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,7 +156,8 @@ def _start(threads: int, steps: Any, stop_all: Any, said: set[str], known: set[s
     warned.update(said)
     warnings.showwarning = show_warning
     for module in known:
-        importlib.import_module(module)
+        with suppress(ImportError):  # a job that needs its methods says so
+            importlib.import_module(module)
     leave_with_parent()
 
 
