@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -127,9 +126,8 @@ class Experiment:
                 self.stores[seed] = tweets.irreducible_losses(seed)
             store = self.stores[seed]
             left = self.spent(steps) - store.info["cost"]
-            cost = partial(self.spent, scored=LARGE_BATCH)
-            steps = bisect_right(range(1, 1 << 60), left, key=cost)
-            if not steps:  # To transformers no steps mean epochs.
+            steps = int(left / self.spent(1, LARGE_BATCH))
+            if steps < 1:  # To transformers no steps mean epochs.
                 raise ValueError(
                     f"bench_minilm: irreducible losses cost {store.info['cost']:.3g} multiply-adds "
                     f"of {self.spent(self.arguments.steps):.3g}, and no step is left; raise --steps"

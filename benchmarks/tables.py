@@ -16,8 +16,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from experiments import rivals_page, small_tables
-from experiments.derive import Method, Row, read_csv
+from experiments.derive import Method
 from experiments.page import markdown, suites
+from keep import Row, read_csv
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-Row = dict[str, str]
+from keep import Row, read_csv
+
 RESULTS = Path(__file__).parent / "results"
 SHARES = ("noisy", "unsure", "correct", "less_relevant", "redundant")
-
-
-def read_csv(path: Path) -> list[Row]:
-    """Return the rows of a CSV file, or none if there is no such file."""
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def read_runs(suite: str, results: Path = RESULTS) -> list[Row]:

@@ -13,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import derive
-from experiments.derive import Method, Row, in_cell
+from experiments.derive import Method, in_cell
 from experiments.suite import Cell, Suite
+from keep import Row
 from plotting import STYLE, save  # before matplotlib: it sets the backend
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; each with a marker of its own.

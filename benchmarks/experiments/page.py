@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from experiments import derive
-from experiments.derive import SHARES, Method, Row, in_cell, read_runs
+from experiments.derive import SHARES, Method, in_cell, read_runs
 from experiments.suite import FOLDER, Suite, load, names
+from keep import Row
 
 _SHARE_NAMES = {
     "noisy": "with a wrong label",

@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from experiments.derive import Paired, Row, paired, read_runs
+from experiments.derive import Paired, paired, read_runs
+from keep import Row
 
 SETS = {"letters": "Letters", "ocr": "OCR letters", "fashion": "Fashion-MNIST", "tweets": "Tweets"}
 SETS |= {"letters, larger target": "Letters, larger target"}

@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from experiments.derive import SHARES, Row
+from experiments.derive import SHARES
+from keep import Row
 from rho_train.report import pair, read_experiment
 
 _NAMES = {"date": "date", "commit": "commit", "machine": "processor", "torch": "torch"}

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments import derive, rows
-from experiments.derive import RESULTS, Row
+from experiments.derive import RESULTS
 from experiments.evidence import evidence
 from experiments.set_options import FOLDERS
 from experiments.suite import FOLDER, Cell, Entry, Suite
-from keep import csv_text
+from keep import Row, csv_text, read_csv
 from rho_train import EqualCost, ILRecipe, JobsFailed, Scoring, TrainConfig, Variant, compare
 
 _PARTS = ("task", "train", "il", "scoring")
@@ -111,7 +111,7 @@ def run(
 
 def _keep(suite: Suite, folder: Path, results: Path, refused: set[str]) -> list[Row]:
     path = results / suite.name / "runs.csv"
-    before = derive.read_csv(path)
+    before = read_csv(path)
     kept: list[Mapping[str, str]] = []
     curves: list[Row] = []
     for cell in suite.cells:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from experiments.derive import Row, paired, read_runs
+from experiments.derive import paired, read_runs
 from experiments.page import markdown
+from keep import Row
 
 Cell = dict[str, list[Row]]  # rows by method
 STATED = "Letters, unequal"

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 import rho_ext
 from experiments import lanes, rival_sets, rivals, rivals_page
-from experiments.derive import read_csv
 from experiments.lanes import BATCH, LARGE_BATCH, Data, Lanes, Method, crossfit, train
 from experiments.noise import weak_labels
+from keep import read_csv
 from rho_train import Batch
 from rho_train.cost import forward_cost, training_cost
 from rho_train.tasks import cnn, mlp
