@@ -329,6 +329,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "unequal classes": lambda: small_tables.unequal(small_tables.REMEDY),
     "unequal classes, all": small_tables.unequal,
     "why rare classes are lost": small_tables.why,
+    "wrong labels": small_tables.wrong_labels,
     "suites": suites,
 }
 

@@ -128,3 +128,23 @@ def why() -> str:
         means = (f"{_mean(some, column):.2f}" for column in ("il", "rare_il", "rare_selected"))
         rows.append([where, *means])
     return markdown(["set", "mean IL", "of rare classes", "rare selected over their share"], rows)
+
+
+def wrong_labels() -> str:
+    """Return shares of wrong labels in % among the first of each ranking, and what is listed."""
+    kinds = {"0": "right", "weak": "weak labeller", "natural": "as annotated"}
+    rows = []
+    for (name, noise), cell in _cells(read_runs("wrong_labels"), "set", "noise").items():
+        found = cell["find_wrong_labels"]
+        wrong = _mean(found, "wrong")
+        row = [f"{name}, {kinds.get(noise, noise + ' % drawn anew')}", f"{wrong:,.0f}"]
+        for runs in (runs for method, runs in cell.items() if method != "log margin"):
+            top = 100 * _mean(runs, "top_wrong") / max(_mean(runs, "top"), 1)
+            row.append(f"{_mean(runs, 'top_100'):.0f} / {top:.0f}" if wrong else "")
+        for runs in (found, cell["cleanlab, self_confidence"]):
+            listed, right = _mean(runs, "listed"), _mean(runs, "listed_wrong")
+            row.append(f"{listed:,.0f} ({100 * right / listed:.0f} %)")
+        rows.append(row)
+    heads = ["`find_wrong_labels`", "IL", "cleanlab, self-confidence"]
+    heads += ["cleanlab, normalized margin", "we list (wrong)", "cleanlab lists (wrong)"]
+    return markdown(["labels", "wrong", *heads], rows)
