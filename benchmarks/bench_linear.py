@@ -1,6 +1,7 @@
 """Time and memory of a linear head with its loss, forward and backward, with and without logits.
 
 python benchmarks/bench_linear.py
+python benchmarks/bench_linear.py --dtype bfloat16 --sizes 256x512x32000 --providers logits,rho_ext
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def select_rows(
         if ratio < 1:
             seed = torch.Generator(device="cpu").manual_seed(0)
             order = order[torch.randperm(len(order), generator=seed, device="cpu")]
-    kept, at, size, ranked, sure, possible = order[:0], 0, head.rows, 0, scores, scores
+    kept, at, size = order[:0], 0, head.rows
 
     def add(places: Tensor) -> None:
         """Add the rows that wait in these places of the buffer."""
@@ -145,10 +145,7 @@ def select_rows(
             kept = torch.cat((kept, rows))
             if at == len(order):
                 break
-            # Ranking all scores for each of many small blocks would be quadratic.
-            if 8 * at >= 9 * ranked:
-                ranked, (sure, possible) = at, _band(scores[order[:at]], ratio, len(order))
-            own = scores[kept]
+            (sure, possible), own = _band(scores[order[:at]], ratio, len(order)), scores[kept]
             wait = (own >= possible).nonzero()[:, 0]
             if 2 * len(wait) <= size:
                 head.move(wait)

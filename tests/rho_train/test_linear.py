@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import rho_ext
 from rho_train import linear_cross_entropy, linear_score
 from rho_train.linear import _cross_entropy, _scores
-from rho_train.linear_head import Head, _band, select_rows
+from rho_train.linear_head import Head, select_rows
 from rho_train.scoring import share_of
 from rho_train.tokens import top_share
 
@@ -157,19 +157,6 @@ def test_a_device_that_is_not_waited_for_gives_the_same(monkeypatch: pytest.Monk
             masks.append(mask)
         assert torch.equal(*masks)
         torch.testing.assert_close(sums[0], sums[1], rtol=1e-4, atol=1e-4)
-
-
-def test_small_blocks_do_not_rank_all_scores_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    ranked = []
-
-    def counted(scores: Tensor, ratio: float, n: int) -> tuple[Tensor, Tensor]:
-        ranked.append(len(scores))
-        return _band(scores, ratio, n)
-
-    monkeypatch.setattr("rho_train.linear_head._band", counted)
-    hidden, weight, _, labels, il = drawn()
-    linear_cross_entropy(hidden, weight.requires_grad_(), labels, il=il, ratio=0.6, chunk=1)
-    assert sum(ranked) < 10 * T
 
 
 def test_rows_wait_until_it_is_sure_that_they_are_selected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,20 +55,16 @@ def add_reference_losses(
     from datasets.fingerprint import Hasher
 
     device = next(model.parameters()).device
-    # TRL cuts packed rows at seq_lengths.
-    taken = ("labels", "seq_lengths", *inspect.signature(model.forward).parameters)
-    kept = [name for name in names if name in taken]
+    # The collator of TRL cuts packed rows at seq_lengths.
+    known = ("labels", "seq_lengths", *inspect.signature(model.forward).parameters)
+    kept = [name for name in names if name in known]
     model.eval()
 
     def score(*columns: Any) -> dict[str, Any]:
         rows = [dict(zip(kept, row, strict=True)) for row in zip(*columns, strict=True)]
         lengths, batch = [len(row["input_ids"]) for row in rows], collate(rows)
-        inputs = {
-            name: value.to(device) if isinstance(value, Tensor) else value
-            for name, value in batch.items()
-            if name != "labels"
-        }
-        targets = F.pad(batch["labels"][:, 1:], (0, 1), value=-100).to(device)
+        inputs = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in batch.items()}
+        targets = F.pad(inputs.pop("labels")[:, 1:], (0, 1), value=-100)
         losses = predicted_losses(model, inputs, targets).masked_fill(targets == -100, torch.nan)
         own = F.pad(losses[:, :-1], (1, 0), value=torch.nan).half().cpu()
         flat = own[_places("add_reference_losses", batch, lengths)].numpy()
