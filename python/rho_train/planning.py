@@ -16,9 +16,8 @@ from torch import nn
 
 from rho_train.batch import gather, ids_of, split, to
 from rho_train.dataset import IndexedDataset
-from rho_train.dry_run import takes_the_batch
+from rho_train.dry_run import takes_the_batch, unchanged
 from rho_train.files import error_text
-from rho_train.run_folder import random_state, restore_random_state
 from rho_train.sampler import LargeBatchSampler, loader
 from rho_train.scoring import ForwardFunction, LossFunction, Scoring, device_of
 from rho_train.selector import Selector
@@ -163,7 +162,7 @@ def plan(
             f"plan: ratios must be different integers of at least 2, n_B / n_b, got {list(ratios)}"
         )
     device, sizes = device_of(model), sorted([batch, *(ratio * batch for ratio in ratios)])
-    share, state = _LOADER_SHARE * seconds / len(sizes), random_state(device)
+    share = _LOADER_SHARE * seconds / len(sizes)
     functions: dict[str, Any] = {"forward": forward, "loss_fn": loss_fn}
 
     def make_step(selector: Selector | None, size: int) -> tuple[float, float]:
@@ -176,7 +175,7 @@ def plan(
         training_step(target, examples, made, where="plan", bf16=bf16, **functions)
         return selected - began, _now(device) - selected
 
-    try:
+    with unchanged(model):
         loads = dict[int, float]()
         for size in sizes:
             loads[size], pool = _load(dataset, size, workers, device, share)
@@ -216,8 +215,6 @@ def plan(
             shuffle(order)
             for key in order:
                 times[key].append(make_step(selectors[key], key[1] * batch))
-    finally:
-        restore_random_state(state, device)
 
     def whole(load: float, work: float) -> float:
         return max(load, work) if workers else load + work

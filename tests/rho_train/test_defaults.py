@@ -79,8 +79,10 @@ def stores(folder: Path) -> list[Any]:
         rho_train.pretrained_il(model(3), data, batch_size=20),
     ]
     for number, store in enumerate(found):
-        store.save(folder / f"{number}")
+        store.save(folder / f"{number}", 7 * number)  # in one file, or in several
         loaded = ILStore.load(folder / f"{number}", data)
+        assert bool(loaded.gather(IDS[::3]).isfinite().any())
+        loaded.check_labels(IDS[::3], Y[IDS[::3]])
         loaded.check()
         found[number] = loaded
     lowest = found[0].lowest(0.3)
@@ -124,7 +126,9 @@ def examples() -> IndexedDataset:
 
 
 def first_batch() -> Batch:
-    return next(iter(rho_train.loader(examples(), LargeBatchSampler(N, 8, seed=0), seed=0)))
+    return next(
+        iter(rho_train.loader(examples(), LargeBatchSampler(list(range(N)), 8, seed=0), seed=0))
+    )
 
 
 OTHERS: dict[str, Callable[[], Any]] = {

@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from rho_train.checksums import input_checksums
 from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.files import from_line, to_line
 from rho_train.il.store import ILStore
@@ -112,28 +111,6 @@ def test_a_store_comes_back_bit_for_bit(tmp_path: Path) -> None:
     for rows in (0, 5):
         none.save(tmp_path / f"none{rows}", rows)
         assert len(ILStore.load(tmp_path / f"none{rows}").known) == 0
-
-
-def test_default_dtype_and_device_change_nothing(tmp_path: Path) -> None:
-    store, ids = ILStore.of(DATA, make().il, fold=make().fold), torch.arange(0, N, 3)
-    labels, wanted = (torch.arange(N) % 7)[ids], make().il[ids]
-    half, inputs = store.lowest(0.5), input_checksums(DATA)
-    try:
-        for dtype, device in ((torch.float64, "cpu"), (torch.bfloat16, "meta")):
-            torch.set_default_dtype(dtype)
-            torch.set_default_device(device)
-            made = ILStore.of(DATA, store.il, fold=store.fold)
-            for rows in (0, 7):
-                made.save(tmp_path / f"{device}{rows}", rows)
-                loaded = ILStore.load(tmp_path / f"{device}{rows}", DATA)
-                assert bits(loaded.gather(ids)) == bits(wanted)
-                loaded.check_labels(ids, labels)
-                assert same(loaded.replace(info={}), store)
-                assert loaded.lowest(0.5).equal(half)
-            assert input_checksums(DATA) == inputs
-    finally:
-        torch.set_default_dtype(torch.float32)
-        torch.set_default_device(None)
 
 
 def test_a_store_is_a_safetensors_file_that_others_read(path: Path) -> None:

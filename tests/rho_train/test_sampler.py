@@ -126,22 +126,6 @@ def test_the_global_generators_are_left_alone() -> None:
     assert str(np.random.get_state()) == numpy_state  # noqa: NPY002
 
 
-def test_batches_are_the_same_with_any_default_device() -> None:
-    examples = [(float(i), i % 3) for i in range(20)]
-    labels = [i % 3 for i in range(20)]
-
-    def batches() -> list[Any]:
-        data = IndexedDataset(examples, labels=labels)
-        assert data.labels.device.type == "cpu"
-        stream = LargeBatchSampler(list(range(20)), 5, seed=0)
-        return list(itertools.islice(loader(data, stream), 3))
-
-    wanted = batches()
-    with torch.device("meta"):
-        found = batches()
-    assert all(map(torch.equal, sum(wanted, ()), sum(found, ())))
-
-
 @pytest.mark.parametrize(
     ("examples", "options", "error", "message"),
     [

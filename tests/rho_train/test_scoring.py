@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from rho_train import (
     Selector,
     fingerprint,
 )
-from rho_train.methods.registry import Reducr, needs_of
+from rho_train.methods.registry import needs_of
 from rho_train.training_step import adamw
 
 from .ways import METHODS
@@ -261,43 +260,3 @@ def test_what_cannot_work_is_refused() -> None:
     for make, error, message in REFUSED:
         with pytest.raises(error, match=message):
             make()
-
-
-DEFAULTS: dict[str, Any] = {
-    "micro-batches": {"scoring": Scoring(micro_batch=16)},
-    "losses": {"loss_fn": lambda model, b: F.cross_entropy(model(b.x), b.y, reduction="none")},
-    "reducr": {"method": Reducr(lr=1.0)},
-}
-
-
-@pytest.mark.filterwarnings("ignore:Selector. examples without a usable score")
-def test_default_dtype_and_device_change_nothing() -> None:
-    model = nn.Sequential(nn.Linear(CLASSES, CLASSES), nn.Dropout(0.3))
-
-    def found() -> list[Any]:
-        values: list[Any] = []
-        for case in (*METHODS, *DEFAULTS):
-            options = {"il": TABLE, "k": 9, "seed": 1, "history": History(100)}
-            options |= copy.deepcopy(DEFAULTS[case]) if case in DEFAULTS else {"method": case}
-            selector = Selector(**options)
-            for _ in range(2):
-                values.append(selector(model, BATCH).ids.tolist())
-                last = selector.last
-                assert last is not None
-                values += [last.values.dtype, str(last.values.tolist())]
-                if last.losses is not None:
-                    values += [last.losses.dtype, str(last.losses.tolist())]
-            values += [f"{one.dtype} {one.tolist()}" for one in _columns(selector)]
-        return values
-
-    wanted = found()
-    try:
-        for dtype in (torch.float64, torch.bfloat16):
-            torch.set_default_dtype(dtype)
-            assert found() == wanted, dtype
-        torch.set_default_dtype(torch.float32)
-        torch.set_default_device("meta")
-        assert found() == wanted
-    finally:
-        torch.set_default_dtype(torch.float32)
-        torch.set_default_device(None)
