@@ -66,8 +66,8 @@ class Margins:
         parts = (ids, outputs) if labels is None else (ids, outputs, labels)
         if self._held and len(self._held[0]) != len(parts):
             self.learn()
-        # Copies, because the caller may change them.
-        self._held.append(tuple(part.detach().clone() for part in parts))
+        with torch.no_grad():  # copies, because the caller may change them
+            self._held.append(tuple(part.clone() for part in parts))
         if len(self._held) == _HELD or len(self._held) * outputs.numel() > _HELD_NUMBERS:
             self.learn()
 
