@@ -49,11 +49,15 @@ class Situation(NamedTuple):
 
 SITUATIONS = (
     Situation(
-        *("labels are wrong at random, 8 passes or more", "agreement and label smoothing"),
-        *("agreement", "best uniform", _RANDOM),
+        *("40 % of the labels are wrong at random, 8 passes or more", "agreement, with smoothing"),
+        *("agreement", "best uniform", ("40",)),
     ),
     Situation(
-        *("the same, 4 passes or fewer", "generalised cross-entropy (GCE)"),
+        *("20 % of them are", "agreement, smoothing or GCE: no clear winner"),
+        *("agreement", "best uniform", ("20",)),
+    ),
+    Situation(
+        *("labels are wrong at random, 4 passes or fewer", "generalised cross-entropy (GCE)"),
         *("GCE", "uniform", _RANDOM, 4),
     ),
     Situation(
@@ -62,8 +66,8 @@ SITUATIONS = (
     ),
     Situation("labels are right", "label smoothing", "smoothing", "agreement", ("0",)),
     Situation(
-        *("some classes are rare", "GCE or smoothing, and look at the worst class"),
-        *("GCE", "agreement", _ALL, 16, "balanced", ("ocr",)),
+        *("some classes are rare", "agreement or GCE, and look at the worst class"),
+        *("agreement", "best uniform", _ALL, 16, "balanced", ("ocr",)),
     ),
     Situation(
         *("labels are wrong, and IL is there", "keep what has the lowest IL, once, and smooth"),
