@@ -63,8 +63,8 @@ def forward_cost(
 
     Counted are matrix products, convolutions, attention and recurrent layers, the heads of
     `rho_train.linear_cross_entropy` and `linear_score`, and for embeddings an addition for every
-    number that is read. Bilinear layers, distances and what is done element by element are not.
-    Examples that are padded cost what their batch costs.
+    number that is read. Element by element nothing is. Examples that are padded cost what their
+    batch costs.
 
     Args:
         model: on the device of the batch; it stays as it was.
@@ -154,6 +154,23 @@ def _added_product(_: Any, matrix: _Shape, *__: Any, **___: Any) -> int:
     return 2 * math.prod(matrix)
 
 
+def _distances(x: _Shape, y: _Shape, *_: Any, **__: Any) -> int:
+    return 2 * math.prod(x) * y[-2]
+
+
+def _distances_backward(_: Any, x: _Shape, y: _Shape, *__: Any, **___: Any) -> int:
+    return _distances(x, y)
+
+
+def _trilinear(a: _Shape, b: _Shape, c: _Shape, *expanded: Any, **_: Any) -> int:
+    shapes = [list(one) for one in (a, b, c)]
+    for shape, places in zip(shapes, expanded, strict=False):
+        for place in places:
+            shape.insert(place, 1)
+    sizes: Iterator[int] = map(max, *shapes)
+    return 2 * math.prod(sizes)
+
+
 def _convolution_backward(grad: _Shape, x: _Shape, weight: _Shape, *others: Any, **_: Any) -> int:
     # torch's own formula ignores groups.
     transposed: bool = others[4]
@@ -184,6 +201,10 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     _aten.mv: _product,
     _aten.dot: _product,
     _aten.addmv: _added_product,
+    _aten._trilinear: _trilinear,
+    _aten._cdist_forward: _distances,
+    _aten._euclidean_dist: _distances,
+    _aten._cdist_backward: _distances_backward,
     _aten.convolution_backward: _convolution_backward,
     torch.ops.rho_train.linear_score: _scored_head,
     torch.ops.rho_train.linear_cross_entropy: _trained_head,

@@ -32,6 +32,7 @@ from rho_train.comparison.spec import SeedData, Spec
 from rho_train.cost import Costs
 from rho_train.report import read_experiment
 from rho_train.tasks import mlp
+from rho_train.trainer import Trainer
 
 from .command import demo_arguments, run
 
@@ -183,12 +184,14 @@ def test_a_comparison_grows_and_keeps_what_is_finished(tmp_path: Path) -> None:
 def test_one_il_serves_two_targets(tmp_path: Path) -> None:
     small = Variant("small", method="rho", il="crossfit", overrides={"task.width": 4})
     longer = Variant("longer", method="rho", il="crossfit", overrides={"il.epochs": 3})
+    kept = Variant("kept", il="crossfit", keep=0.5)
     whole = Variant("whole", il="crossfit")
-    ends = run_compare(tmp_path, CROSS, small, longer, whole)
+    ends = run_compare(tmp_path, CROSS, small, longer, kept, whole)
     stores = {p.name.partition("-seed")[0]: p for p in tmp_path.glob("il/*.safetensors")}
     assert len(stores) == 2
+    # A filter has used the losses, so their cost is included; keeping all has not.
     seconds = {name.removesuffix("-seed0"): found["il_seconds"] for name, found in ends.items()}
-    assert seconds["rho"] == seconds["small"] > 0 == seconds["whole"]
+    assert seconds["rho"] == seconds["small"] == seconds["kept"] > 0 == seconds["whole"]
     origin = json.loads((tmp_path / "runs" / "small-seed0" / "origin.json").read_text())
     found = [ILStore.load(path).info for path in stores.values()]
     losses = [[float(loss) for loss in info["holdout_loss"].split(", ")] for info in found]
@@ -210,6 +213,29 @@ def test_options_reach_the_selector(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert {found["scored"] for found in ends.values()} == {1200}
     found = {(s.method, s.k, s.label_smoothing, s.scoring) for s in made}
     assert found == {("rho", 8, 0.0, Scoring(bf16=False)), ("loss", 8, 0.1, Scoring(True, 16))}
+
+
+def test_a_filter_trains_on_the_examples_with_the_lowest_losses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: dict[str, torch.Tensor] = {}
+
+    class Recorded(Trainer):
+        def __init__(self, *args: Any, name: str, **kwargs: Any) -> None:
+            trained[name] = kwargs["train_ids"]
+            super().__init__(*args, name=name, **kwargs)
+
+    monkeypatch.setattr("rho_train.comparison.jobs.Trainer", Recorded)
+    held = Variant("held", method="rho", il="holdout", examples="rest", keep=0.5)
+    run_compare(tmp_path, "uniform", Variant("half", il="crossfit", keep=0.5), held)
+    il = ILStore.load(next(tmp_path.glob("il/crossfit*.safetensors"))).il
+    assert trained["uniform"].tolist() == list(range(300))
+    assert len(trained["half"]) == 150
+    rest = torch.ones(300, dtype=torch.bool).index_fill(0, trained["half"], False)
+    assert il[trained["half"]].max() <= il[rest].min()
+    known = ILStore.load(next(tmp_path.glob("il/holdout*.safetensors"))).known
+    assert len(trained["held"]) == 75
+    assert bool(known[trained["held"]].all())
 
 
 def test_what_waits_for_a_job_that_failed_is_named(tmp_path: Path) -> None:
@@ -301,6 +327,8 @@ def test_impossible_variants_are_named() -> None:
         ({"method": "rho"}, "method rho needs irreducible losses; choose il = holdout or"),
         ({"il": "best"}, "il must be one of none, holdout, crossfit, stored, got 'best'"),
         ({"examples": "some"}, "examples must be one of all, rest, got 'some'"),
+        ({"keep": 0.0, "il": "crossfit"}, r"keep must lie in \(0, 1\], got 0.0"),
+        ({"keep": 0.5}, "keep = 0.5 needs irreducible losses"),
         ({"method": "rho", "il": "holdout"}, "the held-out examples have no irreducible loss"),
     ]
     for arguments, message in cases:

@@ -220,6 +220,8 @@ class Run:
         train, ids = replace(spec.train, steps=self.steps), data.train_ids(variant)
         if il is not None and variant.il == "stored":
             ids = il.known.nonzero().flatten()
+        if il is not None and variant.keep < 1.0:
+            ids = il.lowest(variant.keep, ids)
         if variant.selects:
             world = rank_and_world()[1] if spec.scope == "local" else 1
             scoring = spec.scoring

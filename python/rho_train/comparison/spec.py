@@ -50,6 +50,7 @@ class Variant:
         il: where irreducible losses come from; `stored`: from the store of the comparison.
         examples: train on `all`, or on the `rest` that is not held out; with a store, on those that
             it knows.
+        keep: share of these, with the lowest irreducible losses, that is trained on.
         overrides: by dotted name: of train, il, task and scoring, as {"train.lr": 0.003,
             "task.hidden": [64]}; holdout and folds.
         cost: gives the steps of a run; None: `train.steps`.
@@ -67,6 +68,7 @@ class Variant:
     method: str = "uniform"
     il: ILKind = "none"
     examples: Literal["all", "rest"] = "all"
+    keep: float = 1.0
     overrides: Mapping[str, Any] = field(default_factory=dict)
     cost: EqualCost | None = None
 
@@ -80,10 +82,14 @@ class Variant:
         _check_one_of("method", self.method, (*names(), "agreement"))
         _check_one_of("il", self.il, get_args(ILKind))
         _check_one_of("examples", self.examples, ("all", "rest"))
-        if self.il == "none" and self.selects and "il" in needs_of(self.method):
+        if not 0.0 < self.keep <= 1.0:
+            raise ValueError(f"variant {self.name}: keep must lie in (0, 1], got {self.keep}")
+        if self.il == "none" and (
+            (self.selects and "il" in needs_of(self.method)) or self.keep < 1.0
+        ):
+            what = f"keep = {self.keep}" if self.keep < 1.0 else f"method {self.method}"
             fix = "choose il = holdout or crossfit"
-            what = f"method {self.method} needs irreducible losses"
-            raise ValueError(f"variant {self.name}: {what}; {fix}")
+            raise ValueError(f"variant {self.name}: {what} needs irreducible losses; {fix}")
         if self.il == "holdout" and self.examples == "all":
             problem = "the held-out examples have no irreducible loss; train on the rest"
             raise ValueError(f"variant {self.name}: {problem}")
@@ -96,7 +102,7 @@ class Variant:
     @property
     def uses_il(self) -> bool:
         """True if irreducible losses have a part in it."""
-        return self.il != "none" and self.selects
+        return self.il != "none" and (self.keep < 1.0 or self.selects)
 
     @property
     def computes_il(self) -> bool:
@@ -105,6 +111,7 @@ class Variant:
 
     def __str__(self) -> str:
         own = [f"{name} {value}" for name, value in sorted(self.overrides.items())]
+        own += [f"the {self.keep} with the lowest IL"] if self.keep < 1.0 else []
         own += [f"{self.cost}"] if self.cost is not None else []
         return ", ".join([self.method, f"il {self.il}", f"{self.examples} examples", *own])
 

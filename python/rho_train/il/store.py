@@ -140,11 +140,11 @@ class ILStore:
         column.check()
         return digest(*column.tensors)
 
-    def lowest(self, share: float) -> Tensor:
+    def lowest(self, share: float, ids: Tensor | None = None) -> Tensor:
         """Return the ids of the examples with the lowest IL, int64 (round(share * n),), ascending.
 
         A filter before training; of equal losses the lower ids come first. `share` is in (0, 1], of
-        the n examples that have an IL.
+        `ids`, int64 (n,), which all must have an IL; None: of all that have one.
 
         Examples:
             >>> data = {"n": "4", "labels": "", "ids": "position"}
@@ -153,13 +153,15 @@ class ILStore:
         """
         if not 0.0 < share <= 1.0:
             raise ValueError(f"ILStore: share must lie in (0, 1], got {share}")
-        examples = self.known.nonzero().flatten()
-        if (count := round(share * len(examples))) == 0:
+        examples = self.known.nonzero().flatten() if ids is None else ids
+        losses = self.il[examples]
+        count = round(share * len(examples))
+        if count == 0 or losses.isnan().any():
             raise ValueError(
-                f"ILStore: {len(examples)} examples have an irreducible loss, and a share of "
-                f"{share} are 0; there must be one at least"
+                f"ILStore: of {len(examples)} examples {int(losses.isnan().sum())} have no "
+                f"irreducible loss, and a share of {share} are {count}; there must be one at least"
             )
-        return examples[self.il[examples].argsort(stable=True)[:count]].sort().values
+        return examples[losses.argsort(stable=True)[:count]].sort().values
 
     def keep_rare(self, below: int = 100) -> ILStore:
         """Return a store with IL 0 for classes with fewer examples than that: their loss counts.
