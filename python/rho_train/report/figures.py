@@ -48,7 +48,9 @@ _STYLE = {
 }
 # Inches of 72 units. 4.8 are about the pixels of a phone: fonts keep their size there.
 _WIDTH, _HEIGHT, _LEFT = 4.8, 1.9, 0.55
-_WARMUP = 0.4  # share of the training in which accuracies rise; the axis shows the rest
+# The scale of errors, finite for an accuracy of 1, and its ticks.
+_OF_ERRORS: Any = (lambda accuracy: -np.log(1.01 - accuracy), lambda y: 1.01 - np.exp(-y))
+_TICKS = (0.0, 0.5, 0.75, 0.85, 0.9, 0.95, 0.98, 1.0)
 
 Curves = dict[str, tuple[Any, Any]]
 """By method x (n,) and y (n, seeds)."""
@@ -58,7 +60,7 @@ Curves = dict[str, tuple[Any, Any]]
 class Figure:
     """Curves with what stands above and below them; `reference` is a dashed line with its label.
 
-    The axis of y begins at `low`.
+    With `of_errors`, y has a scale on which halved errors are equal steps.
     """
 
     title: str
@@ -67,7 +69,7 @@ class Figure:
     x: str
     y: str
     reference: tuple[str, float] | None = None
-    low: float = 0.0
+    of_errors: bool = False
 
 
 def styles(experiment: Experiment) -> dict[str, int]:
@@ -96,31 +98,26 @@ def figures_of(experiment: Experiment, summary: Summary) -> dict[str, Figure]:
     accuracies = curves(lambda run: {e["step"]: e["accuracy"] for e in run.eval})
     costs = curves(lambda run: {e["step"]: sum(run.costs(e).values()) for e in run.eval})
     by_cost = {m: (costs[m][1].mean(1), values) for m, (_, values) in accuracies.items()}
-    late = [values[steps >= _WARMUP * steps[-1]].min() for steps, values in accuracies.values()]
-    low = math.floor(10 * min(late, default=0.0)) / 10
+    of_errors = any(values.max() > 0.5 for _, values in accuracies.values())
     best = None if math.isnan(summary.target) else ("baseline's best", summary.target)
-    bands = any(values.shape[1] > 1 for _, values in accuracies.values())
-    caption = "One seed."
-    if bands:
-        caption = "Lines: mean over the seeds; bands: from the lowest to the highest seed."
+    caption = "Lines: mean over the seeds; bands: from the lowest to the highest."
     if best:
         of = f"the best of “{summary.baseline['label']}” (mean over the seeds)"
         caption += f" The dashed line is {of}: a method that crosses it earlier is cheaper."
-    caption += f" The axis begins at {low:.0%}." if low else ""
+    caption += " On this axis halved errors are equal steps." if of_errors else ""
     y = f"{experiment.watched.capitalize()} accuracy"
-    noise = None
-    if not math.isnan(summary.noisy):
-        noise = f"all examples: {summary.noisy:.1%}", summary.noisy
+    known = not math.isnan(summary.noisy)
+    noise = (f"all examples: {summary.noisy:.1%}", summary.noisy) if known else None
     found = {
         "accuracy-cost": Figure(
             f"{y} against cost",
             f"{caption} A curve starts when its irreducible losses are computed.",
-            *(by_cost, "Cost in uniform steps, IL included", y, best, low),
+            *(by_cost, "Cost in uniform steps, IL included", y, best, of_errors),
         ),
         "accuracy-steps": Figure(
             f"{y} against steps",
             "The same against steps, which leave out what scoring and irreducible losses cost.",
-            *(accuracies, "Steps", y, best, low),
+            *(accuracies, "Steps", y, best, of_errors),
         ),
         "noisy": Figure(
             "Wrong labels among the selected",
@@ -145,20 +142,24 @@ def draw(name: str, figure: Figure, experiment: Experiment) -> str:
             marker = _MARKERS[(style + style // 8) % 8] + "-"
             (line,) = axes.plot(at, values.mean(1), marker, color=_COLOURS[f"c{style % 8}"])
             line.set(markevery=(0.05 * (style % 4), 0.2), label=_plain(experiment.labels[method]))
-            if values.shape[1] > 1:
-                band = values.min(1), values.max(1)
-                axes.fill_between(at, *band, color=line.get_color(), alpha=0.16, linewidth=0)
+            band = values.min(1), values.max(1)
+            axes.fill_between(at, *band, color=line.get_color(), alpha=0.16, linewidth=0)
         top = max(values.max() for _, values in figure.curves.values())
         if figure.reference is not None:
             label, at = figure.reference
             axes.axhline(at, color=_COLOURS["soft"], ls="--", lw=1.3, label=label)
             top = max(top, at)
         end = max(1e-3, *(at[-1] for at, _ in figure.curves.values()))
-        high = max(figure.low + 0.01, 1.05 * top - 0.05 * figure.low)
-        axes.set(xlabel=figure.x, title=figure.y, xlim=(0.0, end), ylim=(figure.low, high))
+        axes.set(xlabel=figure.x, title=figure.y, xlim=(0.0, end))
+        high = max(0.01, 1.05 * top)
+        if figure.of_errors:
+            axes.set_yscale("function", functions=_OF_ERRORS)
+            high = top + 0.1 * (1.01 - top)
+            axes.set_yticks([tick for tick in _TICKS if tick <= high])
+        axes.set_ylim(0.0, high)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0 if high - figure.low > 0.05 else 1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0 if high > 0.05 else 1))
         whole: Any = {"bbox_to_anchor": (0, 1), "bbox_transform": axes.figure.transFigure}
         axes.legend(loc="upper left", borderaxespad=0.2, **whole)
         last = (f"{experiment.labels[m]} {v[-1].mean():.1%}" for m, (_, v) in figure.curves.items())
