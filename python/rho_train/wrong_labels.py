@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rho_train.files import atomic_write, make_folder
 from rho_train.il.store import ILStore
+from rho_train.report.page import rendered_page
 from rho_train.tasks.task import Task
 from rho_train.trainer.selected_examples import render, shown
 
@@ -36,8 +37,8 @@ def find_wrong_labels(store: ILStore) -> Tensor:
         >>> find_wrong_labels(ILStore(il, data, labels=labels))
         tensor([1, 3])
     """
-    ids, guess = _guess(store)
-    above = store.il[ids].double() - guess
+    ids, _, place, guess = _guess(store)
+    above = store.il[ids].double() - guess[place]
     order = above.argsort(descending=True, stable=True)
     return ids[order[: int((above > 0).sum())]]
 
@@ -51,8 +52,6 @@ def write_wrong_labels(store: ILStore, task: Task, out: Path, top: int = 100) ->
         out: folder that gets both.
         top: how many of the most suspicious examples they list.
     """
-    from jinja2 import Environment, StrictUndefined
-
     found, data = find_wrong_labels(store), task.dataset()
     store.verify(data)
     assert store.labels is not None
@@ -68,12 +67,8 @@ def write_wrong_labels(store: ILStore, task: Task, out: Path, top: int = 100) ->
     writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    packaged = files("rho_train.report")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.from_string((packaged / "wrong_labels.html").read_text("utf-8")).render(
-        css=(packaged / "page.css").read_text("utf-8"),
+    page = rendered_page(
+        "wrong_labels.html",
         task=task,
         said=summary_of(store, found),
         rows=rows,
@@ -95,8 +90,8 @@ def summary_of(store: ILStore, found: Tensor) -> str:
     )
 
 
-def _guess(store: ILStore) -> tuple[Tensor, Tensor]:
-    """Return the ids with an IL, and the loss of guessing their labels by the shares of classes."""
+def _guess(store: ILStore) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the ids with an IL, all classes, that of each id, and the loss of guessing each."""
     loss, labels = store.info.get("loss_function", "cross-entropy"), store.labels
     if labels is None or loss != "cross-entropy":
         problem = "has no labels" if labels is None else f"has losses of {loss}, no cross-entropies"
@@ -105,21 +100,24 @@ def _guess(store: ILStore) -> tuple[Tensor, Tensor]:
             "(ILStore.of) and without loss_fn"
         )
     ids = store.known.nonzero().flatten()
-    _, place, counts = labels[ids].unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
-    return ids, -(counts.double() / max(len(ids), 1)).log()[place]
+    found: tuple[Tensor, ...] = labels[ids].unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
+    classes, place, counts = found
+    return ids, classes, place, -(counts.double() / max(len(ids), 1)).log()
 
 
 def _classes(store: ILStore, found: Tensor, task: Task) -> list[dict[str, Any]]:
     """Return for each class how many labels look wrong and what the IL model knows of it."""
-    (ids, guess), labels = _guess(store), store.labels
+    (ids, classes, place, guess), labels = _guess(store), store.labels
     assert labels is not None
-    rows = list[dict[str, Any]]()
-    for label in labels[ids].unique().tolist():  # type: ignore[no-untyped-call]
-        own, first = labels[ids] == label, guess[labels[ids] == label][0]
-        mean = store.il[ids[own]].double().mean()
-        wrong, n = int((labels[found] == label).sum()), int(own.sum())
-        learnt = float(1 - mean / first) if first > 0 else 0.0
-        rows.append({"class": _name(task, label), "wrong": wrong, "n": n, "learnt": learnt})
+    counts = place.bincount(minlength=len(classes))
+    mean = place.bincount(store.il[ids].double(), minlength=len(classes)) / counts
+    wrong = torch.searchsorted(classes, labels[found]).bincount(minlength=len(classes))
+    learnt = torch.where(guess > 0, 1 - mean / guess, 0.0)
+    columns = (column.tolist() for column in (classes, wrong, counts, learnt))
+    rows = [
+        {"class": _name(task, label), "wrong": wrong, "n": n, "learnt": learnt}
+        for label, wrong, n, learnt in zip(*columns, strict=True)
+    ]
     return sorted(rows, key=lambda row: -row["wrong"])
 
 

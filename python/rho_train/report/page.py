@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from rho_train.files import atomic_write, make_folder
 from rho_train.report.read import read_experiment
@@ -28,8 +29,6 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
         PosixPath('runs/demo/report.html')
     """
     # matplotlib takes half a second to import.
-    from jinja2 import Environment, StrictUndefined
-
     from rho_train.report.figures import draw, figures_of, styles
 
     out = Path(folder if out is None else out)
@@ -37,12 +36,8 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     summary = summarize(experiment)
     others = [row for row in summary.methods if row is not summary.baseline and row["paired"]]
     galleries = {method: run for method, (run, *_) in experiment.runs.items() if run.selected}
-    packaged = files("rho_train.report")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.from_string((packaged / "template.html").read_text("utf-8")).render(
-        css=(packaged / "page.css").read_text("utf-8"),
+    page = rendered_page(
+        "template.html",
         experiment=experiment,
         summary=summary,
         best=max(others, key=lambda row: row["gain"], default=None),
@@ -57,3 +52,16 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     for name, text in (("summary.csv", summary.as_csv()), ("report.html", page)):
         atomic_write(out / name, text.encode("utf-8", "replace"))
     return out / "report.html"
+
+
+def rendered_page(template: str, **values: Any) -> str:
+    """Return a page of a template in this folder, with its style inside."""
+    from jinja2 import Environment, StrictUndefined
+
+    packaged = files("rho_train.report")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    css = (packaged / "page.css").read_text("utf-8")
+    made = environment.from_string((packaged / template).read_text("utf-8"))
+    return made.render(css=css, **values)
