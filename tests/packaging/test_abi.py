@@ -113,8 +113,9 @@ def configure(folder: Path, *options: str, **variables: str) -> str:
     """Return what CMake says to a build that cannot be; lines and margins are CMake's own."""
     # Those beside this Python, from the test extra: the system's may be too old or missing.
     cmake, ninja = (Path(sys.executable).with_name(name) for name in ("cmake", "ninja"))
-    if not (cmake.is_file() and ninja.is_file() and (ROOT / "CMakeLists.txt").is_file()):
-        pytest.skip("needs cmake and ninja from pip, and the source tree")
+    needed = (cmake, ninja, Path(shutil.which("c++") or "no compiler"), ROOT / "CMakeLists.txt")
+    if not all(path.is_file() for path in needed):
+        pytest.skip("needs cmake and ninja from pip, a compiler, and the source tree")
     generator = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}")
     project = ("-DSKBUILD=2", "-DSKBUILD_PROJECT_NAME=rho_ext", "-DSKBUILD_PROJECT_VERSION=0.0")
     command = [str(cmake), "-S", str(ROOT), "-B", str(folder / "build"), *generator, *project]
