@@ -41,7 +41,6 @@ from rho_train.planning import plan as measure
 from rho_train.progress import Stopped
 from rho_train.recommendation import (
     estimate_wrong,
-    rarest_class,
     recommend,
     share_of_duplicates,
 )
@@ -220,7 +219,6 @@ def plan(
             models=models,
             passes=train.steps * train.batch / len(data),
             duplicates=share_of_duplicates(data),
-            rarest=rarest_class(data.labels),
         )
         print(said)
 

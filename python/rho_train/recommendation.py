@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rho_train.agreement import AgreementSampler
 from rho_train.batch import to
@@ -27,9 +27,6 @@ _PASSES = 6  # to which GCE is level with agreement: results/agreement/runs.csv
 # Within 4 passes a filter with smoothing has what GCE has after 5 (OCR letters) or 6.7 (Letters),
 # and the best IL costs 10.3 (results/rivals/runs.csv). With more passes agreement is ahead of both.
 _MODELS = 10
-# OCR letters with 40 % drawn anew have 0.46, tweets 0.47; there agreement loses the worst class. It
-# does not on Letters (0.95) and little on Fashion-MNIST (1): benchmarks/experiments/RESULTS.md
-_RARE = 0.5
 
 _SHORT = 3  # passes of the training that estimates
 _LEAST, _MOST = 1000, 5000  # examples of it
@@ -41,7 +38,6 @@ def recommend(
     models: int = 1,
     passes: float = 10.0,
     duplicates: float = 0.0,
-    rarest: float = 1.0,
 ) -> str:
     """Return what to do, as options of `rho-ext train` where it has them, and why.
 
@@ -50,7 +46,6 @@ def recommend(
         models: that will be trained on the data; they share one computation of IL.
         passes: over the data, that a run makes.
         duplicates: share of the examples whose inputs occurred before.
-        rarest: see `rarest_class`.
 
     Examples:
         >>> print(recommend(wrong=0.02))
@@ -69,9 +64,6 @@ def recommend(
         why = "a short training did not tell wrong labels; give more --seconds or --train.lr"
     elif wrong < _WRONG:
         what, why = plain, f"{look}, too few for selection to pay"
-    elif rarest < _RARE:
-        what = robust
-        why = f"{look}, and selection would leave out the smallest class; look at the worst one"
     elif passes > _PASSES:
         what = f"--method agreement {smoothed}"
         why = (
@@ -122,13 +114,6 @@ def estimate_wrong(
     sampler._margins.absorb(1)
     share = int(sampler._margins.contradicted().sum()) / n
     return share if share <= _UNLEARNT and made.loss.isfinite() else None
-
-
-def rarest_class(labels: Tensor) -> float:
-    """Return the size of the smallest class over the mean of all."""
-    counts = labels[labels >= 0].bincount()
-    counts = counts[counts > 0].double()
-    return float(counts.min() / counts.mean())
 
 
 def share_of_duplicates(dataset: IndexedDataset) -> float:

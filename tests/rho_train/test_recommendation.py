@@ -11,7 +11,6 @@ from torch.utils.data import TensorDataset
 from rho_train import IndexedDataset
 from rho_train.recommendation import (
     estimate_wrong,
-    rarest_class,
     recommend,
     share_of_duplicates,
 )
@@ -23,7 +22,6 @@ def test_it_follows_from_the_numbers() -> None:
         ({"wrong": None}, "--method uniform", "did not tell wrong labels"),
         ({"wrong": 0.05, "models": 99, "passes": 99}, "label_smoothing 0.3", "5 % of the labels"),
         ({"wrong": 0.3, "passes": 15}, "--method agreement", "30 % .* 15 passes .* worst class"),
-        ({"wrong": 0.3, "passes": 15, "rarest": 0.4}, "--train.gce 0.3", "out the smallest class"),
         ({"wrong": 0.3, "passes": 6}, "--train.gce 0.3", "6.0 passes are few"),
         ({"wrong": 0.3, "passes": 4, "models": 10}, "il compute once", "10 models of 4.0 passes"),
         ({"wrong": 0.3, "passes": 4, "models": 9}, "--train.gce 0.3", "4.0 passes are few"),
@@ -43,11 +41,9 @@ def test_letters_show_what_they_are() -> None:
         task, state = letters(noise=noise), torch.get_rng_state()
         wrong = estimate_wrong(task.model(0), task.dataset(), batch=32, lr=3e-3, steps=300)
         assert torch.equal(state, torch.get_rng_state())
-        repeats, rarest = share_of_duplicates(task.dataset()), rarest_class(task.dataset().labels)
+        repeats = share_of_duplicates(task.dataset())
         for passes, models, what in cases:
-            said = recommend(
-                wrong=wrong, passes=passes, models=models, duplicates=repeats, rarest=rarest
-            )
+            said = recommend(wrong=wrong, passes=passes, models=models, duplicates=repeats)
             assert what in said, (noise, said)
     x, y = task.train[:2000]
     twice = IndexedDataset(TensorDataset(x.repeat(2, 1), y.repeat(2)))
@@ -55,4 +51,3 @@ def test_letters_show_what_they_are() -> None:
     # Too few examples; nothing is learnt; the loss becomes NaN; one batch has more than there are.
     for batch, steps, lr in ((32, 90, 3e-3), (32, 200, 1e-6), (32, 200, 1e30), (9999, 1, 1e-6)):
         assert estimate_wrong(task.model(0), twice, batch=batch, lr=lr, steps=steps) is None
-    assert rarest_class(torch.tensor([0, 0, 0, 3, -100])) == 0.5
