@@ -30,34 +30,28 @@ PARTS = {
 
 
 def step(rows: Rows) -> Figure:
-    """Draw the pieces of a step beside a uniform step: a column for each model."""
+    """Draw the pieces of a step beside a uniform step: a panel for each model."""
     models = values(rows, "model")
     sizes = list(dict.fromkeys((r["large_batch"], r["small_batch"]) for r in rows))
-    # Every second size, to fit a page.
-    sizes = sizes[1::2] or sizes
+    large, small = (sizes[1::2] or sizes)[-1]  # the paper's, 32 of 320
     kinds = [name for name in STEPS if name in values(rows, "step")]
     height = 0.5 + 0.24 * len(kinds)
     figure, axes = plt.subplots(
-        *(len(sizes) + 1, len(models)),
-        figsize=(2.0 + 5.6 * len(models), 1.6 + height * len(sizes)),
-        height_ratios=[height] * len(sizes) + [0.5],
+        *(len(models) + 1, 1),
+        figsize=(5.4, 2.6 + height * len(models)),
+        height_ratios=[height] * len(models) + [1.0],
         layout="constrained",
-        squeeze=False,
     )
-    for column, model in enumerate(models):
-        for line, (large, small) in enumerate(sizes):
-            where = {"model": model, "large_batch": large, "small_batch": small}
-            here = [r for r in rows if where.items() <= r.items()]
-            panel = axes[line][column]
-            _steps(panel, here, [kind for kind in kinds if kind in values(here, "step")])
-            panel.set_title(f"{model.upper()}, {small} of {int(large):,}", loc="left")
-        axes[-2][column].set_xlabel("milliseconds a step")
-        axes[-1][column].axis("off")
+    for model, panel in zip(models, axes, strict=False):
+        where = {"model": model, "large_batch": large, "small_batch": small}
+        here = [r for r in rows if where.items() <= r.items()]
+        _steps(panel, here, [kind for kind in kinds if kind in values(here, "step")])
+        panel.set_title(f"{model.upper()}, {small} of {int(large):,}", loc="left")
     used = [part for part in PARTS if part in values(rows, "part")]
     handles = [Rectangle((0, 0), 1, 1, color=COLOURS[part]) for part in used]
-    below = figure.add_subplot(axes[-1][0].get_gridspec()[-1, :])
-    below.axis("off")
-    below.legend(handles, [PARTS[part] for part in used], loc="center", ncols=3, frameon=False)
+    axes[-2].set_xlabel("milliseconds a step")
+    axes[-1].axis("off")
+    axes[-1].legend(handles, [PARTS[part] for part in used], loc="center", frameon=False)
     title(
         figure,
         "Cost of a step",
@@ -84,17 +78,17 @@ def _steps(panel: Axes, rows: Rows, kinds: list[str]) -> None:
             bar = panel.barh(
                 *(y, width), left=left, color=COLOURS[part], edgecolor="white", height=0.78
             )
-            if width > 0.06 * widest:
+            if width > 0.12 * widest:
                 share = f"{float(parts[part]['share_of_step']):.0%}"
                 colour = "white" if part in ("score", "op") else "black"
-                panel.bar_label(bar, [share], label_type="center", color=colour, fontsize=8)
+                panel.bar_label(bar, [share], label_type="center", color=colour)
             left += width
         note = f" {float(over[kind]):.2f}x" if over[kind] else ""
-        panel.text(left + 0.005 * widest, y, note, va="center", fontsize=9)
+        panel.text(left + 0.005 * widest, y, note, va="center")
     panel.set_yticks(range(len(kinds)), [STEPS[kind] for kind in kinds])
     panel.invert_yaxis()
     panel.tick_params(axis="y", length=0)
-    panel.set_xlim(0, widest * 1.15)
+    panel.set_xlim(0, widest * 1.2)
 
 
 def memory(rows: Rows) -> Figure:

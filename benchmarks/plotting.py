@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -38,8 +39,8 @@ NAMES = {
     "read": "logits.sum()",
 }
 STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 10,
+    "font.size": 11,
+    "axes.titlesize": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
@@ -50,9 +51,10 @@ def values(rows: Rows, column: str) -> list[str]:
 
 
 def title(figure: Figure, text: str, note: str, rows: Rows) -> None:
-    lines = [line for line in (note, origin(rows)) if line]
-    figure.suptitle(text, fontsize=12, x=0.01, ha="left")
-    figure.supxlabel("\n".join(lines), fontsize=7, color="#555555", x=0.01, ha="left")
+    width = int(14 * figure.get_figwidth())  # letters in a line
+    lines = [part for line in (note, origin(rows)) for part in textwrap.wrap(line, width)]
+    figure.suptitle(text, fontsize=11, x=0.01, ha="left")
+    figure.supxlabel("\n".join(lines), fontsize=9, color="#555555", x=0.01, ha="left")
 
 
 def origin(rows: Rows) -> str:
