@@ -6,7 +6,7 @@ minus its irreducible loss and returns the k best rows, in one pass over the log
 
 __version__ = "0.1.0"
 
-from rho_ext import reference
+from rho_ext import _plain, reference  # noqa: F401  (registers)
 from rho_ext._library import build_info
 from rho_ext.ops import Scores, Selection, score, select, use_il, workspace
 

@@ -69,12 +69,9 @@ def build_info() -> dict[str, str | list[str]]:
 
 
 def cuda_missing() -> str | None:
-    """Return what to do to run the ops on CUDA tensors, or None if they do."""
+    """Return what to do to run the kernels on CUDA tensors, or None if they do."""
     if torch.version.hip is not None:
-        return (
-            f"torch {torch.__version__} is built for ROCm, for which there are no kernels; score "
-            "on the CPU, with logits.cpu()"
-        )
+        return f"torch {torch.__version__} is built for ROCm, for which there are no kernels"
     if torch.version.cuda is None:
         return (
             f"torch {torch.__version__} has no CUDA; install one that has, then build rho_ext "

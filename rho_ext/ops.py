@@ -12,7 +12,7 @@ from torch.compiler import is_dynamo_compiling
 
 from rho_ext import _meta
 from rho_ext._autograd import refuse_derivatives
-from rho_ext._library import METHODS, NEEDS_IL, WORKSPACE_WORDS, cuda_missing
+from rho_ext._library import METHODS, NEEDS_IL, WORKSPACE_WORDS
 
 _select = torch.ops.rho_ext.select.default
 _select_workspace = torch.ops.rho_ext.select.workspace
@@ -168,9 +168,6 @@ def _clearer_error(
             _meta.check_k(op, k, _meta.rows_of(arguments[0]))
     except (TypeError, ValueError) as clearer:
         return clearer
-    logits = arguments[0]
-    if logits.is_cuda and (missing := cuda_missing()) is not None:
-        return RuntimeError(f"{op}: logits are on {logits.device}, but {missing}")
     return error
 
 
@@ -231,8 +228,10 @@ def select(
         ValueError: shape, dtype, device or range of an argument, or il is missing.
         IndexError: a label or an id is out of range (on the CPU). On CUDA the check would
             wait for the device, so such a row is counted in `invalid`.
-        RuntimeError: logits are on CUDA, and torch or this build of rho_ext has none; or logits,
-            il or bias is being differentiated by `torch.func` or forward-mode AD.
+        RuntimeError: logits, il or bias is being differentiated by `torch.func` or forward-mode AD.
+
+    On CUDA without kernels (`rho_ext.build_info()["cuda_ops"]` says why), ROCm, MPS and XPU plain
+    torch computes the same, slower, after one warning.
 
     Examples:
         >>> import torch, rho_ext

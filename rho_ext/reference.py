@@ -127,6 +127,6 @@ def select(
     ranked = scores.masked_fill(~usable, -torch.inf)
     # +0 makes -0 equal to it, and a stable sort keeps equal scores in row order.
     values, indices = (ranked + 0.0).sort(descending=True, stable=True)
-    values, indices = values[:k], indices[:k].clone()
-    indices[values == -torch.inf] = -1
+    values, indices = values[:k], indices[:k]
+    indices = indices.masked_fill(values == -torch.inf, -1)
     return Selection(values, indices, losses, scores.isnan().sum().int())
