@@ -64,7 +64,7 @@ class Margins:
     def hold(self, ids: Tensor, outputs: Tensor, labels: Tensor | None) -> None:
         """Take the outputs on a batch; several are cheaper to read at once."""
         parts = (ids, outputs) if labels is None else (ids, outputs, labels)
-        if self._held and len(self._held[0]) != len(parts):
+        if self._held and [t.shape[1:] for t in self._held[0]] != [t.shape[1:] for t in parts]:
             self.learn()
         with torch.no_grad():  # copies, because the caller may change them
             self._held.append(tuple(part.clone() for part in parts))
@@ -140,7 +140,7 @@ def check_rows(where: str, ids: Tensor, outputs: Tensor, labels: Tensor | None) 
         raise TypeError(
             f"{where}: outputs must be {wanted}, floating point, got {describe(outputs)}; {fix}"
         )
-    if labels is not None and labels.dtype not in (torch.int64, torch.int32):
+    if labels is not None and getattr(labels, "dtype", None) not in (torch.int64, torch.int32):
         raise TypeError(f"{where}: labels must be int64 or int32 (m,), got {describe(labels)}")
     if shape[:1] != ids.shape or (labels is not None and labels.shape != ids.shape):
         raise ValueError(

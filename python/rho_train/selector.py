@@ -381,7 +381,7 @@ class Selector:
         settings = {name: identity_of(getattr(self, name)) for name in deciding}
         for name in ("ratio", "phases"):
             if callable(function := getattr(self, name)):
-                values = [float(function(step)) for step in range(steps)]
+                values = [float(function(step) or 0.0) for step in range(steps)]
                 found = digest(torch.tensor(values, dtype=torch.float64, device="cpu"))
                 settings[name] = f"{settings[name]}, values {found[:16]}"
         il = self.il if self._il_table is None else self._il_table

@@ -309,6 +309,7 @@ def test_what_cannot_be_is_refused() -> None:
         ((first, good[:3], labels), ValueError, "one row an example"),
         ((first, good, labels[:3]), ValueError, "one row an example"),
         ((first, good, labels.float()), TypeError, "labels must be int64 or int32"),
+        ((first, good, labels.tolist()), TypeError, "labels must be int64 or int32"),
     ):
         with pytest.raises(error, match=message):
             sampler.update(*arguments)
@@ -317,6 +318,8 @@ def test_what_cannot_be_is_refused() -> None:
     sampler.update(first, good, torch.tensor([-100, 0, 1, 2]))
     sampler.update(second, torch.tensor([math.nan, math.inf, -math.inf, 0.0]))
     assert len(list(sampler)) == 2
+    for ids, classes in zip(sampler, (3, 4), strict=True):  # the choices of a question may differ
+        sampler.update(torch.tensor(ids), torch.zeros(4, classes), labels)
     for sent, sent_labels, error, message in (
         ([first], labels + 3, IndexError, r"labels must lie in \[0, 3\)"),
         ([first - 8], labels, ValueError, r"4 ids were not drawn .* \(in \[0, 8\)\)"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -32,3 +34,5 @@ def test_phases_are_uniform_and_of_the_same_size() -> None:
     assert found[10:30] == [best] * 20
     assert len({tuple(ids) for ids in found[:10] + found[30:]}) > 10
     assert selector.scored == 20 * 10
+    nothing: Any = dict[int, bool]().get  # None is as good as False
+    assert Selector(k=3, method="loss", phases=nothing).identity(9)

@@ -157,6 +157,8 @@ MISTAKES = (
     ("demo --seeds 0", "--seeds must be at least 1, got 0"),
     ("demo --methods [entropi]", "method must be one of .*, got 'entropi'; did you mean entropy"),
     ("train --import no_such", "--import no_such: No module named 'no_such'"),
+    ("train --import own.py", "--import own.py: give the name of a module, as my_module for"),
+    ("train --import ./own", "--import ./own: give the name of a module"),
     ("train --scope globl", "--scope must be one of 'local', .* got 'globl'; did you mean global"),
     ("train --out", "--out: a value is missing"),
     ("TRAIN --method=best", r"method must be one of rho, .*uniform, .*got 'best'"),

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import rho_ext
 from rho_train import linear_cross_entropy, linear_score
 from rho_train.linear import _cross_entropy, _scores
-from rho_train.linear_head import Head, select_rows
+from rho_train.linear_head import Head, _band, select_rows
 from rho_train.scoring import share_of
 from rho_train.tokens import top_share
 
@@ -175,6 +175,16 @@ def test_rows_wait_until_it_is_sure_that_they_are_selected(monkeypatch: pytest.M
             linear_cross_entropy(hidden, weight, labels, il=il, ratio=ratio, chunk=60)
     assert len(counted) > 100
     assert sum(counted) == 0  # a correction costs three products
+
+    ranked = []
+
+    def band(scores: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+        ranked.append(len(scores))
+        return _band(scores, *others)
+
+    monkeypatch.setattr("rho_train.linear_head._band", band)
+    linear_cross_entropy(hidden, weight, labels, ratio=0.25, chunk=1)
+    assert sum(ranked) < 10 * T  # it takes linear time
 
 
 class Largest(TorchDispatchMode):

@@ -394,7 +394,10 @@ def test_a_task_that_does_not_fit_itself_is_refused() -> None:
         ({"labels": Y[:3]}, r"of shape \(12,\)"),
         ({"test": TensorDataset(X[:0], Y[:0])}, "train and test must have examples"),
         ({"train": {"train": X}}, "Task t: train, labels: .* must be map-style .* data.'train'."),
-        ({"test": [(x, 0) for x in X]}, "Task t: test, test_labels: .* pass the labels by labels="),
+        (
+            {"test": [(x, 0) for x in X]},
+            "Task t: test, test_labels: .* pass the labels of the examples, as labels=",
+        ),
         ({"classes": ["one"]}, "Task t: there are 1 names of classes, the labels go to 1"),
         ({"make_model": nn.Linear(3, 2)}, "Task t: make_model must be .* seed, got a Linear; pass"),
         (

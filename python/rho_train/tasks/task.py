@@ -251,6 +251,9 @@ def task_function(source: TaskSource) -> Callable[..., Task]:
 
 def import_here(where: str, module: str) -> ModuleType:
     """Import a module of the user; a ValueError names the caller."""
+    if module.startswith(".") or module.endswith(".py") or "/" in module:
+        fix = "give the name of a module, as my_module for my_module.py"
+        raise ValueError(f"{where}: {fix}")
     # A console command does not look into the folder that it is called in.
     here = str(Path.cwd())
     if here not in sys.path:
