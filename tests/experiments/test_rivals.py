@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +16,7 @@ from experiments import lanes, rival_sets, rivals, rivals_page
 from experiments.lanes import BATCH, LARGE_BATCH, Data, Lanes, Method, crossfit, train
 from experiments.noise import weak_labels
 from keep import read_csv
-from rho_train import Batch
-from rho_train.cost import forward_cost, training_cost
-from rho_train.tasks import cnn, mlp
+from rho_train.tasks import mlp
 
 
 def small(lanes_: int = 2, n: int = 448) -> Data:
@@ -117,41 +112,6 @@ def test_methods_visit_what_they_say_and_keep_to_the_budget() -> None:
     assert wrong["RHO-LOSS, IL free"] < wrong["highest loss"] - 0.1
     for name in ("agreement", "filter, IL free"):
         assert wrong[name] < uniform - 0.05, name
-
-
-def counts() -> list[list[float]]:
-    """Return the costs of three runs, and of an example in three models."""
-    data, n = small(1, 200), 200
-    il, il_cost = crossfit(data, (0,), (0.01,), 1.0)
-    found = [[il_cost]]
-    for name in ("uniform", "agreement", "RHO-LOSS"):
-        (method,) = (one for one in rivals.METHODS if one.name == name)
-        made = train(method, data, (0,), (0.01,), 15.0 * n, il=il)
-        found.append([float(cost) for cost in made.cost])
-    images, words = torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.zeros(2, 7, 8)
-    for model, x in (
-        (mlp(6, [32], 3, seed=0), data.x[:2]),
-        (cnn((1, 28, 28), 3, seed=0), images),
-        (nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16), nn.Flatten()), words),
-    ):
-        batch = Batch(x, torch.zeros(2, dtype=torch.int64), torch.arange(2))
-        found.append([forward_cost(model, batch), training_cost(model, batch)])
-    return found
-
-
-def test_counts_are_equal_on_two_machines() -> None:
-    here = counts()
-    # Other instructions and threads round otherwise, as another machine does.
-    other = {"ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
-    code = "from tests.experiments.test_rivals import counts; print(f'{counts()}')"
-    there = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, **other, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert there.stdout.strip() == f"{here}"
 
 
 def test_the_page_chooses_by_validation_and_pairs_seeds(tmp_path: Path) -> None:

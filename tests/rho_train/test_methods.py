@@ -182,7 +182,6 @@ def test_a_method_of_ones_own() -> None:
 ERRORS: list[tuple[Callable[[], object], str]] = [
     (lambda: Reducr(lr=-1.0), "lr must be finite and at least 0"),
     (lambda: Selector(k=1, method="reducr"), "method 'reducr' needs irreducible"),
-    (lambda: Selector(k=1, method="reducr"), "method 'reducr' needs irreducible"),
 ]
 
 

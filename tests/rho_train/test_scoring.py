@@ -219,6 +219,28 @@ def test_shards_select_as_the_store_does(tmp_path: Path) -> None:
     assert two.identity() == Selector(il=shards, k=7).identity() != other.identity()
 
 
+def test_history_counts_and_keeps_the_last_losses() -> None:
+    history = History(6)
+    for method, rows, loss in (
+        ("loss", [0, 1, 2], [1.0, 2.0, 0.5]),
+        ("loss", [2, 3, 0], [3.0, 1.5, 0.25]),
+        ("uniform", [4, 3], [9.0, 9.0]),  # which scores nothing
+    ):
+        # Of two classes with logits (0, z), label 0: the loss is log(1 + e^z).
+        z = torch.tensor(loss).expm1().log()
+        batch = Batch(torch.stack([torch.zeros_like(z), z], 1), z.mul(0).long(), torch.tensor(rows))
+        selector = Selector(k=1, method=method, history=history)
+        selector.steps = int(history.step.max()) + 1
+        last = selector(Widths(), batch).ids
+    nan = torch.nan
+    torch.testing.assert_close(
+        history.loss, torch.tensor([0.25, 2.0, 3.0, 1.5, nan, nan]), equal_nan=True
+    )
+    assert history.step.tolist() == [1, 0, 1, 1, -1, -1]
+    assert history.seen.tolist() == [2, 1, 2, 2, 1, 0]
+    assert history.selected.tolist() == [0, 1, 1, int(last == 3), int(last == 4), 0]
+
+
 def test_history_round_trip() -> None:
     selector = Selector(k=3, method="loss", history=History(100))
     selector(Widths(), BATCH)
