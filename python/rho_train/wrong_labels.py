@@ -83,7 +83,7 @@ def write_wrong_labels(store: ILStore, task: Task, out: Path, top: int = 100) ->
 
 def summary_of(store: ILStore, found: Tensor) -> str:
     """Return in a sentence how many labels look wrong."""
-    count, known = len(found), int(store.known.sum())
+    count, known = len(found), len(_guess(store)[0])
     return (
         f"{count:,} of {known:,} labels ({count / max(known, 1):.1%}) look wrong: a model that "
         "never saw the example finds them less likely than the share of their class"
@@ -91,7 +91,7 @@ def summary_of(store: ILStore, found: Tensor) -> str:
 
 
 def _guess(store: ILStore) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the ids with an IL, all classes, that of each id, and the loss of guessing each."""
+    """Return the ids with a label and an IL, all classes, that of each id, the loss of guessing."""
     loss, labels = store.info.get("loss_function", "cross-entropy"), store.labels
     if labels is None or loss != "cross-entropy":
         problem = "has no labels" if labels is None else f"has losses of {loss}, no cross-entropies"
@@ -99,7 +99,7 @@ def _guess(store: ILStore) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             f"find_wrong_labels: the store {problem}; compute it for a data set with labels "
             "(ILStore.of) and without loss_fn"
         )
-    ids = store.known.nonzero().flatten()
+    ids = (store.known & (labels != -100)).nonzero().flatten()
     found: tuple[Tensor, ...] = labels[ids].unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
     classes, place, counts = found
     return ids, classes, place, -(counts.double() / max(len(ids), 1)).log()

@@ -43,6 +43,11 @@ def test_ids_are_ordered_by_what_the_class_does_not_explain() -> None:
     wanted = sorted((i for i in known.tolist() if above[i] > 0), key=lambda i: -float(above[i]))
     # An IL of 5 in the rare class is less suspicious than one of 4 in the common one.
     assert find_wrong_labels(store).tolist() == wanted == [7, 30, 11]
+    # Examples without a label have no part in the shares.
+    il, ignored = torch.cat([store.il, torch.zeros(300)]), torch.full((300,), -100).to(labels)
+    form = {**store.fingerprint, "n": "600"}
+    more = ILStore(il, form, labels=torch.cat([labels, ignored]))
+    assert find_wrong_labels(more).tolist() == wanted
     for other, message in (
         (store.replace(labels=None), "the store has no labels"),
         (store.replace(info={"loss_function": "my.loss"}), "has losses of my.loss"),
