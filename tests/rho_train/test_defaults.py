@@ -131,10 +131,17 @@ def first_batch() -> Batch:
     )
 
 
+def own_collate() -> Batch:
+    data = IndexedDataset([(X[0], 1)], collate_fn=lambda rows: (X[: len(rows)], Y[: len(rows)]))
+    batch: Batch = data.collate([data[0]])
+    return batch
+
+
 OTHERS: dict[str, Callable[[], Any]] = {
     "labels": lambda: [examples().labels, rho_train.fingerprint(examples())],
     "input_checksums": lambda: rho_train.input_checksums(examples()),
     "loader": lambda: list(first_batch()),
+    "collate_fn": lambda: list(own_collate()),
     "sequence_losses": lambda: rho_train.sequence_losses(X.reshape(4, 24, 6), Y.reshape(4, 24)),
     "evaluate": lambda: list(evaluate(model(2), TensorDataset(X, Y))),
 }
