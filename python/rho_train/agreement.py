@@ -61,7 +61,9 @@ class AgreementSampler(Sampler[list[int]]):
 
     Raises:
         TypeError: an argument is no int.
-        ValueError: batch_size is larger than n, or no multiple of ranks times parts.
+        ValueError: batch_size is larger than n, or no multiple of ranks times parts; or
+            rescoring_cost is negative or not finite.
+        IndexError: an id is negative, or 2^31 or more.
         RuntimeError: when iterated, `rescore` was left out, or `update` in two passes.
 
     Examples:
@@ -99,7 +101,7 @@ class AgreementSampler(Sampler[list[int]]):
             size = self.n = n = ids_or_n
         else:
             some = isinstance(ids_or_n, Tensor) and ids_or_n.numel() > 0
-            size = 1 + int(ids_or_n.max()) if some else 0
+            size = min(1 + int(ids_or_n.max()), 2**31) if some else 0
             check_ids("AgreementSampler", "ids_or_n", ids_or_n, size)
             # A copy, so that the stream does not change when the caller's tensor does.
             self._ids, self.n = ids_or_n.to("cpu", copy=True), (n := len(ids_or_n))
@@ -107,6 +109,9 @@ class AgreementSampler(Sampler[list[int]]):
         self._steps, self._rescoring_cost, self.world = steps, rescoring_cost, 1
         self.scored = 0
         """Examples that this rank has scored again."""
+        if not 0.0 <= rescoring_cost < math.inf:
+            got = f"got {rescoring_cost}; take about 1 / 3"
+            raise ValueError(f"AgreementSampler: rescoring_cost must be finite, at least 0, {got}")
         check_counts(self, "n", "batch_size", "steps", "parts")
         if batch_size > n:
             got = f"{batch_size} for {n} examples"

@@ -294,6 +294,9 @@ def test_what_cannot_be_is_refused() -> None:
         ({"ids_or_n": torch.tensor([3, 3])}, ValueError, "ids_or_n must not repeat"),
         ({"parts": 3}, ValueError, "multiple of 1 ranks times 3 parts, got 4"),
         ({"steps": 0}, ValueError, "steps must be at least 1"),
+        ({"ids_or_n": torch.tensor([2**40])}, IndexError, r"must lie in \[0, 2147483648\)"),
+        ({"rescoring_cost": -0.1}, ValueError, "rescoring_cost must be finite, at least 0, got -0"),
+        ({"rescoring_cost": math.nan}, ValueError, "rescoring_cost must be finite"),
         ({"batch_size": 9}, ValueError, "batch_size must be at most n, got 9 for 8"),
     ):
         with pytest.raises(error, match=message):
