@@ -144,7 +144,7 @@ def train(
     Args:
         method: uniform, agreement, rho, loss, neg_il, grad_norm, entropy, reducr, or an own one.
         il: source of irreducible losses, for methods that need them: holdout, crossfit, or a store
-            that `rho-ext il compute` wrote, whose seconds are not included.
+            that `rho-ext il compute` wrote, whose cost is not included.
         scope: of ranks; local: each selects from its own share; global: from those of all.
     """
     needs_il = method in names() and "il" in needs_of(method)

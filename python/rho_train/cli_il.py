@@ -104,7 +104,7 @@ def _check_same(path: Path, dataset: IndexedDataset, wanted: dict[str, Any]) -> 
         ]:
             raise ValueError(
                 f"the store was made from something else ({'; '.join(other)}); recompute it, or "
-                "give another file"
+                "give another folder"
             )
     except ValueError as error:
         raise ValueError(f"{path} is there already: {error}") from error
