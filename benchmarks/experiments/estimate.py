@@ -22,7 +22,7 @@ from experiments.lanes import HIDDEN, Data
 from experiments.rival_sets import Setting, load
 from rho_train import IndexedDataset
 from rho_train.recommendation import estimate_wrong
-from rho_train.tasks.models import mlp
+from rho_train.tasks import mlp
 
 OUT = Path(__file__).parent / "results" / "estimate" / "runs.csv"
 COLUMNS = ("command", "set", "noise", "seed", "lr", "estimate", "wrong")
