@@ -170,3 +170,4 @@ if __name__ == "__main__":
     check_resume(Path(sys.argv[1]))
     check_agreement(Path(sys.argv[1]) / "agreement")
     print("both ranks agree")
+    dist.destroy_process_group()  # else a thread of gloo may still run when the process ends
