@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,54 +26,25 @@ def warn(device: str) -> None:
     )
 
 
-def _select(
-    logits: Tensor,
-    labels: Tensor,
-    ids: Tensor | None,
-    k: int,
-    il: Tensor | None,
-    method: int,
-    bias: Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
-    workspace: Tensor | None = None,
-) -> tuple[Tensor, ...]:
+def _options(
+    il: Tensor | None, method: int, bias: Tensor | None, ignore_index: int, label_smoothing: float
+) -> dict[str, Any]:
+    """Name what the ops take by position."""
+    options = {"il": il, "bias": bias, "ignore_index": ignore_index}
+    return {**options, "method": _NAMES[method], "label_smoothing": label_smoothing}
+
+
+def _select(logits: Tensor, *arguments: Any, workspace: Tensor | None = None) -> tuple[Tensor, ...]:
     warn(logits.device.type)
-    found = reference.select(
-        logits,
-        labels,
-        ids,
-        k,
-        il=il,
-        method=_NAMES[method],
-        bias=bias,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-    )
+    labels, ids, k, *options = arguments
+    found = reference.select(logits, labels, ids, k, **_options(*options))
     return found.values.float(), found.indices, found.losses.float(), found.invalid
 
 
-def _score(
-    logits: Tensor,
-    labels: Tensor,
-    ids: Tensor | None,
-    il: Tensor | None,
-    method: int,
-    bias: Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
-) -> tuple[Tensor, ...]:
+def _score(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     warn(logits.device.type)
-    found = reference.score(
-        logits,
-        labels,
-        ids,
-        il=il,
-        method=_NAMES[method],
-        bias=bias,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-    )
+    labels, ids, *options = arguments
+    found = reference.score(logits, labels, ids, **_options(*options))
     return found.scores.float(), found.losses.float()
 
 

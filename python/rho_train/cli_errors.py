@@ -1,4 +1,4 @@
-"""What the command line says of wrong arguments, and how it reads YAML."""
+"""Explain wrong arguments of the command line, and read its YAML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model says of the labels: margins by example, and which of them it contradicts."""
+"""Compare a model with the labels: margins by example, and those that it contradicts."""
 
 from __future__ import annotations
 
