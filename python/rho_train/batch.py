@@ -75,10 +75,6 @@ def split(
             f"{where}: ids must be an int64 or int32 tensor (n,), got {describe(ids)}; "
             "collate the ids of IndexedDataset unchanged, as torch.tensor(ids)"
         )
-    if ids.ndim != 1:
-        raise ValueError(
-            f"{where}: ids must have shape (n,), got {tuple(ids.shape)}; collate one id an example"
-        )
     if labels.shape[:1] != ids.shape:
         raise ValueError(
             f"{where}: labels and ids must have one row an example, got labels "
@@ -292,10 +288,6 @@ def _split_mapping(
         )
     rest = {key: value for key, value in batch.items() if key not in ("ids", label)}
     inputs = next((batch[key] for key in _INPUT_KEYS if key in batch), rest)
-    if inputs is rest and not rest:
-        raise ValueError(
-            f"{where}: the batch has no inputs: got {describe(batch)}; add x or keyword arguments"
-        )
     return inputs, None if label is None else batch[label], batch.get("ids")
 
 

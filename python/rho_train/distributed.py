@@ -132,15 +132,8 @@ def on_all(work: Callable[[], T]) -> list[T]:
 
 def on_first(work: Callable[[], T]) -> T:
     """Work on rank 0 alone and return its result on all; its error is raised on all."""
-    rank, world = rank_and_world()
-    if world == 1:
-        return work()
-    found: list[Any] = [_attempt(work) if rank == 0 else None]
-    dist.broadcast_object_list(found, 0, group=_gloo(dist.group.WORLD, _LONG))
-    result, error = found[0]
-    if error is not None:
-        raise error
-    return result  # type: ignore[no-any-return]
+    rank, _ = rank_and_world()
+    return on_all(lambda: work() if rank == 0 else None)[0]  # type: ignore[return-value]
 
 
 def _attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rho_train.checks import check_counts
+
 
 class History:
     """Counts and the last loss of all n ids of a data set, which a Selector updates.
@@ -25,17 +27,15 @@ class History:
     """
 
     def __init__(self, n: int) -> None:
-        if isinstance(n, bool) or not isinstance(n, int):
-            raise TypeError(f"History: n must be an int, the number of ids, got {n!r}")
-        if n < 1:
-            raise ValueError(f"History: n must be at least 1, got {n}")
+        self.n = n
+        check_counts(self, "n")
         self.seen = torch.zeros(n, dtype=torch.int32, device="cpu")
         self.selected = torch.zeros_like(self.seen)
         self.loss = torch.full((n,), torch.nan, dtype=torch.float32, device="cpu")
         self.step = torch.full_like(self.seen, -1)
 
     def __len__(self) -> int:
-        return len(self.seen)
+        return self.n
 
     def __repr__(self) -> str:
         return f"History({len(self)} ids, {int((self.seen > 0).sum())} seen)"

@@ -25,10 +25,6 @@ LossFunction = Callable[[nn.Module, Any], Tensor]
 """Called as `loss_fn(model, batch)`, returns the losses, floating point (n,), NaN for none."""
 
 
-# Checked here, because torch.compile refuses another mode at the first step only.
-_COMPILE = (False, True, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-
-
 @dataclass(frozen=True)
 class Scoring:
     """Options of the forward passes of a `Selector`; `rho-ext plan` measures what each saves.
@@ -54,9 +50,6 @@ class Scoring:
     def __post_init__(self) -> None:
         if self.micro_batch is not None:
             check_counts(self, "micro_batch")
-        if self.compile not in _COMPILE:
-            known = ", ".join(map(str, _COMPILE))
-            raise ValueError(f"Scoring: compile must be one of {known}, got {self.compile!r}")
         if self.train_mode and self.micro_batch is not None:
             raise ValueError(
                 "Scoring: train_mode takes BatchNorm's statistics over the whole large batch; "
@@ -138,10 +131,7 @@ class MicroBatches:
 
 @contextmanager
 def scoring_mode(
-    model: nn.Module,
-    *,
-    bf16: bool | None = None,
-    train_mode: bool = False,
+    model: nn.Module, *, bf16: bool | None = None, train_mode: bool = False
 ) -> Iterator[nn.Module]:
     """Give a model in eval mode without autograd, and restore what scoring could change.
 
@@ -150,7 +140,8 @@ def scoring_mode(
     must make the same passes. A model that keeps tensors of its first pass (rotary tables, masks)
     must run once before: made here, they could not enter autograd.
     """
-    inner = uncompiled(model)
+    # A compiled model has it as a submodule. getattr would raise, for most, at every step.
+    inner = model.get_submodule("_orig_mod") if "_orig_mod" in model._modules else model
     module = inner.module if isinstance(inner, DistributedDataParallel) else model
     parts, device = list(module.modules()), device_of(module)
     flipped = [] if train_mode and module.training else parts
@@ -190,12 +181,6 @@ def check_module(where: str, model: object) -> None:
             f"{where}: the parameter {lazy[0]} has no shape yet (LazyLinear); call the "
             "model on one batch before it is given to the optimizer and to the Selector"
         )
-
-
-def uncompiled(model: nn.Module) -> nn.Module:
-    """Return the model that `torch.compile` was given, or the model itself."""
-    # A compiled model has it as a submodule. getattr would raise, for most, at every step.
-    return model.get_submodule("_orig_mod") if "_orig_mod" in model._modules else model
 
 
 @contextmanager

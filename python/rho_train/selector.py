@@ -22,7 +22,6 @@ from rho_train.methods.context import (
     InvalidCounter,
     LastSelection,
     Method,
-    PendingSelection,
     ScoringContext,
     Selected,
 )
@@ -131,6 +130,7 @@ class Selector:
     steps: int = field(default=0, init=False)
     scored: int = field(default=0, init=False)
     selected: int = field(default=0, init=False)
+    invalid: int = field(default=0, init=False)  # as of the last check
     seconds: float = field(default=0.0, init=False)
     score_seconds: float = field(default=0.0, init=False)
 
@@ -174,22 +174,13 @@ class Selector:
             >>> selector.metrics()["selection/steps"]  # writer.add_scalar(name, value, step)
             0.0
         """
-        self._invalid.read()
+        self.invalid += self._invalid.read()
         found = {name: float(getattr(self, name)) for name in _COUNTERS}
         losses = None if self.last is None else self.last.losses
         if self.last is not None and losses is not None:
             found["large_batch_loss"] = float(losses.nanmean())
             found["small_batch_loss"] = float(losses[self.last.indices].nanmean())
         return {f"selection/{name}": value for name, value in found.items()}
-
-    @property
-    def invalid(self) -> int:
-        """Examples without a usable score, as of the last check."""
-        return self._invalid.invalid
-
-    @invalid.setter
-    def invalid(self, count: int) -> None:
-        self._invalid = InvalidCounter(self.check_every, count)
 
     def __call__(self, model: nn.Module, batch: T) -> T:
         """Return the selected examples of a large batch, in its structure.
@@ -201,7 +192,7 @@ class Selector:
         started = time.perf_counter()
         if not getattr(model, "training", True):
             check_training()
-        small = self._apply(self._select(self._scorer(model), batch))
+        small = self._apply(*self._select(self._scorer(model), batch))
         self.seconds += time.perf_counter() - started
         return small
 
@@ -209,10 +200,9 @@ class Selector:
         """Return what would be selected, without counting it and without learning from it."""
         scorer = self._scorer(model)
         with unchanged(scorer):  # which scoring in training mode is not
-            pending = self._select(scorer, batch)
-        ids, step = pending.context.ids, pending.context.step
-        selected = pending.selected.without_padding(step, len(ids))
-        return LastSelection(ids, selected.rows(slice(0)) if pending.stand_in else selected)
+            _, context, selected, _, stand_in = self._select(scorer, batch)
+        selected = selected.without_padding(context.step, len(context.ids))
+        return LastSelection(context.ids, selected.rows(slice(0)) if stand_in else selected)
 
     def size(self, n: int, step: int = 0) -> int:
         """Return k for a large batch of n at a step; ValueError if there are not as many."""
@@ -237,8 +227,10 @@ class Selector:
             return self.ratio or 0.0
         return check_share(self.ratio(step), f" at step {step}")
 
-    def _select(self, scorer: nn.Module, batch: T) -> PendingSelection[T]:
-        """Select from a large batch, without counting it."""
+    def _select(
+        self, scorer: nn.Module, batch: T
+    ) -> tuple[T, ScoringContext, Selected, Method, bool]:
+        """Select from a large batch, without counting it: the arguments of `_apply`."""
         step, method, needs, column = self.steps, self._method, self.needs, None
         if isinstance(self.il, str):
             batch, column = take_il(batch, self.il)
@@ -264,7 +256,7 @@ class Selector:
             settings = (step, self.seed, self.k or 0, self._ratio_at(step))
             total = count_globally(n, settings, ids.device)
         size = self.size(total, step)
-        examples, seconds = parsed if self.forward is self.loss_fn is None else batch, 0.0
+        examples = parsed if self.forward is self.loss_fn is None else batch
         passes = MicroBatches(*self._passes, scorer, examples, n)
         context = ScoringContext(
             labels=parsed.labels,
@@ -280,13 +272,11 @@ class Selector:
             with scoring_mode(self.il.model, bf16=options.bf16) as module:
                 own = passes.of(module, batch, parsed)
                 context.il_values = replace(context, passes=own).score("loss").losses
-            context.il_is_per_row, seconds = True, own.seconds
+            context.il_is_per_row, passes.seconds = True, own.seconds
         elif "il" in needs and column is not None:
             if column.shape != ids.shape:
-                raise ValueError(
-                    f"Selector: il must have one row an example, got {describe(column)} for {n} "
-                    "examples; check the collate_fn"
-                )
+                got = f"got {describe(column)} for {n} examples; check the collate_fn"
+                raise ValueError(f"Selector: il must have one row an example, {got}")
             column = upload(column, ids.device) if column.is_cpu else column
             context.il_values, context.il_is_per_row = column.float(), True
         elif "il" in needs:
@@ -302,19 +292,20 @@ class Selector:
             raise TypeError(
                 f"Selector: method {self.method!r} must return Selected, as context.top, got {kind}"
             )
-        seconds, stand_in = seconds + passes.seconds, False
+        stand_in = False
         if self.scope == "global":
             selected, stand_in = select_globally(selected, size, ~context.ignored, step)
-        return PendingSelection(batch, context, selected, method, seconds, stand_in)
+        return batch, context, selected, method, stand_in
 
-    def _apply(self, pending: PendingSelection[T]) -> T:
+    def _apply(
+        self, batch: T, context: ScoringContext, selected: Selected, method: Method, stand_in: bool
+    ) -> T:
         """Return the selected examples of a selection, count it and learn from it."""
-        context, method, step = pending.context, pending.method, self.steps
-        ids, n = context.ids, len(context.ids)
-        selected = self._invalid.count(pending.selected, step, n)
+        step, ids, n = self.steps, context.ids, len(context.ids)
+        selected, invalid = self._invalid.count(selected, step, n)
         # In the order of the large batch, so that ratio = 1 is plain training to the bit.
         rows, order = selected.indices.sort()
-        small = gather(pending.batch, n, rows)
+        small = gather(batch, n, rows)
         if len(ids_of(small)) != (k := len(rows)):
             raise TypeError(
                 f"Selector: {k} examples are selected, and a batch of type "
@@ -322,17 +313,13 @@ class Selector:
                 "fields, so that they cannot be cut; collate to a dict, a dataclass or Batch"
             )
         if selected.losses is not None and self._unchecked:
-            told = False
-            if not self._unchecked & (self._unchecked - 1):  # the 1st, 2nd, 4th, 8th, ...
-                began = time.perf_counter()
-                proxy = self._proxy is not None
-                told = check_small_batch(context, pending.batch, small, rows, proxy=proxy)
-                # `seconds` are those of selection alone.
-                self.seconds -= time.perf_counter() - began
-            self._unchecked = 0 if told else self._unchecked + 1
+            scored, proxy = self._unchecked, self._proxy is not None
+            due = not scored & (scored - 1)  # the 1st, 2nd, 4th, 8th, ...
+            told = due and check_small_batch(context, batch, small, rows, proxy=proxy)
+            self._unchecked = 0 if told else scored + 1
         weights = None if selected.weights is None else selected.weights[order]
         self.last = LastSelection(ids, selected, weights)
-        count = 0 if pending.stand_in else k
+        count = 0 if stand_in else k
         if self.history is not None:
             self.history.add(step, ids, ids[rows[:count]], selected.losses)
         if hasattr(method, "update"):
@@ -344,7 +331,9 @@ class Selector:
         if selected.losses is not None:
             self.scored += n
         self.selected += count
-        self.score_seconds += pending.score_seconds
+        if invalid:
+            self.invalid += invalid
+        self.score_seconds += context.passes.seconds
         return small
 
     def il_of(self, ids: Tensor) -> Tensor | None:
@@ -390,7 +379,7 @@ class Selector:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counters, the seconds spent and what methods and models have learnt."""
-        self._invalid.read()
+        self.invalid += self._invalid.read()
         state = {name: getattr(self, name) for name in _COUNTERS}
         return state | {name: one.state_dict() for name, one in self._learners().items()}
 
@@ -402,6 +391,7 @@ class Selector:
                 "Selector: the state and this Selector differ in what they have: "
                 f"{', '.join(sorted(differing))}; give it the settings of the one that was saved"
             )
+        self._invalid = InvalidCounter(self.check_every)
         for name in _COUNTERS:
             setattr(self, name, state[name])
         for name, one in learners.items():

@@ -45,8 +45,6 @@ def check_settings(selector: Selector, method: object) -> None:
         if wrong and value is not None:
             got = repr(value) if isinstance(value, (bool, float, str)) else type(value).__name__
             raise TypeError(f"Selector: {name} must be {wanted}, got {got}")
-    if isinstance(selector.k, float):
-        raise TypeError(f"Selector: k must be an int, got {selector.k!r}; for a share use ratio=")
     given = [name for name in ("k", "check_every") if getattr(selector, name) is not None]
     check_counts(selector, *given)
     if isinstance(selector.ratio, (int, float)):
@@ -87,22 +85,24 @@ def _faults(selector: Selector, pointwise: bool) -> Iterator[str]:
             f"label_smoothing = {smoothing}, and the losses in the store are without; leave it "
             "out, or give a smoothed loss_fn= to the store's function and to the Selector"
         )
-    if selector.scope not in ("local", "global"):
+    # Each rank would train its own model, draw its own uniform selection, or learn its statistics.
+    of_one_rank = {
+        "il": isinstance(il, OnlineModel),
+        "scorer": isinstance(selector.scorer, OnlineModel),
+        "phases": selector.phases is not None,
+        "train_mode": selector.scoring.train_mode,
+    }
+    if selector.scope == "global":
+        if not pointwise:
+            yield (
+                f"scope='global' needs a method that scores each example for itself, and {method} "
+                "does not say so; choose rho or loss, or register(name, pointwise=True) one"
+            )
+        for name in of_one_rank:
+            if of_one_rank[name]:
+                yield f"scope='global' does not go with {name}=, which is of one rank; drop it"
+    elif selector.scope != "local":
         yield f"scope must be 'local' or 'global', got {selector.scope!r}"
-    scope = "scope='global' {}, or choose scope='local'"
-    if selector.scope == "global" and not pointwise:
-        yield scope.format(
-            f"needs a method that scores each example for itself, and {selector.method!r} does not "
-            "say so; choose rho or loss, register(name, pointwise=True) a method that does"
-        )
-    if selector.scope == "global" and selector.scoring.train_mode:
-        yield scope.format("needs scores that do not depend on the rank; leave train_mode= out")
-    own = {"il": il, "scorer": selector.scorer}
-    of_one_rank = [name for name, one in own.items() if isinstance(one, OnlineModel)]
-    # Each rank would train its own model, or draw its own uniform selection.
-    of_one_rank += ["phases"] if selector.phases is not None else []
-    if selector.scope == "global" and of_one_rank:
-        yield scope.format(f"does not go with {of_one_rank[0]}=, which is of one rank; drop it")
 
 
 def il_table(il: object) -> Tensor | None:
@@ -171,11 +171,11 @@ def check_small_batch(
     plain = torch.inference_mode(False), torch.no_grad()
     with unchanged(module), global_seed(0), eager, scoring as own, plain[0], plain[1]:
         check = _Rescoring(context, batch, own)
-        reason, tells = check.reason(small, rows, proxy), check.tells
-    if reason is not None:
-        warning = f"Selector: the small batch cannot be checked: {reason}; {_OFF}"
-        warnings.warn(warning, stacklevel=4)
-    return reason is not None or tells
+        reason = check.reason(small, rows, proxy)
+    if reason is None:
+        return check.tells
+    warnings.warn(f"Selector: the small batch cannot be checked: {reason}; {_OFF}", stacklevel=4)
+    return True
 
 
 class _Rescoring:
@@ -231,27 +231,28 @@ class _Rescoring:
             what = f"their losses differ by up to {gap:.3g} nats from those that selected them"
         if gap == 0.0:
             return None
-        kinds = Tensor, np.ndarray, list
-        fields = {name: one for name, one in leaves(self.batch, n) if isinstance(one, kinds)}
-        fields = {name: one for name, one in fields.items() if getattr(one, "ndim", 1)}
+        fields = {
+            name: one
+            for name, one in leaves(self.batch, n)
+            if isinstance(one, (Tensor, np.ndarray, list)) and getattr(one, "ndim", 1)
+        }
         cut = [name for name, value in fields.items() if len(value) == n]
         whole = [name for name in fields if name not in cut]
-        if error is None and self.sharded:  # all ranks would have to make the same passes
-            return f"{what}, and why is not known of a sharded model"
         every = torch.arange(n, dtype=torch.int64, device=rows.device)
-        if error is None and self.gap(gather(self.batch, n, every), every):
-            return (
-                "scored twice, the same examples have other losses, so the model draws random "
-                "numbers or keeps a state"
-            )
+        if error is None:
+            if self.sharded:  # all ranks would have to make the same passes
+                return f"{what}, and why is not known of a sharded model"
+            if self.gap(gather(self.batch, n, every), every):
+                return (
+                    "scored twice, the same examples have other losses, so the model draws random "
+                    "numbers or keeps a state"
+                )
         for name in () if self.sharded else cut:
-            if self._equal(gather(self.batch, n, rows, whole=fields[name]), rows):
+            if self._equal(rows, whole=fields[name]):
                 what += f", but not if the field {name} stays whole: all examples share it"
                 break
         else:
-            flipped = every.flip(0)
-            mixes = error is None and self._equal(gather(self.batch, n, flipped), flipped)
-            if mixes or (error is None and not whole):
+            if error is None and (not whole or self._equal(every.flip(0))):
                 return (
                     f"the loss of an example depends on the others of its batch (that of the "
                     f"{k} selected ones by up to {gap:.3g} nats)"
@@ -267,7 +268,8 @@ class _Rescoring:
             f"than {n}, or keep it out of the batch; {_OFF}"
         ) from error
 
-    def _equal(self, batch: Any, rows: Tensor) -> bool:
+    def _equal(self, rows: Tensor, whole: object = None) -> bool:
+        batch = gather(self.batch, len(self.context.ids), rows, whole=whole)
         try:
             return self.gap(batch, rows) == 0.0
         except Exception:  # a model may raise anything on a batch that is cut another way

@@ -261,7 +261,6 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
     (lambda: Scoring(micro_batch=0), ValueError, "micro_batch must be at least 1, got 0"),
     (lambda: Scoring(micro_batch=0.5), TypeError, "micro_batch must be an int, got 0.5"),
     (lambda: Scoring(micro_batch=8, train_mode=True), ValueError, "train_mode.*micro_batch"),
-    (lambda: Scoring(compile="fast"), ValueError, "compile must be one of .*default.*got 'fast'"),
     (lambda: History(0), ValueError, "n must be at least 1, got 0"),
     (lambda: History(2.0), TypeError, "n must be an int.*got 2.0"),
     (lambda: Selector(k=1, method="loss", history={}), TypeError, "History, got dict"),

@@ -298,7 +298,7 @@ BAD_ARGUMENTS: list[tuple[Any, type[Exception], str]] = [
     ({}, ValueError, "either ratio or k"),
     ({"ratio": 0.1, "k": 3}, ValueError, "either ratio or k"),
     ({"k": 0}, ValueError, "k must be at least 1"),
-    ({"k": 0.1}, TypeError, "k must be an int.*ratio="),
+    ({"k": 0.1}, TypeError, "k must be an int"),
     ({"k": True}, TypeError, "k must be an int"),
     ({"k": 1, "method": "best"}, ValueError, "method must be one of rho, loss"),
     (

@@ -6,12 +6,11 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import torch.distributed as dist
 from torch import Tensor
 
 from rho_train.agreement import AgreementSampler
 from rho_train.batch import describe, split
-from rho_train.distributed import rank_and_world
+from rho_train.distributed import on_all
 from rho_train.integrations import EveryRank, check_framework, check_selector, factor_of
 from rho_train.selector import Selector
 
@@ -95,9 +94,7 @@ class SelectionCallback(Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Refuse uneven batches on all ranks."""
-        counts = [trainer.num_training_batches] * rank_and_world()[1]
-        if len(counts) > 1:
-            dist.all_gather_object(counts, counts[0])
+        counts = on_all(lambda: trainer.num_training_batches)
         if len(set(counts)) > 1:
             raise ValueError(
                 f"SelectionCallback: the ranks have {', '.join(map(str, counts))} batches, and "

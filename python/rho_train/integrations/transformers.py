@@ -6,6 +6,7 @@ import copy
 import reprlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,9 +102,8 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
         self._set_signature_columns_if_needed()
         collator, columns = self.data_collator, self._signature_columns
         self._signature_columns = [*columns, *self._carried]
-        self.data_collator = _Collator(
-            collator, self._carried, isinstance(self.selector, TokenSelector)
-        )
+        per_token = isinstance(self.selector, TokenSelector)
+        self.data_collator = _Collator(collator, self._carried, per_token)
         try:
             return super().get_train_dataloader()
         finally:
@@ -199,10 +199,10 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
         if (path := _state_path(checkpoint)).exists():
             stateful.load_state_dict(load_checkpoint(path, {})["selector"])
         else:
-            name = type(stateful).__name__
             warnings.warn(
-                f"SelectionTrainer: {checkpoint} has no {path.name}, so the {name} starts anew: "
-                "it was saved without one, or by another number of processes",
+                f"SelectionTrainer: {checkpoint} has no {path.name}, so the "
+                f"{type(stateful).__name__} starts anew: it was saved without one, or by another "
+                "number of processes",
                 stacklevel=2,
             )
         if self.sampler is not None and not self.args.ignore_data_skip:
@@ -219,13 +219,13 @@ class SelectionTrainer(SelectionMixin, Trainer):
     """
 
 
+@dataclass(frozen=True)
 class _Collator:
     """Adds columns to a batch that the collator inside does not get."""
 
-    def __init__(
-        self, collate: Callable[[Any], Any], names: Sequence[str], per_token: bool
-    ) -> None:
-        self.collate, self.names, self.per_token = collate, names, per_token
+    collate: Callable[[Any], Any]
+    names: Sequence[str]
+    per_token: bool
 
     def __call__(self, rows: Sequence[Any]) -> Any:
         names = self.names if isinstance(rows[0], Mapping) else ()
@@ -280,19 +280,14 @@ def _problems(trainer: Any, k: int) -> Iterator[str]:
         if ranks > 1 and not trainer.accelerator.even_batches:
             yield (
                 "ranks with more batches than others would wait for them forever; leave "
-                "even_batches on in accelerator_config, or set dataloader_drop_last=True, which "
-                "drops examples of evaluations, too"
+                "even_batches on in accelerator_config, or set dataloader_drop_last=True"
             )
     if steps := trainer.selector.steps:
-        yield (
-            f"the Selector has made {steps} selections already; give a new one, and after this "
-            "load_state_dict of it to go on with what the other has learnt"
-        )
+        yield f"the Selector has made {steps} selections already; give a new one"
     if k > size:
         yield (
             f"k = {k} is larger than a batch of {size}; raise per_device_train_batch_size, the "
-            "large batch, or leave the rows of a short last one out, train.select(range(...)); "
-            "dataloader_drop_last=True drops examples of evaluations, too"
+            "large batch, or leave the rows of a short last one out, train.select(range(...))"
         )
 
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -68,15 +68,17 @@ class Selected(NamedTuple):
 class InvalidCounter:
     """Drop the -1 padding and count rows without a valid score; `every` is `check_every`."""
 
-    def __init__(self, every: int | None, invalid: int = 0) -> None:
-        self.invalid = invalid
+    def __init__(self, every: int | None) -> None:
         self._every, self._warned = every, False
         # Counted on the device and not read yet: invalid rows, and in the upper 32 bits batches
         # without a usable one. One number is one read.
         self._unread: Tensor | int = 0
 
-    def count(self, selected: Selected, step: int, n: int) -> Selected:
-        """Return a selection from n examples without padding, FloatingPointError if it is empty."""
+    def count(self, selected: Selected, step: int, n: int) -> tuple[Selected, int]:
+        """Return a selection from n examples without padding, and what was `read` at this step.
+
+        A FloatingPointError if it is empty.
+        """
         every = self._every or (50 if selected.indices.is_cuda else 1)
         # Reading is one call of torch, adding on the device and reading two.
         invalid = int(selected.invalid) if every == 1 else selected.invalid
@@ -90,17 +92,18 @@ class InvalidCounter:
             best = ((~padding).cumsum(0) - 1).masked_fill(padding, 0)
             selected = selected.rows(best)
             selected = selected._replace(indices=selected.indices.clamp_min(0))
-        if (step + 1) % every == 0 and (unread := self.read()) and not self._warned:
+        unread = self.read() if (step + 1) % every == 0 else 0
+        if unread and not self._warned:
             self._warned = True
             warnings.warn(
                 "Selector: examples without a usable score are never selected: "
                 f"{selected.cause(n, unread)} (said once; Selector.invalid counts them)",
                 stacklevel=4,
             )
-        return selected
+        return selected, unread
 
     def read(self) -> int:
-        """Add to `invalid` what the device has counted, and return that."""
+        """Return how many invalid rows were counted since the last reading."""
         empty, self._unread = divmod(int(self._unread), 2**32)
         if empty:
             raise FloatingPointError(
@@ -108,7 +111,6 @@ class InvalidCounter:
                 "selected; Selector(check_every=1) says at which step and why"
             )
         unread, self._unread = int(self._unread), 0
-        self.invalid += unread
         return unread
 
 
@@ -275,21 +277,6 @@ def ranked(scores: Tensor, k: int) -> rho_ext.Selection:
     # Of one class, as only the scores count, by the negative of the negative.
     logits, labels = scores.new_zeros(len(scores), 1), torch.zeros_like(scores, dtype=torch.int64)
     return rho_ext.select(logits, labels, None, k, il=-scores, method="neg_il")
-
-
-T = TypeVar("T")
-
-
-@dataclass(eq=False)
-class PendingSelection(Generic[T]):
-    """A selection before it is counted; a stand-in is that of `select_globally`."""
-
-    batch: T
-    context: ScoringContext
-    selected: Selected
-    method: Method
-    score_seconds: float
-    stand_in: bool
 
 
 @dataclass(frozen=True, eq=False)
