@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -248,3 +249,78 @@ class ClassQuota:
         best = rows[seats.argsort(stable=True)[: context.k]]
         mask = torch.full_like(scores, -torch.inf).index_fill(0, best, 0)
         return context.select(self.score, mask)
+
+
+# Reducr sums losses up to _MOST nats in multiples of _UNIT.
+_MOST, _UNIT = 2.0**15, 2.0**-24
+
+
+@register("reducr")
+class Reducr:
+    """Select the top k of the clipped excess loss, weighted towards classes with a high loss.
+
+    `score_i = w_y max(0, CE_i - IL_i)` (after REDUCR: Bankes et al., NeurIPS 2024, who have an IL
+    model for each class). After every selection `w_c ~ w_c exp(lr * L_c)`, where L_c is the mean
+    loss of class c in the large batch (in the paper: in a holdout set), for a class without
+    examples the mean of the others. The weights begin equal and sum to one; lr >= 0.
+
+    Example:
+        >>> from rho_train import Batch, Selector
+        >>> method = Reducr(lr=math.log(4))
+        >>> selector = Selector(il=torch.zeros(2), k=1, method=method)
+        >>> x = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+        >>> batch = Batch(x, torch.tensor([0, 1]), torch.tensor([0, 1]))
+        >>> selector(torch.nn.Identity(), batch).ids  # losses log(1 + e) and log(1 + e) - 1
+        tensor([0])
+        >>> method.weights  # four to one
+        tensor([0.8000, 0.2000])
+    """
+
+    needs = ("il", "classes")
+
+    def __init__(self, lr: float = 1e-4) -> None:
+        if not 0.0 <= lr < math.inf:
+            raise ValueError(f"Reducr: lr must be finite and at least 0, got {lr}")
+        self.lr = lr
+        self.weights: Tensor | None = None
+
+    def __call__(self, context: ScoringContext) -> Selected:
+        """Return the k rows with the highest weighted excess."""
+        losses, weights = context.score("loss").scores, self._weights(context)
+        # An ignored row may have any weight. One without a loss cannot be selected.
+        known = context.labels.masked_fill(context.ignored, 0).long()
+        excess = (losses - context.il).clamp_min(0.0).masked_fill(losses == -torch.inf, -torch.inf)
+        return context.top(weights[known] * excess)
+
+    def update(self, context: ScoringContext, selected: Selected) -> None:
+        """Move the weights towards the classes with a high loss."""
+        assert selected.losses is not None
+        weights, losses = self._weights(context), selected.losses
+        seen = (context.labels != context.ignore_index) & losses.isfinite()
+        labels = torch.where(seen, context.labels, 0).long()
+        # Integers, whose sum over equal labels has one result in any order, as a GPU adds them.
+        units = torch.where(seen, losses.double().clamp_max(_MOST) / _UNIT, 0.0).round().long()
+        total = torch.zeros_like(weights, dtype=torch.int64).index_add_(0, labels, units)
+        count = torch.zeros_like(total).index_add_(0, labels, seen.long())
+        known, mean = count > 0, total.double() * _UNIT / count
+        mean = torch.where(known, mean, torch.where(known, mean, 0.0).sum() / known.sum())
+        self.weights = (weights.log() + self.lr * mean.float()).softmax(0)
+
+    def _weights(self, context: ScoringContext) -> Tensor:
+        if self.weights is None:
+            ones = torch.ones(context.classes, dtype=torch.float32, device=context.ids.device)
+            return ones / context.classes
+        self.weights = self.weights.to(context.ids.device)
+        return self.weights
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the selection."""
+        return {"method": "reducr", "lr": self.lr}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the class weights, for a checkpoint."""
+        return {"weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the class weights of `state_dict`."""
+        self.weights = state["weights"]

@@ -142,7 +142,7 @@ def train(
     Under torchrun all ranks train it together, each on its share of every batch.
 
     Args:
-        method: uniform, agreement, rho, loss, neg_il, grad_norm, entropy, reducr, or an own one.
+        method: uniform, agreement, rho, loss, neg_il, grad_norm, entropy, or an own one.
         il: source of irreducible losses, for methods that need them: holdout, crossfit, or a store
             that `rho-ext il compute` wrote, whose cost is not included.
         scope: of ranks; local: each selects from its own share; global: from those of all.

@@ -234,7 +234,7 @@ class _Rescoring:
         fields = {
             name: one
             for name, one in leaves(self.batch, n)
-            if isinstance(one, (Tensor, np.ndarray, list)) and getattr(one, "ndim", 1)
+            if isinstance(one, (Tensor, np.ndarray, list)) and getattr(one, "ndim", True)
         }
         cut = [name for name, value in fields.items() if len(value) == n]
         whole = [name for name in fields if name not in cut]

@@ -20,7 +20,7 @@ from ..rho_train.test_methods import DRAWS, assert_share, draws, large, rows_wit
 LOG2 = math.log(2)
 NAMES = (
     *("bald", "predictive_entropy", "conditional_entropy", "loss_minus_entropy"),
-    *("loss_plus_entropy", "selective_backprop", "class_quota"),
+    *("loss_plus_entropy", "selective_backprop", "class_quota", "reducr"),
 )
 
 
@@ -166,6 +166,23 @@ def test_class_quota_by_hand() -> None:
         select(Selector(k=2, method=methods.ClassQuota("loss", shares=(1, 1, 1))), batch)
 
 
+def test_reducr_by_hand() -> None:
+    # CE = log (4, 2, 2): of class 0, 0 and 1. IL clips the last to 0.
+    p = torch.tensor([0.25, 0.5, 0.5])
+    x, y = torch.stack([p.log(), (1 - p).log()], 1), torch.tensor([0, 0, 1])
+    batch = Batch(x, y, torch.arange(3))
+    method = methods.Reducr(lr=2.0)
+    selector = Selector(il=torch.tensor([LOG2, LOG2 / 2, 1.0]), k=3, method=method)
+    select(selector, batch)
+    assert selector.last is not None
+    assert selector.last.values.tolist() == pytest.approx([LOG2 / 2, LOG2 / 4, 0.0])
+    # Mean losses 1.5 log 2 and log 2: weights as 2^3 : 2^2.
+    assert method.weights is not None
+    assert method.weights.tolist() == pytest.approx([2 / 3, 1 / 3])
+    select(selector, batch)
+    assert selector.last.values.tolist() == pytest.approx([2 / 3 * LOG2, LOG2 / 3, 0.0])
+
+
 def test_every_rival_selects_k_usable_rows() -> None:
     for name in NAMES:
         model, batch, il = large()
@@ -197,6 +214,7 @@ def test_rivals_do_not_wait_for_a_gpu() -> None:
 
 
 ERRORS: list[tuple[Callable[[], Any], str]] = [
+    (lambda: methods.Reducr(lr=-1.0), "lr must be finite and at least 0"),
     (lambda: methods.SelectiveBackprop(power=math.nan), "power must be in"),
     (lambda: methods.MonteCarlo("best"), "MonteCarlo: score must be one of bald"),
     (lambda: methods.MonteCarlo("bald", passes=1), "passes must be at least 2, got 1"),

@@ -80,10 +80,10 @@ def test_train(tmp_path: Path, table: Path, unreported: None) -> None:
     for method, il, has_il in (
         ("uniform", "none", False),
         ("rho", "holdout", True),
+        ("rho", "crossfit", True),
         ("grad_norm", "crossfit", False),
-        ("reducr", "crossfit", True),
     ):
-        out = tmp_path / method
+        out = tmp_path / f"{method}-{il}"
         assert main(train_arguments(table, out, f"--method={method}", f"--il={il}")) == 0
         (end,) = [record for record in records(out) if record["event"] == "end"]
         assert (end["method"], end["step"], end["trained"]) == (method, 40, 320)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -12,11 +12,9 @@ from torch import Tensor, nn
 
 from rho_train import Batch, Selector, register
 from rho_train.methods.context import ScoringContext, Selected
-from rho_train.methods.registry import Reducr, names, unregister
+from rho_train.methods.registry import names, unregister
 
 from .ways import METHODS
-
-LOG2 = math.log(2)
 
 
 def rows_with(*probabilities: float) -> Batch:
@@ -63,23 +61,6 @@ def test_uniform_draws_every_example_equally_often_and_makes_no_forward_pass() -
     assert (selector.last.losses, selector.scored, selector.selected) == (None, 0, 2)
 
 
-def test_reducr_by_hand() -> None:
-    # CE = log (4, 2, 2): of class 0, 0 and 1. IL clips the last to 0.
-    p = torch.tensor([0.25, 0.5, 0.5])
-    x, y = torch.stack([p.log(), (1 - p).log()], 1), torch.tensor([0, 0, 1])
-    batch = Batch(x, y, torch.arange(3))
-    method = Reducr(lr=2.0)
-    selector = Selector(il=torch.tensor([LOG2, LOG2 / 2, 1.0]), k=3, method=method)
-    select(selector, batch)
-    assert selector.last is not None
-    assert selector.last.values.tolist() == pytest.approx([LOG2 / 2, LOG2 / 4, 0.0])
-    # Mean losses 1.5 log 2 and log 2: weights as 2^3 : 2^2.
-    assert method.weights is not None
-    assert method.weights.tolist() == pytest.approx([2 / 3, 1 / 3])
-    select(selector, batch)
-    assert selector.last.values.tolist() == pytest.approx([2 / 3 * LOG2, LOG2 / 3, 0.0])
-
-
 def large() -> tuple[nn.Module, Batch, Tensor]:
     """A model with dropout, a batch of 40 with shuffled ids, and IL."""
     generator = torch.Generator().manual_seed(1)
@@ -124,7 +105,7 @@ def test_no_method_selects_a_row_without_a_finite_loss_or_il() -> None:
         selector = Selector(il=il, k=39, method=name)
         assert selector(model, batch).x.isfinite().all(), name
         assert selector.invalid == 1, name
-    for name in ("rho", "neg_il", "reducr"):
+    for name in ("rho", "neg_il"):
         model, batch, il = large()
         il[batch.ids[7]] = torch.nan
         selector = Selector(il=il, k=40, method=name)
@@ -177,15 +158,3 @@ def test_a_method_of_ones_own() -> None:
         register("other", needs=["proxy"])
     with pytest.raises(ValueError, match="letters, digits and underscores, got 'a b'"):
         register("a b")
-
-
-ERRORS: list[tuple[Callable[[], object], str]] = [
-    (lambda: Reducr(lr=-1.0), "lr must be finite and at least 0"),
-    (lambda: Selector(k=1, method="reducr"), "method 'reducr' needs irreducible"),
-]
-
-
-def test_what_cannot_work_is_refused_early() -> None:
-    for make, message in ERRORS:
-        with pytest.raises(ValueError, match=message):
-            make()

@@ -15,7 +15,6 @@ from torch.utils.data import TensorDataset
 
 from rho_train import Batch, History, ILStore, IndexedDataset, Scoring, Selector, fingerprint
 from rho_train.methods.context import ScoringContext, Selected
-from rho_train.methods.registry import Reducr
 
 # Losses by hand: logits (0, 0) cost log 2, (a, 0) cost log(1 + e^-a) for label 0.
 X = torch.tensor([[9.0, 0.0], [0.0, 0.0], [-3.0, 0.0], [-9.0, 0.0]])
@@ -306,7 +305,7 @@ BAD_ARGUMENTS: list[tuple[Any, type[Exception], str]] = [
         TypeError,
         "method must be a name or be called with ScoringContext",
     ),
-    ({"k": 1, "method": Reducr}, TypeError, r"of a class pass an object, as Reducr\(\)"),
+    ({"k": 1, "method": Learning}, TypeError, "of a class pass an object"),
     ({"ratio": "0.1"}, TypeError, "ratio must be a number or a function of the step, got '0.1'"),
     ({"k": 1, "label_smoothing": 1.5}, ValueError, r"label_smoothing must lie in \[0, 1\]"),
     ({"k": 1, "phases": 100}, TypeError, "phases must be a function of the step, got int"),

@@ -275,6 +275,13 @@ def asks_for_logits(context: ScoringContext) -> Selected:
     return context.top(context.logits.sum(1))
 
 
+def of_classes(context: ScoringContext) -> Selected:
+    return context.top(context.labels.float())
+
+
+of_classes.needs = ("classes",)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -286,7 +293,7 @@ def asks_for_logits(context: ScoringContext) -> Selected:
             "method 'grad_norm' needs logits",
         ),
         (
-            lambda: Selector(k=1, method="reducr", il=IL, loss_fn=losses),
+            lambda: Selector(k=1, method=of_classes, loss_fn=losses),
             ValueError,
             "needs classes",
         ),
