@@ -12,7 +12,7 @@ from rho_train.tokens import top_share
 
 # Logits in memory at a time. Every block reads the weight twice and its gradient once, so that
 # small ones are slow.
-_CPU_BLOCK, _GPU_BLOCK, _CPU_ROWS = 88_000_000, 2**28, 688
+_CPU_BLOCK, _GPU_BLOCK, _CPU_ROWS = 88_000_000, 2**28, 1024
 
 
 class Head:
