@@ -201,6 +201,23 @@ def minilm() -> str:
     return markdown([*head, "unsure among selected"], rows)
 
 
+def heads() -> str:
+    """Return time and memory of linear heads without logits, in those of logits with their loss."""
+    found = {
+        (row["tokens"], row["hidden"], row["vocabulary"], row["ratio"]): row
+        for row in _rows("linear", provider="rho_ext", dtype="float32")
+    }
+    ratios = ("1.0", "0.6", "0.25")
+    rows = []
+    for size in dict.fromkeys(key[:3] for key in found):
+        own = [found[(*size, ratio)] for ratio in ratios]
+        cells = [f"{float(row['over_logits']):.2f}" for row in own]
+        most = max(float(row["memory_over_logits"]) for row in own)
+        rows.append([" x ".join(f"{int(part):,}" for part in size), *cells, f"{most:.2f}"])
+    head = ["tokens x hidden x vocabulary", *(f"time, ratio {float(r):g}" for r in ratios)]
+    return markdown([*head, "memory, at most"], rows)
+
+
 def scoring() -> str:
     """Return the length of a step with every option of the scoring, in uniform steps."""
     options = {
@@ -318,6 +335,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scraped": scraped,
     "language model": language,
     "MiniLM": minilm,
+    "linear heads": heads,
     "scoring cost": scoring,
     "how fast": fast,
     "floor": floor,
