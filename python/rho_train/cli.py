@@ -240,6 +240,7 @@ def doctor() -> None:
     """Print what was built and what is in use, for a bug report."""
     for name, value in rho_ext.build_info().items():
         print(f"{name:14} {', '.join(value) if isinstance(value, list) else value}")
+    print("next: rho-ext demo")
 
 
 def _compare(out: Path, *arguments: Any, device: str, **options: Any) -> None:

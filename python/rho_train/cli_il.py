@@ -69,7 +69,7 @@ def compute(
         _check_same(out, data.dataset, made_from)
         shutil.rmtree(work, ignore_errors=True)  # of a run that was killed at its end
         if started_first():
-            print(f"{out} is there already")
+            print(f"{out} is there already\n{_next(out)}")
         return
     with process_group(where):
         rank, _ = rank_and_world()
@@ -89,8 +89,12 @@ def compute(
                 on_first(save)
     if rank == 0:  # no other rank reads there any more
         shutil.rmtree(work, ignore_errors=True)
-        print(f"{_numbers(store)}\nnext: rho-ext train --il {out}, with the same task; in Python")
-        print(f"rho_train.Selector(il=rho_train.ILStore.load({str(out)!r}), ratio=0.1)")
+        print(f"{_numbers(store)}\n{_next(out)}")
+
+
+def _next(path: Path) -> str:
+    python = f"rho_train.Selector(il=rho_train.ILStore.load({str(path)!r}), ratio=0.1)"
+    return f"next: rho-ext train --il {path}, with the same task; in Python {python}"
 
 
 def _check_same(path: Path, dataset: IndexedDataset, wanted: dict[str, Any]) -> None:
@@ -155,14 +159,15 @@ def inspect(
     assert store.labels is not None
     for id in found[: min(_SHOWN, top)].tolist():
         il = float(store.il[id])
-        print(f"  id {id:<12} label {int(store.labels[id]):<5} IL {il:8.4f}")
+        says = "" if store.predicted is None else f" predicted {int(store.predicted[id]):<5}"
+        print(f"  id {id:<12} label {int(store.labels[id]):<5}{says} IL {il:8.4f}")
     if out is None:
-        print(f"see them: rho-ext il inspect {path} --out FOLDER")
+        print(f"next: rho-ext il inspect {path} --out FOLDER, to see them")
         return
     made = _task(store, task, task_options)
     if made is None:
         raise ValueError("il inspect: the store does not name its task; give --task")
-    print(f"page: {write_wrong_labels(store, made, out, top)}")
+    print(f"next: open {write_wrong_labels(store, made, out, top)}")
 
 
 def _numbers(store: ILStore) -> str:
@@ -200,6 +205,7 @@ def verify(
         compared = store.verify(made.dataset())
         print("data: count, labels and ids are those that it was computed from")
         print(f"inputs: {compared} of {len(store.input_checksums)} examples compared")
+    print(_next(path))
 
 
 def _task(store: ILStore, task: str, task_options: dict[str, Any] | None) -> Task | None:

@@ -50,12 +50,13 @@ def recommend(
 
     Examples:
         >>> print(recommend(wrong=0.02))
-        Recommended: --method uniform --train.schedule cosine --train.label_smoothing 0.3
+        Recommended: rho-ext train --method uniform --train.schedule cosine --train.label_smooth...
         Why: 2 % of the labels look wrong, too few for selection to pay
     """
     decayed = "--train.schedule cosine"
     smoothed = f"{decayed} --train.label_smoothing 0.3"
-    plain, robust = f"--method uniform {smoothed}", f"--method uniform {decayed} --train.gce 0.3"
+    train = "rho-ext train --method"
+    plain, robust = f"{train} uniform {smoothed}", f"{train} uniform {decayed} --train.gce 0.3"
     look = "" if wrong is None else f"{100 * wrong:.0f} % of the labels look wrong"
     if duplicates >= _DUPLICATES:
         what = "leave out what rho_train.find_duplicates finds, then plan again"
@@ -66,7 +67,7 @@ def recommend(
     elif wrong < _WRONG:
         what, why = plain, f"{look}, too few for selection to pay"
     elif passes > _PASSES:
-        what = f"--method agreement {smoothed}"
+        what = f"{train} agreement {smoothed}"
         why = (
             f"{look}, and {passes:.0f} passes are enough to leave them out, if they are wrong at "
             "random; look at the worst class, too"

@@ -17,7 +17,7 @@ from rho_train.tasks.task import Task
 from rho_train.trainer.selected_examples import render, shown
 
 _SIDE, _CLASSES = 96, 20
-_COLUMNS = ("id", "label", "class", "il", "example")
+_COLUMNS = ("id", "label", "class", "predicted", "predicted_class", "il", "example")
 
 
 def find_wrong_labels(store: ILStore) -> Tensor:
@@ -46,6 +46,8 @@ def find_wrong_labels(store: ILStore) -> Tensor:
 def write_wrong_labels(store: ILStore, task: Task, out: Path, top: int = 100) -> Path:
     """Write wrong_labels.html, one file without network use, and .csv; return the page's path.
 
+    In the CSV a text that a spreadsheet would run as a formula has an apostrophe before it.
+
     Args:
         store: of the training set of the task.
         task: shows the examples.
@@ -61,12 +63,15 @@ def write_wrong_labels(store: ILStore, task: Task, out: Path, top: int = 100) ->
         drawn = render(example, _SIDE)
         text = f"{example}" if isinstance(example, (str, Path)) else drawn.get("text", "")
         row: dict[str, Any] = {"id": id, "label": label, "class": _name(task, label), "il": il}
+        if store.predicted is not None:
+            row["predicted"] = says = int(store.predicted[id])
+            row["predicted_class"] = _name(task, says)
         row["noisy"] = noisy is not None and bool(noisy[id])
         rows.append({**row, "example": text, **drawn})
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
     page = rendered_page(
         "wrong_labels.html",
         task=task,
@@ -119,6 +124,12 @@ def _classes(store: ILStore, found: Tensor, task: Task) -> list[dict[str, Any]]:
         for label, wrong, n, learnt in zip(*columns, strict=True)
     ]
     return sorted(rows, key=lambda row: -row["wrong"])
+
+
+def _plain(value: object) -> object:
+    """Return a cell that no spreadsheet takes for a formula."""
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if formula else value
 
 
 def _name(task: Task, label: int) -> str:

@@ -166,12 +166,14 @@ def test_inspect_shows_the_distribution_and_suspects(
     assert f"mean {known.double().mean():.4f} nats; quantiles: 0% 0.0000, 1% 0.02" in printed
     assert re.search(r"50% 1\.00\d\d, .*99% 1\.9\d\d\d, 100% 9\.5000\nkind: made up\n", printed)
     assert "labels: not judged; find_wrong_labels: the store has no labels" in printed
-    labelled = store.replace(labels=torch.arange(1001).remainder(2).byte())
+    labels = torch.arange(1001).remainder(2)
+    labelled = store.replace(labels=labels.byte(), predicted=1 - labels.int())
     printed = inspect(labelled, tmp_path, capfd, "--top=2")
     # Guessing between two classes has a loss of 0.69.
     wrong = int((known > -torch.tensor(0.5).log()).sum())
     assert f"{wrong} of 1,000 labels (65.5%) look wrong" in printed
-    assert re.search(r"\n  id 17 +label 1 +IL +9\.5000\n  id 3 +label 1 .*\nsee them:", printed)
+    suspects = r"\n  id 17 +label 1 +predicted 0 +IL +9\.5000\n  id 3 +label 1 .*\nnext: rho-ext il"
+    assert re.search(suspects, printed)
     arguments = ["il", "inspect", str(tmp_path / "il.safetensors"), f"--out={tmp_path / 'page'}"]
     assert main(arguments) == 1
     assert "does not name its task; give --task" in capfd.readouterr().err
@@ -201,7 +203,7 @@ def test_a_damaged_store_is_refused_by_every_command(
         assert main(command) == 0
         file = sorted(path.iterdir())[0]
         whole = bytearray(file.read_bytes())
-        at = len(whole) - (600 if rows == 0 else rows) * (4 + 2 + 1) + 403
+        at = len(whole) - (600 if rows == 0 else rows) * (4 + 4 + 2 + 1) + 403
         whole[at] ^= 0x40  # the exponent of an IL
         file.write_bytes(whole)
         for arguments in (

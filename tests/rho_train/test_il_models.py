@@ -103,8 +103,11 @@ def test_il_is_the_loss_of_the_final_model_at_the_example() -> None:
     x, y = tensors_of(data)
     model.eval()
     with torch.no_grad():
-        expected = nn.functional.cross_entropy(model(x[20:]), y[20:], reduction="none")
+        logits = model(x[20:])
+    expected = nn.functional.cross_entropy(logits, y[20:], reduction="none")
     torch.testing.assert_close(store.il[20:], expected, rtol=1e-5, atol=1e-6)
+    assert store.predicted is not None
+    assert store.predicted.tolist() == [-1] * 20 + logits.argmax(1).tolist()
 
 
 def test_a_holdout_of_its_own_gives_every_example_the_loss_of_the_model_at_its_best(
@@ -230,12 +233,13 @@ def test_no_examples_have_no_losses() -> None:
     assert score_examples(make_model(0), data, torch.arange(0)).shape == (0,)
 
 
-def test_a_pretrained_model_is_asked_in_eval_mode_and_left_as_it_was() -> None:
+def test_a_pretrained_model_is_asked_in_eval_mode_and_left_as_it_was(tmp_path: Path) -> None:
     model = nn.Sequential(make_model(3), nn.BatchNorm1d(3))
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
     store = pretrained_il(model, make_data(), batch_size=7)
+    again = pretrained_il(model, make_data(), batch_size=3, folder=tmp_path)  # in pieces
     assert all(part.training for part in model.modules())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
@@ -243,10 +247,14 @@ def test_a_pretrained_model_is_asked_in_eval_mode_and_left_as_it_was() -> None:
     data = make_data().dataset
     assert isinstance(data, TensorDataset)
     with torch.no_grad():
-        expected = nn.functional.cross_entropy(
-            model(data.tensors[0]), data.tensors[1], reduction="none"
-        )
-    torch.testing.assert_close(store.il, expected, rtol=1e-5, atol=1e-6)
+        logits = model(data.tensors[0])
+    expected = nn.functional.cross_entropy(logits, data.tensors[1], reduction="none")
+    for one in (store, again):
+        torch.testing.assert_close(one.il, expected, rtol=1e-5, atol=1e-6)
+        assert one.predicted is not None
+        assert one.predicted.tolist() == logits.argmax(1).tolist()
+    losses = pretrained_il(model, make_data(), loss_fn=lambda model, batch: batch.x[:, 0])
+    assert losses.predicted is None
 
 
 class Augmented(TensorDataset):
@@ -294,6 +302,9 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
         with pytest.raises(FloatingPointError, match="lower ILRecipe.lr"):
             train_il(make_model(0), data, torch.arange(6), rest, recipe, folder=tmp_path)
     assert (tmp_path / "best.pt").exists()
+    for wrong in (torch.empty(N), torch.empty(N + 1).int(), torch.empty(2, N).int()):
+        with pytest.raises(ValueError, match=r"predicted must be an int32 tensor \(60,\)"):
+            score_examples(model, data, torch.arange(N), predicted=wrong)
     with pytest.raises(ValueError, match=r"folds must lie in \[2, 60\], got 1"):
         crossfit_il(make_model, data, 1, ILRecipe())
     with pytest.raises(ValueError, match="all 60 examples are held out"):

@@ -44,6 +44,7 @@ def make(**changes: Any) -> ILStore:
         "fold": fold,
         "info": INFO,
         "labels": (torch.arange(N) % 7).to(torch.uint8),
+        "predicted": (torch.arange(N) % 5).int() - 1,
     }
     return ILStore(**(fields | changes))
 
@@ -60,7 +61,7 @@ def same(a: ILStore, b: ILStore) -> bool:
         bits(b.il),
     ) and all(
         (x is y is None) or (x is not None and y is not None and x.dtype == y.dtype and x.equal(y))
-        for x, y in ((a.fold, b.fold), (a.labels, b.labels))
+        for x, y in ((a.fold, b.fold), (a.labels, b.labels), (a.predicted, b.predicted))
     )
 
 
@@ -116,7 +117,7 @@ def test_a_store_comes_back_bit_for_bit(tmp_path: Path) -> None:
 def test_a_store_is_a_safetensors_file_that_others_read(path: Path) -> None:
     for file in files_of(path):
         tensors = load_file(file)
-        assert sorted(tensors) == ["fold", "il", "labels"]
+        assert sorted(tensors) == ["fold", "il", "labels", "predicted"]
         first = int(file.stem.split("-")[1]) * 7 if path.is_dir() else 0
         assert bits(tensors["il"]) == bits(make().il[first : first + len(tensors["il"])])
 
@@ -153,11 +154,15 @@ def test_a_full_disk_keeps_the_earlier_store(
 def uses(store: ILStore) -> list[Callable[[], object]]:
     """Return what reads all values, in one way or another."""
     ids, labels = torch.arange(N), torch.arange(N) % 7
+
+    def others() -> tuple[Tensor | None, ...]:
+        return store.fold, store.predicted
+
     return [
         store.check,
-        lambda: (store.known, store.fold, store.labels),
-        lambda: (store.gather(ids), store.check_labels(ids, labels), store.fold),
-        lambda: (store.lowest(0.5), store.labels, store.fold),
+        lambda: (store.known, store.labels, others()),
+        lambda: (store.gather(ids), store.check_labels(ids, labels), others()),
+        lambda: (store.lowest(0.5), store.labels, others()),
         lambda: store.replace(info={}),
         lambda: store.save(os.devnull + "/none"),
     ]
@@ -225,7 +230,7 @@ def test_only_what_is_used_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert store.known.sum() == N - 2
     assert sum(read) == 4 * N + read[1]
     assert same(store, make())
-    assert sum(read) == (4 + 2 + 1) * N
+    assert sum(read) == (4 + 2 + 1 + 4) * N
 
 
 def test_values_changed_after_loading_are_not_saved(path: Path) -> None:
@@ -380,7 +385,8 @@ def test_bad_stores_cannot_be_made() -> None:
         ({"fold": torch.zeros(N, dtype=torch.int64)}, "fold must be .* got int64"),
         ({"fold": torch.zeros(N - 1, dtype=torch.int16)}, "fold must have the shape"),
         ({"labels": torch.zeros(N)}, "labels must be .* got float32"),
-        ({"il": torch.zeros(N - 1), "fold": None, "labels": None}, "n = 49 as there are 49 rows"),
+        ({"predicted": torch.zeros(N)}, "predicted must be .* int32 .* got float32"),
+        ({"il": torch.zeros(9), **dict.fromkeys(("fold", "labels", "predicted"))}, "n = 9 as ther"),
         ({"fingerprint": {"n": "50"}}, r"keys n, labels, ids, .*got {'n': '50'}; make it with"),
     ]
     for changes, message in cases:

@@ -31,7 +31,7 @@ def made(n: int = 300) -> tuple[Task, ILStore]:
         classes=("common", "=rare"),
         show=lambda i: f"text {i} " * 50,
     )
-    return task, ILStore.of(task.dataset(), il)
+    return task, ILStore.of(task.dataset(), il, predicted=1 - labels.int())
 
 
 def test_ids_are_ordered_by_what_the_class_does_not_explain() -> None:
@@ -64,6 +64,7 @@ def test_page_and_csv_show_the_most_suspicious(tmp_path: Path) -> None:
         (2, task, lambda id: f"text {id} " * 50),
         (99, replace(task, show=lambda id: picture), lambda id: f"{picture}"),
         (99, replace(task, show=None), lambda id: f"{2 * id} {2 * id + 1}"),
+        (98, replace(task, show=lambda id: "=1+1"), lambda id: "'=1+1"),
         (0, task, None),
     ):
         page = write_wrong_labels(store, of, tmp_path / f"{top}", top).read_text()
@@ -73,11 +74,15 @@ def test_page_and_csv_show_the_most_suspicious(tmp_path: Path) -> None:
         assert [int(row["id"]) for row in rows] == wanted
         assert "3 of 299 labels (1.0%) look wrong" in page
         assert "two &lt;classes&gt;" in page
+        assert page.count("predicted <strong>=rare</strong>") == sum(id != 30 for id in wanted)
         assert re.findall(r"id (\d+)</span>", page) == [f"{id}" for id in wanted]
         for row in rows:
             id = int(row["id"])
             assert row["example"] == shows(id)  # type: ignore[misc]
-            assert row["class"] == ("=rare" if id == 30 else "common")
+            # A name that begins as a formula is no formula in a spreadsheet.
+            names = ("common", "'=rare")
+            assert (row["class"], row["predicted_class"]) == (names[id == 30], names[id != 30])
+            assert int(row["predicted"]) == 1 - int(row["label"]) == int(id != 30)
             assert float(row["il"]) == float(store.il[id])
         assert page.count("data:image/png") == (len(rows) if of.show and top == 99 else 0)
         # By class: 269 common examples, of which two look wrong, and 30 rare ones.

@@ -15,6 +15,7 @@ from rho_train.batch import describe
 
 INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 _DTYPES = {"il": (torch.float32,), "fold": INTEGERS[1:3], "labels": INTEGERS}
+_DTYPES["predicted"] = INTEGERS[2:3]
 _ROWS = 1 << 16  # in each block
 
 

@@ -179,11 +179,13 @@ def pretrained_il(
     dry_run("pretrained_il", model, dataset, ids[:32], ids, **functions)
     inputs = checked_inputs(dataset, RunFolder(folder, where="pretrained_il"))
     options: dict[str, Any] = {"batch_size": batch_size, "folder": folder, "on_step": on_step}
-    il = score_examples(model, dataset, ids, **functions, **options)
+    predicted = torch.empty_like(ids, dtype=torch.int32)
+    il = score_examples(model, dataset, ids, predicted=predicted, **functions, **options)
     if loss_fn is None:
         warn_near_chance("pretrained_il", il, dataset.labels)
     info = _info("pretrained", model, time.perf_counter() - started, names_of(dataset, **functions))
-    return ILStore.of(dataset, il, info=info, input_checksums=inputs)
+    classes = predicted if loss_fn is None else None
+    return ILStore.of(dataset, il, info=info, input_checksums=inputs, predicted=classes)
 
 
 def _by_folds(
@@ -224,7 +226,7 @@ def _by_folds(
         fifth = max(1, len(order) // 5)
         return order[fifth:], order[:fifth], target
 
-    def losses_of_fold(f: int) -> tuple[Tensor, dict[str, str]]:
+    def losses_of_fold(f: int) -> tuple[Tensor, Tensor, dict[str, str]]:
         model = build_model(folder.where, make_model, recipe.seed + f)
         if any(model is other for other in models):
             raise ValueError(
@@ -241,25 +243,27 @@ def _by_folds(
         # Ranks share the folds, and so no pieces of them.
         options |= {"batch_size": recipe.scoring_batch, "folder": path if world == 1 else None}
         started = time.perf_counter()
-        il = score_examples(model, dataset, target, **options)
+        classes = torch.empty_like(target, dtype=torch.int32)
+        il = score_examples(model, dataset, target, predicted=classes, **options)
         seconds = fit.seconds + time.perf_counter() - started
         info = _info(kind, model, seconds, names_of(dataset, **functions, optimizer=optimizer))
         best = {"holdout_loss": f"{fit.loss:.6f}", "best_epoch": f"{fit.epoch:g}"}
-        return il, info | {"recipe": repr(recipe), **best}
+        return il, classes, info | {"recipe": repr(recipe), **best}
 
-    found: dict[int, tuple[Tensor, dict[str, str]]] = {}
+    found: dict[int, tuple[Tensor, Tensor, dict[str, str]]] = {}
 
-    def share() -> dict[int, tuple[Tensor, dict[str, str]]]:
+    def share() -> dict[int, tuple[Tensor, Tensor, dict[str, str]]]:
         return {f: losses_of_fold(f) for f in folds[rank::world]}
 
     for part in on_all(share) if world > 1 else [share()]:
         found |= part
     il = torch.full((len(dataset),), torch.nan, dtype=torch.float32, device="cpu")
+    predicted = torch.full_like(fold, -1, dtype=torch.int32)
     for f in folds:
-        il[fold == f] = found[f][0]
+        il[fold == f], predicted[fold == f], _ = found[f]
         if f % world != rank:
             folder.on_step(recipe.steps(len(shares(f)[0])))
-    made = [found[f][1] for f in folds]
+    made = [found[f][2] for f in folds]
     joined = {
         key: ", ".join(one[key] for one in made)
         for key in ("weights_sha256", "holdout_loss", "best_epoch")
@@ -268,8 +272,9 @@ def _by_folds(
     info = made[0] | joined | {"seconds": f"{seconds:.3f}"}
     if functions["loss_fn"] is None and curated is None:
         warn_near_chance(folder.where, il, dataset.labels)
-    crossfit = fold if len(folds) > 1 else None
-    return ILStore.of(dataset, il, fold=crossfit, info=info, input_checksums=inputs)
+    more: dict[str, Any] = {"fold": fold if len(folds) > 1 else None}
+    more["predicted"] = predicted if functions["loss_fn"] is None else None
+    return ILStore.of(dataset, il, info=info, input_checksums=inputs, **more)
 
 
 def _info(

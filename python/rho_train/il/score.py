@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import rho_ext
-from rho_train.batch import split, to
+from rho_train.batch import describe, split, to
 from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.distributed import agree, on_all, rank_and_world
 from rho_train.identity import architecture_digest, digest, module_digest, name_of
@@ -27,7 +27,7 @@ _BATCHES = 16  # in a piece, which is what a kill can cost
 # measure of McFadden, 1974, of which 20 % is a fair fit). The mean of fewer examples has an error
 # of as much.
 _NEAR, _FEW = 0.95, 100
-_NONE = torch.empty(0, dtype=torch.float32, device="cpu")
+_NONE = torch.empty(0, 2, dtype=torch.float32, device="cpu")
 
 
 def score_examples(
@@ -38,6 +38,7 @@ def score_examples(
     forward: ForwardFunction | None = None,
     loss_fn: LossFunction | None = None,
     batch_size: int = SCORING_BATCH,
+    predicted: Tensor | None = None,
     folder: str | Path | None = None,
     on_step: OnStep = no_op,
 ) -> Tensor:
@@ -51,13 +52,14 @@ def score_examples(
         ids: int64 (n,).
         forward, loss_fn: as in `holdout_il`.
         batch_size: examples that are scored at once.
+        predicted: int32 (n,), which gets the most likely class of each; -1 with `loss_fn`.
         folder: for finished pieces of 16 batches; the same call resumes with the same bits. With
             one the ranks of a process group share the pieces, and each returns all losses.
         on_step: called with 0 after each batch; returns whether to stop.
 
     Raises:
         IndexError, ValueError: an id or label is out of range, `loss_fn` does not return one loss
-            an example, or the folder holds other losses.
+            an example, `predicted` has another form, or the folder holds other losses.
         OSError, Stopped: as in `holdout_il`.
 
     Examples:
@@ -67,6 +69,14 @@ def score_examples(
         tensor([0., nan])
     """
     device = device_of(model)
+    if predicted is not None and (predicted.dtype, predicted.shape) != (torch.int32, ids.shape):
+        wanted = f"an int32 tensor ({len(ids)},), a row for each id"
+        raise ValueError(f"score_examples: predicted must be {wanted}, got {describe(predicted)}")
+
+    def returned(rows: Tensor) -> Tensor:
+        if predicted is not None:
+            predicted.copy_(rows[:, 1])
+        return rows[:, 0].contiguous()
 
     def scored(ids: Tensor) -> Tensor:
         found = [_NONE]
@@ -75,18 +85,20 @@ def score_examples(
             batch = to(batch, device)
             fields = split(batch, "score_examples", needs_labels=loss_fn is None)
             with scoring_mode(model) as scorer:
-                losses = output_of("score_examples", scorer, batch, fields, forward, loss_fn)
+                output = output_of("score_examples", scorer, batch, fields, forward, loss_fn)
+                losses, classes = output, output.new_full((len(output),), -1, dtype=torch.int64)
                 if loss_fn is None:
-                    losses = rho_ext.score(losses, fields.labels, None, method="loss").losses
+                    losses = rho_ext.score(output, fields.labels, None, method="loss").losses
                     losses = losses.masked_fill(fields.labels == _IGNORED, torch.nan)
-            found.append(losses.float().cpu())
+                    classes = output.argmax(-1)
+            found.append(torch.stack([losses.float(), classes.float()], 1).cpu())
             if on_step(0):
                 raise Stopped("the scoring of examples was stopped")
         return torch.cat(found)
 
     work = RunFolder(folder, where="score_examples")
     if work.path is None:
-        return scored(ids)
+        return returned(scored(ids))
     identity = {
         "data": fingerprint(dataset),
         "architecture": architecture_digest(model),
@@ -112,7 +124,7 @@ def score_examples(
         return losses
 
     turns = zip_longest(*on_all(share), fillvalue=_NONE)
-    return torch.cat([_NONE, *(losses for turn in turns for losses in turn)])
+    return returned(torch.cat([_NONE, *(losses for turn in turns for losses in turn)]))
 
 
 def warn_near_chance(where: str, il: Tensor, labels: Tensor, stacklevel: int = 3) -> None:

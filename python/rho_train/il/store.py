@@ -28,7 +28,7 @@ class ILStore:
     """The irreducible loss (IL) of every example, indexed by id, bound to its data set.
 
     `ILStore.of` makes one with what it needs of a data set. Values of a file are compared with
-    their checksums when they are first used. `il`, `fold`, `labels`, `known` and `lowest` of a
+    their checksums when they are first used. `il` and other columns, `known` and `lowest` of a
     store in several files read them into memory; `gather` reads what a batch needs.
 
     Args:
@@ -38,6 +38,7 @@ class ILStore:
         info: how the IL was made: model and its weight hash, recipe, holdout loss.
         input_checksums: see `rho_train.input_checksums`; empty: inputs are not compared.
         labels: uint8, int16, int32 or int64 (N,), see `check_labels`; None: not compared.
+        predicted: int32 (N,), the class that the model finds most likely; -1 where unknown.
 
     Raises:
         ValueError: wrong shapes, dtypes or devices, or a fingerprint of other data.
@@ -59,11 +60,12 @@ class ILStore:
         info: Mapping[str, str] | None = None,
         input_checksums: InputChecksums = (),
         labels: Tensor | None = None,
+        predicted: Tensor | None = None,
     ) -> None:
         self.fingerprint = {str(key): str(value) for key, value in fingerprint.items()}
         self.info = {str(key): str(value) for key, value in (info or {}).items()}
         self.input_checksums = input_checksums
-        given: dict[str, Any] = {"il": il, "fold": fold, "labels": labels}
+        given: dict[str, Any] = {"il": il, "fold": fold, "labels": labels, "predicted": predicted}
         self._columns = {
             name: column if isinstance(column, Column) else Column(name, [column])
             for name, column in given.items()
@@ -97,7 +99,7 @@ class ILStore:
 
     def replace(self, **changes: Any) -> ILStore:
         """Return a store in which some of its arguments have other values."""
-        names = ("il", "fingerprint", "fold", "info", "input_checksums", "labels")
+        names = ("il", "fingerprint", "fold", "info", "input_checksums", "labels", "predicted")
         return ILStore(**{**{name: getattr(self, name) for name in names}, **changes})
 
     def __len__(self) -> int:
@@ -122,6 +124,11 @@ class ILStore:
     def labels(self) -> Tensor | None:
         """The labels that the IL was computed for, integers (N,)."""
         return self._columns["labels"].all() if "labels" in self._columns else None
+
+    @property
+    def predicted(self) -> Tensor | None:
+        """The class that the IL model, which never saw the example, gives it, int32 (N,)."""
+        return self._columns["predicted"].all() if "predicted" in self._columns else None
 
     @property
     def known(self) -> Tensor:

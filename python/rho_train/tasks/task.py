@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -262,6 +263,10 @@ def import_here(where: str, module: str) -> ModuleType:
         return importlib.import_module(module)
     except (ImportError, SyntaxError) as error:
         raise ValueError(f"{where}: {error}") from error
+    except Exception as error:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.name == "<module>"]
+        at = "".join(f" ({Path(f.filename).name}, line {f.lineno})" for f in frames[-1:])
+        raise ValueError(f"{where}: {type(error).__name__}: {error}{at}") from error
 
 
 def model_identity(model: nn.Module) -> dict[str, Any]:
