@@ -52,8 +52,8 @@ class Scoring:
             check_counts(self, "micro_batch")
         if self.train_mode and self.micro_batch is not None:
             raise ValueError(
-                "Scoring: train_mode takes BatchNorm's statistics over the whole large batch; "
-                f"leave micro_batch out, got {self.micro_batch}"
+                "Scoring: train_mode is of the whole large batch; leave micro_batch out, got "
+                f"{self.micro_batch}"
             )
 
 
@@ -106,8 +106,7 @@ class MicroBatches:
             return self._output(self.examples, self.n)
         if self.loss_fn is not None:
             raise ValueError(
-                "Selector: loss_fn= gives losses alone, and this method asks for logits; choose a "
-                "method of losses, as rho"
+                "Selector: loss_fn= gives losses alone, and this method asks for logits; choose rho"
             )
         return torch.cat([logits for _, logits in self])
 
@@ -175,12 +174,10 @@ def check_module(where: str, model: object) -> None:
             f"{where}: the model must be a torch.nn.Module, got {got}; call selector(model, batch) "
             "with the model first, and give a model in place of the function that makes it"
         )
-    lazy = [name for name, one in model.named_parameters() if is_lazy(one)]
-    if lazy:
-        raise ValueError(
-            f"{where}: the parameter {lazy[0]} has no shape yet (LazyLinear); call the "
-            "model on one batch before it is given to the optimizer and to the Selector"
-        )
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            fix = "call the model on one batch before it is given to the optimizer and the Selector"
+            raise ValueError(f"{where}: the parameter {name} has no shape yet (LazyLinear); {fix}")
 
 
 @contextmanager

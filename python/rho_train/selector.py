@@ -62,12 +62,12 @@ class Selector:
 
     Args:
         il: irreducible losses by id: an ILStore (one in several files is read for every large
-            batch, on CUDA without a wait if the ids stay on the CPU) or a tensor (N,); or an
-            OnlineModel, which computes them; or the name of a field that holds those of the
-            examples, as "il", float (n,): an attribute, or a key of a dict or the last element of a
-            tuple, which the small batch and the model do not get.
-        ratio: share of the large batch, in (0, 1], or a function of the step, from 0, that returns
-            it: k = max(1, round(ratio * n)).
+            batch, on CUDA without a wait if the ids stay on the CPU) or a tensor (N,); an
+            OnlineModel, which computes them; or the name of a field of the batch, as "il", float
+            (n,): an attribute, or a key of a dict or the last element of a tuple, which the small
+            batch and the model do not get.
+        ratio: share of the large batch, in (0, 1], or a function of the step, from 0:
+            k = max(1, round(ratio * n)).
         k: number of examples to select; give either `ratio` or `k`.
         method: a name of `rho_train.methods.names()`, an object from `rho_train.methods`, or a
             function of your own, see `register`.
@@ -79,9 +79,9 @@ class Selector:
             called on the inputs of the batch.
         loss_fn: for examples without a class, such as sequences (`rho_train.sequence_losses`):
             called as `loss_fn(model, batch)`, returns the loss of each, floating point (n,), NaN
-            for none. The batch needs no labels then. Methods that need more are refused.
+            for none. The batch needs no labels then.
         scorer: scores in place of the model; an OnlineModel is trained beside it.
-        phases: function of the step, from 0, that returns whether selection is uniform, such as
+        phases: function of the step that returns whether selection is uniform, such as
             `lambda step: step < 100`: at the start the losses say little.
         seed: of methods that draw.
         history: counts and last losses by id.
@@ -144,16 +144,13 @@ class Selector:
         self._invalid = InvalidCounter(self.check_every)
         # The number of the next selection that scores, 0 once the check of batches has told.
         self._unchecked, self._label_checks = int(self.check_batches), 8 * self.check_batches
-        self._module_checked = False
         self._method = method
 
     def __setattr__(self, name: str, value: object) -> None:
         # What was made of the settings would not follow.
         if name in _SETTINGS and "_method" in self.__dict__:
-            raise AttributeError(
-                f"Selector: {name} cannot be changed, got {value!r}; give a new Selector the "
-                "state_dict() of this one (ratio= may be a function of the step)"
-            )
+            fix = "give a new Selector the state_dict() of this one"
+            raise AttributeError(f"Selector: {name} cannot be changed, got {value!r}; {fix}")
         super().__setattr__(name, value)
 
     @property
@@ -192,13 +189,14 @@ class Selector:
         started = time.perf_counter()
         if not getattr(model, "training", True):
             check_training()
-        small = self._apply(*self._select(self._scorer(model), batch))
+        scorer = model if self._proxy is None else self._proxy
+        small = self._apply(*self._select(scorer, batch))
         self.seconds += time.perf_counter() - started
         return small
 
     def preview(self, model: nn.Module, batch: object) -> LastSelection:
         """Return what would be selected, without counting it and without learning from it."""
-        scorer = self._scorer(model)
+        scorer = model if self._proxy is None else self._proxy
         with unchanged(scorer):  # which scoring in training mode is not
             _, context, selected, _, stand_in = self._select(scorer, batch)
         selected = selected.without_padding(context.step, len(context.ids))
@@ -214,14 +212,6 @@ class Selector:
             )
         return k
 
-    def _scorer(self, model: nn.Module) -> nn.Module:
-        """Return the module that scores for a model: the model itself, or the proxy."""
-        scorer = model if self._proxy is None else self._proxy
-        if not self._module_checked:
-            check_module("Selector", scorer)
-            self._module_checked = True
-        return scorer
-
     def _ratio_at(self, step: int) -> float:
         if not callable(self.ratio):
             return self.ratio or 0.0
@@ -232,6 +222,8 @@ class Selector:
     ) -> tuple[T, ScoringContext, Selected, Method, bool]:
         """Select from a large batch, without counting it: the arguments of `_apply`."""
         step, method, needs, column = self.steps, self._method, self.needs, None
+        if step == 0:
+            check_module("Selector", scorer)
         if isinstance(self.il, str):
             batch, column = take_il(batch, self.il)
         wanted: dict[str, Any] = {"needs_ids": self.needs_ids, "needs_labels": self.loss_fn is None}
@@ -288,10 +280,8 @@ class Selector:
         ) as passes.module:
             selected = method(context)
         if not isinstance(selected, Selected):
-            kind = type(selected).__name__
-            raise TypeError(
-                f"Selector: method {self.method!r} must return Selected, as context.top, got {kind}"
-            )
+            said = f"must return Selected, as context.top, got {type(selected).__name__}"
+            raise TypeError(f"Selector: method {self.method!r} {said}")
         stand_in = False
         if self.scope == "global":
             selected, stand_in = select_globally(selected, size, ~context.ignored, step)
@@ -308,9 +298,9 @@ class Selector:
         small = gather(batch, n, rows)
         if len(ids_of(small)) != (k := len(rows)):
             raise TypeError(
-                f"Selector: {k} examples are selected, and a batch of type "
-                f"{type(small).__name__} keeps {len(ids_of(small))} ids: functions compute its "
-                "fields, so that they cannot be cut; collate to a dict, a dataclass or Batch"
+                f"Selector: {k} examples are selected, and a batch of type {type(small).__name__} "
+                f"keeps {len(ids_of(small))} ids: functions compute its fields, which cannot be "
+                "cut; collate to a dict, a dataclass or Batch"
             )
         if selected.losses is not None and self._unchecked:
             scored, proxy = self._unchecked, self._proxy is not None

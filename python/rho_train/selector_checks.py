@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -43,8 +44,7 @@ def check_settings(selector: Selector, method: object) -> None:
         value = getattr(selector, name)
         wrong = not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
         if wrong and value is not None:
-            got = repr(value) if isinstance(value, (bool, float, str)) else type(value).__name__
-            raise TypeError(f"Selector: {name} must be {wanted}, got {got}")
+            raise TypeError(f"Selector: {name} must be {wanted}, got {reprlib.repr(value)}")
     given = [name for name in ("k", "check_every") if getattr(selector, name) is not None]
     check_counts(selector, *given)
     if isinstance(selector.ratio, (int, float)):
@@ -126,15 +126,11 @@ def il_table(il: object) -> Tensor | None:
 
 def check_training() -> None:
     """Refuse a model in eval mode without autograd; warn of one with it."""
-    fix = "an evaluation takes the whole batch, or selector.preview(model, batch), which counts not"
+    said = "Selector: the model is in eval mode"
+    fix = "before training call model.train(); an evaluation takes selector.preview(model, batch)"
     if not torch.is_grad_enabled():
-        raise ValueError(
-            f"Selector: the model is in eval mode and autograd is off, as in an evaluation; {fix}"
-        )
-    warnings.warn(
-        f"Selector: the model is in eval mode; before training call model.train(); {fix}",
-        stacklevel=3,
-    )
+        raise ValueError(f"{said} and autograd is off, as in an evaluation; {fix}")
+    warnings.warn(f"{said}; {fix}", stacklevel=3)
 
 
 def check_batch(batch: object, fields: Fields, *, classes: bool, first: bool) -> None:
@@ -264,8 +260,8 @@ class _Rescoring:
         raise ValueError(
             f"Selector: the {k} selected examples of {n} are not cut right from the batch: {what}. "
             f"Cut as one row an example: {listed(cut)}; left whole: {listed(whole)}. Give every "
-            f"field one row an example in its first dimension, and what all share another length "
-            f"than {n}, or keep it out of the batch; {_OFF}"
+            "field one row an example in its first dimension, and keep out of the batch what all "
+            f"share; {_OFF}"
         ) from error
 
     def _equal(self, rows: Tensor, whole: object = None) -> bool:

@@ -263,7 +263,7 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
     (lambda: Scoring(micro_batch=8, train_mode=True), ValueError, "train_mode.*micro_batch"),
     (lambda: History(0), ValueError, "n must be at least 1, got 0"),
     (lambda: History(2.0), TypeError, "n must be an int.*got 2.0"),
-    (lambda: Selector(k=1, method="loss", history={}), TypeError, "History, got dict"),
+    (lambda: Selector(k=1, method="loss", history={}), TypeError, "History, got {}"),
     (
         lambda: Selector(k=1, method="loss", history=History(39))(Widths(), BATCH),
         IndexError,

@@ -308,7 +308,7 @@ BAD_ARGUMENTS: list[tuple[Any, type[Exception], str]] = [
     ({"k": 1, "method": Learning}, TypeError, "of a class pass an object"),
     ({"ratio": "0.1"}, TypeError, "ratio must be a number or a function of the step, got '0.1'"),
     ({"k": 1, "label_smoothing": 1.5}, ValueError, r"label_smoothing must lie in \[0, 1\]"),
-    ({"k": 1, "phases": 100}, TypeError, "phases must be a function of the step, got int"),
+    ({"k": 1, "phases": 100}, TypeError, "phases must be a function of the step, got 100"),
     ({"k": 1, "seed": 0.5}, TypeError, "seed must be an int, got 0.5"),
     ({"k": 1, "il": TABLE[None]}, ValueError, r"il must be \(N,\) of.*got float32 tensor \(1, 8\)"),
     (

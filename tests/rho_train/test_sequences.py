@@ -286,7 +286,7 @@ of_classes.needs = ("classes",)  # type: ignore[attr-defined]
     ("make", "error", "message"),
     [
         (lambda: sequence_losses(torch.zeros(2, 3), torch.zeros(2)), ValueError, r"\(n, T, C\)"),
-        (lambda: Selector(k=1, method="loss", loss_fn=3), TypeError, "got int"),
+        (lambda: Selector(k=1, method="loss", loss_fn=3), TypeError, "got 3"),
         (
             lambda: Selector(k=1, method="grad_norm", loss_fn=losses),
             ValueError,

@@ -60,7 +60,7 @@ class Selected(NamedTuple):
         if invalid:
             return (
                 f"the irreducible loss of {invalid} of {n} examples is unknown (NaN); train on "
-                "examples that the store covers, for a holdout store those that are not held out"
+                "examples that the store covers, of a holdout store those that are not held out"
             )
         return f"all {n} examples are left out: their labels are ignore_index or scores infinite"
 
@@ -257,19 +257,15 @@ class ScoringContext:
         losses, scores = torch.empty_like(self.ids.expand(2, -1), dtype=torch.float32).unbind()
         for rows, output in self.passes:
             if self.passes.loss_fn is not None:
-                scores[rows], losses[rows] = self._score_losses(method, output, rows), output
+                losses[rows] = output
             else:
                 scores[rows], losses[rows] = self.score_logits(method, output, rows)
                 self._classes = output.shape[1]
+        if self.passes.loss_fn is not None:
+            # An example without a loss is not selected by its IL either.
+            known = torch.where(losses.isnan(), losses, 0.0) if method == "neg_il" else losses
+            scores = known if method == "loss" else known - self.il.float()
         return rho_ext.Scores(scores, losses)
-
-    def _score_losses(self, method: str, losses: Tensor, rows: slice) -> Tensor:
-        """Score rows by known losses, for the methods that need nothing else."""
-        il = 0.0 if method == "loss" else self.il[rows].float()
-        # An example without a loss is not selected by its IL either.
-        if method == "neg_il":
-            losses = torch.where(losses.isnan(), losses, 0.0)
-        return losses - il
 
 
 def ranked(scores: Tensor, k: int) -> rho_ext.Selection:
