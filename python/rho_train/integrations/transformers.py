@@ -27,6 +27,7 @@ from rho_train.integrations.reference_losses import (
 from rho_train.integrations.reference_losses import at_tokens
 from rho_train.run_folder import load_checkpoint, save_checkpoint
 from rho_train.selector import Selector
+from rho_train.tokens import TokenSelection
 
 check_framework("transformers")
 
@@ -76,15 +77,13 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
             return
         if isinstance(selector, TokenSelector):
             self._carried = [selector.il] if selector.il else []
-            problems = _token_problems(self, selector)
             if selector.reference is not None:
                 selector.reference.to(self.args.device)
         else:
             check_selector("SelectionTrainer", selector)
             il = selector.il
             self._carried = ["ids"] * selector.needs_ids + ([il] if isinstance(il, str) else [])
-            problems = _problems(self, selector.k or 1)
-        for problem in problems:
+        for problem in _problems(self, selector):
             raise ValueError(f"SelectionTrainer: {problem}")
         # Smaller batches after want of memory, and trials of hyperparameters, begin with it.
         anew = self.args.auto_find_batch_size or self.model_init is not None
@@ -135,7 +134,7 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the loss of the Trainer, weighted if the method of selection gives weights."""
         if isinstance(self.selector, TokenSelector) and model.training:
-            return self._token_loss(self.selector, model, inputs, *args, **kwargs)
+            return self._token_loss(self.selector(model, inputs), *args, **kwargs)
         weights, loss_of = inputs.pop(_WEIGHTS, None), super().compute_loss
         if self.sampler is not None and model.training:
             ids, labels = inputs.pop("ids"), inputs["labels"]
@@ -151,18 +150,14 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
 
     def _token_loss(
         self,
-        selector: TokenSelector,
-        model: nn.Module,
-        inputs: Any,
+        selected: TokenSelection,
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
         """Return the share of a batch in the mean loss of the selected tokens of a step."""
-        selected = selector(model, inputs)
-        if num_items_in_batch is None:
-            loss = selected.loss
-        else:
-            loss = selected.loss * (selected.k / num_items_in_batch.clamp(min=1))
+        loss = selected.loss
+        if num_items_in_batch is not None:
+            loss = loss * (selected.k / num_items_in_batch.clamp(min=1))
             # DistributedDataParallel takes the mean over the ranks, and the Trainer divides losses
             # of models that do not count items.
             loss = loss * (self.accelerator.num_processes if self._over_ranks else 1)
@@ -255,36 +250,40 @@ def _numbers(name: str, values: Any) -> np.ndarray[Any, Any]:
     raise ValueError(f"SelectionTrainer: column {name!r} must hold {wanted}, got {got}")
 
 
-def _problems(trainer: Any, k: int) -> Iterator[str]:
+def _problems(trainer: Any, selector: Selector | TokenSelector) -> Iterator[str]:
     """Yield what would fail or go wrong at a later step."""
     data, args, collator = trainer.train_dataset, trainer.args, trainer.data_collator
     columns: Any = getattr(data, "column_names", None)
+    for name in trainer._carried if columns else ():
+        if name not in columns:
+            yield (
+                f"the training set has no column {name!r}, got {', '.join(columns)}; add il by "
+                "add_il, of tokens by add_reference_losses, ids by dataset.add_column('ids', "
+                "range(len(dataset))), all after packing"
+            )
+    if isinstance(selector, TokenSelector):
+        yield from _token_problems(trainer, selector)
+        return
     size, sized, ranks = args.train_batch_size, hasattr(data, "__len__"), args.world_size
     if isinstance(collator, DataCollatorWithFlattening) or getattr(collator, "padding_free", False):
         yield (
             f"the collator {type(collator).__name__} makes one row of a batch, from which no "
             "example can be taken; leave padding_free and packing off"
         )
-    for name in trainer._carried if columns else ():
-        if name not in columns:
-            yield (
-                f"the training set has no column {name!r}, got {', '.join(columns)}; add il by "
-                "add_il, ids by dataset.add_column('ids', range(len(dataset))), both after packing"
-            )
-        if sized:
-            values = _numbers(name, data.with_format("numpy")[name][:])
-            if bad := int((~np.isfinite(values)).sum()):
-                yield f"column {name!r} has no finite IL in {bad} rows; drop them by dataset.filter"
+    for name in trainer._carried if columns and sized else ():
+        values = _numbers(name, data.with_format("numpy")[name][:])
+        if bad := int((~np.isfinite(values)).sum()):
+            yield f"column {name!r} has no finite IL in {bad} rows; drop them by dataset.filter"
     if sized and not args.dataloader_drop_last:
         size = size if ranks > 1 else len(data) % size or size
         if ranks > 1 and not trainer.accelerator.even_batches:
             yield (
                 "ranks with more batches than others would wait for them forever; leave "
-                "even_batches on in accelerator_config, or set dataloader_drop_last=True"
+                "even_batches on in accelerator_config, or set dataloader_drop_last"
             )
-    if steps := trainer.selector.steps:
-        yield f"the Selector has made {steps} selections already; give a new one"
-    if k > size:
+    if selector.steps:
+        yield f"the Selector has made {selector.steps} selections already; give a new one"
+    if (k := selector.k or 1) > size:
         yield (
             f"k = {k} is larger than a batch of {size}; raise per_device_train_batch_size, the "
             "large batch, or leave the rows of a short last one out, train.select(range(...))"
@@ -293,7 +292,6 @@ def _problems(trainer: Any, k: int) -> Iterator[str]:
 
 def _token_problems(trainer: Any, selector: TokenSelector) -> Iterator[str]:
     """Yield why a TokenSelector cannot train."""
-    columns: Any = getattr(trainer.train_dataset, "column_names", None)
     model, causal = trainer.model, (None, "ForCausalLM", "ForConditionalGeneration")
     config = getattr(model, "config", None)
     encoder = getattr(config, "is_encoder_decoder", False)
@@ -307,11 +305,6 @@ def _token_problems(trainer: Any, selector: TokenSelector) -> Iterator[str]:
         )
     if trainer.args.n_gpu > 1:
         yield f"a TokenSelector takes one GPU a process, got {trainer.args.n_gpu}; use torchrun"
-    if selector.il and columns and selector.il not in columns:
-        yield (
-            f"the training set has no column {selector.il!r}, got {', '.join(columns)}; add it by "
-            "add_reference_losses, after packing"
-        )
     if selector.reference is model:
         yield "the reference model must be another one than the model that is trained"
     reference = getattr(selector.reference, "config", config)

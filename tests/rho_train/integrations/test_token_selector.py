@@ -214,7 +214,7 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     column, plain = TokenSelector(ratio=0.5, il="il"), TokenSelector(ratio=0.5)
     other = TokenSelector(ratio=0.5, reference=small)
     for model, selector, options, message in (
-        (llama(), column, {}, "no column 'il', got input_ids; add it by add_reference_losses"),
+        (llama(), column, {}, "no column 'il', got input_ids; .* by add_reference_losses"),
         (llama(), column, {"train_dataset": short}, r"'il': examples of \[5, 5, .*do not fit"),
         (llama(), column, {"train_dataset": word}, "'il' must hold a list of numbers for each"),
         (llama(), other, {}, "the vocabulary of the model, 257 tokens, got 99"),
