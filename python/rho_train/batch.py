@@ -173,10 +173,7 @@ def _own_rows(value: Any, n: int, rows: Tensor | slice) -> Any:
     numbers = _numbers(n, rows)
     if isinstance(value, PackedSequence):
         padded, lengths = pad_packed_sequence(value, batch_first=True)
-        lengths = lengths[numbers]
-        # Only sequences that are in order of length can be packed without sorting.
-        sort = value.sorted_indices is not None or bool((lengths[1:] > lengths[:-1]).any())
-        return pack_padded_sequence(padded[numbers], lengths, True, enforce_sorted=not sort)
+        return pack_padded_sequence(padded[numbers], lengths[numbers], True, enforce_sorted=False)
     some = [value[i] for i in numbers]
     if isinstance(value, Tensor):
         return torch.nested.as_nested_tensor(some, layout=value.layout)

@@ -23,21 +23,19 @@ def count_globally(n: int, settings: Sequence[float], device: torch.device) -> i
     All ranks raise if they differ in `settings` (steps, seed, k, ratio), or one has no examples.
     """
     rows = all_gather(torch.tensor([n, *settings], dtype=torch.float64, device=device)).tolist()
-    counts = [int(count) for count, *_ in rows]
-    said = [f"({', '.join(f'{value:g}' for value in row[1:])})" for row in rows]
-    for other, row in enumerate(rows):
-        if counts[other] == 0:
+    for other, (count, *theirs) in enumerate(rows):
+        if count == 0:
             raise ValueError(
                 f"Selector: scope='global': the large batch of rank {other} is empty; give every "
                 "rank the same number of batches"
             )
-        if row[1:] != rows[0][1:]:
+        if theirs != rows[0][1:]:
             raise ValueError(
                 "Selector: scope='global': all ranks must make the same selection of the examples "
-                f"of all, got (steps, seed, k, ratio) = {said[0]} on rank 0 and {said[other]} on "
+                f"of all, got [steps, seed, k, ratio] = {rows[0][1:]} on rank 0 and {theirs} on "
                 f"rank {other}"
             )
-    return sum(counts)
+    return int(sum(count for count, *_ in rows))
 
 
 def select_globally(

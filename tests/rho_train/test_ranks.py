@@ -121,7 +121,7 @@ def test_the_cases_reach_what_they_are_for(found: Found) -> None:
 
 
 def test_all_ranks_stop_together(found: Found) -> None:
-    settings = r"\(0, 0, 3, 0\) on rank 0 and \(0, 0, 4, 0\) on rank 1"
+    settings = r"\[0.0, 0.0, 3.0, 0.0\] on rank 0 and \[0.0, 0.0, 4.0, 0.0\] on rank 1"
     messages = {
         "k": f"ValueError.*{settings}",
         "seed": "ValueError.* all ranks must make the same selection",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import warnings
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
@@ -22,12 +23,9 @@ VERSIONS = {"transformers": ((5, 15), (6, 0)), "lightning": ((2, 5), (3, 0))}
 def check_framework(name: str) -> None:
     """Raise an ImportError if a framework is missing, or its hooks are not known."""
     (low, high), version = VERSIONS[name], "none"
-    try:
+    with suppress(importlib.metadata.PackageNotFoundError):
         version = importlib.metadata.version(name)
-        known = low <= tuple(int(number) for number in re.findall(r"\d+", version)[:2]) < high
-    except importlib.metadata.PackageNotFoundError:
-        known = False
-    if not known:
+    if not low <= tuple(int(number) for number in re.findall(r"\d+", version)[:2]) < high:
         raise ImportError(
             f"rho_train.integrations.{name} needs {name} from {low[0]}.{low[1]} and below "
             f"{high[0]}.{high[1]}, got {version}; pip install 'rho-ext[{name}]'"

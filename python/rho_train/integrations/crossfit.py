@@ -39,8 +39,6 @@ def add_il(
         loss_fn: as in `Selector`, such as `lm_losses`; None: the cross-entropy of the labels.
         column: its name, float32; NaN with a warning for examples without labels.
         seed: of the folds.
-
-    A TypeError or ValueError if an argument is not as described.
     """
     if not hasattr(dataset, "add_column") or not hasattr(dataset, "__len__"):
         raise TypeError(
@@ -63,9 +61,8 @@ def add_il(
         if any(trainer.model is model for model, _ in trained):
             raise ValueError("add_il: make_trainer must make a new model each time, got one twice")
         data = getattr(trainer, "train_dataset", None)
-        sees = isinstance(data, Sized) and len(data) > len(part)
-        sees |= any(_same(data, other) for _, other in trained)
-        if data is None or sees:
+        larger = isinstance(data, Sized) and len(data) > len(part)
+        if data is None or larger or any(_same(data, other) for _, other in trained):
             raise ValueError(
                 "add_il: make_trainer must return a Trainer of the data that it is given; pass it "
                 "on as train_dataset, else the model sees the examples that it scores"

@@ -56,20 +56,15 @@ class SelectionCallback(Callback):
         """Make the step on the selected examples."""
         selector: Any = self.selector
         small = selector(pl_module, batch)
-        if selector.last is None or (weights := selector.last.weights) is None:
-            return step(small, *args, **kwargs)
-        if not pl_module.automatic_optimization:
-            raise ValueError(
-                f"SelectionCallback: method {selector.method!r} gives weights, which cannot "
-                "enter a loss that the module optimises manually; choose another method"
-            )
         output = step(small, *args, **kwargs)
+        if (weights := selector.last.weights) is None:
+            return output
         loss = output.get("loss") if isinstance(output, Mapping) else output
-        if not isinstance(loss, Tensor):
+        if not isinstance(loss, Tensor) or not pl_module.automatic_optimization:
             raise ValueError(
                 f"SelectionCallback: method {selector.method!r} gives weights, so training_step "
-                f"must return a loss or a dict with 'loss', got {describe(output)}; return one, or "
-                "choose another method"
+                f"must return a loss or a dict with 'loss', got {describe(output)}, and not "
+                "optimise by itself; change it, or choose another method"
             )
         loss = factor_of(weights) * loss
         return {**output, "loss": loss} if isinstance(output, Mapping) else loss
