@@ -13,8 +13,8 @@ HEAD = """# Command line
 Every option has a name and may stand in a YAML file, `--config run.yaml`, in which a key stands
 once. Options of a task are `--task.OPTION`, and stand under `task_options:` in the file. A task of
 your own is `--task module:function`, a method of your own `--import module --method name`. `--out`
-is always a folder. After Ctrl-C or a kill the same command goes on. It returns 0 if it is done, 1
-after an error, 2 for wrong arguments, 130 if it was stopped.
+is always a folder. After Ctrl-C or a kill the same command goes on. It returns 0 if it is done, 2
+for wrong arguments or data, 1 after another error, 130 if it was stopped.
 """
 # Options that several commands have with the same meaning: they are listed once.
 GROUPS = {

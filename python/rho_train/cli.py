@@ -51,6 +51,7 @@ from rho_train.training_step import adamw
 
 _STOPPED = 130  # as a shell reports Ctrl-C
 _ERRORS = (*EXPECTED, ImportError, JobsFailed)
+_WRONG = (ValueError, TypeError, FileNotFoundError)  # of arguments, or of what they name
 
 # Options that several commands have; what their own docstrings explain goes first.
 _HELP = {
@@ -58,7 +59,7 @@ _HELP = {
     "device": "cpu, cuda, cuda:N, or auto: a GPU if there is one.",
     "seed": "of noise, split, weights and order.",
     "task": "letters, table, images, text, or module:function that returns a rho_train.Task.",
-    "task_options": "options of the task, as --task.noise 0.1 or --task.path mine.npz.",
+    "task_options": "options of the task, as --task.noise 0.1 or --task.path mine.csv.",
     "holdout": "share of the training examples that a holdout IL model trains on.",
     "folds": "of the cross-fit.",
     "train": "how the target is trained.",
@@ -187,6 +188,8 @@ def plan(
         models: how many will be trained on these data, for the recommendation.
         train: how the target is trained; large_batch is not used.
     """
+    if models < 1:
+        raise ValueError(f"--models must be at least 1, got {models}")
     if started_ranks() > 1:
         raise ValueError("plan: it measures one process on one device; start it without torchrun")
     made = load_task(task, task_options)
@@ -328,7 +331,8 @@ def _mend_streams() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code.
 
-    0: done; 1: an error, named on standard error; 2: wrong arguments; 130: stopped, resumable.
+    0: done; 1: an error, named on standard error; 2: wrong arguments, or data or a folder that they
+    name; 130: stopped, resumable.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     _mend_streams()
@@ -372,5 +376,5 @@ def _main(given: list[str]) -> int:
         return 1
     except _ERRORS as error:
         say("error: ", explained(error_text(error), given, command, known))
-        return 1
+        return 2 if isinstance(error, _WRONG) else 1
     return 0

@@ -19,6 +19,7 @@ _SAID = (
     (r'Parser key "(\w+)": .*NestedArg\(key=\'([\w.]+)\'.*', r"there is no option --\1.\2"),
     (r'Parser key "([\w.]+)": Expected an? (.+)\. Got value: (.*)', r"--\1 must be \2, got '\3'"),
     (r'Parser key "([\w.]+)": ', r"--\1: "),
+    (r"Unexpected config: ?(.*)", r"--config must hold options, as seed: 1; got \1"),
     (r"<class '(int|float)'>", r"a number (\1)"),
     (r"<class 'tuple'>, got '(.*)'", r"a list, as [\1], got '\1'"),
     (r"Does not validate .* - Expected a <class 'dict'>.*", "give its parts, as --task.noise 0.1"),
@@ -79,15 +80,12 @@ def explained(
     if "--task" in options:
         tasks = (options_of(task_function(task)) for task in BUILT_IN)
         options += [f"--task.{one.partition('=')[0]}" for task in tasks for one in task]
-    if kind == "option":
-        # Also by the last part alone; an option that is called so goes first.
-        known = {f"--{o.lstrip('-').rpartition('.')[2]}": o for o in options}
-        known |= {o: o for o in options}
-    else:
-        names = parsers if kind else re.findall(r"\w+", values)
-        known = {name.rpartition(" ")[2]: name for name in names}
-    if near := difflib.get_close_matches(word or value, known, 1, 0.8 if kind else 0.6):
-        return f"{text}; did you mean {known[near[0]]}?"
+    names = options if kind == "option" else parsers if kind else re.findall(r"\w+", values)
+    # By the whole, then by the last part alone, as --steps of --train.steps.
+    parts = {f"--{o.lstrip('-').rpartition('.')[2]}": o for o in reversed(options)}
+    for one in ({n.rpartition(" ")[2]: n for n in names}, parts if kind == "option" else {}):
+        if near := difflib.get_close_matches((word or value).lower(), one, 1, 0.8 if kind else 0.6):
+            return f"{text}; did you mean {one[near[0]]}?"
     others = [name for name, parser in parsers.items() if word in parser._option_string_actions]
     return f"{text}; it is an option of {', '.join(others)}" if others else text
 

@@ -57,9 +57,9 @@ def test_computed_once_and_used_by_many_targets(
     written = [file.read_bytes() for file in files]
     assert main(command) == 0
     assert "is there already" in capfd.readouterr().out
-    assert main([*command, "--seed=1"]) == 1
+    assert main([*command, "--seed=1"]) == 2
     assert re.search("there already: .*seed: store has 0, wanted 1", capfd.readouterr().err)
-    assert main([*command, "--task.dropout=0.1"]) == 1
+    assert main([*command, "--task.dropout=0.1"]) == 2
     assert re.search(r"there already: .*model: store has", capfd.readouterr().err)
     assert [file.read_bytes() for file in files] == written
     assert main(["il", "inspect", str(path)]) == 0
@@ -85,7 +85,7 @@ def test_a_store_of_changed_data_is_refused(
     path = tmp_path / "il"
     assert main(compute_arguments(table, path)) == 0
     other = train_arguments(table, tmp_path / "other", f"--il={path}", "--task.test=200")
-    assert main(other) == 1
+    assert main(other) == 2
     assert re.search(r"il: .*another data set.*labels", capfd.readouterr().err)
     with np.load(table) as arrays:
         # Standardised to the same bits: the same data.
@@ -97,9 +97,9 @@ def test_a_store_of_changed_data_is_refused(
             rows = np.flatnonzero(arrays["labels"] == label)
             order[rows] = np.roll(rows, 1)
         np.savez(table, features=arrays["features"][order], labels=arrays["labels"])
-    assert main(train_arguments(table, tmp_path / "moved", f"--il={path}")) == 1
+    assert main(train_arguments(table, tmp_path / "moved", f"--il={path}")) == 2
     assert re.search(r"il: .*other inputs: \d+ of 64", capfd.readouterr().err)
-    assert main(["il", "verify", str(path), f"--task.path={table}"]) == 1
+    assert main(["il", "verify", str(path), f"--task.path={table}"]) == 2
     assert "count and labels agree, so examples changed places" in capfd.readouterr().err
 
 
@@ -175,9 +175,9 @@ def test_inspect_shows_the_distribution_and_suspects(
     suspects = r"\n  id 17 +label 1 +predicted 0 +IL +9\.5000\n  id 3 +label 1 .*\nnext: rho-ext il"
     assert re.search(suspects, printed)
     arguments = ["il", "inspect", str(tmp_path / "il.safetensors"), f"--out={tmp_path / 'page'}"]
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     assert "does not name its task; give --task" in capfd.readouterr().err
-    assert main([*arguments, "--top=0"]) == 1
+    assert main([*arguments, "--top=0"]) == 2
     assert "top must be at least 1, got 0" in capfd.readouterr().err
     assert main(["il", "verify", str(tmp_path / "il.safetensors")]) == 0
     assert "data: not compared; give --task" in capfd.readouterr().out
@@ -213,7 +213,7 @@ def test_a_damaged_store_is_refused_by_every_command(
             train_arguments(table, tmp_path / "run", f"--il={path}"),
         ):
             capfd.readouterr()
-            assert main(arguments) == 1
+            assert main(arguments) == 2
             message = rf"il does not match its checksum in rows \d+ to \d+ of {file}: the file is"
             assert re.search(message, capfd.readouterr().err), arguments
 
@@ -249,7 +249,7 @@ def test_a_config_of_another_form_is_refused(
     for config in ("[1]", "5", "{", "[" * 200_000, '{"options": 3}'):
         store = ILStore(torch.zeros(3), print_of, info={"config": config})
         store.save(tmp_path / "store")
-        assert main(["il", "verify", str(tmp_path / "store")]) == 1
+        assert main(["il", "verify", str(tmp_path / "store")]) == 2
         assert re.search("config .* must be the JSON of its settings", capfd.readouterr().err)
-    assert main(compute_arguments(table, tmp_path / "store")) == 1
+    assert main(compute_arguments(table, tmp_path / "store")) == 2
     assert "--out must be a folder, got the file" in capfd.readouterr().err

@@ -452,7 +452,7 @@ def test_mistakes_are_told_without_a_traceback(
         ("names", "cannot take the batch .* with the keys 'feats', 'name', .*; give forward="),
     ):
         out = f"--out={tmp_path / kind}"
-        assert main(["il", "compute", given, f"--task.kind={kind}", out]) == 1
+        assert main(["il", "compute", given, f"--task.kind={kind}", out]) == 2
         found = capsys.readouterr().err
         assert re.search(f"rho-ext: error: .*{said}", found), found
         assert "Selector" not in found

@@ -212,5 +212,5 @@ def test_the_command(
         ("my_task:other", "my_task has no function 'other'"),
         ("my_task:half", "must return a rho_train.Task, got Linear"),
     ):
-        assert main([*options, f"--task={task}"]) == 1
+        assert main([*options, f"--task={task}"]) == 2
         assert message in capfd.readouterr().err

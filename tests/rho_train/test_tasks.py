@@ -98,6 +98,28 @@ def test_a_table_is_split_and_standardised(tmp_path: Path) -> None:
     assert made.make_model(0)(train_x).shape == (15, 3)
 
 
+def test_a_csv_is_the_same_table(tmp_path: Path) -> None:
+    arrays, path = rows(), tmp_path / "mine.csv"
+    wanted = columns(load(tmp_path, arrays))
+    lines = ["a,b,c,d,class"]
+    lines += [
+        ",".join(map(repr, map(float, (*x, y)))) for x, y in zip(*arrays.values(), strict=True)
+    ]
+    for first, encoding in ((0, "utf-8"), (1, "utf-8"), (0, "utf-8-sig"), (1, "utf-8-sig")):
+        path.write_text("\n".join(lines[first:]), encoding)
+        for one, other in zip(columns(table(path, 5)), wanted, strict=True):
+            assert torch.equal(one, other)
+    for content, message in (
+        ("1,2,0\n1,two,1", "not a table of numbers .*'two' .*; the last column has the class"),
+        ("1,2,0\n1,2", "not a table of numbers .*columns"),
+        ("1,2,cat\n1,2,dog", "not a table of numbers .*'cat'"),
+        ("1,2,0.5\n1,2,1", "labels must be class indices"),
+    ):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=rf"mine\.csv.* {message}"):
+            table(path, 1)
+
+
 def test_bad_tables_are_refused(tmp_path: Path) -> None:
     nan = np.full((20, 4), np.nan)
     huge = np.concatenate([rows()["features"][:15], np.full((5, 4), 1e300)])

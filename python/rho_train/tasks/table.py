@@ -1,12 +1,14 @@
-"""The built-in tasks `table`, numbers in an .npz file, and `letters`, which is one."""
+"""The built-in tasks `table`, numbers in a file, and `letters`, which is one."""
 
 from __future__ import annotations
 
+import re
 import string
 import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,9 @@ def table(
     dropout: float = 0.0,
     il_hidden: Sequence[int] = (),
 ) -> Task:
-    """Make a task from an .npz file with the arrays `features` (n, d) and `labels` (n,).
+    """Make a task from an .npz file with the arrays `features` (n, d) and `labels` (n,), or a .csv.
 
+    The last column of a .csv are the labels, the others the features; a first line may name them.
     Features are standardised with mean and standard deviation of the training rows; a feature that
     is constant there is only centred. The number of classes is one more than the largest label.
 
@@ -43,8 +46,8 @@ def table(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no .npz file of plain arrays, lacks one, has features that are no finite
-            numbers or labels that are no class indices, or `test` leaves no row.
+        ValueError: it is no .npz file of plain arrays, lacks one, or no .csv of numbers; features
+            are not finite, or labels no class indices; or `test` leaves no row.
 
     Examples:
         >>> import tempfile
@@ -87,7 +90,16 @@ def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"table: there is no file {path}; check the path")
     errors = ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error
+    kind = "readable .npz file of plain arrays"
+    fix = "write it with np.savez(path, features=features, labels=labels), both of numbers"
     try:
+        if path.suffix.lower() == ".csv":
+            kind, fix = "table of numbers", "the last column has the class, 0, 1, 2, ..."
+            with open(path, encoding="utf-8-sig") as lines:
+                first = lines.readline()
+                head = not re.match(r"\s*[-+.\d]", first)
+                rows = np.loadtxt(lines if head else chain([first], lines), delimiter=",", ndmin=2)
+            return rows[:, :-1], rows[:, -1]
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             missing = " and ".join(sorted({"features", "labels"} - set(arrays)))
             if missing:
@@ -95,9 +107,8 @@ def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
                 raise ValueError(f"it lacks the array {missing}, it has: {found}")
             return np.asarray(arrays["features"]), np.asarray(arrays["labels"])
     except errors as error:
-        fix = "write it with np.savez(path, features=features, labels=labels), both of numbers"
-        problem = f"is not a readable .npz file of plain arrays ({error})"
-        raise ValueError(f"table: {path} {problem}; {fix}") from error
+        text = "it is no archive" if "pickle" in f"{error}" else error  # no advice to load that
+        raise ValueError(f"table: {path} is not a {kind} ({text}); {fix}") from error
 
 
 def _checked(features: npt.NDArray[Any], labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
