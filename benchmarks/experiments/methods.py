@@ -63,10 +63,10 @@ class MonteCarlo:
         p = conditional = loss = torch.zeros_like(context.ids[0], dtype=torch.float32)
         seed = int(torch.randint(2**31, (), generator=context.generator, device="cpu"))
         devices = [context.ids.device] if context.ids.is_cuda else []
-        with _dropout_on(context.passes.module), torch.random.fork_rng(devices):
+        with _dropout_on(context.module), torch.random.fork_rng(devices):
             torch.manual_seed(seed)
             for _ in range(self.passes):
-                logits = context.passes.logits()
+                logits = context.forward_pass()
                 entropy, ce = context.score_logits("entropy", logits)
                 p = p + logits.float().softmax(1) / self.passes
                 conditional = conditional + entropy / self.passes

@@ -50,8 +50,8 @@ class OnlineModel:
                 self.optimizer,
                 where="OnlineModel",
                 weights=weights,
-                forward=context.passes.forward,
-                loss_fn=context.passes.loss_fn,
+                forward=context.forward,
+                loss_fn=context.loss_fn,
                 label_smoothing=context.label_smoothing,
             )
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
-from rho_train.batch import Fields, describe, gather
+from rho_train.batch import Fields, describe
 from rho_train.checks import check_counts
 
 ForwardFunction = Callable[[nn.Module, Any], Tensor]
@@ -61,71 +60,6 @@ def share_of(n: int, share: float) -> int:
     """Return max(1, round(share * n)), halves upwards."""
     # Not int(): 0.29 * 100 is 28.999... in floating point.
     return max(1, math.floor(share * n + 0.5))
-
-
-@dataclass(slots=True, eq=False)
-class MicroBatches:
-    """The forward passes of a module over one large batch of n examples.
-
-    `examples` is the batch for `forward` and `loss_fn`, else its `Fields`; `compiled` holds the
-    modules that `torch.compile` has seen. `seconds` are those of the host, which on CUDA only
-    launches the passes.
-    """
-
-    options: Scoring
-    forward: ForwardFunction | None
-    loss_fn: LossFunction | None
-    compiled: dict[nn.Module, Any]
-    module: nn.Module
-    examples: Any
-    n: int
-    seconds: float = field(default=0.0, init=False)
-
-    @property
-    def whole(self) -> bool:
-        """True if one pass gives all logits."""
-        return self.options.micro_batch is None and self.loss_fn is None
-
-    def of(self, module: nn.Module, batch: Any, fields: Fields) -> MicroBatches:
-        """Return the same passes, by a module, over all examples of another batch."""
-        own = fields if self.forward is self.loss_fn is None else batch
-        return replace(self, module=module, examples=own, n=len(fields.ids))
-
-    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield rows of the large batch, and their logits or losses."""
-        n, examples = self.n, self.examples
-        size = self.options.micro_batch or n
-        for begin in range(0, n, size):
-            here = slice(begin, min(begin + size, n))
-            piece = gather(examples, n, here) if size < n else examples
-            yield here, self._output(piece, here.stop - begin)
-
-    def logits(self) -> Tensor:
-        """Return the logits (n, C) of all examples, if they have some."""
-        if self.whole:
-            return self._output(self.examples, self.n)
-        if self.loss_fn is not None:
-            raise ValueError(
-                "Selector: loss_fn= gives losses alone, and this method asks for logits; choose rho"
-            )
-        return torch.cat([logits for _, logits in self])
-
-    def _output(self, examples: Any, n: int) -> Tensor:
-        """Return logits (n, C), or losses (n,) of `loss_fn`."""
-        started, options, module = time.perf_counter(), self.options, self.module
-        if options.compile:
-            if module not in self.compiled:
-                mode = options.compile if isinstance(options.compile, str) else None
-                self.compiled[module] = torch.compile(module, mode=mode)
-            module = self.compiled[module]
-        if self.loss_fn is not None:
-            output = losses_of("Selector", module, examples, self.loss_fn, n)
-        elif self.forward is not None:
-            output = self.forward(module, examples)
-        else:
-            output = logits_of("Selector", module, examples.inputs)
-        self.seconds += time.perf_counter() - started
-        return output
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import torch
@@ -30,7 +31,6 @@ from rho_train.online import OnlineModel
 from rho_train.scoring import (
     ForwardFunction,
     LossFunction,
-    MicroBatches,
     Scoring,
     check_module,
     scoring_mode,
@@ -138,7 +138,11 @@ class Selector:
         method = registry.find(self.method)
         self.needs = frozenset(registry.needs_of(method))
         check_settings(self, method)
-        self._passes = self.scoring, self.forward, self.loss_fn, dict[nn.Module, Any]()
+        names = "seed", "forward", "loss_fn", "ignore_index", "label_smoothing"
+        self._context: dict[str, Any] = {name: getattr(self, name) for name in names}
+        mode = self.scoring.compile if isinstance(self.scoring.compile, str) else None
+        compiled = cache(partial(torch.compile, mode=mode)) if self.scoring.compile else None
+        self._context |= {"options": self.scoring, "compiled": compiled}
         self._il_table = il_table(self.il)
         self._proxy = self.scorer.model if isinstance(self.scorer, OnlineModel) else self.scorer
         self._invalid = InvalidCounter(self.check_every)
@@ -249,22 +253,20 @@ class Selector:
             total = count_globally(n, settings, ids.device)
         size = self.size(total, step)
         examples = parsed if self.forward is self.loss_fn is None else batch
-        passes = MicroBatches(*self._passes, scorer, examples, n)
         context = ScoringContext(
             labels=parsed.labels,
             ids=ids,
             k=min(size, n),
             step=step,
-            seed=self.seed,
-            passes=passes,
-            ignore_index=self.ignore_index,
-            label_smoothing=self.label_smoothing,
+            module=scorer,
+            examples=examples,
+            **self._context,
         )
         if "il" in needs and isinstance(self.il, OnlineModel):
             with scoring_mode(self.il.model, bf16=options.bf16) as module:
-                own = passes.of(module, batch, parsed)
-                context.il_values = replace(context, passes=own).score("loss").losses
-            context.il_is_per_row, passes.seconds = True, own.seconds
+                online = context.of(module, batch, parsed)
+                context.il_values = online.losses
+            context.il_is_per_row, context.seconds = True, online.seconds
         elif "il" in needs and column is not None:
             if column.shape != ids.shape:
                 got = f"got {describe(column)} for {n} examples; check the collate_fn"
@@ -275,9 +277,8 @@ class Selector:
             if self._label_checks:
                 self._check_labels(context)
             context.il_values, context.il_is_per_row = self._fixed_il(given, ids.device)
-        with scoring_mode(
-            scorer, bf16=options.bf16, train_mode=options.train_mode
-        ) as passes.module:
+        scoring = scoring_mode(scorer, bf16=options.bf16, train_mode=options.train_mode)
+        with scoring as context.module:
             selected = method(context)
         if not isinstance(selected, Selected):
             said = f"must return Selected, as context.top, got {type(selected).__name__}"
@@ -323,7 +324,7 @@ class Selector:
         self.selected += count
         if invalid:
             self.invalid += invalid
-        self.score_seconds += context.passes.seconds
+        self.score_seconds += context.seconds
         return small
 
     def il_of(self, ids: Tensor) -> Tensor | None:

@@ -157,7 +157,7 @@ def check_small_batch(
 
     Returns whether this told, or warned of a model with which it never will.
     """
-    module, options = context.passes.module, context.passes.options
+    module, options = context.module, context.options
     eager: AbstractContextManager[Any] = nullcontext()
     if "torch._dynamo" in sys.modules:
         # Graphs are compiled for the sizes of training. Importing dynamo takes seconds.
@@ -181,7 +181,7 @@ class _Rescoring:
         self.context, self.batch, self.module = context, batch, module
         self.sharded = sharded(module.modules())
         # Losses of training mode or of several passes with dropout are no losses of eval mode.
-        known = context.scored and not context.passes.options.train_mode
+        known = context.scored and not context.options.train_mode
         self.losses = context.losses if known else self.score(batch)
         root = rounding_of(module) ** 0.5
         usual = self.losses[self.losses.isfinite()].abs()
@@ -194,15 +194,11 @@ class _Rescoring:
 
     def score(self, batch: Any) -> Tensor:
         """Return the losses of a batch, float32 (n,)."""
-        context = self.context
-        classes = context.passes.loss_fn is None
-        fields = split(batch, needs_ids=False, needs_labels=classes)
-        passes = context.passes.of(self.module, batch, fields)
+        fields = split(batch, needs_ids=False, needs_labels=self.context.loss_fn is None)
+        one = self.context.of(self.module, batch, fields)
         if self.sharded:  # as many passes on all ranks, whatever their k
-            passes.options = replace(passes.options, micro_batch=None)
-        one = replace(context, labels=fields.labels, ids=fields.ids, passes=passes)
-        one.il_values, one.il_is_per_row = None, False
-        return one.score("loss").losses
+            one.options = replace(one.options, micro_batch=None)
+        return one.losses
 
     def gap(self, batch: Any, rows: Tensor) -> float:
         """Return how far the losses of a batch are from those of `rows`, 0 within rounding."""

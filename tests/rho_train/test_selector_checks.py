@@ -205,7 +205,7 @@ def weighted(context: ScoringContext) -> Selected:
 
 def twice(context: ScoringContext) -> Selected:
     """Select by the mean of two passes, whose losses are not those of one."""
-    scores = sum(context.score_logits("loss", context.passes.logits()).losses for _ in range(2))
+    scores = sum(context.score_logits("loss", context.forward_pass()).losses for _ in range(2))
     assert isinstance(scores, Tensor)
     return context.top(scores, scores)
 

@@ -317,7 +317,7 @@ of_classes.needs = ("classes",)  # type: ignore[attr-defined]
                 Table(drawn()[0]), large(ROWS)[0]
             ),
             ValueError,
-            "loss_fn= gives losses alone, and this method asks for logits",
+            "loss_fn= gives losses, the method wants logits",
         ),
         (
             lambda: Selector(il=IL[:120], k=1, loss_fn=losses)(Table(drawn()[0]), large(ROWS)[0]),

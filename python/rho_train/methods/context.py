@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import rho_ext
+from rho_train.batch import Fields, gather
 from rho_train.checks import check_rows
 from rho_train.distributed import rank_and_world
 from rho_train.rng import generator
-from rho_train.scoring import MicroBatches
+from rho_train.scoring import ForwardFunction, LossFunction, Scoring, logits_of, losses_of
 
 
 class Selected(NamedTuple):
@@ -128,22 +130,30 @@ class ScoringContext:
         labels, ids: int64 or int32 (n,).
         k: rows to select.
         step: selections made before this one.
+        module: scores, in eval mode.
+        examples: the large batch for `forward` and `loss_fn`, else its `Fields`.
         seed: of the Selector; what a method draws depends on it, `step` and the rank alone.
-        passes: the forward passes of the module that scores, in eval mode.
+        options, forward, loss_fn, ignore_index, label_smoothing: of the Selector.
+        compiled: compiles a module, once; None: none is.
         il_values: irreducible losses by id (N,), or of the rows (n,) if `il_is_per_row`.
-        ignore_index, label_smoothing: as in `rho_ext.select`.
     """
 
     labels: Tensor
     ids: Tensor
     k: int
     step: int
+    module: nn.Module
+    examples: Any
     seed: int
-    passes: MicroBatches
-    il_values: Tensor | None = None
-    il_is_per_row: bool = False
+    options: Scoring
+    forward: ForwardFunction | None
+    loss_fn: LossFunction | None
     ignore_index: int
     label_smoothing: float
+    compiled: Callable[[nn.Module], nn.Module] | None
+    il_values: Tensor | None = None
+    il_is_per_row: bool = False
+    seconds: float = field(default=0.0, init=False)  # of the passes; on CUDA of launching them
     _logits: Tensor | None = field(default=None, init=False, repr=False)
     _scores: dict[str, rho_ext.Scores] = field(default_factory=dict, init=False, repr=False)
     _classes: int | None = field(default=None, init=False, repr=False)
@@ -153,8 +163,30 @@ class ScoringContext:
     def logits(self) -> Tensor:
         """Logits (n, C) of one forward pass."""
         if self._logits is None:
-            self._logits = self.passes.logits()
+            self._logits = self.forward_pass()
         return self._logits
+
+    def forward_pass(self) -> Tensor:
+        """Return the logits (n, C) of all examples by a pass of its own, if they have some."""
+        if self.loss_fn is not None:
+            raise ValueError(
+                "Selector: loss_fn= gives losses, the method wants logits; take rho"
+            )
+        if self.options.micro_batch is None:
+            return self._output(self.examples, len(self.ids))
+        return torch.cat([logits for _, logits in self._pieces()])
+
+    def of(self, module: nn.Module, batch: Any, fields: Fields) -> ScoringContext:
+        """Return a context of all examples of another batch, by a module, without IL."""
+        return replace(
+            self,
+            labels=fields.labels,
+            ids=fields.ids,
+            module=module,
+            examples=fields if self.forward is self.loss_fn is None else batch,
+            il_values=None,
+            il_is_per_row=False,
+        )
 
     @property
     def scored(self) -> bool:
@@ -188,7 +220,7 @@ class ScoringContext:
     @property
     def ignored(self) -> Tensor:
         """Rows whose label is `ignore_index`, bool (n,); none with `loss_fn=`."""
-        if self.passes.loss_fn is not None:
+        if self.loss_fn is not None:
             return torch.zeros_like(self.ids, dtype=torch.bool)
         return self.labels == self.ignore_index
 
@@ -251,21 +283,44 @@ class ScoringContext:
 
     @property
     def _in_pieces(self) -> bool:
-        return self._logits is None and not self.passes.whole
+        pieces = self.options.micro_batch is not None or self.loss_fn is not None
+        return pieces and self._logits is None
 
     def _score_pieces(self, method: str) -> rho_ext.Scores:
         losses, scores = torch.empty_like(self.ids.expand(2, -1), dtype=torch.float32).unbind()
-        for rows, output in self.passes:
-            if self.passes.loss_fn is not None:
+        for rows, output in self._pieces():
+            if self.loss_fn is not None:
                 losses[rows] = output
             else:
                 scores[rows], losses[rows] = self.score_logits(method, output, rows)
                 self._classes = output.shape[1]
-        if self.passes.loss_fn is not None:
+        if self.loss_fn is not None:
             # An example without a loss is not selected by its IL either.
             known = torch.where(losses.isnan(), losses, 0.0) if method == "neg_il" else losses
             scores = known if method == "loss" else known - self.il.float()
         return rho_ext.Scores(scores, losses)
+
+    def _pieces(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield rows of the large batch, and their logits or losses."""
+        n = len(self.ids)
+        size = self.options.micro_batch or n
+        for begin in range(0, n, size):
+            rows = slice(begin, min(begin + size, n))
+            piece = gather(self.examples, n, rows) if size < n else self.examples
+            yield rows, self._output(piece, rows.stop - begin)
+
+    def _output(self, examples: Any, n: int) -> Tensor:
+        """Return logits (n, C), or losses (n,) of `loss_fn`."""
+        started = time.perf_counter()
+        module = self.module if self.compiled is None else self.compiled(self.module)
+        if self.loss_fn is not None:
+            output = losses_of("Selector", module, examples, self.loss_fn, n)
+        elif self.forward is not None:
+            output = self.forward(module, examples)
+        else:
+            output = logits_of("Selector", module, examples.inputs)
+        self.seconds += time.perf_counter() - started
+        return output
 
 
 def ranked(scores: Tensor, k: int) -> rho_ext.Selection:
