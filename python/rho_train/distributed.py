@@ -37,15 +37,14 @@ def device_named(name: str) -> torch.device:
         build = "sees no GPU" if torch.version.cuda else "is built without CUDA"
         raise ValueError(f"device {name}: torch {torch.__version__} {build}; give auto or cpu")
     device, rank = torch.device(name), int(os.environ.get("LOCAL_RANK", "0"))
-    if ranks > 1 and int(os.environ.get("LOCAL_WORLD_SIZE", rank + 1)) > count:
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", rank + 1))
+    if ranks > 1 and (here > count or device.index is not None):
         raise ValueError(
-            f"device {name}: ranks need a GPU each and torch sees {count}; start at most {count} "
-            "ranks on this machine, or give cpu"
+            f"device {name}: {ranks} ranks need a GPU each and torch sees {count}; give cuda, "
+            f"start at most {count} ranks on this machine, or give cpu"
         )
     if device.index is None:
         device = torch.device("cuda", rank)
-    elif ranks > 1:
-        raise ValueError(f"device {name}: {ranks} ranks need a GPU each; give cuda")
     if device.index >= count:
         raise ValueError(f"device {device}: torch sees {count} GPUs, from cuda:0; give one of them")
     return device
@@ -91,8 +90,8 @@ def agree(where: str, settings: Mapping[str, Any]) -> None:
     rank, world = rank_and_world()
     if world == 1:
         return
-    own: dict[str, Any] = {}
-    for name, value in {"call": where, **settings}.items():
+    own: dict[str, Any] = {"call": where}
+    for name, value in settings.items():
         nested = isinstance(value, dict)
         own |= {f"{name}.{key}": one for key, one in value.items()} if nested else {name: value}
     found = [own] * world
@@ -105,8 +104,7 @@ def agree(where: str, settings: Mapping[str, Any]) -> None:
         ) from error
     for other, theirs in enumerate(found):
         for name in sorted(found[0].keys() | theirs.keys()):
-            first, second = (one.get(name) for one in (found[0], theirs))
-            if first != second:
+            if (first := found[0].get(name)) != (second := theirs.get(name)):
                 raise ValueError(
                     f"{where}: {name} must be the same on all ranks, got {first} on rank 0 and "
                     f"{second} on rank {other}"

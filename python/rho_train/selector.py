@@ -177,8 +177,7 @@ class Selector:
         """
         self.invalid += self._invalid.read()
         found = {name: float(getattr(self, name)) for name in _COUNTERS}
-        losses = None if self.last is None else self.last.losses
-        if self.last is not None and losses is not None:
+        if self.last is not None and (losses := self.last.losses) is not None:
             found["large_batch_loss"] = float(losses.nanmean())
             found["small_batch_loss"] = float(losses[self.last.indices].nanmean())
         return {f"selection/{name}": value for name, value in found.items()}
@@ -389,10 +388,9 @@ class Selector:
             one.load_state_dict(state[name])
 
     def _learners(self) -> dict[str, Any]:
-        parts = {"method": self._method, "il": self.il, "history": self.history}
         # A module that scores is a proxy, which is trained elsewhere.
-        if not isinstance(self.scorer, nn.Module):
-            parts["scorer"] = self.scorer
+        scorer = None if isinstance(self.scorer, nn.Module) else self.scorer
+        parts = {"method": self._method, "il": self.il, "history": self.history, "scorer": scorer}
         return {name: one for name, one in parts.items() if hasattr(one, "load_state_dict")}
 
 

@@ -169,9 +169,7 @@ class ScoringContext:
     def forward_pass(self) -> Tensor:
         """Return the logits (n, C) of all examples by a pass of its own, if they have some."""
         if self.loss_fn is not None:
-            raise ValueError(
-                "Selector: loss_fn= gives losses, the method wants logits; take rho"
-            )
+            raise ValueError("Selector: loss_fn= gives losses, the method wants logits; take rho")
         if self.options.micro_batch is None:
             return self._output(self.examples, len(self.ids))
         return torch.cat([logits for _, logits in self._pieces()])
