@@ -220,8 +220,9 @@ class ClassQuota:
 
     def __call__(self, context: ScoringContext) -> Selected:
         """Return the k rows with the lowest seat numbers."""
+        classes = context.logits.shape[1]
         scores = context.score(self.score).scores
-        classes, device = context.classes, scores.device
+        device = scores.device
         usable = scores > -torch.inf  # neither ignored nor NaN
         # The others are of a class after the last.
         labels = torch.where(usable, context.labels.long(), classes)
@@ -308,8 +309,8 @@ class Reducr:
 
     def _weights(self, context: ScoringContext) -> Tensor:
         if self.weights is None:
-            ones = torch.ones(context.classes, dtype=torch.float32, device=context.ids.device)
-            return ones / context.classes
+            classes = context.logits.shape[1]
+            return torch.ones(classes, dtype=torch.float32, device=context.ids.device) / classes
         self.weights = self.weights.to(context.ids.device)
         return self.weights
 

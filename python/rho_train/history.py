@@ -62,9 +62,7 @@ class History:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the columns of `state_dict`; ValueError if they have another number of ids."""
         if len(state["seen"]) != len(self):
-            raise ValueError(
-                f"History: the state has {len(state['seen'])} ids, this history {len(self)}; they "
-                "must be of one data set"
-            )
+            got = f"the state has {len(state['seen'])} ids, this history {len(self)}"
+            raise ValueError(f"History: {got}; they must be of one data set")
         for name, value in state.items():
             getattr(self, name).copy_(value)

@@ -155,14 +155,12 @@ def sharded(parts: Iterable[nn.Module]) -> bool:
 def rounding_of(model: nn.Module) -> float:
     """Return the largest epsilon of the numbers that a model computes with."""
     # Errors of rounding add up in long sums: at worst 3,000 of float32 reach its root.
-    kinds = {one.dtype for one in model.parameters() if one.is_floating_point()}
-    device = device_of(model).type
+    device, kinds = device_of(model).type, {torch.float32}
+    kinds |= {one.dtype for one in model.parameters() if one.is_floating_point()}
     if torch.is_autocast_enabled(device):
         kinds.add(torch.get_autocast_dtype(device))
-    epsilons = [torch.finfo(kind).eps for kind in (torch.float32, *kinds)]
-    if device == "cuda":
-        epsilons.append(2.0**-10)  # of TF32, to which convolutions round float32
-    return max(epsilons)
+    tf32 = 2.0**-10 if device == "cuda" else 0.0  # to which convolutions round float32
+    return max(tf32, *(torch.finfo(kind).eps for kind in kinds))
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -180,9 +180,8 @@ class _Rescoring:
     def __init__(self, context: ScoringContext, batch: Any, module: nn.Module) -> None:
         self.context, self.batch, self.module = context, batch, module
         self.sharded = sharded(module.modules())
-        # Losses of training mode or of several passes with dropout are no losses of eval mode.
-        known = context.scored and not context.options.train_mode
-        self.losses = context.losses if known else self.score(batch)
+        # Losses of training mode are no losses of eval mode.
+        self.losses = self.score(batch) if context.options.train_mode else context.losses
         root = rounding_of(module) ** 0.5
         usual = self.losses[self.losses.isfinite()].abs()
         typical = max(1.0, float(usual.median())) if len(usual) else 1.0

@@ -77,10 +77,7 @@ class InvalidCounter:
         self._unread: Tensor | int = 0
 
     def count(self, selected: Selected, step: int, n: int) -> tuple[Selected, int]:
-        """Return a selection from n examples without padding, and what was `read` at this step.
-
-        A FloatingPointError if it is empty.
-        """
+        """Return a selection from n examples without padding, and what was `read` after it."""
         every = self._every or (50 if selected.indices.is_cuda else 1)
         # Reading is one call of torch, adding on the device and reading two.
         invalid = int(selected.invalid) if every == 1 else selected.invalid
@@ -106,13 +103,13 @@ class InvalidCounter:
 
     def read(self) -> int:
         """Return how many invalid rows were counted since the last reading."""
-        empty, self._unread = divmod(int(self._unread), 2**32)
+        empty, unread = divmod(int(self._unread), 2**32)
+        self._unread = unread if empty else 0
         if empty:
             raise FloatingPointError(
                 f"Selector: {empty} large batches since the last check had no example that can be "
                 "selected; Selector(check_every=1) says at which step and why"
             )
-        unread, self._unread = int(self._unread), 0
         return unread
 
 
@@ -156,7 +153,6 @@ class ScoringContext:
     seconds: float = field(default=0.0, init=False)  # of the passes; on CUDA of launching them
     _logits: Tensor | None = field(default=None, init=False, repr=False)
     _scores: dict[str, rho_ext.Scores] = field(default_factory=dict, init=False, repr=False)
-    _classes: int | None = field(default=None, init=False, repr=False)
     _generator: torch.Generator | None = field(default=None, init=False, repr=False)
 
     @property
@@ -171,7 +167,7 @@ class ScoringContext:
         if self.loss_fn is not None:
             raise ValueError("Selector: loss_fn= gives losses, the method wants logits; take rho")
         if self.options.micro_batch is None:
-            return self._output(self.examples, len(self.ids))
+            return self._output(self.examples)
         return torch.cat([logits for _, logits in self._pieces()])
 
     def of(self, module: nn.Module, batch: Any, fields: Fields) -> ScoringContext:
@@ -185,16 +181,6 @@ class ScoringContext:
             il_values=None,
             il_is_per_row=False,
         )
-
-    @property
-    def scored(self) -> bool:
-        """True if a method has read the scores or logits of all examples."""
-        return bool(self._scores) or self._logits is not None
-
-    @property
-    def classes(self) -> int:
-        """C, once something has been scored."""
-        return self.logits.shape[1] if self._classes is None else self._classes
 
     @property
     def generator(self) -> torch.Generator:
@@ -291,7 +277,6 @@ class ScoringContext:
                 losses[rows] = output
             else:
                 scores[rows], losses[rows] = self.score_logits(method, output, rows)
-                self._classes = output.shape[1]
         if self.loss_fn is not None:
             # An example without a loss is not selected by its IL either.
             known = torch.where(losses.isnan(), losses, 0.0) if method == "neg_il" else losses
@@ -307,8 +292,8 @@ class ScoringContext:
             piece = gather(self.examples, n, rows) if size < n else self.examples
             yield rows, self._output(piece, rows.stop - begin)
 
-    def _output(self, examples: Any, n: int) -> Tensor:
-        """Return logits (n, C), or losses (n,) of `loss_fn`."""
+    def _output(self, examples: Any, n: int = 0) -> Tensor:
+        """Return the logits of examples, or the losses (n,) of `loss_fn`."""
         started = time.perf_counter()
         module = self.module if self.compiled is None else self.compiled(self.module)
         if self.loss_fn is not None:
