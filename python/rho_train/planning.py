@@ -98,7 +98,9 @@ class Plan:
                 "The loader is slower than the rest of a step: make it faster first (more workers, "
                 "data in memory)"
             )
-        advice = f"Try first: large batches of {first.large_batch}, {first.option} scoring"
+        advice = (
+            f"To score, try first: large batches of {first.large_batch}, {first.option} scoring"
+        )
         return "\n".join([*lines, advice])
 
 

@@ -50,12 +50,12 @@ def recommend(
 
     Examples:
         >>> print(recommend(wrong=0.02))
-        Recommended: rho-ext train --method uniform --train.schedule cosine --train.label_smooth...
+        Recommended: rho-ext train, with the same task and --method uniform --train.schedule cos...
         Why: 2 % of the labels look wrong, too few for selection to pay
     """
     decayed = "--train.schedule cosine"
     smoothed = f"{decayed} --train.label_smoothing 0.3"
-    train = "rho-ext train --method"
+    train = "rho-ext train, with the same task and --method"
     plain, robust = f"{train} uniform {smoothed}", f"{train} uniform {decayed} --train.gce 0.3"
     look = "" if wrong is None else f"{100 * wrong:.0f} % of the labels look wrong"
     if duplicates >= _DUPLICATES:

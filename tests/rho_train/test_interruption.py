@@ -152,6 +152,6 @@ def test_one_process_at_a_time_in_a_folder(
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        assert main(train_arguments(module_table, tmp_path)) == 1
+        assert main(train_arguments(module_table, tmp_path)) == 2
         assert "another process is running in" in capfd.readouterr().err
         other.communicate("\n")

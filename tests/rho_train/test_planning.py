@@ -96,7 +96,7 @@ def test_the_arithmetic_by_hand(clock: Clock) -> None:
     assert found.notes == ("compiled: left out, no compiler here",)
     printed = str(found)
     assert re.search(r"^proxy +20 +2500.0 +2500.0 +25000.0 +1.22$", printed, re.M)
-    assert printed.endswith("\nTry first: large batches of 20, proxy scoring")
+    assert printed.endswith("\nTo score, try first: large batches of 20, proxy scoring")
 
 
 def test_what_to_try_first() -> None:

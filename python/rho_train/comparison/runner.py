@@ -75,6 +75,7 @@ def run_jobs(jobs: list[Job], progress: Progress, processes: int, threads: int) 
         # A second Ctrl-C waits for no step. What is written is whole, so work goes on from there.
         for worker in {*multiprocessing.active_children()} - others:
             worker.kill()
+        pool.shutdown(cancel_futures=True)  # its thread has a pipe that Python's end uses
         raise
     return failed
 
