@@ -55,6 +55,19 @@ def options(benchmark: str, description: str, providers: Sequence[str]) -> argpa
     return parser
 
 
+def parse(parser: argparse.ArgumentParser, **quick: object) -> argparse.Namespace:
+    """Return the arguments of an experiment; --quick changes its defaults to those of `quick`."""
+    parser.add_argument("--quick", action="store_true", help="one setting; rows in runs/quick")
+    parser.set_defaults(device="cpu")
+    torch.set_num_threads(1)
+    if parser.parse_known_args()[0].quick:
+        out = Path(parser.get_default("out"))
+        # Rows of the repository stay as they are, and their tuning is made again.
+        parser.set_defaults(out=Path("runs", "quick", *out.parts[out.parts.index("results") + 1 :]))
+        parser.set_defaults(**quick)
+    return parser.parse_args()
+
+
 def run(benchmark: str, main: Callable[[], int]) -> NoReturn:
     """End the process with the status of a benchmark, or with the reason why it failed."""
     try:

@@ -12,12 +12,11 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
 from torch.utils.data import TensorDataset
 
 sys.path.insert(0, f"{Path(__file__).parents[1]}")
 
-from common import Row, Runs, provenance
+from common import Row, Runs, parse, provenance
 from experiments.lanes import HIDDEN, Data
 from experiments.rival_sets import Setting, load
 from rho_train import IndexedDataset
@@ -44,9 +43,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1000, 1001, 1002])
     parser.add_argument("--lr", type=float, nargs="+", default=[0.001, 0.003, 0.01])
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.set_defaults(device="cpu")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    options = parse(parser, seeds=[1000], lr=[0.003])
     runs = Runs(options.out, {**provenance("estimate", options), "command": "estimate.py"}, COLUMNS)
     for name, noise in (*SETTINGS, ("tweets", "natural")):
         for seed in options.seeds:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 sys.path.insert(0, f"{Path(__file__).parents[1]}")
 
-from common import Row, Runs, provenance
+from common import Row, Runs, parse, provenance
 from experiments import rivals_page
 from experiments.lanes import Lanes, Method, crossfit, logits_of, train
 from experiments.rival_sets import SETTINGS, Setting, load
@@ -233,12 +233,10 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=names, default=names)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--draw", action="store_true", help="only the figure, from the rows")
-    parser.set_defaults(device="cpu")
-    options = parser.parse_args()
+    options = parse(parser, sets=["letters"], noise=["40"])
     if options.draw:
         rivals_page.draw(Path(__file__).parent / "figures" / "rivals.png")
         return
-    torch.set_num_threads(1)
     origin = {**provenance("rivals", options), "command": "rivals.py"}
     for setting in SETTINGS:
         if setting.set not in options.sets or setting.noise not in options.noise:

@@ -29,7 +29,6 @@ FORMS = {
     "RHO-LOSS": ("RHO-LOSS",),
     "filter, IL free": ("filter, IL free", "filter + smoothing, IL free"),
     "RHO-LOSS, IL free": ("RHO-LOSS, IL free", "RHO-LOSS + smoothing, IL free"),
-    "highest loss": ("highest loss",),
     "true labels": ("true labels",),
     "best uniform": ("uniform", "smoothing .1", "smoothing .3", "GCE"),
 }

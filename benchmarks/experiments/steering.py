@@ -44,7 +44,7 @@ from torch.utils.data import TensorDataset
 sys.path.insert(0, f"{Path(__file__).parents[1]}")
 
 import rho_ext
-from common import Runs, provenance
+from common import Runs, parse, provenance
 from experiments.lanes import Lanes
 from experiments.noise import label_noise
 from experiments.rng import generator
@@ -357,9 +357,7 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--out", type=Path, default=RUNS)
-    parser.set_defaults(device="cpu")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    options = parse(parser, sets=["Letters"], budgets=[300], seeds=[200])
     # What is selected by validation is selected at the first budget, so a row depends on it.
     command = " ".join(["steering.py", "--budgets", *map(str, options.budgets)])
     file = Runs(options.out, {**provenance("steering", options), "command": command}, COLUMNS)

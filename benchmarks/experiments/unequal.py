@@ -26,7 +26,7 @@ from torch.utils.data import TensorDataset
 
 sys.path.insert(0, f"{Path(__file__).parents[1]}")
 
-from common import Runs, provenance
+from common import Runs, parse, provenance
 from experiments.methods import ClassQuota
 from experiments.noise import label_noise
 from experiments.rng import generator
@@ -160,9 +160,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--lr", type=float, default=0.003)
     parser.add_argument("--out", type=Path, default=RUNS)
-    parser.set_defaults(device="cpu")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    options = parse(parser, sets=["Letters"], noise=[0.0], seeds=[300])
     command = f"unequal.py --steps {options.steps} --lr {options.lr}"
     runs = Runs(options.out, {**provenance("unequal", options), "command": command}, COLUMNS)
     for name, noise, seed in product(options.sets, options.noise, options.seeds):

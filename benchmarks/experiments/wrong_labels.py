@@ -24,7 +24,7 @@ from torch.utils.data import TensorDataset
 
 sys.path.insert(0, f"{Path(__file__).parents[1]}")
 
-from common import Row, Runs, provenance
+from common import Row, Runs, parse, provenance
 from experiments.noise import label_noise, weak_labels
 from experiments.rival_sets import source
 from rho_train import ILRecipe, ILStore, IndexedDataset, crossfit_il, find_wrong_labels
@@ -122,15 +122,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--data", type=Path, default="data", help="has the folders of the sets")
+    sets = list(dict.fromkeys(name for name, _ in SETTINGS))
+    parser.add_argument("--sets", nargs="+", choices=sets, default=sets)
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.set_defaults(device="cpu")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    options = parse(parser, sets=["letters"])
     origin = {"command": "wrong_labels.py", "cleanlab": cleanlab.__version__}
     runs = Runs(options.out, provenance("wrong_labels", options) | origin, COLUMNS)
     for (name, noise), seed in product(SETTINGS, SEEDS):
         key = {"set": name, "noise": noise, "seed": seed}
-        if runs.find(key) is None:
+        if name in options.sets and runs.find(key) is None:
             for method, row in measures(name, noise, seed, options.data).items():
                 runs.row({**key, "method": method}, lambda row=row: row)
 
