@@ -49,7 +49,7 @@ T = TypeVar("T")
 ILSource = ILStore | Tensor | OnlineModel | str
 """Sources of irreducible losses that `Selector(il=...)` takes."""
 
-_COUNTERS = ("steps", "scored", "selected", "invalid", "seconds", "score_seconds")
+_COUNTERS = ("steps", "scored", "selected", "invalid", "seconds")
 
 
 @dataclass(eq=False, repr=False)
@@ -132,7 +132,6 @@ class Selector:
     selected: int = field(default=0, init=False)
     invalid: int = field(default=0, init=False)  # as of the last check
     seconds: float = field(default=0.0, init=False)
-    score_seconds: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         method = registry.find(self.method)
@@ -263,9 +262,8 @@ class Selector:
         )
         if "il" in needs and isinstance(self.il, OnlineModel):
             with scoring_mode(self.il.model, bf16=options.bf16) as module:
-                online = context.of(module, batch, parsed)
-                context.il_values = online.losses
-            context.il_is_per_row, context.seconds = True, online.seconds
+                context.il_values = context.of(module, batch, parsed).losses
+            context.il_is_per_row = True
         elif "il" in needs and column is not None:
             if column.shape != ids.shape:
                 got = f"got {describe(column)} for {n} examples; check the collate_fn"
@@ -323,7 +321,6 @@ class Selector:
         self.selected += count
         if invalid:
             self.invalid += invalid
-        self.score_seconds += context.seconds
         return small
 
     def il_of(self, ids: Tensor) -> Tensor | None:

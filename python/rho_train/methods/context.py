@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -150,7 +149,6 @@ class ScoringContext:
     compiled: Callable[[nn.Module], nn.Module] | None
     il_values: Tensor | None = None
     il_is_per_row: bool = False
-    seconds: float = field(default=0.0, init=False)  # of the passes; on CUDA of launching them
     _logits: Tensor | None = field(default=None, init=False, repr=False)
     _scores: dict[str, rho_ext.Scores] = field(default_factory=dict, init=False, repr=False)
     _generator: torch.Generator | None = field(default=None, init=False, repr=False)
@@ -294,16 +292,12 @@ class ScoringContext:
 
     def _output(self, examples: Any, n: int = 0) -> Tensor:
         """Return the logits of examples, or the losses (n,) of `loss_fn`."""
-        started = time.perf_counter()
         module = self.module if self.compiled is None else self.compiled(self.module)
         if self.loss_fn is not None:
-            output = losses_of("Selector", module, examples, self.loss_fn, n)
-        elif self.forward is not None:
-            output = self.forward(module, examples)
-        else:
-            output = logits_of("Selector", module, examples.inputs)
-        self.seconds += time.perf_counter() - started
-        return output
+            return losses_of("Selector", module, examples, self.loss_fn, n)
+        if self.forward is not None:
+            return self.forward(module, examples)
+        return logits_of("Selector", module, examples.inputs)
 
 
 def ranked(scores: Tensor, k: int) -> rho_ext.Selection:
