@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ _WARMUP = 0.15  # share of the steps, rounded to whole passes, that visit every 
 _SKIPPED = 0.5  # chance that an example above the mean margin is skipped in a pass
 _RESCORED = 2  # passes after which the examples left out are scored again
 _RESCORING = 4  # batches of training in a batch of a forward pass without gradients
-_STATE = ("_plan", "passes", "scored", "_updated", "_drawn", "_rescored")
+_STATE = ("passes", "scored", "_updated", "_rescored")
 
 
 class AgreementSampler(Sampler[list[int]]):
@@ -39,18 +38,18 @@ class AgreementSampler(Sampler[list[int]]):
     second pass `rescore` replaces their margins, and they may come back. Of the others, those
     with a margin above the mean are skipped in half of the passes: the model has learnt them.
 
-    A pass is drawn when its iteration begins, from the margins of the passes before, so workers may
-    load ahead. An iteration that was left early goes on with the examples without an `update`, also
-    after `load_state_dict`. Batches are full; up to a batch of each pass is dropped at random. The
-    passes differ in length, so a loader has no `len`: `steps` says how long the training is.
+    A pass is drawn when its iteration begins, so workers may load ahead. An iteration that was left
+    early goes on with the examples without an `update`, also after `load_state_dict`. Batches are
+    full; up to a batch of each pass is dropped at random. Passes differ in length, so a loader has
+    no `len`: `steps` says how long the training is.
 
-    Under torch.distributed every rank makes the same passes, takes its part of each batch and
-    learns from the margins of all when a pass begins: the ids are those of one process. An example
-    takes 8 bytes on the device of the logits and 12 on the CPU. `update` never waits for it.
+    Under torch.distributed each rank takes its part of every batch and learns from the margins of
+    all: the ids are those of one process. An example takes 8 bytes on the device of the logits, 12
+    on the CPU and, with ids of your own, 8 more. `update` never waits for a GPU.
 
     Args:
         ids_or_n: the number of examples n, fewer than 2^31, with the ids 0 to n - 1; or the ids of
-            those to draw from, int64 (n,).
+            those to draw from, int64 (n,); tables have as many rows as the highest id.
         batch_size: examples of a batch, of all ranks together.
         steps: batches of the whole training; the last pass stops there. The learning rate should
             decay over all of them. Give at least 6 passes, 6 * n / batch_size.
@@ -98,13 +97,13 @@ class AgreementSampler(Sampler[list[int]]):
     ) -> None:
         self._ids: Tensor | None = None
         if isinstance(ids_or_n, int):
-            size = self.n = n = ids_or_n
+            size = self.n = ids_or_n
         else:
             some = isinstance(ids_or_n, Tensor) and ids_or_n.numel() > 0
             size = min(1 + int(ids_or_n.max()), 2**31) if some else 0
             check_ids("AgreementSampler", "ids_or_n", ids_or_n, size)
             # A copy, so that the stream does not change when the caller's tensor does.
-            self._ids, self.n = ids_or_n.to("cpu", copy=True), (n := len(ids_or_n))
+            self._ids, self.n = ids_or_n.to("cpu", copy=True), len(ids_or_n)
         self.batch_size, self.seed, self.parts = batch_size, seed, parts
         self._steps, self._rescoring_cost, self.world = steps, rescoring_cost, 1
         self.scored = 0
@@ -113,31 +112,29 @@ class AgreementSampler(Sampler[list[int]]):
             got = f"got {rescoring_cost}; take about 1 / 3"
             raise ValueError(f"AgreementSampler: rescoring_cost must be finite, at least 0, {got}")
         check_counts(self, "n", "batch_size", "steps", "parts")
-        if batch_size > n:
-            got = f"{batch_size} for {n} examples"
+        if batch_size > self.n:
+            got = f"{batch_size} for {self.n} examples"
             raise ValueError(f"AgreementSampler: batch_size must be at most n, got {got}")
+        self._settings = {
+            name: getattr(self, name) for name in ("n", "batch_size", "seed", "parts")
+        }
+        self._settings |= {"steps": steps, "rescoring_cost": rescoring_cost}
         self._join()
-        self.passes = self._updated = self._drawn = self._rescored = self._unanswered = 0
-        self._warmup = max(1, round(_WARMUP * steps * batch_size / n))
+        self.passes = self._updated = self._rescored = self._unanswered = 0
+        self._warmup = max(1, round(_WARMUP * steps * batch_size / self.n))
         self._margins = Margins(size)
-        self._plan = torch.empty(0, dtype=torch.int32, device="cpu")
         self._scoring: Tensor | None = None
 
     def _join(self) -> None:
         """Take this rank's part of each batch; frameworks start their ranks late."""
         self.rank, self.world = rank_and_world()
         if self.batch_size % (self.world * self.parts):
-            raise ValueError(
-                f"AgreementSampler: batch_size must be a multiple of {self.world} ranks times "
-                f"{self.parts} parts, got {self.batch_size}; it is of all of them together"
-            )
+            wanted = f"a multiple of {self.world} ranks times {self.parts} parts"
+            got = f"got {self.batch_size}; it is of all of them together"
+            raise ValueError(f"AgreementSampler: batch_size must be {wanted}, {got}")
         self._share = self.batch_size // self.world
-        self._settings = {
-            **{name: getattr(self, name) for name in ("n", "batch_size", "seed", "parts")},
-            **{"steps": self._steps, "rank": self.rank, "world": self.world},
-            "ids": 0 if self._ids is None else zlib.crc32(self._ids.numpy().data),
-            "rescoring_cost": self._rescoring_cost,
-        }
+        ids = 0 if self._ids is None else zlib.crc32(self._ids.numpy().data)
+        self._settings |= {"rank": self.rank, "world": self.world, "ids": ids}
 
     @property
     def steps(self) -> int:
@@ -151,11 +148,7 @@ class AgreementSampler(Sampler[list[int]]):
         return self._updated // self._share
 
     def metrics(self) -> dict[str, float]:
-        """Return numbers for any logger, as `Selector.metrics`.
-
-        The passes, the examples scored again, and the share of the examples that the next pass
-        leaves out.
-        """
+        """Return numbers for any logger, as `Selector.metrics`; what the next pass leaves out."""
         out = int(self._margins.left_out().sum()) / self.n
         found = {"passes": self.passes, "scored": self.scored, "left_out": out}
         return {f"selection/{name}": float(value) for name, value in found.items()}
@@ -168,14 +161,12 @@ class AgreementSampler(Sampler[list[int]]):
             return self._batches(self._scoring, _RESCORING * part, "rescoring", self.passes)
         left = max(self.steps - self.step, 0)
         if left > 0 and self._unanswered > 1:
-            raise RuntimeError(
-                "AgreementSampler: two passes ended without an update; call sampler.update("
-                "batch.ids, logits, labels) for every batch"
-            )
-        ended = self._updated >= self._drawn
-        plan = self._draw() if ended and left > 0 else self._remaining()
-        first = self._updated // part
-        return self._batches(plan[: left * self._share], part, "transforms", first)
+            fix = "call sampler.update(batch.ids, logits, labels) for every batch"
+            raise RuntimeError(f"AgreementSampler: two passes ended without an update; {fix}")
+        if left > 0 and self._margins.missing <= 0:
+            self._draw()
+        plan = self._margins.settle()[: left * self._share]
+        return self._batches(plan, part, "transforms", self._updated // part)
 
     def _batches(self, ids: Tensor, size: int, stream: str, first: int) -> Iterator[list[int]]:
         for number, part in enumerate(torch.split(ids, size), first):
@@ -198,9 +189,9 @@ class AgreementSampler(Sampler[list[int]]):
 
         Raises:
             TypeError, ValueError: the dtypes or shapes are others.
-            ValueError: an id is out of range, was not drawn in this pass or was updated before.
-            IndexError: a label is out of range. These two come after up to 32 batches, on CUDA when
-                the next pass begins.
+            IndexError: a label is out of range; after up to 32 batches, never on CUDA.
+            ValueError: an id was not drawn in this pass, or was updated before; when the next pass
+                begins, or the state is taken.
         """
         check_rows("AgreementSampler.update", ids, outputs, labels)
         self._margins.hold(ids, outputs, labels)
@@ -257,34 +248,28 @@ class AgreementSampler(Sampler[list[int]]):
             self._scoring = None
         ids, values = (torch.cat(part).cpu() for part in zip(*scored, strict=True))
         if not ids.sort().values.equal(share.sort().values):
-            raise ValueError(
-                f"{where}: batches must load the {len(share)} examples left out, and loaded "
-                f"{len(ids)}, also others; pass the DataLoader with batch_sampler=sampler"
-            )
+            got = f"loaded {len(ids)}, also others; pass the DataLoader with batch_sampler=sampler"
+            raise ValueError(f"{where}: batches must load the {len(share)} left out, and {got}")
         return ids, values
 
     def state_dict(self) -> dict[str, Any]:
         """Return what this rank has learnt and the pass that it is in; each rank keeps its own."""
-        self._margins.settle()
-        state = {name: deepcopy(getattr(self, name)) for name in _STATE}
+        state = {name: getattr(self, name) for name in _STATE}
         return {**self._settings, **state, **self._margins.state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on as the sampler of `state_dict`; ValueError if it had other settings or ranks."""
         self._join()
+        where = "AgreementSampler: the state has"
         if missing := sorted({*self._settings, *_STATE, *TABLES} - set(state)):
-            raise ValueError(
-                f"AgreementSampler: the state has no {', '.join(missing)}; it is of another "
-                "version, so begin the run anew"
-            )
+            fix = "it is of another version, so begin the run anew"
+            raise ValueError(f"{where} no {', '.join(missing)}; {fix}")
         for name, own in self._settings.items():
             if state[name] != own:
-                raise ValueError(
-                    f"AgreementSampler: the state has {name} = {state[name]}, this sampler {own}; "
-                    "make it with the settings of the run that it continues"
-                )
+                fix = "make it with the settings of the run that it continues"
+                raise ValueError(f"{where} {name} = {state[name]}, this sampler {own}; {fix}")
         for name in _STATE:
-            setattr(self, name, deepcopy(state[name]))
+            setattr(self, name, state[name])
         self._margins.load(state)
         self._unanswered = 0
 
@@ -292,19 +277,13 @@ class AgreementSampler(Sampler[list[int]]):
         """Return whether the pass that comes needs `rescore` first."""
         chosen = self.passes - self._warmup
         over = chosen > 0 and chosen % _RESCORED == 0 and self._rescored != self.passes
-        return over and self.step < self.steps and self._updated >= self._drawn
+        return over and self.step < self.steps and self._margins.missing <= 0
 
-    def _remaining(self) -> Tensor:
-        """Return the drawn examples of this rank without an update, in order."""
-        return self._plan[self._margins.awaited(self._plan)]
-
-    def _draw(self) -> Tensor:
-        """Draw the next pass, and return the part of this rank."""
+    def _draw(self) -> None:
+        """Draw the next pass."""
         if self._due():
-            raise RuntimeError(
-                "AgreementSampler: the examples left out must be scored again; call "
-                "sampler.rescore(model, batches) before every pass"
-            )
+            fix = "call sampler.rescore(model, batches) before every pass"
+            raise RuntimeError(f"AgreementSampler: examples left out must be scored again; {fix}")
         self._margins.absorb(self.world)
         private = generator(self.seed, "agreement", self.passes)
         margin, out, visits = self._margins.running, self._margins.left_out(), self.n
@@ -320,8 +299,5 @@ class AgreementSampler(Sampler[list[int]]):
             order, visits = torch.cat([first, *others]), len(first)
         order = order[: max(visits // self.batch_size, 1) * self.batch_size]
         order = order if self._ids is None else self._ids[order]
-        self._margins.expect(order)
-        self._plan = order.view(-1, self.world, self._share)[:, self.rank].flatten()
-        self._drawn = self._updated + len(self._plan)
+        self._margins.expect(order, self.rank, self.world, self._share)
         self.passes += 1
-        return self._plan

@@ -19,7 +19,7 @@ _FEW = 0.1  # share of contradicted examples below which none is left out
 _RARE = 0.5  # of how surprising the class of an example is, added to its margin
 _HELD, _HELD_NUMBERS = 32, 1 << 20  # batches, and numbers, that are read at once
 _PENDING, UNKNOWN = -math.inf, math.inf
-TABLES = ("running", "labels", "news")
+TABLES = ("running", "labels", "news", "plan")
 
 
 class Margins:
@@ -27,77 +27,85 @@ class Margins:
 
     `running` and `labels` are on the CPU, NaN and -1 where nothing is known. `news` has both for
     this pass, (size, 2) on the device of the logits: _PENDING for examples without an update,
-    UNKNOWN for those that were not drawn. `strays` counts updates that had no place.
+    UNKNOWN for those that were not drawn. `plan`: those that this rank draws, `missing` of them
+    without an update.
     """
 
     def __init__(self, size: int) -> None:
         self.running = torch.full((size,), torch.nan, dtype=torch.float32, device="cpu")
         self.labels = torch.full((size,), -1, dtype=torch.int32, device="cpu")
-        self.news = self._nothing()
-        self.strays = torch.zeros((), dtype=torch.int64, device="cpu")
-        self._held: list[tuple[Tensor, ...]] = []
+        self._kind: list[Any] = []
+        self._places: list[tuple[Tensor, ...]] = []  # copies of the batches that are held
+        self._held = 0
+        self.expect(torch.empty(0, dtype=torch.int64, device="cpu"))
 
     def state(self) -> dict[str, Tensor]:
         """Return copies on the CPU."""
+        self.settle()
         return {name: getattr(self, name).to("cpu", copy=True) for name in TABLES}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take copies of what `state` returned, and forget all else."""
         for name in TABLES:
             setattr(self, name, state[name].to("cpu", copy=True))
-        self.strays.zero_()
-        self._held.clear()
+        self._held = 0
+        self.missing = len(self._pending())
 
-    def _nothing(self) -> Tensor:
+    def expect(self, drawn: Tensor, rank: int = 0, world: int = 1, share: int = 1) -> None:
+        """Begin a pass over these examples, of which each rank draws its share of every batch."""
         nothing = torch.tensor([UNKNOWN, -1], dtype=torch.float32, device="cpu")
-        return nothing.repeat(len(self.running), 1)
-
-    def expect(self, ids: Tensor) -> None:
-        """Begin a pass over these examples."""
-        self.news[ids.to(self.news.device), 0] = _PENDING
-
-    def awaited(self, ids: Tensor) -> Tensor:
-        """Return which of the ids had no update yet."""
-        self.settle()
-        return (self.news[ids.to(self.news.device), 0] == _PENDING).cpu()
+        self.news = nothing.repeat(len(self.running), 1)
+        self.news[drawn, 0] = _PENDING
+        self.plan = drawn.view(-1, world, share)[:, rank].flatten()
+        self.missing = len(self.plan)
 
     def hold(self, ids: Tensor, outputs: Tensor, labels: Tensor | None) -> None:
-        """Take the outputs on a batch; several are cheaper to read at once."""
-        parts = (ids, outputs) if labels is None else (ids, outputs, labels)
-        if self._held and [t.shape[1:] for t in self._held[0]] != [t.shape[1:] for t in parts]:
+        """Copy the outputs on a batch; several are cheaper to read at once."""
+        parts = [ids, outputs.detach()] if labels is None else [ids, outputs.detach(), labels]
+        kind = [(part.shape, part.device) for part in parts]
+        if kind != self._kind:
             self.learn()
-        with torch.no_grad():  # copies, because the caller may change them
-            self._held.append(tuple(part.clone() for part in parts))
-        if len(self._held) == _HELD or len(self._held) * outputs.numel() > _HELD_NUMBERS:
+            size = max(1, min(_HELD, _HELD_NUMBERS // max(outputs.numel(), 1)))
+            dtypes = (torch.int64, torch.float32, torch.int64)
+            places = [
+                torch.empty(size, *shape, dtype=dtype, device=device).unbind()
+                for (shape, device), dtype in zip(kind, dtypes, strict=False)
+            ]
+            self._kind, self._places = kind, [*zip(*places, strict=True)]
+        for place, part in zip(self._places[self._held], parts, strict=True):
+            place.copy_(part)
+        self._held, self.missing = self._held + 1, self.missing - len(ids)
+        if self._held == len(self._places):
             self.learn()
 
     def learn(self) -> None:
         """Enter the margins of the batches that are held; nothing waits for CUDA."""
-        if not self._held:
+        held, self._held = self._places[: self._held], 0
+        if not held:
             return
-        ids, *rest = (torch.cat(parts) for parts in zip(*self._held, strict=True))
-        self._held.clear()
+        ids, *rest = map(torch.cat, zip(*held, strict=True))
         values = margins("AgreementSampler.update", ids, *rest)
-        if self.news.device != values.device:
-            self.news, self.strays = self.news.to(values.device), self.strays.to(values.device)
-        news, ids = self.news, ids.to(values.device, torch.int64, non_blocking=True)
+        self.news = news = self.news.to(values.device, non_blocking=True)
+        ids = ids.to(values.device, non_blocking=True)
         inside = ids.clamp(0, len(news) - 1)
-        before = news.index_select(0, inside)
-        pending = (inside == ids) & (before.select(1, 0) == _PENDING)
-        self.strays += len(ids) - pending.sum() + ids.sort().values.diff().eq(0).sum()
-        news.index_copy_(0, inside, torch.where(pending.unsqueeze(1), values, before))
-        if not news.is_cuda:
-            self.settle()
+        known = (inside == ids).unsqueeze(1)
+        news.index_copy_(0, inside, torch.where(known, values, news.index_select(0, inside)))
 
-    def settle(self) -> None:
-        """Enter all margins and refuse ids that had no place; waits for CUDA."""
+    def _pending(self) -> Tensor:
+        """Return the examples of the plan without an update, in order; waits for CUDA."""
+        return self.plan[(self.news[self.plan.to(self.news.device), 0] == _PENDING).cpu()]
+
+    def settle(self) -> Tensor:
+        """Enter all margins, refuse ids that had no place, and return those without an update."""
         self.learn()
-        if strays := int(self.strays):
+        pending = self._pending()
+        if strays := len(pending) - self.missing:
             raise ValueError(
                 f"AgreementSampler.update: {strays} ids were not drawn in this pass, or were "
                 "updated before; pass each batch of this sampler once, with the ids (in "
                 f"[0, {len(self.running)})) that it was loaded with"
             )
+        return pending
 
     def absorb(self, world: int) -> None:
         """Enter the news of the pass that ended, those of all ranks, into the running margins."""
@@ -110,7 +118,7 @@ class Margins:
         mean = torch.where(margin.isnan(), new, (margin + new) / 2)
         self.running = torch.where(new.isinf(), margin, mean)
         self.labels = torch.where(labels < 0, self.labels, labels.int())
-        self.news = self._nothing()
+        self.expect(self.plan[:0])
 
     def contradicted(self) -> Tensor:
         """Return which examples the model keeps contradicting, bool (size,)."""
@@ -131,21 +139,20 @@ class Margins:
 
 def check_rows(where: str, ids: Tensor, outputs: Tensor, labels: Tensor | None) -> None:
     """Refuse what has not one row an example, or another type."""
-    if not isinstance(ids, Tensor) or ids.ndim != 1 or ids.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"{where}: ids must be an int64 tensor (m,), got {describe(ids)}")
-    wanted = "a number for each example, (m,)" if labels is None else "logits (m, C)"
+    integers = (torch.int64, torch.int32)
+    for name, part in (("ids", ids), ("labels", ids if labels is None else labels)):
+        if not isinstance(part, Tensor) or part.ndim != 1 or part.dtype not in integers:
+            raise TypeError(f"{where}: {name} must be an int64 tensor (m,), got {describe(part)}")
     shape = outputs.shape if isinstance(outputs, Tensor) else ()
     if len(shape) != 1 + (labels is not None) or not outputs.is_floating_point():
-        fix = "pass labels too" if labels is None else "C classes in the last dimension"
+        wanted = "a number an example, (m,); pass labels too" if labels is None else "logits (m, C)"
         raise TypeError(
-            f"{where}: outputs must be {wanted}, floating point, got {describe(outputs)}; {fix}"
+            f"{where}: outputs must be floating point, {wanted}; got {describe(outputs)}"
         )
-    if labels is not None and getattr(labels, "dtype", None) not in (torch.int64, torch.int32):
-        raise TypeError(f"{where}: labels must be int64 or int32 (m,), got {describe(labels)}")
     if shape[:1] != ids.shape or (labels is not None and labels.shape != ids.shape):
         raise ValueError(
             f"{where}: ids, outputs and labels must have one row an example, got {len(ids)} ids, "
-            f"outputs {tuple(shape)}" + ("" if labels is None else f", {describe(labels)} labels")
+            f"outputs {tuple(shape)}" + ("" if labels is None else f" and {len(labels)} labels")
         )
 
 
@@ -159,7 +166,7 @@ def margins(where: str, ids: Tensor, outputs: Tensor, labels: Tensor | None = No
         return torch.stack([values, -torch.ones_like(values)], 1).nan_to_num(UNKNOWN, UNKNOWN)
     labels, classes = labels.to(values.device, torch.int64, non_blocking=True), values.shape[1]
     known = (labels >= 0) & (labels < classes)
-    if not labels.is_cuda and bool((labels[~known] != -100).any()):
+    if not labels.is_cuda and not known.all() and (labels[~known] != -100).any():
         check_labels(where, labels, ids, classes)  # names the first
     column = labels.clamp(0, classes - 1).unsqueeze(1)
     own, others = values.gather(1, column), values.scatter(1, column, -math.inf)

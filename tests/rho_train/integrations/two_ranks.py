@@ -144,7 +144,7 @@ def check_agreement(folder: Path) -> None:
     ours, theirs = straight.sampler.state_dict(), resumed.sampler.state_dict()
     assert all(torch.equal(torch.as_tensor(ours[n]), torch.as_tensor(theirs[n])) for n in ours)
     plans: list[Any] = [None, None]
-    dist.all_gather_object(plans, (ours["_plan"].tolist(), ours["running"].tolist()))
+    dist.all_gather_object(plans, (ours["plan"].tolist(), ours["running"].tolist()))
     assert not {*plans[0][0]} & {*plans[1][0]}
     assert plans[0][1] == plans[1][1]
 
