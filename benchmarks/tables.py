@@ -132,6 +132,12 @@ def differences() -> str:
     return markdown(head, rivals_page.differences(pairs))
 
 
+def agreement() -> str:
+    """Return what agreement gains by the number of passes."""
+    head = ["set, labels", *(f"minus GCE, {passes} passes" for passes in (4, 8, 16))]
+    return markdown([*head, "wrong among the last visits, %"], rivals_page.agreement())
+
+
 def scraped() -> str:
     """Return where methods end on scraped data, with copies and without."""
     methods = ("uniform", "smoothing", "GCE", "agreement", "RHO-LOSS", "RHO-LOSS, IL free")
@@ -332,6 +338,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "rivals, balanced": lambda: rivals("balanced"),
     "rivals, worst class": lambda: rivals("worst_class"),
     "differences": differences,
+    "agreement": agreement,
     "scraped": scraped,
     "language model": language,
     "MiniLM": minilm,

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from rho_train.tasks import mlp
 
 BATCH, LARGE_BATCH = 64, 192
 HIDDEN = (128, 128)
+AGREEMENT = ("agreement", "by loss")  # ways to visit
 
 
 class Lanes:
@@ -100,7 +101,7 @@ class Method:
         loss: ce, gce, elr or infobatch.
         smoothing: of labels, for ce.
         visits: all examples, those with the lowest IL (`filter`), the true labels alone (`true`),
-            or those of the AgreementSampler (`agreement`).
+            or those of the AgreementSampler by logits (`agreement`) or losses (`by loss`).
         select: rho or loss: score a large batch, and train on the top third.
         il: `included`: 30 % of the budget trains cross-fit IL models; `free`: they are there.
     """
@@ -159,12 +160,20 @@ def train(
         AgreementSampler(n, BATCH, steps=int(budget / (3 * BATCH)), seed=seed) for seed in seeds
     ]
 
+    def signs(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """Return what the sampler learns from."""
+        if method.visits == "agreement":
+            return logits, labels
+        return (math.log(classes) - F.cross_entropy(logits, labels, reduction="none"),)
+
     def stream(k: int) -> Iterator[Tensor]:
         draw = torch.Generator().manual_seed(seeds[k])
-        if method.visits == "agreement":
+        if method.visits in AGREEMENT:
             batches = loader(IndexedDataset(TensorDataset(data.x, data.y[k])), samplers[k])
+            by_loss: Any = lambda model, batch: signs(model(batch.x), batch.y)[0]  # noqa: E731
+            forward = by_loss if method.visits == "by loss" else None
             while samplers[k].step < samplers[k].steps:
-                cost[k] += samplers[k].rescore(lanes.models[k], batches)
+                cost[k] += samplers[k].rescore(lanes.models[k], batches, forward=forward)
                 yield from (torch.tensor(ids) for ids in samplers[k])
             return
         pool = torch.arange(n) if pools is None else pools[k]
@@ -226,8 +235,8 @@ def train(
         for k in range(count):
             if k not in over:
                 cost[k] += per_step
-                if method.visits == "agreement":
-                    samplers[k].update(ids[k], logits[k], labels[k])
+                if method.visits in AGREEMENT:
+                    samplers[k].update(ids[k], *signs(logits[k], labels[k]))
     return Result(lanes, cost, (wrong / late.clamp(min=1)).tolist())
 
 

@@ -58,6 +58,7 @@ METHODS = (
     Method("filter + smoothing", smoothing=0.3, visits="filter", il="included"),
     Method("RHO-LOSS + smoothing, IL free", smoothing=0.3, select="rho", il="free"),
     Method("highest loss", select="loss"),
+    Method("agreement by loss", smoothing=0.3, visits="by loss"),
 )
 KEY = ("command", "set", "noise", "method", "passes")
 TRIED = (*KEY, "share", "lr", "validation")

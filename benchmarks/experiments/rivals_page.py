@@ -99,17 +99,20 @@ class Ends:
 
     def at(self, method: str, passes: int) -> Row | None:
         """Return the row of a method at one budget."""
-        found = [self._rows.get((name, passes)) for name in FORMS[method]]
+        found = [self._rows.get((name, passes)) for name in FORMS.get(method, (method,))]
         rows = [row for row in found if row is not None]
         return max(rows, key=lambda row: fmean(values(row, "validation")), default=None)
 
     def above(self, ours: str, rival: str, most: int = 16, column: str = "test") -> Paired | None:
         """Return the differences of two methods within a budget by seed, as shares."""
-        a, b = self.best(ours, most), self.best(rival, most)
-        if a is None or b is None:
-            return None
-        pairs = zip(values(a, column), values(b, column), strict=False)  # the seeds of both
-        return paired((x - y) / 100 for x, y in pairs)
+        return _minus(self.best(ours, most), self.best(rival, most), column)
+
+
+def _minus(a: Row | None, b: Row | None, column: str = "test") -> Paired | None:
+    if a is None or b is None:
+        return None
+    pairs = zip(values(a, column), values(b, column), strict=False)  # the seeds of both
+    return paired((x - y) / 100 for x, y in pairs)
 
 
 def values(row: Row, column: str) -> list[float]:
@@ -160,6 +163,21 @@ def differences(pairs: Sequence[tuple[str, str]]) -> list[list[str]]:
         if setting[0] in SETS:
             found = [ends.above(*pair) for pair in pairs]
             lines.append([name(setting), *("" if of is None else of.points for of in found)])
+    return lines
+
+
+def agreement() -> list[list[str]]:
+    """Return what agreement gains over GCE by passes, and its visits to wrong labels at the end."""
+    lines = []
+    for setting, ends in settings().items():
+        for method in ("agreement", "agreement by loss"):
+            last = ends.at(method, 16)
+            if last is None or setting[0] not in SETS or setting[1] not in _RANDOM:
+                continue
+            above = [_minus(ends.at(method, most), ends.at("GCE", most)) for most in (4, 8, 16)]
+            cells = ["" if of is None else of.points for of in above]
+            what = "" if method == "agreement" else ", by losses"
+            lines.append([name(setting) + what, *cells, _mean(last, "wrong_visits")])
     return lines
 
 
