@@ -88,7 +88,7 @@ class ClassificationData:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one example."""
-        return tuple(self.train_x.shape[1:])
+        return tuple(self.train_x[0].shape)
 
     def dataset(self, *, test: bool = False) -> IndexedDataset:
         """Return a part with ids, and labels that are known without reading an input."""

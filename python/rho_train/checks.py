@@ -43,9 +43,8 @@ def check_ids(where: str, name: str, ids: Any, n: int) -> None:
     seen = torch.zeros(n, dtype=torch.bool, device=ids.device).index_fill_(0, ids, True)
     repeats = len(ids) - int(seen.sum())
     if repeats:
-        raise ValueError(
-            f"{where}: {name} must not repeat, got {repeats} repeats; pass {name}.unique()"
-        )
+        fix = f"pass {name}.unique()"
+        raise ValueError(f"{where}: {name} must not repeat, got {repeats} repeats; {fix}")
 
 
 def check_rows(where: str, ids: Tensor, rows: int, fix: str) -> None:
@@ -75,18 +74,14 @@ def check_labels(
             f"{len(bad)} others, the first is {int(labels[bad[0]])} of id {int(ids[bad[0]])}"
         )
     if not used.any():
-        raise ValueError(
-            f"{where}: all {len(labels)} labels are ignore_index = {ignore_index}; give labels"
-        )
+        raise ValueError(f"{where}: all {len(labels)} labels are ignore_index = {ignore_index}")
 
 
 def check_flags(where: str, flags: Mapping[str, Tensor], n: int) -> None:
     """Refuse flags of the examples of a data set of n that are no bool (n,)."""
     taken = {"event", "method", "seed", "step", "loss", "selected", "correct", "invalid", "seconds"}
-    if bad := sorted(taken & set(flags)):
-        raise ValueError(
-            f"{where}: flags named {', '.join(bad)} are fields of every record; rename"
-        )
+    if bad := ", ".join(sorted(taken & set(flags))):
+        raise ValueError(f"{where}: flags named {bad} are fields of every record; rename")
     for name, flag in flags.items():
         if not isinstance(flag, Tensor) or flag.dtype != torch.bool or flag.shape != (n,):
             raise ValueError(
@@ -96,8 +91,6 @@ def check_flags(where: str, flags: Mapping[str, Tensor], n: int) -> None:
 
 def check_test(where: str, test: int, rows: int) -> None:
     """Refuse a number of test rows that leaves no row for either part."""
-    if rows < 2:
-        raise ValueError(f"{where}: there are {rows} rows; at least 2 are needed, one for the test")
     if not 1 <= test < rows:
         raise ValueError(f"{where}: test must lie in [1, {rows}), the number of rows, got {test}")
 

@@ -159,9 +159,7 @@ def find_duplicates(
         similarity: the lowest cosine of such a pair, in (0, 1].
 
     Raises:
-        TypeError: `dataset` is not an IndexedDataset, or `embeddings` is no such tensor.
-        ValueError: `embeddings` have other rows or values that are not finite, or `similarity` is
-            out of range.
+        TypeError, ValueError: an argument is not as described, or embeddings are not finite.
 
     Examples:
         >>> from torch.utils.data import Subset, TensorDataset
@@ -183,8 +181,7 @@ def find_duplicates(
         raise TypeError(f"find_duplicates: embeddings must be floating point (n, d), got {got}")
     if embeddings.ndim != 2 or len(embeddings) != n or not bool(embeddings.isfinite().all()):
         raise ValueError(
-            f"find_duplicates: embeddings must be finite, with a row for each of the {n} examples, "
-            f"got {describe(embeddings)}"
+            f"find_duplicates: embeddings must be finite ({n}, d), got {describe(embeddings)}"
         )
     if not 0 < similarity <= 1:
         raise ValueError(f"find_duplicates: similarity must lie in (0, 1], got {similarity}")

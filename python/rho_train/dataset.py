@@ -111,10 +111,6 @@ class IndexedDataset(Dataset[Any]):
                 samples = self.dataset.__getitems__(positions)
             else:
                 samples = [self.dataset[position] for position in positions]
-            if len(samples) != len(positions):
-                got = f"returned {len(samples)} examples for {len(positions)} indices"
-                name = type(self.dataset).__name__
-                raise ValueError(f"IndexedDataset: {name}.__getitems__ {got}")
             return [_with_id(*pair) for pair in zip(samples, positions, strict=True)]
 
     def collate(self, samples: Sequence[Any]) -> Any:

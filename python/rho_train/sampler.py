@@ -67,11 +67,7 @@ class LargeBatchSampler(Sampler[list[int]]):
             (1 <= size <= n, f"batch_size must lie in [1, {n}], got {size}"),
             (self.start >= 0, f"start must be at least 0, got {self.start}"),
             (0 <= self.rank < ranks, f"rank must lie in [0, {ranks}), got {self.rank}"),
-            (
-                size >= ranks,
-                f"a large batch of {size} cannot be shared among {ranks} ranks; choose a larger "
-                "batch_size, it is of all ranks together",
-            ),
+            (size >= ranks, f"batch_size is of all {ranks} ranks together, got {size}"),
         ):
             if not valid:
                 raise ValueError(f"LargeBatchSampler: {problem}")

@@ -85,7 +85,7 @@ def test_examples_that_changed_places_within_their_labels_are_refused_and_named(
     with pytest.raises(ValueError, match=rf"{len(moved)} of 64 .* first has id {moved[0]};"):
         store.verify(images(IMAGES[order]))
     store.save(tmp_path / "il.safetensors")
-    with pytest.raises(ValueError, match=r"il\.safetensors: ILStore: .* are of other inputs: 64"):
+    with pytest.raises(ValueError, match=r"ILStore: .* are of other inputs: 64"):
         ILStore.load(tmp_path / "il.safetensors", reordered)
     store.save(tmp_path / "il", rows_a_file=300)
     with pytest.raises(ValueError, match="other inputs: 64 of 64"):

@@ -352,7 +352,7 @@ def test_impossible_variants_are_named() -> None:
         ({"methods": [Variant("s", method="rho", il="stored")]}, "needs the store; give its path"),
         (
             {"train": TrainConfig(large_batch=301), "methods": ["rho"]},
-            "rho: .*large_batch = 301 examples are drawn from 300",
+            r"rho: .*large_batch must lie in \[1, 300\], the train_ids, got 301",
         ),
         ({"task_options": {"color": 1}}, "task task: got an unexpected keyword argument 'color'"),
         ({"overrides": {"train.stepz": 1}}, "one: .*unexpected keyword argument 'stepz'"),

@@ -37,7 +37,7 @@ def test_wrong_embeddings_are_refused() -> None:
     data = IndexedDataset(TensorDataset(torch.zeros(3, 2), torch.arange(3)))
     for embeddings, similarity, error, message in (
         (torch.zeros(3, 2).long(), 0.9, TypeError, "must be floating point"),
-        (torch.zeros(2, 2), 0.9, ValueError, "each of the 3 examples, got .*2, 2"),
+        (torch.zeros(2, 2), 0.9, ValueError, r"finite \(3, d\), got .*2, 2"),
         (torch.full((3, 2), torch.nan), 0.9, ValueError, "must be finite"),
         (torch.ones(3, 2), 90.0, ValueError, r"similarity must lie in \(0, 1\], got 90"),
     ):

@@ -73,7 +73,7 @@ TRAINER: list[tuple[Callable[[], dict[str, Any]], type[Exception], str]] = [
     (
         lambda: {"train_ids": torch.arange(31)},
         ValueError,
-        "batch = 32 examples .* from 31",
+        r"batch must lie in \[1, 31\], the train_ids, got 32",
     ),
     (
         lambda: {"flags": {"noisy": Y[1:] == 0}},
@@ -129,7 +129,7 @@ TRAINER: list[tuple[Callable[[], dict[str, Any]], type[Exception], str]] = [
     (
         lambda: {"selector": Selector(il=changed(IL, 7, -torch.inf), k=8)},
         ValueError,
-        "il must be finite or NaN .*got -inf at id 7",
+        "il must be finite or NaN .*infinite value at id 7",
     ),
     (
         lambda: {"selector": Selector(k=8, method="loss", history=History(199))},
@@ -146,11 +146,6 @@ TRAINER: list[tuple[Callable[[], dict[str, Any]], type[Exception], str]] = [
         lambda: {"selector": Selector(k=8, method=of_five_classes, phases=WARMUP)},
         ValueError,
         "made for 5 classes, got 3",
-    ),
-    (
-        lambda: {"selector": Selector(k=8, method="loss", phases=lambda step: step < 99)},
-        ValueError,
-        "phases are uniform in all 30 steps",
     ),
     # Only in the last third is it no share.
     (
@@ -272,7 +267,7 @@ def by_holdout(ids: Any = FIRST, labels: Tensor = Y) -> object:
         (
             lambda: crossfit_il(lambda seed: SAME, data(), 2, ILRecipe(epochs=1)),
             ValueError,
-            "make_model must build a new model for every fold, got the same one twice",
+            "make_model must build a new model for every fold, got one twice",
         ),
         (
             lambda: crossfit_il(SAME, data(), 2, ILRecipe(epochs=1)),  # type: ignore[arg-type]

@@ -162,7 +162,7 @@ def test_full_disk_leaves_whole_records(tmp_path: Path, monkeypatch: pytest.Monk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("builtins.open", lambda path, *a, **k: Full(path))
-    with pytest.raises(OSError, match=r"metrics.jsonl: No space left.*run the same command again"):
+    with pytest.raises(OSError, match=r"metrics.jsonl: No space left.*free some space"):
         metrics.write({"event": "eval"})
     monkeypatch.undo()
     assert metrics.path.read_bytes() == before

@@ -134,7 +134,7 @@ def test_the_global_generators_are_left_alone() -> None:
         (10, {"batch_size": 2.5}, TypeError, "integer"),
         (10, {"start": -1}, ValueError, "start must be at least 0, got -1"),
         (10, {"rank": 2, "world": 2}, ValueError, r"rank must lie in \[0, 2\).*got 2"),
-        (10, {"world": 9}, ValueError, "cannot be shared among 9 ranks"),
+        (10, {"world": 9}, ValueError, "batch_size is of all 9 ranks together, got"),
         (0, {}, ValueError, "no examples"),
         (-3, {}, ValueError, "no examples"),
         ([], {}, ValueError, "no examples"),

@@ -143,7 +143,7 @@ def test_a_kill_goes_back_to_the_last_checkpoint(tmp_path: Path, whole: Trainer)
 
 def test_metrics_do_not_change_the_run(tmp_path: Path, whole: Trainer) -> None:
     often = dataclasses.replace(CONFIG, eval_every=1, log_every=1, checkpoint_every=1)
-    trainer = make_trainer(tmp_path, config=often, flags=None)
+    trainer = make_trainer(tmp_path, config=often, flags={})
     trainer.fit()
     assert torch.equal(weights(trainer), weights(whole))
 

@@ -59,8 +59,6 @@ class Column:
         """Return the values of ids, int64 (n,) in [0, N) on the CPU; other blocks are not read."""
         if self.joined is not None and not self._unread:
             return self.joined[ids]
-        if len(self.tensors) == 1:
-            return self._rows(0, ids)
         ordered, order = ids.sort()
         ends = torch.tensor(self.ends, dtype=torch.int64, device="cpu")
         cuts: list[int] = torch.searchsorted(ordered, ends).tolist()

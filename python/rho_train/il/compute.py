@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,7 @@ def holdout_il(
     Raises:
         TypeError, IndexError, ValueError: ids, labels, model or factory do not fit the data set,
             `dataset` augments, `augmented` has others, or the folder has other or damaged work.
-        FloatingPointError: the loss on the target's examples was never finite.
+        FloatingPointError: the loss on the target's examples is NaN or infinite.
         OSError: the folder cannot be written.
         Stopped: `on_step` asked for it; without a folder the work is lost.
 
@@ -95,9 +95,7 @@ def holdout_il(
     check_ids("holdout_il", "holdout", holdout, n)
     fold[holdout] = -1
     if not (fold == 0).any():
-        raise ValueError(
-            f"holdout_il: all {n} examples are held out; leave some, half is a good start"
-        )
+        raise ValueError(f"holdout_il: all {n} examples are held out; leave some, such as half")
     return _by_folds("holdout", make_model, dataset, fold, recipe, work, augmented, **more)
 
 
@@ -188,6 +186,14 @@ def pretrained_il(
     return ILStore.of(dataset, il, info=info, input_checksums=inputs, predicted=classes)
 
 
+class _Scored(NamedTuple):
+    """The losses and likeliest classes of the examples of a fold, and how its model was made."""
+
+    il: Tensor
+    predicted: Tensor
+    info: dict[str, str]
+
+
 def _by_folds(
     kind: str,
     make_model: MakeModel,
@@ -207,14 +213,14 @@ def _by_folds(
     """
     others = dataset if curated is None else curated
     if folder.path is not None:
-        data = {"data": fingerprint(dataset), "holdout": fingerprint(others)}
-        shared = {**data, "folds": digest(fold), "recipe": repr(recipe)}
-        agree(folder.where, shared)
+        shared = {"data": fingerprint(dataset), "holdout": fingerprint(others)}
+        agree(folder.where, {**shared, "folds": digest(fold), "recipe": repr(recipe)})
     inputs = checked_inputs(dataset, folder)
     if curated is not None:
         checked_inputs(curated, folder, "holdout")
     rank, world = (0, 1) if folder.path is None else rank_and_world()
     folds, models = range(int(fold.max()) + 1), list[nn.Module]()
+    names = names_of(dataset, **functions, optimizer=optimizer)
 
     def shares(f: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the ids to train on, to evaluate on and to score."""
@@ -226,12 +232,10 @@ def _by_folds(
         fifth = max(1, len(order) // 5)
         return order[fifth:], order[:fifth], target
 
-    def losses_of_fold(f: int) -> tuple[Tensor, Tensor, dict[str, str]]:
+    def scored(f: int) -> _Scored:
         model = build_model(folder.where, make_model, recipe.seed + f)
         if any(model is other for other in models):
-            raise ValueError(
-                "make_model must build a new model for every fold, got the same one twice"
-            )
+            raise ValueError("make_model must build a new model for every fold, got one twice")
         models[:] = [model]
         ids, evaluated, target = shares(f)
         path = None if folder.path is None else folder / f"model-{f}"
@@ -246,30 +250,25 @@ def _by_folds(
         classes = torch.empty_like(target, dtype=torch.int32)
         il = score_examples(model, dataset, target, predicted=classes, **options)
         seconds = fit.seconds + time.perf_counter() - started
-        info = _info(kind, model, seconds, names_of(dataset, **functions, optimizer=optimizer))
         best = {"holdout_loss": f"{fit.loss:.6f}", "best_epoch": f"{fit.epoch:g}"}
-        return il, classes, info | {"recipe": repr(recipe), **best}
+        info = _info(kind, model, seconds, names) | {"recipe": repr(recipe), **best}
+        return _Scored(il, classes, info)
 
-    found: dict[int, tuple[Tensor, Tensor, dict[str, str]]] = {}
+    def share() -> list[_Scored]:
+        return [scored(f) for f in folds[rank::world]]
 
-    def share() -> dict[int, tuple[Tensor, Tensor, dict[str, str]]]:
-        return {f: losses_of_fold(f) for f in folds[rank::world]}
-
-    for part in on_all(share) if world > 1 else [share()]:
-        found |= part
+    parts = on_all(share) if world > 1 else [share()]
+    found = [parts[f % world][f // world] for f in folds]
     il = torch.full((len(dataset),), torch.nan, dtype=torch.float32, device="cpu")
     predicted = torch.full_like(fold, -1, dtype=torch.int32)
-    for f in folds:
-        il[fold == f], predicted[fold == f], _ = found[f]
+    for f, one in enumerate(found):
+        il[fold == f], predicted[fold == f] = one.il, one.predicted
         if f % world != rank:
             folder.on_step(recipe.steps(len(shares(f)[0])))
-    made = [found[f][2] for f in folds]
-    joined = {
-        key: ", ".join(one[key] for one in made)
-        for key in ("weights_sha256", "holdout_loss", "best_epoch")
-    }
-    seconds = sum(float(one["seconds"]) for one in made)
-    info = made[0] | joined | {"seconds": f"{seconds:.3f}"}
+    each = ("weights_sha256", "holdout_loss", "best_epoch")
+    joined = {key: ", ".join(one.info[key] for one in found) for key in each}
+    seconds = sum(float(one.info["seconds"]) for one in found)
+    info = found[0].info | joined | {"seconds": f"{seconds:.3f}"}
     if functions["loss_fn"] is None and curated is None:
         warn_near_chance(folder.where, il, dataset.labels)
     more: dict[str, Any] = {"fold": fold if len(folds) > 1 else None}

@@ -6,6 +6,7 @@ import warnings
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.distributed import agree, on_all, rank_and_world
 from rho_train.identity import architecture_digest, digest, module_digest, name_of
 from rho_train.progress import OnStep, Stopped, no_op
-from rho_train.run_folder import RunFolder, load_checkpoint, save_checkpoint
+from rho_train.run_folder import RunFolder
 from rho_train.sampler import loader
 from rho_train.scoring import ForwardFunction, LossFunction, device_of, output_of, scoring_mode
 
@@ -73,11 +74,6 @@ def score_examples(
         wanted = f"an int32 tensor ({len(ids)},), a row for each id"
         raise ValueError(f"score_examples: predicted must be {wanted}, got {describe(predicted)}")
 
-    def returned(rows: Tensor) -> Tensor:
-        if predicted is not None:
-            predicted.copy_(rows[:, 1])
-        return rows[:, 0].contiguous()
-
     def scored(ids: Tensor) -> Tensor:
         found = [_NONE]
         begins = range(0, len(ids), batch_size)
@@ -96,38 +92,41 @@ def score_examples(
                 raise Stopped("the scoring of examples was stopped")
         return torch.cat(found)
 
-    work = RunFolder(folder, where="score_examples")
-    if work.path is None:
-        return returned(scored(ids))
-    identity = {
-        "data": fingerprint(dataset),
-        "architecture": architecture_digest(model),
-        "weights_sha256": module_digest(model),
-        "ids_sha256": digest(ids),
-        **names_of(dataset, loss_fn, forward=forward),
-    }
-    agree("score_examples", {**identity, "batch_size": batch_size})
-    rows = _BATCHES * batch_size
-    # Pieces of another batch size are left alone: after a kill for lack of memory it may be less.
-    pieces = [
-        (begin, work / f"losses-{batch_size}-{begin:010}.pt") for begin in range(0, len(ids), rows)
-    ]
-    rank, world = rank_and_world()
+    identity: dict[str, Any] = {}
+    if folder is not None:
+        identity = {
+            "data": fingerprint(dataset),
+            "architecture": architecture_digest(model),
+            "weights_sha256": module_digest(model),
+            "ids_sha256": digest(ids),
+            **names_of(dataset, loss_fn, forward=forward),
+        }
+        agree("score_examples", {**identity, "batch_size": batch_size})
+    rank, world = (0, 1) if folder is None else rank_and_world()
+    size = _BATCHES * batch_size
+    pieces = range(0, len(ids), size)
 
     def share() -> list[Tensor]:
-        losses = list[Tensor]()
-        for begin, path in pieces[rank::world]:
-            if not path.exists():
-                found = scored(ids[begin : begin + rows])
-                save_checkpoint(path, {**identity, "begin": begin, "losses": found})
-            losses.append(load_checkpoint(path, {**identity, "begin": begin})["losses"])
-        return losses
+        found = list[Tensor]()
+        for begin in pieces[rank::world]:
+            work = RunFolder(folder, where="score_examples", identity={**identity, "begin": begin})
+            # After a kill for lack of memory the batch size may be another.
+            name = f"losses-{batch_size}-{begin:010}.pt"
+            state = work.load(name)
+            if state is None:
+                state = {"losses": scored(ids[begin : begin + size])}
+                work.save(name, state)
+            found.append(state["losses"])
+        return found
 
-    turns = zip_longest(*on_all(share), fillvalue=_NONE)
-    return returned(torch.cat([_NONE, *(losses for turn in turns for losses in turn)]))
+    turns = zip_longest(*([share()] if folder is None else on_all(share)), fillvalue=_NONE)
+    rows = torch.cat([_NONE, *(piece for turn in turns for piece in turn)])
+    if predicted is not None:
+        predicted.copy_(rows[:, 1])
+    return rows[:, 0].contiguous()
 
 
-def warn_near_chance(where: str, il: Tensor, labels: Tensor, stacklevel: int = 3) -> None:
+def warn_near_chance(where: str, il: Tensor, labels: Tensor) -> None:
     """Warn of cross-entropies il (n,) that tell hardly more than the frequencies of labels (n,)."""
     known = ~il.isnan()
     counts = labels[known].unique(return_counts=True)[1].double()  # type: ignore[no-untyped-call]
@@ -140,7 +139,7 @@ def warn_near_chance(where: str, il: Tensor, labels: Tensor, stacklevel: int = 3
             f"frequencies of the labels has {chance:.3f}: such losses are mostly noise, which "
             "selection would follow. Train the IL model longer or at a lower rate "
             "(ILRecipe.finetune() if it is pretrained), or take a better one",
-            stacklevel=stacklevel,
+            stacklevel=3,
         )
 
 

@@ -164,9 +164,9 @@ class ILStore:
         losses = self.il[examples]
         count = round(share * len(examples))
         if count == 0 or losses.isnan().any():
+            problem = f"{int(losses.isnan().sum())} have no irreducible loss"
             raise ValueError(
-                f"ILStore: of {len(examples)} examples {int(losses.isnan().sum())} have no "
-                f"irreducible loss, and a share of {share} are {count}; there must be one at least"
+                f"ILStore: of {len(examples)} examples, {count} of which are wanted, {problem}"
             )
         return examples[losses.argsort(stable=True)[:count]].sort().values
 
@@ -196,14 +196,6 @@ class ILStore:
         """Refuse labels (n,) of ids that are not those that the IL was computed for, a ValueError.
 
         Does nothing if the store knows no labels, or `labels` are no integers, one an id.
-
-        Examples:
-            >>> data = IndexedDataset([(0.5, 0), (0.7, 1)], labels=[0, 1])
-            >>> store = ILStore.of(data, torch.tensor([0.3, 0.4]))
-            >>> store.check_labels(torch.tensor([1]), torch.tensor([1]))
-            >>> store.check_labels(torch.tensor([1]), torch.tensor([0]))
-            Traceback (most recent call last):
-            ValueError: ILStore: the labels of 1 of 1 examples are not those ...
         """
         mixed = labels.is_floating_point() or labels.is_complex() or labels.shape != ids.shape
         if "labels" not in self._columns or mixed or ids.ndim != 1:
@@ -217,9 +209,7 @@ class ILStore:
                 f"ILStore: the labels of {len(differing)} of {len(ids)} examples are not those "
                 f"that the irreducible losses were computed for: id {int(ids[first])} has label "
                 f"{int(labels[first])}, and had {int(wanted[first])}; the data was reordered, "
-                "filtered or wrapped again, so its ids belong to other examples: use the "
-                "IndexedDataset that the store was computed with, or take subsets of it, which "
-                "keep its ids"
+                "filtered or wrapped again: use the IndexedDataset of the store, or subsets of it"
             )
 
     def verify(self, dataset: IndexedDataset) -> int:
@@ -307,7 +297,9 @@ class ILStore:
                         tensors.setdefault(name, []).append(opened.get_tensor(name))
                 if lines[-1] != lines[0]:
                     raise ValueError(f"it belongs to another store than {files[0].name}")
-            record = _record(lines[0])
+            record = from_line(lines[0].encode(), "its header")
+            if record.get("format") != _FORMAT:
+                raise ValueError(f"its format is {record.get('format')!r}, wanted {_FORMAT!r}")
             checksums = record["checksums"]
             wanted = {name: len(of_files) for name, of_files in checksums.items()}
             if (found := {name: len(parts) for name, parts in tensors.items()}) != wanted:
@@ -322,24 +314,11 @@ class ILStore:
                 f"ILStore.load: {file} is cut, damaged or no IL store of this version ({error}); "
                 "restore it from a copy or compute the IL again"
             ) from error
-        try:
-            if dataset is not None:
-                store.verify(dataset)
-        except ValueError as error:
-            raise ValueError(f"ILStore.load: {path}: {error}") from error
+        if dataset is not None:
+            store.verify(dataset)
         return store
 
     def _in_range(self, ids: Tensor) -> Tensor:
         ids = ids.to("cpu", torch.int64)
         check_rows("ILStore", ids, len(self), "give ids of its data set")
         return ids
-
-
-def _record(line: str) -> dict[str, Any]:
-    try:
-        record = from_line(line.encode(), "")
-    except ValueError:
-        raise ValueError("the checksum of its record is missing or wrong") from None
-    if record.get("format") != _FORMAT:
-        raise ValueError(f"its format is {record.get('format')!r}, wanted {_FORMAT!r}")
-    return record

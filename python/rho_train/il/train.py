@@ -159,25 +159,25 @@ def train_il(
     work = RunFolder(folder, where="train_il", identity=identity, on_step=on_step)
     fit = _Fit(model, recipe, functions, optimizer, len(train_ids), work)
 
+    score = partial(score_examples, batch_size=recipe.scoring_batch, on_step=on_step)
+
     def evaluate() -> float:
-        if loss_fn is not None and any(bool(one.isnan().any()) for one in model.parameters()):
+        loss = float(score(model, dataset, target_ids, **functions).nanmean())
+        if not math.isfinite(loss):
             raise FloatingPointError(
-                "train_il: weights became NaN; if loss_fn returns NaN for examples without a loss, "
-                "leave NaN out before the arithmetic, whose gradients are NaN too (torch.where on "
-                "the inputs, and once more on the losses); else lower ILRecipe.lr"
+                f"train_il: the loss on the target's examples is {loss}; lower ILRecipe.lr, or, if "
+                "loss_fn returns NaN for examples without a loss, leave NaN out before the "
+                "arithmetic, whose gradients are NaN too (torch.where on the inputs, and once more "
+                "on the losses)"
             )
-        score = partial(score_examples, batch_size=recipe.scoring_batch, on_step=on_step)
-        return float(score(model, dataset, target_ids, **functions).nanmean())
+        return loss
 
     if fit.evaluated < len(fit.ends):
         # All devices: a model may be on several.
-        devices = range(torch.cuda.device_count())
-        with torch.random.fork_rng(devices), subnormals_flushed():
+        everywhere = torch.random.fork_rng(range(torch.cuda.device_count()))
+        with everywhere, subnormals_flushed():
             fit.run(dataset if augmented is None else augmented, train_ids, evaluate)
-    if fit.best_state is None:
-        raise FloatingPointError(
-            "train_il: the loss on the target's examples was never finite; lower ILRecipe.lr"
-        )
+    assert fit.best_state is not None
     model.load_state_dict(fit.best_state)
     return ILFit(*fit.best, fit.seconds)
 
@@ -197,6 +197,7 @@ class _Fit:
         folder: RunFolder,
     ) -> None:
         self.model, self.recipe, self.functions, self.folder = model, recipe, functions, folder
+        self.device = device_of(model)
         steps, evaluations = recipe.steps(examples), recipe.epochs * recipe.evals_per_epoch
         # The steps before evaluations, of which an epoch of few steps has fewer.
         self.ends = sorted({steps * i // evaluations for i in range(1, evaluations + 1)} - {0})
@@ -223,17 +224,16 @@ class _Fit:
         seed, batch_size = self.recipe.seed, min(self.recipe.batch_size, len(train_ids))
         sampler = LargeBatchSampler(train_ids, batch_size, seed=seed, start=self.step)
         batches = iter(loader(dataset, sampler, seed=seed))
-        device = device_of(self.model)
         if self.random_state is None:
             torch.manual_seed(seed)
         else:
-            restore_random_state(self.random_state, device)
+            restore_random_state(self.random_state, self.device)
         self.model.train()
         try:
             for end in self.ends[self.evaluated :]:
                 for batch in islice(batches, end - self.step):
                     training_step(
-                        *(self.model, to(batch, device), *self.parts[1:]),
+                        *(self.model, to(batch, self.device), *self.parts[1:]),
                         where="train_il",
                         bf16=self.recipe.bf16 or None,
                         **self.functions,
@@ -258,7 +258,7 @@ class _Fit:
     def _save(self, name: str) -> None:
         began = time.perf_counter()
         self.seconds = began - self.started
-        self.random_state = random_state(device_of(self.model))
+        self.random_state = random_state(self.device)
         parts = [] if name == BEST else [part.state_dict() for part in self.parts]
         self.folder.save(name, {**{key: getattr(self, key) for key in self._STATE}, "parts": parts})
         now = time.perf_counter()

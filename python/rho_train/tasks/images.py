@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import StackDataset
 
+from rho_train.checks import MakeModel
 from rho_train.tasks.models import cnn
 from rho_train.tasks.task import Task
 
@@ -52,8 +53,8 @@ def images(
     classes = sorted(name for name in folders if _is_shown(name))
     train, test = (_read(part, classes, size) for part in parts)
 
-    def make(widths: Sequence[int], seed: int) -> nn.Module:
-        return cnn((3, size, size), len(classes), widths, seed=seed)
+    def make(widths: Sequence[int]) -> MakeModel:
+        return lambda seed: cnn((3, size, size), len(classes), widths, seed=seed)
 
     return Task(
         name=Path(folder).resolve().name,
@@ -61,8 +62,8 @@ def images(
         test=test,
         labels=train.datasets[1],
         test_labels=test.datasets[1],
-        make_model=lambda seed: make(hidden, seed),
-        make_il_model=lambda seed: make(il_hidden or hidden, seed),
+        make_model=make(hidden),
+        make_il_model=make(il_hidden or hidden),
         classes=tuple(classes),
         show=lambda index: train.datasets[0].paths[index],
     )
@@ -107,11 +108,6 @@ class ImageFiles(Sequence[Tensor]):
         if operator.index(size) < 1:
             raise ValueError(f"ImageFiles: size must be at least 1 pixel, got {size}")
         self.paths, self.size = tuple(paths), size
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """The shape of a tensor of all images."""
-        return (len(self), 3, self.size, self.size)
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 from torch.utils.data import TensorDataset
 
-from rho_train.checks import check_test
+from rho_train.checks import MakeModel, check_test
 from rho_train.rng import generator
 from rho_train.tasks.models import mlp
 from rho_train.tasks.task import Task
@@ -72,17 +71,17 @@ def table(
     except ValueError as error:
         raise ValueError(f"table: {path}: {error}") from error
     all_x, all_y = torch.from_numpy(x), torch.from_numpy(numbers)
-    sizes = x.shape[1], int(numbers.max()) + 1
+    inputs, classes = x.shape[1], int(numbers.max()) + 1
 
-    def make(widths: Sequence[int], seed: int) -> nn.Module:
-        return mlp(sizes[0], widths, sizes[1], seed=seed, dropout=dropout)
+    def make(widths: Sequence[int]) -> MakeModel:
+        return lambda seed: mlp(inputs, widths, classes, seed=seed, dropout=dropout)
 
     return Task(
         name=path.stem,
         train=TensorDataset(all_x[:train], all_y[:train]),
         test=TensorDataset(all_x[train:], all_y[train:]),
-        make_model=lambda seed: make(hidden, seed),
-        make_il_model=lambda seed: make(il_hidden or hidden, seed),
+        make_model=make(hidden),
+        make_il_model=make(il_hidden or hidden),
     )
 
 

@@ -15,7 +15,6 @@ from rho_train.checks import check_flags, check_ids
 from rho_train.dataset import IndexedDataset, check_indexed
 from rho_train.distributed import rank_and_world
 from rho_train.dry_run import dry_run
-from rho_train.il.score import warn_near_chance
 from rho_train.il.store import ILStore
 from rho_train.methods.registry import needs_of
 from rho_train.online import OnlineModel
@@ -54,7 +53,7 @@ def check_run(run: Trainer) -> None:
         if left_out:
             raise ValueError(
                 f"Trainer: {left_out} of the train_ids have the label {ignored}, which ranks would "
-                "count into means of their own; leave these out of train_ids"
+                "count into means of their own; leave these out"
             )
     shared = world if selector is not None and selector.scope == "local" else 1
     if selector is not None:
@@ -63,12 +62,9 @@ def check_run(run: Trainer) -> None:
         for step in range(config.steps) if callable(selector.ratio) else ():
             selector.size(config.large_batch // shared, step)
         _check_il(selector, run.dataset, run.train_ids)
-    name = "batch" if selector is None else "large_batch"
-    if (drawn := getattr(config, name)) > len(run.train_ids):
-        raise ValueError(
-            f"Trainer: {name} = {drawn} examples are drawn from {len(run.train_ids)}; choose a "
-            f"smaller {name}"
-        )
+    name, count = "batch" if selector is None else "large_batch", len(run.train_ids)
+    if (drawn := getattr(config, name)) > count:
+        raise ValueError(f"Trainer: {name} must lie in [1, {count}], the train_ids, got {drawn}")
     sampler = LargeBatchSampler(run.train_ids, drawn, seed=run.seed, rank=rank, world=world)
     first = next(iter(sampler))
     positions = torch.tensor(first, dtype=torch.int64, device="cpu")
@@ -77,14 +73,8 @@ def check_run(run: Trainer) -> None:
     rows = torch.arange(len(eval_set), dtype=torch.int64, device="cpu")
     try_out("Trainer: eval_set", model, eval_set, rows[:_EVAL_EXAMPLES], rows)
     if selector is not None:
-        if (phases := selector.phases) is not None:
-            selecting = next((t for t in range(config.steps) if not phases(t)), None)
-            if selecting is None:
-                raise ValueError(
-                    f"Trainer: phases are uniform in all {config.steps} steps, so nothing would be "
-                    "selected; shorten them, or train longer"
-                )
-            selector.steps = selecting
+        uniform = selector.phases or (lambda step: False)
+        selector.steps = next((t for t in range(config.steps) if not uniform(t)), 0)
         try:
             selector.preview(model, batch)
         finally:
@@ -145,10 +135,10 @@ def _check_il(selector: Selector, dataset: IndexedDataset, train_ids: Tensor) ->
         )
     il = selector.il_of(train_ids)
     assert il is not None
-    if il.isinf().any():
+    if len(infinite := train_ids[il.isinf()]):
         raise ValueError(
-            f"Trainer: il must be finite or NaN (unknown), got {float(il[il.isinf()][0])} at id "
-            f"{int(train_ids[il.isinf()][0])}; the IL model has diverged"
+            f"Trainer: il must be finite or NaN (unknown), got an infinite value at id "
+            f"{int(infinite[0])}; the IL model has diverged"
         )
     unknown = int(il.isnan().sum())
     if unknown == len(il):
@@ -156,9 +146,6 @@ def _check_il(selector: Selector, dataset: IndexedDataset, train_ids: Tensor) ->
             f"Trainer: the irreducible loss of all {unknown} train_ids is unknown (NaN); train on "
             "examples of the store, for a holdout those that are not held out"
         )
-    store = selector.il if isinstance(selector.il, ILStore) else None
-    if store is not None and store.info.get("loss_function", "cross-entropy") == "cross-entropy":
-        warn_near_chance("Trainer", il, dataset.labels[train_ids], stacklevel=6)
     if unknown:
         warnings.warn(
             f"Trainer: the irreducible loss of {unknown} of {len(il)} train_ids is unknown (NaN); "

@@ -121,8 +121,8 @@ class Trainer:
         train_ids: int64 (n,), the examples to train on.
         eval_set: map-style data set of evaluations, its labels shown as `IndexedDataset` needs it.
         config: settings of the training.
-        folder: for metrics.jsonl and checkpoint.pt, from which a run resumes. With a History in the
-            Selector, history.safetensors and selected.json are added at the end.
+        folder: for metrics.jsonl and checkpoint.pt, from which a run resumes; with a History in the
+            Selector, selected.json is added at the end.
         name: of the method, in every record.
         seed: of the order of the batches.
         selector: selects from large batches; None: plain training.
@@ -180,11 +180,8 @@ class Trainer:
         model, config, selector = self.model, self.config, self.selector
         self.device, self.ranks = device_of(model), rank_and_world()
         self.eval_set = eval_data(self.eval_set, self.device)
-        self.flags = {
-            name: flag.to(self.device) if isinstance(flag, Tensor) else flag
-            for name, flag in (self.flags or {}).items()
-        }
         check_run(self)
+        self.flags = {name: flag.to(self.device) for name, flag in self.flags.items()}
         identity = {
             "config": asdict(config),
             "name": self.name,

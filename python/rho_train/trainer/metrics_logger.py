@@ -6,18 +6,17 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from rho_train.batch import to
 from rho_train.distributed import on_first, rank_and_world, summed
-from rho_train.files import to_line
-from rho_train.scoring import device_of
+from rho_train.files import explained, to_line
 from rho_train.trainer.evaluation import evaluate
 from rho_train.trainer.selected_examples import save_selected
 from rho_train.training_step import Trained
@@ -36,7 +35,7 @@ class MetricsLogger:
     """
 
     def __init__(self, run: Trainer, state: Mapping[str, Any] | None) -> None:
-        self.run, self.device, self.seconds = run, device_of(run.model), 0.0
+        self.run, self.device, self.seconds = run, run.device, 0.0
         # One table (N, F): all flags of a step are counted at once.
         self._flags = torch.stack([*run.flags.values()], 1) if run.flags else None
         self._sums = self._no_sums()
@@ -95,9 +94,9 @@ class MetricsLogger:
         ids = self.run.train_ids.to(self.device)
         share = None if noisy is None else float(noisy[ids].double().mean())
         # An epoch is one pass of large batches, for every method, as the paper counts.
-        epochs = step / max(1, len(ids) // config.large_batch)
+        epochs, costs = step / max(1, len(ids) // config.large_batch), self.run.costs
         counts = {"epochs": epochs, "scored": scored, "trained": trained, "noisy": share}
-        spent = {"cost": self._cost(trained, scored), "il_seconds": self.run.il_seconds}
+        spent = {"cost": costs and costs.spent(trained, scored), "il_seconds": self.run.il_seconds}
         self._write("end", step=step, **counts, **spent, seconds=self.seconds)
 
     def evaluate(self, step: int, trained: int = 0, scored: int = 0) -> None:
@@ -110,13 +109,8 @@ class MetricsLogger:
         if step < run.steps:
             # By class once a run: with many classes it would be most of the file.
             del record["class_accuracy"]
-        spent = {"cost": self._cost(trained, scored), "seconds": self.seconds}
-        self._write("eval", step=step, **record, **spent)
-
-    def _cost(self, trained: int, scored: int) -> dict[str, float] | None:
-        """Return the counted cost by part, None where nobody has counted that of an example."""
-        costs = self.run.costs
-        return None if costs is None else costs.spent(trained, scored)
+        cost = run.costs and run.costs.spent(trained, scored)  # None if nobody has counted it
+        self._write("eval", step=step, **record, cost=cost, seconds=self.seconds)
 
     def _log(self, step: int) -> None:
         names = ("loss", "steps", "selected", "correct", "invalid")
@@ -149,31 +143,22 @@ class MetricsFile:
 
     def __init__(self, path: Path, size: int = 0, crc32: int = 0) -> None:
         self.path, self.size, self.crc32 = path, size, crc32
-        try:
-            path.touch()
-            with open(path, "r+b") as file:
-                if zlib.crc32(file.read(size)) != crc32:
-                    raise ValueError(
-                        f"{path} is not what its checkpoint says: it was damaged, cut or edited; "
-                        "restore it, or delete the run's folder to start again"
-                    )
-                file.truncate(size)
-        except OSError as error:
-            raise self._cannot_write(error) from error
+        with self._opened("a+b") as file:
+            file.seek(0)
+            if zlib.crc32(file.read(size)) != crc32:
+                raise ValueError(
+                    f"{path} is not what its checkpoint says: it was damaged, cut or edited; "
+                    "restore it, or delete the run's folder to start again"
+                )
+            file.truncate(size)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a record; it is in the file when this returns."""
         line = to_line(record).encode()
-        try:
-            with open(self.path, "r+b") as file:
-                file.seek(self.size)
-                file.write(line)
-                file.truncate()  # what an interrupted write left
-        except OSError as error:
-            # Half a line would make the next record unreadable.
-            with suppress(OSError):
-                os.truncate(self.path, self.size)
-            raise self._cannot_write(error) from error
+        with self._opened("r+b") as file:
+            file.seek(self.size)
+            file.write(line)
+            file.truncate()  # what an interrupted write left
         self.size, self.crc32 = self.size + len(line), zlib.crc32(line, self.crc32)
 
     def flush(self) -> None:
@@ -181,12 +166,15 @@ class MetricsFile:
         with open(self.path, "rb") as file:
             os.fsync(file.fileno())
 
-    def _cannot_write(self, error: OSError) -> OSError:
-        return OSError(
-            error.errno,
-            f"cannot write {self.path}: {error.strerror}; make room or the folder writable, then "
-            "run the same command again: it goes on from the last checkpoint",
-        )
+    @contextmanager
+    def _opened(self, mode: str) -> Iterator[IO[bytes]]:
+        try:
+            with open(self.path, mode) as file:
+                yield file
+        except OSError as error:
+            with suppress(OSError):  # half a line would make the next record unreadable
+                os.truncate(self.path, self.size)
+            raise explained(error, f"cannot write {self.path}") from error
 
 
 def _finite(what: str, loss: float, step: int) -> float:

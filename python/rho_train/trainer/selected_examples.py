@@ -1,21 +1,19 @@
-"""Files on what a run selected, with renderings, so that the report never needs the data set."""
+"""A file on what a run selected, with renderings, so that the report never needs the data set."""
 
 from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from rho_train.batch import split, to
-from rho_train.dataset import IndexedDataset, fingerprint
+from rho_train.dataset import IndexedDataset
 from rho_train.distributed import on_all, on_first
 from rho_train.files import atomic_write, to_line
 from rho_train.history import History
@@ -27,42 +25,32 @@ _SHOWN, _SIDE, _CHARACTERS, _TOKENS = 12, 32, 240, 48
 
 
 def save_selected(history: History, run: Trainer) -> None:
-    """Write history.safetensors and selected.json of the selections of all ranks, called by all."""
-    history = _of_ranks(history)
-    on_first(lambda: _save(history, run))
-
-
-def _of_ranks(history: History) -> History:
-    """Return the counts of all ranks, and the loss of each example where it was scored last."""
+    """Write selected.json of the selections of all ranks, called by all."""
     ranks = on_all(lambda: to(history.state_dict(), "cpu"))
-    columns = {name: torch.stack([one[name] for one in ranks]) for name in ranks[0]}
-    joined, last = History(len(history)), columns["step"].argmax(0, keepdim=True)
-    counts = {name: columns[name].sum(0, dtype=torch.int32) for name in ("seen", "selected")}
-    newest = {name: columns[name].gather(0, last)[0] for name in ("loss", "step")}
-    joined.load_state_dict(counts | newest)
-    return joined
+    joined = {name: torch.stack([one[name] for one in ranks]) for name in ranks[0]}
+    last = joined["step"].argmax(0, keepdim=True)  # the rank that scored an example last
+    columns = {name: joined[name].sum(0) for name in ("seen", "selected")}
+    columns["loss"] = joined["loss"].gather(0, last)[0]
+
+    def write() -> None:
+        assert run.selector is not None
+        il = run.selector.il_of(run.train_ids.to(history.seen.device))
+        record = selected_record(columns, run, il)
+        atomic_write(Path(run.folder) / "selected.json", to_line(record))
+
+    on_first(write)
 
 
-def _save(history: History, run: Trainer) -> None:
-    columns = history.state_dict()
-    # One entry: safetensors writes several in any order, and the same run gives the same file.
-    entry = {"rho_ext history of": json.dumps(fingerprint(run.dataset))}
-    folder = Path(run.folder)
-    atomic_write(folder / "history.safetensors", save(columns, entry))
-    assert run.selector is not None
-    il = run.selector.il_of(run.train_ids.to(history.seen.device))
-    atomic_write(folder / "selected.json", to_line(selected_record(history, run, il)))
-
-
-def selected_record(history: History, run: Trainer, il: Tensor | None = None) -> dict[str, Any]:
+def selected_record(
+    history: Mapping[str, Tensor], run: Trainer, il: Tensor | None = None
+) -> dict[str, Any]:
     """Return which of the training examples were selected, as plain values; `il` (n,) is theirs.
 
     `most_selected` are the 12 that were selected most, `never_selected` 12 of the `never` ones that
     were seen and never selected, evenly in the order of their last loss.
     """
     ids, order = run.train_ids.cpu().sort()
-    columns = {name: column.cpu()[ids] for name, column in history.state_dict().items()}
-    seen, selected, loss = columns["seen"], columns["selected"], columns["loss"]
+    seen, selected, loss = (history[name].cpu()[ids] for name in ("seen", "selected", "loss"))
     labels, noisy = run.dataset.labels.cpu(), run.flags.get("noisy")
     flags = None if noisy is None else noisy.cpu()
     known = None if il is None else il.cpu()[order]
@@ -82,20 +70,15 @@ def selected_record(history: History, run: Trainer, il: Tensor | None = None) ->
 
     ranked = selected.argsort(stable=True, descending=True)[: int((selected > 0).sum())]
     never = ((seen > 0) & (selected == 0)).nonzero().flatten()
+    never = never[loss[never].argsort(stable=True)]
+    count = min(_SHOWN, len(never))
+    evenly = torch.linspace(0, max(0, len(never) - 1), count, dtype=torch.float32, device="cpu")
     return {
         "classes": list(run.classes) or None,
         "never": len(never),
         "most_selected": [example(int(row)) for row in ranked[:_SHOWN]],
-        "never_selected": [example(int(row)) for row in _evenly(never, loss, _SHOWN)],
+        "never_selected": [example(int(row)) for row in never[evenly.round().long()]],
     }
-
-
-def _evenly(rows: Tensor, loss: Tensor, count: int) -> Tensor:
-    """Return at most `count` of the rows, evenly spaced in the order of their loss."""
-    ordered = rows[loss[rows].argsort(stable=True)]
-    end, shown = max(0, len(rows) - 1), min(count, len(rows))
-    places = torch.linspace(0, end, shown, dtype=torch.float32, device="cpu")
-    return ordered[places.round().long()]
 
 
 def _finite(value: Tensor) -> float | None:
