@@ -158,22 +158,23 @@ def language() -> str:
     }
     found = _rows("language")
     unit = float(next(row for row in found if row["method"] == "uniform")["cost"])
+    texts = list(dict.fromkeys(row["text"] for row in found))
     rows = []
-    for text in dict.fromkeys(row["text"] for row in found):
-        for method, label in names.items():
+    for method, label in names.items():
+        cells = []
+        for text in texts:
             runs = [row for row in found if (row["text"], row["method"]) == (text, method)]
-            if not runs:
-                continue
             tuned = [row for row in runs if row["seed"] == "0"]
             lr = min(tuned, key=lambda row: float(row["validation"]))["lr"]
             ends = [row for row in runs if row["lr"] == lr]
             loss = [float(row["test_loss"]) for row in ends]
-            cost, il = (float(ends[0][name]) / unit for name in ("cost", "il_cost"))
-            row = [text, label, f"{fmean(loss):.3f} ± {stdev(loss) / len(loss) ** 0.5:.3f}"]
-            row += [lr, ends[0]["steps"], f"{cost:.2f}" + (f" + {il:.2f}" if il else "")]
-            rows.append([*row, _share(fmean(float(row["useless"]) for row in ends))])
-    head = ["text", "trains on", "loss, nats a token", "rate", "steps", "cost, + IL"]
-    return markdown([*head, "useless among these"], rows)
+            cells.append(f"{fmean(loss):.3f} ± {stdev(loss) / len(loss) ** 0.5:.3f}")
+            cells.append(_share(fmean(float(row["useless"]) for row in ends)))
+        cost, il = (float(ends[0][name]) / unit for name in ("cost", "il_cost"))
+        spent = f"{cost:.2f}" + (f" + {il:.2f}" if il else "")
+        rows.append([label, ends[0]["steps"], spent, *cells])
+    heads = (of for text in texts for of in (f"{text}: nats a token", "useless among these"))
+    return markdown(["trains on", "steps", "cost, + IL", *heads], rows)
 
 
 def minilm() -> str:

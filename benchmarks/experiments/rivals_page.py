@@ -30,7 +30,7 @@ FORMS = {
     "filter, IL free": ("filter, IL free", "filter + smoothing, IL free"),
     "RHO-LOSS, IL free": ("RHO-LOSS, IL free", "RHO-LOSS + smoothing, IL free"),
     "true labels": ("true labels",),
-    "best uniform": ("uniform", "smoothing .1", "smoothing .3", "GCE"),
+    "best uniform": ("uniform", "smoothing .1", "smoothing .3", "GCE", "ELR"),
 }
 _RANDOM, _ALL = ("40", "20"), ("0", "40", "20", "weak", "natural")
 
