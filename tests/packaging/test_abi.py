@@ -58,9 +58,11 @@ def test_no_flag_of_the_builder_lets_the_kernels_ignore_nan() -> None:
     assert [flag for flag in flags if flag.startswith("-ffp-contract")][-1] == "-ffp-contract=off"
 
 
-def test_the_cuda_library_has_no_function_for_tests() -> None:
+def test_the_cuda_library_needs_no_cuda_runtime_and_no_python_and_lets_nobody_force_plans() -> None:
     if not CUDA_LIBRARY.exists():
         pytest.skip(f"no CUDA kernels were built: {build_info()['cuda']}")
+    needed = re.findall(r"NEEDED.*\[(.*?)\]", tool("readelf", "-d", library=CUDA_LIBRARY))
+    assert [name for name in needed if "cuda" in name or "python" in name] == []
     assert b"force_plan" not in CUDA_LIBRARY.read_bytes()
 
 

@@ -109,12 +109,6 @@ def test_version_is_one() -> None:
     assert rho_ext.__version__ == rho_ext.build_info()["version"]
 
 
-def test_packages_are_typed() -> None:
-    for package in ("rho_ext", "rho_train"):
-        assert (folder(package) / "py.typed").is_file()
-    assert (folder("rho_ext") / "_C.pyi").is_file()
-
-
 def test_import_in_a_fresh_interpreter_takes_no_gpu_and_no_training_layer() -> None:
     code = (
         "import rho_ext, sys, torch; "

@@ -29,6 +29,7 @@ def test_package_data_is_there_and_sources_are_not() -> None:
         pytest.skip("an editable install keeps its files in the source tree")
     for name in (
         "rho_ext/py.typed",
+        "rho_ext/_C.pyi",
         "rho_train/py.typed",
         "rho_train/tasks/letter_recognition.npz",
         "rho_train/report/template.html",
