@@ -108,7 +108,7 @@ def provenance(benchmark: str, arguments: argparse.Namespace) -> Row:
     return {
         "benchmark": benchmark,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": _commit(),
+        "commit": commit(),
         "machine": torch.cuda.get_device_name() if on_gpu else processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -120,7 +120,8 @@ def provenance(benchmark: str, arguments: argparse.Namespace) -> Row:
     }
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Return what git calls the checkout, `unknown` without git."""
     describe = ["git", "describe", "--always", "--dirty", "--tags"]
     try:
         folder = Path(__file__).parent

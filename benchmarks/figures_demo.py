@@ -1,4 +1,4 @@
-"""Draw the accuracy of the demo's methods against steps.
+"""Keep the rows of `rho-ext demo`, and draw the accuracy of its methods against steps.
 
 rho-ext demo && python benchmarks/figures_demo.py rho-demo
 """
@@ -17,6 +17,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from common import commit
+from keep import RESULTS, Row, csv_text, read_csv
 from plotting import STYLE, save
 
 # Step, mean, lowest and highest accuracy of the seeds.
@@ -27,12 +29,27 @@ _COLOURS = ("#56B4E9", "#0072B2", "#CC79A7", "#E69F00", "#777777", "#D55E00", "#
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="figures_demo.py", description=__doc__)
     parser.add_argument("folder", type=Path, help="a folder that rho-ext demo wrote")
-    default = Path(__file__).parent / "results" / "demo" / "accuracy-steps.png"
-    parser.add_argument("--out", type=Path, default=default)
+    parser.add_argument("--out", type=Path, default=RESULTS / "demo")
     arguments = parser.parse_args(argv)
+    text = csv_text(rows(arguments.folder))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "runs.csv").write_text(text, encoding="utf-8")
     with matplotlib.rc_context({**STYLE, "font.size": 11, "axes.titlesize": 11}):
-        save(accuracy(read(arguments.folder)), arguments.out)
+        save(accuracy(read(arguments.folder)), arguments.out / "accuracy-steps.png")
     return 0
+
+
+def rows(folder: Path) -> list[Row]:
+    """Return a row a method: where it was made, and its summary."""
+    told = json.loads((folder / "experiment.json").read_text("utf-8"))["environment"]
+    made = {"benchmark": "demo", "date": told["date"], "commit": commit()}
+    made |= {"machine": told["processor"], "isa": told["instruction set"], "torch": told["torch"]}
+    found = []
+    for row in read_csv(folder / "summary.csv"):
+        names = {"command": "rho-ext demo", "method": row.pop("method")}
+        del row["label"]
+        found.append(made | names | {name: of and f"{float(of):.6g}" for name, of in row.items()})
+    return found
 
 
 def read(folder: Path) -> dict[str, Curve]:

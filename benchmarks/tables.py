@@ -109,7 +109,7 @@ def demo() -> str:
             f"{float(row['total']):,.0f}",
             f"{float(row['seconds']):.1f}",
         ]
-        for row in _rows("demo", experiment="demo")
+        for row in _rows("demo")
     ]
     head = ["trains on", "final accuracy", "wrong labels among these", "steps to target"]
     return markdown([*head, "cost to target", "cost in all, with IL", "seconds"], rows)
