@@ -256,22 +256,12 @@ def test_damaged_or_old_files_are_refused_with_name_and_fix(tmp_path: Path) -> N
     write_report(tmp_path)
 
 
-def test_records_in_another_order_are_refused(tmp_path: Path) -> None:
+def test_records_of_another_run_are_refused(tmp_path: Path) -> None:
     hand_checkable(tmp_path)
     path = tmp_path / "runs" / "base-seed0" / "metrics.jsonl"
-    lines = path.read_bytes().splitlines(True)
-    other = path.parent.with_name("fast-seed0").joinpath("metrics.jsonl").read_bytes()
-    seed = path.parent.with_name("base-seed1").joinpath("metrics.jsonl").read_bytes()
-    for changed in (
-        [*lines[:4], lines[1], *lines[4:]],
-        [*lines, lines[-1]],
-        [*lines[:-2], lines[-1], lines[-2]],
-        [other],
-        [seed],
-    ):
-        path.write_bytes(b"".join(changed))
-        message = r"base-seed0/metrics.jsonl has .* another run than base, seed 0, or .* run it"
-        with pytest.raises(ValueError, match=message):
+    for other in ("fast-seed0", "base-seed1"):
+        path.write_bytes(path.parent.with_name(other).joinpath("metrics.jsonl").read_bytes())
+        with pytest.raises(ValueError, match=r"base-seed0/metrics.jsonl is of .*, not of base, se"):
             read_experiment(tmp_path)
 
 

@@ -16,10 +16,9 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its records by event, and `end`, the last one.
+    """A finished run: its records by event, the result on the test set, and what was selected.
 
-    `test` is the result on the test set; `selected` what selected.json says, empty without one;
-    `step_cost` that of a uniform step of the baseline with this seed, the unit of all costs.
+    `step_cost` is that of a uniform step of the baseline with this seed, the unit of all costs.
     """
 
     seed: int
@@ -43,10 +42,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A comparison, as experiment.json has it, with its finished runs by method.
+    """A comparison, as experiment.json has it, with its finished runs by method, in order.
 
-    `labels` are those of the methods, by name and in order; `left_out` has method, seed and reason
-    of other runs. `watched` names the examples of the curves, `test` or `validation`.
+    `left_out` has method, seed and reason of other runs; `watched` names the examples of the
+    curves, `test` or `validation`.
     """
 
     title: str
@@ -106,26 +105,22 @@ def _read_run(folder: Path, method: str, seed: int, step_cost: float) -> Run | s
     records = read_lines(path) if path.exists() else []
     if not records:
         return "no record"
-    events = defaultdict[str, list[Record]](list)
-    for record in records:
-        events[record["event"]].append(record)
-    steps = [record["step"] for record in records]
-    own = {(record["method"], record["seed"]) for record in records} == {(method, seed)}
-    if not own or steps != sorted(steps) or events["end"] not in ([], records[-1:]):
+    *_, end = records
+    if (end["method"], end["seed"]) != (method, seed):
         raise ValueError(
-            f"read_experiment: {path} has records of another run than {method}, seed {seed}, or in "
-            "another order; restore the file, or move its folder away and run it again"
+            f"read_experiment: {path} is of {end['method']}, seed {end['seed']}, not of {method}, "
+            f"seed {seed}; move its folder away and run it again"
         )
-    if not events["end"]:
-        return f"unfinished, last record at step {steps[-1]:,}"
+    if end["event"] != "end":
+        return f"unfinished, last record at step {end['step']:,}"
     test, selected = folder / "test.json", folder / "selected.json"
     if not test.exists():
         return "not tested"
     return Run(
         seed=seed,
-        train=events["train"],
-        eval=events["eval"],
-        end=records[-1],
+        train=[record for record in records if record["event"] == "train"],
+        eval=[record for record in records if record["event"] == "eval"],
+        end=end,
         test=from_line(test.read_bytes(), test),
         selected=from_line(selected.read_bytes(), selected) if selected.exists() else {},
         step_cost=step_cost,

@@ -61,10 +61,9 @@ _TABLES = {
 class Pair(NamedTuple):
     """A run beside the baseline's with the same seed, whose best accuracy is the target.
 
-    The first evaluation that meets it is at `target_steps` and `target_cost`, infinite if none
-    does. `factor` is the baseline's cost of it over that of the run, both with their IL, above 1
-    where the run is cheaper and 0 if it never meets the target; `factor_precomputed` is without IL.
-    The IL are earned back by `models`, infinite if they never are. Without IL these are NaN.
+    Steps and cost to it are infinite if it is never met. `factor`, above 1 where the run is
+    cheaper, is then 0. `factor_precomputed` and `models`, infinite if the IL are never earned back,
+    are NaN without IL.
     """
 
     target_steps: float
@@ -86,16 +85,11 @@ class Column(NamedTuple):
 class Summary:
     """All methods in display order, and what they are compared with.
 
-    A row has the numbers of one method over its finished seeds, NaN where there is nothing to
-    measure. `accuracy` is that of the curves, `test`, `balanced` (the mean of all classes) and
-    `worst` (the lowest of them) of the test set, all after the last step, in [0, 1] as the shares
-    `noisy` and `correct` of the selected examples. Errors are standard errors of the mean. Of the
-    `paired` seeds, which the baseline finished too, the method meets the target in `reached`, ends
-    above the baseline in `ahead`, by `gain` in the mean, and has medians of the values of `Pair`.
-    Costs by part, and `total`, are in uniform steps; `seconds` those of training and IL.
-
+    A row has the numbers of one method over its finished seeds, as `tables` explain them, NaN where
+    there is nothing to measure; accuracies and shares lie in [0, 1]. Of the `paired` seeds, which
+    the baseline finished too, it ends above the baseline in `ahead`, by `gain` in the mean.
     `target` is the baseline's best accuracy (mean over seeds), NaN for one method; `noisy` the
-    share of wrong labels in its training examples; `tables` has columns by title.
+    share of wrong labels in its training examples.
     """
 
     methods: Sequence[dict[str, Any]]
