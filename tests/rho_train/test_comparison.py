@@ -361,9 +361,15 @@ def test_impossible_variants_are_named() -> None:
         ({"overrides": {"task.color": 1}}, "unexpected keyword argument 'color'"),
         ({"overrides": {"seeds": (1,)}}, "'seeds' is the same for all variants"),
         ({"overrides": {"task.swap": True}}, "one: its task options change the training data"),
-        ({"cost": EqualCost("best")}, "one: cost: to must be one of uniform, got 'best'"),
-        ({"cost": EqualCost("one")}, "one: cost: to must be one of uniform, got 'one'"),
-        ({"methods": [Variant("one", cost=EqualCost("one"))]}, "no variant makes train.steps of"),
+        (
+            {"cost": EqualCost("best")},
+            r"one: cost: to must be one with cost=None \(uniform\), got 'best'",
+        ),
+        (
+            {"cost": EqualCost("one")},
+            r"one: cost: to must be one with cost=None \(uniform\), got 'one'",
+        ),
+        ({"methods": [Variant("one", cost=EqualCost("one"))]}, r"cost=None \(\), got 'one'"),
     ],
 )
 def test_impossible_comparisons_do_not_start(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
 from bisect import bisect_right
@@ -126,12 +125,17 @@ class Run:
     def equal_steps(self, runs: Mapping[str, Run]) -> int:
         """Return its steps, as many as have the cost of another of the runs if it is to equal one.
 
-        Raises:
-            ValueError: not even one step has, or torch can count no work in its model.
+        A ValueError says that it has none, or that torch can count no work in its model.
         """
         name, equal = self.variant.name, self.variant.cost
         if equal is None:
             return self.steps
+        known = [name for name, run in runs.items() if run.variant.cost is None]
+        if equal.to not in known:
+            raise ValueError(
+                f"variant {name}: cost: to must be one with cost=None ({', '.join(known)}), got "
+                f"{equal.to!r}"
+            )
         other = runs[equal.to]
         if not (self.costs.forward and other.costs.forward):
             raise ValueError(
@@ -196,10 +200,8 @@ class Run:
             if (path := folder / "test.json").exists():
                 return
             found = evaluate(model, task.eval_set(), bf16=train.bf16, forward=task.forward)
-            # The loss of a model that diverged is no number that JSON has.
-            loss = found.loss if math.isfinite(found.loss) else None
-            tested = {"step": trainer.step, **found._asdict(), "loss": loss}
-            atomic_write(path, to_line(tested))
+            accuracies = {"accuracy": found.accuracy, "class_accuracy": found.class_accuracy}
+            atomic_write(path, to_line(accuracies))
 
         on_first(write_origin)
         il_seconds = (
@@ -217,7 +219,9 @@ class Run:
     def _arguments(self, data: SeedData, il: ILStore | None) -> dict[str, Any]:
         """Return the arguments of the Trainer."""
         spec, variant, task, selector = self.spec, self.variant, data.task, None
-        train, ids = replace(spec.train, steps=self.steps), data.train_ids(variant)
+        train, ids = replace(spec.train, steps=self.steps), data.rest
+        if variant.examples == "all":
+            ids = torch.arange(len(data.dataset), dtype=torch.int64, device="cpu")
         if il is not None and variant.il == "stored":
             ids = il.known.nonzero().flatten()
         if il is not None and variant.keep < 1.0:

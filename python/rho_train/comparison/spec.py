@@ -149,20 +149,12 @@ class Spec:
             raise ValueError(f"folds must be at least 2, got {self.folds}")
         if not 0.0 <= self.validation < 1.0:
             raise ValueError(f"validation must lie in [0, 1), got {self.validation}")
-        own_steps = [v.name for v in self.variants if v.cost is None]
         for variant in self.variants:
-            try:
-                if variant.overrides:
+            if variant.overrides:
+                try:
                     self.of(variant)
-                if variant.cost is not None:
-                    if not own_steps:
-                        raise ValueError(
-                            "cost: no variant makes train.steps of its own; leave cost=None for "
-                            "the one that the others equal"
-                        )
-                    _check_one_of("cost: to", variant.cost.to, own_steps)
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"variant {variant.name}: {error}") from error
+                except (ValueError, TypeError) as error:
+                    raise ValueError(f"variant {variant.name}: {error}") from error
 
     def of(self, variant: Variant) -> Spec:
         """Return the specification of one variant, with its overrides in place."""
@@ -181,7 +173,7 @@ class Spec:
                 raise ValueError(
                     f"overrides: {name!r} is the same for all variants; choose among {known}"
                 )
-        alone = replace(variant, overrides={}, cost=None)
+        alone = replace(variant, overrides={})
         return replace(self, variants=(alone,), baseline=variant.name, **changes)
 
     def identity(self, task: Task) -> dict[str, Any]:
@@ -235,10 +227,10 @@ class SeedData:
     def make(cls, spec: Spec, seed: int) -> SeedData:
         """Draw the splits; copies of an example are on one side, else IL models have seen it."""
         task = load_task(spec.task, spec.task_options, seed)
-        n = len(task.dataset())
-        copies = torch.arange(n, **_IDS) if task.groups is None else task.groups
-        groups = _numbered(copies)
-        rows, dataset, eval_set = torch.arange(n, **_IDS), task.dataset(), task.eval_set()
+        dataset, eval_set = task.dataset(), task.eval_set()
+        n = len(dataset)
+        rows = torch.arange(n, **_IDS)
+        groups = _numbered(rows if task.groups is None else task.groups)
         if spec.validation > 0:
             split, rows = _validation(groups, spec.validation, seed)
             dataset, eval_set = task.dataset(rows), task.dataset(split)
@@ -252,10 +244,6 @@ class SeedData:
         flags = {name: flag[rows] for name, flag in task.flags.items()}
         held_out, rest = held_out.sort().values, rest[apart].sort().values
         return cls(task, dataset, eval_set, flags, groups, held_out, rest, rows)
-
-    def train_ids(self, variant: Variant) -> Tensor:
-        """Return the ids that a variant trains on."""
-        return torch.arange(len(self.dataset), **_IDS) if variant.examples == "all" else self.rest
 
     def show(self, id: int) -> object:
         """Return what people see of an example."""
