@@ -46,7 +46,7 @@ def split(
     A batch is a structure with the fields x, y and ids; a tuple or list (x, y, ids); or a mapping
     with "ids", the labels under "labels", "label" or "y", and the inputs under "x" or "inputs", or
     else under all other keys, as keyword arguments. Where no ids or labels are needed, a batch
-    without gets its rows as ids, and labels (n, 0). ValueError or TypeError if they do not fit.
+    without gets its rows as ids, and labels (n, 0).
     """
     if isinstance(batch, Mapping):
         inputs, labels, ids = _split_mapping(batch, where, needs_labels)

@@ -43,17 +43,14 @@ def select_globally(
 ) -> tuple[Selected, bool]:
     """Cut a selection of this rank to its examples among the k best of all ranks.
 
-    Ties go to the lower rank and there to the lower row, so to the row that comes first where the
-    large batches of the ranks are joined. The weights of the r examples of this rank are
-    `world * r / K`, K <= k being the examples of all ranks. The mean over the ranks of the weighted
-    mean loss, which is what DistributedDataParallel and FSDP2 differentiate, is then the mean loss
-    of the K examples.
+    Ties go to the lower rank and there to the lower row. The weights of the r examples of this rank
+    are `world * r / K`, with K <= k of all ranks: the mean over the ranks of the weighted mean
+    loss, which DistributedDataParallel and FSDP2 differentiate, is then the mean loss of the K.
 
-    `selected` are the best of this rank, the highest score first; `labelled` bool (n,) are the rows
-    whose label is not ignored. Returns the selection, without padding, and whether it is a
-    stand-in: a rank without an example among the best takes part in the backward pass by its first
-    labelled row with a finite loss, with weight 0. All ranks raise a FloatingPointError if none has
-    a usable example, or one without any has no stand-in.
+    `labelled` bool (n,) are the rows whose label is not ignored. Returns the selection, without
+    padding, and whether it is a stand-in: a rank without an example among the best takes part in
+    the backward pass by its first labelled row with a finite loss, with weight 0. All ranks raise a
+    FloatingPointError if none has a usable example, or one without any has no stand-in.
     """
     rank, world = rank_and_world()
     assert selected.losses is not None

@@ -111,15 +111,12 @@ def il_table(il: object) -> Tensor | None:
     named = isinstance(table, str) and table.isidentifier()
     if table is None or isinstance(table, OnlineModel) or named:
         return None
-    if not isinstance(table, Tensor):
-        got = repr(il) if isinstance(il, str) else type(il).__name__
+    kinds = torch.float32, torch.float16, torch.bfloat16
+    if not isinstance(table, Tensor) or table.ndim != 1 or table.dtype not in kinds:
+        got = repr(il) if isinstance(il, str) else describe(table)
         raise TypeError(
-            "Selector: il must be an ILStore, a tensor (N,), an OnlineModel or the name of a field "
-            f"of the batch, got {got}; a file is read with ILStore.load(path, dataset)"
-        )
-    if table.ndim != 1 or table.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        raise ValueError(
-            f"Selector: il must be (N,) of float32, float16 or bfloat16, got {describe(table)}"
+            "Selector: il must be an ILStore, an OnlineModel, the name of a field or a tensor (N,) "
+            f"of float32, float16 or bfloat16, got {got}; a file is read with ILStore.load"
         )
     return table
 

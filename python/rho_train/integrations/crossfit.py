@@ -45,7 +45,7 @@ def add_il(
             f"add_il: dataset must be a datasets.Dataset, got {type(dataset).__name__}; "
             "rho_train.crossfit_il takes data of PyTorch, a stream must bring its IL"
         )
-    n, trained = len(dataset), list[tuple[nn.Module, Any]]()
+    n, trained = len(dataset), dict[object, tuple[nn.Module, Any]]()
     if column in dataset.column_names or not 2 <= folds <= n:
         raise ValueError(
             f"add_il: wanted a new column and 2 to {n} folds, got {column!r} beside the columns "
@@ -58,16 +58,17 @@ def add_il(
         part = dataset.select((fold_of != fold).nonzero().flatten().tolist())
         scored = (fold_of == fold).nonzero().flatten()
         trainer = make_trainer(part)
-        if any(trainer.model is model for model, _ in trained):
+        if any(trainer.model is model for model, _ in trained.values()):
             raise ValueError("add_il: make_trainer must make a new model each time, got one twice")
         data = getattr(trainer, "train_dataset", None)
         larger = isinstance(data, Sized) and len(data) > len(part)
-        if data is None or larger or any(_same(data, other) for _, other in trained):
+        rows = getattr(data, "_fingerprint", None) or id(data)
+        if data is None or larger or rows in trained:
             raise ValueError(
                 "add_il: make_trainer must return a Trainer of the data that it is given; pass it "
                 "on as train_dataset, else the model sees the examples that it scores"
             )
-        trained.append((trainer.model, data))
+        trained[rows] = trainer.model, data
         # The user's own run must not resume from these checkpoints.
         trainer.args = copy.copy(trainer.args)
         trainer.args.output_dir = str(Path(trainer.args.output_dir, f"il-{fold}"))
@@ -83,12 +84,6 @@ def add_il(
             stacklevel=2,
         )
     return dataset.add_column(column, il.numpy())
-
-
-def _same(data: Any, other: Any) -> bool:
-    """Return True for one data set, or two of the same rows."""
-    own, others = (getattr(one, "_fingerprint", None) for one in (data, other))
-    return data is other or (own is not None and own == others)
 
 
 def _losses(trainer: Any, dataset: Any, loss_fn: LossFunction | None) -> Tensor:

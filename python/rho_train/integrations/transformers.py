@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -99,14 +100,13 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
         if isinstance(self.selector, Selector) and self._first is not None:
             self.selector.load_state_dict(copy.deepcopy(self._first))
         self._set_signature_columns_if_needed()
-        collator, columns = self.data_collator, self._signature_columns
-        self._signature_columns = [*columns, *self._carried]
         per_token = isinstance(self.selector, TokenSelector)
-        self.data_collator = _Collator(collator, self._carried, per_token)
-        try:
+        own: dict[str, Any] = {
+            "data_collator": _Collator(self.data_collator, self._carried, per_token),
+            "_signature_columns": [*self._signature_columns, *self._carried],
+        }
+        with mock.patch.multiple(self, **own):
             return super().get_train_dataloader()
-        finally:
-            self.data_collator, self._signature_columns = collator, columns
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """Return the selected examples of the next batches, and the number of their items."""
