@@ -58,7 +58,7 @@ def draw(suite: Suite, rows: Sequence[Row], curves: Sequence[Row], folder: Path)
 
 
 def _curves(suite: Suite, cells: Sequence[Cell], curves: Sequence[Row]) -> Figure:
-    methods = suite.curves or tuple(dict.fromkeys(row["method"] for row in curves))
+    methods = dict.fromkeys(row["method"] for row in curves)
     figure, axes = _grid(len(cells), 2.6)
     for axis, cell in zip(axes, cells, strict=False):
         tops: list[float] = []

@@ -63,7 +63,7 @@ SITUATIONS = (
     ),
     Situation(
         *("labels are wrong as people or models err", "smoothing, or agreement: no clear winner"),
-        *("agreement", "smoothing", ("weak", "natural")),
+        *("agreement", "best uniform", ("weak", "natural")),
     ),
     Situation("labels are right", "label smoothing", "smoothing", "agreement", ("0",)),
     Situation(

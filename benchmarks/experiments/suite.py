@@ -31,7 +31,6 @@ class Suite:
         ours: methods to compare with every one of `against` as well.
         columns: more tables, of shares: noisy, unsure, correct, less_relevant, redundant.
         figures: kinds of figures, see `figures.py`.
-        curves: methods in figures of curves; none: all.
         name, variant: set by `load`.
     """
 
@@ -47,7 +46,6 @@ class Suite:
     against: Sequence[str] = ()
     columns: Sequence[str] = ()
     figures: Sequence[str] = ()
-    curves: Sequence[str] = ()
     name: str = ""
     variant: str = "full"
 
