@@ -108,7 +108,7 @@ def _check_order(
     where: str, output: Tensor, alone: Callable[[int], Tensor], rounding: float
 ) -> None:
     """Refuse rows that are, for some examples, those of others; warn if they are of none."""
-    n, moved, mixed = len(output), list[int](), 0.0
+    n = len(output)
     rows = output.reshape(n, -1).float()
     for row in sorted({0, n // 3, 2 * n // 3, n - 1}):
         found = alone(row).reshape(1, -1).float()
@@ -117,24 +117,21 @@ def _check_order(
         gaps = (rows - found).abs()
         near = (gaps <= rounding**0.5 * found.abs().clamp_min(1.0)) | (rows.isnan() & found.isnan())
         same = near.all(1)
-        if not same[row]:
-            if same.any():
-                moved.append(row)
-            else:
-                mixed = max(mixed, float(gaps[row].nan_to_num(torch.inf).max()))
-    if moved and not mixed:
-        raise ValueError(
-            f"{where}: the collate_fn gives the examples in another order than it gets them: what "
-            f"the model returns for example {moved[0]} of the first {n} is in another row; keep "
-            "their order (sort and restore it in the model, or enforce_sorted=False)"
-        )
-    if mixed:
+        if same[row]:
+            continue
+        if same.any():
+            raise ValueError(
+                f"{where}: the collate_fn gives the examples in another order than it gets them: "
+                f"what the model returns for example {row} of the first {n} is in another row; "
+                "keep their order (sort and restore it in the model, or enforce_sorted=False)"
+            )
         warnings.warn(
             f"{where}: what the model returns for an example depends on the others of its batch, "
-            f"or on random numbers (alone it differs by up to {mixed:.3g}); so does its "
-            "irreducible loss: mask the padding, and draw nothing in the collate_fn",
+            f"or on random numbers (alone it differs by up to {float(gaps[row].max()):.3g}); so "
+            "does its irreducible loss: mask the padding, and draw nothing in the collate_fn",
             stacklevel=4,
         )
+        return
 
 
 def _check_shown(where: str, fields: Fields, labels: Tensor) -> None:

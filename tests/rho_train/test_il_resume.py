@@ -185,7 +185,7 @@ def test_finished_work_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(*_: object) -> None:
         raise AssertionError("a model was trained or asked again")
 
-    monkeypatch.setattr(train._Fit, "run", fail)
+    monkeypatch.setattr(train, "training_step", fail)
     monkeypatch.setattr(score, "scoring_mode", fail)
     assert bits(by_crossfit(tmp_path, again)) == bits(one)
     assert again.steps == first.steps

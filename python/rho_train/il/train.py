@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -156,110 +155,89 @@ def train_il(
             "initial_weights_sha256": module_digest(model),
             **names_of(dataset, **functions, optimizer=optimizer),
         }
-    work = RunFolder(folder, where="train_il", identity=identity, on_step=on_step)
-    fit = _Fit(model, recipe, functions, optimizer, len(train_ids), work)
+    work = RunFolder(folder, where="train_il", identity=identity)
+    device, steps = device_of(model), recipe.steps(len(train_ids))
+    # The steps before evaluations, of which an epoch of few steps has fewer.
+    evaluations = recipe.epochs * recipe.evals_per_epoch
+    ends = sorted({steps * i // evaluations for i in range(1, evaluations + 1)} - {0})
+    made = optimizer(model) if optimizer else adamw(model, recipe.lr, recipe.weight_decay)
+    schedule = lr_schedule(made, recipe.schedule, steps, recipe.warmup)
+    parts: list[Any] = [model, made, schedule]
+    fit, state = _State(), work.load(BEST) or work.load(_TRAINING)
+    if state is not None:
+        fit = _State(**{name: state[name] for name in vars(fit)})
+        for part, saved in zip(parts, state["parts"], strict=False):
+            part.load_state_dict(saved)
+        on_step(fit.step)
+    started = time.perf_counter() - fit.seconds
+    due = time.perf_counter() + _CHECKPOINT_SECONDS
 
-    score = partial(score_examples, batch_size=recipe.scoring_batch, on_step=on_step)
+    def save(name: str) -> None:
+        nonlocal due
+        began = time.perf_counter()
+        fit.seconds, fit.random_state = began - started, random_state(device)
+        states = [] if name == BEST else [part.state_dict() for part in parts]
+        work.save(name, {**vars(fit), "parts": states})
+        now = time.perf_counter()
+        due = now + max(_CHECKPOINT_SECONDS, 20 * (now - began))
 
-    def evaluate() -> float:
-        loss = float(score(model, dataset, target_ids, **functions).nanmean())
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"train_il: the loss on the target's examples is {loss}; lower ILRecipe.lr, or, if "
-                "loss_fn returns NaN for examples without a loss, leave NaN out before the "
-                "arithmetic, whose gradients are NaN too (torch.where on the inputs, and once more "
-                "on the losses)"
-            )
-        return loss
+    def run() -> None:
+        batch_size = min(recipe.batch_size, len(train_ids))
+        sampler = LargeBatchSampler(train_ids, batch_size, seed=recipe.seed, start=fit.step)
+        data = dataset if augmented is None else augmented
+        batches = iter(loader(data, sampler, seed=recipe.seed))
+        if fit.random_state is None:
+            torch.manual_seed(recipe.seed)
+        else:
+            restore_random_state(fit.random_state, device)
+        model.train()
+        options = {"where": "train_il", "bf16": recipe.bf16 or None, **functions}
+        for end in ends[fit.evaluated :]:
+            for batch in islice(batches, end - fit.step):
+                training_step(model, to(batch, device), made, schedule, **options)
+                fit.step += 1
+                if on_step(1):
+                    raise Stopped("the training of the IL model was stopped")
+                if time.perf_counter() >= due:
+                    save(_TRAINING)
+            score = partial(score_examples, batch_size=recipe.scoring_batch, on_step=on_step)
+            loss = float(score(model, dataset, target_ids, **functions).nanmean())
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"train_il: the loss on the target's examples is {loss}; lower ILRecipe.lr, "
+                    "or, if loss_fn returns NaN for examples without a loss, leave NaN out before "
+                    "the arithmetic, whose gradients are NaN too (torch.where on the inputs, and "
+                    "once more on the losses)"
+                )
+            fit.evaluated += 1
+            if loss < fit.best[0]:
+                fit.best = loss, end / sampler.batches_per_epoch
+                fit.best_state = copy.deepcopy(model.state_dict())
 
-    if fit.evaluated < len(fit.ends):
+    if fit.evaluated < len(ends):
         # All devices: a model may be on several.
         everywhere = torch.random.fork_rng(range(torch.cuda.device_count()))
         with everywhere, subnormals_flushed():
-            fit.run(dataset if augmented is None else augmented, train_ids, evaluate)
+            try:
+                run()
+            except Stopped:
+                save(_TRAINING)
+                raise
+            save(BEST)
+        if work.path is not None:
+            (work / _TRAINING).unlink(missing_ok=True)
     assert fit.best_state is not None
     model.load_state_dict(fit.best_state)
     return ILFit(*fit.best, fit.seconds)
 
 
-class _Fit:
-    """A training, whose state is in memory and in its folder."""
+@dataclass
+class _State:
+    """The state of a training, beside those of its model, optimizer and schedule."""
 
-    _STATE = ("step", "evaluated", "seconds", "best", "best_state", "random_state")
-
-    def __init__(
-        self,
-        model: nn.Module,
-        recipe: ILRecipe,
-        functions: dict[str, Any],
-        optimizer: MakeOptimizer | None,
-        examples: int,
-        folder: RunFolder,
-    ) -> None:
-        self.model, self.recipe, self.functions, self.folder = model, recipe, functions, folder
-        self.device = device_of(model)
-        steps, evaluations = recipe.steps(examples), recipe.epochs * recipe.evals_per_epoch
-        # The steps before evaluations, of which an epoch of few steps has fewer.
-        self.ends = sorted({steps * i // evaluations for i in range(1, evaluations + 1)} - {0})
-        made = optimizer(model) if optimizer else adamw(model, recipe.lr, recipe.weight_decay)
-        schedule = lr_schedule(made, recipe.schedule, steps, recipe.warmup)
-        self.parts: list[Any] = [model, made, schedule]
-        self.step, self.evaluated, self.seconds = 0, 0, 0.0
-        self.best = math.inf, 0.0
-        self.best_state: dict[str, Any] | None = None
-        self.random_state: dict[str, Any] | None = None
-        state = folder.load(BEST) or folder.load(_TRAINING)
-        if state is not None:
-            for name in self._STATE:
-                setattr(self, name, state[name])
-            for part, saved in zip(self.parts, state["parts"], strict=False):
-                part.load_state_dict(saved)
-            folder.on_step(self.step)
-
-    def run(
-        self, dataset: IndexedDataset, train_ids: Tensor, evaluate: Callable[[], float]
-    ) -> None:
-        self.started = time.perf_counter() - self.seconds
-        self.due = time.perf_counter() + _CHECKPOINT_SECONDS
-        seed, batch_size = self.recipe.seed, min(self.recipe.batch_size, len(train_ids))
-        sampler = LargeBatchSampler(train_ids, batch_size, seed=seed, start=self.step)
-        batches = iter(loader(dataset, sampler, seed=seed))
-        if self.random_state is None:
-            torch.manual_seed(seed)
-        else:
-            restore_random_state(self.random_state, self.device)
-        self.model.train()
-        try:
-            for end in self.ends[self.evaluated :]:
-                for batch in islice(batches, end - self.step):
-                    training_step(
-                        *(self.model, to(batch, self.device), *self.parts[1:]),
-                        where="train_il",
-                        bf16=self.recipe.bf16 or None,
-                        **self.functions,
-                    )
-                    self.step += 1
-                    if self.folder.on_step(1):
-                        raise Stopped("the training of the IL model was stopped")
-                    if time.perf_counter() >= self.due:
-                        self._save(_TRAINING)
-                loss = evaluate()
-                self.evaluated += 1
-                if loss < self.best[0]:
-                    self.best = loss, end / sampler.batches_per_epoch
-                    self.best_state = copy.deepcopy(self.model.state_dict())
-        except Stopped:
-            self._save(_TRAINING)
-            raise
-        self._save(BEST)
-        if self.folder.path is not None:
-            (self.folder / _TRAINING).unlink(missing_ok=True)
-
-    def _save(self, name: str) -> None:
-        began = time.perf_counter()
-        self.seconds = began - self.started
-        self.random_state = random_state(self.device)
-        parts = [] if name == BEST else [part.state_dict() for part in self.parts]
-        self.folder.save(name, {**{key: getattr(self, key) for key in self._STATE}, "parts": parts})
-        now = time.perf_counter()
-        self.due = now + max(_CHECKPOINT_SECONDS, 20 * (now - began))
+    step: int = 0
+    evaluated: int = 0
+    seconds: float = 0.0
+    best: tuple[float, float] = (math.inf, 0.0)
+    best_state: dict[str, Any] | None = None
+    random_state: dict[str, Any] | None = None

@@ -195,6 +195,9 @@ class Trainer:
         agree("Trainer", identity)
         self.optimizer = adamw(model, config.lr, config.weight_decay)
         self.schedule = lr_schedule(self.optimizer, config.schedule, config.steps)
+        # What has the same state on all ranks.
+        self._parts: dict[str, Any] = {"model": model, "optimizer": self.optimizer}
+        self._parts["schedule"] = self.schedule
         self.runner: Any = torch.compile(model) if config.compile else model
         rank, world = self.ranks
         if world > 1:
@@ -218,7 +221,7 @@ class Trainer:
             if state is not None:
                 own, self.step = state["of_ranks"][rank], state["step"]
                 self.trained, self._random_state = own["trained"], own["random_state"]
-                for key, part in self._shared().items():
+                for key, part in self._parts.items():
                     part.load_state_dict(state[key])
                 if (stateful := selector or self.sampler) is not None:
                     stateful.load_state_dict(own["selector"])
@@ -334,7 +337,7 @@ class Trainer:
         self._random_state = random_state(self.device)
         # BatchNorm sees the examples of its rank; those of the first are in the model's state.
         buffers = list(self.model.buffers()) if self.ranks[0] else []
-        shared = {name: part.state_dict() for name, part in self._shared().items()}
+        shared = {name: part.state_dict() for name, part in self._parts.items()}
 
         def own() -> dict[str, Any]:
             # The checkpoint must not reach the disk before the records that it counts on.
@@ -347,7 +350,3 @@ class Trainer:
         ranks = on_all(own)
         state = {**shared, "step": self.step, "of_ranks": ranks}
         on_first(lambda: self.work.save(_CHECKPOINT, state))
-
-    def _shared(self) -> dict[str, Any]:
-        """Return what has the same state on all ranks."""
-        return {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
