@@ -9,11 +9,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from rho_train import IndexedDataset
-from rho_train.recommendation import (
-    estimate_wrong,
-    recommend,
-    share_of_duplicates,
-)
+from rho_train.recommendation import estimate_wrong, recommend, share_of_duplicates
 from rho_train.tasks import letters
 
 
@@ -21,7 +17,8 @@ def test_it_follows_from_the_numbers() -> None:
     cases: list[tuple[dict[str, Any], str, str]] = [
         ({"wrong": None}, "--method uniform", "did not tell wrong labels"),
         ({"wrong": 0.05, "models": 99, "passes": 99}, "label_smoothing 0.3", "5 % of the labels"),
-        ({"wrong": 0.3, "passes": 15}, "--method agreement", "30 % .* 15 passes .* worst class"),
+        ({"wrong": 0.3, "passes": 15}, "--method uniform", "30 % .* no way to train is sure"),
+        ({"wrong": 0.4, "passes": 15}, "--method agreement", "40 % .* 15 passes .* worst class"),
         ({"wrong": 0.3, "passes": 6}, "--train.gce 0.3", "6.0 passes are few"),
         ({"wrong": 0.3, "passes": 4, "models": 10}, "il compute once", "10 models of 4.0 passes"),
         ({"wrong": 0.3, "passes": 4, "models": 9}, "--train.gce 0.3", "4.0 passes are few"),
@@ -36,6 +33,7 @@ def test_it_follows_from_the_numbers() -> None:
 def test_letters_show_what_they_are() -> None:
     for noise, cases in (
         (0.0, [(15, 1, "--method uniform"), (15, 50, "--method uniform")]),
+        (0.2, [(15, 50, "--method uniform"), (4, 1, "train.gce")]),
         (0.4, [(15, 50, "--method agreement"), (4, 1, "train.gce"), (4, 50, "il compute once")]),
     ):
         task, state = letters(noise=noise), torch.get_rng_state()
