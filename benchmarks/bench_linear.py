@@ -57,15 +57,20 @@ def _compile() -> Provider:
 
 
 def _liger() -> Provider:
-    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
-
+    try:
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+    except ImportError as error:
+        raise BenchmarkFailed(f"liger needs pip install liger-kernel and a GPU ({error})") from None
     loss = LigerFusedLinearCrossEntropyLoss()
     return lambda hidden, weight, labels, il, ratio: loss(weight, hidden, labels)
 
 
 def _cce() -> Provider:
-    from cut_cross_entropy import linear_cross_entropy as cce
-
+    try:
+        from cut_cross_entropy import linear_cross_entropy as cce
+    except ImportError as error:
+        name = "cut-cross-entropy"
+        raise BenchmarkFailed(f"cce needs pip install {name} and a GPU ({error})") from None
     return lambda hidden, weight, labels, il, ratio: cce(hidden, weight, labels)
 
 

@@ -42,11 +42,15 @@ def _at_head(
     """
     inner = getattr(model, "module", model)  # of DistributedDataParallel
     head = getattr(inner, "get_output_embeddings", lambda: None)()
-    if type(head) is not nn.Linear or head in _NOT_PLAIN:
-        return None
     # A forward of its own is of whoever has put it there. A compiled model would be compiled again
     # each time.
-    if "forward" in vars(head) or hasattr(inner, "_orig_mod"):
+    if (
+        type(head) is not nn.Linear
+        or head in _NOT_PLAIN
+        or "forward" in vars(head)
+        or head.weight.dtype == torch.float64
+        or hasattr(inner, "_orig_mod")
+    ):
         return None
     given, plain = list[tuple[Tensor, int]](), list[bool]()
 

@@ -21,7 +21,6 @@ from rho_train.tokens import (
 )
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_NO_LABEL = -(2**63)
 
 
 class LinearScores(NamedTuple):
@@ -36,16 +35,16 @@ class LinearScores(NamedTuple):
         return -self.losses
 
 
-def _inside(op: str, labels: Tensor, vocabulary: int, ignore_index: int) -> Tensor:
-    """Return labels inside the vocabulary, or refuse others; not on CUDA, where it would wait."""
-    known = labels.masked_fill(labels == ignore_index, 0)
-    bad = outside(known, vocabulary) if labels.device.type == "cpu" else None
+def _check_labels(op: str, labels: Tensor, vocabulary: int, ignore_index: int) -> None:
+    """Refuse labels outside the vocabulary; not on CUDA, where the host would wait."""
+    if labels.device.type != "cpu":
+        return
+    bad = outside(labels.masked_fill(labels == ignore_index, 0), vocabulary)
     if bad is not None:
         raise IndexError(
             f"{op}: labels must lie in [0, {vocabulary}), the rows of weight, or be ignore_index, "
             f"got {bad}"
         )
-    return known.clamp_(0, vocabulary - 1)
 
 
 @torch.library.custom_op("rho_train::linear_cross_entropy", mutates_args=())
@@ -62,16 +61,16 @@ def _cross_entropy(
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return loss, mask, losses and k, and float32 gradients of the loss, empty if not wanted."""
-    known = _inside("linear_cross_entropy", labels, len(weight), ignore_index)
+    _check_labels("linear_cross_entropy", labels, len(weight), ignore_index)
     with torch.autocast(hidden.device.type, enabled=False):
-        head = Head((hidden, weight, bias), known, softcap, chunk, wanted)
+        head = Head((hidden, weight, bias), labels, softcap, chunk, wanted)
         may_wait = hidden.device.type == "cpu"
-        losses, mask = select_rows(head, labels, il, ratio, ignore_index, may_wait)
+        losses, mask = select_rows(head, il, ratio, ignore_index, may_wait)
     k = mask.sum()
-    share = 1.0 / k.clamp(min=1).float()
-    loss = torch.where(mask, losses, 0.0).sum() * share
+    share = 1.0 / k.clamp(min=1)
+    loss = torch.where(mask, losses, 0.0).sum(dtype=torch.float64) / k.clamp(min=1)
     gradients = [total.mul_(share) for total in head.sums]
-    return loss, mask, losses, k, *gradients  # type: ignore[return-value]
+    return loss.float(), mask, losses, k, *gradients  # type: ignore[return-value]
 
 
 @_cross_entropy.register_fake
@@ -99,22 +98,20 @@ def _scores(
     logsumexp: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return losses, and logsumexp or an empty tensor."""
-    known = _inside("linear_score", labels, len(weight), ignore_index)
+    _check_labels("linear_score", labels, len(weight), ignore_index)
     ignored = labels == ignore_index
-    used = labels.masked_fill(ignored, 0)
     losses = torch.zeros_like(labels, dtype=torch.float32)
     total = losses.new_empty(len(labels) if logsumexp else 0)
-    method = "logsumexp" if logsumexp else "loss"
     order = torch.arange(len(labels), device=labels.device)
     if not logsumexp and labels.device.type == "cpu":
         order = order[~ignored]
+    # Rows with an ignored label have a logsumexp too.
+    labels = labels.masked_fill(ignored, 0)
+    options: Any = {"method": "logsumexp" if logsumexp else "loss", "ignore_index": -(2**63)}
     with torch.autocast(hidden.device.type, enabled=False):
-        head = Head((hidden, weight, bias), known, softcap, chunk, [False] * 3)
+        head = Head((hidden, weight, bias), labels, softcap, chunk, [False] * 3)
         for rows in torch.split(order, head.rows):
-            # Rows with an ignored label have a logsumexp too.
-            sums, losses[rows] = rho_ext.score(
-                head.logits(rows), used[rows], None, method=method, ignore_index=_NO_LABEL
-            )
+            sums, losses[rows] = rho_ext.score(head.logits(rows), labels[rows], None, **options)
             if logsumexp:
                 total[rows] = sums
     return losses.masked_fill_(ignored, 0.0), total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +71,9 @@ class Head:
         slope = None if self.softcap is None else 1 - (logits / self.softcap).square()
         in_place = logits if self.dtype == torch.float32 else None
         error = torch.softmax(logits, 1, dtype=torch.float32, out=in_place)
-        error[torch.arange(len(rows), device=rows.device), self.labels[rows]] -= 1
+        # Only labels of rows with factor 0, and wrong ones on CUDA, are outside.
+        labels = self.labels[rows].clamp(0, len(self.weight) - 1)
+        error[torch.arange(len(rows), device=rows.device), labels] -= 1
         if slope is not None:
             error.mul_(slope)
         if factor is not None:
@@ -104,7 +107,7 @@ def _band(scores: Tensor, ratio: float, n: int) -> tuple[Tensor, Tensor]:
 
 
 def select_rows(
-    head: Head, labels: Tensor, il: Tensor | None, ratio: float, ignore_index: int, may_wait: bool
+    head: Head, il: Tensor | None, ratio: float, ignore_index: int, may_wait: bool
 ) -> tuple[Tensor, Tensor]:
     """Return losses and the mask of the best share of them, and add its gradients to `head`.
 
@@ -112,7 +115,8 @@ def select_rows(
     logits of rows that may be selected wait in the buffer until this is sure; what is wrong in the
     end is corrected. If the host may not wait for scores, only a ratio of 1 is added at once.
     """
-    n, wanted = len(labels), any(head.wanted)
+    labels, wanted = head.labels, any(head.wanted)
+    n = len(labels)
     scores = torch.full((n,), -torch.inf, dtype=torch.float32, device=labels.device)
     losses, added = torch.zeros_like(scores), torch.zeros_like(scores, dtype=torch.bool)
     order = torch.arange(n, device=labels.device)
@@ -122,6 +126,7 @@ def select_rows(
             seed = torch.Generator(device="cpu").manual_seed(0)
             order = order[torch.randperm(len(order), generator=seed, device="cpu")]
     kept, at, size, due = order[:0], 0, head.rows, 0
+    options: Any = {"method": "loss" if il is None else "rho", "ignore_index": ignore_index}
 
     def add(places: Tensor) -> None:
         """Add the rows that wait in these places of the buffer."""
@@ -131,12 +136,8 @@ def select_rows(
 
     while at < len(order):
         rows = order[at : at + size]
-        logits = head.logits(rows, len(kept))
-        found = rho_ext.score(
-            logits, labels[rows], None, method="loss", ignore_index=ignore_index
-        ).scores
-        losses[rows] = found.masked_fill(found == -torch.inf, 0.0)
-        scores[rows] = found if il is None else found - il[rows]
+        own_il, logits = None if il is None else il[rows], head.logits(rows, len(kept))
+        scores[rows], losses[rows] = rho_ext.score(logits, labels[rows], None, il=own_il, **options)
         at += len(rows)
         if wanted and ratio == 1:
             added[rows] = True

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 import rho_ext
 from rho_train.batch import describe
@@ -72,18 +73,20 @@ def check_tensors(op: str, **inputs: Tensor) -> None:
     for name, tensor in inputs.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{op}: {name} must be a tensor, got {describe(tensor)}")
-        if hasattr(tensor, "full_tensor"):
+        eager, kind = not torch.compiler.is_compiling(), type(tensor).__name__
+        if eager and is_traceable_wrapper_subclass(tensor):
             raise TypeError(
-                f"{op}: {name} must be a plain tensor, got a DTensor; pass {name}.full_tensor(), "
-                "or unshard the module"
+                f"{op}: {name} must be a plain tensor, got a {kind}; pass full_tensor() of a "
+                "DTensor or dequantize() of a quantized one, or unshard the module"
             )
-        if not torch.compiler.is_compiling() and is_functorch_wrapped_tensor(tensor):
+        if eager and is_functorch_wrapped_tensor(tensor):
             raise TypeError(
                 f"{op}: {name} must be a plain tensor, got one of torch.func or vmap, which do not "
                 "work here; call it outside, and use backward()"
             )
-        if tensor.layout != torch.strided or tensor.device.type == "meta":
-            kind = "on the meta device" if tensor.device.type == "meta" else tensor.layout
+        if tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided:
+            layout = "nested" if tensor.is_nested else tensor.layout
+            kind = "on the meta device" if tensor.is_meta else f"{layout}"
             raise ValueError(f"{op}: {name} must be a dense tensor that holds values, got {kind}")
         if tensor.device != inputs[first].device:
             raise ValueError(

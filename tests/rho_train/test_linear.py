@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
@@ -147,11 +148,10 @@ def test_a_device_that_is_not_waited_for_gives_the_same(monkeypatch: pytest.Monk
     hidden[labels < 0] = torch.nan
     for ratio, ignored in ((1.0, labels < 0), (0.6, labels < 0), (0.6, labels < V)):
         labels = labels.masked_fill(ignored, -100)
-        known = labels.clamp(min=0)
         sums, masks = [], []
         for may_wait in (True, False):
-            head = Head((hidden, weight, bias), known, None, 24, [True] * 3)
-            losses, mask = select_rows(head, labels, il, ratio, -100, may_wait)
+            head = Head((hidden, weight, bias), labels, None, 24, [True] * 3)
+            losses, mask = select_rows(head, il, ratio, -100, may_wait)
             assert torch.equal(losses == 0, ignored)
             sums.append(head.sums)
             masks.append(mask)
@@ -204,8 +204,8 @@ def test_nothing_of_tokens_times_vocabulary_is_made() -> None:
     hidden, weight, _, labels, il = drawn()
     for ratio in (1.0, 0.6):
         with Largest() as largest:
-            head = Head((hidden, weight, None), labels.clamp(min=0), None, 30, [True] * 3)
-            select_rows(head, labels, il, ratio, -100, True)
+            head = Head((hidden, weight, None), labels, None, 30, [True] * 3)
+            select_rows(head, il, ratio, -100, True)
         assert largest.size == 45 * V  # a chunk, and half as many rows that wait
 
 
@@ -355,13 +355,7 @@ def test_a_second_derivative_is_refused() -> None:
         torch.autograd.grad(loss, leaf, create_graph=True)
 
 
-def sharded(weight: Tensor) -> Tensor:
-    """Return the weight with the method by which a DTensor is known."""
-    weight = weight.clone()
-    weight.full_tensor = None  # type: ignore[attr-defined]
-    return weight
-
-
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_what_has_no_meaning_is_refused() -> None:
     hidden, weight, bias, labels, il = drawn()
     cases: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -387,7 +381,9 @@ def test_what_has_no_meaning_is_refused() -> None:
             for x in (0, 2.5, True, "a")
         ),
         ({"ignore_index": 0.5}, TypeError, "ignore_index must be an int, got 0.5"),
-        ({"weight": sharded(weight)}, TypeError, r"got a DTensor; pass weight\.full_tensor"),
+        # As DTensor and quantized weights, a subclass that holds tensors.
+        ({"weight": TwoTensor(weight, weight)}, TypeError, r"a TwoTensor; pass full_tensor\(\)"),
+        ({"hidden": torch.nested.nested_tensor([hidden])}, ValueError, "hidden .* got nested"),
     ]
     good = {"hidden": hidden, "weight": weight, "labels": labels}
     for wrong, error, message in cases:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,27 @@ from torch import Tensor, nn
 from rho_train.causal_lm import predicted_losses
 
 
+def _fingerprint(tokenizer: Any) -> str:
+    """Return a hash of the tokens of a tokenizer but those that were added; empty for another."""
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor
+    if not hasattr(tokenizer, "get_vocab"):
+        return ""
+    tokens = [(i, token) for token, i in tokenizer.get_vocab().items() if i < tokenizer.vocab_size]
+    return hashlib.sha256(repr(sorted(tokens)).encode()).hexdigest()[:16]
+
+
+def _note(column: str, tokenizer: str) -> str:
+    """Return what the description of a data set says of the tokenizer of a column."""
+    return f"\n{column}: losses of tokens by tokenizer {tokenizer}"
+
+
+def is_of_another(tokenizer: Any, dataset: Any, column: str) -> bool:
+    """Return True if the losses of a column are known to be those of another tokenizer."""
+    text = getattr(getattr(dataset, "info", None), "description", None) or ""
+    own = _fingerprint(tokenizer)
+    return bool(own) and _note(column, "") in text.replace(_note(column, own), "")
+
+
 def add_reference_losses(
     dataset: Any,
     model: nn.Module,
@@ -22,12 +44,13 @@ def add_reference_losses(
     *,
     column: str = "il",
     batch_size: int = 8,
+    tokenizer: Any = None,
 ) -> Any:
     """Return a `datasets.Dataset` with the losses of its tokens by a reference model.
 
-    For `TokenSelector(il="il")`. The library keeps the column in a memory-mapped file, and reads
-    that if called again with the same rows, weights and collator: of each part, for
-    `dataset.shard`.
+    For `TokenSelector(il="il")`. If the data set is on disk, the library keeps the column in a
+    memory-mapped file beside it, and reads that if called again with the same rows, weights and
+    collator: of each part, for `dataset.shard`.
 
     Args:
         dataset: with `input_ids`, as long as in training.
@@ -37,6 +60,8 @@ def add_reference_losses(
             it must pickle.
         column: its name; a list of float16 for each row, NaN where a token has no label.
         batch_size: rows in memory at a time.
+        tokenizer: that of the model, to refuse another one in the collator and, as the data set
+            remembers it, in the `processing_class` of a Trainer; None: that of the collator.
 
     A TypeError or ValueError if an argument is not as described.
     """
@@ -50,6 +75,12 @@ def add_reference_losses(
         raise ValueError(
             f"add_reference_losses: wanted input_ids and a new column, got {column!r} beside the "
             f"columns {', '.join(names)}; remove_columns, or give column="
+        )
+    both = {_fingerprint(one) for one in (tokenizer, getattr(collate, "tokenizer", None))} - {""}
+    if len(both) > 1:
+        raise ValueError(
+            "add_reference_losses: tokenizer, that of the model, and the collator's have different "
+            "tokens; choose a reference that shares the tokenizer of the data"
         )
     from datasets import Features, Value
     from datasets.fingerprint import Hasher
@@ -71,7 +102,7 @@ def add_reference_losses(
         return {column: np.split(flat, np.cumsum(lengths)[:-1])}
 
     hashed = [torch.hash_tensor(value).item() for value in model.state_dict().values()]
-    return dataset.map(
+    found = dataset.map(
         score,
         batched=True,
         batch_size=batch_size,
@@ -79,6 +110,8 @@ def add_reference_losses(
         features=Features({**dataset.features, column: [Value("float16")]}),
         new_fingerprint=Hasher.hash((dataset._fingerprint, column, kept, collate, hashed)),
     )
+    found.info.description += "".join(_note(column, one) for one in both)
+    return found
 
 
 def at_tokens(name: str, values: Sequence[Any], batch: Mapping[str, Any]) -> Tensor:

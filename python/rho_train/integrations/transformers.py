@@ -25,7 +25,7 @@ from rho_train.integrations.crossfit import add_il as add_il
 from rho_train.integrations.reference_losses import (
     add_reference_losses as add_reference_losses,
 )
-from rho_train.integrations.reference_losses import at_tokens
+from rho_train.integrations.reference_losses import at_tokens, is_of_another
 from rho_train.run_folder import load_checkpoint, save_checkpoint
 from rho_train.selector import Selector
 from rho_train.tokens import TokenSelection
@@ -305,6 +305,12 @@ def _token_problems(trainer: Any, selector: TokenSelector) -> Iterator[str]:
         )
     if trainer.args.n_gpu > 1:
         yield f"a TokenSelector takes one GPU a process, got {trainer.args.n_gpu}; use torchrun"
+    tokenizer = trainer.processing_class
+    if selector.il and is_of_another(tokenizer, trainer.train_dataset, selector.il):
+        yield (
+            f"column {selector.il!r} holds losses of the tokens of another tokenizer than "
+            "processing_class; compute it again by add_reference_losses"
+        )
     if selector.reference is model:
         yield "the reference model must be another one than the model that is trained"
     reference = getattr(selector.reference, "config", config)

@@ -19,6 +19,7 @@ for needed in ("transformers", "datasets"):
     )
 
 import datasets
+import tokenizers
 import transformers
 from transformers import DataCollatorWithFlattening, Trainer
 
@@ -144,7 +145,7 @@ def test_the_loss_is_the_mean_over_the_selected_tokens_of_all_batches(tmp_path: 
 
 
 def test_makes_logits_only_where_something_follows_the_head(tmp_path: Path) -> None:
-    for make, calls in ((llama, 2), (gpt2, 2), (gemma, 1)):
+    for make, calls in ((llama, 2), (gpt2, 2), (gemma, 1), (lambda: llama().double(), 0)):
         wrapped = {"wraps": linear_cross_entropy}
         with mock.patch.object(causal_lm, "linear_cross_entropy", **wrapped) as found:
             trainer = train(make(), tmp_path, TokenSelector(ratio=0.6))
@@ -196,6 +197,24 @@ def test_reference_losses_are_read_again(tmp_path: Path) -> None:
     with torch.no_grad():
         losses = losses_by_hand(reference(6).eval(), pad_lm([found[7]]))
     torch.testing.assert_close(torch.tensor(found[7]["il"][1:]), losses, rtol=1e-3, atol=1e-3)
+
+
+def test_losses_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
+    own, other = characters(), characters()
+    other.backend_tokenizer.model = tokenizers.models.WordLevel({"<pad>": 0, "a": 1}, "<pad>")
+    parts = [rows().shard(2, i) for i in range(2)]
+    stored = [add_reference_losses(part, llama(), pad_lm, tokenizer=own) for part in parts]
+    both = datasets.concatenate_datasets(stored).shuffle(seed=0).map(lambda row: row)
+    both.save_to_disk(str(tmp_path / "both"))
+    for kept in (both, datasets.load_from_disk(str(tmp_path / "both"))):
+        sets = {"train_dataset": kept, "selector": TokenSelector(ratio=0.5, il="il")}
+        for tokenizer in (own, None):
+            Recorded(llama(), arguments(tmp_path), processing_class=tokenizer, **sets)
+        with pytest.raises(ValueError, match="'il' holds losses .* than processing_class"):
+            Recorded(llama(), arguments(tmp_path), processing_class=other, **sets)
+    collate = transformers.DataCollatorForLanguageModeling(other, mlm=False)
+    with pytest.raises(ValueError, match="tokenizer, that of the model, and the collator's"):
+        add_reference_losses(rows(), llama(), collate, tokenizer=own)
 
 
 def test_bad_input_is_refused(tmp_path: Path) -> None:
