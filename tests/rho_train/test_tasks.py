@@ -127,7 +127,7 @@ def test_bad_tables_are_refused(tmp_path: Path) -> None:
         (rows(features=None), 5, r"lacks the array features, it has: labels\)"),
         (rows(features=None, labels=None), 5, r"features and labels, it has: none\)"),
         (rows(features=np.zeros(20)), 5, r"numbers of shape \(n, d\), got float64 \(20,\)"),
-        (rows(features=np.zeros((20, 2, 2))), 5, r"reshape each row"),
+        (rows(features=np.zeros((20, 2, 2))), 5, r"reshape the rows"),
         (rows(features=np.zeros((20, 0))), 5, r"shape \(n, d\), got float64 \(20, 0\)"),
         (rows(features=np.full((20, 4), "a")), 5, "must be numbers"),
         (rows(features=np.zeros((20, 4), complex)), 5, "must be numbers"),

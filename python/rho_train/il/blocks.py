@@ -71,8 +71,8 @@ class Column:
         return torch.empty_like(rows).index_copy_(0, order, rows)
 
     def checksums(self) -> Sequence[Sequence[int]]:
-        """Return the checksums of the blocks of each tensor, those of the files if there are."""
-        return self._checksums or [
+        """Return the checksums of the blocks of each tensor."""
+        return [
             [self._checksum(part, begin // _ROWS) for begin in range(0, len(tensor), _ROWS)]
             for part, tensor in enumerate(self.tensors)
         ]

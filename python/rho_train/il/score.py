@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +118,8 @@ def score_examples(
             found.append(state["losses"])
         return found
 
-    turns = zip_longest(*([share()] if folder is None else on_all(share)), fillvalue=_NONE)
-    rows = torch.cat([_NONE, *(piece for turn in turns for piece in turn)])
+    parts = [share()] if folder is None else on_all(share)
+    rows = torch.cat([_NONE, *(parts[i % world][i // world] for i in range(len(pieces)))])
     if predicted is not None:
         predicted.copy_(rows[:, 1])
     return rows[:, 0].contiguous()

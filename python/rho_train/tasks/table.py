@@ -113,8 +113,8 @@ def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
 def _checked(features: npt.NDArray[Any], labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Return the labels as integers, or refuse the arrays."""
     if features.ndim != 2 or 0 in features.shape or features.dtype.kind not in "biuf":
-        got = f"{features.dtype} {features.shape}; reshape each row to one dimension"
-        raise ValueError(f"features must be numbers of shape (n, d), got {got}")
+        got = f"{features.dtype} {features.shape}"
+        raise ValueError(f"features must be numbers of shape (n, d), got {got}; reshape the rows")
     n, number = len(features), "number the classes 0, 1, 2, ..."
     if labels.shape != (n,) or labels.dtype.kind not in "biuf":
         got = f"{labels.dtype} {labels.shape}; {number}"
