@@ -1,9 +1,11 @@
 """The counted cost of work: exact, and the same on every machine whatever else it does.
 
 The unit is a multiply-add. F is what the scoring pass of one example takes, T what training on it
-takes. A step on n_b examples costs T n_b, scoring n_B of them F n_B, and IL cost what their models
-train, validate and score. Evaluations of a run and the optimizer count nothing. People read a cost
-in *uniform steps*: divided by T n_b of the baseline.
+takes: a forward pass, and what autograd computes in the backward pass. That is 3 F for most layers;
+less where inputs need no gradient, as of the first layer, and for frozen parameters. A training
+step on n_b examples costs T n_b, scoring n_B of them F n_B, and IL cost what their models train,
+validate and score. Evaluations of a run and the optimizer count nothing. People read a cost in
+*uniform steps*: divided by T n_b of the baseline.
 """
 
 from __future__ import annotations
@@ -144,6 +146,19 @@ def _product(matrix: _Shape, *_: Any, **__: Any) -> int:
     return 2 * math.prod(matrix)
 
 
+def _distances(x: _Shape, y: _Shape, *_: Any, **__: Any) -> int:
+    return 2 * math.prod(x) * y[-2]
+
+
+def _trilinear(a: _Shape, b: _Shape, c: _Shape, *expanded: Any, **_: Any) -> int:
+    shapes = [list(one) for one in (a, b, c)]
+    for shape, places in zip(shapes, expanded, strict=False):
+        for place in places:
+            shape.insert(place, 1)
+    sizes: Iterator[int] = map(max, *shapes)
+    return 2 * math.prod(sizes)
+
+
 def _convolution_backward(grad: _Shape, x: _Shape, weight: _Shape, *others: Any, **_: Any) -> int:
     # torch's own formula ignores groups.
     transposed: bool = others[4]
@@ -174,6 +189,10 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     _aten.mv: _product,
     _aten.dot: _product,
     _aten.addmv: lambda _, *others, **__: _product(*others),
+    _aten._trilinear: _trilinear,
+    _aten._cdist_forward: _distances,
+    _aten._euclidean_dist: _distances,
+    _aten._cdist_backward: lambda _, *others, **__: _distances(*others),
     _aten.convolution_backward: _convolution_backward,
     torch.ops.rho_train.linear_score: _scored_head,
     torch.ops.rho_train.linear_cross_entropy: _trained_head,

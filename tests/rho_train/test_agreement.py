@@ -93,9 +93,10 @@ def test_passes_are_those_of_the_algorithm_in_float64() -> None:
             visited[batch.ids] = True
             # In parts and in another order, as gradient accumulation and sorting do.
             for rows in torch.randperm(batch_size, generator=draw).split(5):
-                sampler.update(
-                    batch.ids[rows], logits(number, batch.ids[rows]), batch.y[rows].int()
-                )
+                sent = batch.ids[rows], logits(number, batch.ids[rows]), batch.y[rows].int()
+                sampler.update(*sent)
+                for part in sent:
+                    part.zero_()  # it has copies
         before, out = out, torch.zeros(n, dtype=torch.bool)
         learnt = torch.zeros(n, dtype=torch.bool)
         if selecting >= 0:

@@ -53,6 +53,8 @@ def test_passes_cost_what_they_do_by_hand() -> None:
     grouped = nn.Sequential(nn.Conv1d(6, 4, 3, groups=2), nn.BatchNorm1d(4), nn.Flatten())
     turned = nn.Sequential(nn.ConvTranspose1d(6, 4, 3, groups=2), nn.Dropout(), nn.Flatten())
     vector = Own(lambda x, weight: (x[:, 0] @ weight)[:, None], 8)
+    near = Own(lambda x, weight: torch.cdist(x[:, 0], weight, p=1), 3, 8)
+    both = Own(lambda x, weight: nn.functional.bilinear(x[:, 0], x[:, 1], weight), 3, 8, 8)
     # Forward, and of that what needs no gradient of its inputs, so that training costs it twice.
     models: list[tuple[nn.Module, Tensor, int, int]] = [
         (nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 3)), x[:, 0], 8 * 4 + 4 * 3, 8 * 4),
@@ -69,6 +71,8 @@ def test_passes_cost_what_they_do_by_hand() -> None:
         (grouped, x, 6 * 2 * 3 * 6, 6 * 2 * 3 * 6),
         (turned, x, 6 * 2 * 3 * 8, 6 * 2 * 3 * 8),
         (vector, x, 8, 8),
+        (near, x, 3 * 8, 3 * 8),
+        (both, x, 3 * 8 * 8, 3 * 8 * 8),
     ]
     for model, inputs, wanted, first in models:
         model.train()

@@ -147,6 +147,11 @@ TRAINER: list[tuple[Callable[[], dict[str, Any]], type[Exception], str]] = [
         ValueError,
         "made for 5 classes, got 3",
     ),
+    (
+        lambda: {"selector": Selector(k=8, method="loss", phases=lambda step: step < 99)},
+        ValueError,
+        "phases are uniform in all 30 steps",
+    ),
     # Only in the last third is it no share.
     (
         lambda: {

@@ -292,6 +292,19 @@ def test_augmentation_is_for_training_alone() -> None:
         crossfit_il(make_model, plain, 2, recipe, augmented=make_data(seed=1))
 
 
+def test_a_late_divergence_keeps_the_best_epoch() -> None:
+    class Late(nn.Linear):
+        steps = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.steps += self.training
+            return super().forward(x / N) * (1.0 if self.steps < 2 else torch.nan)
+
+    fit = train_il(Late(4, 3), make_data(), torch.arange(6), torch.arange(6, N), ILRecipe(epochs=3))
+    assert fit.epoch == 1.0
+    assert fit.loss < 3.0
+
+
 def test_bad_input_is_refused(tmp_path: Path) -> None:
     data, model = make_data(), make_model(0)
     with pytest.raises(ValueError, match=r"1 examples are in train_ids and in target_ids.*id 5"):

@@ -65,7 +65,7 @@ def holdout_il(
     Raises:
         TypeError, IndexError, ValueError: ids, labels, model or factory do not fit the data set,
             `dataset` augments, `augmented` has others, or the folder has other or damaged work.
-        FloatingPointError: the loss on the target's examples is NaN or infinite.
+        FloatingPointError: the loss on the target's examples was never finite.
         OSError: the folder cannot be written.
         Stopped: `on_step` asked for it; without a folder the work is lost.
 

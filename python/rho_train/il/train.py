@@ -202,13 +202,6 @@ def train_il(
                     save(_TRAINING)
             score = partial(score_examples, batch_size=recipe.scoring_batch, on_step=on_step)
             loss = float(score(model, dataset, target_ids, **functions).nanmean())
-            if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"train_il: the loss on the target's examples is {loss}; lower ILRecipe.lr, "
-                    "or, if loss_fn returns NaN for examples without a loss, leave NaN out before "
-                    "the arithmetic, whose gradients are NaN too (torch.where on the inputs, and "
-                    "once more on the losses)"
-                )
             fit.evaluated += 1
             if loss < fit.best[0]:
                 fit.best = loss, end / sampler.batches_per_epoch
@@ -226,7 +219,13 @@ def train_il(
             save(BEST)
         if work.path is not None:
             (work / _TRAINING).unlink(missing_ok=True)
-    assert fit.best_state is not None
+    if fit.best_state is None:
+        raise FloatingPointError(
+            "train_il: the loss on the target's examples was never finite; lower ILRecipe.lr, or, "
+            "if loss_fn returns NaN for examples without a loss, leave NaN out before the "
+            "arithmetic, whose gradients are NaN too (torch.where on the inputs, and once more on "
+            "the losses)"
+        )
     model.load_state_dict(fit.best_state)
     return ILFit(*fit.best, fit.seconds)
 

@@ -74,7 +74,11 @@ def check_run(run: Trainer) -> None:
     try_out("Trainer: eval_set", model, eval_set, rows[:_EVAL_EXAMPLES], rows)
     if selector is not None:
         uniform = selector.phases or (lambda step: False)
-        selector.steps = next((t for t in range(config.steps) if not uniform(t)), 0)
+        selector.steps = next((t for t in range(config.steps) if not uniform(t)), config.steps)
+        if selector.steps == config.steps:
+            raise ValueError(
+                f"Trainer: phases are uniform in all {config.steps} steps; shorten them"
+            )
         try:
             selector.preview(model, batch)
         finally:
