@@ -228,19 +228,20 @@ def linear_cross_entropy(
         ratio: in (0, 1], the share of the valid tokens to select; 1 trains on all.
         ignore_index: label of tokens that do not count, such as padding.
         softcap: bound of the logits, as in Gemma.
-        chunk: rows of logits that are computed at a time; None: 688 or as many as fill 352 MB (on
-            CUDA 1 GiB). On the CPU up to half as many wait beside them if `ratio` is below 1.
+        chunk: rows of logits that are computed at a time; None: 1,024, or as many as fill 352 MB
+            if these are fewer (on CUDA 1 GiB). On the CPU up to half as many wait beside them if
+            `ratio` is below 1.
 
     Returns:
         The loss, float32 (), differentiable once by hidden, weight and bias; and TokenSelection.
-        Without any valid token loss, k and gradients are 0. Until backward the gradients of hidden,
-        weight and bias are held, in float32 for halves too; backward casts them after the product
-        with the gradient of the loss, so that loss scales work. On the CPU halves are multiplied
-        in float32, through a copy of the weight. On CUDA the host does not wait for the device.
+        Without any valid token loss, k and gradients are 0. Until backward the gradients are held
+        in float32; they are cast after the product with that of the loss, so that loss scales work.
+        On the CPU halves are multiplied in float32, through a copy of the weight. On CUDA the host
+        does not wait for the device.
 
     Raises:
         TypeError, ValueError: a shape, dtype or device does not fit; a tensor is sparse, meta, a
-            DTensor or of torch.func.
+            DTensor, quantized or of torch.func.
         RuntimeError: backward with create_graph=True.
         IndexError: a label is out of range (on the CPU; on CUDA the loss is NaN).
 
