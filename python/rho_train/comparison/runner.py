@@ -58,14 +58,15 @@ def run_jobs(jobs: list[Job], progress: Progress, processes: int, threads: int) 
     shared = context.Value("q", 0), context.Event()
     start, others = (threads, *shared, warned, modules()), {*multiprocessing.active_children()}
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=start)
+    running = dict[Future[None], Job]()
     try:
         try:
-            failed = _run_in(pool, jobs, progress, shared[0])
+            return _run_in(pool, jobs, running, progress, shared[0])
         except Exception:
             shared[1].set()  # all stop at a whole step
-            pool.shutdown(cancel_futures=True)
+            # A second Ctrl-C must not meet `shutdown`, which would take its thread for ended.
+            wait([future for future in running if not future.cancel()])
             raise
-        pool.shutdown()
     except BrokenProcessPool as error:
         raise JobsFailed(
             "a worker process was killed, perhaps for lack of memory (use fewer --processes), or "
@@ -75,9 +76,9 @@ def run_jobs(jobs: list[Job], progress: Progress, processes: int, threads: int) 
         # A second Ctrl-C waits for no step. What is written is whole, so work goes on from there.
         for worker in {*multiprocessing.active_children()} - others:
             worker.kill()
-        pool.shutdown(cancel_futures=True)  # its thread has a pipe that Python's end uses
         raise
-    return failed
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _run_here(jobs: list[Job], progress: Progress) -> dict[str, str]:
@@ -99,10 +100,13 @@ def _run_here(jobs: list[Job], progress: Progress) -> dict[str, str]:
 
 
 def _run_in(
-    pool: ProcessPoolExecutor, jobs: list[Job], progress: Progress, steps: Any
+    pool: ProcessPoolExecutor,
+    jobs: list[Job],
+    running: dict[Future[None], Job],
+    progress: Progress,
+    steps: Any,
 ) -> dict[str, str]:
     waiting, done, failed = list(jobs), {""}, dict[str, str]()
-    running = dict[Future[None], Job]()
     while True:
         for job in [*waiting]:
             if job.needs in failed:
