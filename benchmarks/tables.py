@@ -212,7 +212,7 @@ def heads() -> str:
     """Return time and memory of linear heads without logits, in those of logits with their loss."""
     found = {
         (row["tokens"], row["hidden"], row["vocabulary"], row["ratio"]): row
-        for row in _rows("linear", provider="rho_ext", dtype="float32")
+        for row in _rows("linear", provider="rho_ext", dtype="float32", machine="epyc-zen5")
     }
     ratios = ("1.0", "0.6", "0.25")
     rows = []
