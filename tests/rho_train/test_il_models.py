@@ -300,8 +300,10 @@ def test_a_late_divergence_keeps_the_best_epoch() -> None:
             self.steps += self.training
             return super().forward(x / N) * (1.0 if self.steps < 2 else torch.nan)
 
-    fit = train_il(Late(4, 3), make_data(), torch.arange(6), torch.arange(6, N), ILRecipe(epochs=3))
+    model = Late(4, 3)
+    fit = train_il(model, make_data(), torch.arange(6), torch.arange(6, N), ILRecipe(epochs=9))
     assert fit.epoch == 1.0
+    assert model.steps == 2  # no step is made in vain
     assert fit.loss < 3.0
 
 

@@ -192,7 +192,8 @@ def train_il(
             restore_random_state(fit.random_state, device)
         model.train()
         options = {"where": "train_il", "bf16": recipe.bf16 or None, **functions}
-        for end in ends[fit.evaluated :]:
+        while fit.evaluated < len(ends):
+            end = ends[fit.evaluated]
             for batch in islice(batches, end - fit.step):
                 training_step(model, to(batch, device), made, schedule, **options)
                 fit.step += 1
@@ -202,7 +203,8 @@ def train_il(
                     save(_TRAINING)
             score = partial(score_examples, batch_size=recipe.scoring_batch, on_step=on_step)
             loss = float(score(model, dataset, target_ids, **functions).nanmean())
-            fit.evaluated += 1
+            # Weights of NaN stay so: no epoch that would follow could be the best.
+            fit.evaluated = len(ends) if math.isnan(loss) else fit.evaluated + 1
             if loss < fit.best[0]:
                 fit.best = loss, end / sampler.batches_per_epoch
                 fit.best_state = copy.deepcopy(model.state_dict())
