@@ -34,7 +34,7 @@ def read(folder: Path) -> tuple[list[Row], list[Row]]:
             path = folder / "runs" / f"{name}-seed{run.seed}" / "origin.json"
             origin = json.loads(path.read_text("utf-8"))
             target = pair(run, base[run.seed]) if run.seed in base else None
-            cost = run.costs(run.end)
+            cost = run.end["cost"]
             classes = [value for value in run.test["class_accuracy"] if value is not None]
             validated = experiment.watched == "validation"
             met = target is not None and math.isfinite(target.target_steps)
@@ -71,7 +71,7 @@ def _curve(runs: Sequence[Any]) -> Iterator[Row]:
     by_step = [{e["step"]: e for e in run.eval} for run in runs]
     for step in sorted(set.intersection(*map(set, by_step))):
         accuracies = [of[step]["accuracy"] for of in by_step]
-        costs = [sum(run.costs(of[step]).values()) for run, of in zip(runs, by_step, strict=True)]
+        costs = [sum(of[step]["cost"].values()) for of in by_step]
         at = {
             "step": step,
             "accuracy": fmean(accuracies),

@@ -29,6 +29,7 @@ def test_package_data_is_there_and_sources_are_not() -> None:
         "rho_train/report/template.html",
         "rho_train/report/wrong_labels.html",
         "rho_train/report/page.css",
+        "rho_train/report/page.html",
     ):
         assert name in installed
     assert any(re.match(r"rho_ext/_C\..*so$", path) for path in installed)

@@ -149,9 +149,10 @@ def test_each_seed_has_a_unit_of_its_own(tmp_path: Path) -> None:
     for seed in (0, 1):
         options: dict[str, Any] = {"out": tmp_path, "train": TRAIN, "processes": 1}
         compare(words, ["uniform"], [seed], **options)
+        described = json.loads((tmp_path / "experiment.json").read_text())
+        assert described["step_cost"][f"{seed}"] == 8 * 2 * 2 * (4 + 8 * seed)
         for one in read_experiment(tmp_path).runs["uniform"]:
-            assert one.step_cost == 8 * 2 * 2 * (4 + 8 * one.seed)
-            assert sum(one.costs(one.end).values()) == TRAIN.steps
+            assert sum(one.end["cost"].values()) == TRAIN.steps
 
 
 def test_a_comparison_grows_and_keeps_what_is_finished(tmp_path: Path) -> None:
@@ -178,7 +179,7 @@ def test_a_comparison_grows_and_keeps_what_is_finished(tmp_path: Path) -> None:
     assert described["seeds"] == [0, 1]
     assert described["title"] == "uniform, rho, longer on line"
     found = read_experiment(tmp_path)
-    assert found.left_out == [("longer", 1, "no record")]
+    assert found.left_out == ["longer, seed 1: no record"]
 
 
 def test_one_il_serves_two_targets(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import pytest
 from rho_train.compare import Comparison
 from rho_train.files import from_line
 from rho_train.report import pair, read_experiment, summarize, write_report
-from rho_train.report.figures import draw, figures_of
+from rho_train.report.figures import figures_of
 from rho_train.report.summary import Pair
 
 from .folders import (
@@ -64,9 +64,8 @@ def change_plan(out: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def figures(out: Path) -> dict[str, str]:
-    experiment = read_experiment(out)
-    found = figures_of(experiment, summarize(experiment))
-    return {name: draw(name, figure, experiment) for name, figure in found.items()}
+    found = figures_of(summarize(read_experiment(out)))
+    return {name: svg for name, (_, _, svg) in found.items()}
 
 
 def against(row: dict[str, Any]) -> Pair:
@@ -161,7 +160,7 @@ def test_the_test_set_stands_apart_from_the_validation_curves(tmp_path: Path) ->
     assert (base["test"], base["test_error"]) == pytest.approx((0.8, 0.1 / math.sqrt(3)))
     # A run that is not tested is not finished.
     assert (slow["test"], slow["finished"]) == (pytest.approx(0.5), 1)
-    assert summary.left_out == ["slow, seed 1: not tested", "slow, seed 2: not tested"]
+    assert summary.experiment.left_out == ["slow, seed 1: not tested", "slow, seed 2: not tested"]
     # What is watched decides who is ahead and when the target is met; the test set only confirms.
     assert (fast["accuracy"], fast["reached"]) == (pytest.approx(0.75), 2)
     page = write_report(tmp_path).read_text("utf-8")
@@ -222,7 +221,7 @@ def test_killed_runs_are_left_out_and_named(tmp_path: Path) -> None:
     for kept in (0, 1, 40, 600, len(data) - 1):
         path.write_bytes(data[:kept])
         summary = summarize(read_experiment(tmp_path))
-        one, two = summary.left_out
+        one, two = summary.experiment.left_out
         assert one.startswith("fast, seed 1: " + ("unfinished" if kept > 40 else "no record"))
         assert two == "slow, seed 2: no record"
         assert summary.methods[1]["finished"] == summary.methods[1]["paired"] == 2

@@ -54,8 +54,10 @@ def test_tables_texts_and_what_cannot_be_shown() -> None:
     assert render(object()) == {"text": "(object)"}
 
 
-def run_data(dataset: IndexedDataset, train_ids: Tensor, **options: Any) -> Any:
-    more: dict[str, Any] = {"show": None, "flags": {}, "classes": (), **options}
+def run_data(dataset: IndexedDataset, train_ids: Tensor, il: Any = None, **options: Any) -> Any:
+    selector = Selector(il=il, k=1, method="loss" if il is None else "rho")
+    more: dict[str, Any] = {"show": None, "flags": {}, "classes": (), "selector": selector}
+    more |= {"device": torch.device("cpu"), **options}
     return SimpleNamespace(dataset=dataset, train_ids=train_ids, **more)
 
 
@@ -67,9 +69,9 @@ def test_record_by_hand() -> None:
     history.selected[:] = torch.tensor([0, 2, 3, 0, 0, 3])
     history.loss[:] = torch.tensor([0.5, 0.1, 0.2, torch.nan, torch.nan, 0.3])
     noisy = torch.tensor([True, False, False, False, True, True])
-    run = run_data(dataset, torch.arange(6).flip(0), flags={"noisy": noisy})
-    il = torch.tensor([0.5, 0.4, torch.nan, 0.2, 0.1, 0.0])
-    record = selected_record(history.state_dict(), run, il)
+    il = torch.tensor([0.0, 0.1, 0.2, torch.nan, 0.4, 0.5])
+    run = run_data(dataset, torch.arange(6).flip(0), il, flags={"noisy": noisy})
+    record = selected_record(run, [history.state_dict()])
     # Point 4 was never in a large batch, which is not the same as never selected.
     assert record["never"] == 2
     assert [point["id"] for point in record["most_selected"]] == [2, 5, 1]
@@ -95,7 +97,7 @@ def test_points_never_selected_stand_for_all_of_them() -> None:
     history.seen[:] = 1
     history.loss[:] = torch.randperm(n).float()
     run = run_data(dataset, torch.arange(n), show=lambda i: f"point {i}")
-    record = selected_record(history.state_dict(), run)
+    record = selected_record(run, [history.state_dict()])
     losses = [point["loss"] for point in record["never_selected"]]
     assert losses == [round(i * (n - 1) / 11) for i in range(12)]
     assert record["never_selected"][0]["text"] == f"point {int(history.loss.argmin())}"

@@ -122,15 +122,8 @@ _NEEDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def _best_by(score: str) -> Method:
-    def best(context: ScoringContext) -> Selected:
-        return context.select(score)
-
-    return best
-
-
 for _name, _needs in _NEEDS.items():
-    register(_name, needs=_needs, pointwise=True)(_best_by(_name))
+    register(_name, needs=_needs, pointwise=True)(lambda of, by=_name: of.select(by))
 
 
 @register("uniform")

@@ -7,7 +7,6 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -56,30 +55,16 @@ Curves = dict[str, tuple[Any, Any]]
 """By method x (n,) and y (n, seeds)."""
 
 
-@dataclass(frozen=True)
-class Figure:
-    """Curves with what stands above and below them; `reference` is a dashed line with its label.
-
-    With `of_errors`, y has a scale on which halved errors are equal steps.
-    """
-
-    title: str
-    caption: str
-    curves: Curves
-    x: str
-    y: str
-    reference: tuple[str, float] | None = None
-    of_errors: bool = False
-
-
-def styles(experiment: Experiment) -> dict[str, int]:
-    """Return the colour and marker of each method: 0 for the baseline, then the others in order."""
+def styles(experiment: Experiment) -> dict[str, tuple[int, int]]:
+    """Return the marker and the colour of each method: first the baseline, then the others."""
     others = [name for name in experiment.labels if name != experiment.baseline]
-    return {name: style for style, name in enumerate([experiment.baseline, *others])}
+    names = enumerate([experiment.baseline, *others])
+    return {name: ((style + style // 8) % 8, style % 8) for style, name in names}
 
 
-def figures_of(experiment: Experiment, summary: Summary) -> dict[str, Figure]:
-    """Return all figures that the comparison has data for, by name, in reading order."""
+def figures_of(summary: Summary) -> dict[str, tuple[str, str, str]]:
+    """Return title, caption and SVG of all figures with data, by name, in reading order."""
+    experiment = summary.experiment
 
     def curves(of_run: Callable[[Run], Mapping[Any, float]]) -> Curves:
         """Return the values of `of_run` by method, at the places that all its runs have."""
@@ -96,7 +81,7 @@ def figures_of(experiment: Experiment, summary: Summary) -> dict[str, Figure]:
         return {one["step"]: one["noisy"] / one["selected"] for one in known}
 
     accuracies = curves(lambda run: {e["step"]: e["accuracy"] for e in run.eval})
-    costs = curves(lambda run: {e["step"]: sum(run.costs(e).values()) for e in run.eval})
+    costs = curves(lambda run: {e["step"]: sum(e["cost"].values()) for e in run.eval})
     by_cost = {m: (costs[m][1].mean(1), values) for m, (_, values) in accuracies.items()}
     of_errors = any(values.max() > 0.5 for _, values in accuracies.values())
     best = None if math.isnan(summary.target) else ("baseline's best", summary.target)
@@ -108,51 +93,62 @@ def figures_of(experiment: Experiment, summary: Summary) -> dict[str, Figure]:
     y = f"{experiment.watched.capitalize()} accuracy"
     known = not math.isnan(summary.noisy)
     noise = (f"all examples: {summary.noisy:.1%}", summary.noisy) if known else None
-    found = {
-        "accuracy-cost": Figure(
-            f"{y} against cost",
-            f"{caption} A curve starts when its irreducible losses are computed.",
-            *(by_cost, "Cost in uniform steps, IL included", y, best, of_errors),
-        ),
-        "accuracy-steps": Figure(
-            f"{y} against steps",
-            "The same against steps, which leave out what scoring and irreducible losses cost.",
-            *(accuracies, "Steps", y, best, of_errors),
-        ),
-        "noisy": Figure(
-            "Wrong labels among the selected",
-            "Above the dashed line a method seeks wrong labels out.",
-            *(curves(shares), "Steps", "Share of the selected examples", noise),
-        ),
-    }
-    return {name: figure for name, figure in found.items() if figure.curves}
+    found = {}
+
+    def add(name: str, title: str, caption: str, curves: Curves, **axes: Any) -> None:
+        if curves:
+            found[name] = title, caption, _draw(name, experiment, curves, **axes)
+
+    errors: dict[str, Any] = {"y": y, "reference": best, "of_errors": of_errors}
+    text = f"{caption} A curve starts when its irreducible losses are computed."
+    x = "Cost in uniform steps, IL included"
+    add("accuracy-cost", f"{y} against cost", text, by_cost, x=x, **errors)
+    text = "The same against steps, which leave out what scoring and irreducible losses cost."
+    add("accuracy-steps", f"{y} against steps", text, accuracies, x="Steps", **errors)
+    text = "Above the dashed line a method seeks wrong labels out."
+    axes = {"x": "Steps", "y": "Share of the selected examples", "reference": noise}
+    add("noisy", "Wrong labels among the selected", text, curves(shares), **axes)
+    return found
 
 
-def draw(name: str, figure: Figure, experiment: Experiment) -> str:
-    """Return an SVG element, whose ids begin with `name`: means, and bands over the seeds."""
+def _draw(
+    name: str,
+    experiment: Experiment,
+    curves: Curves,
+    *,
+    x: str,
+    y: str,
+    reference: tuple[str, float] | None,
+    of_errors: bool = False,
+) -> str:
+    """Return an SVG element, whose ids begin with `name`: means, and bands over the seeds.
+
+    `reference` is a dashed line with its label. With `of_errors`, y has a scale on which halved
+    errors are equal steps.
+    """
     # Our style, whatever a matplotlibrc says; the browser has a font with the glyphs.
     with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        rows = len(figure.curves) + (figure.reference is not None)  # of the legend, above all
+        rows = len(curves) + (reference is not None)  # of the legend, above all
         total = _HEIGHT + 0.85 + 0.21 * rows
         box = _LEFT / _WIDTH, 0.5 / total, 1 - (_LEFT + 0.28) / _WIDTH, _HEIGHT / total
         axes = Drawing(figsize=(_WIDTH, total)).add_axes(box)
-        for method, (at, values) in figure.curves.items():
-            style = styles(experiment)[method]
-            marker = _MARKERS[(style + style // 8) % 8] + "-"
-            (line,) = axes.plot(at, values.mean(1), marker, color=_COLOURS[f"c{style % 8}"])
-            line.set(markevery=(0.05 * (style % 4), 0.2), label=_plain(experiment.labels[method]))
+        for method, (at, values) in curves.items():
+            marker, colour = styles(experiment)[method]
+            form = _MARKERS[marker] + "-"
+            (line,) = axes.plot(at, values.mean(1), form, color=_COLOURS[f"c{colour}"])
+            line.set(markevery=(0.05 * (colour % 4), 0.2), label=_plain(experiment.labels[method]))
             band = values.min(1), values.max(1)
             axes.fill_between(at, *band, color=line.get_color(), alpha=0.16, linewidth=0)
-        top = max(values.max() for _, values in figure.curves.values())
-        if figure.reference is not None:
-            label, at = figure.reference
+        top = max(values.max() for _, values in curves.values())
+        if reference is not None:
+            label, at = reference
             axes.axhline(at, color=_COLOURS["soft"], ls="--", lw=1.3, label=label)
             top = max(top, at)
-        end = max(1e-3, *(at[-1] for at, _ in figure.curves.values()))
-        axes.set(xlabel=figure.x, title=figure.y, xlim=(0.0, end))
+        end = max(1e-3, *(at[-1] for at, _ in curves.values()))
+        axes.set(xlabel=x, title=y, xlim=(0.0, end))
         high = max(0.01, 1.05 * top)
-        if figure.of_errors:
+        if of_errors:
             axes.set_yscale("function", functions=_OF_ERRORS)
             high = top + 0.1 * (1.01 - top)
             axes.set_yticks([tick for tick in _TICKS if tick <= high])
@@ -162,8 +158,8 @@ def draw(name: str, figure: Figure, experiment: Experiment) -> str:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0 if high > 0.05 else 1))
         whole: Any = {"bbox_to_anchor": (0, 1), "bbox_transform": axes.figure.transFigure}
         axes.legend(loc="upper left", borderaxespad=0.2, **whole)
-        last = (f"{experiment.labels[m]} {v[-1].mean():.1%}" for m, (_, v) in figure.curves.items())
-        return _to_svg(axes, name, f"{figure.y}. Last values: {'; '.join(last)}.")
+        last = (f"{experiment.labels[m]} {v[-1].mean():.1%}" for m, (_, v) in curves.items())
+        return _to_svg(axes, name, f"{y}. Last values: {'; '.join(last)}.")
 
 
 def _to_svg(axes: Axes, name: str, words: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
         PosixPath('runs/demo/report.html')
     """
     # matplotlib takes half a second to import.
-    from rho_train.report.figures import draw, figures_of, styles
+    from rho_train.report.figures import figures_of, styles
 
     out = Path(folder if out is None else out)
     experiment = read_experiment(folder)
@@ -41,9 +40,8 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
         experiment=experiment,
         summary=summary,
         best=max(others, key=lambda row: row["gain"], default=None),
-        marks={m: (_MARKS[(s + s // 8) % 8], s % 8) for m, s in styles(experiment).items()},
-        figures=figures_of(experiment, summary),
-        draw=draw,
+        marks={m: (_MARKS[mark], colour) for m, (mark, colour) in styles(experiment).items()},
+        figures=figures_of(summary),
         galleries=galleries,
         percent=percent,
     )
@@ -56,12 +54,13 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
 
 def rendered_page(template: str, **values: Any) -> str:
     """Return a page of a template in this folder, with its style inside."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    packaged = files("rho_train.report")
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("rho_train", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    css = (packaged / "page.css").read_text("utf-8")
-    made = environment.from_string((packaged / template).read_text("utf-8"))
-    return made.render(css=css, **values)
+    return environment.get_template(template).render(**values)

@@ -18,7 +18,7 @@ Record = dict[str, Any]
 class Run:
     """A finished run: its records by event, the result on the test set, and what was selected.
 
-    `step_cost` is that of a uniform step of the baseline with this seed, the unit of all costs.
+    The unit of all costs is a uniform step of the baseline with this seed.
     """
 
     seed: int
@@ -27,25 +27,19 @@ class Run:
     end: Record
     test: Record
     selected: Record
-    step_cost: float
 
     @property
     def best(self) -> Record:
         """The first evaluation with the highest accuracy."""
         return max(self.eval, key=lambda record: record["accuracy"])
 
-    def costs(self, record: Record) -> dict[str, float]:
-        """Return the cost by part up to a record, in uniform steps."""
-        # A model in which torch can count no work has none.
-        return {part: cost / (self.step_cost or 1.0) for part, cost in record["cost"].items()}
-
 
 @dataclass(frozen=True)
 class Experiment:
     """A comparison, as experiment.json has it, with its finished runs by method, in order.
 
-    `left_out` has method, seed and reason of other runs; `watched` names the examples of the
-    curves, `test` or `validation`.
+    `left_out` says why other runs are none of them; `watched` names the examples of the curves,
+    `test` or `validation`.
     """
 
     title: str
@@ -57,7 +51,7 @@ class Experiment:
     environment: Mapping[str, object]
     watched: str
     runs: Mapping[str, Sequence[Run]]
-    left_out: Sequence[tuple[str, int, str]]
+    left_out: Sequence[str]
 
 
 def read_experiment(out: Path) -> Experiment:
@@ -81,13 +75,13 @@ def read_experiment(out: Path) -> Experiment:
     plan = from_line(path.read_bytes(), path)
     labels = {method["name"]: method["label"] for method in plan["methods"]}
     runs, left_out = defaultdict[str, list[Run]](list), []
-    for name in labels:
+    for name, label in labels.items():
         for seed in plan["seeds"]:
             found = _read_run(run_path(out, name, seed), name, seed, plan["step_cost"][f"{seed}"])
             if isinstance(found, Run):
                 runs[name].append(found)
             else:
-                left_out.append((name, seed, found))
+                left_out.append(f"{label}, seed {seed}: {found}")
     if not runs:
         raise ValueError(
             f"read_experiment: {path.with_name('runs')} has no finished run; let at least one "
@@ -116,6 +110,10 @@ def _read_run(folder: Path, method: str, seed: int, step_cost: float) -> Run | s
     test, selected = folder / "test.json", folder / "selected.json"
     if not test.exists():
         return "not tested"
+    for record in records:
+        # A model in which torch can count no work has a step of cost 0.
+        costs = record.get("cost", {}).items()
+        record["cost"] = {part: cost / (step_cost or 1.0) for part, cost in costs}
     return Run(
         seed=seed,
         train=[record for record in records if record["event"] == "train"],
@@ -123,5 +121,4 @@ def _read_run(folder: Path, method: str, seed: int, step_cost: float) -> Run | s
         end=end,
         test=from_line(test.read_bytes(), test),
         selected=from_line(selected.read_bytes(), selected) if selected.exists() else {},
-        step_cost=step_cost,
     )

@@ -92,29 +92,29 @@ class Summary:
     share of wrong labels in its training examples.
     """
 
+    experiment: Experiment
     methods: Sequence[dict[str, Any]]
     baseline: Mapping[str, Any]
     target: float
     noisy: float
-    left_out: Sequence[str]
-    watched: str
 
     @property
     def target_meaning(self) -> str:
         """The target in words; empty for one method."""
-        best = f"the best {self.watched} accuracy of “{self.baseline['label']}” with the same seed"
+        of = f"{self.experiment.watched} accuracy of “{self.baseline['label']}”"
+        best = f"the best {of} with the same seed"
         return "" if math.isnan(self.target) else f"{best} ({percent(self.target)}% on average)"
 
     @property
     def tables(self) -> dict[str, list[Column]]:
         """The columns in which a method has a value, by table."""
-        words = {"base": self.baseline["label"], "watched": self.watched}
+        words = {"base": self.baseline["label"], "watched": self.experiment.watched}
         shown = {}
         for title, columns in _TABLES.items():
             made = [
                 Column(head, meaning.format(**words), [_cell(head, name, m) for m in self.methods])
                 for head, (name, meaning) in columns.items()
-                if name != "accuracy" or self.watched != "test"
+                if name != "accuracy" or self.experiment.watched != "test"
             ]
             shown[title] = [column for column in made if {*column.cells} != {"-"}]
         return {title: columns for title, columns in shown.items() if columns}
@@ -122,7 +122,7 @@ class Summary:
     def __str__(self) -> str:
         """Return the tables for a console, at most 110 columns wide."""
         notes = [f"Target: {self.target_meaning}."] if self.target_meaning else []
-        notes += [f"Left out: {text}." for text in self.left_out]
+        notes += [f"Left out: {text}." for text in self.experiment.left_out]
         tables = "\n\n".join(map(self._format, self.tables.values()))
         return "\n".join([tables, *(textwrap.fill(note, _WIDTH) for note in notes)])
 
@@ -189,12 +189,11 @@ def summarize(experiment: Experiment) -> Summary:
     base = {run.seed: run for run in own} if len(experiment.labels) > 1 else {}
     rows = {name: _method(experiment, name, base) for name in experiment.labels}
     return Summary(
+        experiment,
         methods=list(rows.values()),
         baseline=rows[experiment.baseline],
         target=_mean(run.best["accuracy"] for run in base.values()),
         noisy=_mean(run.end["noisy"] for run in own),
-        left_out=[f"{experiment.labels[m]}, seed {s}: {why}" for m, s, why in experiment.left_out],
-        watched=experiment.watched,
     )
 
 
@@ -202,9 +201,9 @@ def pair(run: Run, base: Run) -> Pair:
     """Weigh a run against the baseline's with the same seed."""
     best = base.best
     mine = next((e for e in run.eval if e["accuracy"] >= best["accuracy"]), None)
-    il, base_il = run.costs(run.end)["il"], base.costs(best)["il"]
-    cost = math.inf if mine is None else sum(run.costs(mine).values())
-    base_cost = sum(base.costs(best).values())
+    il, base_il = run.end["cost"]["il"], best["cost"]["il"]
+    cost = math.inf if mine is None else sum(mine["cost"].values())
+    base_cost = sum(best["cost"].values())
     alone, saved = cost - il, base_cost - base_il - (cost - il)
     # IL that the baseline has as well are no expense of the method.
     models = max(0.0, il - base_il) / saved if saved > 0 else math.inf
@@ -229,7 +228,7 @@ def _method(experiment: Experiment, name: str, baseline: Mapping[int, Run]) -> d
     classes = [[c for c in run.test["class_accuracy"] if c is not None] for run in runs]
     gains = [ends[s] - base.eval[-1]["accuracy"] for s, base in baseline.items() if s in ends]
     pairs = [pair(run, baseline[run.seed]) for run in runs if run.seed in baseline]
-    costs = [run.costs(run.end) for run in runs]
+    costs = [run.end["cost"] for run in runs]
     return {
         "method": name,
         "label": experiment.labels[name],

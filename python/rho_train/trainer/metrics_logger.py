@@ -89,7 +89,7 @@ class MetricsLogger:
         if not finished:
             return
         if selector is not None and selector.history is not None:
-            save_selected(selector.history, self.run)
+            save_selected(self.run, selector.history)
         noisy = self.run.flags.get("noisy")
         ids = self.run.train_ids.to(self.device)
         share = None if noisy is None else float(noisy[ids].double().mean())

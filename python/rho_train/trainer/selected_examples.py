@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,36 +24,30 @@ if TYPE_CHECKING:
 _SHOWN, _SIDE, _CHARACTERS, _TOKENS = 12, 32, 240, 48
 
 
-def save_selected(history: History, run: Trainer) -> None:
+def save_selected(run: Trainer, history: History) -> None:
     """Write selected.json of the selections of all ranks, called by all."""
     ranks = on_all(lambda: to(history.state_dict(), "cpu"))
-    joined = {name: torch.stack([one[name] for one in ranks]) for name in ranks[0]}
-    last = joined["step"].argmax(0, keepdim=True)  # the rank that scored an example last
-    columns = {name: joined[name].sum(0) for name in ("seen", "selected")}
-    columns["loss"] = joined["loss"].gather(0, last)[0]
-
-    def write() -> None:
-        assert run.selector is not None
-        il = run.selector.il_of(run.train_ids.to(history.seen.device))
-        record = selected_record(columns, run, il)
-        atomic_write(Path(run.folder) / "selected.json", to_line(record))
-
-    on_first(write)
+    on_first(lambda: atomic_write(run.work / "selected.json", to_line(selected_record(run, ranks))))
 
 
-def selected_record(
-    history: Mapping[str, Tensor], run: Trainer, il: Tensor | None = None
-) -> dict[str, Any]:
-    """Return which of the training examples were selected, as plain values; `il` (n,) is theirs.
+def selected_record(run: Trainer, ranks: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
+    """Return which of the training examples were selected, as plain values, by all histories.
 
     `most_selected` are the 12 that were selected most, `never_selected` 12 of the `never` ones that
     were seen and never selected, evenly in the order of their last loss.
     """
-    ids, order = run.train_ids.cpu().sort()
-    seen, selected, loss = (history[name].cpu()[ids] for name in ("seen", "selected", "loss"))
+    assert run.selector is not None
+    ids = run.train_ids.sort().values
+    il = run.selector.il_of(ids.to(run.device))
+    ids, known = ids.cpu(), None if il is None else il.cpu()
+    seen, selected, loss, step = (
+        torch.stack([one[name][ids] for one in ranks])
+        for name in ("seen", "selected", "loss", "step")
+    )
+    last = step.argmax(0, keepdim=True)  # the rank that scored an example last
+    seen, selected, loss = seen.sum(0), selected.sum(0), loss.gather(0, last)[0]
     labels, noisy = run.dataset.labels.cpu(), run.flags.get("noisy")
     flags = None if noisy is None else noisy.cpu()
-    known = None if il is None else il.cpu()[order]
 
     def example(row: int) -> dict[str, Any]:
         i = int(ids[row])
