@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rho_train.batch import describe
+from rho_train.checks import check_rows
 
 INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 _DTYPES = {"il": (torch.float32,), "fold": INTEGERS[1:3], "labels": INTEGERS}
@@ -43,32 +43,42 @@ class Column:
                     f"gradient, got {describe(tensor)}; pass {name}.detach().cpu().contiguous()"
                 )
         self.tensors: Sequence[Tensor] = tensors
-        self._name, self._files, self._checksums = name, files, checksums
+        self._name, self._files = name, files
+        self._checksums = {  # by file and block
+            (i, j): crc for i, blocks in enumerate(checksums) for j, crc in enumerate(blocks)
+        }
+        self._unread = {*self._checksums}
         self.ends = list(accumulate(map(len, tensors), initial=0))
-        self._unread = [np.ones(len(found), dtype=np.bool_) for found in checksums]
         self.joined: Tensor | None = tensors[0] if len(tensors) == 1 else None
 
     def all(self) -> Tensor:
         """Return all values, (N,), those of several files joined in memory."""
-        self._read_all()
+        self._read(self._unread)
         if self.joined is None:
             self.joined = torch.cat(list(self.tensors))
         return self.joined
 
     def rows(self, ids: Tensor) -> Tensor:
-        """Return the values of ids, int64 (n,) in [0, N) on the CPU; other blocks are not read."""
+        """Return the values of ids, integers (n,), on the CPU; other blocks are not read.
+
+        IndexError: an id is outside [0, N).
+        """
+        ids = ids.to("cpu", torch.int64)
+        check_rows("ILStore", ids, self.ends[-1], "give ids of its data set")
         if self.joined is not None and not self._unread:
             return self.joined[ids]
         ordered, order = ids.sort()
         ends = torch.tensor(self.ends, dtype=torch.int64, device="cpu")
         cuts: list[int] = torch.searchsorted(ordered, ends).tolist()
-        found = [
-            self._rows(i, ordered[cuts[i] : cuts[i + 1]] - self.ends[i])
-            for i in range(len(self.tensors))
-            if i == 0 or cuts[i] < cuts[i + 1]
-        ]
-        rows = torch.cat(found)
-        return torch.empty_like(rows).index_copy_(0, order, rows)
+        found = []
+        for i, tensor in enumerate(self.tensors):
+            if i == 0 or cuts[i] < cuts[i + 1]:
+                rows = ordered[cuts[i] : cuts[i + 1]] - self.ends[i]
+                if self._unread:
+                    self._read(self._unread & {(i, block) for block in (rows // _ROWS).tolist()})
+                found.append(tensor[rows])
+        joined = torch.cat(found)
+        return torch.empty_like(joined).index_copy_(0, order, joined)
 
     def checksums(self) -> Sequence[Sequence[int]]:
         """Return the checksums of the blocks of each tensor."""
@@ -79,33 +89,21 @@ class Column:
 
     def check(self) -> None:
         """Read all values, again if they were."""
-        self._unread = [np.ones(len(found), dtype=np.bool_) for found in self._checksums]
-        self._read_all()
-
-    def _rows(self, part: int, rows: Tensor) -> Tensor:
-        if unread := self._unread:  # another thread may end it meanwhile
-            blocks = rows.numpy() // _ROWS
-            found = blocks[unread[part][blocks]]
-            for block in np.unique(found).tolist() if len(found) else ():
-                self._compare(part, block)
-                unread[part][block] = False
-        return self.tensors[part][rows]
-
-    def _read_all(self) -> None:
-        for part, unread in enumerate(self._unread):
-            for block in np.flatnonzero(unread).tolist():
-                self._compare(part, block)
-        self._unread = []
+        self._read(self._checksums)
 
     def _checksum(self, part: int, block: int) -> int:
         rows = self.tensors[part][block * _ROWS : (block + 1) * _ROWS]
         return zlib.crc32(rows.numpy().data)
 
-    def _compare(self, part: int, block: int) -> None:
-        if self._checksum(part, block) != self._checksums[part][block]:
-            raise ValueError(
-                f"ILStore: {self._name} does not match its checksum in rows {block * _ROWS} to "
-                f"{min((block + 1) * _ROWS, len(self.tensors[part])) - 1} of {self._files[part]}: "
-                "the file is damaged, restore it from a copy or compute the IL again; or the "
-                "values were changed after loading, then keep them in a new ILStore"
-            )
+    def _read(self, blocks: Iterable[tuple[int, int]]) -> None:
+        """Compare blocks with their checksums; other threads may do the same meanwhile."""
+        for part, block in sorted(blocks):
+            if self._checksum(part, block) != self._checksums[part, block]:
+                end = min((block + 1) * _ROWS, len(self.tensors[part]))
+                raise ValueError(
+                    f"ILStore: {self._name} does not match its checksum in rows {block * _ROWS} to "
+                    f"{end - 1} of {self._files[part]}: the file is damaged, restore it from a "
+                    "copy or compute the IL again; or the values were changed after loading, then "
+                    "keep them in a new ILStore"
+                )
+            self._unread.discard((part, block))

@@ -11,7 +11,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialized
 from torch import Tensor
 
-from rho_train.checks import check_rows
 from rho_train.checksums import InputChecksum, InputChecksums, check_inputs
 from rho_train.dataset import IndexedDataset
 from rho_train.dataset import fingerprint as fingerprint_of
@@ -190,7 +189,7 @@ class ILStore:
 
     def gather(self, ids: Tensor) -> Tensor:
         """Return the IL of ids, float32 (n,) on the CPU; IndexError for an id out of range."""
-        return self._columns["il"].rows(self._in_range(ids))
+        return self._columns["il"].rows(ids)
 
     def check_labels(self, ids: Tensor, labels: Tensor) -> None:
         """Refuse labels (n,) of ids that are not those that the IL was computed for, a ValueError.
@@ -200,7 +199,7 @@ class ILStore:
         mixed = labels.is_floating_point() or labels.is_complex() or labels.shape != ids.shape
         if "labels" not in self._columns or mixed or ids.ndim != 1:
             return
-        wanted = self._columns["labels"].rows(self._in_range(ids)).long()
+        wanted = self._columns["labels"].rows(ids).long()
         labels = labels.to("cpu", torch.int64)
         if not wanted.equal(labels):
             differing = (wanted != labels).nonzero().flatten()
@@ -317,8 +316,3 @@ class ILStore:
         if dataset is not None:
             store.verify(dataset)
         return store
-
-    def _in_range(self, ids: Tensor) -> Tensor:
-        ids = ids.to("cpu", torch.int64)
-        check_rows("ILStore", ids, len(self), "give ids of its data set")
-        return ids
