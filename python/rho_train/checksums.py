@@ -15,9 +15,7 @@ from torch import Tensor
 
 from rho_train.batch import describe, inputs_of
 from rho_train.dataset import IndexedDataset, check_indexed, fingerprint
-from rho_train.files import atomic_write, to_line
 from rho_train.rng import generator, global_seed
-from rho_train.run_folder import RunFolder
 
 _COUNT = 64
 
@@ -77,25 +75,14 @@ def check_inputs(wanted: InputChecksums, dataset: IndexedDataset) -> int:
     )
 
 
-def checked_inputs(
-    dataset: IndexedDataset, folder: RunFolder, name: str = "inputs"
-) -> InputChecksums:
-    """Return checksums; refuse a data set that augments or is not that of the folder."""
+def check_plain(dataset: IndexedDataset) -> InputChecksums:
+    """Return the checksums of a data set, and refuse one that augments."""
     found = input_checksums(dataset)
     if not found and len(dataset):
         raise ValueError(
             "the data set gives other inputs when it is read again, so it augments; IL is scored "
             "without: pass the plain data set, and the other as augmented= to train on it"
         )
-    if folder.path is not None:
-        path, line = folder / f"{name}.json", to_line({"inputs": found})
-        if not path.exists():
-            atomic_write(path, line)
-        if path.read_bytes() != line.encode():
-            raise ValueError(
-                f"{folder.path} holds unfinished irreducible losses of other inputs; give their "
-                "data set, or delete the folder"
-            )
     return found
 
 

@@ -25,13 +25,14 @@ from rho_train.distributed import device_named, on_first, rank_and_world
 from rho_train.dry_run import dry_run
 from rho_train.files import atomic_write, from_line, to_line
 from rho_train.global_scope import Scope
+from rho_train.identity import digest_of
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import find
 from rho_train.progress import progress_bar
 from rho_train.report import read_experiment, summarize, write_report
 from rho_train.run_folder import RunFolder
 from rho_train.scoring import Scoring
-from rho_train.tasks.task import TaskSource, digest_of
+from rho_train.tasks.task import TaskSource
 from rho_train.trainer import TrainConfig
 
 Where = Mapping[str, str | int]

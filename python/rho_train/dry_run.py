@@ -26,11 +26,11 @@ from rho_train.scoring import (
 
 
 @contextmanager
-def unchanged(*models: nn.Module) -> Iterator[None]:
-    """Restore torch's random state and the buffers of models afterwards."""
-    buffers = [(buffer, buffer.clone()) for model in models for buffer in model.buffers()]
-    devices = {device_of(model) for model in models}
-    with torch.random.fork_rng(devices=[one for one in devices if one.type == "cuda"]):
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Restore torch's random state and the buffers of a model afterwards."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    device = device_of(model)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             yield
         finally:

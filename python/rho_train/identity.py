@@ -21,6 +21,11 @@ def digest(*tensors: Tensor) -> str:
     return content.hexdigest()
 
 
+def digest_of(values: object) -> str:
+    """Return a short hash of plain values."""
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
+
+
 def module_digest(module: nn.Module) -> str:
     """Return the SHA-256 of the parameters and buffers of a module."""
     return digest(*(value for value in module.state_dict().values() if isinstance(value, Tensor)))

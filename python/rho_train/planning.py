@@ -26,12 +26,6 @@ from rho_train.training_step import MakeOptimizer, adamw, training_step
 RATIOS = (2, 3, 5, 10)
 _REPEATS = 3  # at least
 _LOADER_SHARE = 0.15  # of the seconds
-_OPTIONS = {
-    "plain": Scoring(),
-    "bf16": Scoring(bf16=True),
-    "compiled": Scoring(compile=True),
-    "proxy": Scoring(),
-}
 
 
 @dataclass(frozen=True)
@@ -166,6 +160,9 @@ def plan(
     device, sizes = device_of(model), sorted([batch, *(ratio * batch for ratio in ratios)])
     share = _LOADER_SHARE * seconds / len(sizes)
     functions: dict[str, Any] = {"forward": forward, "loss_fn": loss_fn}
+    options: dict[str, dict[str, Any]] = {"plain": {}, "bf16": {"scoring": Scoring(bf16=True)}}
+    options["compiled"] = {"scoring": Scoring(compile=True)}
+    options |= {"proxy": {"scorer": proxy}} if proxy is not None else {}
 
     def make_step(selector: Selector | None, size: int) -> tuple[float, float]:
         """Make a step, and return the seconds of selecting and of training."""
@@ -189,16 +186,11 @@ def plan(
         common = {"il": torch.zeros(n, dtype=torch.float32, device="cpu"), "k": batch, **functions}
         selectors = dict[tuple[str, int], Selector | None]({("uniform", 1): None})
         notes = list[str]()
-        for option, scoring in _OPTIONS.items():
-            if option == "proxy" and proxy is None:
-                continue
-            own: dict[str, Any] = {**common, "scoring": scoring}
-            own["scorer"] = proxy if option == "proxy" else None
-            started, ready = time.perf_counter(), dict[tuple[str, int], Selector | None]()
+        for option, own in options.items():
+            started = time.perf_counter()
             try:
-                for ratio in ratios:
-                    ready[option, ratio] = selector = Selector(**own)
-                    make_step(selector, ratio * batch)
+                ready = {(option, ratio): Selector(**common, **own) for ratio in ratios}
+                for (_, ratio), selector in [*ready.items()] * 2:
                     make_step(selector, ratio * batch)
             except Exception as error:  # (whatever a compiler or a backend raises)
                 if option == "plain":
@@ -207,7 +199,7 @@ def plan(
                 notes.append(f"{option}: left out, {reason}")
                 continue
             selectors |= ready
-            if scoring.compile:
+            if option == "compiled":
                 spent = time.perf_counter() - started
                 notes.append(f"{option}: compiling took {spent:.0f} s, which no step includes")
         times = {key: list[tuple[float, float]]() for key in selectors}

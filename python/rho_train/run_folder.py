@@ -1,4 +1,4 @@
-"""A folder of resumable work: its identity, its lock, its checkpoints and its progress."""
+"""A folder of resumable work: its identity, its lock and its checkpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import torch
 
 from rho_train.distributed import on_first
 from rho_train.files import atomic_write, make_folder, remove_unfinished
-from rho_train.progress import OnStep, no_op
 
 _FIX = "restore it from a copy, or delete it: the same command then does its work again"
 _FOOTER = b"rho_ext6"  # with the version of the format
@@ -73,19 +72,12 @@ class RunFolder:
         where: the caller, named in errors.
         identity: what decides the result of the work, as plain JSON values. Every checkpoint
             carries it, and one with another is refused.
-        on_step: called with the number of steps just made; returns whether to stop.
     """
 
     def __init__(
-        self,
-        path: str | Path | None,
-        *,
-        where: str,
-        identity: Mapping[str, Any] | None = None,
-        on_step: OnStep = no_op,
+        self, path: str | Path | None, *, where: str, identity: Mapping[str, Any] | None = None
     ) -> None:
         self.path = None if path is None else Path(path)
-        self.where, self.on_step = where, on_step
         self.identity = dict(identity or {})
         if self.path is not None:
             make_folder(self.path, where)
@@ -113,14 +105,10 @@ class RunFolder:
         Of several ranks the first holds it for all. If another process does, a ValueError ends in
         `fix`.
         """
-        with ExitStack() as held:
-            on_first(lambda: held.enter_context(self._lock(fix, below)))
-            yield
-
-    @contextmanager
-    def _lock(self, fix: str, below: bool) -> Iterator[None]:
         folder = self / "."
-        with open(folder / ".lock", "wb") as lock:
+
+        def hold() -> None:
+            lock = held.enter_context(open(folder / ".lock", "wb"))  # noqa: SIM115
             try:
                 # Not flock: workers that a killed process leaves for a while would hold it too.
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -129,4 +117,7 @@ class RunFolder:
                 if error.errno in (errno.EACCES, errno.EAGAIN):
                     raise ValueError(f"another process is running in {folder}; {fix}") from error
             remove_unfinished(folder, below=below)
+
+        with ExitStack() as held:
+            on_first(hold)
             yield

@@ -94,7 +94,7 @@ def resumable(out: Path) -> dict[str, Callable[[], object]]:
     return {
         "run/checkpoint.pt": lambda: make_trainer(out / "run", "micro-batches"),
         "part/model-0/training.pt": lambda: il(out / "part"),
-        "whole/model-0/best.pt": lambda: il(out / "whole"),
+        "whole/model-0/training.pt": lambda: il(out / "whole"),
         "whole/model-0/losses-4096-0000000000.pt": lambda: il(out / "whole"),
     }
 

@@ -135,7 +135,7 @@ def test_ctrl_c_leaves_work_that_goes_on(tmp_path: Path, table: Path) -> None:
     assert main(compute_arguments(table, whole, long)) == 0
     process = run(compute_arguments(table, stopped, long))
     work = tmp_path / "stopped.unfinished"
-    while not list(work.rglob("best.pt")):
+    while not list(work.rglob("losses-*.pt")):
         assert process.poll() is None, process.communicate()
     process.terminate()
     _, errors = process.communicate()

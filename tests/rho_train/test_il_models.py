@@ -148,7 +148,7 @@ def test_a_holdout_of_its_own_gives_every_example_the_loss_of_the_model_at_its_b
     holdout_il(make_model, data, curated, ILRecipe(epochs=1), folder=tmp_path)
     x, y = tensors_of(curated)
     moved = IndexedDataset(TensorDataset(x + 1, y))
-    with pytest.raises(ValueError, match="unfinished irreducible losses of other inputs"):
+    with pytest.raises(ValueError, match="belongs to a run with another inputs"):
         holdout_il(make_model, data, moved, ILRecipe(epochs=1), folder=tmp_path)
     one = IndexedDataset(TensorDataset(torch.zeros(1, 4), torch.zeros(1).long()))
     with pytest.raises(ValueError, match="holdout has 1 examples; give two at least"):

@@ -27,7 +27,6 @@ from rho_train import (
     crossfit_il,
     holdout_il,
     plan,
-    planning,
     pretrained_il,
     score_examples,
 )
@@ -35,7 +34,6 @@ from rho_train.cli import main
 from rho_train.il import train_il
 from rho_train.il.score import warn_near_chance
 from rho_train.progress import Stopped
-from rho_train.scoring import Scoring
 from rho_train.tasks import mlp
 
 N, WORDS = 120, 20
@@ -99,7 +97,10 @@ def encoded_losses(model: nn.Module, batch: Any) -> Tensor:
 
 @pytest.fixture
 def without_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "_OPTIONS", {"plain": Scoring(), "bf16": Scoring(bf16=True)})
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("not compiled in tests")
+
+    monkeypatch.setattr(torch, "compile", fail)
 
 
 def texts() -> Task:

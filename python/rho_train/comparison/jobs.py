@@ -21,10 +21,11 @@ from rho_train.cost import Costs
 from rho_train.distributed import on_first, rank_and_world
 from rho_train.files import atomic_write, to_line
 from rho_train.history import History
+from rho_train.identity import digest_of
 from rho_train.il import ILStore, crossfit_il, holdout_il
 from rho_train.progress import OnStep
 from rho_train.selector import Selector
-from rho_train.tasks.task import digest_of, model_identity
+from rho_train.tasks.task import model_identity
 from rho_train.trainer import Trainer
 from rho_train.trainer.evaluation import evaluate
 

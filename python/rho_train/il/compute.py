@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from rho_train.checks import MakeModel, build_model, check_ids
-from rho_train.checksums import checked_inputs
+from rho_train.checksums import check_plain
 from rho_train.dataset import IndexedDataset, check_indexed, fingerprint
 from rho_train.distributed import agree, on_all, rank_and_world
 from rho_train.dry_run import dry_run
@@ -78,10 +78,8 @@ def holdout_il(
         20
     """
     check_indexed("holdout_il", dataset)
-    n = len(dataset)
+    n, kind, more = len(dataset), "holdout", dict[str, Any]()
     fold = torch.zeros(n, dtype=torch.int16, device="cpu")
-    work = RunFolder(folder, where="holdout_il", on_step=on_step)
-    more: dict[str, Any] = {"forward": forward, "loss_fn": loss_fn, "optimizer": optimizer}
     if isinstance(holdout, Dataset):
         check_indexed("holdout_il", holdout)
         if len(holdout) < 2:
@@ -89,14 +87,15 @@ def holdout_il(
                 f"holdout_il: holdout has {len(holdout)} examples; give two at least, one to train "
                 "on and one to find the best epoch by"
             )
-        kind = f"curated, {len(holdout)} examples"
-        more["curated"] = holdout
-        return _by_folds(kind, make_model, dataset, fold, recipe, work, augmented, **more)
-    check_ids("holdout_il", "holdout", holdout, n)
-    fold[holdout] = -1
-    if not (fold == 0).any():
-        raise ValueError(f"holdout_il: all {n} examples are held out; leave some, such as half")
-    return _by_folds("holdout", make_model, dataset, fold, recipe, work, augmented, **more)
+        kind, more["curated"] = f"curated, {len(holdout)} examples", holdout
+    else:
+        check_ids("holdout_il", "holdout", holdout, n)
+        fold[holdout] = -1
+        if not (fold == 0).any():
+            raise ValueError(f"holdout_il: all {n} examples are held out; leave some, such as half")
+    more |= {"forward": forward, "loss_fn": loss_fn, "optimizer": optimizer}
+    more |= {"augmented": augmented, "folder": folder, "on_step": on_step}
+    return _by_folds("holdout_il", kind, make_model, dataset, fold, recipe, **more)
 
 
 def crossfit_il(
@@ -142,9 +141,9 @@ def crossfit_il(
     fold_of = torch.empty(count, dtype=torch.int16, device="cpu")
     fold_of[order] = (torch.arange(count, device="cpu") % folds).to(torch.int16)
     kind, fold = f"cross-fit, {folds} folds", fold_of[group]
-    work = RunFolder(folder, where="crossfit_il", on_step=on_step)
     more: dict[str, Any] = {"forward": forward, "loss_fn": loss_fn, "optimizer": optimizer}
-    return _by_folds(kind, make_model, dataset, fold, recipe, work, augmented, **more)
+    more |= {"augmented": augmented, "folder": folder, "on_step": on_step}
+    return _by_folds("crossfit_il", kind, make_model, dataset, fold, recipe, **more)
 
 
 def pretrained_il(
@@ -175,7 +174,8 @@ def pretrained_il(
     ids = torch.arange(len(dataset), dtype=torch.int64, device="cpu")
     functions: dict[str, Any] = {"forward": forward, "loss_fn": loss_fn}
     dry_run("pretrained_il", model, dataset, ids[:32], ids, **functions)
-    inputs = checked_inputs(dataset, RunFolder(folder, where="pretrained_il"))
+    RunFolder(folder, where="pretrained_il")
+    inputs = check_plain(dataset)
     options: dict[str, Any] = {"batch_size": batch_size, "folder": folder, "on_step": on_step}
     predicted = torch.empty_like(ids, dtype=torch.int32)
     il = score_examples(model, dataset, ids, predicted=predicted, **functions, **options)
@@ -186,41 +186,33 @@ def pretrained_il(
     return ILStore.of(dataset, il, info=info, input_checksums=inputs, predicted=classes)
 
 
-class _Scored(NamedTuple):
-    """The losses and likeliest classes of the examples of a fold, and how its model was made."""
-
-    il: Tensor
-    predicted: Tensor
-    info: dict[str, str]
-
-
 def _by_folds(
+    where: str,
     kind: str,
     make_model: MakeModel,
     dataset: IndexedDataset,
     fold: Tensor,
     recipe: ILRecipe,
-    folder: RunFolder,
-    augmented: IndexedDataset | None,
-    *,
-    optimizer: MakeOptimizer | None,
+    folder: str | Path | None,
     curated: IndexedDataset | None = None,
-    **functions: Any,
+    **options: Any,
 ) -> ILStore:
     """Train model f on all examples but those of fold f, and score these; fold -1 has no model.
 
-    With a curated data set the only model trains on four fifths of that.
+    With a curated data set the only model trains on four fifths of that. `options` are those of
+    `train_il`.
     """
-    others = dataset if curated is None else curated
-    if folder.path is not None:
+    functions: dict[str, Any] = {name: options[name] for name in ("forward", "loss_fn")}
+    others, work = dataset if curated is None else curated, RunFolder(folder, where=where)
+    if folder is not None:
         shared = {"data": fingerprint(dataset), "holdout": fingerprint(others)}
-        agree(folder.where, {**shared, "folds": digest(fold), "recipe": repr(recipe)})
-    inputs = checked_inputs(dataset, folder)
+        agree(where, {**shared, "folds": digest(fold), "recipe": repr(recipe)})
+    inputs = check_plain(dataset)
     if curated is not None:
-        checked_inputs(curated, folder, "holdout")
-    rank, world = (0, 1) if folder.path is None else rank_and_world()
+        check_plain(curated)
+    rank, world = (0, 1) if folder is None else rank_and_world()
     folds, models = range(int(fold.max()) + 1), list[nn.Module]()
-    names = names_of(dataset, **functions, optimizer=optimizer)
+    names = names_of(dataset, **functions, optimizer=options["optimizer"])
 
     def shares(f: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the ids to train on, to evaluate on and to score."""
@@ -232,48 +224,51 @@ def _by_folds(
         fifth = max(1, len(order) // 5)
         return order[fifth:], order[:fifth], target
 
-    def scored(f: int) -> _Scored:
-        model = build_model(folder.where, make_model, recipe.seed + f)
+    def scored(f: int) -> tuple[Tensor, Tensor, dict[str, str]]:
+        model = build_model(where, make_model, recipe.seed + f)
         if any(model is other for other in models):
             raise ValueError("make_model must build a new model for every fold, got one twice")
         models[:] = [model]
         ids, evaluated, target = shares(f)
-        path = None if folder.path is None else folder / f"model-{f}"
-        options: dict[str, Any] = {"on_step": folder.on_step, **functions}
-        more: dict[str, Any] = {"optimizer": optimizer, "augmented": augmented, "folder": path}
+        path = None if folder is None else work / f"model-{f}"
         if curated is not None:
-            dry_run(folder.where, model, dataset, target[:32], target, **functions)
-        fit = train_il(model, others, ids, evaluated, recipe, **options, **more)
-        # Ranks share the folds, and so no pieces of them.
-        options |= {"batch_size": recipe.scoring_batch, "folder": path if world == 1 else None}
+            dry_run(where, model, dataset, target[:32], target, **functions)
+        fit = train_il(model, others, ids, evaluated, recipe, folder=path, **options)
         started = time.perf_counter()
         classes = torch.empty_like(target, dtype=torch.int32)
-        il = score_examples(model, dataset, target, predicted=classes, **options)
-        seconds = fit.seconds + time.perf_counter() - started
+        scoring = {"batch_size": recipe.scoring_batch, "on_step": options["on_step"], **functions}
+        # Ranks share the folds, and so no pieces of them.
+        scoring["folder"] = path if world == 1 else None
+        il = score_examples(model, dataset, target, predicted=classes, **scoring)
+        info = _info(kind, model, fit.seconds + time.perf_counter() - started, names)
         best = {"holdout_loss": f"{fit.loss:.6f}", "best_epoch": f"{fit.epoch:g}"}
-        info = _info(kind, model, seconds, names) | {"recipe": repr(recipe), **best}
-        return _Scored(il, classes, info)
+        return il, classes, info | {"recipe": repr(recipe), **best}
 
-    def share() -> list[_Scored]:
+    def share() -> list[tuple[Tensor, Tensor, dict[str, str]]]:
         return [scored(f) for f in folds[rank::world]]
 
     parts = on_all(share) if world > 1 else [share()]
     found = [parts[f % world][f // world] for f in folds]
     il = torch.full((len(dataset),), torch.nan, dtype=torch.float32, device="cpu")
     predicted = torch.full_like(fold, -1, dtype=torch.int32)
-    for f, one in enumerate(found):
-        il[fold == f], predicted[fold == f] = one.il, one.predicted
+    for f, (losses, classes, _) in enumerate(found):
+        il[fold == f], predicted[fold == f] = losses, classes
         if f % world != rank:
-            folder.on_step(recipe.steps(len(shares(f)[0])))
+            options["on_step"](recipe.steps(len(shares(f)[0])))
+    infos = [info for _, _, info in found]
     each = ("weights_sha256", "holdout_loss", "best_epoch")
-    joined = {key: ", ".join(one.info[key] for one in found) for key in each}
-    seconds = sum(float(one.info["seconds"]) for one in found)
-    info = found[0].info | joined | {"seconds": f"{seconds:.3f}"}
+    joined = {key: ", ".join(info[key] for info in infos) for key in each}
+    seconds = sum(float(info["seconds"]) for info in infos)
     if functions["loss_fn"] is None and curated is None:
-        warn_near_chance(folder.where, il, dataset.labels)
-    more: dict[str, Any] = {"fold": fold if len(folds) > 1 else None}
-    more["predicted"] = predicted if functions["loss_fn"] is None else None
-    return ILStore.of(dataset, il, info=info, input_checksums=inputs, **more)
+        warn_near_chance(where, il, dataset.labels)
+    return ILStore.of(
+        dataset,
+        il,
+        info=infos[0] | joined | {"seconds": f"{seconds:.3f}"},
+        input_checksums=inputs,
+        fold=fold if len(folds) > 1 else None,
+        predicted=predicted if functions["loss_fn"] is None else None,
+    )
 
 
 def _info(

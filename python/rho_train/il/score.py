@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 import rho_ext
 from rho_train.batch import describe, split, to
+from rho_train.checksums import input_checksums
 from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.distributed import agree, on_all, rank_and_world
-from rho_train.identity import architecture_digest, digest, module_digest, name_of
+from rho_train.identity import architecture_digest, digest, digest_of, module_digest, name_of
 from rho_train.progress import OnStep, Stopped, no_op
 from rho_train.run_folder import RunFolder
 from rho_train.sampler import loader
@@ -95,6 +96,7 @@ def score_examples(
     if folder is not None:
         identity = {
             "data": fingerprint(dataset),
+            "inputs": digest_of(input_checksums(dataset)),
             "architecture": architecture_digest(model),
             "weights_sha256": module_digest(model),
             "ids_sha256": digest(ids),

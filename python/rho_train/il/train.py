@@ -9,16 +9,17 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rho_train.batch import to
 from rho_train.checks import check_counts, check_ids
+from rho_train.checksums import input_checksums
 from rho_train.dataset import IndexedDataset, fingerprint
 from rho_train.dry_run import dry_run
-from rho_train.identity import architecture_digest, digest, module_digest
+from rho_train.identity import architecture_digest, digest, digest_of, module_digest
 from rho_train.il.score import SCORING_BATCH, names_of, score_examples
 from rho_train.progress import OnStep, Stopped, no_op
 from rho_train.run_folder import RunFolder, random_state, restore_random_state
@@ -33,9 +34,6 @@ from rho_train.training_step import (
     subnormals_flushed,
     training_step,
 )
-
-BEST = "best.pt"
-"""The file with the weights of the best epoch of a finished training."""
 
 _TRAINING = "training.pt"
 # A checkpoint is due after this time, and later if writing one takes more than 1/20 of it.
@@ -97,12 +95,20 @@ class ILRecipe:
         return self.epochs * (examples // min(self.batch_size, examples))
 
 
-class ILFit(NamedTuple):
-    """The lowest mean loss in nats, after how many epochs, and seconds over all interruptions."""
+@dataclass
+class ILFit:
+    """The lowest mean loss in nats, after how many epochs, and seconds over all interruptions.
 
-    loss: float
-    epoch: float
+    The rest is the state of the training, beside those of its model, optimizer and schedule.
+    """
+
+    loss: float = math.inf
+    epoch: float = 0.0
     seconds: float = 0.0
+    step: int = 0
+    evaluated: int = 0
+    best_state: dict[str, Any] | None = None
+    random_state: dict[str, Any] | None = None
 
 
 def train_il(
@@ -148,6 +154,7 @@ def train_il(
             # kill for lack of memory.
             "recipe": asdict(replace(recipe, scoring_batch=SCORING_BATCH)),
             "data": fingerprint(dataset),
+            "inputs": digest_of(input_checksums(dataset)),
             "augmentation": augmented is not None and augmented is not dataset,
             "train_ids_sha256": digest(train_ids),
             "target_ids_sha256": digest(target_ids),
@@ -163,21 +170,22 @@ def train_il(
     made = optimizer(model) if optimizer else adamw(model, recipe.lr, recipe.weight_decay)
     schedule = lr_schedule(made, recipe.schedule, steps, recipe.warmup)
     parts: list[Any] = [model, made, schedule]
-    fit, state = _State(), work.load(BEST) or work.load(_TRAINING)
-    if state is not None:
-        fit = _State(**{name: state[name] for name in vars(fit)})
+    fit = ILFit()
+    if (state := work.load(_TRAINING)) is not None:
+        fit = ILFit(**{name: state[name] for name in vars(fit)})
         for part, saved in zip(parts, state["parts"], strict=False):
             part.load_state_dict(saved)
         on_step(fit.step)
     started = time.perf_counter() - fit.seconds
     due = time.perf_counter() + _CHECKPOINT_SECONDS
 
-    def save(name: str) -> None:
+    def save() -> None:
         nonlocal due
         began = time.perf_counter()
         fit.seconds, fit.random_state = began - started, random_state(device)
-        states = [] if name == BEST else [part.state_dict() for part in parts]
-        work.save(name, {**vars(fit), "parts": states})
+        # A finished training needs its best weights alone.
+        states = [part.state_dict() for part in parts if fit.evaluated < len(ends)]
+        work.save(_TRAINING, {**vars(fit), "parts": states})
         now = time.perf_counter()
         due = now + max(_CHECKPOINT_SECONDS, 20 * (now - began))
 
@@ -200,13 +208,13 @@ def train_il(
                 if on_step(1):
                     raise Stopped("the training of the IL model was stopped")
                 if time.perf_counter() >= due:
-                    save(_TRAINING)
+                    save()
             score = partial(score_examples, batch_size=recipe.scoring_batch, on_step=on_step)
             loss = float(score(model, dataset, target_ids, **functions).nanmean())
             # Weights of NaN stay so: no epoch that would follow could be the best.
             fit.evaluated = len(ends) if math.isnan(loss) else fit.evaluated + 1
-            if loss < fit.best[0]:
-                fit.best = loss, end / sampler.batches_per_epoch
+            if loss < fit.loss:
+                fit.loss, fit.epoch = loss, end / sampler.batches_per_epoch
                 fit.best_state = copy.deepcopy(model.state_dict())
 
     if fit.evaluated < len(ends):
@@ -216,11 +224,9 @@ def train_il(
             try:
                 run()
             except Stopped:
-                save(_TRAINING)
+                save()
                 raise
-            save(BEST)
-        if work.path is not None:
-            (work / _TRAINING).unlink(missing_ok=True)
+            save()
     if fit.best_state is None:
         raise FloatingPointError(
             "train_il: the loss on the target's examples was never finite; lower ILRecipe.lr, or, "
@@ -229,16 +235,4 @@ def train_il(
             "the losses)"
         )
     model.load_state_dict(fit.best_state)
-    return ILFit(*fit.best, fit.seconds)
-
-
-@dataclass
-class _State:
-    """The state of a training, beside those of its model, optimizer and schedule."""
-
-    step: int = 0
-    evaluated: int = 0
-    seconds: float = 0.0
-    best: tuple[float, float] = (math.inf, 0.0)
-    best_state: dict[str, Any] | None = None
-    random_state: dict[str, Any] | None = None
+    return replace(fit, best_state=None)

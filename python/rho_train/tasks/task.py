@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import sys
@@ -23,7 +22,7 @@ from rho_train.batch import describe
 from rho_train.checks import MakeModel, build_model, check_factory, check_flags, warn_of_classes
 from rho_train.checksums import input_checksums
 from rho_train.dataset import IndexedDataset, fingerprint
-from rho_train.identity import architecture_digest, digest, name_of
+from rho_train.identity import architecture_digest, digest, digest_of, name_of
 from rho_train.scoring import ForwardFunction, LossFunction
 
 
@@ -276,8 +275,3 @@ def model_identity(model: nn.Module) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "digest": architecture_digest(model)[:16],
     }
-
-
-def digest_of(values: object) -> str:
-    """Return a short hash of plain values."""
-    return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
