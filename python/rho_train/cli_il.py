@@ -25,7 +25,12 @@ from rho_train.il import ILRecipe, ILStore
 from rho_train.progress import progress_bar
 from rho_train.run_folder import RunFolder
 from rho_train.tasks.task import Task, load_task
-from rho_train.wrong_labels import find_wrong_labels, summary_of, write_wrong_labels
+from rho_train.wrong_labels import (
+    class_name,
+    find_wrong_labels,
+    summary_of,
+    write_wrong_labels,
+)
 
 _QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 _SHOWN = 10
@@ -76,7 +81,8 @@ def compute(
         with progress_bar(il.steps(), hidden=rank > 0) as progress:
 
             def save() -> None:
-                config = {"task": task, "options": options, **made_from}
+                known = {"task": task, "options": options, "classes": list(data.task.classes)}
+                config = {**known, **made_from}
                 info = {**store.info, "config": json.dumps(config, default=str)}
                 # Written where the rest of the work is: a kill leaves nothing beside the store.
                 unnamed = work / "store"
@@ -119,7 +125,10 @@ def _config(store: ILStore) -> dict[str, Any]:
     text = store.info.get("config", "{}")
     with suppress(ValueError, RecursionError):
         found = json.loads(text)
-        if isinstance(found, dict) and isinstance(found.get("options", {}), dict):
+        forms = {"options": dict, "classes": list}
+        if isinstance(found, dict) and all(
+            isinstance(found.get(name, form()), form) for name, form in forms.items()
+        ):
             return found
     raise ValueError(
         f"the config in the info of a store must be the JSON of its settings, got {text[:40]!r}; "
@@ -157,10 +166,12 @@ def inspect(
         return
     print(f"\n{summary_of(store, found)}")
     assert store.labels is not None
+    names = _config(store).get("classes", ())
     for id in found[: min(_SHOWN, top)].tolist():
-        il = float(store.il[id])
-        says = "" if store.predicted is None else f" predicted {int(store.predicted[id]):<5}"
-        print(f"  id {id:<12} label {int(store.labels[id]):<5}{says} IL {il:8.4f}")
+        said = f"label {class_name(names, int(store.labels[id])):<5}"
+        if store.predicted is not None:
+            said += f" predicted {class_name(names, int(store.predicted[id])):<5}"
+        print(f"  id {id:<12} {said} IL {float(store.il[id]):8.4f}")
     if out is None:
         print(f"next: rho-ext il inspect {path} --out FOLDER, to see them")
         return

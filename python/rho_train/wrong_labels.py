@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,11 @@ def write_wrong_labels(store: ILStore, task: Task, out: Path, top: int = 100) ->
         label, il, example = int(store.labels[id]), float(store.il[id]), shown(data, task.show, id)
         drawn = render(example, _SIDE)
         text = f"{example}" if isinstance(example, (str, Path)) else drawn.get("text", "")
-        row: dict[str, Any] = {"id": id, "label": label, "class": _name(task, label), "il": il}
+        row: dict[str, Any] = {"id": id, "label": label, "il": il}
+        row["class"] = class_name(task.classes, label)
         if store.predicted is not None:
             row["predicted"] = says = int(store.predicted[id])
-            row["predicted_class"] = _name(task, says)
+            row["predicted_class"] = class_name(task.classes, says)
         row["noisy"] = noisy is not None and bool(noisy[id])
         rows.append({**row, "example": text, **drawn})
     text = io.StringIO()
@@ -120,7 +122,7 @@ def _classes(store: ILStore, found: Tensor, task: Task) -> list[dict[str, Any]]:
     learnt = torch.where(guess > 0, 1 - mean / guess, 0.0)
     columns = (column.tolist() for column in (classes, wrong, counts, learnt))
     rows = [
-        {"class": _name(task, label), "wrong": wrong, "n": n, "learnt": learnt}
+        {"class": class_name(task.classes, label), "wrong": wrong, "n": n, "learnt": learnt}
         for label, wrong, n, learnt in zip(*columns, strict=True)
     ]
     return sorted(rows, key=lambda row: -row["wrong"])
@@ -132,5 +134,6 @@ def _plain(value: object) -> object:
     return f"'{value}" if formula else value
 
 
-def _name(task: Task, label: int) -> str:
-    return f"{task.classes[label]}" if 0 <= label < len(task.classes) else f"{label}"
+def class_name(names: Sequence[str], label: int) -> str:
+    """Return the name of a class, its number where none is known."""
+    return f"{names[label]}" if 0 <= label < len(names) else f"{label}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import signal
@@ -183,6 +184,29 @@ def test_inspect_shows_the_distribution_and_suspects(
     assert "data: not compared; give --task" in capfd.readouterr().out
 
 
+def test_words_as_labels_are_shown_as_words(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    x = np.random.default_rng(0).normal(size=(900, 2))
+    kinds = np.where(x[:, 0] > 0, "=zebra", "cat")
+    kinds[:60] = "cat"  # half of them are wrong
+    path, store, page = tmp_path / "mine.csv", tmp_path / "il", tmp_path / "page"
+    lines = (f"{a},{b},{kind}\n" for (a, b), kind in zip(x, kinds, strict=True))
+    path.write_text("a,b,kind\n" + "".join(lines))
+    assert main(compute_arguments(path, store)) == 0
+    assert main(["il", "inspect", str(store)]) == 0
+    assert re.search("label cat +predicted =zebra +IL", capfd.readouterr().out)
+    assert main(["il", "inspect", str(store), f"--out={page}"]) == 0
+    with open(page / "wrong_labels.csv", newline="") as file:
+        row = next(csv.DictReader(file))
+    assert (row["class"], row["predicted_class"]) == ("cat", "'=zebra")
+    a, b = x[int(row["id"])]
+    assert row["example"].removeprefix("'") == f"{a:g} {b:g}"
+    shown = (page / "wrong_labels.html").read_text()
+    assert "<strong>cat</strong>" in shown
+    assert "predicted <strong>=zebra</strong>" in shown
+
+
 def test_odd_stores_can_be_inspected(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     print_of = {"n": "3", "labels": "", "ids": "position"}
     for value in (torch.nan, 0.0, 0.7, 5.0, 1e6, 1e-30, 3e38):
@@ -246,7 +270,7 @@ def test_a_config_of_another_form_is_refused(
     tmp_path: Path, table: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     print_of = {"n": "3", "labels": "", "ids": "position"}
-    for config in ("[1]", "5", "{", "[" * 200_000, '{"options": 3}'):
+    for config in ("[1]", "5", "{", "[" * 200_000, '{"options": 3}', '{"classes": "ab"}'):
         store = ILStore(torch.zeros(3), print_of, info={"config": config})
         store.save(tmp_path / "store")
         assert main(["il", "verify", str(tmp_path / "store")]) == 2

@@ -110,14 +110,57 @@ def test_a_csv_is_the_same_table(tmp_path: Path) -> None:
         for one, other in zip(columns(table(path, 5)), wanted, strict=True):
             assert torch.equal(one, other)
     for content, message in (
-        ("1,2,0\n1,two,1", "not a table of numbers .*'two' .*; the last column has the class"),
+        (
+            "1,2,0\n1,two,1",
+            "not a table of numbers .*'two' .*; all columns but the last",
+        ),
         ("1,2,0\n1,2", "not a table of numbers .*columns"),
-        ("1,2,cat\n1,2,dog", "not a table of numbers .*'cat'"),
-        ("1,2,0.5\n1,2,1", "labels must be class indices"),
+        ("a;b;c\n1,5;2;cat\n", "not a table of numbers .*'1,5'"),
+        ("1,5;cat\n2,5;cat\n", "not a table of numbers .*'1,5'"),
+        ("0,1,label\n1,2,cat\n3,4,cat\n", r"\(line 1 alone has the label 'label'; let line 1 name"),
+        ("1,2,0.5\n1,2,0.5", "labels must be words or whole numbers, got '0.5'"),
+        ("a,b,c\n1,2,1\n1,2, \n", "labels must be words or whole numbers, got ''"),
+        ("a,b,c\n1,2,cat\n1,2,NaN", "labels must be words or whole numbers, got 'NaN'"),
+        ("a,b,c\n1,2,9007199254740993", "labels must be words or whole numbers, got '9007"),
+        ("a,b,c\n", r"not a table of numbers \(it has no rows\)"),
+        ("cat\n1\n2\n", r"features must be numbers of shape \(n, d\), got float64 \(2, 0\)"),
+        ('"1",2,cat\n"3",4,"dog"\n3,5,dog', r"\(line 1 alone has the label 'cat'"),
     ):
         path.write_text(content)
         with pytest.raises(ValueError, match=rf"mine\.csv.* {message}"):
             table(path, 1)
+
+
+def test_words_are_numbered_as_those_of_texts(tmp_path: Path) -> None:
+    labels = ["dog", "C#", "10", "C", "cat, big", " dog", "9", "C"] * 2
+    path = tmp_path / "mine.csv"
+    for mark in ",;\t|":
+        found = []
+        for names, values, task in (
+            (["text", "label"], ["fine day"], lambda: text(path, 3)),
+            (["width; mm", "height", "kind"], [0.5, -2.0], lambda: table(path, 3)),
+        ):
+            with open(path, "w", newline="") as file:
+                file.write("# measured by hand\n" if len(names) == 3 else "")
+                lines = [[*values, label] for label in labels]
+                csv.writer(file, delimiter=mark).writerows([names, *lines])
+            made = task()
+            found.append((made.classes, columns(made)[1].tolist(), columns(made)[3].tolist()))
+        classes = "9", "10", "C", "C#", "cat, big", "dog"
+        wanted = [classes.index(label.strip()) for label in labels]
+        assert found == [(classes, wanted[:-3], wanted[-3:])] * 2, mark
+        assert made.make_model(0)(columns(made)[0]).shape == (13, 6)
+        assert made.show is not None
+        assert made.show(0) == "0.5 -2"
+    named = load(tmp_path, rows(labels=np.array(["b", "a"] * 10)))
+    assert (named.classes, columns(named)[3].tolist()) == (("a", "b"), [0, 1, 0, 1, 0])
+    # Whole numbers in any form are one class; where they are 0, 1, 2, ... they are its index.
+    path.write_text("a,b\n" + "1,2.0\n1,0\n1,1e0\n1,2\n1,1\n1,0.\n")
+    named = table(path, 1)
+    assert (named.classes, columns(named)[1].tolist()) == (("0", "1", "2"), [2, 0, 1, 2, 1])
+    path.write_text("a,b\n" + "1,cat\n2,dog\n3,emu\n")
+    with pytest.warns(UserWarning, match=r"classes \['emu'\] are only in the test set, .* 0; sh"):
+        table(path, 1)
 
 
 def test_bad_tables_are_refused(tmp_path: Path) -> None:
@@ -135,7 +178,8 @@ def test_bad_tables_are_refused(tmp_path: Path) -> None:
         (rows(features=huge), 5, "too large to standardise"),
         (rows(features=np.full((20, 4), {}, object)), 5, "not a readable .npz file of plain"),
         (rows(labels=np.zeros(19, int)), 5, r"integers of shape \(20,\), got int64 \(19,\)"),
-        (rows(labels=np.full(20, "a")), 5, r"labels must be integers .* got <U1"),
+        (rows(labels=np.full((20, 1), "a")), 5, r"labels must be words or integers .* got <U1"),
+        (rows(labels=np.full(20, "")), 5, "labels must be words or whole numbers, got ''"),
         (rows(labels=np.arange(20) % 2 + 0.5), 5, r"\[0, 20\), got 0.5 in row 0"),
         (rows(labels=np.full(20, np.nan)), 5, r"\[0, 20\), got nan in row 0"),
         (rows(labels=np.arange(20) - 1), 5, r"\[0, 20\), got -1 in row 0"),

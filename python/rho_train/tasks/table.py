@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import string
 import zipfile
@@ -15,12 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from rho_train.checks import MakeModel, check_test
 from rho_train.rng import generator
 from rho_train.tasks.models import mlp
 from rho_train.tasks.task import Task
+
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 
 def table(
@@ -33,12 +37,14 @@ def table(
     """Make a task from an .npz file with the arrays `features` (n, d) and `labels` (n,), or a .csv.
 
     The last column of a .csv are the labels, the others the features; a first line may name them.
+    Labels of a .csv, and labels that are words, are numbered in the order of numbers, then of the
+    alphabet. Integers in an .npz are class indices, and there is one class more than the largest.
     Features are standardised with mean and standard deviation of the training rows; a feature that
-    is constant there is only centred. The number of classes is one more than the largest label.
+    is constant there is only centred.
 
     Args:
         path: of the file.
-        test: how many of the last rows are the test set.
+        test: how many of the last rows are the test set; shuffle a file that is in order.
         hidden: widths of the hidden layers of the MLP.
         dropout: rate after each hidden layer, in [0, 1).
         il_hidden: widths of the MLP of the irreducible losses; none: as `hidden`.
@@ -46,20 +52,22 @@ def table(
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no .npz file of plain arrays, lacks one, or no .csv of numbers; features
-            are not finite, or labels no class indices; or `test` leaves no row.
+            are not finite; labels are missing, fractions or no class indices; or `test` leaves no
+            row.
 
     Examples:
         >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "mine.npz"
-        >>> np.savez(path, features=np.random.rand(10, 3), labels=np.arange(10) % 2)
-        >>> len(table(path, test=4).train)
-        6
+        >>> path = Path(tempfile.mkdtemp()) / "mine.csv"
+        >>> _ = path.write_text("width,height,kind\\n1.5,2,dog\\n3,.5,cat\\n2,2,dog\\n")
+        >>> task = table(path, test=1)
+        >>> task.classes, task.dataset().labels.tolist()
+        (('cat', 'dog'), [1, 0])
     """
     path = Path(path)
     features, labels = _read(path)
     try:
-        numbers = _checked(features, labels)
-        check_test("table", test, len(numbers))
+        names, all_y = _checked(features, labels)
+        check_test("table", test, len(all_y))
         x, train = features.astype(np.float64), len(features) - test
         mean, deviation = x[:train].mean(axis=0), x[:train].std(axis=0)
         # Rounding leaves a constant feature a deviation of about 1e-17, not 0.
@@ -70,8 +78,8 @@ def table(
             raise ValueError("features are too large to standardise in float32; rescale them")
     except ValueError as error:
         raise ValueError(f"table: {path}: {error}") from error
-    all_x, all_y = torch.from_numpy(x), torch.from_numpy(numbers)
-    inputs, classes = x.shape[1], int(numbers.max()) + 1
+    all_x = torch.from_numpy(x)
+    inputs, classes = x.shape[1], int(all_y.max()) + 1
 
     def make(widths: Sequence[int]) -> MakeModel:
         return lambda seed: mlp(inputs, widths, classes, seed=seed, dropout=dropout)
@@ -82,7 +90,22 @@ def table(
         test=TensorDataset(all_x[train:], all_y[train:]),
         make_model=make(hidden),
         make_il_model=make(il_hidden or hidden),
+        classes=names,
+        show=lambda index: " ".join(f"{value:g}" for value in features[index]),
     )
+
+
+def number_classes(names: Sequence[str]) -> tuple[tuple[str, ...], Tensor]:
+    """Return the classes, in the order of numbers, then of the alphabet, and labels int64 (n,)."""
+    classes = sorted(set(names), key=_value)
+    number = {name: i for i, name in enumerate(classes)}
+    labels = [number[name] for name in names]
+    return tuple(classes), torch.tensor(labels, dtype=torch.int64, device="cpu")
+
+
+def _value(name: str) -> tuple[float, str]:
+    """Return what sorts classes: the number that a name says, or else its text."""
+    return float(name) if _NUMBER.fullmatch(name) else math.inf, name
 
 
 def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -92,13 +115,9 @@ def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     kind = "readable .npz file of plain arrays"
     fix = "write it with np.savez(path, features=features, labels=labels), both of numbers"
     try:
-        if path.suffix.lower() == ".csv":
-            kind, fix = "table of numbers", "the last column has the class, 0, 1, 2, ..."
-            with open(path, encoding="utf-8-sig") as lines:
-                first = lines.readline()
-                head = not re.match(r"\s*[-+.\d]", first)
-                rows = np.loadtxt(lines if head else chain([first], lines), delimiter=",", ndmin=2)
-            return rows[:, :-1], rows[:, -1]
+        if path.suffix.lower() in (".csv", ".tsv"):
+            kind, fix = "table of numbers", "all columns but the last, the class, must be numbers"
+            return _csv(path)
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             missing = " and ".join(sorted({"features", "labels"} - set(arrays)))
             if missing:
@@ -110,25 +129,69 @@ def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         raise ValueError(f"table: {path} is not a {kind} ({text}); {fix}") from error
 
 
-def _checked(features: npt.NDArray[Any], labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Return the labels as integers, or refuse the arrays."""
+def _csv(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return the features and, as texts, the labels of a .csv."""
+    numbers: dict[str, int] = {}  # of labels, as they come
+    with open(path, encoding="utf-8-sig") as file:
+        lines = (line for line in file if not re.match(r"\s*(#|$)", line))
+        names = next(lines, "")
+        head = not re.match(r'\s*"?[-+.\d]', names)
+        first = next(lines, "") if head else names
+        if not first:
+            raise ValueError("it has no rows")
+        rows = np.loadtxt(
+            chain([first], lines),
+            delimiter=max("\t;|,", key=names.count),
+            quotechar='"',
+            comments=None,  # C# is a label
+            converters={-1: lambda text: numbers.setdefault(text.strip(), len(numbers))},
+            encoding="utf-8",
+            ndmin=2,
+        )
+    labels = np.array([*numbers], str)[rows[:, -1].astype(np.int64)]
+    if not head and np.count_nonzero(labels == labels[0]) == 1:
+        problem = f"line 1 alone has the label {str(labels[0])!r}"
+        raise ValueError(f"{problem}; let line 1 name the columns, by words")
+    return rows[:, :-1], labels
+
+
+def _checked(
+    features: npt.NDArray[Any], labels: npt.NDArray[Any]
+) -> tuple[tuple[str, ...], Tensor]:
+    """Return the names of the classes, if they have any, and the labels, or refuse the arrays."""
     if features.ndim != 2 or 0 in features.shape or features.dtype.kind not in "biuf":
         got = f"{features.dtype} {features.shape}"
         raise ValueError(f"features must be numbers of shape (n, d), got {got}; reshape the rows")
     n, number = len(features), "number the classes 0, 1, 2, ..."
-    if labels.shape != (n,) or labels.dtype.kind not in "biuf":
+    if labels.shape != (n,) or labels.dtype.kind not in "biufU":
         got = f"{labels.dtype} {labels.shape}; {number}"
-        raise ValueError(f"labels must be integers of shape ({n},), got {got}")
+        raise ValueError(f"labels must be words or integers of shape ({n},), got {got}")
     finite = np.isfinite(features).all(axis=1)
     if not finite.all():
         row = int(np.argmin(finite))
         raise ValueError(f"features must be finite, row {row} is not; remove or fill such rows")
+    if labels.dtype.kind == "U":
+        names = {label: _class_name(label) for label in set(labels.tolist())}
+        return number_classes([names[label] for label in labels.tolist()])
     valid = (labels >= 0) & (labels < n) & (np.rint(labels) == labels)
     if not valid.all():
         row = int(np.argmin(valid))
         got = f"{labels[row]} in row {row}; {number}"
         raise ValueError(f"labels must be class indices in [0, {n}), got {got}")
-    return labels.astype(np.int64)
+    return (), torch.from_numpy(labels.astype(np.int64))
+
+
+def _class_name(label: str) -> str:
+    """Return a word as it is and a whole number, such as 1.0 or 1e0, as an integer."""
+    try:
+        value = float(label)
+    except ValueError:
+        if label.strip():
+            return label
+        value = math.nan
+    if abs(value) < 2**53 and value.is_integer():
+        return f"{int(value)}"
+    raise ValueError(f"labels must be words or whole numbers, got {label!r}; fill or round it")
 
 
 def letters(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import re
 import reprlib
 from collections import Counter
@@ -20,10 +19,10 @@ from torch.utils.data import TensorDataset
 
 from rho_train.checks import check_test
 from rho_train.tasks.models import embedding_bag
+from rho_train.tasks.table import number_classes
 from rho_train.tasks.task import Task
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
-_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 
 def words_of(text: str) -> list[str]:
@@ -93,11 +92,9 @@ def text(
     rows = _read(path, text, label)
     check_test(f"text: {path}", test, len(rows))
     train, n = rows[:-test], len(rows) - test
-    classes = sorted({label for _, label in rows}, key=_value)
+    classes, y = number_classes([label for _, label in rows])
     words = vocabulary((text for text, _ in train), min_count)
     x = token_ids([text for text, _ in rows], words, max_len)
-    number = {label: i for i, label in enumerate(classes)}
-    y = torch.tensor([number[label] for _, label in rows], dtype=torch.int64, device="cpu")
     sizes = len(words), len(classes)
     return Task(
         name=path.stem,
@@ -105,14 +102,9 @@ def text(
         test=TensorDataset(x[n:], y[n:]),
         make_model=lambda seed: embedding_bag(*sizes, hidden, seed=seed),
         make_il_model=lambda seed: embedding_bag(*sizes, il_hidden or hidden, seed=seed),
-        classes=tuple(classes),
+        classes=classes,
         show=lambda index: rows[index][0],
     )
-
-
-def _value(label: str) -> tuple[float, str]:
-    """Return what sorts labels: the number that one says, or else its text."""
-    return float(label) if _NUMBER.fullmatch(label) else math.inf, label
 
 
 def _read(path: Path, text: str, label: str) -> list[tuple[str, str]]:
