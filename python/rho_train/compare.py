@@ -29,7 +29,7 @@ from rho_train.identity import digest_of
 from rho_train.il import ILRecipe
 from rho_train.methods.registry import find
 from rho_train.progress import progress_bar
-from rho_train.report import read_experiment, summarize, write_report
+from rho_train.report import read_experiment, write_report
 from rho_train.run_folder import RunFolder
 from rho_train.scoring import Scoring
 from rho_train.tasks.task import TaskSource
@@ -46,7 +46,7 @@ class Comparison:
     folder: Path
 
     def __str__(self) -> str:
-        return f"{summarize(read_experiment(self.folder))}"
+        return f"{read_experiment(self.folder)}"
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"

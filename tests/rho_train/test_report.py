@@ -20,9 +20,9 @@ import pytest
 
 from rho_train.compare import Comparison
 from rho_train.files import from_line
-from rho_train.report import pair, read_experiment, summarize, write_report
+from rho_train.report import pair, read_experiment, write_report
+from rho_train.report.experiment import Pair
 from rho_train.report.figures import figures_of
-from rho_train.report.summary import Pair
 
 from .folders import (
     FIGURES,
@@ -64,7 +64,7 @@ def change_plan(out: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def figures(out: Path) -> dict[str, str]:
-    found = figures_of(summarize(read_experiment(out)))
+    found = figures_of(read_experiment(out))
     return {name: svg for name, (_, _, svg) in found.items()}
 
 
@@ -88,8 +88,8 @@ def cells(page: str, heading: str) -> list[list[str]]:
 
 
 def test_numbers_by_hand_are_paired_by_seed(hand: Path) -> None:
-    summary = summarize(read_experiment(hand))
-    base, fast, slow = summary.methods
+    experiment = read_experiment(hand)
+    base, fast, slow = experiment.methods.values()
     # Targets .6, .9, .5; `fast` meets them at step 10, never, 20. Against the mean target 2/3 it
     # would be 20, 20, never. A step of it costs 1.5, its IL 25 in all.
     assert (fast["reached"], fast["paired"]) == (2, 3)
@@ -108,13 +108,13 @@ def test_numbers_by_hand_are_paired_by_seed(hand: Path) -> None:
     # The accuracies a, a / 2 and a^2 of the classes that the test set has.
     assert fast["worst"] == pytest.approx((0.4 + 0.425 + 0.3) / 3)
     assert fast["balanced"] == pytest.approx((0.75 * 1.5 + (0.8**2 + 0.85**2 + 0.6**2) / 3) / 3)
-    assert summary.target == pytest.approx((0.6 + 0.9 + 0.5) / 3)
+    assert experiment.target == pytest.approx((0.6 + 0.9 + 0.5) / 3)
 
 
 def test_page_console_and_csv_hold_the_numbers_of_the_summary(hand: Path) -> None:
-    summary = summarize(read_experiment(hand))
-    page, console = (hand / "report.html").read_text("utf-8"), f"{summary}".splitlines()
-    for index, columns in enumerate(summary.tables.values(), 1):
+    experiment = read_experiment(hand)
+    page, console = (hand / "report.html").read_text("utf-8"), f"{experiment}".splitlines()
+    for index, columns in enumerate(experiment.tables.values(), 1):
         wanted = [list(row) for row in zip(*(column.cells for column in columns), strict=True)]
         found = cells(page, f"table-{index}")
         assert [row[1:] for row in found] == wanted
@@ -155,18 +155,18 @@ def test_the_test_set_stands_apart_from_the_validation_curves(tmp_path: Path) ->
                 write(file, {"accuracy": accuracy, "class_accuracy": [None, accuracy, 0.25]})
             else:
                 file.unlink()
-    summary = summarize(read_experiment(tmp_path))
-    base, fast, slow = summary.methods
+    experiment = read_experiment(tmp_path)
+    base, fast, slow = experiment.methods.values()
     assert (base["test"], base["test_error"]) == pytest.approx((0.8, 0.1 / math.sqrt(3)))
     # A run that is not tested is not finished.
     assert (slow["test"], slow["finished"]) == (pytest.approx(0.5), 1)
-    assert summary.experiment.left_out == ["slow, seed 1: not tested", "slow, seed 2: not tested"]
+    assert experiment.left_out == ["slow, seed 1: not tested", "slow, seed 2: not tested"]
     # What is watched decides who is ahead and when the target is met; the test set only confirms.
     assert (fast["accuracy"], fast["reached"]) == (pytest.approx(0.75), 2)
     page = write_report(tmp_path).read_text("utf-8")
     text = result(page)
     assert "“fast” ends with a validation accuracy of 75.0%, “base” with 65.0%" in text
-    table = f"{summary}"
+    table = f"{experiment}"
     assert "base 65.0 ± 12.6 80.0 ± 5.8" in " ".join(table.split())
     assert "Target: the best validation accuracy of “base”" in table
     assert "<h3>Validation accuracy against steps</h3>" in page
@@ -190,7 +190,7 @@ def test_factors_and_models_agree_seed_by_seed(tmp_path: Path) -> None:
             costly_run(out, "base", seed, 0.0, (0, 0.1), (random.randint(1, 9), 0.9), (10, 0.8))
             at, best = random.randint(1, 9), random.choice((0.5, 0.9, 0.9))
             costly_run(out, "rho", seed, random.randint(1, 6), (0, 0.1), (at, best), (10, best))
-        _, rho = summarize(read_experiment(out)).methods
+        _, rho = read_experiment(out).methods.values()
         # The share of seeds that pay, not medians taken apart, decides all three.
         found = [pair(*runs) for runs in zip(*read_experiment(out).runs.values(), strict=True)]
         assert len(found) == rho["paired"]
@@ -201,14 +201,14 @@ def test_factors_and_models_agree_seed_by_seed(tmp_path: Path) -> None:
     write_plan(tmp_path, {"base": "B", "twin": "T"}, [0], baseline="base")
     for method in ("base", "twin"):
         costly_run(tmp_path, method, 0, 3.0, (0, 0.1), (5, 0.9), (9, 0.5))
-    _, twin = summarize(read_experiment(tmp_path)).methods
+    _, twin = read_experiment(tmp_path).methods.values()
     assert against(twin)[2:] == (1.0, 1.0, inf)
 
 
 def test_table_fits_the_console(tmp_path: Path) -> None:
     methods = {f"method{index}": f"{index} " + "long label " * 9 for index in range(8)}
     synthetic(tmp_path, methods, seeds=2)
-    lines = f"{summarize(read_experiment(tmp_path))}".splitlines()
+    lines = f"{read_experiment(tmp_path)}".splitlines()
     assert max(map(len, lines)) <= 110
     assert Comparison(tmp_path)._repr_html_() == f"<pre>{html.escape(chr(10).join(lines))}</pre>"
 
@@ -220,19 +220,19 @@ def test_killed_runs_are_left_out_and_named(tmp_path: Path) -> None:
     data = path.read_bytes()
     for kept in (0, 1, 40, 600, len(data) - 1):
         path.write_bytes(data[:kept])
-        summary = summarize(read_experiment(tmp_path))
-        one, two = summary.experiment.left_out
+        experiment = read_experiment(tmp_path)
+        one, two = experiment.left_out
         assert one.startswith("fast, seed 1: " + ("unfinished" if kept > 40 else "no record"))
         assert two == "slow, seed 2: no record"
-        assert summary.methods[1]["finished"] == summary.methods[1]["paired"] == 2
+        assert experiment.methods["fast"]["finished"] == experiment.methods["fast"]["paired"] == 2
     page = write_report(tmp_path).read_text("utf-8")
-    assert all(text in page and text in f"{summary}" for text in (one, two))
+    assert all(text in page and text in f"{experiment}" for text in (one, two))
 
 
 def test_run_without_its_baseline_seed_is_not_compared(tmp_path: Path) -> None:
     hand_checkable(tmp_path)
     (tmp_path / "runs" / "base-seed0" / "metrics.jsonl").unlink()
-    _, fast, _ = summarize(read_experiment(tmp_path)).methods
+    _, fast, _ = read_experiment(tmp_path).methods.values()
     assert (fast["finished"], fast["paired"], fast["reached"]) == (3, 2, 1)
     assert fast["target_steps"] == inf
     assert fast["gain"] == pytest.approx((-0.05 + 0.1) / 2)
@@ -333,7 +333,7 @@ def test_one_method_is_compared_with_nothing(tmp_path: Path) -> None:
     parts = [f"Cost of {part}" for part in ("training", "scoring", "IL")]
     costs = ["Steps", "Cost", *parts, "Seconds"]
     assert heads == ["Method", *accuracies, *shares, "Method", *costs]
-    assert "Target" not in f"{summarize(read_experiment(tmp_path))}"
+    assert "Target" not in f"{read_experiment(tmp_path)}"
 
 
 def test_shares_over_time_are_of_whole_records(tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_shares_over_time_are_of_whole_records(tmp_path: Path) -> None:
     ]
     evaluation = {"event": "eval", "step": 100, "accuracy": 0.5, "cost": cost(100)}
     write_run(tmp_path, "one", 0, [*records, evaluation, end(100) | {"noisy": 0.3}])
-    assert summarize(read_experiment(tmp_path)).noisy == pytest.approx(0.3)
+    assert read_experiment(tmp_path).noisy == pytest.approx(0.3)
     figure = figures(tmp_path)["noisy"]
     assert "all examples: 30.0%" in figure
     assert "One 60.0%" in figure

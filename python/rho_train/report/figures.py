@@ -16,8 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from rho_train.report.read import Experiment, Run
-from rho_train.report.summary import Summary
+from rho_train.report.experiment import Experiment, Run
 
 # In the SVG each colour becomes the variable of the style sheet with its name.
 _NAMES = [*(f"c{style}" for style in range(8)), "soft", "grid", "paper", "ink"]
@@ -62,9 +61,8 @@ def styles(experiment: Experiment) -> dict[str, tuple[int, int]]:
     return {name: ((style + style // 8) % 8, style % 8) for style, name in names}
 
 
-def figures_of(summary: Summary) -> dict[str, tuple[str, str, str]]:
+def figures_of(experiment: Experiment) -> dict[str, tuple[str, str, str]]:
     """Return title, caption and SVG of all figures with data, by name, in reading order."""
-    experiment = summary.experiment
 
     def curves(of_run: Callable[[Run], Mapping[Any, float]]) -> Curves:
         """Return the values of `of_run` by method, at the places that all its runs have."""
@@ -84,15 +82,15 @@ def figures_of(summary: Summary) -> dict[str, tuple[str, str, str]]:
     costs = curves(lambda run: {e["step"]: sum(e["cost"].values()) for e in run.eval})
     by_cost = {m: (costs[m][1].mean(1), values) for m, (_, values) in accuracies.items()}
     of_errors = any(values.max() > 0.5 for _, values in accuracies.values())
-    best = None if math.isnan(summary.target) else ("baseline's best", summary.target)
+    best = None if math.isnan(experiment.target) else ("baseline's best", experiment.target)
     caption = "Lines: mean over the seeds; bands: from the lowest to the highest."
     if best:
-        of = f"the best of “{summary.baseline['label']}” (mean over the seeds)"
+        of = f"the best of “{experiment.labels[experiment.baseline]}” (mean over the seeds)"
         caption += f" The dashed line is {of}: a method that crosses it earlier is cheaper."
     caption += " On this axis halved errors are equal steps." if of_errors else ""
     y = f"{experiment.watched.capitalize()} accuracy"
-    known = not math.isnan(summary.noisy)
-    noise = (f"all examples: {summary.noisy:.1%}", summary.noisy) if known else None
+    known = not math.isnan(experiment.noisy)
+    noise = (f"all examples: {experiment.noisy:.1%}", experiment.noisy) if known else None
     found = {}
 
     def add(name: str, title: str, caption: str, curves: Curves, **axes: Any) -> None:

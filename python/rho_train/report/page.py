@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rho_train.files import atomic_write, make_folder
-from rho_train.report.read import read_experiment
-from rho_train.report.summary import percent, summarize
+from rho_train.report.experiment import percent, read_experiment
 
 _MARKS = "●■▲◆▼✚✖★"  # as in the figures
 
@@ -32,22 +31,22 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
 
     out = Path(folder if out is None else out)
     experiment = read_experiment(folder)
-    summary = summarize(experiment)
-    others = [row for row in summary.methods if row is not summary.baseline and row["paired"]]
+    base = experiment.methods[experiment.baseline]
+    others = [row for row in experiment.methods.values() if row is not base and row["paired"]]
     galleries = {method: run for method, (run, *_) in experiment.runs.items() if run.selected}
     page = rendered_page(
         "template.html",
         experiment=experiment,
-        summary=summary,
+        base=base,
         best=max(others, key=lambda row: row["gain"], default=None),
         marks={m: (_MARKS[mark], colour) for m, (mark, colour) in styles(experiment).items()},
-        figures=figures_of(summary),
+        figures=figures_of(experiment),
         galleries=galleries,
         percent=percent,
     )
     make_folder(out, "report")
     # JSON may hold lone surrogates, which UTF-8 has not.
-    for name, text in (("summary.csv", summary.as_csv()), ("report.html", page)):
+    for name, text in (("summary.csv", experiment.as_csv()), ("report.html", page)):
         atomic_write(out / name, text.encode("utf-8", "replace"))
     return out / "report.html"
 
