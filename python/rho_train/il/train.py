@@ -6,7 +6,6 @@ import copy
 import math
 import time
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -140,12 +139,14 @@ def train_il(
             f"train_il: {len(shared)} examples are in train_ids and in target_ids, the first has "
             f"id {int(shared[0])}; the IL model must not train on an example that it scores"
         )
-    if augmented is not None and fingerprint(augmented) != fingerprint(dataset):
+    data = dataset if augmented is None else augmented
+    if data is not dataset and fingerprint(data) != fingerprint(dataset):
         raise ValueError(
             "train_il: augmented must have the examples and labels of dataset in the same order"
         )
     first = target_ids[: recipe.batch_size]
     functions: dict[str, Any] = {"forward": forward, "loss_fn": loss_fn}
+    scoring = {"batch_size": recipe.scoring_batch, "on_step": on_step, **functions}
     dry_run("train_il", model, dataset, first, target_ids, train_ids, **functions)
     identity: dict[str, Any] = {}
     if folder is not None:
@@ -155,7 +156,7 @@ def train_il(
             "recipe": asdict(replace(recipe, scoring_batch=SCORING_BATCH)),
             "data": fingerprint(dataset),
             "inputs": digest_of(input_checksums(dataset)),
-            "augmentation": augmented is not None and augmented is not dataset,
+            "augmentation": data is not dataset,
             "train_ids_sha256": digest(train_ids),
             "target_ids_sha256": digest(target_ids),
             "architecture": architecture_digest(model),
@@ -192,7 +193,6 @@ def train_il(
     def run() -> None:
         batch_size = min(recipe.batch_size, len(train_ids))
         sampler = LargeBatchSampler(train_ids, batch_size, seed=recipe.seed, start=fit.step)
-        data = dataset if augmented is None else augmented
         batches = iter(loader(data, sampler, seed=recipe.seed))
         if fit.random_state is None:
             torch.manual_seed(recipe.seed)
@@ -209,8 +209,7 @@ def train_il(
                     raise Stopped("the training of the IL model was stopped")
                 if time.perf_counter() >= due:
                     save()
-            score = partial(score_examples, batch_size=recipe.scoring_batch, on_step=on_step)
-            loss = float(score(model, dataset, target_ids, **functions).nanmean())
+            loss = float(score_examples(model, dataset, target_ids, **scoring).nanmean())
             # Weights of NaN stay so: no epoch that would follow could be the best.
             fit.evaluated = len(ends) if math.isnan(loss) else fit.evaluated + 1
             if loss < fit.loss:
