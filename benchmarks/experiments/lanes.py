@@ -20,7 +20,7 @@ from rho_train.tasks import mlp
 
 BATCH, LARGE_BATCH = 64, 192
 HIDDEN = (128, 128)
-AGREEMENT = ("agreement", "by loss")  # ways to visit
+AGREEMENT = ("agreement", "by loss", "by excess loss")  # ways to visit
 
 
 class Lanes:
@@ -101,7 +101,8 @@ class Method:
         loss: ce, gce, elr or infobatch.
         smoothing: of labels, for ce.
         visits: all examples, those with the lowest IL (`filter`), the true labels alone (`true`),
-            or those of the AgreementSampler by logits (`agreement`) or losses (`by loss`).
+            or those of the AgreementSampler by logits (`agreement`), by how far losses are below
+            IL, without IL below chance (`by loss`), or by how far above IL (`by excess loss`).
         select: rho or loss: score a large batch, and train on the top third.
         il: `included`: 30 % of the budget trains cross-fit IL models; `free`: they are there.
     """
@@ -160,18 +161,20 @@ def train(
         AgreementSampler(n, BATCH, steps=int(budget / (3 * BATCH)), seed=seed) for seed in seeds
     ]
 
-    def signs(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        """Return what the sampler learns from."""
+    def signs(k: int, ids: Tensor, logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """Return what the sampler of a lane learns from."""
         if method.visits == "agreement":
             return logits, labels
-        return (math.log(classes) - F.cross_entropy(logits, labels, reduction="none"),)
+        known = math.log(classes) if il is None else il[k, ids]
+        below = known - F.cross_entropy(logits, labels, reduction="none")
+        return (-below if method.visits == "by excess loss" else below,)
 
     def stream(k: int) -> Iterator[Tensor]:
         draw = torch.Generator().manual_seed(seeds[k])
         if method.visits in AGREEMENT:
             batches = loader(IndexedDataset(TensorDataset(data.x, data.y[k])), samplers[k])
-            by_loss: Any = lambda model, batch: signs(model(batch.x), batch.y)[0]  # noqa: E731
-            forward = by_loss if method.visits == "by loss" else None
+            by_loss: Any = lambda model, of: signs(k, of.ids, model(of.x), of.y)[0]  # noqa: E731
+            forward = None if method.visits == "agreement" else by_loss
             while samplers[k].step < samplers[k].steps:
                 cost[k] += samplers[k].rescore(lanes.models[k], batches, forward=forward)
                 yield from (torch.tensor(ids) for ids in samplers[k])
@@ -236,7 +239,7 @@ def train(
             if k not in over:
                 cost[k] += per_step
                 if method.visits in AGREEMENT:
-                    samplers[k].update(ids[k], *signs(logits[k], labels[k]))
+                    samplers[k].update(ids[k], *signs(k, ids[k], logits[k], labels[k]))
     return Result(lanes, cost, (wrong / late.clamp(min=1)).tolist())
 
 

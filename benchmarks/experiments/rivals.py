@@ -59,6 +59,8 @@ METHODS = (
     Method("RHO-LOSS + smoothing, IL free", smoothing=0.3, select="rho", il="free"),
     Method("highest loss", select="loss"),
     Method("agreement by loss", smoothing=0.3, visits="by loss"),
+    Method("agreement by IL - loss, IL free", smoothing=0.3, visits="by loss", il="free"),
+    Method("agreement by loss - IL, IL free", smoothing=0.3, visits="by excess loss", il="free"),
 )
 KEY = ("command", "set", "noise", "method", "passes")
 TRIED = (*KEY, "share", "lr", "validation")
