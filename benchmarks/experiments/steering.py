@@ -351,7 +351,7 @@ def tuned(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="has the folders of the sets")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[200, 201, 202])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[200, 201, 202, 203, 204])
     parser.add_argument("--sets", nargs="+", default=SETS, help="or 'Letters, unequal'")
     parser.add_argument("--curated", type=int, nargs="+", default=CURATED)
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS)
