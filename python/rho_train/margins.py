@@ -35,7 +35,8 @@ class Margins:
         self.running = torch.full((size,), torch.nan, dtype=torch.float32, device="cpu")
         self.labels = torch.full((size,), -1, dtype=torch.int32, device="cpu")
         self._kind: list[Any] = []
-        self._places: list[tuple[Tensor, ...]] = []  # copies of the batches that are held
+        self._copies: list[Tensor] = []  # of the batches that are held
+        self._places: list[tuple[Tensor, ...]] = []  # of each batch in them
         self._held = 0
         self.expect(torch.empty(0, dtype=torch.int64, device="cpu"))
 
@@ -67,10 +68,11 @@ class Margins:
             self.learn()
             size = max(1, min(_HELD, _HELD_NUMBERS // max(outputs.numel(), 1)))
             dtypes = (torch.int64, torch.float32, torch.int64)
-            places = [
-                torch.empty(size, *shape, dtype=dtype, device=device).unbind()
+            self._copies = [
+                torch.empty(size, *shape, dtype=dtype, device=device)
                 for (shape, device), dtype in zip(kind, dtypes, strict=False)
             ]
+            places = (copies.unbind() for copies in self._copies)
             self._kind, self._places = kind, [*zip(*places, strict=True)]
         for place, part in zip(self._places[self._held], parts, strict=True):
             place.copy_(part)
@@ -80,10 +82,10 @@ class Margins:
 
     def learn(self) -> None:
         """Enter the margins of the batches that are held; nothing waits for CUDA."""
-        held, self._held = self._places[: self._held], 0
+        held, self._held = self._held, 0
         if not held:
             return
-        ids, *rest = map(torch.cat, zip(*held, strict=True))
+        ids, *rest = (copies[:held].flatten(0, 1) for copies in self._copies)
         values = margins("AgreementSampler.update", ids, *rest)
         self.news = news = self.news.to(values.device, non_blocking=True)
         ids = ids.to(values.device, non_blocking=True)
