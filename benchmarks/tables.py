@@ -138,6 +138,20 @@ def agreement() -> str:
     return markdown([*head, "wrong among the last visits, %"], rivals_page.agreement())
 
 
+def signs() -> str:
+    """Return where agreement ends by what it learns from, beside what else is made of IL."""
+    heads = {
+        "agreement": "margin",
+        "agreement by loss": "`chance - losses`",
+        "agreement by loss - IL, IL free": "`losses - il`",
+        "agreement by IL - loss, IL free": "`il - losses`",
+        "filter, IL free": "filter, IL free",
+        "RHO-LOSS, IL free": "RHO-LOSS, IL free",
+        "smoothing": "uniform, smoothing",
+    }
+    return markdown(["set, labels", *heads.values()], rivals_page.visits([*heads]))
+
+
 def scraped() -> str:
     """Return where methods end on scraped data, with copies and without."""
     methods = ("uniform", "smoothing", "GCE", "agreement", "RHO-LOSS", "RHO-LOSS, IL free")
@@ -340,6 +354,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "rivals, worst class": lambda: rivals("worst_class"),
     "differences": differences,
     "agreement": agreement,
+    "agreement, signs": signs,
     "scraped": scraped,
     "language model": language,
     "MiniLM": minilm,

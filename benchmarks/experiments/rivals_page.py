@@ -93,7 +93,7 @@ class Ends:
         found = [
             row
             for (name, passes), row in self._rows.items()
-            if name in FORMS[method] and passes <= most
+            if name in FORMS.get(method, (method,)) and passes <= most
         ]
         return max(found, key=lambda row: fmean(values(row, "validation")), default=None)
 
@@ -170,14 +170,23 @@ def agreement() -> list[list[str]]:
     """Return what agreement gains over GCE by passes, and its visits to wrong labels at the end."""
     lines = []
     for setting, ends in settings().items():
-        for method in ("agreement", "agreement by loss"):
-            last = ends.at(method, 16)
-            if last is None or setting[0] not in SETS or setting[1] not in _RANDOM:
-                continue
-            above = [_minus(ends.at(method, most), ends.at("GCE", most)) for most in (4, 8, 16)]
-            cells = ["" if of is None else of.points for of in above]
-            what = "" if method == "agreement" else ", by losses"
-            lines.append([name(setting) + what, *cells, _mean(last, "wrong_visits")])
+        last = ends.at("agreement", 16)
+        if last is None or setting[0] not in SETS or setting[1] not in _RANDOM:
+            continue
+        above = [_minus(ends.at("agreement", most), ends.at("GCE", most)) for most in (4, 8, 16)]
+        cells = ["" if of is None else of.points for of in above]
+        lines.append([name(setting), *cells, _mean(last, "wrong_visits")])
+    return lines
+
+
+def visits(methods: Sequence[str]) -> list[list[str]]:
+    """Return accuracies, and wrong labels among the last visits, where all methods have rows."""
+    lines = []
+    for setting, ends in settings().items():
+        rows = [row for method in methods if (row := ends.best(method))]
+        if len(rows) == len(methods):
+            cells = (f"{_mean(row)} / {_mean(row, 'wrong_visits')}" for row in rows)
+            lines.append([name(setting), *cells])
     return lines
 
 

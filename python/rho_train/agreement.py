@@ -180,9 +180,9 @@ class AgreementSampler(Sampler[list[int]]):
         Args:
             ids: int64 or int32 (m,), each drawn in this pass, in any order.
             outputs: logits, floating point (m, C), from before or after the step. Without `labels`,
-                for examples that have no class: a number (m,) for each that is positive where the
-                model does well: `chance - losses`, the loss of a model that knows nothing minus
-                that of the example, or `il - losses`, far weaker signs of a wrong label than the
+                for examples that have no class: a number (m,) for each that is positive where a
+                visit is worth it: `chance - losses`, the loss of a model that knows nothing minus
+                that of the example, or `losses - il`, far weaker signs of a wrong label than the
                 margin. NaN: nothing is known, and the example stays.
             labels: int64 or int32 (m,) in [0, C). Examples with -100 have no margin, and stay; on
                 CUDA those with any other label too.
