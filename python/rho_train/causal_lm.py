@@ -33,9 +33,10 @@ def _logits(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
 def _at_head(
     model: nn.Module,
     inputs: Mapping[str, Any],
+    shape: torch.Size,
     score: Callable[[Tensor, nn.Linear], Tensor],
 ) -> Tensor | None:
-    """Return what `score(hidden, head)` gives in place of the logits, or None.
+    """Return what `score(hidden, head)` gives in place of the logits, of a shape (B, T), or None.
 
     The head is called as always, so that its hooks and sharded weights are served. If the model
     returns what it was given, nothing comes after it.
@@ -49,12 +50,14 @@ def _at_head(
         or head in _NOT_PLAIN
         or "forward" in vars(head)
         or head.weight.dtype == torch.float64
-        or hasattr(inner, "_orig_mod")
+        or any(hasattr(one, "_orig_mod") for one in (model, inner))
     ):
         return None
     given, plain = list[tuple[Tensor, int]](), list[bool]()
 
     def forward(hidden: Tensor) -> Tensor:
+        if hidden.shape[:-1] != shape:  # flat, or of some tokens alone
+            return F.linear(hidden, head.weight, head.bias)
         found = score(hidden, head)
         with torch.inference_mode(False):  # whose tensors do not count their changes
             found = found.clone()
@@ -93,7 +96,7 @@ def predicted_losses(model: nn.Module, inputs: Mapping[str, Any], targets: Tenso
     def score(hidden: Tensor, head: nn.Linear) -> Tensor:
         return linear_score(hidden, head.weight, targets, bias=head.bias).losses
 
-    losses = _at_head(model, inputs, score)
+    losses = _at_head(model, inputs, targets.shape, score)
     return token_losses(_logits(model, inputs), targets) if losses is None else losses
 
 
@@ -169,7 +172,7 @@ class TokenSelector:
             selections.append(selected)
             return loss.expand(targets.shape)
 
-        loss = _at_head(model, inputs, score)
+        loss = _at_head(model, inputs, targets.shape, score)
         if loss is None:
             selected = select_tokens(_logits(model, inputs), targets, il=il, ratio=self.ratio)
         else:
@@ -181,7 +184,7 @@ class TokenSelector:
         """Return the number () of tokens that will be selected of a batch."""
         targets, il = self._targets(batch)
         valid = targets != -100
-        return token_share((valid if il is None else valid & ~il.isnan()).sum(), self.ratio)
+        return token_share((valid if il is None else valid & (il < torch.inf)).sum(), self.ratio)
 
     def _targets(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
         """Return the labels that the tokens predict, and their losses in the column, (B, T)."""

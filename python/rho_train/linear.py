@@ -188,7 +188,7 @@ def _checked(
     if chunk is not None and (type(chunk) is not int or chunk < 1):
         refuse("chunk must be a number of rows, at least 1, or None", repr(chunk))
     device = hidden.device.type
-    if torch.is_autocast_enabled(device):
+    if torch.is_autocast_enabled(device) and hidden.dtype in _DTYPES:
         dtype = torch.get_autocast_dtype(device)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)

@@ -390,6 +390,11 @@ def test_what_has_no_meaning_is_refused() -> None:
         for function in (linear_score, linear_cross_entropy):
             with pytest.raises(error, match=f"{function.__name__}: .*{message}"):
                 function(**{**good, **wrong})  # type: ignore[operator]
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(ValueError, match="weight must be float32, bfloat16 or float16"),
+    ):
+        linear_score(hidden.double(), weight.double(), labels)
     for wrong, message in (
         ({"il": il[1:]}, "il must have the shape of labels"),
         ({"il": il.double()}, "il must be float32, float16 or bfloat16"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rho_train.causal_lm import predicted_losses
+from rho_train.identity import module_digest
 
 
 def _fingerprint(tokenizer: Any) -> str:
@@ -61,7 +63,7 @@ def add_reference_losses(
         column: its name; a list of float16 for each row, NaN where a token has no label.
         batch_size: rows in memory at a time.
         tokenizer: that of the model, to refuse another one in the collator and, as the data set
-            remembers it, in the `processing_class` of a Trainer; None: that of the collator.
+            remembers it, in a Trainer and its collator; None: that of the collator.
 
     A TypeError or ValueError if an argument is not as described.
     """
@@ -101,16 +103,19 @@ def add_reference_losses(
         flat = own[_places("add_reference_losses", batch, lengths)].numpy()
         return {column: np.split(flat, np.cumsum(lengths)[:-1])}
 
-    hashed = [torch.hash_tensor(value).item() for value in model.state_dict().values()]
     found = dataset.map(
         score,
         batched=True,
         batch_size=batch_size,
         input_columns=kept,
         features=Features({**dataset.features, column: [Value("float16")]}),
-        new_fingerprint=Hasher.hash((dataset._fingerprint, column, kept, collate, hashed)),
+        new_fingerprint=Hasher.hash(
+            (dataset._fingerprint, column, kept, collate, module_digest(model))
+        ),
     )
-    found.info.description += "".join(_note(column, one) for one in both)
+    # Losses that were in the column before are gone.
+    old = re.sub(re.escape(_note(column, "")) + r"\w*", "", found.info.description or "")
+    found.info.description = old + "".join(_note(column, one) for one in both)
     return found
 
 
@@ -140,6 +145,8 @@ def _places(where: str, batch: Mapping[str, Any], lengths: list[int]) -> Tensor:
     if mask is None or mask.shape != ids.shape:
         before_end = torch.arange(ids.shape[1], device="cpu") < wanted[:, None]
         mask = before_end if in_rows else torch.ones_like(ids)
+    if in_rows:  # Rows may have been padded before.
+        mask = mask.bool() | (wanted == ids.shape[1])[:, None]
     found = mask.sum(1).tolist()
     if (found if in_rows else [sum(found)]) != (lengths if in_rows else [sum(lengths)]):
         raise ValueError(

@@ -305,11 +305,18 @@ def _token_problems(trainer: Any, selector: TokenSelector) -> Iterator[str]:
         )
     if trainer.args.n_gpu > 1:
         yield f"a TokenSelector takes one GPU a process, got {trainer.args.n_gpu}; use torchrun"
-    tokenizer = trainer.processing_class
-    if selector.il and is_of_another(tokenizer, trainer.train_dataset, selector.il):
+    if getattr(config, "output_router_logits", False):
         yield (
-            f"column {selector.il!r} holds losses of the tokens of another tokenizer than "
-            "processing_class; compute it again by add_reference_losses"
+            "a TokenSelector adds no losses of routers; set output_router_logits of the model's "
+            "config to False, of an SFTConfig router_aux_loss_coef to 0"
+        )
+    tokenizers = (trainer.processing_class, getattr(trainer.data_collator, "tokenizer", None))
+    if selector.il and any(
+        is_of_another(one, trainer.train_dataset, selector.il) for one in tokenizers
+    ):
+        yield (
+            f"column {selector.il!r} holds losses of the tokens of another tokenizer than that of "
+            "the Trainer or its collator; compute it again by add_reference_losses"
         )
     if selector.reference is model:
         yield "the reference model must be another one than the model that is trained"

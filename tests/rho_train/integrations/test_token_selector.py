@@ -83,6 +83,15 @@ def gemma() -> nn.Module:
     return transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**sizes, **heads))
 
 
+class Flat(transformers.LlamaForCausalLM):
+    """A model whose head does not see sequences."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Any = None, **_: Any) -> Any:
+        hidden = self.model(input_ids, attention_mask).last_hidden_state
+        logits = self.lm_head(hidden.flatten(0, 1)).view(*input_ids.shape, -1)
+        return transformers.modeling_outputs.CausalLMOutput(logits=logits)
+
+
 def train(model: nn.Module, folder: Path, selector: Any, **options: Any) -> Any:
     kind = options.pop("kind", Recorded if selector else Trainer)
     sets = {"train_dataset": rows(), "data_collator": pad_lm}
@@ -145,12 +154,26 @@ def test_the_loss_is_the_mean_over_the_selected_tokens_of_all_batches(tmp_path: 
 
 
 def test_makes_logits_only_where_something_follows_the_head(tmp_path: Path) -> None:
-    for make, calls in ((llama, 2), (gpt2, 2), (gemma, 1), (lambda: llama().double(), 0)):
-        wrapped = {"wraps": linear_cross_entropy}
+    wrapped = {"wraps": linear_cross_entropy}
+    for make, calls in (
+        (llama, 2),
+        (gpt2, 2),
+        (gemma, 1),
+        (lambda: llama().double(), 0),
+        (lambda: Flat(llama().config), 0),
+    ):
         with mock.patch.object(causal_lm, "linear_cross_entropy", **wrapped) as found:
             trainer = train(make(), tmp_path, TokenSelector(ratio=0.6))
         assert found.call_count == calls
         assert "forward" not in vars(trainer.model.get_output_embeddings())
+    # As accelerate compiles DistributedDataParallel; its module is a model that is not compiled.
+    parallel, batch = torch.compile(nn.DataParallel(llama())), pad_lm([rows()[0]])
+    with (
+        torch.compiler.set_stance("force_eager"),
+        mock.patch.object(causal_lm, "linear_cross_entropy", **wrapped) as found,
+    ):
+        assert TokenSelector(ratio=0.6)(parallel, batch).k > 0
+    assert found.call_count == 0
 
 
 def test_one_row_of_all_examples_trains_on_the_same_tokens(tmp_path: Path) -> None:
@@ -178,6 +201,11 @@ def test_a_column_follows_its_tokens() -> None:
     ):
         found = at_tokens("il", values, {"input_ids": ids, **batch})
         torch.testing.assert_close(found, torch.tensor(wanted), equal_nan=True)
+    # Rows that were padded before have a value at padding, too.
+    whole, mask = [[0.1, 0.2, None], [0.3, 0.4, 0.5]], ids.flip(1) > 0
+    found = at_tokens("il", whole, {"input_ids": ids, "attention_mask": mask})
+    wanted = torch.tensor([[0.1, 0.2, nan], [0.3, 0.4, 0.5]])
+    torch.testing.assert_close(found, wanted, equal_nan=True)
 
 
 def test_reference_losses_are_read_again(tmp_path: Path) -> None:
@@ -185,13 +213,16 @@ def test_reference_losses_are_read_again(tmp_path: Path) -> None:
     kept, flat = datasets.load_from_disk(str(tmp_path)), DataCollatorWithFlattening()
     wrapped = {"wraps": causal_lm.predicted_losses}
     with mock.patch.object(reference_losses, "predicted_losses", **wrapped) as scored:
-        for seed, collate, wanted in (
-            (5, pad_lm, 12),
-            (5, pad_lm, 12),
-            (5, flat, 24),
-            (6, pad_lm, 36),
+        for seed, sign, collate, wanted in (
+            (5, 1, pad_lm, 12),
+            (5, 1, pad_lm, 12),
+            (5, 1, flat, 24),
+            (5, -1, pad_lm, 36),
+            (6, 1, pad_lm, 48),
         ):
-            found = add_reference_losses(kept, reference(seed), collate)
+            model = reference(seed)
+            model.lm_head.weight.data.mul_(sign)
+            found = add_reference_losses(kept, model, collate)
             assert scored.call_count == wanted
     assert found.column_names == ["input_ids", "il"]
     with torch.no_grad():
@@ -202,6 +233,7 @@ def test_reference_losses_are_read_again(tmp_path: Path) -> None:
 def test_losses_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
     own, other = characters(), characters()
     other.backend_tokenizer.model = tokenizers.models.WordLevel({"<pad>": 0, "a": 1}, "<pad>")
+    collate = transformers.DataCollatorForLanguageModeling(other, mlm=False)
     parts = [rows().shard(2, i) for i in range(2)]
     stored = [add_reference_losses(part, llama(), pad_lm, tokenizer=own) for part in parts]
     both = datasets.concatenate_datasets(stored).shuffle(seed=0).map(lambda row: row)
@@ -210,9 +242,13 @@ def test_losses_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
         sets = {"train_dataset": kept, "selector": TokenSelector(ratio=0.5, il="il")}
         for tokenizer in (own, None):
             Recorded(llama(), arguments(tmp_path), processing_class=tokenizer, **sets)
-        with pytest.raises(ValueError, match="'il' holds losses .* than processing_class"):
-            Recorded(llama(), arguments(tmp_path), processing_class=other, **sets)
-    collate = transformers.DataCollatorForLanguageModeling(other, mlm=False)
+        for own_options in ({"processing_class": other}, {"data_collator": collate}):
+            with pytest.raises(ValueError, match="'il' holds losses .* of another tokenizer than"):
+                Recorded(llama(), arguments(tmp_path), **own_options, **sets)
+    # What the error asks for.
+    again = add_reference_losses(both.remove_columns("il"), llama(), collate)
+    sets["train_dataset"] = again
+    Recorded(llama(), arguments(tmp_path), processing_class=other, data_collator=collate, **sets)
     with pytest.raises(ValueError, match="tokenizer, that of the model, and the collator's"):
         add_reference_losses(rows(), llama(), collate, tokenizer=own)
 
@@ -228,8 +264,8 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
             TokenSelector(**options)
     short = rows().add_column("il", [[0.5] * 5] * 96)
     word = rows().add_column("il", ["a"] * 96)
-    small = llama()
-    small.config.vocab_size = 99
+    small, routed = llama(), llama()
+    small.config.vocab_size, routed.config.output_router_logits = 99, True
     column, plain = TokenSelector(ratio=0.5, il="il"), TokenSelector(ratio=0.5)
     other = TokenSelector(ratio=0.5, reference=small)
     for model, selector, options, message in (
@@ -239,6 +275,7 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
         (llama(), other, {}, "the vocabulary of the model, 257 tokens, got 99"),
         (small, other, {}, "must be another one than the model that is trained"),
         (llama(), plain, {"label_smoothing_factor": 0.1}, "label_smoothing_factor at 0"),
+        (routed, plain, {}, "losses of routers; set output_router_logits .* to False"),
         (llama(), plain, {"data_collator": unlabelled}, r"must have labels \(B, T\), got None"),
         (bert(), plain, {}, "for causal language models, got BertForSequenceClassification"),
     ):
@@ -247,6 +284,9 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     batch = {**pad_lm([rows()[0]]), "il": torch.rand(1, 4)}
     with pytest.raises(ValueError, match=r"column 'il' must have the shape of labels, \(1, 20\)"):
         column(llama(), batch)
+    # float16 has no number for a loss above 65,504.
+    unknown = {**batch, "il": torch.tensor([torch.inf, torch.nan, 1.0, 2.0]).repeat(1, 5)}
+    assert column(llama(), unknown).k == column.count(unknown) == 5
     none = {**batch, "il": torch.full((1, 20), torch.nan)}
     assert column(llama(), none).loss == 0
     with pytest.warns(UserWarning, match="no token of the last batch has a label and a reference"):
