@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,17 +44,16 @@ class Column:
                     f"gradient, got {describe(tensor)}; pass {name}.detach().cpu().contiguous()"
                 )
         self.tensors: Sequence[Tensor] = tensors
-        self._name, self._files = name, files
-        self._checksums = {  # by file and block
-            (i, j): crc for i, blocks in enumerate(checksums) for j, crc in enumerate(blocks)
-        }
-        self._unread = {*self._checksums}
+        self._name, self._files, self._checksums = name, files, checksums
+        # The blocks of each file that has some.
+        self._unread = {i: {*range(len(blocks))} for i, blocks in enumerate(checksums)}
         self.ends = list(accumulate(map(len, tensors), initial=0))
         self.joined: Tensor | None = tensors[0] if len(tensors) == 1 else None
 
     def all(self) -> Tensor:
         """Return all values, (N,), those of several files joined in memory."""
-        self._read(self._unread)
+        for part, unread in [*self._unread.items()]:
+            self._read(part, {*unread})
         if self.joined is None:
             self.joined = torch.cat(list(self.tensors))
         return self.joined
@@ -74,8 +74,9 @@ class Column:
         for i, tensor in enumerate(self.tensors):
             if i == 0 or cuts[i] < cuts[i + 1]:
                 rows = ordered[cuts[i] : cuts[i + 1]] - self.ends[i]
-                if self._unread:
-                    self._read(self._unread & {(i, block) for block in (rows // _ROWS).tolist()})
+                if unread := self._unread.get(i):
+                    blocks = np.unique(rows.numpy() // _ROWS).tolist()
+                    self._read(i, unread.intersection(blocks))
                 found.append(tensor[rows])
         joined = torch.cat(found)
         return torch.empty_like(joined).index_copy_(0, order, joined)
@@ -89,16 +90,18 @@ class Column:
 
     def check(self) -> None:
         """Read all values, again if they were."""
-        self._read(self._checksums)
+        for part, found in enumerate(self._checksums):
+            self._read(part, range(len(found)))
 
     def _checksum(self, part: int, block: int) -> int:
         rows = self.tensors[part][block * _ROWS : (block + 1) * _ROWS]
         return zlib.crc32(rows.numpy().data)
 
-    def _read(self, blocks: Iterable[tuple[int, int]]) -> None:
+    def _read(self, part: int, blocks: Iterable[int]) -> None:
         """Compare blocks with their checksums; other threads may do the same meanwhile."""
-        for part, block in sorted(blocks):
-            if self._checksum(part, block) != self._checksums[part, block]:
+        unread = self._unread.get(part, set())
+        for block in sorted(blocks):
+            if self._checksum(part, block) != self._checksums[part][block]:
                 end = min((block + 1) * _ROWS, len(self.tensors[part]))
                 raise ValueError(
                     f"ILStore: {self._name} does not match its checksum in rows {block * _ROWS} to "
@@ -106,4 +109,6 @@ class Column:
                     "copy or compute the IL again; or the values were changed after loading, then "
                     "keep them in a new ILStore"
                 )
-            self._unread.discard((part, block))
+            unread.discard(block)
+        if not unread:
+            self._unread.pop(part, None)
