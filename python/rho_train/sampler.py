@@ -78,23 +78,18 @@ class LargeBatchSampler(Sampler[list[int]]):
         return self.n // self.batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        for number, positions in enumerate(self._positions(), self.start):
-            # Other examples than those of rank 0 must not get the same random transforms.
-            rank = (self.rank,) if self.rank else ()
+        # Other examples than those of rank 0 must not get the same random transforms.
+        rank = (self.rank,) if self.rank else ()
+        begin, end = (self.batch_size * r // self.world for r in (self.rank, self.rank + 1))
+        for number in itertools.count(self.start):
+            epoch, batch = divmod(number, self.batches_per_epoch)
+            if batch == 0 or number == self.start:
+                private = generator(self.seed, "large batches", epoch)
+                order = torch.randperm(self.n, generator=private, dtype=torch.int64, device="cpu")
+                order = order if self.positions is None else self.positions[order]
             seed = generator(self.seed, "transforms", number, *rank).initial_seed()
-            begin, end = (self.batch_size * r // self.world for r in (self.rank, self.rank + 1))
-            yield SeededIndices(positions[begin:end], seed)
-
-    def _positions(self) -> Iterator[list[int]]:
-        first_epoch, first = divmod(self.start, self.batches_per_epoch)
-        for epoch in itertools.count(first_epoch):
-            private = generator(self.seed, "large batches", epoch)
-            order = torch.randperm(self.n, generator=private, dtype=torch.int64, device="cpu")
-            if self.positions is not None:
-                order = self.positions[order]
-            for batch in range(first, self.batches_per_epoch):
-                yield order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
-            first = 0
+            first = batch * self.batch_size
+            yield SeededIndices(order[first + begin : first + end].tolist(), seed)
 
 
 class _Loader(DataLoader[Any]):

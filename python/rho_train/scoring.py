@@ -173,8 +173,32 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-def logits_of(where: str, model: nn.Module, inputs: Any) -> Tensor:
-    """Return the logits of inputs, keyword arguments if a dict; an output may hold `logits`."""
+def output_of(
+    where: str,
+    model: nn.Module,
+    batch: Any,
+    fields: Fields,
+    forward: ForwardFunction | None,
+    loss_fn: LossFunction | None,
+) -> Tensor:
+    """Return the logits (n, C) of a batch, by `forward`, or by `loss_fn` its losses, float32 (n,).
+
+    Without a function the model is called on the inputs, keyword arguments if they are a dict, and
+    its output may hold `logits`. ValueError for what is no tensor of logits or of losses.
+    """
+    if forward is not None and loss_fn is not None:
+        raise ValueError(f"{where}: give forward= or loss_fn=, which calls the model itself")
+    if forward is not None:
+        return forward(model, batch)
+    if loss_fn is not None:
+        n, found = fields.ids.shape[0], loss_fn(model, batch)
+        if isinstance(found, Tensor) and found.shape == (n,) and found.is_floating_point():
+            return found.float()
+        raise ValueError(
+            f"{where}: loss_fn must return the loss of each example, floating point ({n},), "
+            f"got {describe(found)}; leave out the mean over the batch, as reduction='none' does"
+        )
+    inputs = fields.inputs
     output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
     if isinstance(output, Tensor):
         return output
@@ -185,30 +209,3 @@ def logits_of(where: str, model: nn.Module, inputs: Any) -> Tensor:
             "(n, C) or an object with .logits; give forward= to pick them"
         )
     return logits
-
-
-def output_of(
-    where: str,
-    model: nn.Module,
-    batch: Any,
-    fields: Fields,
-    forward: ForwardFunction | None,
-    loss_fn: LossFunction | None,
-) -> Tensor:
-    """Return the losses (n,) of a batch by `loss_fn`, else its logits (n, C), by `forward`."""
-    if loss_fn is None:
-        return logits_of(where, model, fields.inputs) if forward is None else forward(model, batch)
-    if forward is not None:
-        raise ValueError(f"{where}: give forward= or loss_fn=, which calls the model itself")
-    return losses_of(where, model, batch, loss_fn, len(fields.ids))
-
-
-def losses_of(where: str, model: nn.Module, batch: Any, loss_fn: LossFunction, n: int) -> Tensor:
-    """Return the losses of a batch by a function, float32 (n,), else a ValueError."""
-    found: object = loss_fn(model, batch)
-    if not isinstance(found, Tensor) or found.shape != (n,) or not found.is_floating_point():
-        raise ValueError(
-            f"{where}: loss_fn must return the loss of each example, floating point ({n},), "
-            f"got {describe(found)}; leave out the mean over the batch, as reduction='none' does"
-        )
-    return found.float()

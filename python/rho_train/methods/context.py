@@ -16,7 +16,7 @@ from rho_train.batch import Fields, gather
 from rho_train.checks import check_rows
 from rho_train.distributed import rank_and_world
 from rho_train.rng import generator
-from rho_train.scoring import ForwardFunction, LossFunction, Scoring, logits_of, losses_of
+from rho_train.scoring import ForwardFunction, LossFunction, Scoring, output_of
 
 
 class Selected(NamedTuple):
@@ -165,7 +165,8 @@ class ScoringContext:
         if self.loss_fn is not None:
             raise ValueError("Selector: loss_fn= gives losses, the method wants logits; take rho")
         if self.options.micro_batch is None:
-            return self._output(self.examples)
+            module = self.module if self.compiled is None else self.compiled(self.module)
+            return output_of("Selector", module, self.examples, self.examples, self.forward, None)
         return torch.cat([logits for _, logits in self._pieces()])
 
     def of(self, module: nn.Module, batch: Any, fields: Fields) -> ScoringContext:
@@ -285,19 +286,13 @@ class ScoringContext:
         """Yield rows of the large batch, and their logits or losses."""
         n = len(self.ids)
         size = self.options.micro_batch or n
+        module = self.module if self.compiled is None else self.compiled(self.module)
         for begin in range(0, n, size):
             rows = slice(begin, min(begin + size, n))
-            piece = gather(self.examples, n, rows) if size < n else self.examples
-            yield rows, self._output(piece, rows.stop - begin)
-
-    def _output(self, examples: Any, n: int = 0) -> Tensor:
-        """Return the logits of examples, or the losses (n,) of `loss_fn`."""
-        module = self.module if self.compiled is None else self.compiled(self.module)
-        if self.loss_fn is not None:
-            return losses_of("Selector", module, examples, self.loss_fn, n)
-        if self.forward is not None:
-            return self.forward(module, examples)
-        return logits_of("Selector", module, examples.inputs)
+            piece = fields = gather(self.examples, n, rows) if size < n else self.examples
+            if self.loss_fn is not None:
+                fields = Fields(None, self.labels[rows], self.ids[rows])
+            yield rows, output_of("Selector", module, piece, fields, self.forward, self.loss_fn)
 
 
 def ranked(scores: Tensor, k: int) -> rho_ext.Selection:

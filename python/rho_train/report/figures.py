@@ -180,9 +180,9 @@ def _to_svg(axes: Axes, name: str, words: str) -> str:
     return f'{head} class="chart" role="img" aria-label="{escape(words)}">{rest}'
 
 
-def _plain(label: str, most: int = 42) -> str:
+def _plain(label: str) -> str:
     """Return a label that matplotlib draws as it is, cut to its room."""
     text = "".join(letter if letter.isprintable() else " " for letter in label)
     # matplotlib leaves labels with a leading underscore out.
     text = f"\u200b{text}" if text.startswith("_") else text
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    return text if len(text) <= 42 else f"{text[:41]}…"

@@ -13,7 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rho_train.checks import check_flags, check_ids
 from rho_train.dataset import IndexedDataset, check_indexed
-from rho_train.distributed import rank_and_world
 from rho_train.dry_run import dry_run
 from rho_train.il.store import ILStore
 from rho_train.methods.registry import needs_of
@@ -40,7 +39,7 @@ def check_run(run: Trainer) -> None:
         raise ValueError("Trainer: eval_set must have at least one example, got none")
     if run.agreement and selector is not None:
         raise ValueError("Trainer: agreement draws small batches; leave the Selector out")
-    rank, world = rank_and_world()
+    rank, world = run.ranks
     for name, size in (("batch", config.batch), ("large_batch", config.large_batch)):
         if size % world:
             raise ValueError(

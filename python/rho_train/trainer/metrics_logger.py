@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rho_train.batch import to
-from rho_train.distributed import on_first, rank_and_world, summed
+from rho_train.distributed import on_first, summed
 from rho_train.files import explained, to_line
 from rho_train.trainer.evaluation import evaluate
 from rho_train.trainer.selected_examples import save_selected
@@ -38,14 +38,11 @@ class MetricsLogger:
         self.run, self.device, self.seconds = run, run.device, 0.0
         # One table (N, F): all flags of a step are counted at once.
         self._flags = torch.stack([*run.flags.values()], 1) if run.flags else None
-        self._sums = self._no_sums()
-        size, crc32 = 0, 0
+        self._sums, size, crc32 = self._no_sums(), 0, 0
         if state is not None:
-            self._sums = to(state["since_log"], self.device)
-            self.seconds = state.get("seconds", 0.0)
+            self._sums, self.seconds = to(state["since_log"], self.device), state["seconds"]
             size, crc32 = state.get("metrics_size", 0), state.get("metrics_crc32", 0)
-        path = Path(run.folder) / "metrics.jsonl"
-        self._file = None if rank_and_world()[0] else MetricsFile(path, size, crc32)
+        self._file = None if run.ranks[0] else MetricsFile(run.work / "metrics.jsonl", size, crc32)
 
     def state_dict(self, step: int) -> dict[str, Any]:
         """Return the state after `step`, with all records on the disk."""
