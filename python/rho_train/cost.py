@@ -167,10 +167,6 @@ def _convolution_backward(grad: _Shape, x: _Shape, weight: _Shape, *others: Any,
     return 2 * x[0] * positions * math.prod(weight) * sum(wanted[:2])
 
 
-def _scored_head(hidden: _Shape, weight: _Shape, *_: Any, **__: Any) -> int:
-    return 2 * math.prod(hidden) * weight[0]
-
-
 def _trained_head(hidden: _Shape, weight: _Shape, *others: Any, **_: Any) -> int:
     # The gradients of the selected rows are computed with the loss.
     wanted: list[bool] = others[-1]
@@ -194,6 +190,6 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     _aten._euclidean_dist: _distances,
     _aten._cdist_backward: lambda _, *others, **__: _distances(*others),
     _aten.convolution_backward: _convolution_backward,
-    torch.ops.rho_train.linear_score: _scored_head,
+    torch.ops.rho_train.linear_score: lambda x, weight, *_, **__: _product(x) * weight[0],
     torch.ops.rho_train.linear_cross_entropy: _trained_head,
 }

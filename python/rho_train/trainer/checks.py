@@ -15,7 +15,6 @@ from rho_train.checks import check_flags, check_ids
 from rho_train.dataset import IndexedDataset, check_indexed
 from rho_train.dry_run import dry_run
 from rho_train.il.store import ILStore
-from rho_train.methods.registry import needs_of
 from rho_train.online import OnlineModel
 from rho_train.sampler import LargeBatchSampler
 from rho_train.selector import Selector
@@ -129,7 +128,7 @@ def _check_il(selector: Selector, dataset: IndexedDataset, train_ids: Tensor) ->
     """Refuse irreducible losses of other data, and warn of examples without one."""
     if isinstance(selector.il, ILStore):
         selector.il.verify(dataset)
-    if "il" not in needs_of(selector.method) or isinstance(selector.il, OnlineModel):
+    if "il" not in selector.needs or isinstance(selector.il, OnlineModel):
         return
     if isinstance(selector.il, Tensor) and len(selector.il) != len(dataset):
         raise ValueError(
