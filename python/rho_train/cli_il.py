@@ -167,10 +167,11 @@ def inspect(
     print(f"\n{summary_of(store, found)}")
     assert store.labels is not None
     names = _config(store).get("classes", ())
+    wide = max(map(len, names), default=5)
     for id in found[: min(_SHOWN, top)].tolist():
-        said = f"label {class_name(names, int(store.labels[id])):<5}"
+        said = f"label {class_name(names, int(store.labels[id])):<{wide}}"
         if store.predicted is not None:
-            said += f" predicted {class_name(names, int(store.predicted[id])):<5}"
+            said += f" predicted {class_name(names, int(store.predicted[id])):<{wide}}"
         print(f"  id {id:<12} {said} IL {float(store.il[id]):8.4f}")
     if out is None:
         print(f"next: rho-ext il inspect {path} --out FOLDER, to see them")

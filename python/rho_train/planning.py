@@ -158,6 +158,9 @@ def plan(
             f"plan: ratios must be different integers of at least 2, n_B / n_b, got {list(ratios)}"
         )
     device, sizes = device_of(model), sorted([batch, *(ratio * batch for ratio in ratios)])
+    if sizes[-1] > len(dataset):
+        problem = f"{sizes[-1]:,} examples are more than the {len(dataset):,} of the data set"
+        raise ValueError(f"plan: large batches of {problem}; give smaller ratios")
     share = _LOADER_SHARE * seconds / len(sizes)
     functions: dict[str, Any] = {"forward": forward, "loss_fn": loss_fn}
     options: dict[str, dict[str, Any]] = {"plain": {}, "bf16": {"scoring": Scoring(bf16=True)}}

@@ -169,7 +169,10 @@ def test_a_model_that_does_not_run_is_no_note() -> None:
         ({"ratios": (2, 2)}, r"got \[2, 2\]"),
         ({"seconds": -1.0}, "seconds must be finite and at least 0, got -1.0"),
         ({"seconds": math.nan}, "seconds must be finite"),
-        ({"ratios": (4,)}, r"batch_size must lie in \[1, 100\].*got 128"),
+        (
+            {"ratios": (4,)},
+            "batches of 128 examples are more than the 100 of .*; give smaller ratios",
+        ),
     ],
 )
 def test_bad_arguments(options: Any, message: str) -> None:

@@ -48,7 +48,8 @@ def images(
     parts = Path(folder) / "train", Path(folder) / "test"
     for part in parts:
         if not part.is_dir():
-            raise FileNotFoundError(f"images: there is no folder {part}; wanted train and test")
+            wanted = "train/CLASS/FILE and test/CLASS/FILE"
+            raise FileNotFoundError(f"images: there is no folder {part}; wanted {wanted}")
     folders = {path.name: path for part in parts for path in part.iterdir() if path.is_dir()}
     classes = sorted(name for name in folders if _is_shown(name))
     train, test = (_read(part, classes, size) for part in parts)

@@ -34,13 +34,13 @@ def table(
     dropout: float = 0.0,
     il_hidden: Sequence[int] = (),
 ) -> Task:
-    """Make a task from an .npz file with the arrays `features` (n, d) and `labels` (n,), or a .csv.
+    """Make a task from a .csv file, or from an .npz file with `features` (n, d) and `labels` (n,).
 
-    The last column of a .csv are the labels, the others the features; a first line may name them.
-    Labels of a .csv, and labels that are words, are numbered in the order of numbers, then of the
-    alphabet. Integers in an .npz are class indices, and there is one class more than the largest.
-    Features are standardised with mean and standard deviation of the training rows; a feature that
-    is constant there is only centred.
+    Columns are separated by comma, tab, semicolon or bar. The last one has the labels, words or
+    whole numbers, the others the features; a first line may name them. Labels are numbered in the
+    order of numbers, then of the alphabet; integers of an .npz are class indices already. Features
+    are standardised with mean and standard deviation of the training rows; a feature that is
+    constant there is only centred.
 
     Args:
         path: of the file.
@@ -64,20 +64,19 @@ def table(
         (('cat', 'dog'), [1, 0])
     """
     path = Path(path)
+    where = f"table: {path}"
     features, labels = _read(path)
-    try:
-        names, all_y = _checked(features, labels)
-        check_test("table", test, len(all_y))
-        x, train = features.astype(np.float64), len(features) - test
-        mean, deviation = x[:train].mean(axis=0), x[:train].std(axis=0)
-        # Rounding leaves a constant feature a deviation of about 1e-17, not 0.
-        constant = x[:train].min(axis=0) == x[:train].max(axis=0)
-        with np.errstate(over="ignore", invalid="ignore"):
-            x = ((x - mean) / np.where(constant, 1.0, deviation)).astype(np.float32)
-        if not np.isfinite(x).all():
-            raise ValueError("features are too large to standardise in float32; rescale them")
-    except ValueError as error:
-        raise ValueError(f"table: {path}: {error}") from error
+    names, all_y = _checked(where, features, labels)
+    check_test(where, test, len(all_y))
+    x, train = features.astype(np.float64), len(features) - test
+    mean, deviation = x[:train].mean(axis=0), x[:train].std(axis=0)
+    # Rounding leaves a constant feature a deviation of about 1e-17, not 0.
+    constant = x[:train].min(axis=0) == x[:train].max(axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        x = ((x - mean) / np.where(constant, 1.0, deviation)).astype(np.float32)
+    if not np.isfinite(x).all():
+        problem = "features are too large to standardise in float32; rescale them"
+        raise ValueError(f"{where}: {problem}")
     all_x = torch.from_numpy(x)
     inputs, classes = x.shape[1], int(all_y.max()) + 1
 
@@ -115,7 +114,7 @@ def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     kind = "readable .npz file of plain arrays"
     fix = "write it with np.savez(path, features=features, labels=labels), both of numbers"
     try:
-        if path.suffix.lower() in (".csv", ".tsv"):
+        if path.suffix.lower() != ".npz":
             kind, fix = "table of numbers", "all columns but the last, the class, must be numbers"
             return _csv(path)
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -156,32 +155,33 @@ def _csv(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
 
 
 def _checked(
-    features: npt.NDArray[Any], labels: npt.NDArray[Any]
+    where: str, features: npt.NDArray[Any], labels: npt.NDArray[Any]
 ) -> tuple[tuple[str, ...], Tensor]:
     """Return the names of the classes, if they have any, and the labels, or refuse the arrays."""
     if features.ndim != 2 or 0 in features.shape or features.dtype.kind not in "biuf":
         got = f"{features.dtype} {features.shape}"
-        raise ValueError(f"features must be numbers of shape (n, d), got {got}; reshape the rows")
+        wanted = "features must be numbers of shape (n, d)"
+        raise ValueError(f"{where}: {wanted}, got {got}; reshape the rows")
     n, number = len(features), "number the classes 0, 1, 2, ..."
     if labels.shape != (n,) or labels.dtype.kind not in "biufU":
         got = f"{labels.dtype} {labels.shape}; {number}"
-        raise ValueError(f"labels must be words or integers of shape ({n},), got {got}")
+        raise ValueError(f"{where}: labels must be words or integers of shape ({n},), got {got}")
     finite = np.isfinite(features).all(axis=1)
     if not finite.all():
-        row = int(np.argmin(finite))
-        raise ValueError(f"features must be finite, row {row} is not; remove or fill such rows")
+        problem = f"row {np.argmin(finite)} is not; remove or fill such rows"
+        raise ValueError(f"{where}: features must be finite, {problem}")
     if labels.dtype.kind == "U":
-        names = {label: _class_name(label) for label in set(labels.tolist())}
+        names = {label: _class_name(where, label) for label in set(labels.tolist())}
         return number_classes([names[label] for label in labels.tolist()])
     valid = (labels >= 0) & (labels < n) & (np.rint(labels) == labels)
     if not valid.all():
         row = int(np.argmin(valid))
         got = f"{labels[row]} in row {row}; {number}"
-        raise ValueError(f"labels must be class indices in [0, {n}), got {got}")
+        raise ValueError(f"{where}: labels must be class indices in [0, {n}), got {got}")
     return (), torch.from_numpy(labels.astype(np.int64))
 
 
-def _class_name(label: str) -> str:
+def _class_name(where: str, label: str) -> str:
     """Return a word as it is and a whole number, such as 1.0 or 1e0, as an integer."""
     try:
         value = float(label)
@@ -191,7 +191,8 @@ def _class_name(label: str) -> str:
         value = math.nan
     if abs(value) < 2**53 and value.is_integer():
         return f"{int(value)}"
-    raise ValueError(f"labels must be words or whole numbers, got {label!r}; fill or round it")
+    wanted = "labels must be words or whole numbers"
+    raise ValueError(f"{where}: {wanted}, got {label!r}; fill or round it")
 
 
 def letters(
