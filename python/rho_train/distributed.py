@@ -160,13 +160,6 @@ def _gloo(world: object, timeout: timedelta | None) -> Any:
     return dist.new_group(timeout=timeout, backend="gloo")
 
 
-def summed(tensor: Tensor) -> Tensor:
-    """Add a tensor over the ranks, in place, and return it."""
-    if rank_and_world()[1] > 1:
-        dist.all_reduce(tensor)
-    return tensor
-
-
 def all_gather(row: Tensor) -> Tensor:
     """Return the rows of all ranks, (world, *row.shape), which must agree in shape and dtype."""
     _, world = rank_and_world()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rho_train.batch import to
-from rho_train.distributed import on_first, summed
+from rho_train.distributed import all_gather, on_first
 from rho_train.files import explained, to_line
 from rho_train.trainer.evaluation import evaluate
 from rho_train.trainer.selected_examples import save_selected
@@ -122,7 +122,8 @@ class MetricsLogger:
     def _over_ranks(self, numbers: Sequence[float | Tensor]) -> list[float]:
         """Return the sums of numbers over all ranks."""
         options: dict[str, Any] = {"dtype": torch.float64, "device": self.device}
-        return summed(torch.stack([torch.as_tensor(n, **options) for n in numbers])).tolist()
+        row = torch.stack([torch.as_tensor(n, **options) for n in numbers])
+        return all_gather(row).sum(0).tolist()
 
     def _write(self, event: str, **values: Any) -> None:
         if self._file is not None:
