@@ -33,10 +33,9 @@ def _logits(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
 def _at_head(
     model: nn.Module,
     inputs: Mapping[str, Any],
-    shape: torch.Size,
     score: Callable[[Tensor, nn.Linear], Tensor],
 ) -> Tensor | None:
-    """Return what `score(hidden, head)` gives in place of the logits, of a shape (B, T), or None.
+    """Return what `score(hidden, head)` gives in place of the logits, or None.
 
     The head is called as always, so that its hooks and sharded weights are served. If the model
     returns what it was given, nothing comes after it.
@@ -56,9 +55,10 @@ def _at_head(
     given, plain = list[tuple[Tensor, int]](), list[bool]()
 
     def forward(hidden: Tensor) -> Tensor:
-        if hidden.shape[:-1] != shape:  # flat, or of some tokens alone
+        try:
+            found = score(hidden, head)
+        except (TypeError, ValueError):  # of flat states, or weights in parts or few bits
             return F.linear(hidden, head.weight, head.bias)
-        found = score(hidden, head)
         with torch.inference_mode(False):  # whose tensors do not count their changes
             found = found.clone()
         given.append((found, found._version))
@@ -96,7 +96,7 @@ def predicted_losses(model: nn.Module, inputs: Mapping[str, Any], targets: Tenso
     def score(hidden: Tensor, head: nn.Linear) -> Tensor:
         return linear_score(hidden, head.weight, targets, bias=head.bias).losses
 
-    losses = _at_head(model, inputs, targets.shape, score)
+    losses = _at_head(model, inputs, score)
     return token_losses(_logits(model, inputs), targets) if losses is None else losses
 
 
@@ -172,7 +172,7 @@ class TokenSelector:
             selections.append(selected)
             return loss.expand(targets.shape)
 
-        loss = _at_head(model, inputs, targets.shape, score)
+        loss = _at_head(model, inputs, score)
         if loss is None:
             selected = select_tokens(_logits(model, inputs), targets, il=il, ratio=self.ratio)
         else:

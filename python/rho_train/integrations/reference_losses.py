@@ -71,7 +71,8 @@ def add_reference_losses(
     if not names or not hasattr(dataset, "_fingerprint"):
         raise TypeError(
             "add_reference_losses: dataset must be a datasets.Dataset, got "
-            f"{type(dataset).__name__}; for a stream give TokenSelector(reference=model)"
+            f"{type(dataset).__name__}; give parts of a DatasetDict one by one, and for a stream "
+            "TokenSelector(reference=model)"
         )
     if column in names or "input_ids" not in names:
         raise ValueError(

@@ -27,6 +27,7 @@ from rho_train.integrations.reference_losses import (
 )
 from rho_train.integrations.reference_losses import at_tokens, is_of_another
 from rho_train.run_folder import load_checkpoint, save_checkpoint
+from rho_train.scoring import device_of
 from rho_train.selector import Selector
 from rho_train.tokens import TokenSelection
 
@@ -78,8 +79,10 @@ class SelectionMixin(Trainer if TYPE_CHECKING else object):  # type: ignore[misc
             return
         if isinstance(selector, TokenSelector):
             self._carried = [selector.il] if selector.il else []
-            if selector.reference is not None:
-                selector.reference.to(self.args.device)
+            reference, device = selector.reference, self.args.device
+            # One of 8 bits refuses to be moved, and one on several devices may not fit on this.
+            if reference is not None and device_of(reference) != device:
+                reference.to(device)
         else:
             check_selector("SelectionTrainer", selector)
             il = selector.il

@@ -9,7 +9,10 @@ from unittest import mock
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
 from rho_train import causal_lm, linear_cross_entropy
 
@@ -160,7 +163,7 @@ def test_makes_logits_only_where_something_follows_the_head(tmp_path: Path) -> N
         (gpt2, 2),
         (gemma, 1),
         (lambda: llama().double(), 0),
-        (lambda: Flat(llama().config), 0),
+        (lambda: Flat(llama().config), 1),
     ):
         with mock.patch.object(causal_lm, "linear_cross_entropy", **wrapped) as found:
             trainer = train(make(), tmp_path, TokenSelector(ratio=0.6))
@@ -174,6 +177,31 @@ def test_makes_logits_only_where_something_follows_the_head(tmp_path: Path) -> N
     ):
         assert TokenSelector(ratio=0.6)(parallel, batch).k > 0
     assert found.call_count == 0
+
+
+def test_a_head_in_parts_gives_logits(tmp_path: Path) -> None:
+    """As tensor parallelism cuts it."""
+    batch, model = pad_lm([rows()[0]]), llama()
+    wanted = TokenSelector(ratio=0.6)(model, batch).loss
+    dist.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        plan = {"lm_head": ColwiseParallel(output_layouts=Replicate())}
+        parallelize_module(model, dist.init_device_mesh("cpu", (1,)), plan)
+        torch.testing.assert_close(TokenSelector(ratio=0.6)(model, batch).loss, wanted)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_moves_a_reference_only_from_another_device(tmp_path: Path) -> None:
+    """One of 8 bits, or on several devices, refuses it."""
+    model = reference()
+    with mock.patch.object(model, "to") as moved:
+        selector = TokenSelector(ratio=0.6, reference=model)
+        train(llama(), tmp_path, selector, max_steps=1)
+        assert moved.call_count == 0
+        model.model.embed_tokens.to("meta")
+        Recorded(llama(), arguments(tmp_path), train_dataset=rows(), selector=selector)
+        moved.assert_called_once_with(torch.device("cpu"))
 
 
 def test_one_row_of_all_examples_trains_on_the_same_tokens(tmp_path: Path) -> None:
