@@ -262,7 +262,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = options("bench_language", str(__doc__).partition("\n")[0], METHODS)
     parser.add_argument("--data", type=Path, default=Path("data"), help="holds newsgroups")
     parser.add_argument("--steps", type=int, default=1000, help="of uniform sampling: the budget")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     arguments = parser.parse_args(argv)
     if arguments.quick:
         arguments.steps, arguments.seeds = 20, arguments.seeds[:1]

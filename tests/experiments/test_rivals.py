@@ -111,8 +111,10 @@ def test_methods_visit_what_they_say_and_keep_to_the_budget() -> None:
     assert uniform == pytest.approx(float(data.wrong.float().mean()), abs=0.03)
     assert wrong["highest loss"] > uniform + 0.1
     assert wrong["RHO-LOSS, IL free"] < wrong["highest loss"] - 0.1
-    for name in ("agreement", "agreement by loss", "filter, IL free"):
+    by_il = "agreement by loss - IL, IL free"
+    for name in ("agreement", "agreement by loss", by_il, "filter, IL free"):
         assert wrong[name] < uniform - 0.05, name
+    assert wrong["agreement by IL - loss, IL free"] > wrong[by_il] + 0.05
 
 
 def test_the_page_chooses_by_validation_and_pairs_seeds(tmp_path: Path) -> None:
