@@ -13,8 +13,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+from torch.testing._internal.two_tensor import TwoTensor
 
 from rho_train import causal_lm, linear_cross_entropy
+from rho_train.identity import module_digest
 
 for needed in ("transformers", "datasets"):
     pytest.importorskip(
@@ -256,6 +258,13 @@ def test_reference_losses_are_read_again(tmp_path: Path) -> None:
     with torch.no_grad():
         losses = losses_by_hand(reference(6).eval(), pad_lm([found[7]]))
     torch.testing.assert_close(torch.tensor(found[7]["il"][1:]), losses, rtol=1e-3, atol=1e-3)
+
+
+def test_weights_that_hold_tensors_are_told_apart() -> None:
+    """As weights of few bits, values and their scales."""
+    values = [TwoTensor(torch.ones(2), torch.full((2,), scale)) for scale in (1.0, 2.0, 2.0)]
+    found = [module_digest(nn.ParameterList([value])) for value in values]
+    assert found[0] != found[1] == found[2]
 
 
 def test_losses_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
