@@ -42,6 +42,35 @@ def test_images_of_folders(tmp_path: Path) -> None:
         dataset[0]
 
 
+def test_images_are_drawn_where_no_folder_holds_the_test_set(tmp_path: Path) -> None:
+    for i in range(60):
+        paint(tmp_path / ("cat", "dog")[i % 2] / f"{i}.png", (i, 2, 3))
+    with pytest.raises(FileNotFoundError, match=r"no folder .*/train; wanted .* CLASS/FILE and te"):
+        images(tmp_path)
+
+    def colours() -> list[list[tuple[int, int]]]:
+        made = images(tmp_path, size=2, test=20)
+        assert made.classes == ("cat", "dog")
+        return [
+            [(int(x[0, 0, 0]), y) for x, y, _ in map(data.__getitem__, range(len(data)))]
+            for data in (made.dataset(), made.eval_set())
+        ]
+
+    train, test = found = colours()
+    assert (len(train), len(test)) == (40, 20)
+    # Each image once, with its label, in the order of the files; drawn from all classes, and again.
+    assert sorted(train + test) == [(i, i % 2) for i in range(60)]
+    files = sorted(range(60), key=lambda i: (i % 2, f"{i}.png"))
+    assert all(part == [(i, i % 2) for i in files if (i, i % 2) in part] for part in found)
+    assert 0 < sum(label for _, label in test) < 20
+    assert colours() == found
+    with pytest.raises(ValueError, match=r"test must lie in \[1, 60\), .*, got 60"):
+        images(tmp_path, test=60)
+    (tmp_path / "test").mkdir()
+    with pytest.raises(ValueError, match="has a folder train or test; leave test=20 out"):
+        images(tmp_path, test=20)
+
+
 def test_all_images_are_decoded_before_training_but_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

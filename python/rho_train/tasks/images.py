@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import StackDataset
 
-from rho_train.checks import MakeModel
+from rho_train.checks import MakeModel, check_test
+from rho_train.rng import generator
 from rho_train.tasks.models import cnn
 from rho_train.tasks.task import Task
 
@@ -30,39 +31,54 @@ def images(
     size: int = 64,
     hidden: Sequence[int] = (16, 32, 128),
     il_hidden: Sequence[int] = (),
+    test: int = 0,
 ) -> Task:
-    """Make a task from train/CLASS/FILE and test/CLASS/FILE, in subfolders of a class too.
+    """Make a task from train/CLASS/FILE and test/CLASS/FILE, or from CLASS/FILE by `test`.
 
-    Names that begin with a dot, and __MACOSX, are left out. All files are decoded here once.
+    Files may lie in subfolders of a class; classes are numbered by the alphabet. Names that begin
+    with a dot, and __MACOSX, are left out. All files are decoded here once.
 
     Args:
-        folder: that holds the folders train and test.
+        folder: that holds the folders train and test, or those of the classes.
         size: height and width that images are cut to, in pixels.
         hidden: widths of the layers, see `cnn`.
         il_hidden: widths of the model of the irreducible losses; none: as `hidden`.
+        test: how many images are drawn for the test set where no folder test holds it.
 
     Raises:
         FileNotFoundError: a folder is missing, or there is no image in one of them.
-        ValueError: a file is no image, or the model does not fit.
+        ValueError: a file is no image, the model does not fit, or `test` leaves no image.
     """
-    parts = Path(folder) / "train", Path(folder) / "test"
+    folder = Path(folder)
+    parts = [folder / "train", folder / "test"]
+    if test:
+        if any(part.is_dir() for part in parts):
+            raise ValueError(f"images: {folder} has a folder train or test; leave test={test} out")
+        parts = [folder]
     for part in parts:
         if not part.is_dir():
-            wanted = "train/CLASS/FILE and test/CLASS/FILE"
+            wanted = "train/CLASS/FILE and test/CLASS/FILE, or CLASS/FILE and test=N"
             raise FileNotFoundError(f"images: there is no folder {part}; wanted {wanted}")
     folders = {path.name: path for part in parts for path in part.iterdir() if path.is_dir()}
     classes = sorted(name for name in folders if _is_shown(name))
-    train, test = (_read(part, classes, size) for part in parts)
+    found = [_found(part, classes) for part in parts]
+    if test:
+        files = found[0]
+        check_test(f"images: {folder}", test, len(files))
+        private = generator(0, "test images")
+        order = torch.randperm(len(files), generator=private, device="cpu").tolist()
+        found = [[files[i] for i in sorted(part)] for part in (order[test:], order[:test])]
+    train, tests = (_dataset(files, size) for files in found)
 
     def make(widths: Sequence[int]) -> MakeModel:
         return lambda seed: cnn((3, size, size), len(classes), widths, seed=seed)
 
     return Task(
-        name=Path(folder).resolve().name,
+        name=folder.resolve().name,
         train=train,
-        test=test,
+        test=tests,
         labels=train.datasets[1],
-        test_labels=test.datasets[1],
+        test_labels=tests.datasets[1],
         make_model=make(hidden),
         make_il_model=make(il_hidden or hidden),
         classes=tuple(classes),
@@ -70,8 +86,8 @@ def images(
     )
 
 
-def _read(folder: Path, classes: Sequence[str], size: int) -> StackDataset[Any]:
-    """Return images and labels."""
+def _found(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+    """Return the files of images, and the label of each."""
     found = [
         (path, label)
         for label, name in enumerate(classes)
@@ -82,6 +98,11 @@ def _read(folder: Path, classes: Sequence[str], size: int) -> StackDataset[Any]:
     ]
     if not found:
         raise FileNotFoundError(f"images: there is no image in the folders of {folder}")
+    return found
+
+
+def _dataset(found: Sequence[tuple[Path, int]], size: int) -> StackDataset[Any]:
+    """Return images and labels."""
     files = ImageFiles([path for path, _ in found], size)
     files.probe()
     labels = torch.tensor([label for _, label in found], dtype=torch.int64, device="cpu")
