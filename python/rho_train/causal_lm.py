@@ -11,6 +11,7 @@ from weakref import WeakSet
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from rho_train.batch import describe
 from rho_train.linear import linear_cross_entropy, linear_score
@@ -33,9 +34,10 @@ def _logits(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
 def _at_head(
     model: nn.Module,
     inputs: Mapping[str, Any],
+    shape: torch.Size,
     score: Callable[[Tensor, nn.Linear], Tensor],
 ) -> Tensor | None:
-    """Return what `score(hidden, head)` gives in place of the logits, or None.
+    """Return what `score(hidden, head)` gives in place of the logits of tokens (B, T), or None.
 
     The head is called as always, so that its hooks and sharded weights are served. If the model
     returns what it was given, nothing comes after it.
@@ -55,10 +57,11 @@ def _at_head(
     given, plain = list[tuple[Tensor, int]](), list[bool]()
 
     def forward(hidden: Tensor) -> Tensor:
-        try:
-            found = score(hidden, head)
-        except (TypeError, ValueError):  # of flat states, or weights in parts or few bits
+        # In parts, or of few bits.
+        holds_tensors = any(map(is_traceable_wrapper_subclass, (hidden, head.weight)))
+        if holds_tensors or hidden.shape[:-1] != shape:
             return F.linear(hidden, head.weight, head.bias)
+        found = score(hidden, head)
         with torch.inference_mode(False):  # whose tensors do not count their changes
             found = found.clone()
         given.append((found, found._version))
@@ -96,7 +99,7 @@ def predicted_losses(model: nn.Module, inputs: Mapping[str, Any], targets: Tenso
     def score(hidden: Tensor, head: nn.Linear) -> Tensor:
         return linear_score(hidden, head.weight, targets, bias=head.bias).losses
 
-    losses = _at_head(model, inputs, score)
+    losses = _at_head(model, inputs, targets.shape, score)
     return token_losses(_logits(model, inputs), targets) if losses is None else losses
 
 
@@ -172,7 +175,7 @@ class TokenSelector:
             selections.append(selected)
             return loss.expand(targets.shape)
 
-        loss = _at_head(model, inputs, score)
+        loss = _at_head(model, inputs, targets.shape, score)
         if loss is None:
             selected = select_tokens(_logits(model, inputs), targets, il=il, ratio=self.ratio)
         else:

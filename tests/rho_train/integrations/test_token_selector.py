@@ -165,7 +165,7 @@ def test_makes_logits_only_where_something_follows_the_head(tmp_path: Path) -> N
         (gpt2, 2),
         (gemma, 1),
         (lambda: llama().double(), 0),
-        (lambda: Flat(llama().config), 1),
+        (lambda: Flat(llama().config), 0),
     ):
         with mock.patch.object(causal_lm, "linear_cross_entropy", **wrapped) as found:
             trainer = train(make(), tmp_path, TokenSelector(ratio=0.6))
@@ -321,6 +321,10 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     batch = {**pad_lm([rows()[0]]), "il": torch.rand(1, 4)}
     with pytest.raises(ValueError, match=r"column 'il' must have the shape of labels, \(1, 20\)"):
         column(llama(), batch)
+    model, wide = llama(), {**batch, "il": torch.rand(1, 20).double()}
+    with pytest.raises(ValueError, match="il must be float32, float16 or bfloat16"):
+        column(model, wide)
+    assert model.lm_head not in causal_lm._NOT_PLAIN
     # float16 has no number for a loss above 65,504.
     unknown = {**batch, "il": torch.tensor([torch.inf, torch.nan, 1.0, 2.0]).repeat(1, 5)}
     assert column(llama(), unknown).k == column.count(unknown) == 5
