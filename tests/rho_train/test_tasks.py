@@ -123,6 +123,8 @@ def test_a_csv_is_the_same_table(tmp_path: Path) -> None:
         ("a,b,c\n1,2,cat\n1,2,NaN", "labels must be words or whole numbers, got 'NaN'"),
         ("a,b,c\n1,2,9007199254740993", "labels must be words or whole numbers, got '9007"),
         ("a,b,c\n", r"not a table of numbers \(it has no rows\)"),
+        (",b,c\n0,2,cat\n1,3,cat\n", r"\(its first column has no name; if it is an index"),
+        ('""\tb\tc\n0\t2\tcat\n1\t3\tcat\n', r"\(its first column has no name"),
         ("cat\n1\n2\n", r"features must be numbers of shape \(n, d\), got float64 \(2, 0\)"),
         ('"1",2,cat\n"3",4,"dog"\n3,5,dog', r"\(line 1 alone has the label 'cat'"),
     ):

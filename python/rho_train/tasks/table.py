@@ -138,6 +138,8 @@ def _csv(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         first = next(lines, "") if head else names
         if not first:
             raise ValueError("it has no rows")
+        if re.match(r'("")?[\t;|,]', names):
+            raise ValueError("its first column has no name; if it is an index, leave it out")
         rows = np.loadtxt(
             chain([first], lines),
             delimiter=max("\t;|,", key=names.count),
