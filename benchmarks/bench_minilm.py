@@ -209,7 +209,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--encoder", type=Path, default=Path("data/minilm"), help="its folder")
     parser.add_argument("--steps", type=int, default=500, help="of uniform sampling: the budget")
     parser.add_argument("--tests", type=int, default=6000, help="tweets to test with")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     arguments = parser.parse_args(argv)
     if arguments.quick:
         arguments.steps, arguments.tests, arguments.seeds = 20, 500, arguments.seeds[:1]
