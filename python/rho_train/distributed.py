@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import lru_cache
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -96,7 +96,7 @@ def agree(where: str, settings: Mapping[str, Any]) -> None:
         own |= {f"{name}.{key}": one for key, one in value.items()} if nested else {name: value}
     found = [own] * world
     try:
-        dist.all_gather_object(found, own, group=_gloo(dist.group.WORLD, None))
+        dist.all_gather_object(found, own, group=_gloo(None))
     except RuntimeError as error:
         raise RuntimeError(
             f"{where}: rank {rank} did not hear of the others: all {world} ranks must call it "
@@ -121,7 +121,7 @@ def on_all(work: Callable[[], T]) -> list[T]:
         return [work()]
     own = _attempt(work)
     found: list[Any] = [own] * world
-    dist.all_gather_object(found, own, group=_gloo(dist.group.WORLD, _LONG))
+    dist.all_gather_object(found, own, group=_gloo(_LONG))
     errors = [error for _, error in (own, *found) if error is not None]
     if errors:
         raise min(errors, key=lambda error: isinstance(error, Stopped))
@@ -150,14 +150,20 @@ def any_rank(stop: bool) -> bool:
     if rank_and_world()[1] == 1:
         return stop
     flag = torch.tensor(int(stop), dtype=torch.uint8, device="cpu")
-    dist.all_reduce(flag, dist.ReduceOp.MAX, group=_gloo(dist.group.WORLD, _LONG))
+    dist.all_reduce(flag, dist.ReduceOp.MAX, group=_gloo(_LONG))
     return bool(flag)
 
 
-@lru_cache(maxsize=2)
-def _gloo(world: object, timeout: timedelta | None) -> Any:
+# Groups that outlive `destroy_process_group` abort the process when it ends.
+_groups = WeakKeyDictionary[Any, dict[timedelta | None, Any]]()
+
+
+def _gloo(timeout: timedelta | None) -> Any:
     """Return all ranks as a group of gloo that waits so long, None: as torch usually does."""
-    return dist.new_group(timeout=timeout, backend="gloo")
+    groups = _groups.setdefault(dist.group.WORLD, {})
+    if timeout not in groups:
+        groups[timeout] = dist.new_group(timeout=timeout, backend="gloo")
+    return groups[timeout]
 
 
 def all_gather(row: Tensor) -> Tensor:

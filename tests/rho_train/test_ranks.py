@@ -7,11 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
@@ -263,10 +265,20 @@ def test_a_rank_that_calls_alone_hears_why(monkeypatch: pytest.MonkeyPatch) -> N
         raise RuntimeError("Timed out")
 
     monkeypatch.setattr(distributed, "rank_and_world", lambda: (0, 2))
-    monkeypatch.setattr(distributed, "_gloo", lambda _, timeout: timeout)
+    monkeypatch.setattr(distributed, "_gloo", lambda timeout: timeout)
     monkeypatch.setattr(distributed.dist, "all_gather_object", late)
     with pytest.raises(RuntimeError, match=r"Trainer: rank 0 .*all 2 ranks must call it together"):
         distributed.agree("Trainer", {})
+
+
+def test_groups_end_with_the_processes_group(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    group = distributed._gloo(None)
+    assert distributed._gloo(None) is group
+    # Else its thread aborts now and then the process that ends.
+    group = weakref.ref(group)
+    dist.destroy_process_group()
+    assert group() is None
 
 
 def test_what_ranks_cannot_select_together_is_refused() -> None:
