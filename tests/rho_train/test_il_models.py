@@ -320,9 +320,9 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"predicted must be an int32 tensor \(60,\)"):
             score_examples(model, data, torch.arange(N), predicted=wrong)
     with pytest.raises(ValueError, match=r"folds must lie in \[2, 60\], got 1"):
-        crossfit_il(make_model, data, 1, ILRecipe())
+        crossfit_il(make_model, data, folds=1)
     with pytest.raises(ValueError, match="all 60 examples are held out"):
-        holdout_il(make_model, data, torch.arange(N), ILRecipe())
+        holdout_il(make_model, data, torch.arange(N))
 
 
 def test_stopping_at_the_next_step() -> None:

@@ -30,7 +30,7 @@ def holdout_il(
     make_model: MakeModel,
     dataset: IndexedDataset,
     holdout: Tensor | IndexedDataset,
-    recipe: ILRecipe,
+    recipe: ILRecipe = ILRecipe(),  # noqa: B008 (frozen)
     *,
     forward: ForwardFunction | None = None,
     loss_fn: LossFunction | None = None,
@@ -101,8 +101,8 @@ def holdout_il(
 def crossfit_il(
     make_model: MakeModel,
     dataset: IndexedDataset,
-    folds: int,
-    recipe: ILRecipe,
+    folds: int = 2,
+    recipe: ILRecipe = ILRecipe(),  # noqa: B008 (frozen)
     *,
     forward: ForwardFunction | None = None,
     loss_fn: LossFunction | None = None,
