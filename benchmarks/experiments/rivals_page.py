@@ -50,7 +50,7 @@ class Situation(NamedTuple):
 
 SITUATIONS = (
     Situation(
-        *("40 % of the labels are wrong at random, 8 passes or more", "agreement, with smoothing"),
+        *("40 % of the labels are wrong at random, 16 passes", "agreement, with smoothing"),
         *("agreement", "best uniform", ("40",)),
     ),
     Situation(
@@ -58,7 +58,7 @@ SITUATIONS = (
         *("agreement", "best uniform", ("20",)),
     ),
     Situation(
-        *("labels are wrong at random, 4 passes or fewer", "generalised cross-entropy (GCE)"),
+        *("labels are wrong at random, 2 to 4 passes", "generalised cross-entropy (GCE)"),
         *("GCE", "uniform", _RANDOM, 4),
     ),
     Situation(

@@ -20,8 +20,9 @@ def test_it_follows_from_the_numbers() -> None:
         ({"wrong": 0.3, "passes": 15}, "--method uniform", "30 % .* no way to train is sure"),
         ({"wrong": 0.4, "passes": 15}, "--method agreement", "40 % .* 15 passes .* worst class"),
         ({"wrong": 0.3, "passes": 6}, "--train.gce 0.3", "6.0 passes are few"),
-        ({"wrong": 0.3, "passes": 4, "models": 10}, "il compute once", "10 models of 4.0 passes"),
-        ({"wrong": 0.3, "passes": 4, "models": 9}, "--train.gce 0.3", "4.0 passes are few"),
+        ({"wrong": 0.3, "passes": 4, "models": 99}, "--train.gce 0.3", "4.0 passes are few"),
+        ({"wrong": 0.4, "passes": 4, "models": 10}, "il compute once", "10 models of 4.0 passes"),
+        ({"wrong": 0.4, "passes": 4, "models": 9}, "--train.gce 0.3", "4.0 passes are few"),
         ({"wrong": 0.3, "duplicates": 0.5}, "find_duplicates", "50 % of the examples repeat"),
     ]
     for numbers, what, why in cases:
