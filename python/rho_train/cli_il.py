@@ -166,7 +166,7 @@ def inspect(
         return
     print(f"\n{summary_of(store, found)}")
     assert store.labels is not None
-    names = _config(store).get("classes", ())
+    names = [f"{name}" for name in _config(store).get("classes", ())]
     wide = max(map(len, names), default=5)
     for id in found[: min(_SHOWN, top)].tolist():
         said = f"label {class_name(names, int(store.labels[id])):<{wide}}"

@@ -175,6 +175,9 @@ def test_inspect_shows_the_distribution_and_suspects(
     assert f"{wrong} of 1,000 labels (65.5%) look wrong" in printed
     suspects = r"\n  id 17 +label 1 +predicted 0 +IL +9\.5000\n  id 3 +label 1 .*\nnext: rho-ext il"
     assert re.search(suspects, printed)
+    numbered = labelled.replace(info={"config": '{"classes": [7, 8]}'})
+    assert "id 17           label 8 predicted 7 IL" in inspect(numbered, tmp_path, capfd)
+    labelled.save(tmp_path / "il.safetensors")
     arguments = ["il", "inspect", str(tmp_path / "il.safetensors"), f"--out={tmp_path / 'page'}"]
     assert main(arguments) == 2
     assert "does not name its task; give --task" in capfd.readouterr().err
