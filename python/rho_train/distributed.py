@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 import torch.distributed as dist
@@ -154,13 +154,14 @@ def any_rank(stop: bool) -> bool:
     return bool(flag)
 
 
-# Groups that outlive `destroy_process_group` abort the process when it ends.
-_groups = WeakKeyDictionary[Any, dict[timedelta | None, Any]]()
+# Torch alone holds a group: one that outlives `destroy_process_group` aborts the process when it
+# ends, and DistributedDataParallel keeps the key, the group of all ranks.
+_groups = WeakKeyDictionary[Any, WeakValueDictionary[timedelta | None, Any]]()
 
 
 def _gloo(timeout: timedelta | None) -> Any:
     """Return all ranks as a group of gloo that waits so long, None: as torch usually does."""
-    groups = _groups.setdefault(dist.group.WORLD, {})
+    groups = _groups.setdefault(dist.group.WORLD, WeakValueDictionary())
     if timeout not in groups:
         groups[timeout] = dist.new_group(timeout=timeout, backend="gloo")
     return groups[timeout]

@@ -273,11 +273,12 @@ def test_a_rank_that_calls_alone_hears_why(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_groups_end_with_the_processes_group(tmp_path: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    group = distributed._gloo(None)
+    world, group = dist.group.WORLD, distributed._gloo(None)  # DistributedDataParallel keeps it
     assert distributed._gloo(None) is group
     # Else its thread aborts now and then the process that ends.
     group = weakref.ref(group)
     dist.destroy_process_group()
+    assert world is not None
     assert group() is None
 
 
