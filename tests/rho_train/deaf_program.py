@@ -1,4 +1,4 @@
-"""A program whose jobs never stop when they are asked to, as in a very long step."""
+"""A program whose jobs never stop when they are asked to, as in a very long step, or die of it."""
 
 from __future__ import annotations
 
@@ -37,9 +37,16 @@ def deaf(on_step: Callable[[int], bool]) -> None:
         time.sleep(0.01)
 
 
+def dying(on_step: Callable[[int], bool]) -> None:
+    while not on_step(50):
+        time.sleep(0.01)
+    os._exit(1)
+
+
 def doctor() -> None:
     with stop_signals() as stop:
-        jobs = [Job(name, deaf, 1) for name in "ab"]
+        kind, names = (dying, "abcdefgh") if "dying" in sys.argv else (deaf, "ab")
+        jobs = [Job(name, kind, 1) for name in names]
         run_jobs(jobs, Progress(Bar(disable=True), stop), int(sys.argv[1]), 1)
 
 

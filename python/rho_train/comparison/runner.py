@@ -61,11 +61,11 @@ def run_jobs(jobs: list[Job], progress: Progress, processes: int, threads: int) 
     running = dict[Future[None], Job]()
     try:
         try:
-            return _run_in(pool, jobs, running, progress, shared[0])
+            return _run_in(pool, jobs, running, progress, processes, shared[0])
         except Exception:
             shared[1].set()  # all stop at a whole step
             # A second Ctrl-C must not meet `shutdown`, which would take its thread for ended.
-            wait([future for future in running if not future.cancel()])
+            wait(running)
             raise
     except BrokenProcessPool as error:
         raise JobsFailed(
@@ -104,6 +104,7 @@ def _run_in(
     jobs: list[Job],
     running: dict[Future[None], Job],
     progress: Progress,
+    processes: int,
     steps: Any,
 ) -> dict[str, str]:
     waiting, done, failed = list(jobs), {""}, dict[str, str]()
@@ -111,7 +112,7 @@ def _run_in(
         for job in [*waiting]:
             if job.needs in failed:
                 failed[job.name] = f"not run, {job.needs} failed"
-            elif job.needs in done:
+            elif job.needs in done and len(running) < processes:
                 # Ctrl-C goes to the whole process group; the parent alone decides, so new workers,
                 # which inherit the mask, never see it.
                 mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
