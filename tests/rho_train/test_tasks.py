@@ -134,7 +134,7 @@ def test_a_csv_is_the_same_table(tmp_path: Path) -> None:
 
 
 def test_words_are_numbered_as_those_of_texts(tmp_path: Path) -> None:
-    labels = ["dog", "C#", "10", "C", "cat, big", " dog", "9", "C"] * 2
+    labels = ["dog", "C#", "10", "C", "cat, big", " dog", "9", "1_0"] * 2
     path = tmp_path / "mine.csv"
     for mark in ",;\t|":
         found = []
@@ -148,10 +148,10 @@ def test_words_are_numbered_as_those_of_texts(tmp_path: Path) -> None:
                 csv.writer(file, delimiter=mark).writerows([names, *lines])
             made = task()
             found.append((made.classes, columns(made)[1].tolist(), columns(made)[3].tolist()))
-        classes = "9", "10", "C", "C#", "cat, big", "dog"
+        classes = "9", "10", "1_0", "C", "C#", "cat, big", "dog"
         wanted = [classes.index(label.strip()) for label in labels]
         assert found == [(classes, wanted[:-3], wanted[-3:])] * 2, mark
-        assert made.make_model(0)(columns(made)[0]).shape == (13, 6)
+        assert made.make_model(0)(columns(made)[0]).shape == (13, 7)
         assert made.show is not None
         assert made.show(0) == "0.5 -2"
     named = load(tmp_path, rows(labels=np.array(["b", "a"] * 10)))

@@ -186,7 +186,7 @@ def _checked(
 def _class_name(where: str, label: str) -> str:
     """Return a word as it is and a whole number, such as 1.0 or 1e0, as an integer."""
     try:
-        value = float(label)
+        value = float(label.replace("_", "x"))  # to Python 1_0 is 10
     except ValueError:
         if label.strip():
             return label
