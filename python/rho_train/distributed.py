@@ -162,9 +162,9 @@ _groups = WeakKeyDictionary[Any, WeakValueDictionary[timedelta | None, Any]]()
 def _gloo(timeout: timedelta | None) -> Any:
     """Return all ranks as a group of gloo that waits so long, None: as torch usually does."""
     groups = _groups.setdefault(dist.group.WORLD, WeakValueDictionary())
-    if timeout not in groups:
-        groups[timeout] = dist.new_group(timeout=timeout, backend="gloo")
-    return groups[timeout]
+    if (group := groups.get(timeout)) is None:
+        groups[timeout] = group = dist.new_group(timeout=timeout, backend="gloo")
+    return group
 
 
 def all_gather(row: Tensor) -> Tensor:
