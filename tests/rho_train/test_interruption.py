@@ -56,11 +56,13 @@ def press_ctrl_c(process: subprocess.Popen[str]) -> None:
     assert printed == ""
 
 
-@pytest.mark.parametrize("options", [("1",), ("2",), ("2", "dying")])
-def test_a_second_ctrl_c_ends_work_that_does_not_stop(options: tuple[str, ...]) -> None:
-    """Workers that die of the first need no second, however many jobs wait for them."""
+@pytest.mark.parametrize(
+    ("processes", "kind"), [("1", "deaf"), ("2", "deaf"), ("2", "dying"), ("2", "polite")]
+)
+def test_ctrl_c_ends_work(processes: str, kind: str) -> None:
+    """Only work that does not stop needs a second one; jobs that wait do not begin any more."""
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("deaf_program.py")), *options],
+        [sys.executable, str(Path(__file__).with_name("deaf_program.py")), processes, kind],
         cwd=sys.prefix,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -68,14 +70,17 @@ def test_a_second_ctrl_c_ends_work_that_does_not_stop(options: tuple[str, ...]) 
         start_new_session=True,
     )
     assert process.stdout is not None
-    for seen in ("step\n", "stopping\n")[: 1 if "dying" in options else 2]:
-        while (line := process.stdout.readline()) != seen:
-            assert line, process.communicate()
+    lines = list[str]()
+    for seen in ("step\n", "stopping\n")[: 2 if kind == "deaf" else 1]:
+        while not lines or lines[-1] != seen:
+            lines.append(process.stdout.readline())
+            assert lines[-1], process.communicate()
         os.killpg(process.pid, signal.SIGINT)
     # Workers hold the pipes too, so this returns when all have ended.
-    _, errors = process.communicate()
+    printed, errors = process.communicate()
     assert process.returncode == 130, errors
     assert errors == "rho-ext: stopped; run the same command again to go on\n"
+    assert "".join([*lines, printed]).count("began") <= 2
 
 
 @pytest.mark.slow
